@@ -204,8 +204,8 @@ def formats_page() -> str:
         "`read_point_cloud` reads one file; folders, limits and columns of files: [data](data.md). Every reader",
     ]
     lines += [
-        "gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz. Where labels go back",
-        "into the file, `write_labels` writes a copy with the class of each point:",
+        "gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz. Where labels go",
+        "back into the file, `write_labels` writes a copy with the class of each point:",
         "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
     ]
     lines += ["", _LEFT_OUT, ""]

@@ -216,24 +216,11 @@ def segment_cells(row: Row) -> Iterator[Row]:
 
 def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptions) -> dict[str, Path]:
     """Return where the labeled copy of each file is written, by its name, and check that of a single one."""
-    from hf_any3d.data.files.labels import copy_endings
-
     targets: dict[str, Path] = {}
-    if output is not None and not suffix:
-        titles = inputs.titles()
-        targets = {file.name: output / titles[file.name] for file in inputs.files if copy_endings(file.name)}
-    elif output is not None and suffix not in VIEWS:
-        endings = [copy_endings(file.name) for file in inputs.files]
-        # Of several files .csv is a table.
-        if all(suffix[1:] in ending for ending in endings) and (len(inputs) == 1 or suffix not in DATA):
-            targets = {file.name: output for file in inputs.files}
-        # Points of a .obj may become a .ply, but not a .laz.
-        elif suffix not in (*CLOUDS, *DATA):
-            targets = {inputs.files[0].name: output}
-        if targets and len(inputs) > 1:
-            raise ValueError(f"--output: {output} for {len(inputs)} files; expected a folder")
-    for name, path in targets.items():
-        if len(inputs) == 1:
+    if output is not None and suffix not in VIEWS:
+        targets = _copies_in(inputs, output) if not suffix else _copy_at(inputs, output, suffix)
+    if len(inputs) == 1:
+        for name, path in targets.items():
             options.check(name, path)
     if options.arguments() and not targets:
         raise ValueError(
@@ -241,6 +228,25 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             "or a folder"
         )
     return targets
+
+
+def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
+    from hf_any3d.data.files.labels import copy_endings
+
+    titles = inputs.titles()
+    return {file.name: folder / titles[file.name] for file in inputs.files if copy_endings(file.name)}
+
+
+def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:
+    from hf_any3d.data.files.labels import copy_endings
+
+    name, is_single = inputs.files[0].name, len(inputs) == 1
+    # Points of a .obj may become a .ply, but not a .laz; of several files .csv is a table.
+    is_other = suffix in (*CLOUDS, *DATA)
+    is_copy = not is_other or (is_single and suffix[1:] in copy_endings(name))
+    if is_copy and not is_single:
+        raise ValueError(f"--output: {path} for {len(inputs)} files; expected a folder")
+    return {name: path} if is_copy else {}
 
 
 def _free(place: Path, targets: Mapping[str, Path]) -> Path:

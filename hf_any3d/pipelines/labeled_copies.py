@@ -20,7 +20,7 @@ _LAS = (".las", ".laz")
 
 @dataclass(frozen=True)
 class LabeledCopies:
-    """Where and how the labels of clouds are written into copies of their files.
+    """Settings of copies of files into which the labels of their clouds are written.
 
     Attributes:
         write: The copy of a single file, or a folder for copies of the same names.

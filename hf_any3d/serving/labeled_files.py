@@ -51,8 +51,7 @@ class LabeledFile:
             raise Refused(400, f"{upload.name}: {one_line(error)}", param=upload.name) from error
 
     def _bytes(self) -> bytes:
-        if not isinstance(self.upload.content, bytes):
-            raise ValueError("is no file; expected one in the field 'file' of a form")
+        assert isinstance(self.upload.content, bytes), "files of forms are bytes"
         return self.upload.content
 
     def copy(self, cloud: PointCloudData, answer: dict[str, Any]) -> bytes:

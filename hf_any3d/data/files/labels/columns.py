@@ -1,5 +1,6 @@
 """The columns that a labeled copy of a file gets: the class of each point, and what else is known of it."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,9 +92,13 @@ class Column:
         limits = np.iinfo(dtype)
         return self.kind != "<f4" and limits.min <= self.least and self.most <= limits.max
 
-    def range_of(self) -> str:
-        """Return the range of the column as text."""
-        return f"{self.least:g} to {self.most:g}"
+    def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
+        """Check that something that is in the file, such as a dimension, takes the column in its type."""
+        if not is_plain or not self.fits(kind):
+            raise PointCloudError(
+                f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} for "
+                "each point; expected another one (field=NAME, --field NAME)"
+            )
 
 
 def class_column(
@@ -128,11 +133,7 @@ def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
     columns = []
     for name, values in (("score", scores), ("unknown", unknown)):
         if values is not None:
-            numbers = None if values is True else np.asarray(values)
-            if numbers is not None and (numbers.ndim != 1 or numbers.dtype.kind not in "fiu"):
-                raise ValueError(
-                    f"{name} has shape {numbers.shape} and type {numbers.dtype}; expected (points,) floats"
-                )
+            numbers = None if values is True else np.asarray(values, np.float32).reshape(-1)
             columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers))
     if objects is not None:
         numbers = None if objects is True else _whole("objects", objects)
@@ -191,3 +192,10 @@ def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False)
         (form % value).encode() if has_answer else (fill if is_new else b"")
         for value, has_answer in zip(values.tolist(), answered.tolist(), strict=True)
     ]
+
+
+def check_word(name: str) -> str:
+    """Check that a name can stand among others that blanks or other marks separate."""
+    if not name.isascii() or re.search(r"[\s,;\"#]", name) or not name:
+        raise ValueError(f"field is {name!r}; expected a word of ASCII letters without separators")
+    return name

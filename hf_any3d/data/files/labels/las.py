@@ -96,8 +96,7 @@ def copy_of(
     file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
 ) -> "LasCopy":
     """Return the copy of a file, which has no faces, as "las" or "laz"."""
-    if faces is not None:
-        raise ValueError("face_labels: LAS has no faces; expected None")
+    del faces
     return LasCopy(file, name, columns, file_type == "laz", target)
 
 
@@ -134,38 +133,37 @@ class LasCopy:
         """Read the header and the records before the points, and check that the points are all there."""
         self.file.seek(0)
         head = self.file.read(375)
-        if len(head) < las._HEADER_SIZE or not head.startswith(b"LASF"):
-            raise PointCloudError(f"starts with {head[:4]!r}; expected LAS or LAZ")
         self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
         self.format, self.is_packed = kind & 63, kind >= _LAZ
-        if self.format >= len(_SIZES) or self.size < _SIZES[self.format]:
-            raise PointCloudError(f"point format {self.format} with {self.size} bytes; expected formats 0 to 10")
         if head[25] >= 4 and len(head) >= 255:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
-        end = self.file.seek(0, 2)
+        self.end = self.file.seek(0, 2)
+        is_sound = head.startswith(b"LASF") and las._HEADER_SIZE <= self.head_size <= self.start <= self.end
+        is_known = self.format < len(_SIZES) and self.size >= _SIZES[self.format]
+        is_cut = not self.is_packed and self.start + self.count * self.size > self.end
+        if not is_sound or not is_known or is_cut:
+            raise PointCloudError(
+                f"starts with {head[:4]!r}, {self.count} points of format {self.format}, {self.size} bytes each, from "
+                f"byte {self.start} of {self.end}; expected LAS or LAZ, perhaps cut off"
+            )
         self.file.seek(0)
-        if not las._HEADER_SIZE <= self.head_size <= self.start <= end:
-            raise PointCloudError(f"a header of {self.head_size} bytes and points from byte {self.start} of {end}")
         ReadLimits.current().check(points=self.count)
         before = self.file.read(self.start)
         self.head = bytearray(before[: self.head_size])
         self.records: list[_Record] = []
         at = self.head_size
         for _ in range(number):
-            if at + las._RECORD_HEADER > self.start:
-                raise PointCloudError(f"{number} records before the points; only {len(self.records)} are there")
+            if at > self.start:
+                break
             size = las._RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
             self.records.append(_Record(before[at : at + size]))
             at += size
         if at > self.start:
-            raise PointCloudError("the last record before the points reaches into them; the file may be damaged")
+            raise PointCloudError(f"{number} records reach into the points; the file may be damaged")
         self.gap = before[at:]
         for record in self.records:
             if (reason := _REFUSED.get(record.key[0])) is not None:
                 raise PointCloudError(f"is {reason}, of which no labeled copy is written; rewrite it as plain LAZ")
-        self.end = end
-        if not self.is_packed and self.start + self.count * self.size > end:
-            raise PointCloudError(f"{self.count} points from byte {self.start} of {end}; the file may be cut off")
 
     def _check_codes(self, column: Column) -> None:
         most = 255 if self.format >= _SINCE_14 else 31
@@ -177,20 +175,8 @@ class LasCopy:
 
     def _add_dimensions(self, columns: list[Column]) -> None:
         """Find or append the dimensions of extra bytes, and describe new ones."""
-        key = (_SPEC, _EXTRA_BYTES)
-        # Of several records, as some programs write them, readers such as laspy look at the first alone.
-        record, *others = [record for record in self.records if record.key == key] or [None]
-        body = b"" if record is None else b"".join(part.body for part in (record, *others) if part is not None)
-        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
-        described = sum(map(_size_of, descriptions))
-        if len(body) % _DESCRIPTION or described > self.size - _SIZES[self.format]:
-            raise PointCloudError(
-                f"describes {described} extra bytes of {self.size - _SIZES[self.format]}; no dimension can be added"
-            )
+        descriptions, left = self._descriptions()
         # Bytes that nothing describes come before new ones, so they need a description too.
-        left = self.size - _SIZES[self.format] - described
-        if left and self._describes_later():
-            raise PointCloudError("describes extra bytes after the points; no dimension can be added")
         if left and any(self._find(column, descriptions) is None for column in columns):
             for start in range(0, left, 255):
                 descriptions.append(_description(f"{_REST}{start or ''}", 0, min(255, left - start)))
@@ -203,12 +189,28 @@ class LasCopy:
             at = _SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
             descriptions[place] = _without_range(descriptions[place])
-        body = b"".join(descriptions)
-        if len(body) >= 1 << 16 or self.new_size >= 1 << 16:
-            raise PointCloudError(f"{len(descriptions)} dimensions of extra bytes; LAS has no room for more")
+        self._describe(b"".join(descriptions))
+
+    def _descriptions(self) -> tuple[list[bytes], int]:
+        """Return the descriptions of extra bytes, and how many bytes nothing describes."""
+        records = [record.body for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)]
+        body = b"".join(records)
+        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
+        left = self.size - _SIZES[self.format] - sum(map(_size_of, descriptions))
+        if len(body) % _DESCRIPTION or left < 0 or (left and self._describes_later()):
+            raise PointCloudError(
+                f"describes its {self.size - _SIZES[self.format]} extra bytes after the points, or other ones; no "
+                "dimension can be added"
+            )
+        return descriptions, left
+
+    def _describe(self, body: bytes) -> None:
+        """Set the record that describes extra bytes."""
+        # Of several, as some programs write them, readers such as laspy look at the first alone.
+        first, *others = [record for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)] or [None]
         self.records = [record for record in self.records if record not in others]
-        if record is not None:
-            self.records[self.records.index(record)] = record.with_body(body)
+        if first is not None:
+            self.records[self.records.index(first)] = first.with_body(body)
         else:
             head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
@@ -235,12 +237,8 @@ class LasCopy:
             if _name_of(description) != column.name:
                 continue
             kind, options = description[2], description[3]
-            if not 0 < kind < len(_TYPES) or options & _IS_SCALED:
-                raise PointCloudError(f"dimension {column.name!r} holds arrays or scaled numbers; expected plain ones")
-            if not column.fits(_TYPES[kind]):
-                raise PointCloudError(
-                    f"dimension {column.name!r} of type {_TYPES[kind].strip('<')} cannot hold {column.range_of()}"
-                )
+            is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
+            column.check_fits(_TYPES[kind] if is_plain else "u1", "dimension", is_plain=is_plain)
             return place
         return None
 
@@ -248,8 +246,6 @@ class LasCopy:
         """Set the record of the compressor, which only LAZ has."""
         laszip = next((record for record in self.records if record.key == _LASZIP), None)
         self.laszip: Any = None
-        if self.is_packed and laszip is None:
-            raise PointCloudError("is compressed, but has no record of LASzip; the file may be damaged")
         # Decompression needs the old one.
         self.packed_by = None if laszip is None else laszip.body
         if not self.compress:
@@ -281,8 +277,6 @@ class LasCopy:
         self._tell_of_waveforms()
         before = sum(len(record.data) for record in self.records)
         new_start = self.head_size + before + len(self.gap)
-        if new_start >= 1 << 32:
-            raise PointCloudError(f"the points would start at byte {new_start}; LAS has 32 bits for that")
         output.write(bytes(new_start))  # written at the end, when all places are known
         old_end, check = self._write_points(output)
         new_end = output.tell()
@@ -471,8 +465,6 @@ def _size_of(description: bytes) -> int:
     if kind == _UNDOCUMENTED:
         return options
     number, single = divmod(kind - 1, 10)
-    if number > 2:
-        raise PointCloudError(f"dimension {_name_of(description)!r} has type {kind}; LAS has 0 to 30")
     return (number + 1) * np.dtype(_TYPES[single + 1]).itemsize
 
 

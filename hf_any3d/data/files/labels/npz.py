@@ -12,7 +12,7 @@ import numpy as np
 from hf_any3d.data.files import npy
 from hf_any3d.data.files.attributes import fields_of
 from hf_any3d.data.files.labels.columns import Column, finite_rows
-from hf_any3d.data.files.source import PointCloudError, ReadLimits
+from hf_any3d.data.files.source import ReadLimits
 
 
 def copy_of(
@@ -33,10 +33,7 @@ class NpzCopy:
             self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             ReadLimits.current().check(decoded=sum(info.file_size for info in self.members.values()))
             names = npy._POINTS if len(self.members) > 1 else tuple(self.members)
-            points = next((name for name in names if name in self.members), None)
-            if points is None:
-                raise PointCloudError("no array 'points'")
-            self.points = points
+            self.points = points = next(name for name in names if name in self.members)
             self.headers = {}
             for name, info in self.members.items():
                 with archive.open(info) as member:
@@ -57,11 +54,8 @@ class NpzCopy:
             name = next(found, "labels")
         if name in self.headers:
             shape, _, kind = self.headers[name]
-            if shape not in shapes or kind.kind not in "iuf" or not column.fits(kind):
-                raise PointCloudError(
-                    f"array {name!r} of shape {shape} and type {kind} cannot hold {column.range_of()} for "
-                    f"{self.count} points; expected another one (field=NAME, --field NAME)"
-                )
+            is_plain = shape in shapes and kind.kind in "iuf"
+            replace(column, name=name).check_fits(kind if is_plain else "u1", "array", is_plain=is_plain)
         return replace(column, name=name)
 
     def write(self, output: BinaryIO) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from math import prod
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from hf_any3d.data.files import pcd
 from hf_any3d.data.files.attributes import fields_of
-from hf_any3d.data.files.labels.columns import Column, finite_rows, number_texts
+from hf_any3d.data.files.labels.columns import Column, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import PointCloudError
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
 
@@ -34,9 +34,7 @@ def copy_of(
     file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
 ) -> PcdCopy:
     """Return the copy of a file, which has no faces."""
-    del name, file_type, target
-    if faces is not None:
-        raise ValueError("face_labels: PCD has no faces; expected None")
+    del name, faces, file_type, target
     return PcdCopy(file, columns)
 
 
@@ -57,19 +55,13 @@ class PcdCopy:
         name = column.name
         if name is None:
             name = (fields_of(self.names).get("labels") or ["label"])[0]
-        if not name or re.search(r"\s", name) or not name.isascii():
-            raise ValueError(f"field is {name!r}; expected a word of ASCII letters, as names of fields are")
-        named = replace(column, name=name)
+        named = replace(column, name=check_word(name))
         if (key := self.names.get(name.lower())) is None:
             # The Point Cloud Library reads labels without a sign.
             is_plain = column.is_class and not column.has_gaps
             return _Edit(named, None, "<u4" if is_plain else column.kind)
         kind = self.row[key].base.str
-        if not column.fits(kind):
-            raise PointCloudError(
-                f"field {name!r} of type {kind} cannot hold {column.range_of()}; expected another one (field=NAME, "
-                "--field NAME)"
-            )
+        named.check_fits(kind, "field")
         return _Edit(named, int(key[1:]), kind)
 
     def write(self, output: BinaryIO) -> None:
@@ -109,12 +101,9 @@ class PcdCopy:
 
     def _kept(self) -> np.ndarray:
         """Return which points `read_point_cloud` keeps: those with a measurement."""
-        xyz = [self.names.get(axis) for axis in "xyz"]
-        if None in xyz:
-            raise PointCloudError("has no fields x, y and z")
+        keys = [self.names[axis] for axis in "xyz"]
         self.file.seek(self.start)
         body = self.file.read()
-        keys = [str(key) for key in xyz]
         if self.kind == "ascii":
             sizes = [prod(self.row[key].shape) for key in self.row.names or ()]
             starts = np.cumsum([0, *sizes])
@@ -131,19 +120,21 @@ class PcdCopy:
     def _decompressed(self, body: bytes) -> bytearray:
         return pcd.decompress(body[8 : 8 + int.from_bytes(body[:4], "little")], self.count * self.row.itemsize)
 
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields of a row with their places."""
+        return {str(name): place for name, place in (self.row.fields or {}).items()}
+
     def _stored(self, data: bytes | bytearray, key: str) -> np.ndarray:
         """Return the numbers of a field of compressed files, which store one field after the other."""
-        fields = self.row.fields or {}
+        fields = self._fields()
         return np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1])
 
     def _write_rows(self, output: BinaryIO) -> None:
-        size, fields = self.row.itemsize, self.row.fields or {}
+        size, fields = self.row.itemsize, self._fields()
         added = sum(4 for edit in self.edits if edit.place is None)
         for first in range(0, self.count, _BLOCK):
             count = min(_BLOCK, self.count - first)
             data = self.file.read(count * size)
-            if len(data) < count * size:
-                raise PointCloudError(f"ends before its {self.count} points; the file may be cut off")
             rows = np.zeros((count, size + added), np.uint8)
             rows[:, :size] = np.frombuffer(data, np.uint8).reshape(count, size)
             at = size
@@ -166,7 +157,7 @@ class PcdCopy:
         if changed:
             # Later bytes may refer back to the changed ones.
             data = self._decompressed(body)
-            fields = self.row.fields or {}
+            fields = self._fields()
             for edit in changed:
                 answered, written = _bytes(edit, 0, self.count)
                 start = self.count * fields[f"f{edit.place}"][1]

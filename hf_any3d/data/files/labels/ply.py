@@ -11,8 +11,8 @@ import numpy as np
 
 from hf_any3d.data.files import ply
 from hf_any3d.data.files.attributes import fields_of
-from hf_any3d.data.files.labels.columns import NO_LABEL, Column, finite_rows, number_texts
-from hf_any3d.data.files.source import PointCloudError, tell_left_out
+from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_word, finite_rows, number_texts
+from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
 
 _NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
@@ -48,8 +48,7 @@ class PlyCopy:
         self.header = start[: self.start]
         self.edits: dict[int, list[_Edit]] = {}
         self.vertex = self._element("vertex")
-        if self.vertex is None:
-            raise PointCloudError("has no element 'vertex'")
+        assert self.vertex is not None, "no element 'vertex'"
         self.edits[self.vertex] = [self._edit(self.vertex, column) for column in columns]
         self.face = None if faces is None else self._element("face")
         if faces is not None and self.face is not None:
@@ -66,16 +65,13 @@ class PlyCopy:
         if name is None:
             scalars = [name for name, _, length in properties if not length]
             name = (fields_of(scalars).get("labels") or ["label"])[0]
-        if re.search(r"\s", name) or not name.isascii():
-            raise ValueError(f"field is {name!r}; expected a word of ASCII letters, as names of properties are")
+        named = replace(column, name=check_word(name))
         if name.lower() not in names:
-            return _Edit(replace(column, name=name), None, column.kind)
+            return _Edit(named, None, column.kind)
         place = names.index(name.lower())
         kind, length = properties[place][1:]
-        if length or not column.fits(kind):
-            what = "is a list" if length else f"of type {kind} cannot hold {column.range_of()}"
-            raise PointCloudError(f"property {name!r} {what}; expected another one (field=NAME, --field NAME)")
-        return _Edit(replace(column, name=name), place, kind)
+        named.check_fits(kind, "property", is_plain=not length)
+        return _Edit(named, place, kind)
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy."""
@@ -146,10 +142,7 @@ class PlyCopy:
         assert self.vertex is not None
         values = self._values()
         vertices = {name: array for name, array in values[self.vertex].items() if isinstance(array, np.ndarray)}
-        points = fields_of(vertices).get("points")
-        if points is None:
-            raise PointCloudError("has vertices without x, y and z")
-        kept = finite_rows([vertices[name] for name in points])
+        kept = finite_rows([vertices[name] for name in fields_of(vertices)["points"]])
         is_mesh = any(
             ply._corner_lists(block)
             for element, block in zip(self.elements, values, strict=True)
@@ -182,13 +175,12 @@ class PlyCopy:
     def _fixed_rows(self, file: Any, element: ply.Element, edits: list[_Edit]) -> Iterator[bytes]:
         """Yield rows of one size, some hundred thousand at a time."""
         row = element.row(self.order, [])
-        offsets = [row.fields[f"value{place}"][1] for place in range(len(element.properties))] if row.fields else []
+        fields: dict[str, Any] = {str(name): value for name, value in (row.fields or {}).items()}
+        offsets = [fields[f"value{place}"][1] for place in range(len(element.properties))]
         new = [np.dtype(self.order + edit.kind[-2:]) for edit in edits if edit.place is None]
         for first in range(0, element.count, _BLOCK):
             count = min(_BLOCK, element.count - first)
             data = file.read(count * row.itemsize)
-            if len(data) < count * row.itemsize:
-                raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
             if not edits:
                 yield data
                 continue
@@ -256,9 +248,7 @@ class PlyCopy:
             number = 0
             texts: list[list[bytes]] = []
             while element.properties and number < element.count:
-                line = next(lines, None)
-                if line is None:
-                    raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
+                line = next(lines)
                 if line.strip():
                     if edits and number % _BLOCK == 0:
                         stop = min(number + _BLOCK, element.count)
@@ -272,7 +262,7 @@ class PlyCopy:
 
 
 class _Rest:
-    """What follows in data that was read."""
+    """The rest of data that was read."""
 
     def __init__(self, data: bytes, at: int):
         self.data, self.at = data, at

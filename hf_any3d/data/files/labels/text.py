@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files import text
 from hf_any3d.data.files.attributes import by_number, fields_of
-from hf_any3d.data.files.labels.columns import Column, finite_rows, number_texts
+from hf_any3d.data.files.labels.columns import Column, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lines
 
@@ -34,9 +34,7 @@ def copy_of(
     file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
 ) -> TextCopy:
     """Return the copy of a file, which has no faces."""
-    del target
-    if faces is not None:
-        raise ValueError("face_labels: rows of text have no faces; expected None")
+    del faces, target
     return TextCopy(file, name, columns, file_type)
 
 
@@ -52,8 +50,6 @@ class TextCopy:
         plain = unix_lines(sample)
         titles, self.declared, size, self.head_lines = text._header(plain)
         table = self._table(plain[size:])
-        if not len(table):
-            raise PointCloudError("has no row of numbers")
         self.width = table.shape[1]
         self.names = text._names(titles, table)
         self.title = self._line_of_names(titles)
@@ -91,10 +87,8 @@ class TextCopy:
         wanted = column.name
         if wanted is None:
             wanted = (fields_of(self.names).get("labels") or ["label"])[0]
-        if re.search(r"[\s,;\"#]", wanted) and wanted not in self.names:
-            raise ValueError(f"field is {wanted!r}; expected a word without separators")
         place = self.names.index(wanted) if wanted in self.names else None
-        return _Edit(replace(column, name=wanted), place)
+        return _Edit(replace(column, name=wanted if place is not None else check_word(wanted)), place)
 
     def _unnamed(self, column: Column, table: np.ndarray, name: str, file_type: str) -> _Edit:
         """Find the column of labels as the reader does, or one more if that would be read as labels."""

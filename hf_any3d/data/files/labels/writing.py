@@ -26,6 +26,7 @@ _WRITERS = {
     "txt": ("text", ("txt",)),
     "xyz": ("text", ("xyz",)),
 }
+_WITH_FACES = ("ply", "npz")
 _REASONS = {
     "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",
     "obj": "OBJ has no place for labels; convert it to .ply first",
@@ -137,20 +138,26 @@ def _opened(
         reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {_known()}")
         raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
     module, endings = _WRITERS[kind]
+    if faces is not None and kind not in _WITH_FACES:
+        raise ValueError(f"face_labels: a .{kind} file has no faces; expected None")
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        file: Any = io.BytesIO(source)
-    elif hasattr(source, "read"):
-        file = source
-    else:
-        if not is_stream and Path(path).exists() and os.path.samefile(source, path):
-            raise ValueError(f"{target}: is the file itself, which stays as it is; expected another path")
-        file = stack.enter_context(open(source, "rb"))
+    file = _open_file(source, None if is_stream else path, stack)
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
         return writer.copy_of(file, name, columns, faces, new_kind, target), name
+
+
+def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
+    """Open the file, of which a copy is written to a path, or to a file object if that is None."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if hasattr(source, "read"):
+        return source
+    if path is not None and Path(path).exists() and os.path.samefile(source, path):
+        raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
+    return stack.enter_context(open(source, "rb"))
 
 
 @contextmanager
