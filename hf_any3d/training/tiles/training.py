@@ -134,7 +134,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         parts = []
         labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
         for number, tile in enumerate(tiles):
-            rows, labeled[number] = _rows_of(tile, number, int(places[number]), classes, processor, arguments)
+            rows, labeled[number] = rows_of(tile, number, int(places[number]), classes, processor, arguments)
             parts.append(rows)
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled)
     config = LocalFeaturesConfig(
@@ -238,7 +238,7 @@ def _places(tiles: Sequence[TileFacts], processor: LocalFeaturesProcessor) -> tu
     return places_of(tiles)
 
 
-def _rows_of(
+def rows_of(
     tile: TileFacts,
     number: int,
     place: int,
