@@ -23,7 +23,12 @@ from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 
 EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Edges of the voxels, in meters; boxes are three times as wide."""
-SURFACES = ("height above ground", "height above smooth ground", "height above wide ground")
+SURFACES = (
+    "height above ground",
+    "height above smooth ground",
+    "height above wide ground",
+    "height above steep ground",
+)
 _SHAPE = (
     "linearity",
     "planarity",

@@ -1,6 +1,7 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # Keys of GeoTIFF, and codes of units of EPSG.
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
-_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
+_MODEL, _GEOGRAPHIC, _UNIT, _UNIT_OF_HEIGHTS = 1024, 2, 3076, 4099
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 
 
@@ -76,7 +77,7 @@ def read(source: Source) -> PointCloudData:
     # The return number and how many there were, in four bits each since format 6, and in three before.
     bits = 4 if kind >= 6 else 3
     mask = (1 << bits) - 1
-    unit, step = _meters_per_unit(data, start), np.abs(scale)
+    unit, heights, step = _meters_per_unit(data, start), _meters_per_height(data, start), np.abs(scale)
     return PointCloudData(
         points,
         usable,
@@ -84,6 +85,7 @@ def read(source: Source) -> PointCloudData:
         intensity=measured,
         up_axis="z",
         meters_per_unit=unit,
+        meters_per_height=None if heights is None or math.isclose(heights, unit or 0) else heights,
         # Programs that know of no returns leave the byte 0.
         return_number=returns & mask if returns.any() else None,
         number_of_returns=returns >> bits & mask if returns.any() else None,
@@ -168,14 +170,33 @@ def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[
         at += size
 
 
+def _geo_values(body: bytes) -> dict[int, int]:
+    """Return the numbers among the keys of a GeoTIFF record."""
+    numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
+    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
+    return {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+
+
+def _meters_per_height(data: bytes, start: int) -> float | None:
+    """Return the length of a unit of heights if a record names one for them, else None."""
+    length: float | None = None
+    for user, kind, body in _records(data, start):
+        if user == b"LASF_Projection" and kind == _GEO_KEYS:
+            length = _METERS.get(_geo_values(body).get(_UNIT_OF_HEIGHTS, 0))
+        elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
+            vertical = re.split(r"VERT(?:_CS|CRS)\[", body.decode("ascii", "replace"), maxsplit=1)[1:]
+            units = re.findall(r'(?:LENGTH)?UNIT\[\s*"[^"]*"\s*,\s*([0-9.eE+-]+)', "".join(vertical))
+            if units:
+                return float(units[-1])
+    return length
+
+
 def _meters_per_unit(data: bytes, start: int) -> float | None:
     """Return the length of a unit: meters, unless a record names feet; None for degrees and unknown units."""
     length: float | None = 1.0
     for user, kind, body in _records(data, start):
         if user == b"LASF_Projection" and kind == _GEO_KEYS:
-            numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
-            # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
-            values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+            values = _geo_values(body)
             length = None if values.get(_MODEL) == _GEOGRAPHIC else _METERS.get(values.get(_UNIT, 9001))
         elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
             text = body.decode("ascii", "replace")
