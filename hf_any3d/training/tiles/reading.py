@@ -53,11 +53,12 @@ class TileFacts:
 
 
 def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Return the files of folders and files, each once, in order."""
+    """Return the files of folders and files, each once, in order; of folders with splits those in `train`."""
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix[1:].lower() in FORMATS)
+            folder = path / "train" if (path / "train").is_dir() else path
+            inside = sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in FORMATS)
             if not inside:
                 raise ValueError(f"{path}: no files of points; expected .las, .laz, .ply, .pcd, .npz, … with labels")
         elif path.is_file():
