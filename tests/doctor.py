@@ -31,6 +31,7 @@ PURPOSES = {
     "files": "HDF5, LAS and LAZ files",
     "metrics": "METEOR of captions",
     "offline": "the quickstart's encoder where the hub cannot be reached",
+    "tiles": "labeled tiles in LAS and LAZ",
     "visuals": "figures",
 }
 LINKS = ("modeling", "conversions")

@@ -181,12 +181,12 @@ def train(
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
     if dataset is None and (tiles := _labeled_files(data, words, task)):
-        options = {"output_dir": output or Path("outputs") / Path(tiles[0]).stem, "seed": seed}
-        options |= {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size}
-        options |= {"learning_rate": learning_rate, "num_points": points, "augment": augment and augment.split()}
-        given = {name: value for name, value in options.items() if value is not None}
-        _train_on_files(tiles, given | _encoder_settings(encoder), words, way)
-        return
+        given = {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "learning_rate": learning_rate}
+        given |= {"num_points": points, "augment": augment, "encoder": encoder, "seed": seed}
+        asked = {name: value for name, value in given.items() if value is not None}
+        asked["output_dir"] = str(output or Path("outputs") / Path(tiles[0]).stem)
+        if _learns_tiles(tiles, asked, words, way):
+            return
     settings, recipe, labels = find_data(data, dataset)
     if task is Task.DETECTION and settings.get("dataset_name") == "folder":
         settings, recipe, labels = find_data(data, "scans_with_boxes")  # whose error names the files of boxes
@@ -253,24 +253,27 @@ def _labeled_files(data: str | None, words: list[str], task: Task | None) -> lis
     return found
 
 
-def _train_on_files(files: list[str], settings: dict[str, Any], words: list[str], way: Way | None) -> None:
-    """Learn to label points from labeled files, and print what was found."""
+def _learns_tiles(files: list[str], settings: dict[str, Any], words: list[str], way: Way | None) -> bool:
+    """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
     if way in (Way.BOTH, Way.BEST):
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
+    if way is Way.TRAINED and len(files) == 1 and Path(files[0]).is_dir():
+        return False
     load_libraries()
     hide_bars_of_datasets()
     from hf_any3d.training.arguments import read_words
     from hf_any3d.training.tasks import Segmentation
-    from hf_any3d.training.tiles.training import TilesArguments
-    from hf_any3d.training.tiles.ways import learn_labeled_files
+    from hf_any3d.training.tiles.training import Tiles, TilesArguments, learn_tiles
+    from hf_any3d.training.tiles.ways import TRAINED, choose_way
     from hf_any3d.utils.atomic_files import release_claims
 
     kinds = [*Segmentation.argument_classes(), TilesArguments]
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    settings |= read_words(kinds, words, "hf-any3d train --task segmentation --help-all")
+    settings = settings | read_words(kinds, words, "hf-any3d train --task segmentation --help-all")
+    if choose_way(files, settings, way) == TRAINED:
+        return False
     try:
         with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-            learned = learn_labeled_files(files, settings, way)
+            learned = learn_tiles(Tiles.from_settings(settings), files)
     finally:
         release_claims()
     for line in learned.lines:
@@ -278,6 +281,7 @@ def _train_on_files(files: list[str], settings: dict[str, Any], words: list[str]
     folder = settings["output_dir"]
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d segment FILE --model {folder}")
     left_out.finish()
+    return True
 
 
 def _not_for_few_scans(task: Task, recipe: Path | None, way: Way | None, earlier: Path | None) -> str | None:

@@ -14,6 +14,7 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.neighborhoods import (
     EDGES,
+    SURFACES,
     Measured,
     Neighborhoods,
     describe_returns,
@@ -106,13 +107,15 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         low, high = points.min(axis=0), points.max(axis=0)
         return DescribedScan(cloud, self, factor, spacing, ground, normal, np.stack([low, high]))
 
-    def _factor(self, cloud: PointCloudData) -> float:
+    def _factor(self, cloud: PointCloudData) -> np.ndarray:
+        """Return the length of a unit along each axis, (3,), in the unit of the features."""
         if self.unit == "meters":
-            return cloud.meters_per_unit or 1.0
+            unit = cloud.meters_per_unit or 1.0
+            return np.array([unit, unit, cloud.meters_per_height or unit])
         extent = np.linalg.norm(np.ptp(cloud.points, axis=0).astype(np.float64))
         if not extent:
             raise PointCloudError(f"all {len(cloud)} points are equal; an object without extent has no surroundings")
-        return float(DIAGONAL / extent)
+        return np.full(3, DIAGONAL / extent)
 
     def _measured_names(self) -> tuple[list[str], list[str]]:
         point: list[str] = []
@@ -150,7 +153,7 @@ class DescribedScan:
     Attributes:
         cloud: The scan, z up.
         processor: The settings.
-        factor: Length of a unit of the scan in that of the features.
+        factor: (3,) length of a unit of the scan along each axis, in the unit of the features.
         spacing: Usual distance of neighboring points, seen from above.
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
@@ -159,7 +162,7 @@ class DescribedScan:
 
     cloud: PointCloudData
     processor: LocalFeaturesProcessor
-    factor: float
+    factor: np.ndarray
     spacing: float
     ground: GroundSurface | None
     normal: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -205,13 +208,16 @@ class DescribedScan:
     def are_within(self, rows: np.ndarray, part: np.ndarray, margin: float) -> np.ndarray:
         """Return which of the points `rows` are within a margin around those of a part, seen from above."""
         flat = self.cloud.points[:, :2]
-        low, high = flat[part].min(axis=0) - margin / self.factor, flat[part].max(axis=0) + margin / self.factor
+        low, high = (
+            flat[part].min(axis=0) - margin / self.factor[:2],
+            flat[part].max(axis=0) + margin / self.factor[:2],
+        )
         return ((flat[rows] >= low) & (flat[rows] <= high)).all(axis=1)
 
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud, features = self.cloud, self.processor.features
         if self.ground is None:
-            heights = np.repeat(points[:, 2:] - self.bounds[0, 2], 3, axis=1).astype(np.float32)
+            heights = np.repeat(points[:, 2:] - self.bounds[0, 2], len(SURFACES), axis=1).astype(np.float32)
         else:
             heights = self.ground.heights_above(points)
         point: dict[str, np.ndarray] = {}

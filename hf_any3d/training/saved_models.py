@@ -40,6 +40,7 @@ from hf_any3d.integration.auto import (
 from hf_any3d.modeling.act import ActAutoencoderOutput
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
@@ -92,6 +93,9 @@ def evaluate_segmenter(
         the intersection over union of each class.
     """
     model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
+    if model.config.model_type == LocalFeaturesConfig.model_type:
+        # Blocks of a scan have not the surroundings that the model was trained with, and rows no returns.
+        raise ValueError(f"{model_name}: reads whole files; label them by hf-any3d segment, and compare the classes")
     classes = _classes(model)
     labels = rows.features.get("labels")
     named = getattr(labels, "feature", None)

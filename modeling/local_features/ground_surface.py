@@ -14,8 +14,9 @@ from scipy import ndimage
 
 WINDOWS = (3, 7, 15, 31, 41)
 """Widths in cells of the windows: what is narrower than the last one, such as a roof, does not count as ground."""
-SLOPE, STEP = 0.3, 0.3
-"""Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing."""
+SLOPE, STEP, STEEP = 0.3, 0.3, 1.0
+"""Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing; and the
+rise on steep ground, where the first one cuts hills."""
 _PIT = 2.0  # units below all others around it: a point that a scanner has seen below the ground
 _MOST_CELLS = 1 << 24
 
@@ -28,7 +29,8 @@ class GroundSurface:
         corner: (2,) the lowest coordinates of the grid.
         cell: Width of a cell.
         heights: (surfaces, rows, columns) heights of the cells' centers: of the surface that the openings leave; of
-            the lowest points that none has cut, smoothed; and of one opening with the widest window alone.
+            the lowest points that none has cut, smoothed; of one opening with the widest window alone; and the first
+            again, for steep ground.
     """
 
     corner: np.ndarray
@@ -46,22 +48,31 @@ class GroundSurface:
         area = np.prod((flat.max(axis=0) - corner) / cell + 1)
         cell *= max(1.0, float(np.sqrt(area / _MOST_CELLS)))
         lowest, is_empty = _lowest_points(points, corner, cell)
-        surface, is_cut = lowest, is_empty.copy()
-        last = 1
-        for window in windows:
-            opened = ndimage.grey_opening(surface, size=window, mode="nearest")
-            is_thing = surface - opened > STEP + slope * (window - last) * cell / 2
-            surface, is_cut, last = np.where(is_thing, opened, surface), is_cut | is_thing, window
-        ground = ndimage.uniform_filter(_filled(lowest, is_cut), 3, mode="nearest")
+        surface, is_cut = _opened(lowest, windows, slope * cell)
+        steep, _ = _opened(lowest, windows, STEEP * cell)
+        ground = ndimage.uniform_filter(_filled(lowest, is_cut | is_empty), 3, mode="nearest")
         opened = ndimage.grey_opening(lowest, size=windows[-1], mode="nearest")
         widest = ndimage.uniform_filter(opened, 5, mode="nearest")
-        return cls(corner, cell, np.stack([surface, ground, widest]))
+        return cls(corner, cell, np.stack([surface, ground, widest, steep]))
 
     def heights_above(self, points: np.ndarray) -> np.ndarray:
         """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""
         place = (points[:, :2] - self.corner).T / self.cell - 0.5  # in cells, from the center of the first
         below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
         return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
+
+
+def _opened(heights: np.ndarray, windows: Sequence[int], rise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Open heights (rows, columns) with growing windows; also returns which cells were cut as things on the ground.
+
+    The ground may rise by `rise` from cell to cell.
+    """
+    is_cut, last = np.zeros(heights.shape, bool), 1
+    for window in windows:
+        opened = ndimage.grey_opening(heights, size=window, mode="nearest")
+        is_thing = heights - opened > STEP + rise * (window - last) / 2
+        heights, is_cut, last = np.where(is_thing, opened, heights), is_cut | is_thing, window
+    return heights, is_cut
 
 
 def _lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:

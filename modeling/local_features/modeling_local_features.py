@@ -48,6 +48,7 @@ class LocalFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAt
     config_class = LocalFeaturesConfig
     config: LocalFeaturesConfig
     base_model_prefix = "local_features"
+    _no_split_modules = ["LocalFeaturesModel"]  # accelerate would find no device for the numbers beside its layers
     # Rounded to half precision, they would move features of little spread by tenths of it.
     _keep_in_fp32_modules_strict = [r"(?:^|local_features\.)(?:mean|scale)$"]
 

@@ -23,7 +23,12 @@ from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 
 EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Edges of the voxels, in meters; boxes are three times as wide."""
-SURFACES = ("height above ground", "height above smooth ground", "height above wide ground")
+SURFACES = (
+    "height above ground",
+    "height above smooth ground",
+    "height above wide ground",
+    "height above steep ground",
+)
 _SHAPE = (
     "linearity",
     "planarity",
@@ -39,8 +44,8 @@ _PASSED_ON = ("planarity", "change of curvature", "horizontality")
 _RETURNS = ("several returns", "early return")
 # A centimeter squared, below the noise of scanners: of two points on a line, the rest would be rounding.
 _LEAST_VARIANCE = 1e-4
-# Heights above the ground are cut here: what is far above it is a tree or a roof, and which of them is high differs
-# from place to place. With few places, a network learns by heart that high things are trees.
+# Heights are cut here, those above the ground and those within a box: what is far above the ground is a tree or a
+# roof, and which of them is higher differs from place to place. With few places, a network learns it by heart.
 _HIGHEST = 3.0
 # Fine voxels are half as wide as those of the smallest size.
 _FINE = 0.5
@@ -167,7 +172,7 @@ class _Size:
             shape,
             np.log(count),
             values[:, 0].clip(max=_HIGHEST),
-            deviation,
+            deviation.clip(max=_HIGHEST),
             np.log1p(above),
             np.log1p(below),
             values[:, 1:],
@@ -186,7 +191,7 @@ class _Size:
             height - self.lowest[boxes],
             self.highest[boxes] - height,
         )
-        return [self.table[boxes], np.stack(of_place, axis=1)]
+        return [self.table[boxes], np.stack(of_place, axis=1).clip(-_HIGHEST, _HIGHEST)]
 
 
 def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # Keys of GeoTIFF, and codes of units of EPSG.
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
-_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
+_MODEL, _GEOGRAPHIC, _UNIT, _UNIT_OF_HEIGHTS = 1024, 2, 3076, 4099
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
 # Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
@@ -108,7 +108,7 @@ def read(source: Source) -> PointCloudData:
     # The return number and how many there were, in four bits each since format 6, and in three before.
     bits = 4 if kind >= 6 else 3
     mask = (1 << bits) - 1
-    unit, step = _meters_per_unit(source, start), np.abs(scale)
+    (unit, height), step = _units(source, start), np.abs(scale)
     return PointCloudData(
         points,
         usable,
@@ -116,6 +116,7 @@ def read(source: Source) -> PointCloudData:
         intensity=measured,
         up_axis="z",
         meters_per_unit=unit,
+        meters_per_height=height,
         # Programs that know of no returns leave the byte 0.
         return_number=returns & mask if returns.any() else None,
         number_of_returns=returns >> bits & mask if returns.any() else None,
@@ -262,10 +263,10 @@ def _check_layers(
     return total
 
 
-def _meters_per_unit(source: Source, start: int) -> float | None:
-    """Return the length of a unit: meters, unless a record names feet; None for degrees and unknown units.
+def _units(source: Source, start: int) -> tuple[float | None, float | None]:
+    """Return the lengths of a unit of x and y and, where heights have another one, of z.
 
-    None with a warning where heights have another unit.
+    These are meters, unless a record names feet; None for degrees and unknown units.
     """
     bodies = {kind: body for user, kind, body in _records(source.data, start) if user == b"LASF_Projection"}
     length: float | None = 1.0
@@ -274,13 +275,12 @@ def _meters_per_unit(source: Source, start: int) -> float | None:
         length, height = _units_of_text(bodies[_WELL_KNOWN_TEXT].decode("ascii", "replace"))
     elif _GEO_KEYS in bodies:
         length, height = _units_of_keys(bodies[_GEO_KEYS], source)
-    if length is not None and height is not None and abs(height / length - 1) > _SAME_UNIT:
-        source.warn(
-            f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are, "
-            "without a unit"
-        )
-        return None
-    return length
+    if length is None or height is None or abs(height / length - 1) <= _SAME_UNIT:
+        return length, None
+    source.warn(
+        f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are"
+    )
+    return length, height
 
 
 def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | None]:

@@ -24,6 +24,8 @@ _MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
 LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
+# Fields that are no arrays.
+_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height")
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
 _LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
 
@@ -67,6 +69,7 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor.
+        meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
         return_number: (points,) float32, which of the returns of its pulse each point is, counted from 1.
         number_of_returns: (points,) float32, how many returns that pulse had.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
@@ -91,6 +94,7 @@ class PointCloudData:
     intensity: np.ndarray | None = None
     ring: np.ndarray | None = None
     meters_per_unit: float | None = None
+    meters_per_height: float | None = None
     return_number: np.ndarray | None = None
     number_of_returns: np.ndarray | None = None
     step: InitVar[ArrayLike | None] = None
@@ -160,8 +164,8 @@ class PointCloudData:
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for missing ones; `up_axis` and `meters_per_unit` are left out."""
-        return {name: value for name, value in vars(self).items() if name not in ("up_axis", "meters_per_unit")}
+        """Return its arrays by name, None for missing ones; `up_axis` and units are left out."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_FILES}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
@@ -210,6 +214,7 @@ class PointCloudData:
             intensity=None if self.intensity is None else np.einsum("nk,nk->n", weights, self.intensity[corners]),
             ring=None if self.ring is None else self.ring[nearest],
             meters_per_unit=self.meters_per_unit,
+            meters_per_height=self.meters_per_height,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
         )

@@ -35,6 +35,7 @@ class TileFacts:
         measured: What points have: "returns", "intensity", "rgb".
         bounds: (2, 3) lowest and highest coordinates in the file's unit.
         meters: Length of a unit in meters; None if the file does not say it.
+        high: The same of heights, where it is another one.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class TileFacts:
     measured: frozenset[str]
     bounds: np.ndarray
     meters: float | None
+    high: float | None
 
     @property
     def is_las(self) -> bool:
@@ -51,11 +53,12 @@ class TileFacts:
 
 
 def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Return the files of folders and files, each once, in order."""
+    """Return the files of folders and files, each once, in order; of folders with splits those in `train`."""
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix[1:].lower() in FORMATS)
+            folder = path / "train" if (path / "train").is_dir() else path
+            inside = sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in FORMATS)
             if not inside:
                 raise ValueError(f"{path}: no files of points; expected .las, .laz, .ply, .pcd, .npz, … with labels")
         elif path.is_file():
@@ -87,7 +90,9 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     if cloud.offset is not None:
         bounds += cloud.offset
     numbers = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-    return TileFacts(path, len(cloud), numbers, frozenset(measured), bounds, cloud.meters_per_unit)
+    return TileFacts(
+        path, len(cloud), numbers, frozenset(measured), bounds, cloud.meters_per_unit, cloud.meters_per_height
+    )
 
 
 def check_units(tiles: Sequence[TileFacts]) -> list[str]:
@@ -101,10 +106,14 @@ def check_units(tiles: Sequence[TileFacts]) -> list[str]:
                 f"{tile.path}: coordinates are degrees, by their extent of {extent[0]:.3g} by {extent[1]:.3g}; "
                 "expected a projection in meters or feet, such as pdal's filters.reprojection writes"
             )
-    feet = [tile for tile in tiles if tile.meters not in (None, 1.0)]
-    if feet:
-        shown = ", ".join(tile.path.name for tile in feet[:3])
-        remarks.append(f"units: {len(feet)} of {len(tiles)} tiles are in feet, and are converted ({shown})")
+    for what, lengths in (
+        ("coordinates", [tile.meters for tile in tiles]),
+        ("heights", [tile.high for tile in tiles]),
+    ):
+        feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
+        if feet:
+            shown = ", ".join(feet[:3])
+            remarks.append(f"units: {what} of {len(feet)} of {len(tiles)} tiles are in feet, and converted ({shown})")
     return remarks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         parts = []
         labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
         for number, tile in enumerate(tiles):
-            rows, labeled[number] = _rows_of(tile, number, int(places[number]), classes, processor, arguments)
+            rows, labeled[number] = rows_of(tile, number, int(places[number]), classes, processor, arguments)
             parts.append(rows)
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled)
     config = LocalFeaturesConfig(
@@ -238,7 +238,7 @@ def _places(tiles: Sequence[TileFacts], processor: LocalFeaturesProcessor) -> tu
     return places_of(tiles)
 
 
-def _rows_of(
+def rows_of(
     tile: TileFacts,
     number: int,
     place: int,
@@ -301,12 +301,17 @@ def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
     """Return some points of a cloud with what was measured of them."""
     names = ("points", "colors", "intensity", *RETURNS)
     arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
-    return PointCloudData(**arrays, up_axis=cloud.up_axis, meters_per_unit=cloud.meters_per_unit)
+    return replace(PointCloudData(**arrays, up_axis=cloud.up_axis), **_units(cloud, 1.0))
+
+
+def _units(cloud: PointCloudData, scale: float) -> dict[str, float]:
+    """Return the units of a cloud, `scale` times as long."""
+    unit = cloud.meters_per_unit or 1.0
+    return {"meters_per_unit": unit * scale, "meters_per_height": (cloud.meters_per_height or unit) * scale}
 
 
 def _features(cloud: PointCloudData, processor: LocalFeaturesProcessor, scale: float, drawn: np.ndarray) -> np.ndarray:
-    cloud.meters_per_unit = (cloud.meters_per_unit or 1.0) * scale
-    scan = processor.describe(cloud)
+    scan = processor.describe(replace(cloud, **_units(cloud, scale)))
     return scan.neighborhoods(np.arange(len(cloud))).features(drawn)
 
 

@@ -1,0 +1,241 @@
+"""A few labeled tiles of airborne scans: how well models of them label places that they have not seen.
+
+    python -m studies.tiles --tiles FOLDER --scans FOLDER --output DIR            # leave one place out, with controls
+    python -m studies.tiles --ground FOLDER --output DIR                          # ground alone, samples of the ISPRS
+    python -m studies.tiles --report OTHERS.json --output DIR                     # adds rows that others measured
+
+Results: `results/tiles.md`. Features and runs are stored in the output folder and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import minimum_filter
+from scipy.spatial import cKDTree
+from sklearn.ensemble import ExtraTreesClassifier
+
+from hf_any3d.data.files import PointCloudData, read_point_cloud
+from hf_any3d.evaluation.segmentation import class_ious
+from hf_any3d.modeling.layers.tasks import IGNORED
+from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.processing.local_features import RETURNS, LocalFeaturesProcessor
+from hf_any3d.training.tiles.labels import Classes, ClassRule
+from hf_any3d.training.tiles.network import Rows, fit_network, logits_of, weights_of
+from hf_any3d.training.tiles.reading import look_at, places_of, read_tile, tile_files
+from hf_any3d.training.tiles.training import TilesArguments, rows_of
+
+THREE, FIVE = ("vegetation=3,4,5",), ()
+JUDGED = 20_000
+"""Points of a tile by which models are judged."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is learned and how; the default is what `hf-any3d train` does."""
+
+    merge: tuple[str, ...] = THREE
+    returns: bool = True
+    intensity: bool = False
+    colors: bool = False
+    copies: bool = True
+    head: str = "network"
+    features: str = "surroundings"
+
+
+SETTINGS = {
+    "three classes": Setting(),
+    "one density": Setting(copies=False),
+    "extra trees on the same features": Setting(head="trees"),
+    "without returns": Setting(returns=False),
+    "with intensity": Setting(intensity=True),
+    "control: extra trees on 23 numbers": Setting(copies=False, head="trees", features="23 numbers"),
+    "five classes": Setting(merge=FIVE),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=Path, help="Folder of labeled tiles.")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="Further labeled files.")
+    parser.add_argument("--ground", type=Path, help="Folder of NAME-utm.pcd and NAME-utm-ground.pcd.")
+    parser.add_argument("--report", type=Path, nargs="*", default=[], help="JSON of others: {row: {place: mIoU}}.")
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("outputs/tiles"))
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.tiles is not None:
+        files = tile_files([arguments.tiles, *arguments.more])
+        for name in arguments.settings:
+            for seed in arguments.seeds if SETTINGS[name].head == "network" else arguments.seeds[:1]:
+                path = arguments.output / f"{name.replace(' ', '_').replace(':', '')}_{seed}.json"
+                if not path.is_file():
+                    path.write_text(json.dumps(leave_one_place_out(files, SETTINGS[name], seed)))
+                print(name, seed, path.read_text())
+    if arguments.ground is not None:
+        print(json.dumps(ground_alone(arguments.ground), indent=1))
+    for path in arguments.report:
+        for row, places in json.loads(path.read_text()).items():
+            print(f"| {row} | " + " | ".join(f"{place} {value:.3f}" for place, value in places.items()) + " |")
+
+
+def leave_one_place_out(files: Sequence[Path], setting: Setting, seed: int) -> dict[str, Any]:
+    """Learn all places but one, and judge that one: IoU of each class by place, and seconds."""
+    clouds = [read_tile(path) for path in files]
+    tiles = [look_at(path, cloud) for path, cloud in zip(files, clouds, strict=True)]
+    classes, _ = Classes.among(
+        sum((tile.codes for tile in tiles), type(tiles[0].codes)()), ClassRule.parse(None, setting.merge), True, 500
+    )
+    place, _ = places_of(tiles)
+    features = ["xyz", *(RETURNS if setting.returns else ())]
+    features += ["intensity"] * setting.intensity + ["rgb"] * setting.colors
+    processor = LocalFeaturesProcessor(features=features)
+    start = time.process_time()
+    asked = TilesArguments(seed=seed)
+    if setting.features == "surroundings":
+        learned = [
+            rows_of(tile, number, int(place[number]), classes, processor, asked)[0]
+            for number, tile in enumerate(tiles)
+        ]
+    else:
+        learned = [
+            _simple_rows(cloud, number, int(place[number]), classes, asked.points, seed)
+            for number, cloud in enumerate(clouds)
+        ]
+    seconds = {"features": time.process_time() - start}
+    judged = [
+        _judged_rows(cloud, number, int(place[number]), classes, processor, setting)
+        for number, cloud in enumerate(clouds)
+    ]
+    found: dict[str, Any] = {}
+    start = time.process_time()
+    for held in np.unique(place):
+        rows = Rows.joined([part for part, own in zip(learned, place, strict=True) if own != held])
+        if not setting.copies:
+            rows = rows.part(rows.copies == 0)
+        truth = Rows.joined([part for part, own in zip(judged, place, strict=True) if own == held])
+        answer = _fit(rows, processor, classes, setting, seed)(truth.features)
+        matrix = np.zeros((len(classes.names),) * 2)
+        np.add.at(matrix, (truth.labels, answer), 1)
+        ious, has = class_ious(matrix), matrix.sum(axis=1) > 0
+        name = "+".join(
+            sorted({tile.path.stem.split("_")[0] for tile, own in zip(tiles, place, strict=True) if own == held})
+        )
+        found[name] = {
+            "mean IoU": float(ious[has].mean()),
+            **{classes.names[n]: float(ious[n]) for n in np.flatnonzero(has)},
+        }
+    seconds["fits"] = time.process_time() - start
+    mean = float(np.mean([values["mean IoU"] for values in found.values()]))
+    return {"mean": mean, "places": found, "processor seconds": seconds}
+
+
+def _fit(
+    rows: Rows, processor: LocalFeaturesProcessor, classes: Classes, setting: Setting, seed: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    if setting.head == "trees":
+        trees = ExtraTreesClassifier(80, max_depth=18, min_samples_leaf=3, n_jobs=1, random_state=seed)
+        trees.fit(rows.features, rows.labels, sample_weight=weights_of(rows, len(classes.names)))
+        return lambda features: trees.classes_[trees.predict_proba(features).argmax(axis=1)]
+    config = LocalFeaturesConfig(
+        in_channels=3 + rows.features.shape[1], hidden_sizes=(64,), members=2, num_labels=len(classes.names)
+    )
+    may_miss = [processor.channels_of(RETURNS)] if setting.returns else []
+    model = fit_network(rows, config, may_miss, seed)
+    return lambda features: logits_of(model, features)[0].argmax(axis=1)
+
+
+def _judged_rows(
+    cloud: PointCloudData,
+    number: int,
+    place: int,
+    classes: Classes,
+    processor: LocalFeaturesProcessor,
+    setting: Setting,
+) -> Rows:
+    """Describe labeled points of a tile as it is, drawn evenly."""
+    assert cloud.labels is not None
+    labels = classes.number(cloud.labels)
+    drawn = np.random.default_rng(number).permutation(np.flatnonzero(labels != IGNORED))[:JUDGED]
+    if setting.features == "surroundings":
+        scan = processor.describe(replace(cloud))
+        features = scan.neighborhoods(np.arange(len(cloud))).features(drawn)
+    else:
+        features = _simple_numbers(cloud, drawn)
+    return Rows(features, labels[drawn], *(np.full(len(drawn), value) for value in (number, place, 0)))
+
+
+def _simple_rows(cloud: PointCloudData, number: int, place: int, classes: Classes, count: int, seed: int) -> Rows:
+    assert cloud.labels is not None
+    labels = classes.number(cloud.labels)
+    drawn = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels != IGNORED))[:count]
+    features = _simple_numbers(cloud, drawn)
+    return Rows(features, labels[drawn], *(np.full(len(drawn), value) for value in (number, place, 0)))
+
+
+def _simple_numbers(cloud: PointCloudData, drawn: np.ndarray) -> np.ndarray:
+    """Return the 23 numbers of a simple classifier: heights above lowest points, shapes of neighbors, returns."""
+    points = cloud.points.astype(np.float64) * (cloud.meters_per_unit or 1.0)
+    some = points[drawn]
+    columns: list[np.ndarray] = []
+    for cell in (5.0, 20.0):
+        cells = np.floor(points[:, :2] / cell).astype(int)
+        cells -= cells.min(axis=0)
+        lowest = np.full(cells.max(axis=0) + 1, np.inf)
+        np.minimum.at(lowest, tuple(cells.T), points[:, 2])
+        columns.append(some[:, 2] - minimum_filter(lowest, 3)[tuple(cells[drawn].T)])
+    for returns in (cloud.return_number, cloud.number_of_returns):
+        columns.append(np.ones(len(drawn)) if returns is None else returns[drawn])
+    tree = cKDTree(points)
+    for count in (8, 24, 64):
+        distances, index = tree.query(some, k=count)
+        near = points[index] - some[:, None]
+        apart = near - near.mean(axis=1, keepdims=True)
+        values, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", apart, apart) / count)
+        small, middle, large = values.clip(min=1e-8).T
+        heights = near[:, :, 2]
+        columns += [(large - middle) / large, (middle - small) / large, small / (large + middle + small)]
+        columns += [np.abs(axes[:, 2, 0]), distances[:, -1], np.ptp(heights, axis=1), -heights.min(axis=1)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def ground_alone(folder: Path) -> dict[str, Any]:
+    """Learn ground on all samples but one and judge that one: total error, share of points on the wrong side."""
+    names = sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd"))
+    clouds = []
+    for name in names:
+        points, ground = (read_point_cloud(folder / f"{name}{end}.pcd") for end in ("", "-ground"))
+        own, of_ground = (_places(cloud) for cloud in (points, ground))
+        labels = np.isin(own, of_ground).astype(np.int64)
+        clouds.append(replace(points, labels=labels, meters_per_unit=1.0))
+    processor = LocalFeaturesProcessor()
+    classes = Classes(["other", "ground"], [1, 2], {0: 0, 1: 1})
+    setting, found = Setting(returns=False), {}
+    every = [_judged_rows(cloud, n, n, classes, processor, setting) for n, cloud in enumerate(clouds)]
+    for held, name in enumerate(names):
+        rows = Rows.joined([part for number, part in enumerate(every) if number != held])
+        answer = _fit(rows, processor, classes, setting, 0)(every[held].features)
+        found[name] = float((answer != every[held].labels).mean())
+    return {"total error": found, "mean": float(np.mean(list(found.values())))}
+
+
+def _places(cloud: PointCloudData) -> np.ndarray:
+    """Return a number for each place, (points,), by its centimeters."""
+    points = cloud.points.astype(np.float64) + (0 if cloud.offset is None else cloud.offset)
+    steps = np.round(points * 100).astype(np.int64)
+    return (steps[:, 0] * 1_000_003 + steps[:, 1]) * 1_000_003 + steps[:, 2]
+
+
+if __name__ == "__main__":
+    main()

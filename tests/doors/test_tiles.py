@@ -1,0 +1,90 @@
+"""A person with a few labeled tiles: from files to a model that labels others, in processes of their own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.training.generated_tiles import draw_tile
+
+CODES = {"ground": 2, "high vegetation": 5, "building": 6}
+
+
+@pytest.fixture(scope="module")
+def learned(shell):
+    """What `train tiles` printed, with the model in outputs/tiles."""
+    for number in range(3):
+        points, labels, returns = draw_tile(number)
+        shell.write(
+            f"tiles/{number}.ply",
+            points + (1000 * number, 0, 0),
+            labels=labels,
+            return_number=np.ones(len(points)),
+            number_of_returns=returns,
+        )
+    return shell("hf-any3d train tiles --task segmentation --unit meters --ignore 1")
+
+
+def test_tiles_are_learned_without_a_network_and_judged_by_places(learned, shell):
+    assert "3 tiles of 3 places" in learned.out and "mean IoU" in learned.out and "95 % interval" in learned.out
+    report = json.loads((shell.folder / "outputs/tiles/metrics.json").read_text())
+    assert report["metrics"]["held-out tiles"]["mean_iou"] > 0.8
+    assert "How sure" in (shell.folder / "outputs/tiles/README.md").read_text()
+    assert not [*(shell.folder / "outputs/tiles").glob("*.pkl"), *(shell.folder / "outputs/tiles").glob("*.bin")]
+    config = json.loads((shell.folder / "outputs/tiles/config.json").read_text())
+    assert config["class_codes"] == [2, 5, 6]
+
+
+def test_another_tile_gets_its_classes_by_the_command_and_by_the_pipeline(learned, shell):
+    points, labels, returns = draw_tile(7)
+    shell.write("new.ply", points, return_number=np.ones(len(points)), number_of_returns=returns)
+    answer = json.loads(shell("hf-any3d segment new.ply --model outputs/tiles --json").out)
+    assert {part["label"] for part in answer[0]["segments"]} == {"class 2", "class 5", "class 6"}
+    np.save(shell.folder / "labels.npy", labels)
+    done = shell.run(
+        """
+import numpy as np
+import hf_any3d
+from transformers import pipeline
+segment = pipeline("point-cloud-segmentation", model="outputs/tiles")
+answer = segment("new.ply")
+truth = np.load("labels.npy")
+codes = np.array(segment.model.config.class_codes)[answer["labels"]]
+print("right", (codes == truth)[truth != 1].mean())
+print("unknown", answer["unknown"].shape == truth.shape, float(answer["unknown"].max()) <= 1)
+segment.save_pretrained("again")
+same = pipeline("point-cloud-segmentation", model="again")("new.ply")
+print("same", np.array_equal(same["labels"], answer["labels"]))
+segment.part_points = 1500
+parts = segment("new.ply")
+print("parts", (parts["labels"] == answer["labels"]).mean() > 0.999)
+far = segment("new.ply", none_of_these=True)
+print("none", far["labels"].max() <= 3)
+"""
+    )
+    said = dict(line.split(maxsplit=1) for line in done.out.splitlines() if " " in line)
+    assert float(said["right"]) > 0.85 and said["unknown"] == "True True"
+    assert said["same"] == said["parts"] == said["none"] == "True"
+
+
+def test_what_is_wrong_with_tiles_is_said_by_one_word_each(learned, shell):
+    points, labels, returns = draw_tile(4)
+    both = {"return_number": np.ones(len(points)), "number_of_returns": returns}
+    shell.write("one/a.ply", points, labels=np.full(len(points), 2))
+    assert "one class" in shell("hf-any3d train one --task segmentation", code=1).err
+    shell.write("none/a.ply", points)
+    assert "labels" in shell("hf-any3d train none --task segmentation", code=1).err
+    colors = np.full((len(points), 3), 0.5)
+    shell.write("mixed/a.ply", points, labels=labels, colors=colors, **both)
+    shell.write("mixed/b.ply", points + (20, 0, 0), labels=np.where(labels == 6, 1, labels))
+    shell.write("mixed/c.ply", points)
+    (shell.folder / "mixed/d.ply").write_bytes(b"")
+    done = shell("hf-any3d train mixed --task segmentation --unit meters --ignore 1 --output outputs/mixed")
+    for word in ("colors: not used", "returns: not used", "overlap", "classes differ", "c.ply", "d.ply"):
+        assert word in done.err, word
+    assert "1 place" in done.out
+
+
+def test_options_that_mean_nothing_here_are_refused(learned, shell):
+    assert "--way trained" in shell("hf-any3d train tiles --task segmentation --way features --epochs 3", code=1).err
+    assert "code 3" in shell("hf-any3d train tiles --task segmentation --merge a=3,4 b=3", code=1).err
