@@ -14,6 +14,7 @@ from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProces
 from hf_any3d.data import transforms
 from hf_any3d.evaluation import classification, detection, layouts, reconstruction, segmentation, zero_shot
 from hf_any3d.modeling import point_ops
+from hf_any3d.modeling.act import ActForSemanticSegmentation
 from hf_any3d.modeling.layers import boxes, unknown_score
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import point_loss
@@ -71,7 +72,7 @@ CALLS = {
     "max_train_samples": [lambda value: learning(max_train_samples=value)],
     "head_widths": [lambda value: ActConfig(head_widths=(value,))],
     "segmentation_layers": [
-        lambda value: hf_any3d.ActForPointCloudSemanticSegmentation(small(segmentation_layers=[value])),
+        lambda value: ActForSemanticSegmentation(small(segmentation_layers=[value])),
     ],
     "output_layers": [lambda value: tiny_act(hf_any3d.ActModel)(CLOUD.repeat(1, 20, 1), output_layers=[value])],
 }
