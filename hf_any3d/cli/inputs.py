@@ -223,7 +223,7 @@ _BATCH = re.compile(r"^one of .*?: ")
 
 @dataclass
 class _Kind:
-    """What several files have in common: the first file, its text, and that without the file's name."""
+    """Texts that say the same: the first file, its text, and that without the file's name."""
 
     file: str
     text: str

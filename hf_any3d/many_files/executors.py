@@ -6,10 +6,10 @@ and writes its results itself or returns them. Memory is that of the processes, 
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -229,9 +229,9 @@ def _serve(connection: Any, work: Work, cpus: float) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error that another process can open: itself, or one of its words."""
+    """Return an error that another process can open: a copy, or one of its words where it cannot be copied."""
     try:
-        return pickle.loads(pickle.dumps(error))
+        return copy.deepcopy(error)  # made anew of its arguments, as in the other process
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
 

@@ -124,9 +124,7 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
     [
         (("segment",), "facebook/sonata:scannet               CC-BY-NC-4.0 *"),
         (("detect",), "manycore-research/SpatialLM1.1-Qwen-0.5B"),
-        (("features",), "OpenShape/openshape-pointbert-vitb32-rgb  MIT"),
         (("zero-shot", "--labels", "a"), "BAAI/Uni3D:tiny"),
-        (("batch", "embed", "--output", "a.csv"), "Pointcept/Utonia:base"),
         (("reconstruct",), "none is published; train one"),
     ],
 )
