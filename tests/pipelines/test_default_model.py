@@ -77,7 +77,7 @@ def test_its_test_accuracy_is_that_of_its_card(classify):
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert (
         f"| test | {100 * METRICS['metrics']['test']['accuracy']:.1f} %" in card
-        and f"| {METRICS['metrics']['test']['loss']:.4g} |" in card
+        and f"| {METRICS['metrics']['test']['loss']:.3f} |" in card
     )
     assert train_default_model.CHOICE.strip() in card and train_default_model.UPRIGHT in card
 
