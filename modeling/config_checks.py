@@ -1,5 +1,6 @@
 """Settings: what each means, allowed ranges and choices, and the place of stored ones in errors."""
 
+import functools
 import inspect
 import math
 import re
@@ -66,19 +67,25 @@ def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> N
         texts: Texts of fields that have theirs elsewhere.
     """
     own = inspect.cleandoc(config_class.__doc__ or "")
+    named = _arguments(own)
     described: dict[str, str] = {**FIELDS, **(texts or {})}
     fields: dict[str, None] = {}
     for base in reversed(config_class.__mro__):
         if base.__module__.startswith("hf_any3d."):  # fields of transformers and PEFT are described there
             if base is not config_class:
-                described |= _ARGUMENT.findall(inspect.cleandoc(base.__doc__ or ""))
+                described |= _arguments(base.__doc__ or "")
             kinds = inspect.get_annotations(base)
             fields |= dict.fromkeys(name for name, kind in kinds.items() if "ClassVar" not in str(kind))
-    named = dict(_ARGUMENT.findall(own))
     missing = [name for name in fields if name not in named and name in described and not name.startswith("_")]
     if missing:
         lines = [f"    {name}: {described[name]}" for name in missing]
         config_class.__doc__ = "\n".join([own, "", "Args: Further fields" if named else "Args:", *lines])
+
+
+@functools.cache
+def _arguments(doc: str) -> dict[str, str]:
+    """Return the texts of the arguments that a docstring describes, by their names."""
+    return dict(_ARGUMENT.findall(inspect.cleandoc(doc)))
 
 
 @contextmanager
