@@ -67,7 +67,7 @@ def _tell_of_others(header: dict[str, list[str]], source: Source) -> None:
 
 def _measured(columns: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:
     """Leave out the pixels of an organized cloud, an image of a depth camera, that are NaN by design."""
-    measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
+    measured = np.asarray(np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(axis=0))
     if measured.all() or not measured.any():
         return columns
     source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
