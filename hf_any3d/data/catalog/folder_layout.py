@@ -77,14 +77,9 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
-    left: dict[str, list[str]] = {
-        "text without points": [],
-        "compressed, unpack it first": [],
-        OF_POINTS: [],
-        "images": [],
-    }
-    prose, packed, arrays, images = left.values()
     places: list[str] = []
+    prose: list[str] = []
+    packed: list[str] = []
     # Links inside of the folder are followed; those that lead out of it are refused below, unless they are allowed.
     for folder, folders, files in os.walk(root, followlinks=True):
         # In place, as os.walk then descends into these alone, in the same order on every machine.
@@ -95,33 +90,37 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         if not folders:
             leaves.add(parts)
         clouds = {*without_companions(files)} - {*METADATA_NAMES}
-        places += ["/".join((*parts, name)) for name in files if not name.startswith(".")]
         for name in sorted(name for name in files if not name.startswith(".")):
-            suffix = Path(name).suffix.lower()
+            suffix, place = Path(name).suffix.lower(), "/".join((*parts, name))
+            places.append(place)
             if suffix in suffixes and name in clouds:
                 if not follow_links:
                     check_link(Path(folder, name), root)
                 if is_prose(Path(folder, name)):
-                    prose.append("/".join((*parts, name)))
+                    prose.append(place)
                     others[suffix] += 1
                 else:
                     found.append((*parts, name))
             elif suffix in PACKED:
-                packed.append("/".join((*parts, name)))
+                packed.append(place)
             else:
                 others[suffix] += 1
     of_points = {tuple(name.split("/")) for name in arrays_beside_points("/".join(parts) for parts in found)}
-    arrays += sorted("/".join(parts) for parts in of_points)
     found = [parts for parts in found if parts not in of_points]
     leaves -= {parts[:-1] for parts in of_points}  # a folder of colors is no class without files
-    images += sorted(photos(places))
-    for reason, names in left.items():
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            logger.warning("%s: left out %s%s: %s", root, ", ".join(names[:5]), more, reason)
+    _tell_left_out(root, "text without points", prose)
+    _tell_left_out(root, "compressed, unpack it first", packed)
+    _tell_left_out(root, OF_POINTS, sorted("/".join(parts) for parts in of_points))
+    _tell_left_out(root, "images", sorted(photos(places)))
     if not found:
         raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {', '.join(sorted(suffixes))}")
     return Tree(found, dict(others), leaves)
+
+
+def _tell_left_out(root: Path, reason: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logger.warning("%s: left out %s%s: %s", root, ", ".join(names[:5]), more, reason)
 
 
 def _check_folder(path: Path, root: Path, follow_links: bool) -> None:

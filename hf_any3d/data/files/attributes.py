@@ -183,29 +183,34 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     if width not in _WIDTHS:
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
     cloud: dict[str, Any] = {"points": table[:, :3]}
-    first, last, is_pts = table[:, 3:6], table[:, -3:], source.file_type == "pts"
+    is_pts = source.file_type == "pts"
+    if width == 3:
+        return cloud
     if width == 4 and is_pts:
-        cloud["intensity"] = usable_numbers(table[:, 3], "intensities", source)
-    elif width == 4:
-        cloud["labels"] = _likely_labels(table, source)
-    elif width > 4 and _has_unit_length(first):
-        # Before colors, few of which happen to have length 1.
-        cloud["normals"] = first
-        if width == 7:
-            cloud["labels"] = usable_labels(table[:, 6], source, first=0)
-    elif width == 7:
-        cloud |= _with_seventh_column(table, is_pts, source)
-    elif width > 4 and _looks_like_colors(first):
-        cloud["colors"] = usable_colors(first, source)
-    elif width > 4:
-        source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
-    if width == 9 and "colors" not in cloud and _looks_like_colors(last):
-        cloud["colors"] = usable_colors(last, source)
-    elif width == 9 and "normals" not in cloud and _has_unit_length(last):
-        cloud["normals"] = last
-    elif width == 9:
-        source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
+        return {**cloud, "intensity": usable_numbers(table[:, 3], "intensities", source)}
+    if width == 4:
+        return {**cloud, "labels": _likely_labels(table, source)}
+    if width == 7 and not _has_unit_length(table[:, 3:6]):
+        return {**cloud, **_with_seventh_column(table, is_pts, source)}
+    cloud |= _three_columns(table[:, 3:6], "columns 4 to 6", ("normals", "colors"), source)
+    if width == 7:
+        cloud["labels"] = usable_labels(table[:, 6], source, first=0)
+    if width == 9:
+        missing = tuple(name for name in ("colors", "normals") if name not in cloud)
+        cloud |= _three_columns(table[:, 6:], "columns 7 to 9", missing, source)
     return cloud
+
+
+def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], source: Source) -> dict[str, Any]:
+    """Read three columns as the first of some kinds, "normals" or "colors", that their values may be."""
+    for kind in kinds:
+        # Few colors happen to have length 1.
+        if kind == "normals" and _has_unit_length(rows):
+            return {"normals": rows}
+        if kind == "colors" and _looks_like_colors(rows):
+            return {"colors": usable_colors(rows, source)}
+    source.warn(f"{columns} look neither like normals nor like colors and are left out")
+    return {}
 
 
 def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dict[str, Any]:

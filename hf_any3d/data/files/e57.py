@@ -118,6 +118,21 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
         points = _to_cartesian(points)
     rotation, translation = _pose(scan)
     cloud: dict[str, Any] = {"points": _rotated(points, rotation) + translation}
+    cloud |= _attributes(scan, fields, values, rotation, source)
+    cloud = _without_invalid(cloud, values, source)
+    if not len(cloud["points"]):
+        return None
+    # A pose turns and moves the points, but what the scanner tells apart stays.
+    are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
+    cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
+    return cloud
+
+
+def _attributes(
+    scan: Any, fields: dict[str, Field], values: dict[str, np.ndarray], rotation: np.ndarray | None, source: Source
+) -> dict[str, np.ndarray]:
+    """Return what the points of a scan have beside their coordinates."""
+    cloud = {}
     if "intensity" in values:
         cloud["intensity"] = values["intensity"].astype(np.float32)
     for field in _OF_EXTENSIONS:
@@ -132,16 +147,16 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
         colors = np.stack([values[name] for name in _COLORS], axis=1)
         if (scaled := _unit(colors, _ends_of_colors(scan, fields), source)) is not None:
             cloud["colors"] = scaled
-    invalid = next((values[name] != 0 for name in _INVALID if name in values), None)
-    if invalid is not None and invalid.any():
-        source.warn(f"{invalid.sum():,} of {len(points):,} points of a scan are marked as invalid and are left out")
-        cloud = {name: value[~invalid] for name, value in cloud.items()}
-    if not len(cloud["points"]):
-        return None
-    # A pose turns and moves the points, but what the scanner tells apart stays.
-    are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
-    cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
     return cloud
+
+
+def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], source: Source) -> dict[str, Any]:
+    marks = next((values[name] for name in _INVALID if name in values), None)
+    if marks is None or not marks.any():
+        return cloud
+    valid = marks == 0
+    source.warn(f"{(~valid).sum():,} of {len(valid):,} points of a scan are marked as invalid and are left out")
+    return {name: value[valid] for name, value in cloud.items()}
 
 
 def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], dict[str, np.ndarray]]:

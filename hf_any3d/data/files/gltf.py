@@ -233,23 +233,32 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
     points = np.concatenate([part.points for part in parts])
     normals = _of_all([part.normals for part in parts], "normals", source)
     if any(part.colors is not None for part in parts):
-        for part in parts:
-            if part.colors is None and part.color is not None:
-                part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
+        _color_by_material(parts)
     colors = _of_all([part.colors for part in parts], "colors", source)
     face_colors = None
-    if (
-        colors is None
-        and (of_parts := _of_all([part.color for part in parts], "colors", source, np.stack)) is not None
-    ):
-        # Points without faces have the color of their material themselves.
-        if all(len(part.faces) for part in parts):
-            face_colors = np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
-        else:
-            colors = np.repeat(of_parts, [len(part.points) for part in parts], axis=0)
+    if colors is None:
+        colors, face_colors = _colors_of_materials(parts, source)
     # The unit of all linear distances is the meter (glTF 2.0, section 3.4).
     faces = faces if len(faces) else None
     return PointCloudData(points, colors, normals, faces=faces, face_colors=face_colors, meters_per_unit=1.0)
+
+
+def _color_by_material(parts: list[Part]) -> None:
+    """Give the points of parts without colors the color of their material."""
+    for part in parts:
+        if part.colors is None and part.color is not None:
+            part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
+
+
+def _colors_of_materials(parts: list[Part], source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return colors of points and of faces by the materials of their parts; at most one of them is not None."""
+    of_parts = _of_all([part.color for part in parts], "colors", source, join=np.stack)
+    if of_parts is None:
+        return None, None
+    # Points without faces have the color of their material themselves.
+    if all(len(part.faces) for part in parts):
+        return None, np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
+    return np.repeat(of_parts, [len(part.points) for part in parts], axis=0), None
 
 
 def _of_all(

@@ -63,7 +63,7 @@ def read(source: Source) -> PointCloudData:
 
 
 class _Statements:
-    """What the lines of a file say, and the names of statements that are not read."""
+    """Statements of a file, and the names of those that are not read."""
 
     def __init__(self):
         self.vertices, self.normals, self.paint = bytearray(), bytearray(), bytearray()

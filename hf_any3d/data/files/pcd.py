@@ -24,9 +24,20 @@ def read(source: Source) -> PointCloudData:
     organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
     """
     header, kind, start = _header(source.data)
-    names, row = _row_type(header)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
-    count = width * height
+    columns = _columns(source, header, kind, start, width * height)
+    _tell_of_others(header, source)
+    for name in ("rgb", "rgba"):
+        if name in columns:
+            columns |= _unpacked_colors(columns.pop(name), name)
+    if height > 1 and {"x", "y", "z"} <= columns.keys():
+        columns = _measured(columns, source)
+    return PointCloudData(**by_name(columns, source))
+
+
+def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:
+    """Read the fields with one value for each point."""
+    names, row = _row_type(header)
     body = source.data[start:]
     if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
         columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
@@ -43,21 +54,24 @@ def read(source: Source) -> PointCloudData:
         starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
     source.check(points=count)
+    return columns
+
+
+def _tell_of_others(header: dict[str, list[str]], source: Source) -> None:
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
     source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
     if _has_moved(header.get("VIEWPOINT", [])):
         source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
-    for name in ("rgb", "rgba"):
-        if name in columns:
-            columns |= _unpacked_colors(columns.pop(name), name)
-    if height > 1 and {"x", "y", "z"} <= columns.keys():
-        # An organized cloud is an image of a depth camera: pixels without a measurement are NaN by design.
-        measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
-        if measured.any() and not measured.all():
-            source.warn(f"{(~measured).sum()} of {count} points have no measurement (NaN) and are left out")
-            columns = {name: column[measured] for name, column in columns.items()}
-    return PointCloudData(**by_name(columns, source))
+
+
+def _measured(columns: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:
+    """Leave out the pixels of an organized cloud, an image of a depth camera, that are NaN by design."""
+    measured = np.asarray(np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(axis=0))
+    if measured.all() or not measured.any():
+        return columns
+    source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
+    return {name: column[measured] for name, column in columns.items()}
 
 
 def _unpacked_colors(packed: np.ndarray, name: str) -> dict[str, np.ndarray]:

@@ -98,16 +98,11 @@ def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, lis
     line = next((line for _, line, is_comment in reversed(titles) if not is_comment and _readings(line)), None)
     if line is None:
         return without_quotes(text), []
-    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
     form: Any = {"delimiter": next((mark for mark in ",;\t" if mark in line), " "), "skipinitialspace": True}
     names = [name.strip() for name in next(csv.reader([line], **form))]
-    cells = next(csv.reader([first], **form), [])
-    # A cell of words is left out with its column, unless that is one the cloud is made of.
-    used = sum(fields_of(names).values(), [])
-    worded = [
-        i for i, cell in enumerate(cells) if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip())
-    ]
-    if len(cells) != len(names) or not worded or any(names[i] in used for i in worded):
+    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
+    worded = _places_of_words(next(csv.reader([first], **form), []), names)
+    if not worded:
         return without_quotes(text), []
     # Zeros take the place of words, so that lines and columns stay where they are.
     kept = io.StringIO()
@@ -115,6 +110,18 @@ def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, lis
     for row in csv.reader(io.StringIO(text.decode("latin1")), **form):
         writer.writerow("0" if i in worded else cell for i, cell in enumerate(row))
     return without_quotes(kept.getvalue().encode("latin1")), [names[i] for i in worded]
+
+
+def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
+    """Return the columns of words in a row; none if the cloud is made of one of them, which is an error later."""
+    if len(cells) != len(names):
+        return []
+    worded = []
+    for place, cell in enumerate(cells):
+        if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip()):
+            worded.append(place)
+    used = sum(fields_of(names).values(), [])
+    return [] if any(names[place] in used for place in worded) else worded
 
 
 def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:

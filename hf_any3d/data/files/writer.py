@@ -62,21 +62,7 @@ def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
 
 
 def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
-    # Large coordinates need double precision; the offset was split off because float32 would round them.
-    exact = data.points if data.offset is None else data.points + data.offset
-    kind = "float" if exact.dtype == np.float32 else "double"
-    vertices = [(axis, kind, exact[:, i]) for i, axis in enumerate("xyz")]
-    if data.normals is not None:
-        vertices += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
-    if data.colors is not None:
-        vertices += _color_properties(data.colors)
-    if data.labels is not None:
-        if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
-            raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
-        vertices.append(("label", "int", data.labels))
-    for name in MEASURED:
-        if (values := getattr(data, name)) is not None:
-            vertices.append((name, "float", values))
+    vertices = _vertex_properties(data)
     header = ["ply", "format binary_little_endian 1.0", *_frame_lines(data, "comment")]
     header.append(f"element vertex {len(data)}")
     header += [f"property {kind} {name}" for name, kind, _ in vertices]
@@ -91,6 +77,26 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
     for table in body:
         file.write(table.data)
+
+
+def _vertex_properties(data: PointCloudData) -> list[tuple[str, str, np.ndarray]]:
+    """Return name, type and values of each property of the vertices."""
+    # Large coordinates need double precision; the offset was split off because float32 would round them.
+    exact = data.points if data.offset is None else data.points + data.offset
+    kind = "float" if exact.dtype == np.float32 else "double"
+    properties = [(axis, kind, exact[:, i]) for i, axis in enumerate("xyz")]
+    if data.normals is not None:
+        properties += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
+    if data.colors is not None:
+        properties += _color_properties(data.colors)
+    if data.labels is not None:
+        if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
+            raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
+        properties.append(("label", "int", data.labels))
+    for name in MEASURED:
+        if (values := getattr(data, name)) is not None:
+            properties.append((name, "float", values))
+    return properties
 
 
 def _color_properties(colors: np.ndarray) -> list[tuple[str, str, np.ndarray]]:

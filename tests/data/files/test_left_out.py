@@ -150,17 +150,17 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     ("text", "unit", "told"),
     [
         (
-            'COMPD_CS["a",PROJCS["b",UNIT["metre",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
+            'COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
             None,
             "heights",
         ),
         (
-            'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["metre",1]]]',
+            'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["meter",1]]]',
             None,
             "heights",
         ),
         ('COMPD_CS["a",PROJCS["b",UNIT["foot",0.3048]],VERT_CS["c",UNIT["foot_us",0.3048006096]]]', 0.3048, ""),
-        ('COMPD_CS["a",PROJCS["b",UNIT["metre",1]],VERT_CS["c",UNIT["metre",1]]]', 1.0, ""),
+        ('COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["meter",1]]]', 1.0, ""),
         ({1024: 1, 3072: 32632, 4096: 6360}, None, "heights"),
         ({1024: 1, 3072: 32632, 4096: 5703, 4099: 9001}, 1.0, ""),
         ({1024: 1, 3076: 9001, 4099: 9003}, None, "heights"),
