@@ -327,9 +327,9 @@ def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
     measured = [row for row in rows if max(row.get("extent", [0])) > 0]
     if len(measured) < _FEWEST_EXTENTS:
         return
-    sizes = [max(row["extent"]) * row.get("meters_per_unit", 1.0) for row in measured]
+    sizes = [max(row["extent"]) * (row.get("meters_per_unit") or 1.0) for row in measured]
     usual = sorted(sizes)[len(sizes) // 2]
-    all_known = all("meters_per_unit" in row for row in measured)
+    all_known = all(row.get("meters_per_unit") is not None for row in measured)
     for row, size in zip(measured, sizes, strict=True):
         if usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
             continue

@@ -38,7 +38,8 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     if _is_known(float(size.max()), cloud, config):
         return None
     # Files that do not say their unit are taken for meters.
-    meters = size * (cloud.meters_per_unit or 1.0)
+    lengths = cloud.meters_per_axis
+    meters = size if lengths is None else size * lengths
     height, sides = meters["xyz".index(up_axis)], np.delete(meters, "xyz".index(up_axis))
     if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
         return None
@@ -52,9 +53,9 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
 
 def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     """Return why a cloud of known unit is too large for an object of the model with this config, None if it is not."""
-    if cloud.meters_per_unit is None:
+    if (lengths := cloud.meters_per_axis) is None:
         return None
-    extent = float(np.ptp(cloud.points, axis=0).max()) * cloud.meters_per_unit
+    extent = float((np.ptp(cloud.points, axis=0) * lengths).max())
     limit, largest, unit = LARGEST_OBJECT, getattr(config, "largest_scan", None), getattr(config, "scan_unit", None)
     if largest is not None:
         # Scans of an unknown unit may be in meters.

@@ -69,10 +69,10 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor.
-        meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
         return_number: (points,) float32, which of the returns of its pulse each point is, counted from 1.
         number_of_returns: (points,) float32, how many returns that pulse had.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
+        meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -124,6 +124,16 @@ class PointCloudData:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def meters_per_axis(self) -> np.ndarray | None:
+        """Lengths of a unit along x, y and z in meters, (3,); None where the file does not say them."""
+        if self.meters_per_unit is None:
+            return None
+        lengths = np.full(3, self.meters_per_unit)
+        if self.meters_per_height is not None:
+            lengths[2] = self.meters_per_height
+        return lengths
 
     @property
     def is_mesh(self) -> bool:
