@@ -68,7 +68,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What is on the stack: plain values, tuples of them and names that are looked up are known, others are None."""
+    """Entry of the stack: plain values, tuples of them and names that are looked up are known, others are None."""
 
     known: object = None
     depth: int = 0
