@@ -175,7 +175,7 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
         (("batch", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
         (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
-        (("convert", FILES / "chair.ply"), "--output is missing"),
+        (("convert", FILES / "chair.ply"), "a point file"),
         (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
     ],
