@@ -40,7 +40,7 @@ JUDGED = 20_000
 
 @dataclass(frozen=True)
 class Setting:
-    """What is learned and how; the default is what `hf-any3d train` does."""
+    """Features, classes and head of a run; the default is what `hf-any3d train` does."""
 
     merge: tuple[str, ...] = THREE
     returns: bool = True

@@ -35,7 +35,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
     @property
     def gives_unknown(self) -> bool:
-        """Whether answers have `unknown (points,)`."""
+        """True if answers have `unknown (points,)`."""
         return self.model.config.unknown_rows > 0
 
     def _sanitize_parameters(self, none_of_these: bool | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:

@@ -170,7 +170,7 @@ class DescribedScan:
 
     @property
     def reach(self) -> float:
-        """How far away, seen from above, a point may change features: two voxels of the two largest sizes."""
+        """Distance, seen from above, at which a point may change features: two voxels of the two largest sizes."""
         largest = self.processor.edges[-2:]
         return 2 * sum(largest) + self.processor.edges[0]
 

@@ -53,7 +53,7 @@ _FINE = 0.5
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of each point of a scan besides its place.
+    """Knowledge of each point of a scan besides its place.
 
     Attributes:
         heights: (points, surfaces) above the ground.

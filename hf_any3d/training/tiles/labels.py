@@ -17,7 +17,7 @@ _FIRST_OF_USERS = 64
 
 @dataclass(frozen=True)
 class ClassRule:
-    """How codes of files become classes.
+    """Rule by which codes of files become classes.
 
     Attributes:
         ignored: Codes that are neither learned nor judged; None for those that say nothing in LAS.

@@ -26,7 +26,7 @@ _WORDS = {"returns": "returns", "intensity": "intensities", "rgb": "colors"}
 
 @dataclass(frozen=True)
 class TileFacts:
-    """What is known of a tile without its points.
+    """Knowledge of a tile without its points.
 
     Attributes:
         path: Its file.
@@ -48,7 +48,7 @@ class TileFacts:
 
     @property
     def is_las(self) -> bool:
-        """Whether codes are those of ASPRS."""
+        """True if codes are those of ASPRS."""
         return self.path.suffix.lower() in _LAS
 
 

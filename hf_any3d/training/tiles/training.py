@@ -45,8 +45,9 @@ FOLDS = 5
 """Folds of the estimate at most: each costs a training."""
 STATED_FROM = 3
 """Places from which on a level of "none of these" is stated."""
-LEAST_POINTS = 20
-"""Labeled points of a class below which it is left out."""
+LEAST_POINTS, LEAST_SHARE = 20, 0.0002
+"""Labeled points of a class, and their share, below which it is left out: of a few points nothing is learned, and
+they would weigh as much as a common class."""
 _THINNED, _LEAST_DENSITY = 4, 0.25
 _SCALES = (0.75, 1.35)
 """Factors of half of the copies: buildings and trees of other places have other sizes."""
@@ -93,7 +94,7 @@ class TilesArguments:
 
 @dataclass
 class Tiles(Request):
-    """How tiles are learned."""
+    """Request to learn tiles."""
 
     arguments: TilesArguments
 
@@ -183,8 +184,11 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
 
 def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
     are_las = all(tile.is_las for tile in tiles)
-    classes, rare = Classes.among(sum((tile.codes for tile in tiles), Counter()), rule, are_las, LEAST_POINTS)
-    remarks = [f"classes: left out, with fewer than {LEAST_POINTS} points: {', '.join(rare)}"] if rare else []
+    codes = sum((tile.codes for tile in tiles), Counter())
+    labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
+    least = max(LEAST_POINTS, int(LEAST_SHARE * labeled))
+    classes, rare = Classes.among(codes, rule, are_las, least)
+    remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     if len(classes.names) < 2:
         found = ", ".join(classes.names) or "none"
         raise ValueError(
@@ -317,7 +321,7 @@ def _features(cloud: PointCloudData, processor: LocalFeaturesProcessor, scale: f
 
 @dataclass(frozen=True)
 class Judged:
-    """What models said of tiles that they had not learned.
+    """Judgment of models on tiles that they had not learned.
 
     Attributes:
         estimate: IoUs.
