@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, usual_batch_size
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, NONE_OF_THESE
 from hf_any3d.utils.messages import model_errors, printable
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
@@ -81,6 +81,12 @@ def segment(
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
     ] = False,
+    none_of_these: Annotated[
+        bool,
+        typer.Option(
+            "--none-of-these", help="Label points that are unlike all that was learned so; in LAS: never classified."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         option(
@@ -103,20 +109,16 @@ def segment(
     asked: dict[str, Any] = {key: value for key, value in words.items() if value is not None}
     pipe = open_segmentation(name, asked, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
-    from hf_any3d.visualization.viewer import colors_of
-
-    palette = colors_of(pipe.model.config, len(names))
-    shown_up = up_axis or pipe.feature_extractor.up_axis
-    gallery, numbers = Gallery(output, len(inputs), shown_up), set()
-    places, titles = inputs.places(), inputs.titles()
     # A block of voxels may hold a million points.
     batch_size = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
     asked |= {"category": category, "up_axis": up_axis, "max_points": max_points, "batch_size": batch_size}
     if votes:
         asked["votes"] = True
-
-    def legend(numbers: Sequence[int]) -> dict[str, Any]:
-        return {names[number]: palette[number].tolist() for number in numbers}
+    if none_of_these:
+        names = (*names, NONE_OF_THESE)
+        asked["none_of_these"] = True
+    shown = _Shown(pipe, names, Gallery(output, len(inputs), up_axis or pipe.feature_extractor.up_axis))
+    places, titles = inputs.places(), inputs.titles()
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -124,22 +126,15 @@ def segment(
             written = {"write": targets[cloud.name], **copies.arguments()} if cloud.name in targets else {}
             with model_errors(name, "cannot answer"):
                 result = pipe(cloud.row, progress=True, **asked, **written)
-            points, labels = result["points"], result["labels"]
-            present = np.unique(labels).tolist()
-            numbers.update(present)
-            # Relative to the smallest coordinates, which float32 can hold.
-            shown = points - points.min(axis=0)
-            gallery.add(shown, palette[labels], titles[cloud.name])
+            shown.add(result, titles[cloud.name])
             if output is not None and suffix in CLOUDS and not written:
-                _write_labeled(output, points, labels, palette)
+                shown.write_points(output, result)
             elif output is not None and not suffix:
                 place = output / places[cloud.name]
                 if not written:
                     # Appended: `with_suffix` would replace what follows a dot in the name.
-                    _write_labeled(_free(place, targets), points, labels, palette)
-                page = Gallery(place.with_name(f"{place.name}.html"), 1, shown_up)
-                page.add(shown, palette[labels], place.name)
-                page.write(place.name, legend(present))
+                    shown.write_points(_free(place, targets), result)
+                shown.write_page(place, result)
             rows.append(segment_row(result) | ({"output": str(targets[cloud.name])} if written else {}))
         return rows
 
@@ -150,11 +145,50 @@ def segment(
     # The pipeline shows a bar of the blocks.
     table = None if output is not None and output in targets.values() else output
     rows = answer_inputs(inputs, answer, line, segment_cells, table, options, has_bar=True)
-    gallery.write(f"labels by {name}", legend(sorted(numbers)))
+    shown.gallery.write(f"labels by {name}", shown.legend(shown.present))
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")
     finish(rows)
+
+
+class _Shown:
+    """What is shown of answers: pages and points in the colors of their labels."""
+
+    def __init__(self, pipe: Any, names: Sequence[str], gallery: Gallery):
+        from hf_any3d.visualization.viewer import colors_of
+
+        self.names, self.gallery = names, gallery
+        self.palette = colors_of(pipe.model.config, len(names))  # (labels, 3)
+        self.present: set[int] = set()
+
+    def legend(self, labels: Iterable[int]) -> dict[str, Any]:
+        """Return the colors of labels by their names."""
+        return {self.names[label]: self.palette[label].tolist() for label in sorted(labels)}
+
+    def add(self, answer: Mapping[str, Any], title: str) -> None:
+        """Add a cloud to the gallery."""
+        self.present |= {*np.unique(answer["labels"]).tolist()}
+        self._add(self.gallery, answer, title)
+
+    def write_page(self, place: Path, answer: Mapping[str, Any]) -> None:
+        """Write a page of one cloud beside a place."""
+        page = Gallery(place.with_name(f"{place.name}.html"), 1, self.gallery.up_axis)
+        self._add(page, answer, place.name)
+        page.write(place.name, self.legend(np.unique(answer["labels"]).tolist()))
+
+    def write_points(self, path: Path, answer: Mapping[str, Any]) -> None:
+        """Write the points of a cloud with their labels, and in the colors of these."""
+        from hf_any3d.data.files import PointCloudData, write_point_cloud
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labels = answer["labels"]
+        write_point_cloud(path, PointCloudData(answer["points"], self.palette[labels], labels=labels))
+
+    def _add(self, gallery: Gallery, answer: Mapping[str, Any], title: str) -> None:
+        # Relative to the smallest coordinates, which float32 can hold.
+        points = answer["points"] - answer["points"].min(axis=0)
+        gallery.add(points, self.palette[answer["labels"]], title)
 
 
 def open_segmentation(name: str, texts: Mapping[str, Any], device: Any) -> Any:
@@ -253,10 +287,3 @@ def _free(place: Path, targets: Mapping[str, Path]) -> Path:
     """Return where the points of a file that cannot hold labels are written: beside copies, not over them."""
     path = place.with_name(f"{place.name}.ply")
     return path if path not in targets.values() else place.with_name(f"{place.name}.points.ply")
-
-
-def _write_labeled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
-    from hf_any3d.data.files import PointCloudData, write_point_cloud
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_point_cloud(path, PointCloudData(points, palette[labels], labels=labels))

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES
+from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+from hf_any3d.registry import NONE_OF_THESE
 
-UNCLASSIFIED = 1
-"""Code of LAS for points that were looked at and belong to no class."""
+# Of what was looked at and is of no class, and of what the model knows nothing about.
+_NEVER_CLASSIFIED, _OF_NO_CLASS = UNCLASSIFIED
 _OTHERS = "*"
 _MOST_NAMED = 8
 
@@ -34,14 +35,16 @@ def class_codes(
     if classes is not None:
         return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
     stored = getattr(config, "class_codes", None)
+    own = [name for name in names if name != NONE_OF_THESE]
     # A pipeline with names of a call has classes of its own.
-    if stored is not None and list(names) == _names_of(config):
-        if len(stored) != len(names):
-            raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(names)} classes")
-        return [int(code) for code in stored]
+    if stored is not None and own == _names_of(config):
+        if len(stored) != len(own):
+            raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(own)} classes")
+        return [int(code) for code in stored] + [_NEVER_CLASSIFIED] * (len(names) - len(own))
     if not are_asprs:
         return None
-    codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()} | {"none": UNCLASSIFIED}
+    codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()}
+    codes |= {"none": _OF_NO_CLASS, NONE_OF_THESE: _NEVER_CLASSIFIED}
     if missing := [name for name in names if _plain(name) not in codes]:
         raise ValueError(
             f"classes: no code of LAS is known for {_listed(missing)}; give each class one, such as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             during["none_of_these"] = none_of_these
             if none_of_these:
                 after["names"] = (*self.label_names(), NONE_OF_THESE)
+                if "copy" in before:
+                    before["copy"] = replace(before["copy"], names=after["names"])
         return before, during, after
 
     def get_iterator(

@@ -21,7 +21,10 @@ _CLASSES = (
     "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
 )
 _LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
-_RETURNS, _COUNTS_OF_RETURNS = ("return_number", "returnnumber"), ("number_of_returns", "numberofreturns", "num_returns")
+_RETURNS, _COUNTS_OF_RETURNS = (
+    ("return_number", "returnnumber"),
+    ("number_of_returns", "numberofreturns", "num_returns"),
+)
 _FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}
 _FIELDS |= {"return_number": _RETURNS, "number_of_returns": _COUNTS_OF_RETURNS}
 # Columns of arrays, as ParaView and VeloView write them.

@@ -242,9 +242,7 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
             yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
-def _check_layers(
-    data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int
-) -> int:
+def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> int:
     """Check sizes of layers, and return the number of points that the chunks say they have."""
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
