@@ -129,7 +129,8 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
 
 def files_of_folder(folder: Path) -> list[Path]:
     """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
-    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos, without_companions
+    from hf_any3d.data.files.companions import without_companions
+    from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
     from hf_any3d.data.files.text import is_prose
 
     files: list[Path] = []

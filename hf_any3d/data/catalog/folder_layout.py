@@ -14,7 +14,8 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
-from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos, without_companions
+from hf_any3d.data.files.companions import without_companions
+from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
 
