@@ -9,7 +9,7 @@ import pickletools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pickletools import OpcodeInfo, markobject
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 ALLOWED = {
     "__builtin__ complex",
@@ -96,12 +96,13 @@ def storages_of(pickle: bytes | BinaryIO) -> list[Storage]:
     found: dict[str, Storage] = {}
     for operation, argument, _ in pickletools.genops(pickle):
         name = operation.name
+        place: Any = argument
         if name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[argument] = stack[-1]
+            memo[place] = stack[-1]
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[argument])
+            stack.append(memo[place])
         elif name == "GLOBAL":
             stack.append(_Value(_looked_up(str(argument))))
         else:

@@ -48,7 +48,7 @@ class PointTransform:
             value = getattr(self, setting.name)
             if isinstance(value, (int, float)):
                 most = 1.0 if setting.name in ("p", "max_ratio") else np.inf
-                check_numbers(0, most, **{setting.name: value})
+                check_numbers(0, most, **{setting.name: value})  # pyright: ignore[reportArgumentType] not `above`
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Transform one cloud (num_points, channels), xyz first; returns float32.

@@ -399,7 +399,8 @@ def _open_adapter_repository_as_peft_model(
     library = str((stored.auto_mapping or {}).get("parent_library"))
     if recorded is None and library.partition(".")[0] != _PACKAGE:
         return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
-    expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(stored.task_type, PeftModel)
+    task_type: Any = stored.task_type
+    expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]

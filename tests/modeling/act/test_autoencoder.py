@@ -36,7 +36,7 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
     )
     with pytest.warns(UserWarning, match="random weights"):
         ActAutoencoder(config).eval()(clouds())
-    with raises(ValueError, naming="either"):
+    with raises(ValueError, naming="encoder_name_or_path"):
         ActAutoencoder.from_teacher_pretrained()
 
 
