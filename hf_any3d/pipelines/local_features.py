@@ -17,7 +17,7 @@ from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPi
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor
 from hf_any3d.registry import NONE_OF_THESE
 
-PART_POINTS = 500_000
+PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
 _PIECE = 65_536
 
