@@ -101,18 +101,7 @@ def evaluate_labels(
     called |= {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
-    rows, different = [], []
-    with FileNotes() as notes:
-        for pair in pairs:
-            with status(f"comparing {pair.name}"):
-                row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
-            notes.add("warning", pair.name, row.get("warnings", ()))
-            if "error" in row:
-                print_error(row["error"])
-            rows.append(row)
-            if page is not None and compared is not None:
-                # A page shows the scans with the most differences.
-                different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
+    rows, different = _compare_all(pairs, whole, tolerance, called)
     if not whole.pairs and not any("error" in row for row in rows):
         raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, called)}")
     for text in alone:
@@ -126,6 +115,25 @@ def evaluate_labels(
         _write_page(page, different, whole, called)
         print_note(f"{page}: {counted(len(different), 'scan')}")
     finish(rows)
+
+
+def _compare_all(
+    pairs: list[_Pair], whole: LabelComparison, tolerance: float | None, called: dict[int, str]
+) -> tuple[list[dict[str, Any]], list[_Compared]]:
+    """Return the row of each pair, and the scans with the most differences."""
+    rows: list[dict[str, Any]] = []
+    different: list[_Compared] = []
+    with FileNotes() as notes:
+        for pair in pairs:
+            with status(f"comparing {pair.name}"):
+                row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
+            notes.add("warning", pair.name, row.get("warnings", ()))
+            if "error" in row:
+                print_error(row["error"])
+            rows.append(row)
+            if compared is not None:
+                different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
+    return rows, different
 
 
 def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:

@@ -130,11 +130,9 @@ def segment(
             if output is not None and suffix in CLOUDS and not written:
                 shown.write_points(output, result)
             elif output is not None and not suffix:
-                place = output / places[cloud.name]
+                shown.write_page(output / places[cloud.name], result)
                 if not written:
-                    # Appended: `with_suffix` would replace what follows a dot in the name.
-                    shown.write_points(_free(place, targets), result)
-                shown.write_page(place, result)
+                    shown.write_points(_free(output / places[cloud.name], targets), result)
             rows.append(segment_row(result) | ({"output": str(targets[cloud.name])} if written else {}))
         return rows
 
@@ -146,10 +144,14 @@ def segment(
     table = None if output is not None and output in targets.values() else output
     rows = answer_inputs(inputs, answer, line, segment_cells, table, options, has_bar=True)
     shown.gallery.write(f"labels by {name}", shown.legend(shown.present))
+    _tell_of_copies(rows)
+    finish(rows)
+
+
+def _tell_of_copies(rows: list[Row]) -> None:
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")
-    finish(rows)
 
 
 class _Shown:

@@ -228,15 +228,19 @@ def train(
         release_claims()
     for line in lines:
         print_line(printable(line))
+    _store_facts(folder)
+    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {_COMMANDS[task]} FILE --model {folder}")
+    left_out.finish()
+
+
+def _store_facts(folder: str) -> None:
+    """Store what `info` says of a model: everything is imported now, which the first `info` then need not do."""
     if Path(folder).is_dir():
         from hf_any3d.cli.model import store_facts
         from hf_any3d.cli.model_facts import model_facts
 
-        # Everything is imported now, which the first `info` then need not do.
         with contextlib.suppress(ValueError, OSError):
             store_facts(folder, None, model_facts(folder))
-    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {_COMMANDS[task]} FILE --model {folder}")
-    left_out.finish()
 
 
 def _labeled_files(data: str | None, words: list[str], task: Task | None) -> list[str]:

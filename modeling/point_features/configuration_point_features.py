@@ -125,21 +125,10 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     scan_unit: float | None = None
 
     def __post_init__(self, **kwargs: Any):
-        if (
-            not self.features
-            or len(set(self.features)) != len(self.features)
-            or set(self.features) - set(FEATURE_SETS)
-        ):
-            raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
-        owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
-        for setting, name in owners.items():
-            if getattr(self, setting) is not None and name not in self.features:
-                raise ValueError(f"{setting} with features={list(self.features)}; expected {name!r} among them")
+        self._check_features()
         reads_packaged = "encoder" in self.features and self.encoder_weights == "packaged"
         if self.encoder_up_axis == "known":
             self.encoder_up_axis = PACKAGED_UP_AXIS if reads_packaged else None
-        if self.metric and self.features[0] != "encoder":
-            raise ValueError(f"metric=True with features={list(self.features)}; expected 'encoder' as the first")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
         axes = ("x", "y", "z")
@@ -161,6 +150,17 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             config = getattr(self, f"{name}_config")
             if getattr(config, "flat_tokens", False):
                 raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
+
+    def _check_features(self) -> None:
+        features = list(self.features)
+        if not features or len(set(features)) != len(features) or set(features) - set(FEATURE_SETS):
+            raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
+        owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
+        for setting, name in owners.items():
+            if getattr(self, setting) is not None and name not in features:
+                raise ValueError(f"{setting} with features={features}; expected {name!r} among them")
+        if self.metric and features[0] != "encoder":
+            raise ValueError(f"metric=True with features={features}; expected 'encoder' as the first")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -257,7 +257,7 @@ def test_a_killed_process_of_this_machine_ends_a_run_that_goes_on_later(scans, t
 
     with monkeypatch.context() as patch:
         patch.setattr(InputFile, "read", die)
-        with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
+        with pytest.raises(ChildProcessError, match="one of the processes was killed"):
             many_files.to_parquet(rows, tmp_path / "out", engine="local", workers=2, files_per_part=10)
     kept = len(list((tmp_path / "out").glob("*.parquet")))
     written = many_files.to_parquet(rows, tmp_path / "out", engine="local", files_per_part=10)

@@ -85,18 +85,9 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         return splits
     first = "train" if "train" in labeled else labeled[0]
     # One list of classes for all splits: a class that is missing in one must not shift the numbers of the others.
-    feature = splits[first].features["label"]
-    if not isinstance(feature, ClassLabel):
-        # A stream would have to be read to its end to find all labels.
-        if not isinstance(splits[first], Dataset):
-            return splits
-        if _is_text(feature):
-            feature = ClassLabel(names=sorted(splits[first].unique("label")))
-        else:
-            values = {value for split in labeled for value in splits[split].unique("label")}
-            if not all(isinstance(value, int) and value >= 0 for value in values):
-                return splits
-            feature = ClassLabel(num_classes=max(values) + 1)
+    feature = _classes_of(splits, labeled, first)
+    if feature is None:
+        return splits
     for split in labeled:
         stored = splits[split].features["label"]
         if isinstance(stored, ClassLabel):
@@ -113,6 +104,22 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
                 )
         splits[split] = splits[split].cast_column("label", feature)
     return splits
+
+
+def _classes_of(splits: DatasetDict, labeled: list[str], first: str) -> ClassLabel | None:
+    """Return the classes of the first split with labels; None where labels are no classes, or have to be streamed."""
+    feature = splits[first].features["label"]
+    if isinstance(feature, ClassLabel):
+        return feature
+    # A stream would have to be read to its end to find all labels.
+    if not isinstance(splits[first], Dataset):
+        return None
+    if _is_text(feature):
+        return ClassLabel(names=sorted(splits[first].unique("label")))
+    values = {value for split in labeled for value in splits[split].unique("label")}
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        return None
+    return ClassLabel(num_classes=max(values) + 1)
 
 
 def _is_text(feature: object) -> bool:

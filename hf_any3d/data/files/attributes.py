@@ -110,7 +110,7 @@ def _varies(values: np.ndarray) -> bool:
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere: str = "") -> dict[str, Any]:
-    """Find points, colors, normals, intensities, rings, returns and labels among named columns; tell of the others by name.
+    """Find points, colors, normals, labels and what was measured among named columns; tell of the others by name.
 
     Args:
         columns: Name -> (points,) numbers.

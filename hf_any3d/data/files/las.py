@@ -195,14 +195,7 @@ def decompressed(
             f"compressor {compressor} of LAZ with items of version {', '.join(map(str, versions))}; expected "
             "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
         )
-    # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
-    table = int.from_bytes(data[start : start + 8], "little", signed=True)
-    # Of a writer that could not go back: then the end of the file says where the table is.
-    if table == -1:
-        table = int.from_bytes(data[-8:], "little", signed=True)
-    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
-        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
+    chunks = _count_chunks(data, start, row.itemsize)
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
     if tell_of_more is not None and compressor != _LAYERED and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
@@ -227,6 +220,18 @@ def decompressed(
         if type(error).__name__ != "PanicException":
             raise
         raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
+
+
+def _count_chunks(data: bytes | mmap, start: int, size: int) -> int:
+    """Return the number of chunks, which lazrs trusts; each starts with one uncompressed point of `size` bytes."""
+    table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    # Of a writer that could not go back: then the end of the file says where the table is.
+    if table == -1:
+        table = int.from_bytes(data[-8:], "little", signed=True)
+    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
+    if not start + 8 <= table <= len(data) - 8 or chunks * size > len(data):
+        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
+    return chunks
 
 
 def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
