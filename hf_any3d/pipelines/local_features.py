@@ -13,7 +13,7 @@ from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize
-from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
+from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor
 from hf_any3d.registry import NONE_OF_THESE
 
@@ -124,13 +124,13 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         return {"logits": output.logits.float(), "unknown": output.unknown}
 
 
-class _Answers:
+class _Answers(_Merge):
     """Labels, scores and unknown scores of the points of a scan."""
 
     def __init__(self, num_points: int):
+        super().__init__(0, 0)  # there are no blocks whose logits are summed
         self.labels = np.zeros(num_points, np.int64)
         self.scores = np.zeros(num_points, np.float32)
-        self.unknown: np.ndarray | None = None
 
     def set_unknown(self, rows: np.ndarray, scores: np.ndarray) -> None:
         if self.unknown is None:

@@ -79,7 +79,7 @@ def fit_network(
         features, labels = torch.from_numpy(rows.features), torch.from_numpy(rows.labels)
         core.mean.copy_(features.mean(dim=0))
         core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
-        weights = torch.from_numpy(weights_of(rows, config.num_labels)).float()
+        weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
         absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
         for group, columns in enumerate(may_miss):
             absent[group, list(columns)] = True

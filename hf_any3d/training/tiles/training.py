@@ -142,7 +142,6 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         in_channels=3 + len(processor.names()),
         hidden_sizes=_WIDTHS,
         members=_MEMBERS,
-        num_labels=len(classes.names),
         class_codes=classes.codes,
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data import PointCloudData, read_point_cloud, write_point_cloud
+from hf_any3d.data.files import PointCloudData, read_point_cloud, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 
 laspy = pytest.importorskip("laspy")
