@@ -148,7 +148,7 @@ def segment(
     finish(rows)
 
 
-def _tell_of_copies(rows: list[Row]) -> None:
+def _tell_of_copies(rows: Sequence[Row]) -> None:
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")

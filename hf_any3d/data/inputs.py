@@ -15,7 +15,7 @@ from hf_any3d.data.files.point_cloud import MEASURED
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
 ATTRIBUTES |= {"return_number": "return_number", "number_of_returns": "number_of_returns"}
 # Channels of a feature.
-_WIDTHS = dict.fromkeys(MEASURED, 1)
+_WIDTHS: dict[str, int] = dict.fromkeys(MEASURED, 1)
 # Fields of `PointCloudData` that a row may have beside its points.
 _FIELDS = (*ATTRIBUTES.values(), "faces", "offset", "face_colors")
 # Keys of a row that is a file.

@@ -139,6 +139,11 @@ def splat_colors(harmonics: np.ndarray) -> np.ndarray:
     return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
 
 
+def opacities_of(logits: np.ndarray) -> np.ndarray:
+    """Return the opacities of splats by their logits, which PLY files have."""
+    return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+
+
 def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
     """Return a mask of the splats that are points of a surface, with a warning that counts the others."""
     # NaN compares as False, and is left out.

@@ -16,6 +16,7 @@ from hf_any3d.data.files.attributes import (
     SPLAT_COLORS,
     by_name,
     fields_of,
+    opacities_of,
     opaque_splats,
     unused_names,
     usable_colors,
@@ -40,7 +41,8 @@ _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_SPLATS = {*SPLAT_COLORS, "opacity"}
+SPLATS = {*SPLAT_COLORS, "opacity"}
+"""Properties by which vertices are Gaussian splats."""
 _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
 # Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, …
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
@@ -69,18 +71,16 @@ def read(source: Source) -> PointCloudData:
         if element.name == "vertex":
             source.check(points=element.count)
     vertices, lists = _split(values.pop("vertex", {}))
-    faces = _faces(values.pop("face", {}), _corners_of("face", elements), source)
-    strips = values.get("tristrips", {}).get(_corners_of("tristrips", elements))
+    faces = _faces(values.pop("face", {}), corners_of("face", elements), source)
+    strips = values.get("tristrips", {}).get(corners_of("tristrips", elements))
     if isinstance(strips, tuple) and len(strips[0]):
         del values["tristrips"]
         triangles = _strip_triangles(*strips, source)
         faces["faces"] = np.concatenate([faces["faces"], triangles]) if faces else triangles
-    are_splats = vertices.keys() >= _SPLATS
+    are_splats = vertices.keys() >= SPLATS
     # Faces name vertices by their numbers, so of a mesh all stay.
     if are_splats and not faces:
-        # Files have logits of opacities.
-        logits = np.asarray(vertices["opacity"], dtype=np.float64)
-        kept = opaque_splats(1 / (1 + np.exp(-logits)), source)
+        kept = opaque_splats(opacities_of(vertices["opacity"]), source)
         vertices = {name: values[kept] for name, values in vertices.items()}
     cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
@@ -131,7 +131,7 @@ def _frame(comments: list[str]) -> dict[str, Any]:
     return frame
 
 
-def _corners_of(element: str, elements: list[Element]) -> str:
+def corners_of(element: str, elements: list[Element]) -> str:
     """Return the list of corners of faces or strips: the one with a usual name, else the only one of whole numbers."""
     properties = next((each.properties for each in elements if each.name == element), [])
     lists = {name: kind for name, kind, length in properties if length}

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import ply
-from hf_any3d.data.files.attributes import fields_of
+from hf_any3d.data.files.attributes import LEAST_OPACITY, fields_of, opacities_of
 from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
@@ -44,7 +44,7 @@ class PlyCopy:
         self.file, self.name, self.target = file, name, target
         file.seek(0)
         start = file.read(_HEADER_BYTES)
-        self.order, self.elements, self.start = ply._header(start)
+        self.order, self.elements, self.start, _ = ply._header(start)
         self.header = start[: self.start]
         self.edits: dict[int, list[_Edit]] = {}
         self.vertex = self._element("vertex")
@@ -114,10 +114,10 @@ class PlyCopy:
     def _fit_faces(self, kept: np.ndarray | None) -> bool:
         """Give each polygon the label of its first triangle; return whether that can be told."""
         assert self.face is not None
-        counts = ply._corner_lists(self._values()[self.face]) if kept is None else None
-        if counts is None:
+        polygons = self._polygons(self.face, self._values()[self.face]) if kept is None else None
+        if polygons is None:
             return False
-        triangles = np.maximum(counts[0].astype(np.int64) - 2, 0)
+        triangles = np.maximum(polygons[0].astype(np.int64) - 2, 0)
         edit = self.edits[self.face][0]
         assert edit.column.values is not None
         if triangles.sum() != len(edit.column.values):
@@ -125,6 +125,11 @@ class PlyCopy:
         first = np.where(triangles > 0, np.cumsum(triangles) - triangles, NO_LABEL)
         edit.column = replace(edit.column, rows=first)
         return True
+
+    def _polygons(self, place: int, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return lengths and corners of the faces or strips of an element; None if it has none."""
+        polygons = values.get(ply.corners_of(self.elements[place].name, self.elements))
+        return polygons if isinstance(polygons, tuple) and len(polygons[0]) else None
 
     def _values(self) -> list[dict[str, Any]]:
         """Return the values of all elements, as the reader does."""
@@ -144,12 +149,12 @@ class PlyCopy:
         vertices = {name: array for name, array in values[self.vertex].items() if isinstance(array, np.ndarray)}
         kept = finite_rows([vertices[name] for name in fields_of(vertices)["points"]])
         is_mesh = any(
-            ply._corner_lists(block)
-            for element, block in zip(self.elements, values, strict=True)
-            if element.name in ("face", "tristrips")
+            self._polygons(place, block) is not None
+            for place, block in enumerate(values)
+            if self.elements[place].name in ("face", "tristrips")
         )
-        if not is_mesh and vertices.keys() >= ply._SPLATS:
-            kept &= vertices["opacity"] >= np.log(ply._LEAST_OPACITY / (1 - ply._LEAST_OPACITY))
+        if not is_mesh and vertices.keys() >= ply.SPLATS:
+            kept &= opacities_of(vertices["opacity"]) >= LEAST_OPACITY
         return kept
 
     def _new_header(self) -> bytes:
