@@ -97,11 +97,17 @@ _LONGEST_START = 4096
 def content_of(data: bytes, file_type: str) -> str | None:
     """Return what a file that cannot be read as `file_type` is by its first bytes; None if nothing else is known."""
     start = data[:_LONGEST_START]
+    if start.startswith(_PACKED_IN.get(file_type, ())):
+        return None
     other = next((kind for signature, kind in _SIGNATURES if signature.match(start)), None)
     if other is not None and (file_type == "npz" or other != "npz"):
         return None if FORMATS[other] == FORMATS[file_type] else other.upper()
     content = next((content for signature, content in _FOREIGN if signature.match(start)), None)
     return None if (content == "JSON" and FORMATS[file_type] == "gltf") else content
+
+
+# How a format begins that packs its content as others do: gzip or its own mark, ZIP.
+_PACKED_IN: dict[str, tuple[bytes, ...]] = {"spz": (b"\x1f\x8b", b"NGSP"), "3mf": (b"PK\x03\x04",)}
 
 
 def file_type_of(data: bytes) -> str | None:
