@@ -1,4 +1,4 @@
-"""Names of the classes of points in LAS, as the American Society for Photogrammetry and Remote Sensing numbers them."""
+"""Names of the classes of points in LAS, numbered by ASPRS, the society that publishes the format."""
 
 ASPRS_CLASSES: dict[int, str] = {
     0: "never classified",
