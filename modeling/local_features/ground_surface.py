@@ -15,8 +15,8 @@ from scipy import ndimage
 WINDOWS = (3, 7, 15, 31, 41)
 """Widths in cells of the windows: what is narrower than the last one, such as a roof, does not count as ground."""
 SLOPE, STEP, STEEP = 0.3, 0.3, 1.0
-"""Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing; and the
-rise on steep ground, where the first one cuts hills."""
+"""Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing;
+and the rise on steep ground, where the first one cuts hills."""
 _PIT = 2.0  # units below all others around it: a point that a scanner has seen below the ground
 _MOST_CELLS = 1 << 24
 
