@@ -92,4 +92,4 @@ def _filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
     if is_missing.all() or not is_missing.any():
         return heights
     nearest = ndimage.distance_transform_edt(is_missing, return_distances=False, return_indices=True)
-    return heights[tuple(nearest)]
+    return heights[tuple(np.asarray(nearest))]

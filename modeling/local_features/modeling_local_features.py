@@ -102,7 +102,7 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         refuse_problem_type(config)
         self.local_features = LocalFeaturesModel(config)
         # One layer for all members: the sum of their logits.
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
         self.unknown_score = None
         if config.unknown_rows:
             self.unknown_score = UnknownScore(config.unknown_rows, config.in_channels - 3, 0, config.unknown_width)
