@@ -19,7 +19,7 @@ _SCANS_PER_CLASS = 5
 
 
 def example(
-    names: Annotated[
+    examples: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="NAME",
@@ -38,17 +38,17 @@ def example(
     folder = example_file().parent
     writers: dict[str, Callable[[Path], str]] = {"scans": _write_scans, "room.ply": _write_room}
     known = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
-    for name in names or []:
+    for name in examples or []:
         if name not in known:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(known)}")
         if (output / name).exists():
             raise FileExistsError(f"{output / name} exists; expected a new name, or another folder for --output")
-    if not names:
+    if not examples:
         for name in known:
             print_line(name)
         return
     output.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in examples:
         if name in writers:
             print_line(writers[name](output / name))
         else:

@@ -155,7 +155,7 @@ def _tell_of_copies(rows: Sequence[Row]) -> None:
 
 
 class _Shown:
-    """What is shown of answers: pages and points in the colors of their labels."""
+    """Pages and points of answers, in the colors of their labels."""
 
     def __init__(self, pipe: Any, names: Sequence[str], gallery: Gallery):
         from hf_any3d.visualization.viewer import colors_of

@@ -37,7 +37,7 @@ _LARGEST_FILE, _MOST_VALUES, _DEEPEST = 2**18, 10_000, 50
 _NAMES_OF_TYPES = {bool: "True or False", int: "a number", float: "a number", list: "a list"}
 # Numbers that may not be 0; others may not be negative.
 _LEAST = {"copies": 1, "folds": 2, "num_layers": 1, "num_tokens": 1, "tokenizer_neighbors": 1}
-_LEAST |= {"max_train_samples": 1, "max_eval_samples": 1}
+_LEAST |= {"max_train_samples": 1}
 _POSITIVE = {"strength", "f_score_threshold"}
 # YAML 1.1 reads 1e-3, which has no dot, as text.
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")

@@ -26,7 +26,7 @@ _ALIGNMENT = 8
 
 @dataclass
 class GuidedTable:
-    """What all layers share. A cloud has `views * cells` rows of cells, view by view, then one for each voxel.
+    """Table that all layers share. A cloud has `views * cells` rows of cells, view by view, then one for each voxel.
 
     The views and, as the last one, the voxels are the groups that a norm has statistics of.
 
@@ -252,7 +252,6 @@ class _TableAggregation(torch.autograd.Function):
         ctx.table, ctx.scale = table, scale
         ctx.save_for_backward(
             hidden,
-            largest,
             narrow,
             widen,
             mean,
@@ -277,8 +276,8 @@ class _TableAggregation(torch.autograd.Function):
         if gradient is None:
             return (None,) * 11
         saved = ctx.saved_tensors  # checkpointing lets them be read only once
-        hidden, largest, narrow, widen, mean, centered, deviation = saved[:7]
-        affine, gain, normed, length, unit, mix, sums = saved[7:]
+        hidden, narrow, widen, mean, centered, deviation = saved[:6]
+        affine, gain, normed, length, unit, mix, sums = saved[6:]
         table, scale = ctx.table, ctx.scale
         cells, special = table.cell_rows, table.special
         batch, _, width = hidden.shape
@@ -312,16 +311,8 @@ class _TableAggregation(torch.autograd.Function):
         # Through the rows to the tokens: means, maxima of voxels, and what attention adds to cells.
         grad_hidden = gradient.clone(memory_format=torch.contiguous_format)
         grad_hidden[:, special:].baddbmm_(table.pool.transpose(1, 2), grad_rows)
-        grad_largest = torch.ops.aten._segment_reduce_backward(
-            (grad_rows[:, cells:] * table.has_voxel).reshape(-1, width),
-            largest,
-            hidden.view(-1, width).index_select(0, table.order),
-            "max",
-            lengths=table.lengths,
-            axis=0,
-            initial=_LOWEST,
-        )
-        grad_hidden.view(-1, width).index_add_(0, table.order, grad_largest)
+        grad_largest = (grad_rows[:, cells:] * table.has_voxel).reshape(-1, width)
+        grad_hidden.view(-1, width).index_add_(0, table.order, _gradient_of_largest(hidden, table, grad_largest))
         grad_cells, views = grad_rows[:, :cells], len(mean) - 1
         grad_narrow = (grad_cells @ widen.T).unflatten(-1, (views, -1)).mul_(table.own_view).flatten(2)
         grad_attended = hidden.new_zeros(batch, hidden.shape[1], widen.shape[0])
@@ -340,3 +331,11 @@ def _largest_of(hidden: Tensor, table: GuidedTable) -> Tensor:
     """Return the maximum over the tokens of each voxel, `(batch * voxels, hidden)`; `_LOWEST` for empty ones."""
     rows = hidden.view(-1, hidden.shape[-1]).index_select(0, table.order)
     return torch.segment_reduce(rows, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+
+
+def _gradient_of_largest(hidden: Tensor, table: GuidedTable, gradient: Tensor) -> Tensor:
+    """Return the gradient of the tokens in the order of the table, `(batch * tokens, hidden)`."""
+    rows = hidden.view(-1, hidden.shape[-1]).index_select(0, table.order).requires_grad_()
+    with torch.enable_grad():
+        largest = torch.segment_reduce(rows, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+    return torch.autograd.grad(largest, rows, gradient)[0]

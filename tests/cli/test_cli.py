@@ -48,7 +48,7 @@ def test_votes_are_those_of_the_pipeline(model):
     expected = pipeline("point-cloud-classification", model=model)(str(file), top_k=3, votes=3)
     assert voted == pytest.approx([one["score"] for one in expected], abs=1e-6)
     assert voted != pytest.approx(plain, abs=1e-6)
-    assert "--votes to models" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
+    assert "--votes 2 with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
 
 
 def test_table_has_a_line_for_each_file(model):

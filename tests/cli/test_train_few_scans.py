@@ -177,10 +177,11 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
         np.save(tmp_path / "new" / f"half{number}.npy", whole[whole @ np.float32([0.6, 0.5, 0.6]) > 0])
     code, out, err = run("predict", "new", "--model", "outputs/scans", "--json")
     assert code == 0
-    told = [line for line in err.splitlines() if "as if seen from one side" in line]
-    assert len([line for line in told if "new/half" in line]) >= 3 and not [
-        line for line in told if "new/whole" in line
-    ], err
+    told = [
+        row for row in json.loads(out) if any("as if seen from one side" in text for text in row.get("warnings", ()))
+    ]
+    assert len(told) >= 3 and all("half" in row["file"] for row in told), err
+    assert "files: looks as if seen from one side" in err
     assert all(set(row["predictions"][0]) == {"label", "score", "unknown"} for row in json.loads(out))
     assert run("train", "scans", *options, "--one_sided", "false", "--output", "outputs/none").code == 0
     assert "side" not in run("predict", "new", "--model", "outputs/none").err

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.point_cloud import MEASURED
 
 FILES = Path(__file__).parents[1] / "files"
-FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", "intensity", "ring")
+FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", *MEASURED)
 
 
 def points(count: int = 8, seed: int = 0) -> np.ndarray:

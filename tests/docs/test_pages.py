@@ -16,6 +16,7 @@ from hf_any3d.cli import app
 from hf_any3d.registry import FORMATS
 from hf_any3d.training.layouts import Layouts
 from hf_any3d.training.tasks import Classification
+from hf_any3d.training.tiles.training import TilesArguments
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [
@@ -88,7 +89,7 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {
             f"--{entry.name}"
-            for kind in (*Classification.argument_classes(), *Layouts.argument_classes())
+            for kind in (*Classification.argument_classes(), *Layouts.argument_classes(), TilesArguments)
             for entry in fields(kind)
         }
         return name, program | {option for parameter in command.params for option in parameter.opts}

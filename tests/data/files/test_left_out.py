@@ -151,25 +151,25 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     [
         (
             'COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
-            None,
+            (1.0, 0.3048006096),
             "heights",
         ),
         (
             'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["meter",1]]]',
-            None,
+            (0.3048, 1.0),
             "heights",
         ),
         ('COMPD_CS["a",PROJCS["b",UNIT["foot",0.3048]],VERT_CS["c",UNIT["foot_us",0.3048006096]]]', 0.3048, ""),
         ('COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["meter",1]]]', 1.0, ""),
-        ({1024: 1, 3072: 32632, 4096: 6360}, None, "heights"),
+        ({1024: 1, 3072: 32632, 4096: 6360}, (1.0, 1200 / 3937), "heights"),
         ({1024: 1, 3072: 32632, 4096: 5703, 4099: 9001}, 1.0, ""),
-        ({1024: 1, 3076: 9001, 4099: 9003}, None, "heights"),
+        ({1024: 1, 3076: 9001, 4099: 9003}, (1.0, 1200 / 3937), "heights"),
         ({1024: 1, 3072: 2225}, None, "EPSG:2225"),
         ({1024: 1, 3072: 2225, 3076: 9003}, 1200 / 3937, ""),
         ({1024: 1, 3072: 2154}, 1.0, ""),
     ],
 )
-def test_a_tile_is_in_meters_only_if_its_heights_are_too(text, unit, told):
+def test_a_tile_has_a_unit_of_its_own_for_heights(text, unit, told):
     if isinstance(text, dict):
         number, body = 34735, struct.pack("<4H", 1, 1, 0, len(text))
         body += b"".join(struct.pack("<4H", key, 0, 1, value) for key, value in text.items())
@@ -181,7 +181,8 @@ def test_a_tile_is_in_meters_only_if_its_heights_are_too(text, unit, told):
     struct.pack_into("<I", data, 96, start + len(record))
     struct.pack_into("<I", data, 100, records + 1)
     cloud, said = read(bytes(data[:place] + record + data[place:]), "las")
-    assert cloud.meters_per_unit == unit and (told in said if told else not said)
+    expected = unit if isinstance(unit, tuple) else (unit, None)
+    assert (cloud.meters_per_unit, cloud.meters_per_height) == expected and (told in said if told else not said)
 
 
 def test_e57_has_normals_and_names_fields_of_extensions():

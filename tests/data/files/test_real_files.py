@@ -30,7 +30,7 @@ CONTENTS = {
     "screwdriver_glued.off": (216, 254, set()),
     "lamp.stl": (3 * 1646, 1646, set()),
     "screwdriver.stl": (3 * 254, 254, set()),
-    "bottle.glb": (1408, 2684, {"face_colors"}),
+    "bottle.glb": (1408, 2684, {"face_colors", "meters_per_unit"}),
     "chair.npy": (1024, 0, set()),
     "chair_xyzrgb.npy": (1024, 0, {"colors"}),
     "chair.npz": (1024, 0, {"colors", "normals", "labels"}),

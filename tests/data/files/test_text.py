@@ -119,10 +119,11 @@ def test_numbers_of_rows_are_no_coordinates(text, recwarn):
 
 def test_columns_of_pdal_are_read_and_others_named():
     names = '"X","Y","Z","Intensity","Return Number","Classification","Red","Green","Blue","GpsTime"\n'
-    with pytest.warns(UserWarning, match="left out: Return Number, GpsTime "):
+    with pytest.warns(UserWarning, match="left out: GpsTime "):
         cloud = read(names + "1,2,3,900,1,2,65535,0,13107,1.5\n4,5,6.5,12,1,6,0,255,51,2.5\n")
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2], [0, 255 / 65535, 51 / 65535]], atol=1e-6)
     assert cloud.intensity.tolist() == [900, 12] and cloud.labels.tolist() == [2, 6]
+    assert cloud.return_number.tolist() == [1, 1]
 
 
 def test_colors_of_cloudcompare_may_be_fractions_with_opacities(recwarn):
