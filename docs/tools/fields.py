@@ -7,8 +7,10 @@ class docstring; configs of PEFT describe them in the metadata of the fields.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import re
 from typing import Any
 
 import griffe
@@ -19,10 +21,11 @@ class ConfigFields(griffe.Extension):
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Complete the fields of one class."""
+        imported = None
         if cls.path.startswith("hf_any3d.") and cls.docstring and any(map(is_field, cls.members.values())):
             # With the fields that a configuration adds to its docstring when it is imported.
-            made = getattr(importlib.import_module(cls.parent.path), cls.name, None)
-            cls.docstring.value = inspect.getdoc(made) or cls.docstring.value
+            imported = getattr(importlib.import_module(cls.parent.path), cls.name, None)
+            cls.docstring.value = inspect.getdoc(imported) or cls.docstring.value
         for field in own_fields(cls):
             read_metadata(field)
         if cls.docstring and "Args:" in cls.docstring.value and "__init__" not in cls.members:
@@ -31,6 +34,7 @@ class ConfigFields(griffe.Extension):
                 griffe.Parameter(field.name, annotation=field.annotation, kind=keyword, default=field.value)
                 for field in all_fields(cls)
             ]
+            parameters += inherited_parameters(imported, {field.name for field in parameters}, cls.docstring.value)
             made = griffe.Function("__init__", parameters=griffe.Parameters(*parameters), lineno=0, endlineno=0)
             cls.set_member("__init__", made)
 
@@ -48,6 +52,21 @@ def all_fields(cls: griffe.Class) -> list[griffe.Attribute]:
         if isinstance(base, griffe.Class):
             fields |= {field.name: field for field in all_fields(base)}
     return list((fields | {field.name: field for field in own_fields(cls)}).values())
+
+
+def inherited_parameters(imported: Any, known: set[str], text: str) -> list[griffe.Parameter]:
+    """Return the fields that a docstring names and that bases in other modules declare."""
+    if not dataclasses.is_dataclass(imported):
+        return []
+    parameters = []
+    for field in dataclasses.fields(imported):
+        if field.name in known or not re.search(rf"^\s*{field.name}:", text, re.MULTILINE):
+            continue
+        annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        default = None if field.default is dataclasses.MISSING else repr(field.default)
+        kind = griffe.ParameterKind.keyword_only
+        parameters.append(griffe.Parameter(field.name, annotation=annotation, kind=kind, default=default))
+    return parameters
 
 
 def is_field(member: Any) -> bool:
