@@ -227,6 +227,10 @@ class PointCloudPeftModel(PeftModel):
         for name, module in model.named_modules():
             if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
                 raise ValueError(f"{model_id}: the base model's weights are offloaded, such as {name}")
+        if (config := Path(model_id, kwargs.get("subfolder") or "", CONFIG_NAME)).is_file():
+            # What the adapter was trained on is recorded there; without it, nothing would be compared.
+            with stored_settings(config):
+                json.loads(config.read_text(encoding="utf-8"))
         if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
             cast(AdapterLoadingMixin, model).check_adapter_base(recorded, os.fspath(model_id))
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
@@ -509,7 +513,7 @@ def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
-        return None  # whoever opens it says so
+        return None  # whoever opens the model says so
     return config if isinstance(config, dict) and config.get("model_type") in _MODELS else None
 
 

@@ -18,6 +18,8 @@ def test_names_for_type_checkers_are_there_at_run_time(name):
     assert len(package.__all__) > 3 and set(package.__all__) <= set(dir(package))
     for public in package.__all__:
         defined = getattr(package, public)
+        if isinstance(defined, dict):  # a table
+            continue
         assert getattr(defined, "__name__", public) == public
         assert getattr(importlib.import_module(defined.__module__), public, defined) is defined
     with raises(AttributeError, naming="no attribute 'nothing'"):

@@ -154,10 +154,13 @@ def test_loss_supports_pairs_groups_and_banks():
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"return_loss": True}, "the loss has neither"),
+        ({"return_loss": True}, "input_ids is missing"),
         ({"text_embeds": torch.ones(2, 48), "return_loss": True}, r"expected \(3,\) and \(2,\)"),
         ({"text_embeds": torch.ones(3, 48), "labels": torch.arange(2)}, r"shape \(2,\).*expected \(3,\)"),
-        ({"text_embeds": torch.ones(3, 48), "input_ids": torch.ones(3, 4).long()}, "both given"),
+        (
+            {"text_embeds": torch.ones(3, 48), "input_ids": torch.ones(3, 4).long()},
+            "text_embeds is given beside input_ids",
+        ),
     ],
 )
 def test_mismatched_inputs_are_named(inputs, text):

@@ -110,7 +110,7 @@ def test_a_loss_is_returned_with_labels_or_on_request():
     columns = nn.functional.cross_entropy(logits[:, :2].T, torch.tensor([[0.5, 0, 0.5], [0, 1, 0]]))
     torch.testing.assert_close(fewer.loss, (rows + columns) / 2)
     for given, message in (
-        ({"return_loss": True}, "the loss has neither"),
+        ({"return_loss": True}, "input_ids is missing"),
         ({"text_embeds": texts[:2], "return_loss": True}, r"expected \(3,\) and \(2,\)"),
         (
             {"text_embeds": texts, "labels": labels[:2]},
@@ -223,8 +223,11 @@ def test_distillation_compares_each_patch_with_the_nearest_target():
         assert without.loss is without.center_distance is None and torch.equal(without.predictions, predicted)
     with raises(ValueError, naming="channels >= 3"):
         model(clouds, targets, centers[..., :2])
-    for given in ({"target_features": targets}, {"target_centers": centers}):
-        with raises(ValueError, naming="target_features"):
+    for given, missing in (
+        ({"target_features": targets}, "target_centers"),
+        ({"target_centers": centers}, "target_features"),
+    ):
+        with raises(ValueError, naming=f"{missing} is missing"):
             model(clouds, **given)
 
 

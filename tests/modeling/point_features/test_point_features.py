@@ -64,7 +64,7 @@ def test_the_default_is_descriptors_and_the_encoder_of_the_package(tmp_path):
         torch.testing.assert_close(features_of(model.point_features), expected, atol=1e-5, rtol=1e-5)
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "A cloud is described by hand-made descriptors of the shape and a frozen point encoder. Method" in card
+    assert "Hand-made descriptors of the shape and a frozen point encoder describe a cloud. Method" in card
     assert "all of them are stored in this repository" in card
     again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
     assert torch.equal(features_of(again.base_model), features_of(model.base_model))

@@ -106,7 +106,7 @@ def test_the_loss_counts_texts_that_name_a_point_or_those_of_the_mask():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"labels": torch.zeros(2, 48).long()}, "the loss has neither; expected one of them"),
+        ({"labels": torch.zeros(2, 48).long()}, "input_ids is missing; expected one of them"),
         ({"text_embeds": drawn(3, 7)}, f"text_embeds has shape (3, 7); expected (texts, {TEXTS}) or (2, texts, "),
         ({"text_embeds": drawn(3, 4, TEXTS)}, f"text_embeds has shape (3, 4, {TEXTS}); expected (texts, {TEXTS})"),
         (
