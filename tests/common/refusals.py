@@ -338,14 +338,14 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_ON_TOKENS, (*_PTV3, SpatialLMModel)),
+    _pairs(_ON_TOKENS, (*_PTV3, *_SPATIALLM)),
     ValueError,
     "attention_axis='patches'",
     "graphs between all tokens of a cloud, whose cost grows with a power of their number",
 )
 refuse(
     "adapt",
-    _pairs(_ADDS_TOKENS, (*_PTV3, SpatialLMModel)),
+    _pairs(_ADDS_TOKENS, (*_PTV3, *_SPATIALLM)),
     ValueError,
     "attention_axis='patches'",
     "tokens of a cloud would have to follow its own in a list that patches of voxels are cut from",
