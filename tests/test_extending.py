@@ -291,6 +291,7 @@ def add_model_of_linear_layers(folder: Path) -> str:
         "        self.post_init()\n"
         "    @strict_forward\n"
         "    def forward(self, points, labels=None, **kwargs):\n"
+        "        'Return the logits of clouds.'\n"
         "        output = self.deep_sets(points, **kwargs, return_dict=True)\n"
         "        logits = self.classifier(output.pooler_output)\n"
         "        loss = classification_loss(logits, labels, self.config)\n"

@@ -172,7 +172,8 @@ class _WorkerProcess:
         connection, there = context.Pipe()
         self.connection: Any = connection
         self.process = context.Process(target=_serve, args=(there, work, cpus), daemon=True)
-        self.process.start()
+        with _interrupts_ignored():
+            self.process.start()
         there.close()  # so that the end of the process is the end of what comes from it
 
     def begin(self, shard: Shard) -> None:
@@ -194,6 +195,19 @@ class _WorkerProcess:
         self.process.terminate()
         self.process.join()
         self.connection.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment; a process that begins inside goes on doing so, while Python starts in it, too."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals mean
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
