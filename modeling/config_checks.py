@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import Any
@@ -118,23 +118,26 @@ def check_settings(
     for name, allowed in (choices or {}).items():
         if (value := getattr(config, name)) not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-    numbers = sorted(int(number) for number in getattr(config, "id2label", None) or ())
+    numbers = sorted(map(int, getattr(config, "id2label", None) or ()))
     if numbers != list(range(len(numbers))):  # a class would be answered by the name of its neighbor
         raise ValueError(f"id2label has the numbers {numbers[:8]}; expected those from 0 to {len(numbers) - 1}")
     widths = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
     for name, (low, high) in {**COMMON_RANGES, **widths, **(ranges or {})}.items():
-        for number in _numbers_in(vars(config).get(name)):
+        value = vars(config).get(name)
+        if value is None:
+            continue
+        for number in _flattened(value) if isinstance(value, (list, tuple)) else (value,):
             if not low <= number <= high:
                 raise ValueError(f"{name}={number!r:.80}; expected {low:,} to {high:,}")
 
 
-def _numbers_in(value: Any) -> Iterator[float]:
-    """Yield a number, or those of a list, or of lists in a list."""
-    if isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _numbers_in(entry)
-    elif value is not None:
-        yield value
+def _flattened(values: Iterable[Any]) -> list[float]:
+    """Return the numbers of a list, or of lists in a list."""
+    flat: list[float] = []
+    for value in values:
+        if value is not None:
+            flat += _flattened(value) if isinstance(value, (list, tuple)) else [value]
+    return flat
 
 
 def check_layers(name: str, layers: Collection[int], count: int) -> None:
