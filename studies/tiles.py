@@ -1,6 +1,6 @@
 """A few labeled tiles of airborne scans: how well models of them label places that they have not seen.
 
-    python -m studies.tiles --tiles FOLDER --scans FOLDER --output DIR            # leave one place out, with controls
+    python -m studies.tiles --tiles FOLDER --more FILE --output DIR              # leave one place out, with controls
     python -m studies.tiles --ground FOLDER --output DIR                          # ground alone, samples of the ISPRS
     python -m studies.tiles --report OTHERS.json --output DIR                     # adds rows that others measured
 
