@@ -80,6 +80,8 @@ def test_killed_and_interrupted_runs_keep_their_rows_and_end_as_one_that_was_not
     wait_for_rows(folder, first)
     children = children_of(first)
     assert len(children) >= 2
+    # On a quick machine it would be done before the second one has begun.
+    first.send_signal(signal.SIGSTOP)
     # A second run on the same table is refused, and disturbs nothing.
     second = start()
     refusal = second.communicate()[1]
@@ -90,8 +92,11 @@ def test_killed_and_interrupted_runs_keep_their_rows_and_end_as_one_that_was_not
 
     again = start()
     wait_for_rows(folder, again, len(kept))
+    # Held until the signal is there.
+    os.killpg(again.pid, signal.SIGSTOP)
     children = children_of(again)
     os.killpg(again.pid, signal.SIGINT)
+    os.killpg(again.pid, signal.SIGCONT)
     _, text = again.communicate()
     assert again.returncode == 130 and "Traceback" not in text
     assert_all_end(children)
