@@ -298,18 +298,25 @@ def _read_materials(source: Source, libraries: Iterable[bytes], used: bool) -> d
     """Read the diffuse color of each material, None for one with a texture; warn of missing files that matter."""
     materials: dict[bytes, list[float] | None] = {}
     read_already: set[int] = set()
+    missing: list[bytes] = []
     for line in libraries:
         whole, *parts = _library_names(line)
         files = [_first_file(source, whole)]
         if files == [None]:
             files = [_first_file(source, names) for names in parts]
-        if None in files and used and source.folder is not None:
-            source.warn(f"the material file {shorten(line)} is not in the folder; colors of faces may be missing")
+        if None in files:
+            missing.append(line)
         for text in files:
             # `source.neighbor` keeps one bytes object per file, so its id stands for the file.
             if text is not None and id(text) not in read_already:
                 read_already.add(id(text))
                 _parse_materials(text, materials)
+    if missing and used and source.folder is not None:
+        # One warning for all: a file may name any number of them.
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        source.warn(
+            f"the material file {shorten(missing[0])}{others} is not in the folder; colors of faces may be missing"
+        )
     return materials
 
 

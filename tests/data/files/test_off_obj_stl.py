@@ -297,6 +297,15 @@ def test_faces_with_textures_or_unknown_materials_have_no_colors(tmp_path, mater
         assert read_point_cloud(path).face_colors is None
 
 
+def test_missing_material_files_are_one_warning(tmp_path):
+    path = tmp_path / "a.obj"
+    path.write_text("".join(f"mtllib {name}.mtl\n" for name in "abc") + f"{OBJ}usemtl red\nf 1 2 3\n")
+    with pytest.warns(UserWarning) as caught:
+        read_point_cloud(path)
+    (message,) = (str(warning.message) for warning in caught)
+    assert "the material file 'a.mtl' (and 2 more) is not in the folder" in message
+
+
 @pytest.mark.parametrize("color, count", [("1 0 0.5", 2), ("1 0 0.5 1", 2), ("1", 0)])
 def test_colors_of_some_vertices_of_an_obj_are_left_out_with_a_warning(color, count):
     text = f"v 0 0 0\nv 1 0 0 {color}\n# a\nv 0 1 0 # b\nv 0 0 1 {color}\nf 1 2 3\n"
