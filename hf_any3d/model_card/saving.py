@@ -46,8 +46,28 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
     `name` is its repository; None for the directory itself.
     """
     directory = Path(directory)
-    shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
-    return save_card(build_model_card(Subject.from_model(model), shown), directory / FILE)
+    return save_card(build_model_card(Subject.from_model(model), name or _shown(directory)), directory / FILE)
+
+
+def write_run_card(
+    model: PreTrainedModel, report: RunReport, num_points: int, sure: str, directory: Path, license: str | None
+) -> None:
+    """Write the card of a model that was trained without a Trainer, then the report, which completes the run.
+
+    `num_points` are those that its processor gives the model; `sure` is the text of the section "How sure".
+    """
+    card = build_model_card(
+        Subject.from_model(model, report, num_points),
+        _shown(directory),
+        license=license,
+        sections={"How sure": sure},
+    )
+    save_card(card, directory / FILE)
+    report.save(directory / "metrics.json")
+
+
+def _shown(directory: Path) -> str:
+    return directory.name if directory.is_absolute() else str(directory)
 
 
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:

@@ -1,4 +1,4 @@
-"""Record how large the scans of a training are in the model, so that what cannot be one of its things is told."""
+"""Record in a model how large the scans of its training are, so that it can say what is none of its things."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def read(source: Source) -> PointCloudData:
 
 
 def _colors(attributes: np.ndarray, header: bytes, source: Source) -> np.ndarray | None:
-    """Return colors of facets (facets, 3), None without any; attributes that are no colors are told of."""
+    """Return colors of facets `(facets, 3)`, or None; warn of attributes that are no colors."""
     part, flagged = _PART_COLOR.search(header), attributes & _FLAG != 0
     channels = np.stack([attributes & _CHANNEL, attributes >> 5 & _CHANNEL, attributes >> 10 & _CHANNEL], axis=1)
     colors = channels.astype(np.float32) / _CHANNEL

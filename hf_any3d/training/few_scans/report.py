@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
-from hf_any3d.model_card.saving import FILE, save_card
+from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.few_scans.confidence import Estimate
@@ -84,14 +83,7 @@ def save(
     processor.save_pretrained(folder)
     examples.save(folder)
     sure = "\n\n".join(estimate.section() for estimate in judged.values()) or "Unknown: no class has two scans."
-    card = build_model_card(
-        Subject.from_model(model, report, processor.num_points),
-        folder.name if folder.is_absolute() else str(folder),
-        license=arguments.license,
-        sections={"How sure": sure},
-    )
-    save_card(card, folder / FILE)
-    report.save(folder / "metrics.json")
+    write_run_card(model, report, processor.num_points, sure, folder, arguments.license)
     return report
 
 

@@ -144,13 +144,13 @@ class FewScans(Request):
 
 
 def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
-    """Return the axis that points up by the dataset, or by the format of all its files; None if neither says so."""
+    """Return the up axis that the dataset or the format of all its files implies, or None."""
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
 
 
 def own_up_axis(folder: str | None) -> str | None:
-    """Return the axis that points up in what a saved model reads; None if there is no directory that says so."""
+    """Return the up axis of what a saved model reads, or None if its directory does not say."""
     if folder is None or not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
         return None
     return PointCloudProcessor.from_pretrained(folder).up_axis

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
-from hf_any3d.model_card.saving import FILE, save_card
+from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.tasks import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
@@ -500,14 +499,7 @@ def _save(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     sure = judged.estimate.section() if judged else "Unknown: a single tile was learned, and none was held out."
-    card = build_model_card(
-        Subject.from_model(model, report, processor.num_points),
-        folder.name if folder.is_absolute() else str(folder),
-        license=arguments.license,
-        sections={"How sure": sure},
-    )
-    save_card(card, folder / FILE)
-    report.save(folder / "metrics.json")
+    write_run_card(model, report, processor.num_points, sure, folder, arguments.license)
     return report
 
 
