@@ -114,7 +114,9 @@ class PointCloud:
             if value.get("labels") is not None:
                 cloud = replace(cloud, labels=as_array(value["labels"], "labels"))
         else:
-            cloud = cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
+            array = Source("an array", b"", "npy")
+            cloud = cloud_from_array(as_array(value, "points"), array)
+            array.tell_left_out()
         # Arrays have no file yet: they become one, with a name that carries its type.
         return {"bytes": point_cloud_bytes(cloud, self.format), "path": f"point_cloud.{self.format}"}
 

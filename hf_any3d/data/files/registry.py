@@ -223,5 +223,6 @@ def read_point_cloud(
             raise PointCloudError(f"is not {expected}, but {content}") from error
         for number, total in left:
             opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
+        opened.tell_left_out()
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
     return cloud

@@ -57,18 +57,18 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
         names: What is left out, as the file or the cloud calls it; nothing is said without any.
         why: Such as "OBJ has no place for them".
     """
-    if text := _left_out(names, why):
-        warnings.warn(printable(f"{name}: {text}"), stacklevel=3)
+    if text := _names_and_reason(names, why):
+        warnings.warn(printable(f"{name}: left out: {text}"), stacklevel=3)
 
 
-def _left_out(names: Iterable[str], why: str) -> str | None:
+def _names_and_reason(names: Iterable[str], why: str) -> str:
+    """Return such as "intensity, time (OBJ has no place for them)"; "" without names."""
     unique = list(dict.fromkeys(names))
+    if not unique:
+        return ""
+    listed = ", ".join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])
     more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
-    return (
-        f"left out: {', '.join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])}{more} ({why})"
-        if unique
-        else None
-    )
+    return f"{listed}{more} ({why})"
 
 
 _QUOTED = 200
@@ -124,6 +124,7 @@ class Source:
     folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
+    _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
     _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
 
@@ -134,9 +135,14 @@ class Source:
             warnings.warn(printable(f"{self.name}: {text}"), stacklevel=4)
 
     def leave_out(self, names: Iterable[str], why: str = "a cloud has no place for them") -> None:
-        """Tell once, by name, what the file has and a cloud cannot hold; see `tell_left_out`."""
-        if text := _left_out(names, why):
-            self.warn(text)
+        """Note by name what the file has and a cloud cannot hold; `tell_left_out` warns of it after the last part."""
+        self._left_out.setdefault(why, []).extend(names)
+
+    def tell_left_out(self) -> None:
+        """Warn once of all that was noted by `leave_out`, with each reason once."""
+        told = [text for why, names in self._left_out.items() if (text := _names_and_reason(names, why))]
+        if told:
+            self.warn(f"left out: {'; '.join(told)}")
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""

@@ -193,6 +193,21 @@ def test_e57_has_normals_and_names_fields_of_extensions():
     assert "left out: echo " in told
 
 
+def test_all_that_a_file_has_too_much_is_one_warning_with_each_reason_once():
+    lines = ["ply", "format ascii 1.0", "comment TextureFile wood.png", "element vertex 1"]
+    lines += [f"property float {name}" for name in ("x", "y", "z", "echo")]
+    lines += ["element face 1", "property list uchar int vertex_indices", "property float quality"]
+    lines += ["element edge 1", "property int vertex1", "end_header", "0 0 0 1", "3 0 0 0 1", "0"]
+    with pytest.warns(UserWarning, match="left out") as caught:
+        read_point_cloud("\n".join(lines).encode(), file_type="ply")
+    message = str(caught.pop(UserWarning).message)
+    assert message.endswith(
+        "left out: quality of faces, echo, element edge (a cloud has no place for them); "
+        "texture 'wood.png' (textures are not read)"
+    )
+    assert not any("left out" in str(warning.message) for warning in caught)
+
+
 def test_gltf_names_what_is_not_drawn_as_points_or_triangles():
     positions = SQUARE.tobytes()
     document = {
