@@ -2,6 +2,7 @@
 
     python -m studies.few_scans --kicad FOLDER                              # heads on frozen features, in minutes
     python -m studies.few_scans --kicad FOLDER --trained trained best --draws 4    # what is trained, too
+    python -m studies.few_scans --kicad FOLDER --paired --draws 5                  # `--way best` against no settings
 
 The plan, chosen before the first result, and the results: `results/few_scans.md`, from which
 `hf_any3d/training/few_scans/plan.py` follows. Features and runs are stored and not repeated.
@@ -10,7 +11,7 @@ The plan, chosen before the first result, and the results: `results/few_scans.md
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModel
 
-from hf_any3d import AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
+from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
 from hf_any3d.training.few_scans.linear_head import fit_head
 from hf_any3d.training.few_scans.ways import learn_scans
 from studies.donors import donors_folder
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, SHOTS, Draw, Shapes, draw, parts
-from studies.runs import kept_run, machine, stopwatch, write_results
+from studies.runs import kept_run, machine, mean_gain, stopwatch, write_results
 
 DRAWS = 12
 COPIES = 8
+TRAINED_SHOTS = (5, 10)
+"""Shapes of a class from which models are trained."""
+DEFAULT, BEST = "default", "best"
+"""The ways that `--paired` compares: `hf-any3d train` without settings, and with `--way best`."""
 SOURCES = ("descriptors", "encoder", "views")
 
 
@@ -93,13 +98,18 @@ WAYS: dict[str, Way] = {
 }
 
 
-def features_of(points: np.ndarray, source: str, copies: int) -> np.ndarray:
-    """Compute one set of frozen features of shapes as `hf-any3d train` does, `(shapes, width)`."""
+def features_of(points: np.ndarray, source: str, copies: int, encoder: ActModel | None = None) -> np.ndarray:
+    """Compute one set of frozen features of shapes as `hf-any3d train` does, `(shapes, width)`.
+
+    Those of the packaged encoder, or of another one that has learned shapes with the same axis up.
+    """
     config: dict[str, Any] = {"features": [source], "copies": copies}
     if source == "views":
         settings = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "image_size": 224}
         vision = AutoModel.from_pretrained(donors_folder() / "dinov2", dtype=torch.bfloat16)
         model = PointFeaturesModel.from_parts_pretrained(vision=vision, **config, **settings)
+    elif encoder is not None:
+        model = PointFeaturesModel.from_parts_pretrained(encoder=encoder, **config)
     else:
         model = PointFeaturesModel(PointFeaturesConfig(**config))
     with torch.no_grad():
@@ -107,12 +117,14 @@ def features_of(points: np.ndarray, source: str, copies: int) -> np.ndarray:
         return torch.cat([model.eval()(points=piece).pooler_output.float() for piece in pieces]).numpy()
 
 
-def stored_features(name: str, shapes: Shapes, source: str, copies: int, folder: Path) -> np.ndarray:
-    """Read features, computed on the first call."""
+def stored_features(
+    name: str, shapes: Shapes, source: str, copies: int, folder: Path, encoder: ActModel | None = None
+) -> np.ndarray:
+    """Read features of a set, computed on the first call; see `features_of`."""
     path = folder / f"{name}-{source}-{copies}.npy"
     if not path.is_file():
         with stopwatch() as spent:
-            found = features_of(shapes.points, source, copies)
+            found = features_of(shapes.points, source, copies, encoder)
         print(f"{path.stem}: {1000 * spent['cpu_seconds'] / len(found):.0f} CPU ms a shape", flush=True)
         np.save(path, found)
     return np.load(path)
@@ -148,7 +160,10 @@ def rows_of(shapes: Shapes, index: np.ndarray, labels: np.ndarray) -> Dataset:
 
 
 def trained_run(way: str, name: str, shapes: Shapes, shots: int, number: int, folder: Path) -> dict[str, Any]:
-    """Learn a draw as `hf-any3d train --way WAY` does, and judge the saved model; what was stored is not repeated."""
+    """Learn a draw as `hf-any3d train --way WAY` does, and judge the saved model; what was stored is not repeated.
+
+    The way `DEFAULT` is the command without settings.
+    """
     about = {"set": name, "way": f"--way {way}", "shots": shots, "draw": number}
     place, division = folder / "trained" / f"{name}-{way}-{shots}-{number}", draw(shapes, shots, number)
 
@@ -157,7 +172,7 @@ def trained_run(way: str, name: str, shapes: Shapes, shots: int, number: int, fo
         data.to_parquet(place / "scans" / "train.parquet")
         settings = {"dataset_name": "parquet", "data_dir": str(place / "scans"), "output_dir": str(place / "model")}
         with stopwatch() as spent:
-            learn_scans(settings, way)
+            learn_scans(settings, None if way == DEFAULT else way)
         model: Any = AutoModelForPointCloudClassification.from_pretrained(place / "model").eval()
         with torch.no_grad():
             pieces = torch.from_numpy(shapes.points[division.test]).float().split(32)
@@ -170,6 +185,17 @@ def trained_run(way: str, name: str, shapes: Shapes, shots: int, number: int, fo
 
     found = kept_run(place.with_suffix(".json"), about, run)
     return {key: value for key, value in found.items() if key != "settings"}
+
+
+def trained_runs(ways: Sequence[str], sets: Mapping[str, Shapes], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train all ways on all sets, draw by draw, so that an interrupted study has the same draws of each."""
+    runs = []
+    for number in range(options.draws):
+        for shots in options.trained_shots:
+            for name, shapes in sets.items():
+                for way in ways:
+                    runs.append(trained_run(way, name, shapes, shots, number, options.output_dir))
+    return runs
 
 
 def mean_accuracy(runs: Sequence[dict[str, Any]], **wanted: Any) -> float:
@@ -216,6 +242,26 @@ def trained_tables(runs: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[
     return ["\n".join(lines)] if own else []
 
 
+def paired_table(runs: Sequence[dict[str, Any]]) -> str:
+    """Format the accuracy of the paired ways in percent, and their difference with its 95 % interval over the draws.
+
+    The last line of a set pools its draws of all numbers of shapes.
+    """
+    lines = ["| set | scans a class | no settings | --way best | difference | draws |", "|---" * 6 + "|"]
+    for name in dict.fromkeys(run["set"] for run in runs):
+        own = [run for run in runs if run["set"] == name]
+        sizes = sorted({run["shots"] for run in own})
+        for shots in [*([size] for size in sizes), sizes]:
+            found = {(run["way"], run["shots"], run["draw"]): run["accuracy"] for run in own if run["shots"] in shots}
+            pairs = [key[1:] for key in found if key[0] == f"--way {BEST}"]
+            plain = 100 * np.array([found[f"--way {DEFAULT}", *pair] for pair in pairs])
+            best = 100 * np.array([found[f"--way {BEST}", *pair] for pair in pairs])
+            size = " and ".join(map(str, shots))
+            cells = f"{plain.mean():.1f} | {best.mean():.1f} | {mean_gain(best - plain)}"
+            lines.append(f"| {name} | {size} | {cells} | {len(pairs)} |")
+    return "\n".join(lines)
+
+
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Compute the expected calibration error: accuracy against score in ten bins of the score."""
     score, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -235,7 +281,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/few_scans"))
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS), help="shapes of a class to learn from")
     parser.add_argument("--views", action="store_true", help="also depth views through DINOv2 of `make donors`")
-    parser.add_argument("--trained", nargs="*", default=[], help="values of --way to train, on 5 and 10 of a class")
+    parser.add_argument("--trained", nargs="*", default=[], help="values of --way to train")
+    parser.add_argument("--trained-shots", nargs="+", type=int, default=list(TRAINED_SHOTS), help="of which sizes")
+    parser.add_argument("--paired", action="store_true", help="`--way best` against no settings alone")
     parser.add_argument("--draws", type=int, default=DRAWS, help="draws of what is trained")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -243,13 +291,16 @@ def main(arguments: list[str] | None = None) -> None:
     loaders: dict[str, Callable[[], Shapes]] = {name: SETS[name] for name in ("embedded", "generated")}
     if options.kicad is not None:
         loaders["parts"] = lambda: parts(options.kicad)
-    runs = []
     sets = {name: load() for name, load in loaders.items()}
+    if options.paired:
+        runs = trained_runs((DEFAULT, BEST), sets, options)
+        summary = {"machine": machine(), "runs": runs}
+        write_results(options.output_dir, "few_scans_paired", summary, paired_table(runs))
+        return
+    runs = []
     for name, shapes in sets.items():
         runs += frozen_runs(name, shapes, options)
-    for number in range(options.draws):
-        for way, (name, shapes), shots in [(w, s, k) for w in options.trained for s in sets.items() for k in (5, 10)]:
-            runs.append(trained_run(way, name, shapes, shots, number, options.output_dir))
+    runs += trained_runs(options.trained, sets, options)
     write_results(options.output_dir, "few_scans", {"machine": machine(), "runs": runs}, report(runs))
 
 

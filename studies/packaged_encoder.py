@@ -2,10 +2,14 @@
 
     python -m studies.packaged_encoder --kicad FOLDER                          # learn and judge all arms
     python -m studies.packaged_encoder --arms labels+views --steps 9000        # go on with one of them
+    python -m studies.packaged_encoder --arms labels+views --total 9000        # the rate falls to 0 at the end
+    python -m studies.packaged_encoder --arms labels+views --start hf_any3d/default_model --first 7000 --total 9000
 
 The ten embedded classes `UNSEEN` of `few_scans_draws.py`, every second generated class and all electronic parts stay
-unseen. Learning can be stopped and continued. The plan, chosen before the first result, and the results:
-`results/packaged_encoder.md`.
+unseen. Learning can be stopped and continued: one file has the weights of encoder, decoder and heads, the optimizer's
+state and the step, and what is learned then is the same bit for bit. A second process draws the shapes. The plan,
+chosen before the first result, and the results: `results/packaged_encoder.md`; `compared_encoders.py` judges a run as
+`hf-any3d train` uses the encoder.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ import torch
 from datasets import Array2D, ClassLabel, Dataset, Features
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModel, set_seed
 
@@ -37,7 +43,7 @@ from studies.few_scans_draws import Shapes, draw, embedded_shapes, parts
 from studies.generated_shapes import CLASSES, NONE, draw_shape, normalized
 from studies.generated_shapes.families import draw_solid, scanned
 from studies.generated_shapes.surfaces import Draw, turned
-from studies.runs import RECIPES, write_arguments
+from studies.runs import RECIPES, mean_gain, write_arguments
 
 SEED = 0
 ARMS: dict[str, tuple[str, ...]] = {
@@ -70,7 +76,15 @@ TEMPERATURE, SMOOTHING = 0.1, 0.1
 """Of the contrast, and of the labels."""
 LEARNING_RATE, WEIGHT_DECAY, WARMUP, CLIP = 1e-3, 0.05, 100, 5.0
 AVERAGE = 0.995
-"""Decay of the averaged weights, which are kept: learning can end at any step, without a schedule."""
+"""Decay of the averaged weights, which are kept: without a schedule, learning can end at any step."""
+DECAYED = 0.5
+"""Share of the steps, the last ones, in which the learning rate falls to 0 in a line, if their number is known."""
+HEADS_ALONE = 100
+"""Steps in which decoder and heads learn alone, if the encoder has learned before and they have not."""
+DRAWN_AHEAD = 4
+"""Steps whose shapes the second process draws ahead."""
+STEPS = 800
+"""Steps of a run, unless others are named."""
 KEPT_EVERY = 50
 """Steps after which the state is stored."""
 JUDGED_SHOTS = (1, 2, 5, 10)
@@ -84,6 +98,51 @@ ENCODER: dict[str, Any] = {
     "drop_path_rate": 0.1,
     "pooling": ["cls", "max", "mean"],
 }
+PACKAGED_SIZE = "96x3"
+SIZES: dict[str, dict[str, Any]] = {
+    PACKAGED_SIZE: ENCODER,
+    "160x5": ENCODER | {"hidden_size": 160, "num_hidden_layers": 5},
+}
+"""Width × depth -> settings of the encoder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of a run: an arm, and how it is learned.
+
+    Args:
+        arm: One of `ARMS`.
+        size: One of `SIZES`.
+        total: Step at which learning ends for good, so that the rate falls to 0 until then; None for a constant rate.
+        start: Classifier whose encoder goes on learning; None for random weights.
+        first: Number of the first step, so that the shapes of earlier ones are not drawn again.
+        rate: Highest learning rate.
+    """
+
+    arm: str
+    size: str = PACKAGED_SIZE
+    total: int | None = None
+    start: Path | None = None
+    first: int = 0
+    rate: float = LEARNING_RATE
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        size = "" if self.size == PACKAGED_SIZE else f"-{self.size}"
+        return self.arm + size + ("" if self.start is None else "-continued")
+
+    def learns_encoder(self, step: int) -> bool:
+        """Return whether the encoder learns in a step, or decoder and heads alone."""
+        return self.start is None or step >= self.first + HEADS_ALONE
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: it rises at first and, for an encoder that joins later, once more."""
+        begun = self.first if self.start is None or not self.learns_encoder(step) else self.first + HEADS_ALONE
+        rate = self.rate * min(1.0, (step - begun + 1) / WARMUP)
+        if self.total is None:
+            return rate
+        return rate * min(1.0, (self.total - step) / (DECAYED * (self.total - self.first)))
 
 
 class MaskedViews(nn.Module):
@@ -255,50 +314,107 @@ def draw_views(step: int, pool: dict[str, Any]) -> tuple[torch.Tensor, torch.Ten
     return torch.from_numpy(np.stack(first + second)), torch.tensor(labels * 2), torch.from_numpy(twice)
 
 
-def learn(folder: Path, arm: str, steps: int) -> None:
-    """Learn until a step, from the last stored one on; the state is stored every `KEPT_EVERY` steps."""
-    pool = load_pool(folder)
-    teachers = [autoencoder_of(name, pool, folder) for name in TEACHERS if name in ARMS[arm]]
-    set_seed(SEED)
-    model = MaskedViews(ActConfig(**ENCODER), arm, int(pool["classes"]), pool["seen"].shape[1], *teachers)
-    average = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
-    path, first, seconds = folder / f"{arm}.pt", 0, 0.0
-    if path.is_file():
-        stored = torch.load(path, weights_only=True)
-        model.load_state_dict(stored["model"])
-        optimizer.load_state_dict(stored["optimizer"])
-        average, first, seconds = stored["average"], stored["step"], stored["cpu_seconds"]
-    start = time.process_time()
-    for step in range(first, steps):
+class StepViews(torch.utils.data.Dataset):
+    """The views of all steps, by their numbers, to be drawn in another process."""
+
+    def __init__(self, pool: dict[str, Any]):
+        self.pool = pool
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw the views of a step, their labels and features."""
+        return draw_views(step, self.pool)
+
+
+class Learner:
+    """All that changes while a run learns, and its file."""
+
+    def __init__(self, run: Run, model: MaskedViews, path: Path):
+        self.run, self.model, self.path = run, model, path
+        decayed = [p for p in model.parameters() if p.dim() > 1]
+        plain = [p for p in model.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=run.rate, betas=(0.9, 0.95))
+        self.average = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+        self.step, self.cpu_seconds = run.first, 0.0
+
+    def store(self) -> None:
+        """Write everything to one file, from which the run goes on or the encoder is opened."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "cpu_seconds": self.cpu_seconds,
+            "encoder": SIZES[self.run.size],
+        }
+        with atomic_write(self.path) as unfinished:
+            torch.save(state, unfinished)
+
+    def go_on(self) -> None:
+        """Take up what is stored, if anything is."""
+        if not self.path.is_file():
+            return
+        stored = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.average = stored["average"]
+        self.step = stored["step"]
+        self.cpu_seconds = stored["cpu_seconds"]
+
+    def learn_from(self, views: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Learn a step, and return its losses."""
+        run, model, step = self.run, self.model, self.step
         torch.manual_seed(step)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
-        losses = model(*draw_views(step, pool))
-        optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = run.rate_at(step)
+        model.encoder.requires_grad_(run.learns_encoder(step))
+        losses = model(views, labels, seen)
+        self.optimizer.zero_grad()
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        decay = min(AVERAGE, (1 + step) / (10 + step))  # the first weights are soon forgotten
+        self.optimizer.step()
+        done = step - run.first
+        decay = min(AVERAGE, (1 + done) / (10 + done))  # the first weights are soon forgotten
         for name, value in model.encoder.state_dict().items():
             if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-        if (step + 1) % KEPT_EVERY == 0 or step + 1 == steps:
-            spent = seconds + time.process_time() - start
+                self.average[name].lerp_(value, 1 - decay)
+        self.step += 1
+        return losses
+
+
+def learn(folder: Path, run: Run, steps: int) -> Path:
+    """Learn until a step, from the last stored one on, and return the file of the run.
+
+    It is stored every `KEPT_EVERY` steps. While a step is learned, a second process draws the shapes of the next ones.
+    """
+    pool = load_pool(folder)
+    teachers = [autoencoder_of(name, pool, folder) for name in TEACHERS if name in ARMS[run.arm]]
+    set_seed(SEED)
+    model = MaskedViews(ActConfig(**SIZES[run.size]), run.arm, int(pool["classes"]), pool["seen"].shape[1], *teachers)
+    if run.start is not None:
+        earlier = ActForPointCloudClassification.from_pretrained(run.start).act
+        model.encoder.load_state_dict(earlier.state_dict())
+    learner = Learner(run, model, folder / f"{run.name}.pt")
+    learner.go_on()
+    ahead = range(learner.step, steps)
+    drawn = DataLoader(StepViews(pool), batch_size=None, sampler=ahead, num_workers=1, prefetch_factor=DRAWN_AHEAD)
+    before, start = learner.cpu_seconds, time.process_time()
+    for views, labels, seen in drawn:
+        losses = learner.learn_from(views, labels, seen)
+        if learner.step % KEPT_EVERY == 0 or learner.step == steps:
+            learner.cpu_seconds = before + time.process_time() - start
+            learner.store()
             told = ", ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
-            print(f"{arm}, step {step + 1}: {told}; {spent:.0f} CPU seconds", flush=True)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            with atomic_write(path) as unfinished:
-                torch.save({**state, "step": step + 1, "cpu_seconds": spent}, unfinished)
+            spent = f"{learner.cpu_seconds:.0f} CPU seconds"
+            print(f"{run.name}, step {learner.step}: {told}; {spent} without the drawing", flush=True)
+    return learner.path
 
 
 def learned_encoder(path: Path) -> ActModel:
     """Open the encoder of a stored state, with the averaged weights."""
-    encoder = ActModel(ActConfig(**ENCODER))
-    encoder.load_state_dict(torch.load(path, weights_only=True)["average"])
+    stored = torch.load(path, weights_only=True)
+    encoder = ActModel(ActConfig(**stored.get("encoder", ENCODER)))  # older files do not name the size
+    encoder.load_state_dict(stored["average"])
     return encoder.eval()
 
 
@@ -332,16 +448,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kicad", type=Path, help="folder of the parts to judge by")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/packaged_encoder"))
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=800, help="steps to learn")
+    parser.add_argument("--size", default=PACKAGED_SIZE, choices=list(SIZES), help="width and depth of the encoder")
+    parser.add_argument("--steps", type=int, help="step to learn until; 800, or the last one of --total")
+    parser.add_argument("--total", type=int, help="last step of all, until which the learning rate falls to 0")
+    parser.add_argument("--start", type=Path, help="classifier whose encoder goes on learning")
+    parser.add_argument("--first", type=int, default=0, help="number of the first step")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="highest learning rate")
     parser.add_argument("--against", type=Path, default=Path(default_model()), help="classifier of another encoder")
     parser.add_argument("--draws", type=int, default=12, help="draws to judge by")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     encoders = {"against": ActForPointCloudClassification.from_pretrained(options.against).act}
+    steps = options.steps or options.total or STEPS
     for arm in options.arms:
-        learn(options.output_dir, arm, options.steps)
-        encoders[arm] = learned_encoder(options.output_dir / f"{arm}.pt")
+        run = Run(arm, options.size, options.total, options.start, options.first, options.rate)
+        encoders[run.name] = learned_encoder(learn(options.output_dir, run, steps))
     if options.kicad is not None:
         shapes = parts(options.kicad)
         found = {
@@ -350,9 +472,8 @@ def main(arguments: list[str] | None = None) -> None:
         }
         for name, accuracies in found.items():
             for shots, right in accuracies.items():
-                better = 100 * (right - found["against"][shots])
-                interval = 1.96 * better.std(ddof=1) / len(better) ** 0.5
-                print(f"{name}, {shots} a class: {100 * right.mean():.1f}; {better.mean():+.1f} ± {interval:.1f}")
+                gain = mean_gain(100 * (right - found["against"][shots]))
+                print(f"{name}, {shots} a class: {100 * right.mean():.1f}; {gain}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from studies.few_scans import COPIES, stored_features
 from studies.few_scans_draws import SETS, Draw, Shapes, draw, parts
 from studies.generated_shapes import normalized
 from studies.generated_shapes.surfaces import turned
+from studies.runs import mean_gain
 
 SEED = 11
 SOLIDS, CHANGED = 160, 6
@@ -143,10 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
             found = 100 * np.array(
                 [accuracies(judged, draw(judged.shapes, shots, number)) for number in range(options.draws)]
             )
-            better = found[:, 1] - found[:, 0]
-            interval = 1.96 * better.std(ddof=1) / len(better) ** 0.5
             plain, own = found.mean(axis=0)
-            cells = f"{plain:.1f} | {own:.1f} | {better.mean():+.1f} ± {interval:.1f}"
+            cells = f"{plain:.1f} | {own:.1f} | {mean_gain(found[:, 1] - found[:, 0])}"
             print(f"| {judged.name} | {shots} | {cells} |", flush=True)
 
 

@@ -205,6 +205,12 @@ def percent(row: dict[str, Any], name: str) -> str:
     return f"{text} ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else text
 
 
+def mean_gain(gains: np.ndarray) -> str:
+    """Format the mean of paired differences in points with its 95 % interval over the pairs, `+1.2 ± 0.7`."""
+    interval = 1.96 * gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+    return f"{gains.mean():+.1f} ± {interval:.1f}"
+
+
 def machine() -> str:
     """Describe the machine that the figures come from."""
     return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"

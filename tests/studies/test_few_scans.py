@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from studies.few_scans import WAYS, mean_ranks, report
+from studies.few_scans import WAYS, mean_ranks, paired_table, report
 from studies.few_scans_draws import Shapes, draw, embedded_shapes
 from studies.generated_shapes.families import FAMILIES, draw_solid
 from studies.generated_shapes.surfaces import Draw
@@ -59,6 +59,18 @@ def test_every_way_learns_what_its_features_tell_and_the_table_ranks_them(shapes
     assert "| good | 90.0 | 90.0 | 1.0 |" in report(runs) and "| --way best | 3 | 95.0 | 95.0 | – | 1 |" in report(
         runs
     )
+
+
+def test_paired_ways_are_compared_draw_by_draw():
+    runs = [
+        {"set": "one", "way": f"--way {way}", "shots": shots, "draw": draw, "accuracy": share + 0.1 * draw}
+        for shots in (5, 10)
+        for draw in (0, 1)
+        for way, share in (("default", 0.5), ("best", 0.5 + shots / 100))
+    ]
+    five, ten, both = paired_table(runs).splitlines()[2:]
+    assert five == "| one | 5 | 55.0 | 60.0 | +5.0 ± 0.0 | 2 |" and "+10.0 ± 0.0 | 2 |" in ten
+    assert both == "| one | 5 and 10 | 55.0 | 62.5 | +7.5 ± 2.8 | 4 |"
 
 
 def test_no_compared_class_is_learned_from():
