@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModel
 
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
+from hf_any3d.cli.train_requests import scans_request
 from hf_any3d.training.few_scans.linear_head import fit_head
 from hf_any3d.training.few_scans.ways import learn_scans
 from studies.donors import donors_folder
@@ -170,9 +171,9 @@ def trained_run(way: str, name: str, shapes: Shapes, shots: int, number: int, fo
     def run() -> dict[str, Any]:
         data = rows_of(shapes, division.train, division.labels)
         data.to_parquet(place / "scans" / "train.parquet")
-        settings = {"dataset_name": "parquet", "data_dir": str(place / "scans"), "output_dir": str(place / "model")}
+        arguments = {"dataset_name": "parquet", "data_dir": str(place / "scans"), "output_dir": str(place / "model")}
         with stopwatch() as spent:
-            learn_scans(settings, None if way == DEFAULT else way)
+            learn_scans(*scans_request(arguments, None if way == DEFAULT else way))
         model: Any = AutoModelForPointCloudClassification.from_pretrained(place / "model").eval()
         with torch.no_grad():
             pieces = torch.from_numpy(shapes.points[division.test]).float().split(32)

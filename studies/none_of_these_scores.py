@@ -17,7 +17,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from hf_any3d.training.few_scans.linear_head import LinearHead, draw_folds, fit_head, whitening
+from hf_any3d.training.few_scans.cross_validation import draw_folds
+from hf_any3d.training.few_scans.linear_head import LinearHead, fit_head, whitening
 from studies.few_scans import area
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, draw
 from studies.none_of_these import DRAWS, sets_of

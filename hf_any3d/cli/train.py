@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,12 +29,13 @@ from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 from hf_any3d.utils.messages import print_line, printable
 
-if TYPE_CHECKING:
-    from hf_any3d.training.program import TrainingTask
-
 _RECIPES = (".yaml", ".yml", ".json")
 # Argument -> option of this command.
-_SHORT = {"num_train_epochs": "epochs", "per_device_train_batch_size": "batch-size", "learning_rate": "learning-rate"}
+SHORT_NAMES = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch-size",
+    "learning_rate": "learning-rate",
+}
 _RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
@@ -77,28 +80,89 @@ _COMMANDS = {
 
 def _print_all_help(context: typer.Context, task: Task) -> None:
     _print_text(context.get_help())
+    from hf_any3d.cli.train_requests import TASK_CLASSES
+    from hf_any3d.training.few_scans.request import FewScansArguments
+    from hf_any3d.training.tiles.training import TilesArguments
+
+    print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
+    _print_arguments(*TASK_CLASSES[task].argument_classes())
+    if task is Task.CLASSIFICATION:
+        print_line("Options of --way features, besides those of the data above:")
+        _print_arguments(FewScansArguments)
+    if task is Task.SEGMENTATION:
+        print_line("Options of a few labeled files (DATA is a folder of them, or several files):")
+        _print_arguments(TilesArguments)
+
+
+def _print_arguments(*argument_classes: type) -> None:
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(_task_class(task).argument_classes(), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
-    print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
+    parser = HfArgumentParser(argument_classes, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     _print_text(parser.format_help().partition("options:\n")[2])
-    if task is Task.CLASSIFICATION:
-        from hf_any3d.training.few_scans.training import FewScansArguments
-
-        parser = HfArgumentParser(FewScansArguments, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
-        print_line("Options of --way features, besides those of the data above:")
-        _print_text(parser.format_help().partition("options:\n")[2])
-    if task is Task.SEGMENTATION:
-        from hf_any3d.training.tiles.training import TilesArguments
-
-        parser = HfArgumentParser(TilesArguments, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
-        print_line("Options of a few labeled files (DATA is a folder of them, or several files):")
-        _print_text(parser.format_help().partition("options:\n")[2])
 
 
 def _print_text(text: str) -> None:
     for line in text.splitlines():
         print_line(line)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of the command that are arguments of trainings under another name; None for those that are not given."""
+
+    output: Path | None
+    encoder: str | None
+    earlier: Path | None
+    epochs: float | None
+    batch_size: int | None
+    learning_rate: float | None
+    points: int | None
+    augment: str | None
+    up_axis: Axis | None
+    seed: int | None
+
+    def of_tiles(self, first_file: str) -> dict[str, Any]:
+        """Return the arguments for labeled files of which this is the first."""
+        arguments = {
+            "output_dir": str(self.output or Path("outputs") / Path(first_file).stem),
+            "num_train_epochs": self.epochs,
+            "per_device_train_batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "num_points": self.points,
+            "augment": self.augment,
+            "encoder": self.encoder,
+            "seed": self.seed,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def of_training(self, way: Way | None, default_folder: Path | None) -> dict[str, Any]:
+        """Return the arguments of a training, or of learning few scans; a recipe may have an output folder."""
+        output = self.output or default_folder
+        arguments = {
+            "output_dir": None if output is None else str(output),
+            "num_train_epochs": self.epochs,
+            "per_device_train_batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "num_points": self.points,
+            "seed": self.seed,
+            "up_axis": None if self.up_axis is None else self.up_axis.value,
+            "from_model": None if self.earlier is None else find_model(str(self.earlier)),
+            # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
+            "augment": None if self.augment is None else re.split(r"\s+|,(?!\w+=)", self.augment.strip()),
+        }
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if self.encoder and way is Way.FEATURES:
+            return arguments | {"encoder": find_model(self.encoder)}
+        return arguments | _encoder_arguments(self.encoder)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Data to train on: arguments that name it or a recipe that does, and the task that its labels are for."""
+
+    arguments: dict[str, Any]
+    recipe: Path | None
+    task: Task
 
 
 def train(
@@ -180,57 +244,53 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
-    if dataset is None and (tiles := _labeled_files(data, words, task)):
-        given = {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "learning_rate": learning_rate}
-        given |= {"num_points": points, "augment": augment, "encoder": encoder, "seed": seed}
-        asked = {name: value for name, value in given.items() if value is not None}
-        asked["output_dir"] = str(output or Path("outputs") / Path(tiles[0]).stem)
-        if _learns_tiles(tiles, asked, words, way):
-            return
-    settings, recipe, labels = find_data(data, dataset)
-    if task is Task.DETECTION and settings.get("dataset_name") == "folder":
-        settings, recipe, labels = find_data(data, "scans_with_boxes")  # whose error names the files of boxes
-    task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
-    options = {
-        "output_dir": output or (None if recipe else Path("outputs") / Path(data or dataset or "").stem),
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "num_points": points,
-        "seed": seed,
-        "up_axis": up_axis,
-        "from_model": None if earlier is None else find_model(str(earlier)),
-        # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
-        "augment": None if augment is None else re.split(r"\s+|,(?!\w+=)", augment.strip()),
-    }
-    for name, value in options.items():
-        if value is not None:
-            # Choices of the command line are texts elsewhere.
-            settings[name] = str(value) if isinstance(value, (Path, StrEnum)) else value
-    settings |= {"encoder": find_model(encoder)} if encoder and way is Way.FEATURES else _encoder_settings(encoder)
-    if other := _not_for_few_scans(task, recipe, way, earlier):
-        used = "--from" if earlier is not None else f"--way {way}"
-        raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
+    options = _Options(
+        output=output,
+        encoder=encoder,
+        earlier=earlier,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        points=points,
+        augment=augment,
+        up_axis=up_axis,
+        seed=seed,
+    )
+    labeled_files = [] if dataset is not None else _take_labeled_files(data, words, task)
+    if labeled_files and _learns_tiles(labeled_files, options, words, way):
+        return
+    source = _find_source(data, dataset, task)
+    default_folder = None if source.recipe else Path("outputs") / Path(data or dataset or "").stem
+    arguments = source.arguments | options.of_training(way, default_folder)
+    _check_way(way, source, earlier)
     load_libraries()
     hide_bars_of_datasets()
-    from hf_any3d.training.arguments import read_words
-    from hf_any3d.training.few_scans.training import FewScansArguments
+    from hf_any3d.cli.train_requests import parse_words
+
+    arguments |= parse_words(source.task, words)
+    with _output_on_stderr() as left_out:
+        folder, lines = _train(source, arguments, way)
+    _store_facts(folder)
+    _print_result(folder, lines, _COMMANDS[source.task])
+    left_out.finish()
+
+
+@contextlib.contextmanager
+def _output_on_stderr() -> Iterator[LeftOutFiles]:
+    """Send progress and the trainer's output to stderr, so that stdout holds the result alone."""
     from hf_any3d.utils.atomic_files import release_claims
 
-    kinds = _task_class(task).argument_classes()
-    few = [FewScansArguments] if task is Task.CLASSIFICATION else []
-    settings |= read_words([*few, *kinds], words, "hf-any3d train --help-all")
-    # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
     try:
         with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-            folder, lines = _train(task, settings, recipe, way)
+            yield left_out
     finally:
         release_claims()
+
+
+def _print_result(folder: str, lines: list[str], command: str) -> None:
     for line in lines:
         print_line(printable(line))
-    _store_facts(folder)
-    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {_COMMANDS[task]} FILE --model {folder}")
-    left_out.finish()
+    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
 
 
 def _store_facts(folder: str) -> None:
@@ -243,7 +303,7 @@ def _store_facts(folder: str) -> None:
             store_facts(folder, None, model_facts(folder))
 
 
-def _labeled_files(data: str | None, words: list[str], task: Task | None) -> list[str]:
+def _take_labeled_files(data: str | None, words: list[str], task: Task | None) -> list[str]:
     """Return files and folders of labeled points, which are taken off the words; none for other data."""
     if data is None or task not in (None, Task.SEGMENTATION):
         return []
@@ -251,13 +311,13 @@ def _labeled_files(data: str | None, words: list[str], task: Task | None) -> lis
     is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
     if not is_file and not (task is Task.SEGMENTATION and path.is_dir() and find_dataset(data).name == "folder"):
         return []
-    found = [data]
+    files = [data]
     while words and not words[0].startswith("-"):
-        found.append(words.pop(0))
-    return found
+        files.append(words.pop(0))
+    return files
 
 
-def _learns_tiles(files: list[str], settings: dict[str, Any], words: list[str], way: Way | None) -> bool:
+def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Way | None) -> bool:
     """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
     if way in (Way.BOTH, Way.BEST):
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
@@ -265,76 +325,65 @@ def _learns_tiles(files: list[str], settings: dict[str, Any], words: list[str], 
         return False
     load_libraries()
     hide_bars_of_datasets()
-    from hf_any3d.training.arguments import read_words
-    from hf_any3d.training.tasks import Segmentation
-    from hf_any3d.training.tiles.training import Tiles, TilesArguments, learn_tiles
-    from hf_any3d.training.tiles.ways import TRAINED, choose_way
-    from hf_any3d.utils.atomic_files import release_claims
+    from hf_any3d.cli.train_requests import tiles_request
+    from hf_any3d.training.tiles.training import learn_tiles
 
-    kinds = [*Segmentation.argument_classes(), TilesArguments]
-    settings = settings | read_words(kinds, words, "hf-any3d train --task segmentation --help-all")
-    if choose_way(files, settings, way) == TRAINED:
+    request = tiles_request(files, options.of_tiles(files[0]), words, way)
+    if request is None:
         return False
-    try:
-        with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-            learned = learn_tiles(Tiles.from_settings(settings), files)
-    finally:
-        release_claims()
-    for line in learned.lines:
-        print_line(printable(line))
-    folder = settings["output_dir"]
-    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d segment FILE --model {folder}")
+    with _output_on_stderr() as left_out:
+        learned = learn_tiles(request, files)
+    _print_result(request.arguments.output_dir, learned.lines, _COMMANDS[Task.SEGMENTATION])
     left_out.finish()
     return True
 
 
-def _not_for_few_scans(task: Task, recipe: Path | None, way: Way | None, earlier: Path | None) -> str | None:
-    """Return what asks for training beside an option that asks for frozen features; None without a contradiction."""
+def _check_way(way: Way | None, source: _Source, earlier: Path | None) -> None:
+    """Refuse frozen features where something else asks for a training."""
     if earlier is None and way not in (Way.FEATURES, Way.BOTH, Way.BEST):
-        return None
-    if recipe is not None:
-        return "a recipe"
-    if way is Way.TRAINED or (way in (Way.BOTH, Way.BEST) and earlier is not None):
-        return f"--way {way}"
-    texts = {Task.CLASSIFICATION: None, Task.SEGMENTATION: "labels of points"}
-    return texts.get(task, "boxes")
+        return
+    contradiction = None
+    if source.recipe is not None:
+        contradiction = "a recipe"
+    elif way is Way.TRAINED or (way in (Way.BOTH, Way.BEST) and earlier is not None):
+        contradiction = f"--way {way}"
+    elif source.task is Task.SEGMENTATION:
+        contradiction = "labels of points"
+    elif source.task is not Task.CLASSIFICATION:
+        contradiction = "boxes"
+    if contradiction is not None:
+        option = "--from" if earlier is not None else f"--way {way}"
+        raise ValueError(f"{option} with {contradiction}; expected scans to classify by frozen features")
 
 
-def _task_class(task: Task) -> type[TrainingTask]:
-    from hf_any3d.training import detection, layouts, tasks
-
-    return {
-        Task.CLASSIFICATION: tasks.Classification,
-        Task.SEGMENTATION: tasks.Segmentation,
-        Task.DETECTION: detection.Detection,
-        Task.LAYOUTS: layouts.Layouts,
-    }[task]
-
-
-def _train(task: Task, settings: dict[str, Any], recipe: Path | None, way: Way | None) -> tuple[str, list[str]]:
+def _train(source: _Source, arguments: dict[str, Any], way: Way | None) -> tuple[str, list[str]]:
     """Train; returns the directory of the model, and what was found, line by line."""
-    from hf_any3d.training.arguments import read_recipe
-    from hf_any3d.training.few_scans.training import OPTIONS
+    from hf_any3d.cli.train_requests import scans_request, task_request
     from hf_any3d.training.few_scans.ways import learn_scans
     from hf_any3d.training.program import figures, train
 
-    if task is Task.CLASSIFICATION and recipe is None:
-        foreign = sorted(settings.keys() - OPTIONS)
-        if foreign and (way is Way.FEATURES or "from_model" in settings):
-            name = _SHORT.get(foreign[0], foreign[0])
-            raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
-        return settings["output_dir"], learn_scans(settings, way).lines
-    task_class = _task_class(task)
-    below = {} if recipe is None else read_recipe(recipe, task_class.argument_classes())
-    request = task_class.from_settings(settings, below)
+    if source.task is Task.CLASSIFICATION and source.recipe is None:
+        of_scans, rows = scans_request(arguments, way)
+        return arguments["output_dir"], learn_scans(of_scans, rows).lines
+    request = task_request(source.task, arguments, source.recipe)
     return request.training.output_dir, figures(train(request))
 
 
+def _find_source(data: str | None, dataset: str | None, task: Task | None) -> _Source:
+    """Find the data, and what they are for if `task` does not say it."""
+    arguments, recipe, labels = find_data(data, dataset)
+    if task is Task.DETECTION and arguments.get("dataset_name") == "folder":
+        # Its error names the files of boxes.
+        arguments, recipe, labels = find_data(data, "scans_with_boxes")
+    return _Source(arguments, recipe, task or _TASKS.get(labels or "", Task.CLASSIFICATION))
+
+
 def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Path | None, str | None]:
-    """Return settings of `DataArguments`, a recipe that has them, and what labels belong to, if that is known."""
+    """Return arguments of the data, a recipe that has them, and what labels belong to, if that is known."""
     if dataset is not None:
         entry = find_dataset(dataset)
-        return {"dataset_name": entry.name, **({} if data is None else {"data_dir": data})}, None, entry.labels()
+        folder = {} if data is None else {"data_dir": data}
+        return {"dataset_name": entry.name, **folder}, None, entry.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
         packaged = _RECIPES_FOLDER / data
@@ -345,15 +394,15 @@ def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Pa
     entry = find_dataset(data)
     if entry.file is not None:
         return {"train_file": str(entry.file)}, None, entry.labels()
-    settings: dict[str, Any] = {"dataset_name": entry.name}
+    arguments: dict[str, Any] = {"dataset_name": entry.name}
     if entry.folder is not None:
-        settings["data_dir"] = str(entry.folder)
+        arguments["data_dir"] = str(entry.folder)
     if entry.name == "folder":
-        settings["dataset_options"] = {"on_error": "skip"}
-    return settings, None, entry.labels()
+        arguments["dataset_options"] = {"on_error": "skip"}
+    return arguments, None, entry.labels()
 
 
-def _encoder_settings(encoder: str | None) -> dict[str, str]:
+def _encoder_arguments(encoder: str | None) -> dict[str, str]:
     if encoder is None:
         return {}
     if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner

@@ -16,6 +16,12 @@ from hf_any3d.training.few_scans.scans import Examples, Scans, joined
 from hf_any3d.training.frozen_features import frozen_features
 
 
+def can_have_views(processor: PointCloudProcessor, earlier: Examples | None) -> bool:
+    """Return whether views from one side can be made of the scans, and of those of an earlier model."""
+    # Of clouds with colors, intensities or normals nobody knows which of those are seen.
+    return list(processor.features) == ["xyz"] and (earlier is None or earlier.views is not None)
+
+
 def compute_examples(
     model: PointFeaturesForPointCloudClassification,
     rows: Dataset,
@@ -25,34 +31,54 @@ def compute_examples(
     one_sided: bool,
 ) -> Examples:
     """Compute the features of all scans and of a view of each, and add those of an earlier model."""
-    # Of clouds with colors, intensities or normals nobody knows which of those are seen.
-    has_views = one_sided and list(processor.features) == ["xyz"] and (earlier is None or earlier.views is not None)
-    computed: list[Callable[[Dataset], np.ndarray]] = [lambda rows: compute_features(model, rows, processor)]
+    has_views = one_sided and can_have_views(processor, earlier)
+
+    def of_scans(rows: Dataset) -> np.ndarray:
+        return compute_features(model, rows, processor)
 
     def of_views(rows: Dataset) -> np.ndarray:
-        count, up_axis = processor.num_points, model.config.up_axis
-        clouds = (to_cloud(row, ("xyz",)).points[:, :3] for row in rows.with_format("numpy"))
-        views = [one_side(xyz, count, up_axis, np.random.default_rng(number)) for number, xyz in enumerate(clouds)]
-        return compute_features(model, _rows_of(np.stack(views)), processor)
+        return compute_features(model, _views_of(rows, processor.num_points, model.config.up_axis), processor)
 
-    if has_views:
-        computed.append(of_views)
     if earlier is None:
-        return Examples(scans, computed[0](rows), processor, computed[1](rows) if has_views else None)
-    known = {digest: number for number, digest in enumerate(earlier.scans.digests)}
-    # Scans that the earlier model has learned keep the features that were computed then.
-    new = [number for number, digest in enumerate(scans.digests) if digest not in known]
-    old = [number for number, digest in enumerate(scans.digests) if digest in known]
+        return Examples(scans, of_scans(rows), processor, of_views(rows) if has_views else None)
     together, kept = joined(earlier.scans, scans)
-    found = []
-    for compute, stored in zip(computed, (earlier.features, earlier.views), strict=False):
-        assert stored is not None
-        features = np.empty((len(rows), stored.shape[1]), np.float32)
-        if new:
-            features[new] = compute(rows.select(new))
-        features[old] = stored[[known[scans.digests[number]] for number in old]]
-        found.append(np.concatenate([stored[kept], features]))
-    return Examples(together, found[0], processor, found[1] if has_views else None)
+    features = _added(rows, scans, earlier.scans, kept, earlier.features, of_scans)
+    views = None
+    if has_views:
+        assert earlier.views is not None
+        views = _added(rows, scans, earlier.scans, kept, earlier.views, of_views)
+    return Examples(together, features, processor, views)
+
+
+def _added(
+    rows: Dataset,
+    scans: Scans,
+    earlier: Scans,
+    kept: np.ndarray,
+    stored: np.ndarray,
+    compute: Callable[[Dataset], np.ndarray],
+) -> np.ndarray:
+    """Add features of scans to the stored ones of an earlier model; those of `kept` earlier scans come first.
+
+    Scans that the earlier model has learned keep the features that were computed then.
+    """
+    row_of = {digest: number for number, digest in enumerate(earlier.digests)}
+    new_scans = [number for number, digest in enumerate(scans.digests) if digest not in row_of]
+    learned_scans = [number for number, digest in enumerate(scans.digests) if digest in row_of]
+    features = np.empty((len(rows), stored.shape[1]), np.float32)  # (scans, width)
+    if new_scans:
+        features[new_scans] = compute(rows.select(new_scans))
+    features[learned_scans] = stored[[row_of[scans.digests[number]] for number in learned_scans]]
+    return np.concatenate([stored[kept], features])
+
+
+def _views_of(rows: Dataset, num_points: int, up_axis: str) -> Dataset:
+    """Return a view of each row from one side, drawn by its number."""
+    views = []
+    for number, row in enumerate(rows.with_format("numpy")):
+        xyz = to_cloud(row, ("xyz",)).points[:, :3]
+        views.append(one_side(xyz, num_points, up_axis, np.random.default_rng(number)))
+    return _rows_of(np.stack(views))
 
 
 def _rows_of(points: np.ndarray) -> Dataset:
@@ -70,10 +96,10 @@ def compute_features(
     return np.stack(computed["features"][:]).astype(np.float32)
 
 
-def compute_bank(
+def compute_things(
     model: PointFeaturesForPointCloudClassification, processor: PointCloudProcessor, count: int
 ) -> np.ndarray:
-    """Return the features of things of no class as they are computed, (things, width).
+    """Return the features of drawn things of no class as they are computed, (things, width).
 
     There are none for clouds with colors, intensities or normals, which nobody draws.
     """

@@ -1,16 +1,14 @@
-"""Learn from few scans: the model of their features, the head, the unknown score, and the head of views."""
+"""Learn from the features of few scans: the head, the unknown score, and the head of views from one side."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_any3d.data.inputs import count_channels
-from hf_any3d.integration.auto import AutoModelForPointCloudClassification
 from hf_any3d.modeling.layers.unknown_score import (
     UnknownScore,
     is_none_of_these,
@@ -19,93 +17,31 @@ from hf_any3d.modeling.layers.unknown_score import (
     with_energy,
 )
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
 from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
-from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.confidence import Estimate
+from hf_any3d.training.few_scans.cross_validation import (
+    HeldOutAnswers,
+    TrainingRows,
+    answer_held_out,
+    draw_folds,
+    projection_of,
+)
 from hf_any3d.training.few_scans.linear_head import (
     LinearHead,
     Metric,
-    draw_folds,
     fit_head,
     fit_temperature,
-    heads_of_folds,
     joined_with_scores,
-    whitening,
 )
 from hf_any3d.training.few_scans.one_side import fit_side
-from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS, Plan
+from hf_any3d.training.few_scans.plan import STATED_FROM, WRAP_SHARPNESS, Plan
 from hf_any3d.training.few_scans.report import how_judged
-from hf_any3d.training.few_scans.request import FewScansArguments, own_up_axis
+from hf_any3d.training.few_scans.request import FewScansArguments
 from hf_any3d.training.few_scans.scans import Examples
 from hf_any3d.training.rows import class_names
 
-STATED_FROM = 5
-"""Different scans of each class from which on a level of "none of these" is stated: with fewer it does not hold."""
 CALIBRATED_FROM = 75
 """Judged scans from which on a temperature is fitted to them: scores got worse with 50, and better with 100."""
-
-
-def open_model(
-    plan: Plan, data: DataArguments, arguments: FewScansArguments, known_up: str | None
-) -> PointFeaturesForPointCloudClassification:
-    """Build the model that computes the features, with a head that is not fitted, or open an earlier one.
-
-    That has features as they are computed, too; the `known_up` axis of the scans must be its own.
-    """
-    if arguments.from_model is not None:
-        return _open_earlier(arguments.from_model, known_up)
-    given: dict[str, Any] = {}
-    for part in PART_OF.values():
-        if getattr(arguments, part) is not None:
-            given[part] = getattr(arguments, part)
-    settings: dict[str, Any] = {
-        "features": list(_feature_sets(plan, data, arguments, given)),
-        "copies": plan.copies,
-        "in_channels": count_channels(data.features),
-        "normals": data.features[1:2] == ["normals"],
-        "up_axis": data.up_axis,
-    }
-    if arguments.heading == "unknown":
-        settings["copy_turn"] = 180.0
-    if arguments.encoder is not None:
-        settings["encoder_up_axis"] = own_up_axis(arguments.encoder)
-    settings["wrap_up_axis"] = own_up_axis(arguments.wrap)
-    if arguments.wrap is not None and arguments.wrap_weight is not None:
-        # With its head, which AutoModel would leave out.
-        given["wrap"] = AutoModelForPointCloudClassification.from_pretrained(arguments.wrap)
-        settings["wrap_labels"] = given["wrap"].config.num_labels
-    if given:
-        return PointFeaturesForPointCloudClassification.from_parts_pretrained(**given, **settings)
-    return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
-
-
-def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointCloudClassification:
-    """Open a model to which scans are added, without the numbers by which its features are standardized."""
-    model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
-    assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
-    if model.config.wrap_labels is not None:
-        raise ValueError(f"--from {folder}: its wrap knows few scans; expected --way both with all scans")
-    if known_up not in (None, up := model.config.up_axis):
-        raise ValueError(f"--from {folder}: it has {up} up, but these scans have {known_up}; expected them turned")
-    model.set_metric(None)
-    model.point_features.mean.zero_()
-    model.point_features.scale.fill_(1.0)
-    return model.eval()
-
-
-def _feature_sets(
-    plan: Plan, data: DataArguments, arguments: FewScansArguments, given: dict[str, Any]
-) -> tuple[str, ...]:
-    """Return the sets of features: those of the plan, and those of the `given` parts."""
-    sets = plan.features
-    if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
-        sets = ("descriptors", *sets)  # the packaged encoder reads no normals
-    if arguments.feature_sets is None or arguments.wrap_weight is not None:
-        return (*sets, *(name for name, part in PART_OF.items() if part in given and name not in sets))
-    if unused := [part for name, part in PART_OF.items() if part in given and name not in sets]:
-        raise ValueError(f"--{unused[0]} {given[unused[0]]} with --feature_sets {' '.join(sets)}, which leave it out")
-    return sets
 
 
 @dataclass(frozen=True)
@@ -118,23 +54,111 @@ class Fitted:
     side: torch.nn.Linear | None = None  # the head of views from one side
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows to learn from: features of scans, and of views of them if these are learned, too."""
+def fit_few_scans(
+    model: PointFeaturesForPointCloudClassification,
+    examples: Examples,
+    things: np.ndarray,
+    plan: Plan,
+    arguments: FewScansArguments,
+) -> Fitted:
+    """Fit head and unknown score; judge the head by folds, if a class has two scans.
 
-    features: np.ndarray  # (rows, width) float64
-    labels: np.ndarray  # (rows,)
-    groups: np.ndarray  # (rows,)
-    folds: np.ndarray  # (rows,), -1 for rows that are never held out
-    classes: list[str]
-    bank: np.ndarray  # (things, width), features of things of no class
-    learned: np.ndarray  # (width,) bool, the features in which distances are measured without a metric
-    metric: Metric | None
+    If views are learned, those of all scans are further rows, of the same labels, groups and folds.
 
-    @property
-    def held(self) -> np.ndarray:
-        """The rows `(rows,)` that a fold holds out."""
-        return self.folds >= 0
+    Args:
+        model: Gets what is fitted.
+        examples: The scans with their features.
+        things: `(things, width)`, features of things of no class.
+        plan: Has the strength of the head.
+        arguments: Folds, and the share of a trained model's own answers.
+    """
+    answer_columns = _columns_of_answers(model.config, examples.scans.classes)
+    rows = _training_rows(model.config, examples, things, answer_columns, arguments)
+    # The head learns from all scans; heads of the folds only judge, and calibrate.
+    head = fit_head(rows.features, rows.labels, len(rows.classes), plan.strength, rows.metric)
+    answers = answer_held_out(rows, plan.strength)
+    is_calibrated = int(rows.held_out[: len(examples.scans.labels)].sum()) >= CALIBRATED_FROM
+    if is_calibrated:
+        temperature = fit_temperature(answers.logits[rows.held_out], rows.labels[rows.held_out])
+        head = head.cooled(temperature)
+        answers = replace(answers, logits=answers.logits / temperature)
+    if answer_columns is not None:
+        assert arguments.wrap_weight is not None
+        head = joined_with_scores(head, answer_columns, arguments.wrap_weight, WRAP_SHARPNESS)
+    _store_head(model, head, rows.metric)
+    if not rows.held_out.any():
+        return Fitted(head, None)
+    terms = _fit_unknown_score(model, rows, head, answers)
+    if arguments.one_sided and not examples.learns_views:
+        _fit_side_head(model, rows, head)
+    estimate = _estimate(model.config, examples, rows, answers, terms, answer_columns is not None, is_calibrated)
+    return Fitted(head, estimate, model.unknown_score, model.side_head)
+
+
+def _columns_of_answers(config: PointFeaturesConfig, classes: list[str]) -> np.ndarray | None:
+    """Return the columns of the features with a trained model's own answers, in the order of the classes.
+
+    None without such a model, or if it only gives features.
+    """
+    if config.wrap_labels is None:
+        return None
+    wrap_config: Any = config.wrap_config
+    learned = [wrap_config.id2label[number] for number in range(config.wrap_labels)]
+    if sorted(learned) != sorted(classes):
+        raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
+    sets_before = list(config.features).index("wrap")
+    start = sum(list(config.widths().values())[:sets_before])
+    return start + np.array([learned.index(name) for name in classes])
+
+
+def _training_rows(
+    config: PointFeaturesConfig,
+    examples: Examples,
+    things: np.ndarray,
+    answer_columns: np.ndarray | None,
+    arguments: FewScansArguments,
+) -> TrainingRows:
+    """Return the rows to learn from, with their folds."""
+    scans = examples.scans
+    features, views = examples.features.astype(np.float64), examples.views
+    labels, groups = scans.labels, scans.groups
+    folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
+    if examples.learns_views:
+        assert views is not None
+        # A view is in the group and fold of its scan, so that no head is judged by a view of what it has learned.
+        features = np.concatenate([features, views])
+        labels = np.tile(labels, 2)
+        groups = np.tile(groups, 2)
+        folds = np.tile(folds, 2)
+    if answer_columns is not None:
+        # A trained model is sure of the scans that it has learned: neither head nor distances may rely on that.
+        things = things.copy()
+        features[:, answer_columns] = 0.0
+        things[:, answer_columns] = 0.0
+        if views is not None:
+            views = views.copy()
+            views[:, answer_columns] = 0.0
+    return TrainingRows(
+        features=features,
+        labels=labels,
+        groups=groups,
+        folds=folds,
+        classes=scans.classes,
+        things=things,
+        learned=_learned_features(config),
+        views=views,
+        metric=metric_of(config),
+    )
+
+
+def _learned_features(config: PointFeaturesConfig) -> np.ndarray:
+    """Return the features `(width,)` in which distances are measured: all but descriptors beside learned ones.
+
+    Descriptors beside them make classes that were not learned harder to tell.
+    """
+    widths = config.widths()
+    counts = [name != "descriptors" or len(widths) == 1 for name in widths]
+    return np.repeat(counts, list(widths.values()))
 
 
 def metric_of(config: PointFeaturesConfig) -> Metric | None:
@@ -147,174 +171,95 @@ def metric_of(config: PointFeaturesConfig) -> Metric | None:
     return Metric.packaged(config.hidden_size)
 
 
-def fit_few_scans(
-    model: PointFeaturesForPointCloudClassification,
-    examples: Examples,
-    bank: np.ndarray,
-    plan: Plan,
-    arguments: FewScansArguments,
-) -> Fitted:
-    """Fit head and unknown score; judge the head by folds, if a class has two scans.
-
-    If views are learned, those of all scans are further rows, of the same labels, groups and folds.
-    """
-    config, views = model.config, examples.views
-    answers = _answers_of_wrap(config, examples.scans.classes)
-    rows = _rows_of(model, examples, bank, answers, arguments)
-    metric = rows.metric
-    # The head learns from all scans; heads of the folds only judge, and calibrate.
-    head = fit_head(rows.features, rows.labels, len(rows.classes), plan.strength, metric)
-    logits, signs = _held_out(rows, plan.strength)
-    is_calibrated = int((rows.held[: len(examples.scans.labels)]).sum()) >= CALIBRATED_FROM
-    if is_calibrated:
-        temperature = fit_temperature(logits[rows.held], rows.labels[rows.held])
-        head, logits = head.cooled(temperature), logits / temperature
-    if answers is not None:
-        assert arguments.wrap_weight is not None
-        head = joined_with_scores(head, answers, arguments.wrap_weight, WRAP_SHARPNESS)
+def _store_head(model: PointFeaturesForPointCloudClassification, head: LinearHead, metric: Metric | None) -> None:
+    """Give the model the head, and the numbers by which its features are compared."""
     model.set_metric(None if metric is None else torch.from_numpy(metric.matrix))
-    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
-    if not rows.held.any():
-        return Fitted(head, None)
-    signs = _fit_unknown(model, rows, head, logits, signs)
-    if views is not None and arguments.one_sided and not examples.learns_views:
-        weight, bias = fit_side(head.standardize(rows.features), head.standardize(views), rows.folds)
-        model.set_side_head(torch.from_numpy(weight).float(), bias)
-    refused = np.zeros(len(rows.labels), bool)
-    refused[rows.held] = is_none_of_these(score_of_signs(signs, config), config).numpy()
-    how = how_judged(examples, rows.folds, config, answers is not None, is_calibrated)
-    own = len(examples.scans.labels)
-    if examples.learns_views:
-        of_views = Estimate.from_logits(logits[own:], rows.labels[own:], rows.classes, how, refused[own:])
-        how += f", with {100 * of_views.accuracy:.0f} % of the views right"
-    estimate = Estimate.from_logits(logits[:own], rows.labels[:own], rows.classes, how, refused[:own])
-    return Fitted(head, estimate, model.unknown_score, model.side_head)
-
-
-def _rows_of(
-    model: PointFeaturesForPointCloudClassification,
-    examples: Examples,
-    bank: np.ndarray,
-    answers: np.ndarray | None,
-    arguments: FewScansArguments,
-) -> _Rows:
-    """Return the rows to learn from, with their folds."""
-    scans, features, views = examples.scans, examples.features.astype(np.float64), examples.views
-    labels, groups = scans.labels, scans.groups
-    folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
-    if examples.learns_views:
-        assert views is not None
-        features = np.concatenate([features, views])
-        labels, groups, folds = (np.tile(values, 2) for values in (labels, groups, folds))
-    if answers is not None:
-        # The wrap is sure of the scans that it has learned: neither head nor distances may rely on that.
-        bank = bank.copy()
-        features[:, answers] = bank[:, answers] = 0.0
-        if views is not None:
-            views[:, answers] = 0.0
-    # Beside learned features, descriptors make classes that were not learned harder to tell.
-    widths = model.config.widths()
-    are_learned = [name != "descriptors" or len(widths) == 1 for name in widths]
-    learned = np.repeat(are_learned, list(widths.values()))
-    return _Rows(features, labels, groups, folds, scans.classes, bank, learned, metric_of(model.config))
-
-
-def _answers_of_wrap(config: PointFeaturesConfig, classes: list[str]) -> np.ndarray | None:
-    """Return the columns of the features with the wrap's own answers, in the order of the classes; None without."""
-    if config.wrap_labels is None:
-        return None
-    wrap_config: Any = config.wrap_config
-    learned = [wrap_config.id2label[number] for number in range(config.wrap_labels)]
-    if sorted(learned) != sorted(classes):
-        raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
-    start = sum(list(config.widths().values())[: list(config.features).index("wrap")])
-    return start + np.array([learned.index(name) for name in classes])
-
-
-def _held_out(rows: _Rows, strength: float) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-    """Return what models of the other folds say of each row: logits (rows, classes), and signs of the unknown score.
-
-    Without a stored metric, features are standardized without the rows that are held out, too: what is far from all
-    scans in one feature alone would else be as near as the others, since it widens that feature's deviation itself.
-    """
-    features, labels, bank, count = rows.features, rows.labels, rows.bank, len(rows.classes)
-    logits, signs = np.full((len(labels), count), np.nan), {}
-    for held, head in heads_of_folds(features, labels, rows.folds, count, strength, rows.metric):
-        logits[held] = head.logits(features[held])
-        standard = head.standardize(features[~held])
-        projection = _projection(rows, standard, labels[~held])
-        projected = None if projection is None else projection.shape[1]
-        score = UnknownScore(len(standard), features.shape[1], len(bank), projected)
-        score.projection = projection
-        score.features = score.project(torch.from_numpy(standard).float())
-        if len(bank):
-            score.bank = score.project(torch.from_numpy(head.standardize(bank)).float())
-        found = score.signs(torch.from_numpy(head.standardize(features[held])).float(), torch.zeros(int(held.sum())))
-        for name, values in found.items():
-            signs.setdefault(name, torch.full((len(labels),), torch.nan))[torch.from_numpy(held)] = values
-    return logits, signs
-
-
-def _projection(rows: _Rows, standard: np.ndarray, labels: np.ndarray) -> torch.Tensor | None:
-    """Return the projection of the unknown score by standardized features (rows, width), learned ones alone.
-
-    In a stored metric there is none: it is a whitening by far more shapes.
-    """
-    if rows.metric is not None:
-        return None
-    projection = np.zeros((len(rows.learned), rows.learned.sum()))
-    projection[rows.learned] = whitening(standard[:, rows.learned], labels)
-    return torch.from_numpy(projection).float()
-
-
-def _fit_unknown(
-    model: PointFeaturesForPointCloudClassification,
-    rows: _Rows,
-    head: LinearHead,
-    logits: np.ndarray,
-    signs: dict[str, torch.Tensor],
-) -> dict[str, torch.Tensor]:
-    """Fit the unknown score to rows that heads of the folds have judged; return their signs `(judged,)`."""
-    config, held = model.config, rows.held
-    standard, judged = torch.from_numpy(head.standardize(rows.features)).float(), torch.from_numpy(held)
-    judged_logits = torch.from_numpy(logits[held]).float()
-    signs = {name: values[judged] for name, values in signs.items()} | {"unknown_surprise": surprise(judged_logits)}
-    # Logits that are joined with the answers of a wrap have another energy than those that were judged.
-    if rows.metric is not None and config.wrap_labels is None:
-        signs = with_energy(signs, judged_logits)
-    different = [len(np.unique(rows.groups[rows.labels == label])) for label in range(len(rows.classes))]
-    # A wrap has usually seen the scans that the folds hold out.
-    is_stated = min(different) >= STATED_FROM and "wrap" not in config.features
-    model.fit_unknown_score(
-        standard[judged],
-        judged_logits,
-        torch.from_numpy(rows.groups[held]),
-        torch.from_numpy(head.standardize(rows.bank)).float() if len(rows.bank) else None,
-        signs,
-        _projection(rows, head.standardize(rows.features), rows.labels),
+    model.set_head(
+        torch.from_numpy(head.weight).float(),
+        torch.from_numpy(head.bias).float(),
+        torch.from_numpy(head.mean).float(),
+        torch.from_numpy(head.scale).float(),
     )
-    config.unknown_share = config.unknown_share if is_stated else None
+
+
+def _fit_unknown_score(
+    model: PointFeaturesForPointCloudClassification, rows: TrainingRows, head: LinearHead, answers: HeldOutAnswers
+) -> dict[str, torch.Tensor]:
+    """Fit the unknown score to rows that heads of the folds have judged; return their terms `(judged,)`."""
+    config = model.config
+    judged = torch.from_numpy(rows.held_out)
+    logits = torch.from_numpy(answers.logits[rows.held_out]).float()  # (judged, classes)
+    terms = {name: values[judged] for name, values in answers.terms.items()}
+    terms["unknown_surprise"] = surprise(logits)
+    # Logits that are joined with the answers of a trained model have another energy than those that were judged.
+    if rows.metric is not None and config.wrap_labels is None:
+        terms = with_energy(terms, logits)
+    standard = head.standardize(rows.features)
+    features = torch.from_numpy(standard).float()
+    model.fit_unknown_score(
+        features[judged],
+        logits,
+        torch.from_numpy(rows.groups[rows.held_out]),
+        torch.from_numpy(head.standardize(rows.things)).float() if len(rows.things) else None,
+        terms,
+        projection_of(rows, standard, rows.labels),
+    )
+    different_scans = [len(np.unique(rows.groups[rows.labels == label])) for label in range(len(rows.classes))]
+    # A trained model has usually seen the scans that the folds hold out.
+    if min(different_scans) < STATED_FROM or "wrap" in config.features:
+        config.unknown_share = None
     score = model.unknown_score
     assert score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
-    score.features = torch.cat([score.features, score.project(standard[~judged])])
-    config.unknown_rows = len(standard)
-    return signs
+    score.features = torch.cat([score.features, score.project(features[~judged])])
+    config.unknown_rows = len(features)
+    return terms
 
 
-def evaluate(
+def _fit_side_head(model: PointFeaturesForPointCloudClassification, rows: TrainingRows, head: LinearHead) -> None:
+    """Fit the head that recognizes views from one side, where scans have views."""
+    if rows.views is None:
+        return
+    weight, bias = fit_side(head.standardize(rows.features), head.standardize(rows.views), rows.folds)
+    model.set_side_head(torch.from_numpy(weight).float(), bias)
+
+
+def _estimate(
+    config: PointFeaturesConfig,
+    examples: Examples,
+    rows: TrainingRows,
+    answers: HeldOutAnswers,
+    terms: dict[str, torch.Tensor],
+    is_joined: bool,
+    is_calibrated: bool,
+) -> Estimate:
+    """Judge the answers for scans; views of them, which follow if they are learned, only add to how it was judged."""
+    refused = np.zeros(len(rows.labels), bool)
+    refused[rows.held_out] = is_none_of_these(score_of_signs(terms, config), config).numpy()
+    scans = slice(len(examples.scans.labels))
+    views = slice(len(examples.scans.labels), None)
+    accuracy_of_views = None
+    if examples.learns_views:
+        of_views = Estimate.from_logits(answers.logits[views], rows.labels[views], rows.classes, "", refused[views])
+        accuracy_of_views = of_views.accuracy
+    how = how_judged(examples.scans, rows.folds, config, is_joined, is_calibrated, accuracy_of_views)
+    return Estimate.from_logits(answers.logits[scans], rows.labels[scans], rows.classes, how, refused[scans])
+
+
+def judge_split(
     model: PointFeaturesForPointCloudClassification, head: LinearHead, rows: Dataset, features: np.ndarray
 ) -> Estimate:
     """Judge a model on a split that it has not learned from; what is of no learned class counts as wrong."""
-    names, classes = class_names(rows), list(model.config.id2label.values())
+    names = class_names(rows)
     labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
-    known = np.isin(labels, classes)
-    every = classes + sorted({*labels[~known]})
+    learned = list(model.config.id2label.values())
+    others = sorted({*labels[~np.isin(labels, learned)]})
+    classes = learned + others
     # Not -inf, so that the loss of a class that was not learned stays finite.
-    logits = np.full((len(rows), len(every)), -1e3)
-    logits[:, : len(classes)] = own = head.logits(features)
+    logits = np.full((len(rows), len(classes)), -1e3)
+    logits[:, : len(learned)] = head.logits(features)
     standard = torch.from_numpy(head.standardize(features)).float()
-    unknown = model.score_unknown(standard, torch.from_numpy(own).float())
+    unknown = model.score_unknown(standard, torch.from_numpy(logits[:, : len(learned)]).float())
     refused = None if unknown is None else is_none_of_these(unknown.numpy(), model.config)
-    numbers = np.array([every.index(label) for label in labels])
-    return Estimate.from_logits(logits, numbers, every, "its own split", refused)
+    numbers = np.array([classes.index(label) for label in labels])
+    return Estimate.from_logits(logits, numbers, classes, "its own split", refused)

@@ -1,8 +1,7 @@
-"""A linear head on features of few scans, and predictions for each scan by heads that were fitted without it."""
+"""A linear head on features of few scans: logistic regression, its temperature, and another classifier beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -145,55 +144,3 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     found: Any = minimize_scalar(cost, bounds=(-2.0, 2.0), method="bounded")
     return float(np.exp(found.x))
-
-
-def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Divide rows into at most so many folds with about equal shares of each class; rows of a group stay together.
-
-    A group of several classes counts as its most frequent one. There are no more folds than the largest class has
-    groups, whose order is drawn by the seed.
-
-    Returns:
-        (rows,) fold numbers from 0; -1 for rows of classes with a single group, which are never held out.
-    """
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    by_class: dict[int, list[np.ndarray]] = {}
-    for rows in members:
-        by_class.setdefault(int(np.bincount(labels[rows]).argmax()), []).append(rows)
-    generator = np.random.default_rng(seed)
-    count = min(most, max(map(len, by_class.values())))
-    folds, place = np.full(len(labels), -1), 0
-    for label in sorted(by_class):
-        owned = by_class[label]
-        if len(owned) < 2:
-            continue
-        # The next class goes on where this one ends, so that folds differ by one group at most.
-        for number in generator.permutation(len(owned)):
-            folds[owned[number]] = place % count
-            place += 1
-    return folds
-
-
-def held_out_logits(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float
-) -> np.ndarray:
-    """Return logits (rows, classes) of each row by a head that was fitted to the other folds; NaN for fold -1."""
-    logits = np.full((len(labels), num_classes), np.nan)
-    for held, head in heads_of_folds(features, labels, folds, num_classes, strength):
-        logits[held] = head.logits(features[held])
-    return logits
-
-
-def heads_of_folds(
-    features: np.ndarray,
-    labels: np.ndarray,
-    folds: np.ndarray,
-    num_classes: int,
-    strength: float,
-    metric: Metric | None = None,
-) -> Iterator[tuple[np.ndarray, LinearHead]]:
-    """Yield which rows a fold holds out, (rows,) bool, and the head of the others; none for fold -1."""
-    for fold in sorted(set(folds.tolist()) - {-1}):
-        held = folds == fold
-        yield held, fit_head(features[~held], labels[~held], num_classes, strength, metric)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from hf_any3d.training.few_scans.linear_head import fit_head, held_out_logits
+from hf_any3d.training.few_scans.cross_validation import held_out_logits
+from hf_any3d.training.few_scans.linear_head import fit_head
 
 # Distance of the eye in radii of the cloud, and the size of the sphere at which points are mirrored, in its distance:
 # the larger, the more points count as seen.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ WRAP_WEIGHT, WRAP_SHARPNESS = 0.5, 1.5
 """Share of the trained model in the answers of both, and the factor by which their logits are then too small."""
 MOST_SCANS = 400
 """Scans above which training is the way, whatever the table says: its rows were measured below."""
+STATED_FROM = 5
+"""Different scans of each class from which on a level of "none of these" is stated: with fewer it does not hold."""
 LEAST_OF_A_CLASS, MOST_TRAINED, SECONDS_A_SCAN = 5, 250, 0.5
 """Where `BOTH` is worth its time: scans a class and in all, and the processor time of its training for each scan."""
 
@@ -44,14 +46,17 @@ TABLE: dict[int, Plan] = {
 }
 
 
-def plan_for(counts: Mapping[str, int], **given: Any) -> Plan:
-    """Return the plan for so many scans of each class, but for settings of `Plan` that are given and not None."""
+def plan_for(counts: Mapping[str, int], **requested: Any) -> Plan:
+    """Return the plan for so many scans of each class, but for fields of `Plan` that are requested and not None."""
     scans, usual = _size(counts)
     plan = TABLE[max(least for least in TABLE if least <= max(1, usual))]
     if scans > MOST_SCANS:
         plan = Plan(TRAINED, reason=f"with more than {MOST_SCANS} scans a model is trained")
-    chosen = {name: value for name, value in given.items() if value is not None and value != getattr(plan, name)}
-    return Plan(**{**vars(plan), **chosen, "reason": "as requested" if chosen else plan.reason})
+    changes: dict[str, Any] = {}
+    for name, value in requested.items():
+        if value is not None and value != getattr(plan, name):
+            changes[name] = value
+    return replace(plan, **changes, reason="as requested") if changes else plan
 
 
 def advice_for(counts: Mapping[str, int]) -> str:
@@ -67,7 +72,9 @@ def advice_for(counts: Mapping[str, int]) -> str:
 def best_way(counts: Mapping[str, int]) -> str:
     """Return the way with the best answers for so many scans of each class, whatever it takes."""
     scans, usual = _size(counts)
-    return TRAINED if scans > MOST_SCANS else BOTH if usual >= LEAST_OF_A_CLASS else FEATURES
+    if scans > MOST_SCANS:
+        return TRAINED
+    return BOTH if usual >= LEAST_OF_A_CLASS else FEATURES
 
 
 def _size(counts: Mapping[str, int]) -> tuple[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
-from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.modeling.point_features import PointFeaturesConfig
+from hf_any3d.training import program
 from hf_any3d.training.few_scans.confidence import Estimate
-from hf_any3d.training.few_scans.plan import Plan, advice_for
-from hf_any3d.training.few_scans.request import FewScansArguments
+from hf_any3d.training.few_scans.plan import STATED_FROM, Plan, advice_for
+from hf_any3d.training.few_scans.preparation import Preparation
 from hf_any3d.training.few_scans.scans import Examples, Scans, equal
 from hf_any3d.training.trainer import remove_model
 
@@ -24,10 +23,14 @@ _FEW = 4
 
 
 def how_judged(
-    examples: Examples, folds: np.ndarray, config: PointFeaturesConfig, is_joined: bool, is_calibrated: bool
+    scans: Scans,
+    folds: np.ndarray,
+    config: PointFeaturesConfig,
+    is_joined: bool,
+    is_calibrated: bool,
+    accuracy_of_views: float | None,
 ) -> str:
     """Tell how an estimate was made: by which folds and heads, and what it leaves out."""
-    scans = examples.scans
     how = f"cross-validation in {folds.max() + 1} folds"
     if is_joined:
         how += " of the linear head alone (the wrap, which has seen all scans, is not judged and usually adds to it)"
@@ -35,80 +38,91 @@ def how_judged(
         how += " (flattering if the wrap has learned from these scans)"
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
-    own = folds[: len(scans.labels)] >= 0
-    alone = [name for label, name in enumerate(scans.classes) if not own[scans.labels == label].any()]
-    how += f", without {', '.join(alone)}, alone in the class" if alone else ""
-    return how + (", which also calibrates the scores" if is_calibrated else "")
+    is_judged = folds[: len(scans.labels)] >= 0
+    alone = [name for label, name in enumerate(scans.classes) if not is_judged[scans.labels == label].any()]
+    if alone:
+        how += f", without {', '.join(alone)}, alone in the class"
+    if is_calibrated:
+        how += ", which also calibrates the scores"
+    if accuracy_of_views is not None:
+        how += f", with {100 * accuracy_of_views:.0f} % of the views right"
+    return how
 
 
-def save(
-    model: PointFeaturesForPointCloudClassification,
-    processor: PointCloudProcessor,
-    examples: Examples,
-    facts: dict[str, Any],
-    plan: Plan,
-    judged: dict[str, Estimate],
-    stopwatch: Stopwatch,
-    arguments: FewScansArguments,
-) -> RunReport:
+def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimate], stopwatch: Stopwatch) -> RunReport:
     """Write everything; metrics.json last, which marks the run as complete."""
-    config = model.config
+    model, arguments = prepared.model, prepared.request.arguments
     report = RunReport(
-        data=facts,
+        data=_data_facts(prepared),
         encoder={},
         adapter={},
         trained_parameters=count_parameters(model.classifier)[1],
         total_parameters=count_parameters(model)[1],
         seconds=stopwatch.stop(),
         peak_memory=peak_memory(),
-        metrics={split: estimate.metrics() for split, estimate in judged.items()},
-        class_accuracy={split: estimate.class_accuracy() for split, estimate in judged.items()},
+        metrics={split: estimate.metrics() for split, estimate in estimates.items()},
+        class_accuracy={split: estimate.class_accuracy() for split, estimate in estimates.items()},
         selection={},
-        training={
-            "way": "frozen features with a linear head",
-            "features": list(config.features),
-            "copies": config.copies,
-            "copy_turn": config.copy_turn,
-            "copy_scale": list(config.copy_scale),
-            "copy_jitter": config.copy_jitter,
-            "metric": "stored with the package" if config.metric else "features standardized by the scans",
-            "strength": plan.strength,
-            "drawn things of no class": config.unknown_bank_rows,
-            "chosen": plan.reason,
-        },
+        training=_training_facts(model.config, prepared.plan),
     )
     folder = Path(arguments.output_dir)
     remove_model(folder)
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    prepared.processor.save_pretrained(folder)
     examples.save(folder)
-    sure = "\n\n".join(estimate.section() for estimate in judged.values()) or "Unknown: no class has two scans."
-    write_run_card(model, report, processor.num_points, sure, folder, arguments.license)
+    sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
+    write_run_card(model, report, prepared.processor.num_points, sure, folder, arguments.license)
     return report
 
 
-def lines_of(
-    origin: str,
-    scans: Scans,
-    plan: Plan,
-    judged: dict[str, Estimate],
-    config: PointFeaturesConfig,
-    channels: Sequence[str],
-    unlike: int,
-    stated_from: int,
-) -> list[str]:
+def _data_facts(prepared: Preparation) -> dict[str, Any]:
+    scans = prepared.together
+    facts = program.data_facts(prepared.data, prepared.splits, CROSS_VALIDATION)
+    facts["rows"] = {**facts["rows"], "train": len(scans.labels)}
+    facts["scans of each class"] = scans.counts
+    facts["near-duplicates"] = scans.num_copies
+    return facts
+
+
+def _training_facts(config: PointFeaturesConfig, plan: Plan) -> dict[str, Any]:
+    return {
+        "way": "frozen features with a linear head",
+        "features": list(config.features),
+        "copies": config.copies,
+        "copy_turn": config.copy_turn,
+        "copy_scale": list(config.copy_scale),
+        "copy_jitter": config.copy_jitter,
+        "metric": "stored with the package" if config.metric else "features standardized by the scans",
+        "strength": plan.strength,
+        "drawn things of no class": config.unknown_bank_rows,
+        "chosen": plan.reason,
+    }
+
+
+def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | None) -> list[str]:
     """Return the lines of the command: what was seen, how it was learned, how sure it is, and what would help."""
-    seen = f"{origin}: {_seen(scans)}; up axis {config.up_axis}"
-    estimate = judged.get(CROSS_VALIDATION)
+    scans, config = prepared.together, prepared.model.config
+    origin = prepared.origin if prepared.earlier is None else f"{prepared.origin} and the earlier ones"
+    lines = [f"{origin}: {_seen(scans)}; up axis {config.up_axis}"]
+    if hint is not None:
+        lines.append(hint)
+    lines.append(_way(scans, prepared.plan, config))
+    if prepared.learns_views:
+        lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
+    estimate = estimates.get(CROSS_VALIDATION)
     if estimate is None:
-        sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"
-        confused, unknown = "confused: unknown, for the same reason", "none of these: never said, for the same reason"
+        sure = "unknown, as no class has two different scans; with a second one of each it is estimated"
+        confused = "unknown, for the same reason"
+        unknown = "never said, for the same reason"
     else:
-        sure = f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {len(scans.labels)}"
-        confused = f"confused: {estimate.confusion_text()}"
-        unknown = f"none of these: {_when_unknown(config, channels, unlike, stated_from)}"
-    splits = [f"{split}: {found.text()}" for split, found in judged.items() if split != CROSS_VALIDATION]
-    return [seen, _way(scans, plan, config), sure, *splits, confused, unknown]
+        sure = f"{estimate.text()}, by {estimate.how}; the saved model learned from all {len(scans.labels)}"
+        confused = estimate.confusion_text()
+        unknown = _when_unknown(prepared)
+    lines.append(f"accuracy: {sure}")
+    for split, of_split in estimates.items():
+        if split != CROSS_VALIDATION:
+            lines.append(f"{split}: {of_split.text()}")
+    return [*lines, f"confused: {confused}", f"none of these: {unknown}"]
 
 
 def _seen(scans: Scans) -> str:
@@ -135,15 +149,17 @@ def _way(scans: Scans, plan: Plan, config: PointFeaturesConfig) -> str:
     return way
 
 
-def _when_unknown(config: PointFeaturesConfig, channels: Sequence[str], unlike: int, stated_from: int) -> str:
+def _when_unknown(prepared: Preparation) -> str:
     """Tell of how many scans "none of these" is said."""
+    config, channels = prepared.model.config, prepared.processor.features
     if config.unknown_share is not None:
         unknown = f"said of at most {100 * config.unknown_share:.0f} % of further scans like these, by those that "
         unknown += "were held out, and of part of what is unlike them"
     elif "wrap" in config.features:
         unknown = "never said, as the wrap may have seen the scans by which its level would be found"
     else:
-        unknown = f"never said, as its level takes {stated_from} different scans of each class"
-    if not config.unknown_bank_rows and unlike and len(channels) > 1:
+        unknown = f"never said, as its level takes {STATED_FROM} different scans of each class"
+    # Things were asked for, and could not be drawn.
+    if prepared.num_things and not config.unknown_bank_rows and len(channels) > 1:
         unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     return unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -17,10 +18,27 @@ from hf_any3d.training.few_scans.no_class import NUM_THINGS
 from hf_any3d.training.few_scans.plan import Plan, plan_for
 from hf_any3d.training.few_scans.scans import Examples, file_names
 
+# Options of the data that frozen features take, too.
 _DATA = {
-    *("dataset_name", "data_dir", "dataset_options", "train_file", "validation_file", "test_file", "train_splits"),
-    *("group_column", "num_points", "features", "up_axis", "max_train_samples", "max_eval_samples"),
+    "dataset_name",
+    "data_dir",
+    "dataset_options",
+    "train_file",
+    "validation_file",
+    "test_file",
+    "train_splits",
+    "group_column",
+    "num_points",
+    "features",
+    "up_axis",
+    "max_train_samples",
+    "max_eval_samples",
 }
+
+
+# What an earlier model, to which scans are added, has decided.
+_OF_EARLIER_DATA = ("num_points", "features", "up_axis")
+_OF_EARLIER_MODEL = ("feature_sets", "copies", "encoder", "vision", "wrap")
 
 
 @dataclass
@@ -116,30 +134,39 @@ class FewScans(Request):
 
     def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
         """Return how so many scans of each class are learned; None for the table's way."""
-        asked = self.arguments
-        sets = None if asked.feature_sets is None else tuple(asked.feature_sets)
-        plan = plan_for(counts, way=way, features=sets, copies=asked.copies, strength=asked.strength)
-        return plan if asked.from_model is None else replace(plan, reason="features and copies of the earlier model")
+        arguments = self.arguments
+        sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
+        plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
+        if arguments.from_model is not None:
+            return replace(plan, reason="features and copies of the earlier model")
+        return plan
+
+    def num_things(self, feature_sets: Sequence[str]) -> int:
+        """Return how many things of no class are drawn for these sets of features."""
+        if self.arguments.unlike is not None:
+            return self.arguments.unlike
+        return 0 if "views" in feature_sets else NUM_THINGS
 
     def earlier(self) -> Examples | None:
         """Return the examples of the earlier model, if there is one; what it decides may not be set."""
-        asked, data = self.arguments, self.data
-        if asked.from_model is None:
+        arguments = self.arguments
+        if arguments.from_model is None:
             return None
-        values = {name: getattr(data, name) for name in ("num_points", "features", "up_axis")}
-        values |= {name: getattr(asked, name) for name in ("feature_sets", "copies", "encoder", "vision", "wrap")}
-        values["heading"] = None if asked.heading == "known" else asked.heading
-        if fixed := sorted(name for name, value in values.items() if value is not None):
-            raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
-        return Examples.load(Path(asked.from_model))
+        requested = [name for name in _OF_EARLIER_DATA if getattr(self.data, name) is not None]
+        requested += [name for name in _OF_EARLIER_MODEL if getattr(arguments, name) is not None]
+        if arguments.heading != "known":
+            requested.append("heading")
+        if requested:
+            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
+        return Examples.load(Path(arguments.from_model))
 
     def prepared(self, earlier: Examples | None) -> DataArguments:
         """Return the arguments of the data, with points and channels as the earlier model has them, or by default."""
-        data = self.data
+        num_points, features = 1024, ["xyz"]
+        if earlier is not None:
+            num_points, features = earlier.processor.num_points, list(earlier.processor.features)
         return replace(
-            data,
-            num_points=data.num_points or (1024 if earlier is None else earlier.processor.num_points),
-            features=data.features or (["xyz"] if earlier is None else list(earlier.processor.features)),
+            self.data, num_points=self.data.num_points or num_points, features=self.data.features or features
         )
 
 

@@ -1,6 +1,7 @@
 """Learn classes from few scans in seconds: frozen features with a linear head, and how sure it is of its answers.
 
-`request.py` has what is asked, `learning.py` what is fitted, `report.py` what is said of it.
+`request.py` has what is asked, `preparation.py` what is checked before, `features.py` what is computed, `learning.py`
+what is fitted, `cross_validation.py` by what it is judged, and `report.py` what is said of it.
 """
 
 from __future__ import annotations
@@ -13,27 +14,16 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 
-from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.modeling.point_features import PointFeaturesConfig
-from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.axes import hint_of_axis
-from hf_any3d.training.few_scans.features import compute_bank, compute_examples, compute_features
-from hf_any3d.training.few_scans.learning import STATED_FROM, evaluate, fit_few_scans, open_model
-from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.few_scans.plan import FEATURES
+from hf_any3d.training.few_scans.confidence import Estimate
+from hf_any3d.training.few_scans.features import compute_examples, compute_features, compute_things
+from hf_any3d.training.few_scans.learning import Fitted, fit_few_scans, judge_split
+from hf_any3d.training.few_scans.preparation import Preparation, prepare
 from hf_any3d.training.few_scans.report import CROSS_VALIDATION, lines_of, save
-from hf_any3d.training.few_scans.request import (
-    OF_SCANS,
-    OPTIONS,
-    FewScans,
-    FewScansArguments,
-    FewScansDataArguments,
-    implied_up_axis,
-)
-from hf_any3d.training.few_scans.scans import check, look_at
-from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.few_scans.request import OF_SCANS, OPTIONS, FewScans, FewScansArguments, FewScansDataArguments
+from hf_any3d.training.few_scans.scans import Examples
 from hf_any3d.training.scan_sizes import record_sizes
 from hf_any3d.utils.atomic_files import release_claims
 
@@ -67,71 +57,66 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     """
     stopwatch = Stopwatch()
     request = request if isinstance(request, FewScans) else FewScans.parse(request)
-    arguments, earlier = request.arguments, request.earlier()
-    program.claim_output(Path(arguments.output_dir))
+    program.claim_output(Path(request.arguments.output_dir))
     with stopwatch.part("data"):
-        data = request.prepared(earlier)
-        splits, _ = program.divide(program.load_rows(data) if rows is None else rows, data)
-        known_up = implied_up_axis(data, splits["train"])
-        is_assumed = earlier is None and data.up_axis is None and known_up is None
-        data.up_axis = data.up_axis or known_up or "y"
-        processor = build_processor(data, {}) if earlier is None else earlier.processor
-        origin = data.train_file or data.data_dir or data.dataset_name
-        scans = look_at(splits["train"], origin, data.group_column)
-        if earlier is None:
-            check(scans, origin, arguments.allow_doubts)
-    plan = request.plan(scans.counts, FEATURES)
-    model = open_model(plan, data, arguments, known_up)
-    config = model.config
-    _refuse_unread(config, processor)
+        prepared = prepare(request, rows)
     with stopwatch.part("features"):
-        learns_views = arguments.views or (earlier is not None and earlier.learns_views)
-        wanted = arguments.one_sided or learns_views
-        examples = compute_examples(model, splits["train"], processor, scans, earlier, wanted)
-        if learns_views and examples.views is None:
-            raise ValueError("--views true with colors or normals, or a model without views; expected points alone")
-        examples = replace(examples, learns_views=learns_views)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
-        others = {
-            str(split): (rows, compute_features(model, rows, processor))
-            for split, rows in splits.items()
-            if split in ("validation", "test")
-        }
-    scans = examples.scans
-    check(scans, origin, arguments.allow_doubts)
-    plan = request.plan(scans.counts, FEATURES)
+        examples = _compute_examples(prepared)
+        features_of_splits = _compute_other_splits(prepared)
     with stopwatch.part("things of no class"):
-        usual = 0 if "views" in config.features else NUM_THINGS
-        unlike = usual if arguments.unlike is None else arguments.unlike
-        bank = compute_bank(model, processor, unlike)
+        things = compute_things(prepared.model, prepared.processor, prepared.num_things)
     with stopwatch.part("head"):
-        config.id2label = dict(enumerate(scans.classes))
-        config.label2id = {name: number for number, name in enumerate(scans.classes)}
-        model.classifier = torch.nn.Linear(config.hidden_size, len(scans.classes))
-        model.side_head, config.one_sided = None, False  # for features that are standardized otherwise
-        record_sizes(config, data, splits["train"])
-        fitted = fit_few_scans(model, examples, bank, plan, arguments)
-        judged = {} if fitted.estimate is None else {CROSS_VALIDATION: fitted.estimate}
-        judged |= {split: evaluate(model, fitted.head, rows, features) for split, (rows, features) in others.items()}
-    facts = program.data_facts(data, splits, CROSS_VALIDATION)
-    facts |= {"rows": {**facts["rows"], "train": len(scans.labels)}}
-    facts |= {"scans of each class": scans.counts, "near-duplicates": scans.num_copies}
-    report = save(model, processor, examples, facts, plan, judged, stopwatch, arguments)
+        fitted = _fit(prepared, examples, things)
+        estimates = _estimates(prepared, fitted, features_of_splits)
+    report = save(prepared, examples, estimates, stopwatch)
     release_claims()
-    origin += " and the earlier ones" if earlier is not None else ""
-    lines = lines_of(origin, scans, plan, judged, config, processor.features, unlike, STATED_FROM)
-    if learns_views:
-        lines.insert(2, "views: one of each scan from one side is learned, too; predict makes no remark on views")
-    if is_assumed and (hint := hint_of_axis(splits["train"], data.up_axis)) is not None:
-        lines.insert(1, hint)
-    return Learned(report, lines)
+    return Learned(report, lines_of(prepared, estimates, _hint(prepared)))
 
 
-def _refuse_unread(config: PointFeaturesConfig, processor: PointCloudProcessor) -> None:
-    """Refuse channels of points that none of the features reads."""
-    channels = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
-    channels += [6] if config.normals and "descriptors" in config.features else [3]
-    ends = np.cumsum([count_channels([name]) for name in processor.features])
-    if unread := [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]:
-        features = " and ".join(config.features)
-        raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
+def _compute_examples(prepared: Preparation) -> Examples:
+    """Compute the features of the scans, and those of views that are learned or recognized."""
+    examples = compute_examples(
+        prepared.model,
+        prepared.splits["train"],
+        prepared.processor,
+        prepared.scans,
+        prepared.earlier,
+        prepared.request.arguments.one_sided or prepared.learns_views,
+    )
+    return replace(examples, learns_views=prepared.learns_views)
+
+
+def _compute_other_splits(prepared: Preparation) -> dict[str, np.ndarray]:
+    """Compute the features `(rows, width)` of the splits that only judge."""
+    features = {}
+    for split, rows in prepared.splits.items():
+        if split in ("validation", "test"):
+            features[str(split)] = compute_features(prepared.model, rows, prepared.processor)
+    return features
+
+
+def _fit(prepared: Preparation, examples: Examples, things: np.ndarray) -> Fitted:
+    """Give the model the classes of the scans, and fit everything that it has learned of them."""
+    model, classes = prepared.model, examples.scans.classes
+    model.config.id2label = dict(enumerate(classes))
+    model.config.label2id = {name: number for number, name in enumerate(classes)}
+    model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
+    # An earlier model has one for features that are standardized otherwise.
+    model.side_head = None
+    model.config.one_sided = False
+    record_sizes(model.config, prepared.data, prepared.splits["train"])
+    return fit_few_scans(model, examples, things, prepared.plan, prepared.request.arguments)
+
+
+def _estimates(prepared: Preparation, fitted: Fitted, features: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Return the estimate by cross-validation, if there is one, and those of the splits with these features."""
+    estimates = {} if fitted.estimate is None else {CROSS_VALIDATION: fitted.estimate}
+    for split, of_split in features.items():
+        estimates[split] = judge_split(prepared.model, fitted.head, prepared.splits[split], of_split)
+    return estimates
+
+
+def _hint(prepared: Preparation) -> str | None:
+    """Return a line on the axis that points up, if it was assumed and most scans look as if it was another one."""
+    return hint_of_axis(prepared.splits["train"], prepared.data.up_axis) if prepared.is_axis_assumed else None

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hf_any3d.training.few_scans.linear_head import (
-    draw_folds,
-    fit_head,
-    fit_temperature,
-    held_out_logits,
-    joined_with_scores,
-)
+from hf_any3d.training.few_scans.cross_validation import draw_folds, held_out_logits
+from hf_any3d.training.few_scans.linear_head import fit_head, fit_temperature, joined_with_scores
 
 
 def blobs(each: int, classes: int = 3, width: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

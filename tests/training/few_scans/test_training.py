@@ -9,7 +9,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.training.few_scans.features import compute_bank
+from hf_any3d.training.few_scans.features import compute_things
 from hf_any3d.training.few_scans.plan import Plan
 from hf_any3d.training.few_scans.scans import Examples, Scans
 from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans, learn_few_scans
@@ -70,8 +70,8 @@ def examples(count_of_each, width, seed=0):
 )
 def test_an_estimate_tells_where_it_comes_from(model, counts, how):
     given = examples(counts, model.config.hidden_size)
-    bank = np.zeros((0, model.config.hidden_size), np.float32)
-    fitted = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    things = np.zeros((0, model.config.hidden_size), np.float32)
+    fitted = fit_few_scans(model, given, things, PLAN, FewScansArguments())
     head, estimate = fitted.head, fitted.estimate
     assert estimate.total == sum(count for count in counts if count > 1)
     assert re.match(how, estimate.how), estimate.how
@@ -84,8 +84,8 @@ def test_an_estimate_tells_where_it_comes_from(model, counts, how):
 
 def test_nothing_is_estimated_of_classes_with_one_scan(model):
     given = examples((1, 1), model.config.hidden_size)
-    bank = np.zeros((0, model.config.hidden_size), np.float32)
-    fitted = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    things = np.zeros((0, model.config.hidden_size), np.float32)
+    fitted = fit_few_scans(model, given, things, PLAN, FewScansArguments())
     head, estimate = fitted.head, fitted.estimate
     assert estimate is None and model.unknown_score is None
     logits = head.logits(given.features.astype(np.float64))
@@ -122,8 +122,8 @@ def test_scans_of_classes_that_were_not_learned_count_as_wrong(tmp_path):
 
 def test_things_of_no_class_are_drawn_for_plain_points(model):
     processor = PointCloudProcessor(num_points=32)
-    bank = compute_bank(model, processor, 7)
-    assert bank.shape == (7, model.config.hidden_size) and bank.dtype == np.float32 and model.config.copies == 3
+    things = compute_things(model, processor, 7)
+    assert things.shape == (7, model.config.hidden_size) and things.dtype == np.float32 and model.config.copies == 3
     colored = PointCloudProcessor(num_points=32, features=["xyz", "rgb"])
-    for none in (compute_bank(model, colored, 7), compute_bank(model, processor, 0)):
+    for none in (compute_things(model, colored, 7), compute_things(model, processor, 0)):
         assert none.shape == (0, model.config.hidden_size) and none.dtype == np.float32

@@ -1,0 +1,95 @@
+"""The model that computes the features of few scans, built from its parts or opened to add scans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.inputs import count_channels
+from hf_any3d.integration.auto import AutoModelForPointCloudClassification
+from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
+from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.training.arguments import DataArguments
+from hf_any3d.training.few_scans.plan import Plan
+from hf_any3d.training.few_scans.request import FewScansArguments, own_up_axis
+
+
+def open_model(
+    plan: Plan, data: DataArguments, arguments: FewScansArguments, known_up: str | None
+) -> PointFeaturesForPointCloudClassification:
+    """Build the model that computes the features, with a head that is not fitted, or open an earlier one.
+
+    That has features as they are computed, too; the `known_up` axis of the scans must be its own.
+    """
+    if arguments.from_model is not None:
+        return _open_earlier(arguments.from_model, known_up)
+    parts: dict[str, Any] = {}
+    for part in PART_OF.values():
+        if getattr(arguments, part) is not None:
+            parts[part] = getattr(arguments, part)
+    config_fields: dict[str, Any] = {
+        "features": list(_feature_sets(plan, data, arguments, parts)),
+        "copies": plan.copies,
+        "in_channels": count_channels(data.features),
+        "normals": data.features[1:2] == ["normals"],
+        "up_axis": data.up_axis,
+        "wrap_up_axis": own_up_axis(arguments.wrap),
+    }
+    if arguments.heading == "unknown":
+        config_fields["copy_turn"] = 180.0
+    if arguments.encoder is not None:
+        config_fields["encoder_up_axis"] = own_up_axis(arguments.encoder)
+    if arguments.wrap is not None and arguments.wrap_weight is not None:
+        # With its head, which AutoModel would leave out.
+        parts["wrap"] = AutoModelForPointCloudClassification.from_pretrained(arguments.wrap)
+        config_fields["wrap_labels"] = parts["wrap"].config.num_labels
+    if parts:
+        return PointFeaturesForPointCloudClassification.from_parts_pretrained(**parts, **config_fields)
+    return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**config_fields)).eval()
+
+
+def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointCloudClassification:
+    """Open a model to which scans are added, without the numbers by which its features are standardized."""
+    model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
+    assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
+    if model.config.wrap_labels is not None:
+        raise ValueError(f"--from {folder}: its wrap knows few scans; expected --way both with all scans")
+    up_axis = model.config.up_axis
+    if known_up not in (None, up_axis):
+        raise ValueError(
+            f"--from {folder}: it has {up_axis} up, but these scans have {known_up}; expected them turned"
+        )
+    model.set_metric(None)
+    model.point_features.mean.zero_()
+    model.point_features.scale.fill_(1.0)
+    return model.eval()
+
+
+def _feature_sets(
+    plan: Plan, data: DataArguments, arguments: FewScansArguments, parts: dict[str, Any]
+) -> tuple[str, ...]:
+    """Return the sets of features: those of the plan, and those of the parts that are named."""
+    sets = plan.features
+    if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
+        sets = ("descriptors", *sets)  # the packaged encoder reads no normals
+    left_out = [name for name, part in PART_OF.items() if part in parts and name not in sets]
+    if arguments.feature_sets is None or arguments.wrap_weight is not None:
+        return (*sets, *left_out)
+    if left_out:
+        part = PART_OF[left_out[0]]
+        raise ValueError(f"--{part} {parts[part]} with --feature_sets {' '.join(sets)}, which leave it out")
+    return sets
+
+
+def check_channels(config: PointFeaturesConfig, processor: PointCloudProcessor) -> None:
+    """Refuse channels of points that none of the features reads."""
+    channels = [6 if config.normals and "descriptors" in config.features else 3]
+    for part in ("encoder", "wrap"):
+        channels.append(getattr(getattr(config, f"{part}_config"), "in_channels", 3))
+    ends = np.cumsum([count_channels([name]) for name in processor.features])
+    unread = [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]
+    if unread:
+        sets = " and ".join(config.features)
+        raise ValueError(f"--features: {sets} do not read {unread[0]}; expected --way trained, which does")
