@@ -122,6 +122,7 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	$(BIN)/python -m docs.tools.snippets build/snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m docs.tools.search
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
 	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)

@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = (
+    "README.md",
     "CHANGELOG.md",
     "CITATION.cff",
     "CONTRIBUTING.md",
@@ -28,7 +29,12 @@ OUTSIDE = (
     "studies/results/*.*",
     "studies/speed/results/*",
 )
-"""Files outside `docs` that the site has, at their paths in the repository."""
+"""Files outside `docs` that the site has, at their paths in the repository; README is its home."""
+BOOST = {"Start": 4, "Guides": 4, "Concepts": 0.5, "Reference": 1.5, "Results": 0.05, "API": 0.05, "Project": 0.05}
+"""How much the search prefers pages of a part of the site: people who search mostly want a guide.
+
+Others, such as cards and lists of examples, are not searched.
+"""
 
 _FENCE = re.compile(r"(^```.*?^```$)", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -50,7 +56,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Rewrite links between files of the repository to links between pages of the site."""
+    """Rewrite links between files of the repository to links between pages, and weigh the page in the search."""
+    part = page.ancestors[-1].title if page.ancestors else None
+    boost = 1 if page.is_homepage else BOOST.get(part)
+    page.meta["search"] = {"exclude": True} if boost is None else {"boost": boost}
     return rewrite_links(markdown, page.file.src_uri, set(files.src_uris))
 
 

@@ -163,6 +163,21 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+_LOADED = """## Load a .ply, a LAS or any other file
+
+```python
+import hf_any3d
+
+cloud = hf_any3d.read_point_cloud(hf_any3d.example_file("chair.ply"))
+print(cloud.points.shape, cloud.is_mesh)  # (964, 3) True
+points = cloud.sample_surface(1024).points  # of a mesh; a cloud has its points already
+```
+
+Colors, normals, labels and intensities are read where a file has them: `cloud.colors` (points, 3) from 0 to 1,
+`cloud.normals`, `cloud.labels`, `cloud.intensity`, else None. `hf-any3d data check FILE` prints the same.
+
+## All file types
+"""
 _LEFT_OUT = """## What a cloud has no place for
 
 A cloud has points, colors, normals, labels, intensities, rings, faces with colors, an offset, and where a format says
@@ -197,7 +212,7 @@ def formats_page() -> str:
         # What a format has in every file, and of which no warning tells.
         if (standard := getattr(reader, "NOT_READ", None)) is not None:
             not_read.append((endings, standard))
-    lines = ["# File formats", "", _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
+    lines = ["# File formats", "", _LOADED, _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
     lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
     lines += [
         "",

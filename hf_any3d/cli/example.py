@@ -16,6 +16,8 @@ from hf_any3d.utils.messages import print_line
 # Training shapes for a first classifier: a folder for each class, its name the label.
 _CLASSES = ("chair", "lamp", "sofa", "table")
 _SCANS_PER_CLASS = 5
+_LABELED_TILES = 4
+_NEW_TILE = "new.las"
 
 
 def example(
@@ -24,19 +26,26 @@ def example(
         typer.Argument(
             metavar="NAME",
             help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
-            "scans. room.ply: a generated room. Without a name the names are printed.",
+            "scans. tiles: four generated tiles with the class of each point; new.las: a fifth, without. room.ply: a "
+            "generated room. Without a name the names are printed.",
         ),
     ] = None,
     output: Annotated[Path, option("Folder to write to.")] = Path("."),
 ) -> None:
-    """Write files to try: meshes, a folder of labeled scans, a room.
+    """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room.
 
-    Meshes and scans come with the package; a file or folder that is there already is not replaced.
+    Meshes and scans come with the package, tiles and the room are drawn. A file or folder that is there already is
+    not replaced.
     """
     from hf_any3d.data.files import example_file
 
     folder = example_file().parent
-    writers: dict[str, Callable[[Path], str]] = {"scans": _write_scans, "room.ply": _write_room}
+    writers: dict[str, Callable[[Path], str]] = {
+        "scans": _write_scans,
+        "tiles": _write_tiles,
+        _NEW_TILE: _write_new_tile,
+        "room.ply": _write_room,
+    }
     known = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
     for name in examples or []:
         if name not in known:
@@ -73,6 +82,24 @@ def _write_scans(folder: Path) -> str:
             write_point_cloud(folder / name / f"{number}.ply", PointCloudData(shapes[int(row)]["points"]))
     files = counted(len(_CLASSES) * _SCANS_PER_CLASS, "scan")
     return f"{folder}: {files} in a folder for each class: {', '.join(_CLASSES)}"
+
+
+def _write_tiles(folder: Path) -> str:
+    """Write generated tiles with the class of each point, as LAS."""
+    from hf_any3d.data.generated.tiles import draw_tile, las_bytes
+
+    folder.mkdir()
+    for number in range(_LABELED_TILES):
+        (folder / f"{number}.las").write_bytes(las_bytes(draw_tile(number)))
+    return f"{folder}: {counted(_LABELED_TILES, 'generated tile')} with ground, vegetation and buildings, z up"
+
+
+def _write_new_tile(path: Path) -> str:
+    """Write a generated tile whose points have no class."""
+    from hf_any3d.data.generated.tiles import draw_tile, las_bytes
+
+    path.write_bytes(las_bytes(draw_tile(_LABELED_TILES), labeled=False))
+    return f"{path}: a generated tile whose points have no class yet"
 
 
 def _write_room(path: Path) -> str:

@@ -27,7 +27,8 @@ LINKED = [
     ROOT / "studies" / "README.md",
     *PAGES,
 ]
-SHOWN_ELSEWHERE = ("examples/", "studies/", "CHANGELOG.md", "CONTRIBUTING.md")
+SHOWN_ELSEWHERE = ("examples/", "studies/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+NAVIGATION = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 COMMAND = re.compile(r"^(hf-any3d (?:.*\\\n)*.*)$", flags=re.MULTILINE)
 MESSAGE = re.compile(r"`([^`]+)`")
 
@@ -66,13 +67,40 @@ def test_the_navigation_has_every_page_once():
             return [entry]
         return [page for below in (entry.values() if isinstance(entry, dict) else entry) for page in pages(below)]
 
-    # Only the names are needed, not the tags of MkDocs.
-    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    named = pages(NAVIGATION)
     assert len(named) == len(set(named))
     own = {page for page in named if not page.startswith(SHOWN_ELSEWHERE)}
     assert own == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
     for page in set(named) - own:
         assert (ROOT / page).exists() or (ROOT / page).with_suffix(".ipynb").exists(), page
+
+
+def guides() -> list[str]:
+    """Return the guides of the navigation, at their names in `docs`."""
+    listed = next(part["Guides"] for part in NAVIGATION if isinstance(part, dict) and "Guides" in part)
+    return [page for entry in listed if isinstance(entry, dict) for page in entry.values() if isinstance(page, str)]
+
+
+def test_the_list_of_guides_names_each():
+    text = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
+    assert [name for name in guides() if f"({name})" not in text] == []
+
+
+@pytest.mark.parametrize("name", guides())
+def test_the_first_screen_of_a_guide_is_read_at_once(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    introduction, first, *_ = [*re.split(r"^## ", text, flags=re.MULTILINE), ""]
+    prose = re.sub(r"^```.*?^```$|^\|[^\n]*$|^#[^\n]*$", "", introduction + first, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\([^)]*\)", r"\1", prose)[:2000]
+    prose = re.sub(r"`[^`]*`", "code", prose)
+    sentences = re.split(r"(?<=[.:!?;])\s+|\n\n", prose)
+    assert [sentence for sentence in sentences if len(sentence.split()) > 30] == []
+
+
+def test_the_page_on_containers_shows_the_dockerfile():
+    lines = (ROOT / "examples" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    shown = "\n".join(lines[2:])  # the first two say how to build and run it
+    assert f"```dockerfile\n{shown}\n```" in (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
 
 
 def options_of(command, words: list[str]) -> tuple[str, set[str]]:

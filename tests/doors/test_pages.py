@@ -119,7 +119,8 @@ def test_most_blocks_run():
 
 def test_the_readme_is_short_in_words_and_numbers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"^```.*?^```$|^    .*$|^\|.*$|^#.*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    not_prose = r"^```.*?^```$|^    [^\n]*$|^\|[^\n]*$|^#[^\n]*$"
+    text = re.sub(not_prose, "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\([^)]*\)", r"\1", text)
     prose = re.sub(r"`[^`]*`", "code", text)
     assert len(re.findall(r"(?<![\w.])\d[\d,.]*", prose)) <= 20
