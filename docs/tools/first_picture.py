@@ -1,0 +1,213 @@
+"""The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png from what the package answers.
+
+Four answers of its own commands about files that come with it or that it draws: the class of a scan, "none of these"
+for a solid that is nothing it knows, the classes of a tile's points, and a room with its boxes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from docs.tools.site import ROOT
+
+OUTPUT = ROOT / "docs" / "first.png"
+SIZE, DPI = (12, 8.4), 150  # inches, dots an inch
+PAPER, CARD, INK, QUIET, ACCENT = "#0b1020", "#121a30", "#f4f7ff", "#9fb0d0", "#7ee0c3"
+CLASSES = {2: "#b8895a", 3: "#7ccf6a", 5: "#3fa34d", 6: "#f0665a"}  # as surveyors color them
+BOXES = ["#ffb454", "#7ee0c3", "#8ab4ff", "#ff8fab", "#d6a2ff", "#f6e05e", "#9ae6b4"]
+LIGHT = np.array([0.4, 0.8, 0.5]) / np.linalg.norm([0.4, 0.8, 0.5])
+
+
+class View(NamedTuple):
+    """What a panel shows.
+
+    Attributes:
+        points: (points, 3), the last axis up.
+        colors: (points, 3) from 0 to 1.
+        command: What was run.
+        answer: What it printed, in a few words.
+        boxes: (boxes, 8, 3) corners; None for no boxes.
+        size: Of a point, in points of typography.
+        turn: Degrees about the vertical axis.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    command: str
+    answer: str
+    boxes: np.ndarray | None = None
+    size: float = 3.0
+    turn: float = 35.0
+
+
+def run(folder: Path, *words: str) -> None:
+    """Run a command of the package in a folder."""
+    subprocess.run([sys.executable, "-m", "hf_any3d", *words], cwd=folder, check=True, capture_output=True)
+
+
+def scan() -> View:
+    """Ask for the class of the packaged chair."""
+    from transformers import pipeline
+
+    import hf_any3d
+
+    file = hf_any3d.example_file("chair.ply")
+    best = pipeline("point-cloud-classification")(str(file), top_k=1)[0]
+    surface = hf_any3d.read_point_cloud(file).sample_surface(26_000)
+    colors = shaded(surface.normals, np.array([0.54, 0.71, 1.0]))
+    answer = f"{best['label']}, {best['score']:.0%}"
+    return View(z_up(surface.points), colors, "hf-any3d predict chair.ply", answer, size=2.2, turn=215)
+
+
+def solid() -> View:
+    """Ask for the class of a flight of stairs, which is none of the classes of the model."""
+    from transformers import pipeline
+
+    import hf_any3d  # noqa: F401 (registers the pipeline)
+    from hf_any3d.training.few_scans.solids import draw_solid
+
+    points = draw_solid(np.random.default_rng(0), 26_000, "stairs")
+    best = pipeline("point-cloud-classification")(points[::12].astype(np.float32), top_k=1)[0]
+    answer = best["label"] or "none of these"
+    points = z_up(points)
+    colors = shaded_by_height(points, "#8a5a44", "#f2c9a1")
+    return View(points, colors, "hf-any3d predict stairs.ply", answer, size=2.2, turn=30)
+
+
+def tile(folder: Path) -> View:
+    """Learn four tiles, and label the points of a fifth."""
+    import hf_any3d
+
+    run(folder, "data", "example", "tiles", "new.las")
+    run(folder, "train", "tiles", "--task", "segmentation", "--merge", "vegetation=3,5")
+    run(folder, "segment", "new.las", "--model", "outputs/tiles", "--output", "new_labeled.las")
+    labeled = hf_any3d.read_point_cloud(folder / "new_labeled.las")
+    points = labeled.points - labeled.points.mean(axis=0)
+    colors = np.array([rgb(CLASSES[int(code)]) for code in labeled.labels])
+    command = "hf-any3d segment new.las --output new_labeled.las"
+    return View(points, colors, command, "ground, vegetation, building", size=6, turn=-40)
+
+
+def room() -> View:
+    """Take a generated room with the boxes of its objects."""
+    import torch
+
+    from hf_any3d import load_point_dataset
+    from hf_any3d.modeling.layers.boxes import box_corners
+
+    sizes = {"train_rooms": 0, "validation_rooms": 0, "test_rooms": 1, "num_points": 30_000}
+    room = load_point_dataset("rooms_with_boxes", **sizes)["test"].with_format("numpy")[0]
+    points = np.asarray(room["points"], float)
+    corners = box_corners(torch.tensor(room["boxes"])).numpy()
+    return View(
+        points,
+        shaded_by_height(points),
+        command="hf-any3d show rooms_with_boxes",
+        answer="a room with its boxes",
+        boxes=corners,
+        size=2.2,
+        turn=-50,
+    )
+
+
+def z_up(points: np.ndarray) -> np.ndarray:
+    """Turn points (points, 3) with y up so that z is."""
+    return points[:, [0, 2, 1]] * (1, -1, 1)
+
+
+def rgb(color: str) -> tuple[float, ...]:
+    """Return a color as three numbers from 0 to 1."""
+    return tuple(int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+
+
+def shaded(normals: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Return colors (points, 3) of a surface in the light of one lamp."""
+    return np.clip((0.35 + 0.65 * np.abs(normals @ LIGHT))[:, None] * color, 0, 1)
+
+
+def shaded_by_height(points: np.ndarray, lowest: str = "#4a5d8f", highest: str = "#c6d4f5") -> np.ndarray:
+    """Return colors (points, 3) between those of the lowest and the highest point."""
+    heights = points[:, 2] - points[:, 2].min()
+    share = (heights / max(heights.max(), 1e-9))[:, None]
+    return (1 - share) * rgb(lowest) + share * rgb(highest)
+
+
+def projected(points: np.ndarray, turn: float, center: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return places (points, 2) as a camera sees them, and depths (points,)."""
+    angle = np.deg2rad(turn)
+    tilt = np.deg2rad(30)
+    x, y, z = ((points - center) / extent).T
+    right = x * np.cos(angle) - y * np.sin(angle)
+    back = x * np.sin(angle) + y * np.cos(angle)
+    up = z * np.cos(tilt) + back * np.sin(tilt)
+    depth = back * np.cos(tilt) - z * np.sin(tilt)
+    near = 1 / (1 + 0.22 * depth)
+    return np.column_stack([right * near, up * near]), depth
+
+
+def draw(axes: Any, view: View) -> None:
+    """Draw a panel: points from back to front, boxes, and what was asked and answered."""
+    center = (view.points.min(axis=0) + view.points.max(axis=0)) / 2
+    extent = float(np.linalg.norm(view.points.max(axis=0) - view.points.min(axis=0)))
+    places, depths = projected(view.points, view.turn, center, extent)
+    # The view fills its panel above the two lines of text.
+    low, high = places.min(axis=0), places.max(axis=0)
+    scale = (np.array([1.12, 0.66]) / (high - low)).min()
+    middle = (low + high) / 2
+    places = (places - middle) * scale
+    order = np.argsort(-depths)
+    fog = np.clip(1.05 - 0.55 * (depths + 0.5), 0.45, 1)[:, None]
+    axes.scatter(*places[order].T, s=view.size, c=np.clip(view.colors * fog, 0, 1)[order], linewidths=0)
+    edges = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+    for number, corners in enumerate(view.boxes if view.boxes is not None else ()):
+        ends = (projected(corners, view.turn, center, extent)[0] - middle) * scale
+        for first, second in edges:
+            axes.plot(*ends[[first, second]].T, color=BOXES[number % len(BOXES)], linewidth=1.8)
+    axes.set_xlim(-0.62, 0.62)
+    axes.set_ylim(-0.53, 0.37)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.text(0.03, 0.13, view.answer, transform=axes.transAxes, color=INK, fontsize=19, fontweight="bold")
+    axes.text(0.03, 0.05, f"$ {view.command}", transform=axes.transAxes, color=ACCENT, fontsize=11, family="monospace")
+
+
+def main() -> None:
+    """Draw the picture."""
+    import matplotlib
+    from PIL import Image
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import FancyBboxPatch
+
+    with tempfile.TemporaryDirectory() as folder:
+        views = [scan(), tile(Path(folder)), solid(), room()]
+    figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor=PAPER)
+    for number, view in enumerate(views):
+        left, bottom = 0.012 + 0.494 * (number % 2), 0.506 - 0.494 * (number // 2)
+        box = (left, bottom, 0.482, 0.482)
+        card = FancyBboxPatch(
+            (left + 0.008, bottom + 0.008),
+            *(0.466, 0.466),
+            boxstyle="round,pad=0.006,rounding_size=0.012",
+            facecolor=CARD,
+            edgecolor="none",
+            zorder=-1,
+            transform=figure.transFigure,
+        )
+        figure.add_artist(card)
+        draw(figure.add_axes(box), view)
+    figure.savefig(OUTPUT, facecolor=PAPER)
+    # A palette takes a third of the bytes, and the difference cannot be seen.
+    Image.open(OUTPUT).convert("RGB").quantize(160).save(OUTPUT, optimize=True)
+    print(OUTPUT.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
