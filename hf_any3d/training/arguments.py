@@ -203,6 +203,16 @@ class PointTrainingArguments(TrainingArguments):
         help="Sample centers and search neighbors where batches are made, in the workers of "
         "--dataloader_num_workers, instead of in the model (classifiers of Any2Point).",
     )
+    compile_layers: bool = argument(
+        False,
+        help="Compile the encoder's layers with their adapters, for GPUs: one of them is compiled in the first step, "
+        "which takes up to a minute, and the others run its code. torch_compile compiles the whole model instead.",
+    )
+    cuda_graphs: bool = argument(
+        False,
+        help="Capture forward and backward pass of a batch as one CUDA graph and repeat it for batches of its size, "
+        "in one process (Any2Point and ACT).",
+    )
     weight_decay_on: str = argument(
         "trainer",
         help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens), matrices "
@@ -242,12 +252,36 @@ class PointTrainingArguments(TrainingArguments):
                     f"{self.train_batch_size} in each of {self.world_size} processes"
                 )
             self.gradient_accumulation_steps = self.rows_per_step // at_once
+        self._check_faster_steps()
         if self.two_steps_per_batch and self.fp16:
             raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
         if self.no_weight_decay and self.weight_decay_on != "matrices":
             raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:
             self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))
+
+    def _check_faster_steps(self) -> None:
+        """Refuse what neither compiled layers nor a captured step can do."""
+        if self.compile_layers and self.torch_compile:
+            raise ValueError("--compile_layers with --torch_compile, which compiles the whole model; leave one out")
+        if self.compile_layers and self.world_size > 1:
+            raise ValueError(f"--compile_layers in {self.world_size} processes; expected one")
+        if not self.cuda_graphs:
+            return
+        refused = {
+            "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "head_epochs": self.head_epochs > 0,
+            "label_smoothing_factor": self.label_smoothing_factor > 0,
+            "fp16": self.fp16,
+            "torch_compile": self.torch_compile,
+        }
+        for name in (name for name, is_given in refused.items() if is_given):
+            raise ValueError(f"--cuda_graphs with --{name} {getattr(self, name)}; leave one out")
+        if self.world_size > 1:
+            raise ValueError(f"--cuda_graphs in {self.world_size} processes; expected one")
+        if self.device.type != "cuda":
+            raise ValueError(f"--cuda_graphs on the device '{self.device.type}'; expected a CUDA GPU")
 
     @property
     def epoch_schedule(self) -> EpochCosine | None:

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 
@@ -93,6 +95,10 @@ class PointTrainer(Trainer):
                 raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
             collator = cast(PointCloudCollator, self.data_collator)
             self.data_collator = replace(collator, indexer=PointIndexer(core.config))
+        self._compiles = getattr(self.args, "compile_layers", False)
+        if self._compiles:
+            compile_layers(self._bare_model)
+        self._captured: CapturedSteps | None = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model and its run, unless the model is of another library; see Trainer."""
@@ -229,12 +235,26 @@ class PointTrainer(Trainer):
             name = type(self.accelerator.unwrap_model(self.model)).__name__
             smoothing = self.args.label_smoothing_factor
             raise ValueError(f"--label_smoothing_factor {smoothing}: {name} is trained without labels; expected 0")
+        if model.training and not return_outputs and getattr(self.args, "cuda_graphs", False):
+            if self._captured is None:
+                self._captured = CapturedSteps(model, self._bare_model)
+            return self._captured.loss(inputs | self._loss_arguments(**kwargs))
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
+
+    def _loss_arguments(self, num_items_in_batch: torch.Tensor | int | None = None) -> dict[str, Any]:
+        """Return what Trainer passes to models beside the batch."""
+        if num_items_in_batch is None or not self.model_accepts_loss_kwargs:
+            return {}
+        return {"num_items_in_batch": torch.as_tensor(num_items_in_batch, device=self.args.device)}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run forward and backward; with `two_steps_per_batch` also step, before gradients are clipped."""
+        start = time.perf_counter()
         with joined_batches(self._joins_batches):
             loss = super().training_step(model, inputs, *args, **kwargs)
+        if self._compiles:
+            self._compiles = False
+            logger.info("The first step took %.0f s, in which layers were compiled", time.perf_counter() - start)
         if self.args.two_steps_per_batch and self.accelerator.sync_gradients:
             # The regular step, after clipping, uses the same gradient.
             self.optimizer.step()

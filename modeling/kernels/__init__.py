@@ -81,7 +81,12 @@ bottleneck = Kernel(
 )
 
 # Frozen encoders
-quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
+quick_gelu = Kernel(
+    quick_gelu_plain,
+    quick_gelu_fused,
+    "Not in compiled code, where a compiler fuses the plain one and chooses what it saves.",
+    compiles=False,
+)
 
 # ACT
 pooled_patches = Kernel(

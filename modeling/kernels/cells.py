@@ -56,7 +56,7 @@ class Pairs:
         return nn.functional.embedding_bag(index, rows, self.starts, mode="sum")
 
 
-class _Visited:
+class Visited:
     """Remembers which norms have counted the cells of a batch."""
 
     _visitors: set[int]
@@ -69,7 +69,7 @@ class _Visited:
 
 
 @dataclass
-class Membership(_Visited):
+class Membership(Visited):
     """Tokens that share a cell, in every view.
 
     Rows are cells. In views with more cells than tokens, the row of a cell is the number of its first token, so that
@@ -104,7 +104,7 @@ class Membership(_Visited):
 
 
 @dataclass
-class FlatCells(_Visited):
+class FlatCells(Visited):
     """Tokens that share a cell, in every view, for tokens of all clouds in one list; without matrices of all pairs.
 
     Args:

@@ -6,14 +6,14 @@ for all layers. The backward pass is written out, so that gradients are added in
 or summed apart.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hf_any3d.modeling.kernels.cells import Membership
+from hf_any3d.modeling.kernels.cells import Membership, Visited
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 # Lengths of rows are no smaller in a cosine.
@@ -25,7 +25,7 @@ _ALIGNMENT = 8
 
 
 @dataclass
-class GuidedTable:
+class GuidedTable(Visited):
     """Table that all layers share. A cloud has `views * cells` rows of cells, view by view, then one for each voxel.
 
     The views and, as the last one, the voxels are the groups that a norm has statistics of.
@@ -66,6 +66,27 @@ class GuidedTable:
     apart: Tensor
     special: int
     cell_rows: int
+    _visitors: set[int] = field(default_factory=set, repr=False)
+
+
+_BATCH_AXES = {
+    "pool": 0,
+    "in_cell": 0,
+    "in_voxel": 0,
+    "occupied": 1,
+    "share": 1,
+    "order": 0,
+    "lengths": 0,
+    "has_voxel": 0,
+    "apart": 0,
+}
+"""The axis of each tensor of a table whose length follows the number of clouds."""
+
+
+def mark_batch(table: GuidedTable) -> None:
+    """Let torch compile code for tables of any number of clouds, instead of again for every number."""
+    for name, axis in _BATCH_AXES.items():
+        torch._dynamo.maybe_mark_dynamic(getattr(table, name), axis)
 
 
 def guided_table(

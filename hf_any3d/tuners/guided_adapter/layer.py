@@ -1,12 +1,14 @@
 """Frozen layer with guided adapters."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.kernels.guided_table import mark_batch
 from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
@@ -15,9 +17,14 @@ from hf_any3d.tuners.guided_adapter.module import (
     CellNorm,
     Guidance,
     LayerGate,
+    LayerTable,
     add_bottleneck,
+    aggregate_by_table,
     guided_aggregation,
     guided_aggregation_flat,
+    prepare_table,
+    takes_table,
+    update_statistics,
 )
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
@@ -42,6 +49,7 @@ class GuidedAdapterLayer(WrappedModule):
         for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
+        self._compiled_pass: Callable[..., Any] | None = None
         # Only a hook can add to the branch before the residual sum inside the layer.
         self.hooks = [base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)]
 
@@ -82,35 +90,95 @@ class GuidedAdapterLayer(WrappedModule):
                 for weight in stacked:
                     nn.init.xavier_uniform_(weight)
 
+    def compile(self, **options: Any) -> None:
+        """Let torch compile training passes of the frozen layer with its adapters, by options of `torch.compile`.
+
+        Places, cells and shared weights are prepared before, so that one compiled region serves all layers of a model.
+        Passes without a table of all cells, such as those in evaluation, are not compiled.
+        """
+        self._compiled_pass = torch.compile(GuidedAdapterLayer._pass, fullgraph=True, **options)
+
     def forward(
         self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry | FlatGeometry, **kwargs: Any
     ) -> torch.Tensor:
         """Run the frozen layer, then the active adapters in order."""
-        inputs = hidden_states
+        running = self._running_adapters()
+        guided = [name for name in running if name in self.guidance]
+        tables = {name: table for name in guided if (table := self._table(name, hidden_states, geometry)) is not None}
+        is_whole = isinstance(geometry, Geometry) and len(tables) == len(guided)
+        if self._compiled_pass is not None and self.training and running and is_whole:
+            # Batches of any size run the same code.
+            torch._dynamo.maybe_mark_dynamic(hidden_states, 1 if geometry.batch_second else 0)
+            for prepared in tables.values():
+                mark_batch(prepared.table)
+            hidden_states, statistics = self._compiled_pass(self, hidden_states, None, tables, args, kwargs)
+        else:
+            hidden_states, statistics = self._pass(hidden_states, geometry, tables, args, kwargs)
+        for name, of_batch in statistics.items():
+            norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
+            update_statistics(*norms, tables[name], *of_batch)
+        return hidden_states
+
+    def _table(self, name: str, hidden_states: torch.Tensor, geometry: Geometry | FlatGeometry) -> LayerTable | None:
+        """Prepare the aggregation of an adapter by one table of all cells; None where it runs otherwise."""
+        if isinstance(geometry, FlatGeometry):
+            return None
+        modules = self._modules_of(name)
+        if not takes_table(hidden_states, *modules, self.guidance[name], self._compiled_pass is not None):
+            return None
+        return prepare_table(*modules, geometry, self.guidance[name])
+
+    def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
+        """Return the attention of an adapter, which may be that of an earlier layer, and its two norms."""
+        view_norm = self.guided_adapter_view_norm[name]
+        attention = self._owner_for(name).guided_adapter_attention[name]
+        if name in self.earlier and any(is_sharded(parameter) for parameter in attention.parameters()):
+            # FSDP2 gathers the weights of a layer only while that layer runs, so shared ones are gathered here again,
+            # in a shallow copy: the layer that owns them keeps its shards.
+            sharded, attention = attention, copy.copy(attention)
+            dtype = view_norm.weight.dtype
+            attention._parameters = {key: gathered(weight).to(dtype) for key, weight in sharded.named_parameters()}
+        return attention, view_norm, self.guided_adapter_voxel_norm[name]
+
+    def _pass(
+        self,
+        hidden_states: torch.Tensor,
+        geometry: Geometry | FlatGeometry | None,
+        tables: dict[str, LayerTable],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """Run the frozen layer and the active adapters.
+
+        `tables` has those that aggregate by a table, and `geometry` serves the others.
+
+        Returns:
+            The hidden states, and the statistics of the batch of adapters with tables; see `aggregate_by_table`.
+        """
+        inputs, statistics = hidden_states, {}
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:
                 hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
             if name not in self.guidance:
                 continue
-            view_norm, guidance = self.guided_adapter_view_norm[name], self.guidance[name]
-            attention = self._owner_for(name).guided_adapter_attention[name]
-            if name in self.earlier and any(is_sharded(parameter) for parameter in attention.parameters()):
-                # FSDP2 gathers the weights of a layer only while that layer runs, so shared ones are gathered here
-                # again, in a shallow copy: the layer that owns them keeps its shards.
-                sharded, attention = attention, copy.copy(attention)
-                dtype = view_norm.weight.dtype
-                attention._parameters = {key: gathered(weight).to(dtype) for key, weight in sharded.named_parameters()}
-            modules = attention, view_norm, self.guided_adapter_voxel_norm[name]
+            guidance = self.guidance[name]
+            if name in tables:
+                norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
+                hidden_states, *of_batch = aggregate_by_table(hidden_states, *norms, tables[name], guidance.scale)
+                statistics[name] = tuple(of_batch)
+                continue
+            modules = self._modules_of(name)
             if isinstance(geometry, FlatGeometry):
                 cells = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
                 hidden_states = guided_aggregation_flat(hidden_states, *modules, *cells, guidance)
                 continue
+            assert geometry is not None
             # Adapters have the batch first, whatever the order of the encoder's axes is.
             tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
             tokens = guided_aggregation(tokens, *modules, geometry, guidance)
             hidden_states = tokens.transpose(0, 1) if geometry.batch_second else tokens
-        return hidden_states
+        return hidden_states, statistics
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
         for name in self._running_adapters():

@@ -257,9 +257,6 @@ def guided_aggregation(
     Returns:
         `(batch, sequence, hidden)` in the dtype of `hidden_states`.
     """
-    can_be_fused = view_norm.can_be_fused() and voxel_norm.can_be_fused()
-    if can_be_fused and attention.can_be_fused() and _takes_table(hidden_states, view_norm, voxel_norm, guidance):
-        return _aggregate_by_table(hidden_states, attention, view_norm, voxel_norm, geometry, guidance)
     tokens = hidden_states[:, geometry.special_tokens :].to(view_norm.weight.dtype).contiguous()
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
@@ -267,7 +264,7 @@ def guided_aggregation(
     # The sorted rows of a maximum would be a tenth of the saved bytes of a training step.
     voxel_rows = recomputed(_pool, tokens.unsqueeze(1), voxels, with_maximum=True)  # (batch, 1, voxels, hidden)
     cells = members, voxels, guidance.scale, geometry.special_tokens
-    if can_be_fused:
+    if view_norm.can_be_fused() and voxel_norm.can_be_fused():
         view_rows, voxel_rows = view_rows.to(tokens.dtype), voxel_rows.to(tokens.dtype)
         norms = view_norm.of_batch(view_rows, members), voxel_norm.of_batch(voxel_rows, voxels)
         added, mean, variance, voxel_mean, voxel_variance = kernels.normed_ensemble(
@@ -282,39 +279,85 @@ def guided_aggregation(
     return (hidden_states + added).to(hidden_states.dtype)
 
 
-def _takes_table(hidden_states: Tensor, view_norm: CellNorm, voxel_norm: CellNorm, guidance: Guidance) -> bool:
-    """Return whether one table of all cells and voxels is faster, which has one way of pooling and one epsilon."""
-    is_one_table = guidance.pooling == "mean" and view_norm.eps == voxel_norm.eps
-    return is_one_table and kernels.table_aggregation.is_chosen_on(hidden_states.device)
+class LayerTable(NamedTuple):
+    """What the aggregation of a layer needs beside its hidden states and norms, the same for layers that share it.
+
+    Args:
+        attention: Attention within cells.
+        table: Places of the tokens.
+        folded: Weights of the attention for all views.
+        batch_second: Whether hidden states have the shape `(sequence, batch, hidden)`.
+    """
+
+    attention: CellAttention
+    table: GuidedTable
+    folded: FoldedWeights
+    batch_second: bool
 
 
-def _aggregate_by_table(
+def takes_table(
     hidden_states: Tensor,
     attention: CellAttention,
     view_norm: CellNorm,
     voxel_norm: CellNorm,
-    geometry: Geometry,
     guidance: Guidance,
-) -> Tensor:
-    """Compute `guided_aggregation` in few operations, for devices on which their number decides."""
-    dtype = view_norm.weight.dtype
+    is_compiled: bool = False,
+) -> bool:
+    """Return whether one table of all cells and voxels can compute an aggregation, and is faster.
+
+    It has one way of pooling and one epsilon; compiled code takes it on every device.
+    """
+    modules = attention, view_norm, voxel_norm
+    if guidance.pooling != "mean" or view_norm.eps != voxel_norm.eps:
+        return False
+    if not all(module.can_be_fused() for module in modules):
+        return False
+    return is_compiled or kernels.table_aggregation.is_chosen_on(hidden_states.device)
+
+
+def prepare_table(
+    attention: CellAttention, view_norm: CellNorm, voxel_norm: CellNorm, geometry: Geometry, guidance: Guidance
+) -> LayerTable:
+    """Make what `aggregate_by_table` needs, once for all layers that share it."""
     sizes = guidance.cell_size, guidance.voxel_size
-    with autocast_disabled(hidden_states.device):
-        table = geometry.table(*sizes, attention.heads, view_norm.count_empty, dtype)
+    with autocast_disabled(geometry.centers.device):
+        table = geometry.table(*sizes, attention.heads, view_norm.count_empty, view_norm.weight.dtype)
         folded = geometry.of_weights(attention, attention.folded)
-        sequence = hidden_states.to(dtype).contiguous()
+    return LayerTable(attention, table, folded, geometry.batch_second)
+
+
+def aggregate_by_table(
+    hidden_states: Tensor, view_norm: CellNorm, voxel_norm: CellNorm, prepared: LayerTable, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `guided_aggregation` in few operations, for devices on which their number decides.
+
+    Hidden states have the axes of the layer. They are returned with the batch's mean and unbiased variance of each
+    view and, as the last row, of the voxels: `(views + 1, hidden)` each, for `update_statistics`.
+    """
+    attention, table, folded, batch_second = prepared
+    tokens = hidden_states.transpose(0, 1) if batch_second else hidden_states
+    with autocast_disabled(tokens.device):
+        sequence = tokens.to(view_norm.weight.dtype).contiguous()
         attended = attention.attend(sequence, table, folded)
         norms = view_norm.weight, view_norm.bias, voxel_norm.weight, voxel_norm.bias
         out, mean, variance = kernels.table_aggregation(
-            sequence, attended, folded.widen, attention.out_bias, *norms, table, guidance.scale, view_norm.eps
+            sequence, attended, folded.widen, attention.out_bias, *norms, table, scale, view_norm.eps
         )
-    if geometry.view_cells(guidance.cell_size).first_visit(view_norm):
-        with torch.no_grad():
-            unbiased = variance * table.unbiased
-            running = [view_norm.running_mean, voxel_norm.running_mean, view_norm.running_var, voxel_norm.running_var]
-            of_batch = [mean[:-1], mean[-1:], unbiased[:-1], unbiased[-1:]]
-            torch._foreach_lerp_(running, of_batch, view_norm.momentum)  # pyright: ignore[reportPrivateImportUsage]
-    return out.to(hidden_states.dtype)
+        unbiased = variance * table.unbiased
+    out = out.to(hidden_states.dtype)
+    return (out.transpose(0, 1) if batch_second else out), mean, unbiased
+
+
+@torch.no_grad()
+def update_statistics(
+    view_norm: CellNorm, voxel_norm: CellNorm, prepared: LayerTable, mean: Tensor, variance: Tensor
+) -> None:
+    """Update the running statistics of both norms in one operation, once for a batch."""
+    if not prepared.table.first_visit(view_norm):
+        return
+    running = [view_norm.running_mean, voxel_norm.running_mean, view_norm.running_var, voxel_norm.running_var]
+    of_batch = [mean[:-1], mean[-1:], variance[:-1], variance[-1:]]
+    torch._foreach_lerp_(running, of_batch, view_norm.momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def guided_aggregation_flat(

@@ -1,0 +1,99 @@
+"""Training steps in fewer launches on a GPU: layers that are compiled, and steps that are captured as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from hf_any3d.modeling.act import ActPreTrainedModel
+from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.tuners.targets import layer_stack
+
+Capture = Callable[..., Callable[..., torch.Tensor]]
+_CAPTURED = (Any2PointPreTrainedModel, ActPreTrainedModel)
+
+
+def compile_layers(model: nn.Module, **options: Any) -> int:
+    """Let torch compile each layer of a model's encoder, with its adapters, when it first runs; returns their number.
+
+    Layers of a kind run the same code, so that one of them is compiled (regional compilation). Names of parameters
+    stay. `options` are those of `torch.compile`.
+    """
+    layers = layer_stack(model).layers
+    for layer in layers:
+        layer.compile(**options)
+    return len(layers)
+
+
+class CapturedSteps:
+    """Losses of training batches, computed and differentiated by one CUDA graph.
+
+    A graph repeats the kernels of the batch that it was captured with, for batches of the same shapes. Others, such as
+    the last one of an epoch, run without. What the host computes is not repeated: numbers that change from step to
+    step must be tensors. Gradients are in memory that the next step overwrites, so they cannot be accumulated.
+
+    Args:
+        model: Model in training, whose trained parameters stay the same.
+        core: The model inside of wrappers and adapters.
+        capture: Captures a module, given tensors of its size.
+    """
+
+    def __init__(self, model: nn.Module, core: nn.Module, capture: Capture = torch.cuda.make_graphed_callables):
+        if not isinstance(core, _CAPTURED):
+            raise ValueError(
+                f"--cuda_graphs: {type(core).__name__} is not captured; expected an Any2Point or ACT model"
+            )
+        self._model, self._capture = model, capture
+        self._shapes: Any = None
+        self._replay: Callable[..., torch.Tensor] | None = None
+
+    def loss(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return the loss of a batch, on the model's device."""
+        leaves, structure = tree_flatten(dict(inputs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        shapes = structure, [_shape(leaf) for leaf in leaves]
+        if self._replay is None:
+            if self._model._forward_pre_hooks:
+                raise ValueError("--cuda_graphs: this training passes numbers that change from step to step")
+            self._shapes = shapes
+            self._replay = self._captured(leaves, structure, tensors)
+        if shapes != self._shapes:
+            return self._model(**inputs)["loss"]
+        return self._replay(*tensors)
+
+    def _captured(self, leaves: list[Any], structure: TreeSpec, tensors: list[torch.Tensor]) -> Callable:
+        kept = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        # The graph reads its inputs from the tensors that it was captured with.
+        own = tuple(tensor.clone() for tensor in tensors)
+        replay = self._capture(_Loss(self._model, leaves, structure), own, allow_unused_input=True)
+        with torch.no_grad():
+            # Statistics of norms have counted the batch several times before it was captured.
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(kept[name])
+        return replay
+
+
+class _Loss(nn.Module):
+    """Loss of a model as a function of nothing but tensors."""
+
+    def __init__(self, model: nn.Module, leaves: list[Any], structure: TreeSpec):
+        super().__init__()
+        self.model, self._structure = model, structure
+        self._leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        self._places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        leaves = list(self._leaves)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        return self.model(**tree_unflatten(leaves, self._structure))["loss"]
+
+
+def _shape(leaf: Any) -> Any:
+    """Return what must be equal for a graph to take a leaf of a batch: shape and dtype, or another object itself."""
+    return (leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf

@@ -1,0 +1,174 @@
+"""Compiled layers and captured steps give the losses and gradients of plain ones."""
+
+import copy
+import logging
+from functools import partial
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch._dynamo.utils import counters
+
+from hf_any3d.modeling.act import ActAutoencoder, ActForPointCloudClassification
+from hf_any3d.modeling.any2point import PointIndexer
+from hf_any3d.training.arguments import PointTrainingArguments
+from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
+from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_names
+from tests.common.models import case_of
+from tests.common.test_accelerators import Watch, WatchConstants
+from tests.errors import raises
+from tests.tiny_act import tiny_act
+from tests.tiny_encoders import adapted_model, clouds, tiny_model
+
+QUIET = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
+ONE_STEP = QUIET | {"use_cpu": True, "disable_tqdm": True, "max_steps": 1, "per_device_train_batch_size": 3}
+
+
+def with_lora(model):
+    targets = encoder_linear_pattern(model)
+    return get_peft_model(model, LoraConfig(target_modules=targets, modules_to_save=trainable_module_names(model)))
+
+
+MODELS = {
+    "guided adapter": lambda: adapted_model("bert", {"gate": 0.2}, head_dropout=0.0),
+    "attention over the batch": lambda: adapted_model("clip_text_model", attention_axis="batch", head_dropout=0.0),
+    "LoRA": lambda: with_lora(tiny_model("bert", head_dropout=0.0)),
+    "ACT": lambda: tiny_act(ActForPointCloudClassification, head_dropout=0.0, drop_path_rate=0.0),
+}
+
+
+def batch(rows, seed=2):
+    return {"points": clouds(rows, seed=seed), "labels": torch.arange(rows) % 3}
+
+
+def step(model, inputs):
+    """Return loss, gradients and buffers of a training step."""
+    model.train().zero_grad()
+    loss = model(**inputs)["loss"]
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return loss.detach(), gradients, dict(model.named_buffers())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["guided adapter", "attention over the batch"])
+def test_one_compiled_region_serves_all_layers_and_batches_of_any_size(name):
+    torch.compiler.reset()
+    counters.clear()
+    plain = MODELS[name]()
+    model = copy.deepcopy(plain)
+    assert compile_layers(model.get_base_model(), backend="aot_eager") == 2
+    for rows in (4, 3, 5):
+        found, expected = (step(one, batch(rows)) for one in (model, plain))
+        assert found[1].keys() == expected[1].keys()
+        largest = max(gradient.abs().max() for gradient in expected[1].values())
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+        for key, gradient in expected[1].items():
+            assert (found[1][key] - gradient).abs().max() < 1e-4 * largest, key
+        torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    with torch.no_grad():
+        logits = [one.eval()(points=clouds()).logits for one in (model, plain)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["guided adapter", "LoRA", "ACT"])
+def test_the_trainer_compiles_layers_and_says_how_long_that_takes(name, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    counters.clear()
+    rows = [{"points": cloud, "labels": number} for number, cloud in enumerate(clouds(3))]
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        arguments = PointTrainingArguments(str(tmp_path), compile_layers=compiled, **ONE_STEP)
+        with caplog.at_level(logging.INFO):
+            losses.append(PointTrainer(MODELS[name](), arguments, train_dataset=rows).train().training_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert caplog.text.count("in which layers were compiled") == 1
+
+
+class Recorder:
+    """Stands for `make_graphed_callables`: returns the module, and keeps what it was called with."""
+
+    def __init__(self):
+        self.captured, self.replayed = [], []
+
+    def __call__(self, module, sample, allow_unused_input):
+        assert not module._forward_hooks and not module._forward_pre_hooks and allow_unused_input
+        assert all(isinstance(one, torch.Tensor) for one in sample)
+        self.captured.append(len(sample[0]))
+        module(*sample)  # warms up, and counts the batch in the statistics of norms
+
+        def replay(*tensors):
+            self.replayed.append(len(tensors[0]))
+            return module(*tensors)
+
+        return replay
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batches_of_one_size_are_captured_and_others_are_not(name):
+    plain = MODELS[name]().train()
+    model = copy.deepcopy(plain)
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    recorder = Recorder()
+    steps = CapturedSteps(model, core, recorder)
+    sizes = [3, 3, 2, 3]
+    for number, rows in enumerate(sizes):
+        inputs = batch(rows, seed=number)
+        if name == "guided adapter":
+            inputs["point_index"] = PointIndexer(core.config)(inputs["points"])
+        loss, gradients, buffers = step(plain, inputs)
+        model.zero_grad()
+        found = steps.loss(inputs)
+        found.backward()
+        torch.testing.assert_close(found.detach(), loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(dict(model.named_buffers()), buffers)
+        assert {key for key, p in model.named_parameters() if p.grad is not None} == gradients.keys()
+    assert recorder.captured == [3] and recorder.replayed == [3, 3, 3]
+
+
+def test_what_a_graph_would_not_repeat_is_refused():
+    model = MODELS["guided adapter"]()
+    model.register_forward_pre_hook(lambda module, args: None)
+    with raises(ValueError, naming="change from step to step"):
+        CapturedSteps(model, model.get_base_model(), Recorder()).loss(batch(3))
+    autoencoder = case_of(ActAutoencoder).build()
+    with raises(ValueError, naming="ActAutoencoder is not captured"):
+        CapturedSteps(autoencoder, autoencoder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cuda_graphs": True, "gradient_accumulation_steps": 2}, "--gradient_accumulation_steps 2"),
+        ({"cuda_graphs": True, "rows_per_step": 48}, "--gradient_accumulation_steps 3"),
+        ({"cuda_graphs": True, "gradient_checkpointing": True}, "--gradient_checkpointing True"),
+        ({"cuda_graphs": True, "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1"),
+        ({"cuda_graphs": True, "head_epochs": 1}, "--head_epochs 1"),
+        ({"cuda_graphs": True, "use_cpu": True}, "--cuda_graphs on the device 'cpu'; expected a CUDA GPU"),
+        ({"compile_layers": True, "torch_compile": True}, "--compile_layers with --torch_compile"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings, message, tmp_path):
+    with raises(ValueError, naming=message):
+        PointTrainingArguments(str(tmp_path), **settings)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_with_an_adapter_reads_no_value(name):
+    # On "meta" no value exists, so that a shape that depends on one is an error, too.
+    model = MODELS[name]().to("meta").train()
+    inputs = {key: value.to("meta") for key, value in batch(3).items()}
+    watch = Watch()
+    for _ in range(2):
+        watch.found.clear()
+        with watch, WatchConstants(watch):
+            model(**inputs)["loss"].backward()
+    assert not watch.found
