@@ -3,6 +3,7 @@
 import copy
 import logging
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_batches_of_one_size_are_captured_and_others_are_not(name):
     steps = CapturedSteps(model, core, recorder)
     sizes = [3, 3, 2, 3]
     for number, rows in enumerate(sizes):
-        inputs = batch(rows, seed=number)
+        inputs: dict[str, Any] = batch(rows, seed=number)
         if name == "guided adapter":
             inputs["point_index"] = PointIndexer(core.config)(inputs["points"])
         loss, gradients, buffers = step(plain, inputs)

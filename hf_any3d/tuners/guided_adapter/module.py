@@ -280,7 +280,7 @@ def guided_aggregation(
 
 
 class LayerTable(NamedTuple):
-    """What the aggregation of a layer needs beside its hidden states and norms, the same for layers that share it.
+    """Inputs of a layer's aggregation beside its hidden states and norms, the same for layers that share them.
 
     Args:
         attention: Attention within cells.
