@@ -1,4 +1,4 @@
-"""The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png from what the package answers.
+"""The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png.
 
 Four answers of its own commands about files that come with it or that it draws: the class of a scan, "none of these"
 for a solid that is nothing it knows, the classes of a tile's points, and a room with its boxes.

@@ -26,7 +26,7 @@ SENTENCES = (
 """Spoken to Whisper."""
 BEGINNING = "A chair is a piece of furniture that"
 QUESTION = "What is the difference between a chair and a table?"
-PICTURE = Path(__file__).resolve().parents[2] / "docs" / "shapes.png"
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "first.png"
 KINDS = {
     "norms": r"(?i)norm.*weight",
     "layer scales": r"layer_scale",

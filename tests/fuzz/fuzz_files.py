@@ -53,7 +53,8 @@ class FilesOf(Target):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             read_file(folder / next(iter(case)))
-        assert len(caught) <= 3, "one file warns a few times at most"
+        # Of splats: the rest after the data, transparent ones, normals, colors, and in one line what is left out.
+        assert len(caught) <= 5, "one file warns a few times at most, each time of something else"
 
     def check_refusal(self, error: BaseException, case: Seed, folder: Path) -> None:  # noqa: D102
         path, text = folder / next(iter(case)), str(error)
