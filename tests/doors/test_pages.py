@@ -100,7 +100,7 @@ def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():
 def test_a_page_with_blocks_for_a_checkout_says_so_at_its_top():
     for name, found in PAGES.items():
         if any("a checkout" in block.needs for block in found):
-            top = pages()[name].partition("```")[0].partition("\n## ")[0]
+            top = re.split(r"^## ", pages()[name], flags=re.MULTILINE)[0]
             assert name == "docs/install.md" or "install.md#from-a-checkout" in top, name
 
 
