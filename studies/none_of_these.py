@@ -25,7 +25,7 @@ from hf_any3d import (
     PointFeaturesModel,
     load_point_dataset,
 )
-from hf_any3d.cli.predict import DOUBTED, clearly_less
+from hf_any3d.cli.predict import UNLIKE_FROM, clearly_less
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
 from hf_any3d.training.few_scans.one_side import one_side
@@ -236,7 +236,7 @@ def evaluate(
     ):
         best = np.minimum(*(scores[other] for other in others))
         pairs = zip(best.tolist(), scores[seen_as].tolist(), strict=True)
-        tried = scores[seen_as] > DOUBTED
+        tried = scores[seen_as] > UNLIKE_FROM
         hinted = tried & np.array([clearly_less(one, other) for one, other in pairs])
         figures |= {f"{name}, tried": tried.mean(), f"{name}, hint": hinted.mean()}
         if name == "turned":

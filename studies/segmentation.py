@@ -36,6 +36,7 @@ from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import ModelArguments
+from hf_any3d.training.splits import load_splits
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.viewer import label_colors
 from studies.runs import (
@@ -162,7 +163,7 @@ def train_network(
     """Train any network by a recipe, apart from the recipe's own model."""
     request = segmentation.Segmentation.parse([arguments_file(task, seed, folder)])
     checkpoint = program.start_run(request.training, logging.getLogger(__name__))
-    splits, _ = program.load_splits(request.data)
+    splits, _ = load_splits(request.data)
     request.labels = segmentation.find_point_labels(splits["train"])
     processor, model = request.build_processor(), build(request.labels)
     trainer = request.build_trainer(model, splits, processor)
@@ -191,7 +192,7 @@ def load_task(task: str) -> tuple[DatasetDict, segmentation.PointLabels]:
     """Load the data of a recipe; returns them with the task that they define."""
     kinds = (segmentation.SegmentationDataArguments,)
     own = {name: value for name, value in settings_of(task).items() if name in kinds[0].__dataclass_fields__}
-    splits, _ = program.load_splits(kinds[0](**own))
+    splits, _ = load_splits(kinds[0](**own))
     return splits, segmentation.find_point_labels(splits["train"])
 
 

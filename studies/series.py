@@ -26,7 +26,7 @@ from hf_any3d.training.arguments import (
     words_of,
 )
 from hf_any3d.training.folds import Program, mean_and_std, run_folds, run_once, summarize
-from hf_any3d.training.program import load_splits
+from hf_any3d.training.splits import load_splits
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.markdown import inline
 from hf_any3d.utils.messages import error_lines

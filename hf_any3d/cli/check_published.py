@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,15 +42,10 @@ def check_published(
         from hf_any3d.evaluation import published_checks
         from hf_any3d.published import keep_download
 
-    published, chosen = published_checks.published_names(), []
-    for name in names or published:
-        sizes = [size for size in published if size == name or size.startswith(f"{name}:")]
-        if not sizes:
-            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
-        chosen += sizes
+    published = published_checks.published_names()
     runs = read_json_object(output)["runs"] if output.exists() else {}
     records, unopened = [], 0
-    for name in dict.fromkeys(chosen):
+    for name in _with_sizes(names or published, published):
         if name in runs and not again:
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
         else:
@@ -73,6 +69,17 @@ def check_published(
     print_note(f"{output}: {len(records) - failed} passed, {failed} failed, {unopened} not opened")
     if failed or unopened:
         raise typer.Exit(1 if failed else SOME_FAILED)
+
+
+def _with_sizes(names: Sequence[str], published: Sequence[str]) -> list[str]:
+    """Return the published checkpoints that are named, each once; a name without a size stands for all its sizes."""
+    checkpoints: dict[str, None] = {}
+    for name in names:
+        sizes = [checkpoint for checkpoint in published if checkpoint == name or checkpoint.startswith(f"{name}:")]
+        if not sizes:
+            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
+        checkpoints |= dict.fromkeys(sizes)
+    return list(checkpoints)
 
 
 def _print(record: dict[str, Any]) -> None:

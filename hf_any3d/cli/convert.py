@@ -107,12 +107,7 @@ def convert(
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
     options = {name: value for name, value in options.items() if value is not None and value is not False}
-    for file in files:
-        repository = file.partition(SIZE_MARK)[0]
-        if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
-            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
-    for file in files:
-        _refuse_points(Path(file))
+    _check_files(files)
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
@@ -134,6 +129,16 @@ def convert(
             lines = _report(_convert_files(files, output, options))
     for line in lines:
         print_line(line)
+
+
+def _check_files(files: list[str]) -> None:
+    """Refuse files that there are not, unless a name may be that of a published checkpoint, and files of points."""
+    for file in files:
+        repository = file.partition(SIZE_MARK)[0]
+        if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
+            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
+    for file in files:
+        _refuse_points(Path(file))
 
 
 def _refuse_points(file: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import webbrowser
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,26 +107,38 @@ def find_dataset(name: str) -> FoundDataset:
     """Find out what a name of data is, without the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        # Of the folder itself, or of the splits in it.
-        places = (path, *(path / split for split in ("train", "validation", "test")))
-        if any(True for place in places for pattern in _BOXES for _ in place.glob(pattern)):
-            return FoundDataset("scans_with_boxes", folder=path)
-        # Such a file describes the clouds of a folder and holds none.
-        inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
-        return FoundDataset("parquet" if inside else "folder", folder=path)
+        return FoundDataset(_kind_of_folder(path), folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
     if path.is_file() or is_path_like(name, needs_owner=True):
-        similar = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
-        choices = (
-            "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
-        )
-        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{hint}{choices}")
+        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")
     skip_hub_if_offline()
     return FoundDataset(name)
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Return the dataset of the catalog that reads a folder."""
+    # Of the folder itself, or of the splits in it.
+    for place in (path, *(path / split for split in ("train", "validation", "test"))):
+        for pattern in _BOXES:
+            if next(place.glob(pattern), None) is not None:
+                return "scans_with_boxes"
+    # metadata.parquet describes the clouds of a folder and holds none.
+    has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
+    return "parquet" if has_tables else "folder"
+
+
+def _hint_for(name: str, path: Path) -> str:
+    """Return what may have been meant by a name that names no data."""
+    hint = similar_path(path)
+    if hint:
+        return hint
+    similar = difflib.get_close_matches(name, DATASETS, n=1)
+    if similar:
+        return f"; did you mean {similar[0]}?"
+    return "" if "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
@@ -194,25 +206,37 @@ def describe(
         facts[str(split)] = {"columns": rows.column_names}
         if "points" in rows.column_names and len(rows):
             facts[str(split)] |= split_statistics(str(split), rows)
-    counts = [
-        {"split": split, "clouds": about.get("num_rows", 0), **about.get("labels", {})}
-        for split, about in facts.items()
-    ]
+    counts = []
+    for split, about in facts.items():
+        counts.append({"split": split, "clouds": about.get("num_rows", 0), **about.get("labels", {})})
     write_results(facts, counts, None, as_json, as_csv)
-    for split, about in () if as_json or as_csv else facts.items():
-        print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
-        if "points_per_cloud" in about:
-            least, most = (f"{about['points_per_cloud'][end]:,}" for end in ("min", "max"))
-            low, high = (", ".join(f"{value:.4g}" for value in about["bounds"][end]) for end in ("min", "max"))
-            count = least if least == most else f"{least} to {most}"
-            print_line(f"  {count} points each; x, y, z from {low} to {high}")
-    by_split = {split: about.get("labels", {}) for split, about in facts.items()}
+    if not as_json and not as_csv:
+        for split, about in facts.items():
+            _print_split(split, about)
+        _print_labels({split: about.get("labels", {}) for split, about in facts.items()})
+    left_out.finish()
+
+
+def _print_split(split: str, about: dict[str, Any]) -> None:
+    """Print clouds and columns of a split, with points and extent if it has any."""
+    print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
+    if "points_per_cloud" not in about:
+        return
+    least = f"{about['points_per_cloud']['min']:,}"
+    most = f"{about['points_per_cloud']['max']:,}"
+    low = ", ".join(f"{value:.4g}" for value in about["bounds"]["min"])
+    high = ", ".join(f"{value:.4g}" for value in about["bounds"]["max"])
+    count = least if least == most else f"{least} to {most}"
+    print_line(f"  {count} points each; x, y, z from {low} to {high}")
+
+
+def _print_labels(by_split: dict[str, dict[str, int]]) -> None:
+    """Print how many clouds of each label the splits have."""
     labels = list(dict.fromkeys(label for of_split in by_split.values() for label in of_split))
     width = max((len(printable(label)) for label in labels), default=0)
-    for label in () if as_json or as_csv else labels:
+    for label in labels:
         cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in by_split.items())
         print_line(f"  {printable(label):<{width}}  {cells}")
-    left_out.finish()
 
 
 @data.command()
@@ -250,28 +274,45 @@ def check(
         print_note(f"warning: {text}")
     write_rows(rows, _cells, output, options)
     if not options.as_json and not options.as_csv:
-        counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in rows)
-        total = sum(row.get("points", 0) for row in rows)
-        shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
-        print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
-        from hf_any3d.data.tiles import describe_tiles
-
-        for line in describe_tiles(tiles):
-            print_line(line)
-        if len(samples) > 1:
-            import torch
-
-            from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
-
-            names = list(samples)[:MOST_COMPARED]
-            pairs = near_duplicates(torch.stack([samples[name] for name in names]))
-            named = "; ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:_MOST_PAIRS])
-            more = f"; and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)
-            if pairs:
-                print_line(f"near-duplicates: {named}{more}")
-        if (line := _scarce_classes(files, [row["file"] for row in rows if "error" not in row])) is not None:
-            print_line(line)
+        _print_summary(rows, tiles, samples)
+        scarce = _scarce_classes(files, [row["file"] for row in rows if "error" not in row])
+        if scarce is not None:
+            print_line(scarce)
     finish(rows)
+
+
+def _print_summary(rows: list[dict[str, Any]], tiles: list[Tile], samples: dict[str, Any]) -> None:
+    """Print how many files are bad or doubtful, what tiles have, and which files are near-duplicates."""
+    from hf_any3d.data.tiles import describe_tiles
+
+    counts = Counter(_verdict(row) for row in rows)
+    total = sum(row.get("points", 0) for row in rows)
+    shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("good", "doubtful", "bad"))
+    print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
+    for line in describe_tiles(tiles):
+        print_line(line)
+    if len(samples) > 1:
+        _print_near_duplicates(samples)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "bad"
+    return "doubtful" if "warnings" in row else "good"
+
+
+def _print_near_duplicates(samples: dict[str, Any]) -> None:
+    import torch
+
+    from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
+
+    names = list(samples)[:MOST_COMPARED]
+    pairs = near_duplicates(torch.stack([samples[name] for name in names]))
+    if not pairs:
+        return
+    named = "; ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:_MOST_PAIRS])
+    more = f"; and {len(pairs) - _MOST_PAIRS} more" if len(pairs) > _MOST_PAIRS else ""
+    print_line(f"near-duplicates: {named}{more}")
 
 
 def _cells(row: Row) -> Iterator[Row]:
@@ -432,60 +473,103 @@ def show(
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
     suffix = check_output(output, VIEWS if rows is not None else (*VIEWS, *CLOUDS), num_files=len(inputs))
     if serve:
-        if len(inputs) != 1:
-            raise ValueError(f"--serve: {len(inputs)} files; expected one")
-        from hf_any3d.visualization.show import class_names, serve_scene
-
-        cloud = inputs.files[0].read()
-        server = serve_scene(cloud.data, names=class_names(cloud.name, cloud.data))
-        print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
-        server.sleep_forever()
+        _serve(inputs)
         return
     with status("preparing the page"):
-        from hf_any3d.visualization.show import class_names, view_of_cloud, views_of_rows, write_views
+        from hf_any3d.visualization.show import write_views
 
-    done, upright = [], up_axis
-    if rows is not None:
-        from hf_any3d.data.catalog import up_axis_of
+    if suffix in CLOUDS:
+        rows_of_files = _write_points(inputs, output)
+        _tell(output, browser)
+        finish(rows_of_files)
+        return
+    page = _view_files(inputs, most) if rows is None else _view_rows(rows, most, what[0])
+    for view in page.views:
+        view.up_axis = up_axis or page.up_axis or view.up_axis
+    if page.views:
+        write_views(output, page.views, title=", ".join(what), columns=columns, **page.settings)
+        _tell(output, browser)
+    finish(page.rows)
 
-        views, settings = views_of_rows(rows, most)
-        upright = up_axis or up_axis_of(what[0])
-    else:
-        views, names, titles = [], [], inputs.titles()
-        formats = {Path(file.name).suffix.lower().replace(".laz", ".las") for file in inputs.files}
 
-        def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-            nonlocal names
-            for cloud in clouds:
-                if suffix in CLOUDS:
-                    from hf_any3d.data.files import write_point_cloud
+def _tell(output: Path, browser: bool) -> None:
+    print_line(output)
+    if browser:
+        webbrowser.open(output.absolute().as_uri())
 
-                    write_point_cloud(output, cloud.data)
-                    continue
-                # The page has one legend: where formats are mixed, numbers mean different classes.
-                named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
-                view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
-                views.append(view)
-                names = max(names, labels, key=len)
-            return [{} for _ in clouds]
 
-        # Spread over all files, which are sorted by folder and so by class.
-        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
-        done = list(for_each_file(replace(inputs, files=[inputs.files[index] for index in chosen]), answer))
-        if any(view.labels is None for view in views):  # points are colored by label in all clouds or in none
-            names = []
-            for view in views:
-                view.labels = None
-        settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
-    if views:
+def _serve(inputs: Inputs) -> None:
+    """Serve all points of one file until Ctrl-C."""
+    from hf_any3d.visualization.show import class_names, serve_scene
+
+    if len(inputs) != 1:
+        raise ValueError(f"--serve: {len(inputs)} files; expected one")
+    cloud = inputs.files[0].read()
+    server = serve_scene(cloud.data, names=class_names(cloud.name, cloud.data))
+    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+    server.sleep_forever()
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Views of clouds, and what is known of all of them."""
+
+    views: list[Any]
+    settings: dict[str, Any]  # arguments of `write_views`
+    up_axis: str | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of files, those that could not be read among them
+
+
+def _view_rows(rows: Any, most: int, dataset: str) -> _Page:
+    """Return views of some rows of a dataset."""
+    from hf_any3d.data.catalog import up_axis_of
+    from hf_any3d.visualization.show import views_of_rows
+
+    views, settings = views_of_rows(rows, most)
+    return _Page(views, settings, up_axis=up_axis_of(dataset))
+
+
+def _view_files(inputs: Inputs, most: int) -> _Page:
+    """Return views of some files."""
+    from hf_any3d.visualization.show import class_names, view_of_cloud
+
+    views: list[Any] = []
+    names: list[str] = []
+    titles = inputs.titles()
+    formats = {Path(file.name).suffix.lower().replace(".laz", ".las") for file in inputs.files}
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        nonlocal names
+        for cloud in clouds:
+            # The page has one legend: where formats are mixed, numbers mean different classes.
+            named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
+            view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
+            views.append(view)
+            names = max(names, labels, key=len)
+        return [{} for _ in clouds]
+
+    # Spread over all files, which are sorted by folder and so by class.
+    chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
+    rows = list(for_each_file(replace(inputs, files=[inputs.files[index] for index in chosen]), answer))
+    # Points are colored by label in all clouds or in none.
+    if any(view.labels is None for view in views):
+        names = []
         for view in views:
-            view.up_axis = upright or view.up_axis
-        write_views(output, views, title=", ".join(what), columns=columns, **settings)
-    if views or suffix in CLOUDS:
-        print_line(output)
-        if browser:
-            webbrowser.open(output.absolute().as_uri())
-    finish(done)
+            view.labels = None
+    settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
+    return _Page(views, settings, rows=rows)
+
+
+def _write_points(inputs: Inputs, output: Path) -> list[dict[str, Any]]:
+    """Write the points of the one file, and return its row."""
+    from hf_any3d.data.files import write_point_cloud
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        for cloud in clouds:
+            write_point_cloud(output, cloud.data)
+        return [{} for _ in clouds]
+
+    return list(for_each_file(inputs, answer))
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

@@ -39,15 +39,8 @@ def from_depth(
     from hf_any3d.data.files.rgbd import read_rgbd
 
     images = [image for place in depth for image in _images(place)]
-    many = len(images) > 1
-    if not many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
-        check_output(output, (*CLOUDS, ""), num_files=len(images))
-    places = [output / f"{image.stem}.ply" if many or not output.suffix else output for image in images]
-    if twice := [place for place in places if places.count(place) > 1]:
-        same = ", ".join(str(image) for image, place in zip(images, places, strict=True) if place == twice[0])
-        raise ValueError(f"{same}: all would be written to {twice[0]}; expected images with different names")
     failed = 0
-    for image, place in zip(images, places, strict=True):
+    for image, place in _places(images, output).items():
         try:
             cloud = read_rgbd(
                 image,
@@ -57,7 +50,7 @@ def from_depth(
                 depth_truncation=depth_truncation,
             )
         except (ValueError, OSError) as error:
-            if not many:
+            if len(images) == 1:
                 raise
             print_error(one_line(error))
             failed += 1
@@ -70,6 +63,23 @@ def from_depth(
     if failed:
         print_error(f"{failed} of {len(images)} images could not be used")
         raise typer.Exit(SOME_FAILED)
+
+
+def _places(images: list[Path], output: Path) -> dict[Path, Path]:
+    """Return the file that each image is written to."""
+    are_many = len(images) > 1
+    if not are_many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
+        check_output(output, (*CLOUDS, ""), num_files=len(images))
+    if not are_many and output.suffix:
+        return {images[0]: output}
+    image_of: dict[Path, Path] = {}
+    for image in images:
+        place = output / f"{image.stem}.ply"
+        if place in image_of:
+            same = ", ".join(str(other) for other in images if other.stem == image.stem)
+            raise ValueError(f"{same}: all would be written to {place}; expected images with different names")
+        image_of[place] = image
+    return {image: place for place, image in image_of.items()}
 
 
 def _images(place: Path) -> list[Path]:

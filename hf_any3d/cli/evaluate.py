@@ -151,81 +151,152 @@ def evaluate(
     models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
     listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
+    _check_data(data, dataset, recipe, data_dir)
+    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    model = check_model(model, *_SCORES)
+    _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")
+    if command != "predict":
+        _refuse_for_others(model, robustness=robustness, voting=voting)
+    is_test = command == "predict" and max_samples is None and split in (None, "test")
+    stated = _stated_facts(report_file, report_facts, is_test)
+    load_libraries()
+    hide_bars_of_datasets()
+    arguments, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
+    optional = {
+        "data_dir": data_dir,
+        "dataset_options": options,
+        "voting": voting,
+        "vote_augment": vote_augment or None,
+    }
+    arguments |= {name: value for name, value in optional.items() if value is not None}
+    robust = None
+    # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
+    with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
+        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
+
+        data_arguments, protocol = _read_arguments(model, arguments, file)
+        # Before the evaluation, so that a missing fact is an error at once.
+        trained = None if stated is None else _facts_of_training(model, data_arguments, stated)
+        split, rows = _load_split(model, command, data_arguments, protocol, split, recipe)
+        rows = _first(rows, max_samples)
+        settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
+        metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
+        folder = _folder_of_robustness(output_dir, model)
+        if robustness:
+            from hf_any3d.training.robustness import evaluate_robustness
+
+            robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
+        if report_file is not None:
+            assert trained is not None
+            _write_report(report_file, model, trained, data_arguments, metrics, len(rows))
+    score = _SCORES[command]
+    facts: dict[str, Any] = {"metrics": metrics, f"class_{score}": by_class}
+    if robust is not None:
+        facts["robustness"] = robust
+    write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
+    is_for_people = not as_json and not as_csv
+    if is_for_people:
+        _print_figures(metrics)
+    if robust is not None:
+        _write_robustness(robust, folder, print_table=is_for_people)
+    left_out.finish()
+
+
+def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data_dir: str | None) -> None:
+    """Refuse data that are named twice, or not at all."""
     if recipe is not None and (data is not None or dataset is not None):
         raise ValueError(f"--recipe {recipe} names its data; expected no other")
     if data is None and dataset is None and recipe is None:
         raise ValueError("DATA is missing; expected a folder, a file, the name of a dataset, or --recipe")
     if data is not None and data_dir is not None:
         raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
-    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
-    model = check_model(model, *_SCORES)
-    _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")
-    if command != "predict" and (refused := "--robustness" if robustness else "--voting" if voting else None):
-        raise ValueError(f"{refused}: {model} is not a classifier; {refused} is only for classifiers")
-    is_test = command == "predict" and max_samples is None and split in (None, "test")
-    if report_file is None and report_facts is not None or report_file is not None and not is_test:
+
+
+def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
+    """Refuse what is only for classifiers."""
+    option = None
+    if robustness:
+        option = "--robustness"
+    elif voting:
+        option = "--voting"
+    if option is not None:
+        raise ValueError(f"{option}: {model} is not a classifier; {option} is only for classifiers")
+
+
+def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: bool) -> dict[str, Any] | None:
+    """Return what `--report-facts` says for a report; None without a report."""
+    facts_alone = report_file is None and report_facts is not None
+    if facts_alone or (report_file is not None and not is_test):
         raise ValueError("--report, with --report-facts: expected a classifier, its split test, and no --max-samples")
-    stated = None if report_file is None else json_object("--report-facts", report_facts)
-    load_libraries()
-    hide_bars_of_datasets()
-    request, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
-    further = {
-        "data_dir": data_dir,
-        "dataset_options": options,
-        "voting": voting,
-        "vote_augment": vote_augment or None,
-    }
-    request |= {name: value for name, value in further.items() if value is not None}
-    robust = None
-    # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
-    with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-        from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
-        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
+    return None if report_file is None else json_object("--report-facts", report_facts)
 
-        arguments, protocol = _read_arguments(model, request, file)
-        # Before the evaluation, so that a missing fact is an error at once.
-        source = "parquet" if arguments.train_file is not None else arguments.dataset_name
-        trained = None if stated is None else known_facts(model, source, stated)
-        split, rows = _load_split(model, command, arguments, protocol, split, recipe)
-        if max_samples is not None:
-            rows = rows.select(range(min(max_samples, len(rows))))
-        settings = EvaluationSettings(arguments, protocol, batch_size, seed, cpu)
-        metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
-        # Next to the model's card, which gets a section; models of the hub have no folder here.
-        folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
-        if robustness:
-            from hf_any3d.training.robustness import evaluate_robustness
 
-            robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
-        if report_file is not None and trained is not None:
-            report = evaluation_report(model, trained, arguments.dataset_options, metrics, len(rows))
-            write_json(report_file, report)
-    score = _SCORES[command]
-    facts = {"metrics": metrics, f"class_{score}": by_class} | ({} if robust is None else {"robustness": robust})
-    table = [
-        {"split": name, **values, **{f"{score} of {label}": share for label, share in by_class.get(name, {}).items()}}
-        for name, values in metrics.items()
-    ]
-    write_results(facts, table, output, as_json, as_csv)
+def _facts_of_training(model: str, arguments: Any, stated: dict[str, Any]) -> dict[str, Any]:
+    from hf_any3d.model_card.evaluation_reports import known_facts
+
+    source = "parquet" if arguments.train_file is not None else arguments.dataset_name
+    return known_facts(model, source, stated)
+
+
+def _write_report(
+    file: Path, model: str, trained: dict[str, Any], arguments: Any, metrics: dict[str, Any], num_rows: int
+) -> None:
+    from hf_any3d.model_card.evaluation_reports import evaluation_report
+
+    write_json(file, evaluation_report(model, trained, arguments.dataset_options, metrics, num_rows))
+
+
+def _first(rows: Any, count: int | None) -> Any:
+    """Return so many rows at most."""
+    return rows if count is None else rows.select(range(min(count, len(rows))))
+
+
+def _folder_of_robustness(output_dir: Path | None, model: str) -> Path:
+    """Return where figures of robustness are written: next to the model's card, which gets a section.
+
+    Models of the hub have no folder here.
+    """
+    if output_dir is not None:
+        return output_dir
+    return Path(model) if Path(model).is_dir() else Path("robustness")
+
+
+def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -> list[dict[str, Any]]:
+    """Return a row for each split: its figures, then the score of each class."""
+    rows = []
+    for split, figures in metrics.items():
+        row = {"split": split, **figures}
+        for label, share in by_class.get(split, {}).items():
+            row[f"{score} of {label}"] = share
+        rows.append(row)
+    return rows
+
+
+def _print_figures(metrics: dict[str, Any]) -> None:
     width = max(map(len, metrics))
-    for name, values in metrics.items():
-        if not as_json and not as_csv:
-            figures = [
-                f"{_SHARES[key]} {100 * value:.2f} %"
-                if key in _SHARES
-                else f"{key.replace('_', ' ')} {value:.{0 if key in _COUNTS else 4}f}"
-                for key, value in values.items()
-            ]
-            print_line(f"{name:<{width}}  {'   '.join(figures)}")
-    if robust is not None:
-        from hf_any3d.training.robustness import robustness_table, write_robustness
+    for split, figures in metrics.items():
+        texts = [_figure_text(name, value) for name, value in figures.items()]
+        print_line(f"{split:<{width}}  {'   '.join(texts)}")
 
-        written, remarks = write_robustness(robust, folder)
-        for line in () if as_json or as_csv else robustness_table(robust).splitlines():
+
+def _figure_text(name: str, value: float) -> str:
+    if name in _SHARES:
+        return f"{_SHARES[name]} {100 * value:.2f} %"
+    decimals = 0 if name in _COUNTS else 4
+    return f"{name.replace('_', ' ')} {value:.{decimals}f}"
+
+
+def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:
+    """Write table, picture and section of the card, and tell where."""
+    from hf_any3d.training.robustness import robustness_table, write_robustness
+
+    written, remarks = write_robustness(robust, folder)
+    if print_table:
+        for line in robustness_table(robust).splitlines():
             print_line(line)
-        for text in (f"written: {', '.join(map(str, written))}", *remarks):
-            print_note(text)
-    left_out.finish()
+    print_note(f"written: {', '.join(map(str, written))}")
+    for remark in remarks:
+        print_note(remark)
 
 
 def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -> tuple[Any, Any]:
@@ -250,11 +321,11 @@ def _load_split(
 ) -> tuple[str, Any]:
     """Return the name and the rows of the split to evaluate on."""
     from hf_any3d.data import load_point_dataset
-    from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import apply_protocol
+    from hf_any3d.training.splits import load_splits
 
-    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
-    if recipe is None and data.train_file is None and not is_folder:
+    if recipe is None and not _is_of_user(data):
+        # A dataset has its own test split, which is loaded alone.
         split = split or "test"
         options = data.dataset_options
         return split, load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
@@ -267,11 +338,7 @@ def _load_split(
         (split,) = map(str, splits)
         # The loader calls what has no folders of splits a training split, whatever it was made for.
         if recipe is None and split == "train":
-            trained = read_json_object(Path(model) / "metrics.json").get("data")
-            name = Path(str(source)).stem
-            if isinstance(trained, dict) and trained.get("name") == name:
-                text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
-                print_note(f"warning: {text}")
+            _warn_if_trained_on(model, Path(str(source)).stem)
             return "all", splits[split]
     split = split or "test"
     if split not in splits:
@@ -279,6 +346,19 @@ def _load_split(
             f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
         )
     return split, splits[split]
+
+
+def _is_of_user(data: Any) -> bool:
+    """Return whether data are files or a folder of the user, rather than a dataset of the catalog or the hub."""
+    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
+    return data.train_file is not None or is_folder
+
+
+def _warn_if_trained_on(model: str, name: str) -> None:
+    trained = read_json_object(Path(model) / "metrics.json").get("data")
+    if isinstance(trained, dict) and trained.get("name") == name:
+        text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
+        print_note(f"warning: {text}")
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)
@@ -347,17 +427,20 @@ def evaluate_minigpt3d(
     from hf_any3d.evaluation.question_answering import PROTOCOLS, find_protocol
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
-    files = (text.partition("=") for text in judge_prompt or ())
-    prompts = {kind: check_prompt(Path(file).read_text(encoding="utf-8"), kind) for kind, _, file in files}
-    settings, further = json_object("--generation", generation), json_object("--options", options)
-    own_settings = json_object("--judge-settings", judge_settings)
+    prompts = {}
+    for text in judge_prompt or ():
+        kind, _, file = text.partition("=")
+        prompts[kind] = check_prompt(Path(file).read_text(encoding="utf-8"), kind)
+    generation_settings = json_object("--generation", generation)
+    dataset_options = json_object("--options", options)
+    settings_of_judge = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
     load_libraries()
 
     def load(protocol: Any) -> Any:
-        dataset_options = {**protocol.options, **further}
-        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **dataset_options)
-        return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
+        options_of_both = {**protocol.options, **dataset_options}
+        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **options_of_both)
+        return _first(rows, max_samples)
 
     with contextlib.redirect_stdout(sys.stderr):
         needs_name = judge in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
@@ -366,24 +449,24 @@ def evaluate_minigpt3d(
                 f"--judge-model is {judge_model!r} and --judge is {judge.value if judge else None!r}; expected a "
                 "model for the judges endpoint and local, and only for them"
             )
-        chosen: Judge | None = None
+        opened_judge: Judge | None = None
         if judge is JudgeKind.CLASS_NAMES:
-            chosen = ClassNameJudge(classes)
+            opened_judge = ClassNameJudge(classes)
         elif judge is JudgeKind.ENDPOINT:
-            chosen = EndpointJudge(str(judge_model), judge_url, own_settings, judge_key_variable)
+            opened_judge = EndpointJudge(str(judge_model), judge_url, settings_of_judge, judge_key_variable)
         elif judge is JudgeKind.LOCAL:
-            chosen = LanguageModelJudge(str(judge_model), judge_revision, own_settings, device)
+            opened_judge = LanguageModelJudge(str(judge_model), judge_revision, settings_of_judge, device)
         if model is not None:
             with model_errors(model):
                 generate, about = open_model(model, revision, device)
-            answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
+            answer_protocols(protocols, load, generate, output_dir, about, generation_settings, batch_size, seed)
         encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
-        summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
+        summary = judge_protocols(protocols, output_dir, opened_judge, classes, prompts, encoders, seed)
     if as_json:
         print_json(summary)
-        return
-    for line in _table(summary):
-        print_line(line)
+    else:
+        for line in _table(summary):
+            print_line(line)
 
 
 def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
@@ -403,4 +486,6 @@ def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -88,37 +88,45 @@ def evaluate_labels(
     if page is not None:
         check_output(page, (".html",))
     pairs, alone = _pairs(predicted, truth)
-    are_las = [path.suffix.lower() in (".las", ".laz") for pair in pairs for path in (pair.predicted, pair.truth)]
-    is_las = any(are_las)
-    if is_las and not all(are_las):
-        print_note("note: one of a pair is no LAS; its labels are taken for the codes of ASPRS, as those of the other")
+    is_las = _are_las(pairs)
     from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
     from hf_any3d.evaluation.labels import LabelComparison
 
     unclassified = set(UNCLASSIFIED) if is_las else set()
     ignored = set(ignore) if ignore else unclassified
-    called = dict(ASPRS_CLASSES) if is_las else {}
-    called |= {int(label): str(name) for label, name in json_object("--names", class_names).items()}
+    names = dict(ASPRS_CLASSES) if is_las else {}
+    for label, name in json_object("--names", class_names).items():
+        names[int(label)] = str(name)
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
-    rows, different = _compare_all(pairs, whole, tolerance, called)
+    rows, different = _compare_all(pairs, whole, tolerance, names)
     if not whole.pairs and not any("error" in row for row in rows):
-        raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, called)}")
+        raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, names)}")
     for text in alone:
         print_note(f"warning: {text}")
-    figures = whole.figures(called)
+    figures = whole.figures(names)
     write_results({**figures, "files": rows, "left_out": alone}, figures["classes"], output, as_json, as_csv)
     if not as_json and not as_csv:
-        for line in _lines(figures, rows, whole, called):
+        for line in _lines(figures, rows, whole, names):
             print_line(line)
     if page is not None and different:
-        _write_page(page, different, whole, called)
+        _write_page(page, different, whole, names)
         print_note(f"{page}: {counted(len(different), 'scan')}")
     finish(rows)
 
 
+def _are_las(pairs: list[_Pair]) -> bool:
+    """Return whether labels are codes of ASPRS, as those of LAS are."""
+    are_las = []
+    for pair in pairs:
+        are_las += [path.suffix.lower() in (".las", ".laz") for path in (pair.predicted, pair.truth)]
+    if any(are_las) and not all(are_las):
+        print_note("note: one of a pair is no LAS; its labels are taken for the codes of ASPRS, as those of the other")
+    return any(are_las)
+
+
 def _compare_all(
-    pairs: list[_Pair], whole: LabelComparison, tolerance: float | None, called: dict[int, str]
+    pairs: list[_Pair], whole: LabelComparison, tolerance: float | None, names: dict[int, str]
 ) -> tuple[list[dict[str, Any]], list[_Compared]]:
     """Return the row of each pair, and the scans with the most differences."""
     rows: list[dict[str, Any]] = []
@@ -126,7 +134,7 @@ def _compare_all(
     with FileNotes() as notes:
         for pair in pairs:
             with status(f"comparing {pair.name}"):
-                row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
+                row, compared = _compare(pair, whole, tolerance, names, raise_errors=len(pairs) == 1)
             notes.add("warning", pair.name, row.get("warnings", ()))
             if "error" in row:
                 print_error(row["error"])

@@ -28,41 +28,59 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     Facts are of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists flags that make
     predictions depend on the other clouds of a batch.
     """
-    (config, adapter), points = open_configs(name_or_path, revision), None
+    config, adapter = open_configs(name_or_path, revision)
+    points = None
     with contextlib.suppress(OSError):  # saved without a processor
         points = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main").num_points
     trained, total = _count(config, adapter)
-    facts = {"model": name_or_path, "class": (config.architectures or [type(config).__name__])[0]}
-    if (encoder := getattr(config, "encoder_config", None)) is not None:
-        facts |= {
-            "encoder": config.encoder_name_or_path or "stored with the model",
-            "encoder trained from": config.encoder_trained_from,
-            "encoder type": encoder.model_type,
-            "encoder tower": getattr(config, "encoder_tower", None),
-            "encoder layers": encoder.num_hidden_layers,
-            "encoder width": encoder.hidden_size,
-            "encoder revision": config.encoder_revision,
-            "encoder checksum": config.encoder_checksum,
-        }
+    facts: dict[str, Any] = {
+        "model": name_or_path,
+        "class": (config.architectures or [type(config).__name__])[0],
+    }
+    if getattr(config, "encoder_config", None) is not None:
+        facts |= _encoder_facts(config)
     if isinstance(config, MiniGPT3DConfig):
-        facts["stage of training"] = config.stage
-        for part, field in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
-            title, stored = part.replace("_", " "), (config.parts or {}).get(part)
-            facts[f"{title} type"] = getattr(config, f"{field}_config").model_type
-            facts[title] = stored["name_or_path"] if stored else "stored with the model"
-            facts |= {f"{title} {key}": stored.get(key) for key in ("revision", "checksum")} if stored else {}
+        facts |= _chat_facts(config)
     facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
     facts |= {"trained parameters": trained, "total parameters": total}
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
     elif not isinstance(config, MiniGPT3DConfig):
         facts["labels"] = [label for _, label in sorted((config.id2label or {}).items())]
-    return facts | {
-        "points": points,
-        "channels": config.in_channels,
-        "tokens": next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None),
-        "batch-dependent": getattr(config, "batch_dependent_flags", []),
+    facts["points"] = points
+    facts["channels"] = config.in_channels
+    facts["tokens"] = next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None)
+    facts["batch-dependent"] = getattr(config, "batch_dependent_flags", [])
+    return facts
+
+
+def _encoder_facts(config: Any) -> dict[str, Any]:
+    return {
+        "encoder": config.encoder_name_or_path or "stored with the model",
+        "encoder trained from": config.encoder_trained_from,
+        "encoder type": config.encoder_config.model_type,
+        "encoder tower": getattr(config, "encoder_tower", None),
+        "encoder layers": config.encoder_config.num_hidden_layers,
+        "encoder width": config.encoder_config.hidden_size,
+        "encoder revision": config.encoder_revision,
+        "encoder checksum": config.encoder_checksum,
     }
+
+
+def _chat_facts(config: MiniGPT3DConfig) -> dict[str, Any]:
+    """Return the stage of a MiniGPT-3D, and its parts with the places that have their weights."""
+    facts: dict[str, Any] = {"stage of training": config.stage}
+    for part, prefix in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
+        title = part.replace("_", " ")
+        facts[f"{title} type"] = getattr(config, f"{prefix}_config").model_type
+        stored = (config.parts or {}).get(part)
+        if not stored:
+            facts[title] = "stored with the model"
+            continue
+        facts[title] = stored["name_or_path"]
+        facts[f"{title} revision"] = stored.get("revision")
+        facts[f"{title} checksum"] = stored.get("checksum")
+    return facts
 
 
 def open_configs(name_or_path: str, revision: str | None = None) -> tuple[Any, PeftConfig | None]:

@@ -33,10 +33,10 @@ from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_s
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.utils.messages import print_line, printable
 
-DOUBTED, MUCH_LESS = 0.01, 1.5
+UNLIKE_FROM, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
 then clearly looks like something known (`studies/none_of_these.py`)."""
-_DOUBTED_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
+_UNLIKE_FROM_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
 
 
 EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
@@ -126,61 +126,85 @@ def _classify(
     options: FileOptions,
     batch_size: int | None,
 ) -> None:
-    up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
-    config = pipe.model.config
-    is_of_scans = getattr(config, "unknown_width", None) or getattr(config, "unknown_energy", None)
-    doubted = DOUBTED if is_of_scans else _DOUBTED_ELSE
-    gallery = Gallery(output, len(inputs), up_axis)
+    classifier = _Classifier(pipe, model, arguments)
+    gallery = Gallery(output, len(inputs), classifier.up_axis)
     titles = inputs.titles()
-    run = prediction_answerer(pipe, model, **arguments)
-    is_regression = pipe.model.config.problem_type == "regression"
-
-    def turned(cloud: Cloud, axis: str) -> Row:
-        # A cloud of its own, so that a note is not told for each axis.
-        return prediction_answerer(pipe, model, **{**arguments, "up_axis": axis})([Cloud(cloud.name, cloud.data)])[0]
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = run(clouds)
+        rows = classifier.answer(clouds)
+        for cloud, row in zip(clouds, rows, strict=True):
+            if "error" not in row:
+                gallery.add_file(cloud.data, f"{titles[cloud.name]}: {classifier.best(row)}")
+        return rows
+
+    size = batch_size or usual_batch_size(pipe)
+    rows = answer_inputs(inputs, answer, classifier.line, prediction_cells, output, options, size)
+    gallery.write(f"predictions of {model}")
+    finish(rows)
+
+
+class _Classifier:
+    """Answers of a classifier for clouds, with a remark on those that it may not know, and their texts."""
+
+    def __init__(self, pipe: Any, model: str, arguments: dict[str, Any]):
+        self.pipe, self.model, self.arguments = pipe, model, arguments
+        self.config = pipe.model.config
+        self.up_axis: str = arguments["up_axis"] or pipe.feature_extractor.up_axis
+        self.is_regression = self.config.problem_type == "regression"
+        self._run = prediction_answerer(pipe, model, **arguments)
+        labels = arguments.get("candidate_labels")
+        names = self.config.id2label.values() if labels is None else map(str.strip, labels.split(","))
+        self._width = max(len(printable(name)) for name in names)
+        is_of_scans = getattr(self.config, "unknown_width", None) or getattr(self.config, "unknown_energy", None)
+        self._unlike_from = UNLIKE_FROM if is_of_scans else _UNLIKE_FROM_ELSE
+
+    def answer(self, clouds: list[Cloud]) -> list[dict[str, Any]]:
+        """Return the row of each cloud, and warn of those that are unlike what the model has learned."""
+        rows = self._run(clouds)
         for cloud, row in zip(clouds, rows, strict=True):
             if "error" in row:
                 continue
-            first = row["predictions"][0]
-            one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
-            reason = why_no_object(cloud.data, up_axis, pipe.model.config)
-            if reason is None and first.get("unknown", 0.0) > doubted:
-                reason = why_unlike(cloud, up_axis, first["unknown"], turned)
-            if reason is None and one_sided > 0.5:
-                reason = (
-                    "looks as if seen from one side, and the model has learned whole shapes: scan it from more sides, "
-                    "or train with scans like it"
-                )
+            one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]]
+            reason = self._doubt(cloud, row["predictions"][0], one_sided[0])
             # The pipeline has warned of what is too large.
-            if reason is not None and why_too_large(cloud.data, pipe.model.config) is None:
+            if reason is not None and why_too_large(cloud.data, self.config) is None:
                 cloud.warnings.append(f"{cloud.name}: {reason}")
-            if is_regression:
-                best = ", ".join(f"{number['label']} {number['score']:.6g}" for number in row["predictions"])
-            else:
-                best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
-            gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
-    labels = arguments.get("candidate_labels")
-    names = pipe.model.config.id2label.values() if labels is None else map(str.strip, labels.split(","))
-    width = max(len(printable(name)) for name in names)
+    def _doubt(self, cloud: Cloud, best: dict[str, Any], one_sided: float) -> str | None:
+        """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
+        reason = why_no_object(cloud.data, self.up_axis, self.config)
+        if reason is None and best.get("unknown", 0.0) > self._unlike_from:
+            reason = why_unlike(cloud, self.up_axis, best["unknown"], self._answer_turned)
+        if reason is None and one_sided > 0.5:
+            reason = (
+                "looks as if seen from one side, and the model has learned whole shapes: scan it from more sides, "
+                "or train with scans like it"
+            )
+        return reason
 
-    def line(row: Row) -> str:
-        words = []
+    def _answer_turned(self, cloud: Cloud, axis: str) -> Row:
+        """Return the row of a cloud if another axis points up."""
+        run = prediction_answerer(self.pipe, self.model, **{**self.arguments, "up_axis": axis})
+        # A cloud of its own, so that a note is not told for each axis.
+        return run([Cloud(cloud.name, cloud.data)])[0]
+
+    def best(self, row: Row) -> str:
+        """Return the answer of a row in words; of a regression all numbers are the answer."""
+        if self.is_regression:
+            return ", ".join(f"{number['label']} {number['score']:.6g}" for number in row["predictions"])
+        best = row["predictions"][0]
+        return f"{best['label']}, {100 * best['score']:.0f} %" if best["label"] else NONE_OF_THESE
+
+    def line(self, row: Row) -> str:
+        """Return the line of a row: labels with their scores."""
+        texts = []
         for prediction in row["predictions"]:
             score = prediction["score"]
-            text = f"{score:12.6g}" if is_regression else f"{100 * score:5.1f} %"
+            number = f"{score:12.6g}" if self.is_regression else f"{100 * score:5.1f} %"
             if prediction["label"]:
-                words.append(f"{printable(prediction['label']):<{width}} {text}")
-        return "   ".join(words) or NONE_OF_THESE
-
-    size = batch_size or usual_batch_size(pipe)
-    rows = answer_inputs(inputs, answer, line, prediction_cells, output, options, size)
-    gallery.write(f"predictions of {model}")
-    finish(rows)
+                texts.append(f"{printable(prediction['label']):<{self._width}} {number}")
+        return "   ".join(texts) or NONE_OF_THESE
 
 
 def prediction_answerer(pipe: Any, model: str, **arguments: Any) -> Answer:

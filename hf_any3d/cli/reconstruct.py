@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, option
-from hf_any3d.cli.inputs import Files, finish
+from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import answerer, usual_batch_size
@@ -36,7 +36,8 @@ def reconstruct(
     types = (*CLOUDS, *VIEWS, *DATA, "")
     name, inputs, suffix = find_all(files, model, "reconstruct", output, types, options)
     pipe = open_pipeline("point-cloud-reconstruction", name, device)
-    run, results = answerer(pipe, name, threshold=threshold), {}
+    run = answerer(pipe, name, threshold=threshold)
+    results: dict[str, Any] = {}  # by file
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -58,19 +59,24 @@ def reconstruct(
     size = batch_size or usual_batch_size(pipe)
     rows = answer_inputs(inputs, answer, line, cells, output, options, size)
     if output is not None and suffix not in DATA and results:
-        from hf_any3d.data.files import write_point_cloud
-        from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
-        from hf_any3d.visualization.reconstruction import write_reconstructions
-
-        places, up_axis = inputs.places(), pipe.feature_extractor.up_axis
-        if suffix in VIEWS:
-            titles = [Path(name).name for name in results]
-            write_reconstructions(output, list(results.values()), titles, up_axis=up_axis)
-            results = {}
-        for name, result in results.items():
-            path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_point_cloud(path, colored_by_patch(result))
-            if not suffix:
-                write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
+        _write(output, suffix, results, inputs, pipe.feature_extractor.up_axis)
     finish(rows)
+
+
+def _write(output: Path, suffix: str, results: dict[str, Any], inputs: Inputs, up_axis: str) -> None:
+    """Write reconstructions, by their files' names: a page or picture of all, the points of one, or a folder."""
+    from hf_any3d.data.files import write_point_cloud
+    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
+    from hf_any3d.visualization.reconstruction import write_reconstructions
+
+    if suffix in VIEWS:
+        titles = [Path(name).name for name in results]
+        write_reconstructions(output, list(results.values()), titles, up_axis=up_axis)
+        return
+    places = inputs.places()
+    for name, result in results.items():
+        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_point_cloud(path, colored_by_patch(result))
+        if not suffix:
+            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)

@@ -54,9 +54,16 @@ class CopyOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the pipeline."""
-        given = {"field": self.field, "classes": self.classes}
-        given |= {"write_scores": self.score or None, "write_unknown": self.unknown or None}
-        return {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, Any] = {}
+        if self.field is not None:
+            arguments["field"] = self.field
+        if self.classes is not None:
+            arguments["classes"] = self.classes
+        if self.score:
+            arguments["write_scores"] = True
+        if self.unknown:
+            arguments["write_unknown"] = True
+        return arguments
 
     def check(self, source: str, path: Path) -> None:
         """Check what can be checked before the model is loaded."""
@@ -105,36 +112,34 @@ def segment(
     """
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
     targets = _copies(inputs, output, suffix, copies)
-    words = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
-    asked: dict[str, Any] = {key: value for key, value in words.items() if value is not None}
-    pipe = open_segmentation(name, asked, device)
+    arguments = _text_arguments(labels, templates, text_features)
+    pipe = open_segmentation(name, arguments, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
     # A block of voxels may hold a million points.
     batch_size = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
-    asked |= {"category": category, "up_axis": up_axis, "max_points": max_points, "batch_size": batch_size}
+    arguments |= {"category": category, "up_axis": up_axis, "max_points": max_points, "batch_size": batch_size}
     if votes:
-        asked["votes"] = True
+        arguments["votes"] = True
     if none_of_these:
         names = (*names, NONE_OF_THESE)
-        asked["none_of_these"] = True
+        arguments["none_of_these"] = True
     shown = _Shown(pipe, names, Gallery(output, len(inputs), up_axis or pipe.feature_extractor.up_axis))
     places, titles = inputs.places(), inputs.titles()
 
+    def label(cloud: Cloud) -> dict[str, Any]:
+        target = targets.get(cloud.name)
+        of_copy = {} if target is None else {"write": target, **copies.arguments()}
+        with model_errors(name, "cannot answer"):
+            result = pipe(cloud.row, progress=True, **arguments, **of_copy)
+        shown.add(result, titles[cloud.name])
+        if output is not None:
+            place = output / places[cloud.name] if not suffix else None
+            _write_beside_copy(shown, result, output, place, targets, has_copy=target is not None)
+        row = segment_row(result)
+        return row if target is None else {**row, "output": str(target)}
+
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            written = {"write": targets[cloud.name], **copies.arguments()} if cloud.name in targets else {}
-            with model_errors(name, "cannot answer"):
-                result = pipe(cloud.row, progress=True, **asked, **written)
-            shown.add(result, titles[cloud.name])
-            if output is not None and suffix in CLOUDS and not written:
-                shown.write_points(output, result)
-            elif output is not None and not suffix:
-                shown.write_page(output / places[cloud.name], result)
-                if not written:
-                    shown.write_points(_free(output / places[cloud.name], targets), result)
-            rows.append(segment_row(result) | ({"output": str(targets[cloud.name])} if written else {}))
-        return rows
+        return [label(cloud) for cloud in clouds]
 
     def line(row: Row) -> str:
         parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
@@ -146,6 +151,35 @@ def segment(
     shown.gallery.write(f"labels by {name}", shown.legend(shown.present))
     _tell_of_copies(rows)
     finish(rows)
+
+
+def _text_arguments(labels: str | None, templates: str | None, text_features: Path | None) -> dict[str, Any]:
+    """Return the arguments of pipelines that find parts by their names; none without names."""
+    texts = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
+    return {name: value for name, value in texts.items() if value is not None}
+
+
+def _write_beside_copy(
+    shown: _Shown,
+    answer: Mapping[str, Any],
+    output: Path,
+    place: Path | None,
+    targets: Mapping[str, Path],
+    *,
+    has_copy: bool,
+) -> None:
+    """Write what an answer gets beside a labeled copy of its file: at its place in a folder a page.
+
+    Points are for files without a copy, whose format cannot hold labels.
+    """
+    if place is not None:
+        shown.write_page(place, answer)
+    if has_copy:
+        return
+    if place is not None:
+        shown.write_points(_free(place, targets), answer)
+    elif output.suffix.lower() in CLOUDS:
+        shown.write_points(output, answer)
 
 
 def _tell_of_copies(rows: Sequence[Row]) -> None:
@@ -216,19 +250,19 @@ def copy_answerer(
 
     Copies have the places of their files below `root`. `asked` are names of parts, and `call` further arguments.
     """
-    given = {name: value for name, value in (asked | call).items() if value is not None}
-    given["batch_size"] = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
+    arguments = {name: value for name, value in (asked | call).items() if value is not None}
     with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
-        pipe._sanitize_parameters(
-            **{name: value for name, value in given.items() if name != "batch_size"}, write=output
-        )
+        pipe._sanitize_parameters(**arguments, write=output)
+    arguments["batch_size"] = batch_size or usual_batch_size(
+        pipe, 8 if pipe.feature_extractor.returns_num_points else 1
+    )
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud in clouds:
             path = Path(output) / os.path.relpath(os.path.abspath(cloud.name), root)
             with model_errors(model, "cannot answer"):
-                result = pipe(cloud.row, progress=False, write=path, **given)
+                result = pipe(cloud.row, progress=False, write=path, **arguments)
             rows.append({"output": str(path), **segment_row(result)})
         return rows
 

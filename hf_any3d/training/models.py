@@ -97,24 +97,38 @@ class PointModelArguments(ModelArguments):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
         check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
-        if self.wraps_encoder and (self.model_name_or_path or self.tuning != "full"):
-            others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
-            raise ValueError(
-                f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
-            )
+        self._set_encoder_weights()
+        if self.wraps_encoder:
+            self._check_frozen_encoder()
+        else:
+            self._check_point_encoder()
+
+    def _set_encoder_weights(self) -> None:
+        """Set the weights that one of the short options stands for."""
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
             if getattr(self, name):
                 if self.encoder_weights not in ("pretrained", weights):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
-        if self.encoder_weights != "pretrained" and not self.wraps_encoder:
-            raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
+
+    def _check_frozen_encoder(self) -> None:
+        """Refuse arguments of point encoders, and those of an encoder that is left out."""
+        if self.model_name_or_path or self.tuning != "full":
+            others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
+            raise ValueError(
+                f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
+            )
         for name in ("encoder_attention_dropout", "encoder_dtype"):
             if self.encoder_weights == "none" and getattr(self, name):
                 raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
-        if self.encoder_dtype is not None and not self.wraps_encoder:
+
+    def _check_point_encoder(self) -> None:
+        """Refuse arguments of a frozen encoder, and protocols without pretrained weights."""
+        if self.encoder_weights != "pretrained":
+            raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
+        if self.encoder_dtype is not None:
             raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
@@ -174,11 +188,30 @@ def build_model(
         config["encoder_weights"] = arguments.encoder_weights
         model_class = cast(type[Any2PointPreTrainedModel], model_class)
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
-    adapted = adapter.peft not in (None, "none", "full")
-    if adapted and arguments.model_name_or_path is None:
+    is_adapted = adapter.peft not in (None, "none", "full")
+    if is_adapted and arguments.model_name_or_path is None:
         raise ValueError(f"--peft {adapter.peft} freezes untrained weights; expected --model_name_or_path too")
-    if adapted and arguments.tuning not in ("full", "adapter"):
+    if is_adapted and arguments.tuning not in ("full", "adapter"):
         raise ValueError(f"--peft {adapter.peft} with --tuning {arguments.tuning}; expected one of them")
+    model = _build_point_encoder(model_class, arguments, labels, **config)
+    if is_adapted:
+        assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
+        # The report lists it as the protocol of the run.
+        arguments.tuning = "adapter"
+        return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
+    if arguments.tuning == "full" and isinstance(model, PointFeaturesPreTrainedModel):
+        return model  # all that is not frozen by its class
+    set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
+    if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
+        model.freeze_untrained()  # by its config
+    return model
+
+
+def _build_point_encoder(
+    model_class: type[PreTrainedModel], arguments: PointModelArguments, labels: list[str], **config: Any
+) -> PreTrainedModel:
+    """Build a point encoder with a head, with pretrained weights if the arguments name some."""
+    assert isinstance(arguments.model_config, dict)
     settings = {
         **_label_settings(labels),
         **config,
@@ -192,36 +225,30 @@ def build_model(
     check_fields(config_class, arguments.model_config, "--model_config")
     if arguments.model_name_or_path is None:
         attention = arguments.attn_implementation
-        model_config = config_class(**settings, attn_implementation=attention)  # pyright: ignore[reportCallIssue] not a field
-        model = model_class(model_config)
+        return model_class(config_class(**settings, attn_implementation=attention))  # pyright: ignore[reportCallIssue] not a field
+    settings["attn_implementation"] = arguments.attn_implementation
+    if _has_other_classes(arguments.model_name_or_path, labels):
+        # The head of a classifier of other classes is of no use.
+        model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **settings))
+        trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
+            arguments.model_name_or_path, attn_implementation=arguments.attn_implementation
+        )
+        model.base_model.load_state_dict(trained.state_dict())
     else:
-        settings["attn_implementation"] = arguments.attn_implementation
-        saved = PreTrainedConfig.get_config_dict(arguments.model_name_or_path)[0]
-        saved_task = registry.task_of_class((saved.get("architectures") or [""])[0])
-        saved_labels = saved.get("id2label") or {}  # in a file, numbers are texts
-        saved_labels = [saved_labels[key] for key in sorted(saved_labels, key=int)]
-        if saved_task == "point-cloud-classification" and saved_labels != labels:
-            # The head of a classifier of other classes is of no use.
-            model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **settings))
-            trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
-                arguments.model_name_or_path, attn_implementation=arguments.attn_implementation
-            )
-            model.base_model.load_state_dict(trained.state_dict())
-        else:
-            model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
-        if isinstance(model, UnknownScoreMixin):
-            model.drop_unknown_score()
-    if adapted:
-        assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
-        # The report lists it as the protocol of the run.
-        arguments.tuning = "adapter"
-        return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
-    if arguments.tuning == "full" and isinstance(model, PointFeaturesPreTrainedModel):
-        return model  # all that is not frozen by its class
-    set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
-    if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
-        model.freeze_untrained()  # by its config
+        model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
+    if isinstance(model, UnknownScoreMixin):
+        model.drop_unknown_score()
     return model
+
+
+def _has_other_classes(name_or_path: str, labels: list[str]) -> bool:
+    """Return whether a saved model is a classifier of other classes."""
+    config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+    task = registry.task_of_class((config.get("architectures") or [""])[0])
+    saved_labels = config.get("id2label") or {}
+    # In a file, numbers are texts.
+    in_order = [saved_labels[number] for number in sorted(saved_labels, key=int)]
+    return task == "point-cloud-classification" and in_order != labels
 
 
 def _build_without_encoder(

@@ -17,7 +17,7 @@ from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training import program
+from hf_any3d.training import splits as training_splits
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.protocol import select_on_test
 from hf_any3d.training.rows import ProcessedDataset, class_names, evaluation_rows, training_transform
@@ -158,8 +158,8 @@ class UnlabeledRows(ProcessedDataset):
 
 
 def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
-    """Load the splits of the arguments; see `program.load_splits` and `select_on_test`."""
-    splits, origin = program.load_splits(data)
+    """Load the splits of the arguments; see `splits.load_splits` and `select_on_test`."""
+    splits, origin = training_splits.load_splits(data)
     return select_on_test(splits) if data.select_on_test else (splits, origin)
 
 
@@ -324,7 +324,7 @@ def build_probe(
             validation_seed=data.validation_seed,
             group_column=data.group_column,
         )
-        splits, _ = program.load_splits(probe_data)
+        splits, _ = training_splits.load_splits(probe_data)
     kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")

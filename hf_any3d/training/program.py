@@ -5,23 +5,19 @@ import math
 import os
 import sys
 import traceback
-import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import datasets
 import transformers
-from datasets import DatasetDict, concatenate_datasets
+from datasets import DatasetDict
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from hf_any3d.data import load_point_dataset, validation_split
-from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import (
@@ -38,6 +34,7 @@ from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, R
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
+from hf_any3d.training.splits import divide, load_rows
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.utils.messages import error_lines
@@ -108,87 +105,6 @@ def claim_output(folder: Path) -> None:
     # Files that start with an underscore are not pushed to the hub.
     claim(folder / "_lock", folder)
     remove_temporaries(folder)
-
-
-FEW_CLOUDS = 50
-"""Validation clouds below which an accuracy says little."""
-
-
-def load_splits(
-    arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
-) -> tuple[DatasetDict, str]:
-    """Load and divide the data of a program's arguments, see `load_rows` and `divide`."""
-    return divide(load_rows(arguments, points_are_labeled), arguments, needs_train=needs_train)
-
-
-def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> DatasetDict:
-    """Load the data that arguments name, in the splits that they have."""
-    assert isinstance(arguments.dataset_options, dict)
-    if arguments.train_file is not None:
-        return load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)
-    options = dict(arguments.dataset_options)
-    columns = [*(ATTRIBUTES[name] for name in arguments.features[1:]), *(["labels"] if points_are_labeled else [])]
-    if arguments.dataset_name == "folder" and columns:
-        # Of files only points are read unless more is asked for.
-        options["columns"] = sorted({*options.get("columns", ()), *columns})
-    return load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
-
-
-def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
-    """Return the splits that arguments ask for, with part of the training rows as validation split if there is none.
-
-    Data without a training split are refused with `needs_train`; else their splits are returned as they are.
-
-    Returns:
-        Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
-    """
-    splits = DatasetDict(splits)
-    has_train = "train" in splits
-    if needs_train and not has_train:
-        raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
-    origin = "the dataset's own split" if "validation" in splits else "none"
-    if has_train and "validation" not in splits and arguments.validation_fraction > 0:
-        columns, rows = splits["train"].column_names, len(splits["train"])
-        group_column = arguments.group_column or ("group" if "group" in columns else None)
-        largest = 2
-        if "label" in columns and group_column in (None, *columns):
-            plain = splits["train"].with_format(None)
-            groups = range(rows) if group_column is None else plain[group_column][:]
-            # Groups of the largest class.
-            counts = Counter(label for label, _ in {*zip(plain["label"][:], groups, strict=True)})
-            largest = max(counts.values(), default=0)
-        if largest < 2:
-            text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
-            warnings.warn(text, stacklevel=2)
-        else:
-            splits = validation_split(
-                splits,
-                arguments.validation_fraction,
-                arguments.validation_seed,
-                group_column=group_column,
-                stratify="label" in columns,
-            )
-            taken = len(splits["validation"])
-            origin = f"{taken} of {rows} clouds of the training split, seed {arguments.validation_seed}"
-            origin += f", complete groups of {group_column!r}" if group_column else ""
-            if taken < FEW_CLOUDS:
-                clouds = "1 cloud" if taken == 1 else f"{taken} clouds"
-                text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / taken:.0f} points"
-                warnings.warn(f"{text}, and is a rough estimate", stacklevel=2)
-    if has_train and len(arguments.train_splits) > 1:
-        # After a validation split was drawn from 'train' alone.
-        together = concatenate_datasets([splits[name] for name in arguments.train_splits])
-        rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
-        splits = DatasetDict({"train": together, **rest})
-        origin = origin if "validation" in splits else "none"
-    for split, most in (
-        ("train", arguments.max_train_samples),
-        ("validation", arguments.max_eval_samples),
-        ("test", arguments.max_eval_samples),
-    ):
-        if most is not None and split in splits:
-            splits[split] = splits[split].take(min(most, len(splits[split])))
-    return splits, origin
 
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:

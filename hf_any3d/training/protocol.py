@@ -117,7 +117,7 @@ def build_processor(data: DataArguments, settings: Mapping[str, Any]) -> PointCl
 def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments) -> tuple[DatasetDict, str]:
     """Draw the rows of a few-shot fold, and use the test split for validation, as the protocol requires.
 
-    Returns the new splits and the description of where the validation split comes from; see `program.divide`.
+    Returns the new splits and the description of where the validation split comes from; see `splits.divide`.
     """
     if protocol.few_shot:
         if "validation" in splits:

@@ -13,7 +13,7 @@ from hf_any3d.training.pretraining import (
     ProbeArguments,
     build_probe,
 )
-from hf_any3d.training.program import load_splits
+from hf_any3d.training.splits import load_splits
 from tests.errors import raises
 from tests.examples.conftest import tiny_shapes
 

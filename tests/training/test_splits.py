@@ -8,6 +8,7 @@ from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
+from hf_any3d.training.splits import divide
 from tests.errors import raises
 
 
@@ -22,7 +23,7 @@ def rows(count: int, start: int = 0, **columns) -> Dataset:
 def load(splits, needs_train=True, **arguments):
     """Divide splits, given by their rows or number of rows, as arguments of a program say."""
     given = DatasetDict({name: rows(own) if isinstance(own, int) else own for name, own in splits.items()})
-    return program.divide(given, DataArguments(**arguments), needs_train=needs_train)
+    return divide(given, DataArguments(**arguments), needs_train=needs_train)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation accuracy rests on")

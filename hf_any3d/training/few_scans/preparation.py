@@ -8,7 +8,6 @@ from datasets import DatasetDict
 
 from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.feature_model import check_channels, open_model
 from hf_any3d.training.few_scans.features import can_have_views
@@ -16,6 +15,7 @@ from hf_any3d.training.few_scans.plan import FEATURES, Plan
 from hf_any3d.training.few_scans.request import FewScans, implied_up_axis
 from hf_any3d.training.few_scans.scans import Examples, Scans, check, joined, look_at
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.splits import divide, load_rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
     arguments = request.arguments
     earlier = request.earlier()
     data = request.prepared(earlier)
-    splits, _ = program.divide(program.load_rows(data) if rows is None else rows, data)
+    splits, _ = divide(load_rows(data) if rows is None else rows, data)
     known_up = implied_up_axis(data, splits["train"])
     is_axis_assumed = earlier is None and data.up_axis is None and known_up is None
     data.up_axis = data.up_axis or known_up or "y"

@@ -12,11 +12,11 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, Request, argument
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
 from hf_any3d.training.few_scans.plan import Plan, plan_for
 from hf_any3d.training.few_scans.scans import Examples, file_names
+from hf_any3d.training.splits import load_rows
 
 # Options of the data that frozen features take, too.
 _DATA = {
@@ -130,7 +130,7 @@ class FewScans(Request):
 
     def load(self) -> DatasetDict:
         """Load the scans."""
-        return program.load_rows(replace(self.data, features=self.data.features or ["xyz"]))
+        return load_rows(replace(self.data, features=self.data.features or ["xyz"]))
 
     def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
         """Return how so many scans of each class are learned; None for the table's way."""

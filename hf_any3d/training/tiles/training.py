@@ -188,13 +188,18 @@ def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list
     classes, rare = Classes.among(codes, rule, are_las, least)
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     if len(classes.names) < 2:
-        found = ", ".join(classes.names) or "none"
+        listed = ", ".join(classes.names) or "none"
         raise ValueError(
-            f"one class ({found}) in {len(tiles)} tiles; expected two or more to tell apart (--ignore, --merge)"
+            f"one class ({listed}) in {len(tiles)} tiles; expected two or more to tell apart (--ignore, --merge)"
         )
-    own = [{classes.numbers[code] for code in tile.codes if code in classes.numbers} for tile in tiles]
+    return classes, remarks + _differences(tiles, classes)
+
+
+def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
+    """Tell which classes only some tiles have."""
+    remarks = []
     for number, name in enumerate(classes.names):
-        holders = [tile.path.name for tile, numbers in zip(tiles, own, strict=True) if number in numbers]
+        holders = [tile.path.name for tile in tiles if number in map(classes.numbers.get, tile.codes)]
         if len(holders) < len(tiles):
             shown = ", ".join(holders[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
             remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} tiles ({shown})")
@@ -203,7 +208,7 @@ def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list
         remarks.append(
             "classes: heights of vegetation are not told apart in all tiles; --merge vegetation=3,4,5 joins them"
         )
-    return classes, remarks
+    return remarks
 
 
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:

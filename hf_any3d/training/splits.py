@@ -1,0 +1,109 @@
+"""The data of a training: loaded, and divided into the splits to train and evaluate on."""
+
+import warnings
+from collections import Counter
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.training.arguments import DataArguments
+
+FEW_CLOUDS = 50
+"""Validation clouds below which an accuracy says little."""
+
+
+def load_splits(
+    arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
+) -> tuple[DatasetDict, str]:
+    """Load and divide the data of a program's arguments, see `load_rows` and `divide`."""
+    return divide(load_rows(arguments, points_are_labeled), arguments, needs_train=needs_train)
+
+
+def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> DatasetDict:
+    """Load the data that arguments name, in the splits that they have."""
+    assert isinstance(arguments.dataset_options, dict)
+    if arguments.train_file is not None:
+        return load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)
+    options = dict(arguments.dataset_options)
+    columns = [ATTRIBUTES[name] for name in arguments.features[1:]]
+    if points_are_labeled:
+        columns.append("labels")
+    if arguments.dataset_name == "folder" and columns:
+        # Of files only points are read unless more is asked for.
+        options["columns"] = sorted({*options.get("columns", ()), *columns})
+    return load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
+
+
+def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
+    """Return the splits that arguments ask for, with part of the training rows as validation split if there is none.
+
+    Data without a training split are refused with `needs_train`; else their splits are returned as they are.
+
+    Returns:
+        Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
+    """
+    splits = DatasetDict(splits)
+    has_train = "train" in splits
+    if needs_train and not has_train:
+        raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
+    origin = "the dataset's own split" if "validation" in splits else "none"
+    if has_train and "validation" not in splits and arguments.validation_fraction > 0:
+        splits, origin = _draw_validation(splits, arguments)
+    if has_train and len(arguments.train_splits) > 1:
+        # After a validation split was drawn from 'train' alone.
+        splits = _joined(splits, arguments.train_splits)
+        origin = origin if "validation" in splits else "none"
+    most_rows = {
+        "train": arguments.max_train_samples,
+        "validation": arguments.max_eval_samples,
+        "test": arguments.max_eval_samples,
+    }
+    for split, most in most_rows.items():
+        if most is not None and split in splits:
+            splits[split] = splits[split].take(min(most, len(splits[split])))
+    return splits, origin
+
+
+def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[DatasetDict, str]:
+    """Draw a validation split from the training rows, and describe it; "none" if no class has two groups of rows."""
+    train = splits["train"]
+    group_column = arguments.group_column or ("group" if "group" in train.column_names else None)
+    if _groups_of_largest_class(train, group_column) < 2:
+        text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
+        warnings.warn(text, stacklevel=3)
+        return splits, "none"
+    splits = validation_split(
+        splits,
+        arguments.validation_fraction,
+        arguments.validation_seed,
+        group_column=group_column,
+        stratify="label" in train.column_names,
+    )
+    count = len(splits["validation"])
+    origin = f"{count} of {len(train)} clouds of the training split, seed {arguments.validation_seed}"
+    if group_column:
+        origin += f", complete groups of {group_column!r}"
+    if count < FEW_CLOUDS:
+        clouds = "1 cloud" if count == 1 else f"{count} clouds"
+        text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / count:.0f} points"
+        warnings.warn(f"{text}, and is a rough estimate", stacklevel=3)
+    return splits, origin
+
+
+def _groups_of_largest_class(rows: Dataset, group_column: str | None) -> int:
+    """Return how many groups, or rows without groups, the largest class has; 2 where nothing says it."""
+    if "label" not in rows.column_names or group_column not in (None, *rows.column_names):
+        return 2
+    plain = rows.with_format(None)
+    groups = range(len(rows)) if group_column is None else plain[group_column][:]
+    different = {*zip(plain["label"][:], groups, strict=True)}
+    counts = Counter(label for label, _ in different)
+    return max(counts.values(), default=0)
+
+
+def _joined(splits: DatasetDict, train_splits: list[str]) -> DatasetDict:
+    """Join the splits that are trained on together."""
+    train = concatenate_datasets([splits[name] for name in train_splits])
+    rest = {name: rows for name, rows in splits.items() if name not in train_splits}
+    return DatasetDict({"train": train, **rest})
