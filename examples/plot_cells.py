@@ -1,6 +1,7 @@
-"""Show the cells of an Any2Point model's views, or the attention of its layers, on a cloud.
+"""Show the cells of an Any2Point model's views, the attention within them, or that of its layers, on a cloud.
 
     python examples/plot_cells.py outputs/quickstart/model chair.ply --output cells.html
+    python examples/plot_cells.py outputs/quickstart/model chair.ply --guidance --output guidance.html
     python examples/plot_cells.py outputs/quickstart/model chair.ply --attention --output attention.png
 
 Any2Point projects the tokens of a cloud into views, and guided adapters attend within cells of these views.
@@ -19,9 +20,11 @@ from transformers import AutoModel
 import hf_any3d  # noqa: F401  registers models
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.any2point.virtual_projection import project
+from hf_any3d.modeling.kernels.cells import Membership
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.tuners.guided_adapter.module import CellAttention
 from hf_any3d.visualization.show import write_views
 from hf_any3d.visualization.viewer import CloudView
 
@@ -97,6 +100,50 @@ def views_of_attention(model: Any, points: torch.Tensor) -> tuple[list[CloudView
     return views, {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
 
 
+@torch.no_grad()
+def views_of_guidance(model: Any, points: torch.Tensor, layer: int = -1) -> tuple[list[CloudView], dict[str, Any]]:
+    """Show what a guided adapter attends to: how much attention each token gets from the tokens of its cell.
+
+    Args:
+        model: An Any2Point model with a guided adapter.
+        points: (points, channels), input of the model.
+        layer: Number of the adapted layer, from 0; the last one by default.
+
+    Returns:
+        For each view, the cloud with every point colored by the attention that its nearest token gets from its cell,
+        as the mean over the heads, in multiples of what it would get if all tokens of the cell got the same; and the
+        settings for `write_views`.
+
+    Raises:
+        ValueError: The model has no guided adapter.
+
+    Source: Any2Point (arXiv 2404.07989), Sec. 3.3.
+    """
+    backbone = _backbone(model)
+    weights: list[torch.Tensor] = []
+
+    def keep(attention: CellAttention, inputs: tuple[torch.Tensor, Membership]) -> None:
+        weights.append(attention.attention_weights(*inputs))
+
+    hooks = [part.register_forward_pre_hook(keep) for part in model.modules() if isinstance(part, CellAttention)]
+    try:
+        with evaluation_mode(model):
+            centers = backbone(points[None].to(backbone.device)).centers[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not weights:
+        raise ValueError(f"model: {type(model).__name__} has no guided adapter with guidance")
+    xyz, nearest = _nearest_token(points, centers)
+    # What all tokens give to each one; with equal attention within a cell this is 1.
+    got = weights[layer][0].float().mean(dim=1).sum(dim=1).cpu().numpy()  # (views, tokens)
+    views = [
+        CloudView(xyz, values=values[nearest], title=f"view {number}: attention within cells")
+        for number, values in enumerate(got, 1)
+    ]
+    return views, {"value_name": "attention", "columns": 3, "title": "attention of the guided adapter within cells"}
+
+
 def _backbone(model: Any) -> Any:
     """Return the part of an Any2Point model that has tokenizer and encoder."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -117,13 +164,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory or hub name of an Any2Point model")
     parser.add_argument("file", type=Path, help="point file or mesh")
-    parser.add_argument("--attention", action="store_true", help="show attention instead of cells")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--attention", action="store_true", help="show the layers' attention instead of cells")
+    shown.add_argument("--guidance", action="store_true", help="show the guided adapter's attention within cells")
     parser.add_argument("--output", type=Path, default=Path("cells.html"), help=".html or .png file")
     given = parser.parse_args(arguments)
     model = AutoModel.from_pretrained(given.model, attn_implementation="eager" if given.attention else None)
     processor = PointCloudProcessor.from_pretrained(given.model)
     points = processor([str(given.file)])["points"][0]
-    views, settings = (views_of_attention if given.attention else views_of_cells)(model, points)
+    draw = views_of_attention if given.attention else views_of_guidance if given.guidance else views_of_cells
+    views, settings = draw(model, points)
     print(write_views(given.output, views, up_axis=processor.up_axis, **settings))
 
 

@@ -1,6 +1,7 @@
-"""Repeat published tables, and series of runs over seeds and settings, with the training programs of this checkout.
+"""Repeat published tables and figures, and series of runs over seeds and settings, with this checkout's programs.
 
-python -m studies.repeat reproduce scanobjectnn --data_dir DATA
+python -m studies.repeat reproduce any2point-scanobjectnn --data-dir DATA
+python -m studies.repeat reproduce any2point-scanobjectnn --dry-run
 python -m studies.repeat sweep recipe.yaml --vary learning_rate=1e-3,5e-4
 """
 
@@ -45,21 +46,28 @@ def reproduce(
         ),
     ] = False,
     start: Annotated[
-        str | None, option("Pretrained model to start from (ACT), in place of the one that the recipe names.")
+        str | None, option("Model that the last step starts from, in place of the recipe's or of the steps before it.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run every step once with tiny random models on embedded or generated data: seconds, and no figures.",
+        ),
+    ] = False,
     examples: Examples = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Repeat a published table: check the data, train with the recipes, evaluate, and write rows beside the published.
 
-    Plain and voted results are listed apart. Interrupted tables resume. Further arguments go to the training program
-    and are listed as changes, such as --per_device_train_batch_size 16.
+    Plain and voted results are listed apart. Interrupted tables resume. Further arguments go to the last step's
+    program and are listed as changes, such as --per_device_train_batch_size 16.
     """
-    from studies import series
+    from studies import published_tables, reproducing
 
     table, further = _split_words(words, context)
-    folder = series.find_examples(examples)
-    tables = series.published_tables(folder)
+    folder = published_tables.find_examples(examples)
+    tables = published_tables.published_tables(folder)
     if table is None:
         _list_tables(tables, as_json)
         return
@@ -69,7 +77,7 @@ def reproduce(
     load_libraries()
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr):
-        result = series.reproduce(
+        result = reproducing.reproduce(
             tables[table],
             folder,
             output_dir / table,
@@ -80,6 +88,7 @@ def reproduce(
             released=released,
             start=start,
             words=further,
+            dry_run=dry_run,
         )
     _print_result(result, output_dir / table / table, as_json)
 
@@ -114,6 +123,7 @@ def sweep(
     such as --num_train_epochs 20.
     """
     from studies import series
+    from studies.published_tables import find_examples, load_program
 
     recipe, further = _split_words(words, context)
     if recipe is not None and not recipe.endswith((".yaml", ".yml", ".json")):
@@ -127,7 +137,7 @@ def sweep(
         from hf_any3d.training.tasks import train_classifier as run
 
     else:
-        run = series.load_program(series.find_examples(examples), program)
+        run = load_program(find_examples(examples), program)
     with contextlib.redirect_stdout(sys.stderr):
         result = series.sweep(run, arguments, output_dir, settings, numbers)
     _print_result(result, output_dir / series.SWEEP, as_json)
@@ -156,10 +166,18 @@ def _list_tables(tables: dict, as_json: bool) -> None:
         print_json({name: asdict(table) for name, table in tables.items()})
         return
     for name, table in tables.items():
-        print_line(f"{name}: {table.data}; {table.source}")
+        print_line(f"{name}: {table.paper}, {table.place}: {table.data}; {table.source}")
         for row, facts in table.rows.items():
             deviation = f" ± {facts.deviation}" if facts.deviation else ""
-            print_line(f"  {row:<16} {facts.published}{deviation}   {facts.recipe}.yaml")
+            figures = ", ".join(_published(figure) for figure in facts.published.values())
+            steps = ", ".join(step.recipe or step.program for step in facts.steps)
+            print_line(f"  {row:<16} {figures}{deviation}   {steps}")
+
+
+def _published(figure: float | None) -> str:
+    from studies.published_tables import NOT_STATED
+
+    return NOT_STATED if figure is None else str(figure)
 
 
 def _parse_seeds(text: str) -> list[int]:

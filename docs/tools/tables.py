@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from docs.tools.published_tables import published_tables_page
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.files.labels import copy_endings
 from hf_any3d.data.parquet import License, PublishedDataset
@@ -302,6 +303,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "formats.md": formats_page,
     "models.md": models_page,
     "published.md": published_page,
+    "published_tables.md": lambda: published_tables_page(_NOTE, markdown_table),
 }
 """File in `docs` -> function that returns it."""
 

@@ -154,6 +154,12 @@ class AdapterArguments:
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
 
+    @staticmethod
+    def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+        """Return the settings of a file that do not apply to the method that the command line requests instead."""
+        is_other = "peft" in file and given.get("peft", file["peft"]) != file["peft"]
+        return {"peft_config"} if is_other else set()
+
 
 def _check_restarts() -> None:
     """Refuse restarts of torchrun whose processes would meet in a store that outlives them, which is its default.
@@ -359,7 +365,8 @@ def build_arguments(
     """Build dataclasses of arguments from values by name.
 
     JSON objects are merged with the recipe's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options.
-    Settings of the recipe's model are left out if another one is requested: `recipe.yaml --model_type pointnet`.
+    Settings of the recipe's model are left out if another one is requested: `recipe.yaml --model_type pointnet`; those
+    of its PEFT method likewise: `recipe.yaml --peft lora`.
     """
     kinds, values = tuple(dataclass_types), dict(recipe or {})
     for kind in kinds:
@@ -367,7 +374,7 @@ def build_arguments(
         # errors, but those of data and training still hold.
         foreign = kind.of_another_model(values, settings) if hasattr(kind, "of_another_model") else set()
         if dropped := sorted(foreign & set(values)):
-            logger.info("%s of the recipe describe another model and are left out", ", ".join(dropped))
+            logger.info("%s of the recipe describe another model or method and are left out", ", ".join(dropped))
             values = {name: value for name, value in values.items() if name not in dropped}
     for name, value in settings.items():
         if isinstance(values.get(name), dict) and isinstance(value, str):

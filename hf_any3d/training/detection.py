@@ -42,9 +42,20 @@ class DetectorArguments:
     model_config: dict | str | None = argument(
         None, help="JSON object with settings of Detr3DConfig, such as num_queries; by default those of 3DETR-m."
     )
+    point_encoder: str | None = argument(
+        None,
+        help="Directory or hub name of a point encoder, such as a pretrained act3d, to train under a new decoder. It "
+        "is trained too, unless model_config has freeze_point_encoder.",
+    )
+    point_encoder_config: dict | str | None = argument(
+        None, help="JSON object with settings of that encoder, such as num_groups: scenes need more than objects."
+    )
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
+        self.point_encoder_config = json_mapping(self.point_encoder_config, "point_encoder_config")
+        if self.model_name_or_path is not None and self.point_encoder is not None:
+            raise ValueError("--model_name_or_path and --point_encoder; expected one of them")
 
 
 @dataclass
@@ -192,9 +203,12 @@ class Detection(program.TrainingTask):
         if name is None:
             boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
             bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1  # turned boxes
-            settings = {"in_channels": count_channels(features), "num_heading_bins": bins}
-            config = Detr3DConfig(**{**settings, **self.model.model_config, **labels})
-            model = Detr3DForPointCloudObjectDetection(config)
+            settings = {"num_heading_bins": bins, **self.model.model_config, **labels}
+            if self.model.point_encoder is None:
+                config = Detr3DConfig(**{"in_channels": count_channels(features), **settings})
+                model = Detr3DForPointCloudObjectDetection(config)
+            else:
+                model = self._build_on_encoder(settings)
         else:
             config = AutoConfig.from_pretrained(name, **self.model.model_config)
             config.id2label, config.label2id = labels["id2label"], labels["label2id"]
@@ -210,6 +224,15 @@ class Detection(program.TrainingTask):
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         frame = {"center": False, "scale": None, "up_axis": "z"}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
+
+    def _build_on_encoder(self, settings: dict[str, Any]) -> Detr3DForPointCloudObjectDetection:
+        """Build a new decoder on a pretrained point encoder."""
+        name, freeze = self.model.point_encoder, settings.pop("freeze_point_encoder", False)
+        assert name is not None and isinstance(self.model.point_encoder_config, dict)
+        encoder = AutoConfig.from_pretrained(name, **self.model.point_encoder_config)
+        return Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
+            name, freeze=freeze, encoder_config=encoder, **settings
+        )
 
     def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> DetectionTrainer:
         """Build the trainer."""
@@ -241,7 +264,7 @@ class Detection(program.TrainingTask):
 
     def start(self) -> dict[str, Any]:
         """Return what the model starts from."""
-        name = self.model.model_name_or_path
+        name = self.model.model_name_or_path or self.model.point_encoder
         return {} if name is None else {"name_or_path": name}
 
 

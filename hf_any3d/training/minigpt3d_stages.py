@@ -33,6 +33,8 @@ CONVERSATIONS[4] = CONVERSATIONS[3]
 SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_round": (3, 4)}
 """Published ratio and batch size of each kind of conversations."""
 PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
+ROUTING = ("router", "router_top_k", "normalize_router_weights", "load_balancing_weight")
+"""Fields of `MiniGPT3DConfig` that change how query experts are mixed, and no weight."""
 PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
     "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
     "qformer_lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
@@ -60,7 +62,9 @@ class StageArguments:
     language_model: str | None = argument(None, help="The same of a causal language model, with its tokenizer.")
     language_model_revision: str | None = argument(None, help="Branch, tag or commit.")
     model_config: dict | str | None = argument(
-        None, help="JSON object with fields of MiniGPT3DConfig, for a model from parts."
+        None,
+        help=f"JSON object with fields of MiniGPT3DConfig, for a model from parts; {', '.join(ROUTING)} also for a "
+        "saved model.",
     )
     processor_config: dict | str | None = argument(
         None, help=f"JSON object with settings of the processor: {', '.join(PROCESSOR_SETTINGS)}."
@@ -73,6 +77,14 @@ class StageArguments:
     frozen_in_half: bool = argument(
         False, help="Store the language model's frozen matrices in the precision of --bf16 or --fp16."
     )
+    left_frozen: list[str] = argument(
+        default_factory=list,
+        help="Groups that the stage would train and that stay frozen, to measure what they are worth: point_mlp, "
+        "queries, projector, qformer_lora, qformer_norms, text_lora or text_norms.",
+    )
+    skipped_stages: bool = argument(
+        False, help="Start from a model of any earlier stage, to measure what the stages between are worth."
+    )
     store_parts: bool = argument(False, help="Store the public parts with the model instead of naming them.")
 
     def __post_init__(self):
@@ -83,8 +95,9 @@ class StageArguments:
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
         check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
-        if self.model_name_or_path is not None and (given or self.model_config):
-            raise ValueError(f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected one of them")
+        given += [name for name in ("model_config",) if set(self.model_config) - set(ROUTING)]
+        if self.model_name_or_path is not None and given:
+            raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
@@ -202,9 +215,11 @@ def open_for_stage(
                 "%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1
             )
         # An untrained model has no stage, which counts as 0.
-        elif (before or 0) != stage - 1:
+        elif (before or 0) >= stage or ((before or 0) != stage - 1 and not arguments.skipped_stages):
             expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
             raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
+        assert isinstance(arguments.model_config, dict)
+        config.update(arguments.model_config)
         model = cast(
             MiniGPT3DForConditionalGeneration,
             MiniGPT3DForConditionalGeneration.from_pretrained(
@@ -217,7 +232,7 @@ def open_for_stage(
         setattr(processor, name, value)
     if arguments.store_parts:
         model.store_parts()
-    set_stage(model, arguments.stage)
+    set_stage(model, arguments.stage, arguments.left_frozen)
     return model, processor
 
 

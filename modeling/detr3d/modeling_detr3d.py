@@ -182,6 +182,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         config: Detr3DConfig | None = None,
         revision: str | None = None,
         freeze: bool = True,
+        encoder_config: PreTrainedConfig | None = None,
         **settings: Any,
     ) -> Any:
         """Build an untrained decoder, and heads, on a pretrained point encoder.
@@ -192,6 +193,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
                 and checked. This makes the base for `PeftModel.from_pretrained(base, saved)`.
             revision: Branch, tag or commit of the encoder's repository; the commit is recorded.
             freeze: Whether the encoder is not trained.
+            encoder_config: Config of the encoder, such as its own with more tokens; None for its own.
             **settings: Further settings of the config.
 
         Returns:
@@ -207,7 +209,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
-        encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision))
+        encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision), encoder_config)
         settings = {"in_channels": encoder.config.in_channels} | settings
         config = Detr3DConfig(
             point_encoder_config=encoder.config,

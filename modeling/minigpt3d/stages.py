@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,7 +14,12 @@ STAGES = (1, 2, 3, 4)
 
 
 def stage_names(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
-    """Return the names of the parameters that a training stage trains, in `model.base_model`.
+    """Return the names of the parameters that a training stage trains, in `model.base_model`; see `stage_groups`."""
+    return [name for names in stage_groups(model, stage).values() for name in names]
+
+
+def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[str]]:
+    """Return the names of the parameters that a training stage trains, in `model.base_model`, by group.
 
     Stage 1 trains the point MLP. Stages 2 and 3 train it, the first set of queries, the projector, LoRA of Q-Former
     and language model, and the weights, not the biases, of the norms in the Q-Former's layers and of all norms in the
@@ -24,24 +30,24 @@ def stage_names(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r}; expected one of {', '.join(map(str, STAGES))}")
     body = model.base_model
-    point_mlp = _names_with_prefix(body, "bridge.point_mlp.")
+    point_mlp = {"point_mlp": _names_with_prefix(body, "bridge.point_mlp.")}
     if stage == 1:
         return point_mlp
     if stage == 4:
-        return _names_with_prefix(body, "bridge.experts.")
+        return {"query_experts": _names_with_prefix(body, "bridge.experts.")}
     for field in ("qformer_lora", "text_lora"):
         if getattr(model.config, field) is None:
             raise ValueError(f"{field}=None, but stage {stage} trains it; expected arguments of peft.LoraConfig")
     qformer, text = "bridge.qformer.encoder.", "language_model."
-    return [
-        *point_mlp,
-        "bridge.experts.queries.0",
-        *_names_with_prefix(body, "bridge.projector."),
-        *_lora(body, qformer),
-        *_norm_weights(body, qformer),
-        *_lora(body, text),
-        *_norm_weights(body, text),
-    ]
+    return {
+        **point_mlp,
+        "queries": ["bridge.experts.queries.0"],
+        "projector": _names_with_prefix(body, "bridge.projector."),
+        "qformer_lora": _lora(body, qformer),
+        "qformer_norms": _norm_weights(body, qformer),
+        "text_lora": _lora(body, text),
+        "text_norms": _norm_weights(body, text),
+    }
 
 
 def trained_names(model: MiniGPT3DPreTrainedModel) -> list[str]:
@@ -54,15 +60,25 @@ def trained_names(model: MiniGPT3DPreTrainedModel) -> list[str]:
     return list(trained)
 
 
-def set_stage(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
+def set_stage(model: MiniGPT3DPreTrainedModel, stage: int, left_frozen: Sequence[str] = ()) -> list[str]:
     """Prepare a model for a training stage: freeze all other parameters, and use query experts in stage 4 only.
 
     The config records the stage.
 
+    Args:
+        model: The model.
+        stage: Number of the stage.
+        left_frozen: Groups of `stage_groups` that stay frozen nevertheless, to measure what training them is worth.
+
     Returns:
-        The names of `stage_names`.
+        The names of the trained parameters.
     """
-    names = stage_names(model, stage)
+    groups = stage_groups(model, stage)
+    if unknown := [name for name in left_frozen if name not in groups]:
+        raise ValueError(
+            f"left_frozen has {unknown[0]!r}; expected some of {', '.join(groups)}, as stage {stage} trains"
+        )
+    names = [name for group, names in groups.items() if group not in left_frozen for name in names]
     model.requires_grad_(False)
     for name in names:
         model.base_model.get_parameter(name).requires_grad_(True)

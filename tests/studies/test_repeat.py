@@ -37,7 +37,8 @@ def recipe(tmp_path, monkeypatch):
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     table = {"data": "Shapes", "source": "Nobody (2026)", "rows": {"tiny": {"recipe": "tiny", "published": 90.0}}}
-    (folder / "published.yaml").write_text(yaml.safe_dump({"tiny-shapes": table}))
+    tables = {"papers": {"nobody": "Nobody"}, "tables": {"tiny-shapes": {"paper": "nobody", **table}}}
+    (folder / "published.yaml").write_text(yaml.safe_dump(tables))
     (folder.parent / "run_point_cloud_classification.py").symlink_to(EXAMPLES / "run_point_cloud_classification.py")
     return folder / "tiny.yaml"
 
@@ -51,7 +52,7 @@ def test_table_is_trained_and_evaluated_plain_and_voted_apart(recipe):
     assert row["plain"]["mean"] == pytest.approx(100 * metrics["test"]["accuracy"])
     assert row["voted"]["mean"] == pytest.approx(100 * metrics["test_voting"]["accuracy"])
     assert result.stdout == (folder / "tiny-shapes.md").read_text() and "| tiny | 90.0 |" in result.stdout
-    assert "Changed arguments: --learning" in result.stdout
+    assert "Changed arguments: --learning" in result.stdout and "Nobody, number not stated here" in result.stdout
 
 
 def test_sweep_of_a_recipe_prints_its_table(recipe):
@@ -67,10 +68,19 @@ def test_sweep_of_a_recipe_prints_its_table(recipe):
 
 def test_tables_are_listed_without_a_name():
     lines = run("reproduce").stdout.splitlines()
-    assert lines[0].startswith("any2point-scanobjectnn: ScanObjectNN")
-    assert any(line.split() == ["clip", "91.9", "any2point_clip_scanobjectnn_pb_t50_rs.yaml"] for line in lines)
+    assert lines[0].startswith("any2point-scanobjectnn: Any2Point (arXiv 2404.07989), main table: ScanObjectNN")
+    assert any(line.split() == ["clip", "91.9", "any2point_clip_scanobjectnn_pb_t50_rs"] for line in lines)
     listed = json.loads(run("reproduce", "--json").stdout)
-    assert listed["act-s3dis"]["rows"]["full"]["published"] == 61.2
+    assert listed["act-s3dis"]["rows"]["full"]["published"] == {"mean IoU": 61.2}
+
+
+def test_what_is_missing_is_told_in_a_line_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("reproduce", "act-scanobjectnn", "--data-dir", tmp_path, "--row", "pb_t50_rs", "--row", "obj_bg")
+    first, *rest = result.stderr.splitlines()
+    assert result.exit_code == 1 and first == "error: not started, since something is missing; --dry-run needs nothing"
+    assert any(line.startswith("  all rows: no directory outputs/recipes/act_pretraining_shapenet55") for line in rest)
+    assert any("missing h5_files" in line for line in rest)
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,12 @@
-"""Series of runs: few-shot folds, sweeps, and published tables."""
+"""Series of runs: few-shot folds and sweeps."""
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
 
-from hf_any3d.training.arguments import read_settings
-from studies.series import (
-    PROGRAM,
-    PUBLISHED,
-    PublishedRow,
-    PublishedTable,
-    find_examples,
-    published_tables,
-    reproduce,
-    run_folds,
-    sweep,
-)
+from hf_any3d.training.folds import run_folds
+from studies.series import sweep
 from tests.model_card.test_building import REPORT
 
 
@@ -120,79 +109,3 @@ def test_wrong_sweeps_are_refused_before_the_first_run(vary, seeds, words, messa
     with pytest.raises(ValueError, match=message):
         sweep(Learner(most=0), words, tmp_path, vary, seeds)
     assert not list(tmp_path.iterdir())
-
-
-ROWS = {
-    "one": PublishedRow("one", 91.9, released="one"),
-    "two": PublishedRow("two", 87.0, deviation=1.5),
-}
-
-
-@pytest.fixture
-def examples(tmp_path):
-    """A folder with recipes of two rows on the embedded shapes and a stub of the training program."""
-    recipes = tmp_path / "examples" / "recipes"
-    (recipes / "released").mkdir(parents=True)
-    for name in ("one", "two", "released/one"):
-        (recipes / f"{name}.yaml").write_text(f"encoder_name_or_path: {tmp_path}\nvalidation_fraction: 0\n")
-    (recipes / PUBLISHED).write_text("{}")
-    (recipes.parent / PROGRAM).write_text(
-        "import json\n"
-        "from dataclasses import replace\n"
-        "from tests.model_card.test_building import REPORT\n"
-        "def main(words):\n"
-        "    given = dict(zip(words[1::2], words[2::2]))\n"
-        "    print('ran', words[0].rpartition('/')[2], given['--seed'])\n"
-        "    metrics = {'test': {'accuracy': 0.9 + int(given['--seed']) / 100}}\n"
-        "    metrics |= {'test_voting': {'accuracy': 0.95}} if '--voting' in given else {}\n"
-        "    replace(REPORT, metrics=metrics).save(given['--output_dir'] + '/metrics.json')\n"
-    )
-    return recipes.parent
-
-
-def test_reproduced_rows_stand_beside_the_published_ones(examples, tmp_path, capsys):
-    table = PublishedTable("table", "Data", "Paper (arXiv 1)", ROWS)
-    result = reproduce(table, examples, tmp_path / "out", seeds=[0, 2], voting=3, words=["--weight_decay", "0"])
-    assert capsys.readouterr().out.splitlines() == [f"ran {name}.yaml {seed}" for name in ROWS for seed in (0, 2)]
-    one, two = result["rows"]
-    assert one["plain"] == {"mean": pytest.approx(91.0), "std": pytest.approx(1.4142136)}
-    assert one["voted"] == {"mean": pytest.approx(95.0), "std": 0.0} and one["runs"] == two["runs"] == 2
-    assert json.loads((tmp_path / "out" / "table.json").read_text()) == result
-    text = (tmp_path / "out" / "table.md").read_text()
-    assert "| one | 91.9 | 91.00 ± 1.41 | 95.00 | -0.90 | 2 |" in text and "| two | 87.0 ± 1.5 |" in text
-    assert "Paper (arXiv 1)" in text and "sound recipes, weights of the last epoch" in text
-    assert "--weight\\_decay 0" in text or "--weight_decay 0" in text
-    again = reproduce(table, examples, tmp_path / "out", seeds=[0, 2], voting=3, words=["--weight_decay", "0"])
-    assert again == result and capsys.readouterr().out == ""  # nothing is trained twice
-
-
-def test_everything_missing_is_named_before_the_first_training(examples, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (examples / "recipes" / "one.yaml").write_text("dataset_name: scanobjectnn\nmodel_name_or_path: outputs/start\n")
-    (examples / "recipes" / "two.yaml").write_text("encoder_name_or_path: me/no-such-encoder\n")
-    rows = {**ROWS, "one": replace(ROWS["one"], needs="train it first")}
-    with pytest.raises(FileNotFoundError) as raised:
-        reproduce(PublishedTable("table", "Data", "Paper", rows), examples, "out", data_dir=str(tmp_path))
-    message = str(raised.value)
-    assert "one: no directory outputs/start; train it first" in message
-    assert f"one: {tmp_path}: missing h5_files" in message and "Agree to the terms of use" in message
-    assert "two: me/no-such-encoder is not a directory" in message
-    assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
-
-
-def test_published_rows_have_recipes_whose_comments_state_the_same_figure():
-    examples = find_examples()
-    tables = published_tables(examples)
-    assert sum(len(table.rows) for table in tables.values()) == 39
-    for table in tables.values():
-        for row in table.rows.values():
-            text = (examples / "recipes" / f"{row.recipe}.yaml").read_text(encoding="utf-8")
-            stated = re.findall(r"The authors report ([\d.]+) %", text)
-            assert stated == [str(row.published)] or row.way is not None, row.recipe
-            assert row.released is None or (examples / "recipes" / "released" / f"{row.released}.yaml").is_file()
-            assert (examples / row.program).is_file()
-            page = (examples.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
-            assert str(row.published) in page and (row.deviation is None or f"± {row.deviation}" in page)
-            settings = read_settings(examples / "recipes" / f"{row.recipe}.yaml")
-            start = settings.get("model_name_or_path") or settings["encoder_name_or_path"]
-            assert bool(row.needs) == start.startswith("outputs/"), row.recipe

@@ -1,13 +1,10 @@
-"""Tables of series, cell by cell, and with which arguments each run of a published table is started."""
+"""Tables of series, cell by cell, and runs whose inputs have changed."""
 
 import json
 from dataclasses import replace
 
-from studies.series import (
-    run_once,
-    write_published,
-    write_sweep,
-)
+from hf_any3d.training.folds import run_once
+from studies.series import write_sweep
 from tests.errors import raises
 from tests.model_card.test_building import REPORT
 
@@ -48,40 +45,6 @@ def test_a_sweep_lists_what_its_runs_measured_but_losses_and_training(tmp_path):
     assert lines[8].endswith("Arguments of all runs: --epochs 3.")
     write_sweep(result | {"arguments": []}, tmp_path)
     assert "Arguments of all runs: none." in (tmp_path / "sweep.md").read_text()
-
-
-def published(**changes):
-    row = {"row": "one", "published": 90.0, "published_deviation": None, "runs": 0, "plain": None, "voted": None}
-    return row | changes
-
-
-def test_a_published_table_has_the_difference_from_the_paper(tmp_path):
-    rows = [
-        published(),
-        published(row="two", published_deviation=1.5, runs=3, plain=figure(91.256, 0.5), voted=figure(92.0)),
-        published(row="three", published=80.1, runs=1, plain=figure(80.1)),
-        published(row="four", runs=1, plain=figure(89.0)),
-    ]
-    settings = {"recipes": "sound", "seeds": [0], "changes": ["--lr", "2"], "voting": 10}
-    result = {"table": "t", "data": "Shapes", "source": "Paper", "settings": settings, "rows": rows}
-    write_published(result, tmp_path)
-    assert json.loads((tmp_path / "t.json").read_text()) == result
-    lines = (tmp_path / "t.md").read_text().replace("\\", "").splitlines()
-    assert lines[0] == "# t"
-    assert lines[2] == "| row | published | here, plain | here, voted | difference of plain | runs |"
-    assert lines[4:8] == [
-        "| one | 90.0 | – | – |  | 0 |",
-        "| two | 90.0 ± 1.5 | 91.26 ± 0.50 | 92.00 | +1.26 | 3 |",
-        "| three | 80.1 | 80.10 | – | +0.00 | 1 |",
-        "| four | 90.0 | 89.00 | – | -1.00 | 1 |",
-    ]
-    assert (
-        "Percent on Shapes. Published: Paper;" in lines[9] and "Here: sound recipes, weights of the last" in lines[9]
-    )
-    assert "mean logits of 10 augmented copies. Changed arguments: --lr 2." in lines[9]
-    write_published(result | {"settings": {**settings, "recipes": "as released", "changes": []}}, tmp_path)
-    note = (tmp_path / "t.md").read_text().splitlines()[9]
-    assert "as released recipes, weights of the epoch that is best on the test set" in note and "Changed" not in note
 
 
 def test_a_run_is_refused_where_its_inputs_have_changed(tmp_path):

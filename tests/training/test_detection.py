@@ -11,6 +11,7 @@ from datasets import ClassLabel, DatasetDict, List, Value
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
 from hf_any3d.evaluation.detection import detection_metrics
+from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.training.detection import (
     Detection,
     DetectionDataArguments,
@@ -111,6 +112,23 @@ def test_a_run_trains_evaluates_and_resumes(tmp_path):
     longer[longer.index("--num_train_epochs") + 1] = "3"
     resumed = train_detector(longer)
     assert resumed.training["resumed_from"] is not None and resumed.training["steps"] == 6
+
+
+def test_a_new_decoder_trains_on_a_pretrained_encoder_and_with_it(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_groups": 4, "group_size": 8}
+    encoder = ActModel(ActConfig(**sizes))
+    encoder.save_pretrained(tmp_path / "encoder")
+    words = ["--output_dir", tmp_path / "out", "--dataset_options", json.dumps(ROOMS), "--point_encoder"]
+    words += [tmp_path / "encoder", "--point_encoder_config", '{"num_groups": 12}', "--num_points", 64, "--use_cpu"]
+    words += ["--model_config", json.dumps({"num_queries": 8, "decoder_layers": 1}), "--max_steps", 2]
+    report = train_detector([str(word) for word in [*words, "--report_to", "none", "--save_strategy", "no"]])
+    assert report.start == {"name_or_path": str(tmp_path / "encoder")}
+    model = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "out")
+    assert model(torch.rand(1, 64, 3)).encoder_last_hidden_state.shape[1] in (12, 13)
+    trained = dict(model.base_model.point_encoder.model.named_parameters())
+    changed = [name for name, weight in encoder.named_parameters() if not torch.equal(weight, trained[name])]
+    assert changed and len(trained) == len(list(encoder.parameters()))
 
 
 def test_scenes_in_the_published_layout_are_trained_on_with_their_colors(tmp_path):

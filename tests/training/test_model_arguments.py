@@ -10,7 +10,7 @@ from hf_any3d.modeling.act import ActForPartSegmentation, ActForPointCloudClassi
 from hf_any3d.modeling.any2point import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation
 from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
-from hf_any3d.training.arguments import AdapterArguments, ModelArguments
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.training.models import (
     CLASSES,
     PARTS,
@@ -101,6 +101,18 @@ def test_the_type_is_that_of_the_model_that_training_starts_from(tmp_path):
     assert PointModelArguments.of_another_model({"model_name_or_path": None}, given) >= {"peft", "num_layers"}
     assert PointModelArguments.of_another_model({"model_type": "pointnet"}, given) == set()
     assert PointModelArguments.of_another_model({}, {"learning_rate": 1}) == set()
+
+
+def test_settings_of_another_peft_method_are_left_out(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("peft: guided_adapter\npeft_config: {attention_width: 12}\n")
+    for words, settings in (
+        (["--peft", "lora"], {}),
+        (["--peft", "lora", "--peft_config", '{"r": 2}'], {"r": 2}),
+        (["--peft_config", '{"r": 2}'], {"attention_width": 12, "r": 2}),
+    ):
+        (adapter,) = parse_arguments((AdapterArguments,), [str(recipe), *words])
+        assert adapter.peft_config == settings
 
 
 def test_reports_list_the_start_of_models_without_a_frozen_encoder(pretrained):

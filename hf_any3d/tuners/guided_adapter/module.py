@@ -185,6 +185,16 @@ class CellAttention(nn.Module):
         )
         return attended.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
+    def attention_weights(self, tokens: Tensor, members: Membership) -> Tensor:
+        """Return what each token gives to the tokens of its cell: `(batch, views, heads, tokens, tokens)`.
+
+        A row sums to 1, and is 0 for tokens of other cells. `forward` does not need them; they are for pictures.
+        """
+        qkv = self._project(tokens).transpose(1, 2)  # (batch, views, tokens, 3 * width)
+        query, key, _ = (part.transpose(2, 3) for part in qkv.unflatten(-1, (3, self.heads, -1)).unbind(3))
+        scores = query @ key.transpose(-2, -1) * self._scale  # (batch, views, heads, tokens, tokens)
+        return (scores + members.apart.to(scores.dtype)).softmax(dim=-1)
+
     def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
         """Attend within cells for tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
         qkv = self._project(tokens)  # (tokens, views, 3 * width)

@@ -1,0 +1,70 @@
+"""The page of published tables and figures that a command repeats, made from examples/recipes/published.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from studies.published_tables import NOT_STATED, PublishedTable, find_examples, published_tables
+
+Markdown = Callable[[Iterable[str], Iterable[Iterable[str]]], list[str]]
+
+_ABOUT = """A name repeats a table or figure in a [clone of the repository](install.md#from-a-checkout):
+
+```bash
+# needs a checkout, and DATA, your copy of the data set
+python -m studies.repeat reproduce any2point-scanobjectnn --data-dir DATA
+```
+
+```bash
+# needs a checkout
+python -m studies.repeat reproduce any2point-scanobjectnn --dry-run
+```
+
+The first command names at once, in a line each, what is missing: data, encoders, starting points, keys of judges. The
+second one runs every step with tiny random models on embedded or generated data, in seconds, and needs none of it.
+Options and results: [recipes](recipes.md#published-tables).
+
+**Figures are the authors' own; none was repeated here.** Rows without one have a recipe, and a figure that could not
+be read in the authors' repositories. Numbers of tables are given where they are known from there. Figures that only
+draw a method have no name."""
+
+
+def published_tables_page(note: str, markdown: Markdown) -> str:
+    """Return the page: for each paper its names, places, data, and rows with the published figures."""
+    tables = published_tables(find_examples())
+    papers: dict[str, list[PublishedTable]] = {}
+    for table in tables.values():
+        papers.setdefault(table.paper, []).append(table)
+    rows = sum(len(table.rows) for table in tables.values())
+    lines = ["# Published tables", "", note, "", _ABOUT, "", f"{len(tables)} names, {rows} rows."]
+    for paper, own in papers.items():
+        lines += ["", f"## {paper}", ""]
+        lines += markdown(
+            ("name", "in the paper", "what", "rows with published figures"),
+            ((f"`{table.name}`", table.place, table.data, _rows(table)) for table in own),
+        )
+        notes = {table.name: table.note for table in own if table.note}
+        lines += ["", *(f"- `{name}`: {text}" for name, text in notes.items())] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _rows(table: PublishedTable) -> str:
+    """Return the rows in a line, each with its figures."""
+    if not table.columns:
+        return f"pictures: {'; '.join(table.rows)}"
+    stated, others = [], []
+    for name, row in table.rows.items():
+        figures = [
+            f"{figure}" if len(table.columns) == 1 else f"{title} {figure}"
+            for title, figure in row.published.items()
+            if figure is not None
+        ]
+        deviation = f" ± {row.deviation}" if row.deviation else ""
+        if figures:
+            stated.append(f"{name}: {', '.join(figures)}{deviation}")
+        else:
+            others.append(name)
+    text = "; ".join(stated)
+    if others:
+        text += f"{'. ' if text else ''}{NOT_STATED.capitalize()}: {'; '.join(others)}"
+    return text
