@@ -27,7 +27,7 @@ from hf_any3d.utils.atomic_files import write_json
 from studies.published_tables import CHAT, PICTURES, QUESTIONS, Step
 from studies.shape_conversations import write_tree
 
-FEW_SHOT = {"way": 2, "shot": 2, "test_per_class": 2}
+FEW_SHOT: Mapping[str, Any] = {"way": 2, "shot": 2, "test_per_class": 2}
 FOLDS = 2
 
 # Of every training program.
@@ -58,9 +58,9 @@ _LEFT_OUT = (
     "step_cosine",
     "class_weighting",
 )
-_PATCHES = {"num_groups": 8, "group_size": 8}
-_TRANSFORMER = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-_AUTOENCODER = {
+_PATCHES: Mapping[str, Any] = {"num_groups": 8, "group_size": 8}
+_TRANSFORMER: Mapping[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+_AUTOENCODER: Mapping[str, Any] = {
     **_PATCHES,
     "hidden_size": 16,
     "num_codes": 16,
@@ -69,8 +69,8 @@ _AUTOENCODER = {
     "coarse_width": 16,
     "folding_width": 16,
 }
-_ROOMS = {"train_rooms": 4, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
-_OBJECTS = {"train_objects": 8, "validation_objects": 4, "test_objects": 4, "num_points": 256}
+_ROOMS: Mapping[str, Any] = {"train_rooms": 4, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
+_OBJECTS: Mapping[str, Any] = {"train_objects": 8, "validation_objects": 4, "test_objects": 4, "num_points": 256}
 
 # Sizes of random encoders, by the names that tables give them.
 _ENCODERS = {
@@ -86,10 +86,21 @@ _ENCODERS = {
     "MIT/ast-finetuned-audioset-10-10-0.4593": "audio-spectrogram-transformer",
     "openai/whisper-small": "whisper",
 }
-_WIDTHS = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-_TEXT = {"vocab_size": 30, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-_IMAGE = {"image_size": 64, "patch_size": 16}
-_SOUND = {"num_mel_bins": 36}
+_WIDTHS: Mapping[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
+_TEXT: Mapping[str, Any] = {
+    "vocab_size": 30,
+    "max_position_embeddings": 40,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+_IMAGE: Mapping[str, Any] = {"image_size": 64, "patch_size": 16}
+_SOUND: Mapping[str, Any] = {"num_mel_bins": 36}
 _OWN_SIZES: Mapping[str, Mapping[str, Any]] = {
     "bert": _TEXT,
     "roberta": _TEXT,
@@ -267,7 +278,12 @@ def _detection(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _autoencoder(settings: Mapping[str, Any]) -> dict[str, Any]:
     prompts = min(2, settings.get("model_config", {}).get("num_prompts", 0))
     sizes = {**_AUTOENCODER, "num_prompts": prompts}
-    return {"dataset_name": "shapes", "num_points": 64, "pictured_clouds": 0, "model_config": sizes}
+    return {
+        "dataset_name": "shapes",
+        "num_points": 64,
+        "pictured_clouds": min(2, settings.get("pictured_clouds", 0)),
+        "model_config": sizes,
+    }
 
 
 def _pretraining(settings: Mapping[str, Any]) -> dict[str, Any]:

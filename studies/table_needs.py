@@ -96,7 +96,7 @@ def _data_problem(step: Step, row: PublishedRow, settings: Mapping[str, Any], wo
         elif step.program != PICTURES:
             _load_clouds(row, settings, words)
     except (ValueError, OSError, ImportError) as error:
-        return "; ".join(error_lines(error)[:2])  # and where to get what is missing
+        return "; ".join(line.strip() for line in error_lines(error)[:2])  # and where to get what is missing
     return None
 
 
