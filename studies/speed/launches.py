@@ -17,13 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
+from torch._inductor.async_compile import AsyncCompile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from studies.speed.any2point_wrapper import PRESETS, build
+from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
+from studies.speed.any2point_wrapper import PRESETS, Built, build
 
 FORWARD, BACKWARD = PHASES = ("forward", "backward")
 KERNELS = {
@@ -170,7 +174,11 @@ def count(loss: Callable[[], Tensor]) -> Launches:
 
 def count_preset(preset: str, batch: int = 32) -> tuple[Launches, Launches]:
     """Count the launches of a training step with points indexed before, and of the bare layers."""
-    built = build(preset, batch)
+    return count_built(build(preset, batch))
+
+
+def count_built(built: Built) -> tuple[Launches, Launches]:
+    """Count the launches of a model that was built, whose weights are dropped, and of its bare layers."""
     model, layers = built.model.to("meta"), [layer.to("meta") for layer in built.layers]
     inputs = {"points": built.clouds, "labels": built.labels, "point_index": built.point_index}
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
@@ -185,17 +193,77 @@ def count_preset(preset: str, batch: int = 32) -> tuple[Launches, Launches]:
     return count(lambda: model(**inputs).loss), count(bare)
 
 
+class _Skipped(torch.autograd.Function):
+    """Stands for a compiled layer: launches nothing, and passes gradients to all that the layer reads."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_states: Tensor, *others: Tensor) -> Tensor:
+        ctx.shapes = hidden_states, *others
+        return torch.empty_like(hidden_states)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.shapes)
+
+
+def count_outside(preset: str, batch: int = 2) -> Launches:
+    """Count the launches of a step outside of its layers, whose passes are left out."""
+
+    def skipped(layer: GuidedAdapterLayer, hidden_states: Tensor, geometry: Any, tables: Any, *args: Any) -> Any:
+        folded = [part for table in tables.values() for part in (*table.folded, table.attention.out_bias)]
+        views = hidden_states.new_empty(layer.views + 1, layer.hidden_size)
+        return _Skipped.apply(hidden_states, *folded), dict.fromkeys(tables, (views, views))
+
+    with patch.object(GuidedAdapterLayer, "_pass", skipped):
+        return count_preset(preset, batch)[0]
+
+
+def count_region(preset: str) -> Counter[str]:
+    """Count the kernels of a layer that inductor makes for a CPU, forward and backward, without running them.
+
+    Each loop nest, product and operator of torch counts as one, memory-efficient attention as in `Launches`.
+    """
+    counts: Counter[str] = Counter()
+    phases = iter(PHASES)
+
+    def count_nodes(nodes: list[Any]) -> list[Any]:
+        phase = next(phases)
+        for node in nodes:
+            name = getattr(node.node, "python_kernel_name", None) or ""
+            is_attention = "_backward" in name and "attention" in name
+            # Results of an operator with several, and what is never computed, are nodes, too.
+            if type(node.node).__name__ != "MultiOutput" and "Nop" not in type(node).__name__:
+                counts[phase] += _ATTENTION_BACKWARD if is_attention else 1
+        return nodes
+
+    built = build(preset, 3)
+    layers = [module for module in built.model.modules() if isinstance(module, GuidedAdapterLayer)]
+    for layer in layers:
+        layer.compile()
+    settings = {"_post_fusion_custom_pass": count_nodes, "force_disable_caches": True}
+    nothing = patch.object(AsyncCompile, "cpp_pybinding", lambda *args, **kwargs: lambda *args: None)
+    with inductor_config.patch(settings), nothing:
+        built.model(points=built.clouds, labels=built.labels, point_index=built.point_index).loss.backward()
+    return counts
+
+
 def main() -> None:
     """Print the launches of presets."""
     parser = argparse.ArgumentParser(description="Count the launches of a training step.")
     parser.add_argument("--preset", action="append", choices=PRESETS, help="may be given several times")
     parser.add_argument("--batch", type=int, default=32, help="clouds of a step")
+    parser.add_argument("--compiled", action="store_true", help="also count with compiled layers, in a minute")
     options = parser.parse_args()
     for preset in options.preset or ["minilm", "clip-scan"]:
         step, bare = count_preset(preset, options.batch)
         print(f"{preset}: {step.total()} launches a step, {bare.total()} of its bare layers")
         for place, (forward, backward) in step.by_place().items():
             print(f"  {place:<64}{forward:>6}{backward:>6}")
+        if options.compiled:
+            outside, region = count_outside(preset), count_region(preset)
+            layers = PRESETS[preset][0]["num_hidden_layers"]
+            whole = [outside.total(phase) + layers * region[phase] for phase in PHASES]
+            print(f"  with {layers} compiled layers of {[region[phase] for phase in PHASES]} kernels: {whole}")
 
 
 if __name__ == "__main__":

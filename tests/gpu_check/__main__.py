@@ -35,7 +35,8 @@ BUDGETS = {
     "precision": 60,
     "devices": 30,
     "speed": 40,
-    "steps": 110,
+    "steps": 90,
+    "modes": 100,
 }
 
 
@@ -101,11 +102,11 @@ def passed(section: dict[str, Any] | None) -> bool:
 def run_here(section: str, device: torch.device, small: bool) -> dict[str, Any]:
     """Run a section in this process."""
     # Imported here, so that a missing GPU is reported at once.
-    from tests.gpu_check import kernels, models
+    from tests.gpu_check import kernels, models, modes
     from tests.gpu_check.run import Run
 
     functions = (kernels.parity, kernels.speed, models.reference, models.waits, models.precision)
-    by_name = {function.__name__: function for function in (*functions, models.steps, models.devices)}
+    by_name = {function.__name__: function for function in (*functions, models.steps, models.devices, modes.modes)}
     # Budgets are for the device whose time is dear; a busy machine that tries the program may take longer.
     run = Run(device, small, None if small else BUDGETS[section])
     threads = torch.get_num_threads()
