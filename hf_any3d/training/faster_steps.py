@@ -13,7 +13,7 @@ from hf_any3d.modeling.act import ActPreTrainedModel
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.tuners.targets import layer_stack
 
-Capture = Callable[..., Callable[..., torch.Tensor]]
+Capture = Callable[..., Any]
 _CAPTURED = (Any2PointPreTrainedModel, ActPreTrainedModel)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,11 @@ from torch.utils._pytree import tree_map_only
 
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from studies.speed._any2point_transcription import training_loss
-from studies.speed.any2point_wrapper import TRANSCRIBED, Built, build
+from studies.speed.any2point_wrapper import PRESETS, TRANSCRIBED, Built, build
 from studies.speed.launches import count_built
 from tests.gpu_check.run import Row, Run
 
+Loss = Callable[[], Tensor]
 CLOUDS = 32
 # The method as written needs ten times the memory.
 TRANSCRIBED_CLOUDS = 8
@@ -40,22 +43,11 @@ class Bare(nn.Module):
 
 def modes(run: Run) -> None:
     """Time bare layers and steps in the same modes, with launches as counted without a GPU and as profiled."""
-    backend = "eager" if run.small else "inductor"
     for preset in ("minilm", TRANSCRIBED):
         built = _built(preset, run)
         step_launches, bare_launches = count_built(_built(preset, run, "cpu", clouds=2))
-        for what, counted in (("bare layers", bare_launches), ("step", step_launches)):
-            losses = _bare_losses(built) if what == "bare layers" else _step_losses(built)
-            plain = losses["plain"]()
-            expected = float(plain())
-            row = partial(_measured, run, plain, expected, CLOUDS)
-            run.check(f"{preset}, {what}", lambda row=row, counted=counted: row() | {"counted": counted.total()})
-            if run.on_gpu:
-                run.check(f"{preset}, {what}, captured", partial(_made, run, losses["captured"], expected))
-            # Of the large model only on a GPU: a CPU would compile for minutes.
-            if run.on_gpu or preset == "minilm":
-                make = partial(losses["compiled"], backend=backend)
-                run.check(f"{preset}, {what}, compiled", partial(_made, run, make, expected))
+        _in_all_modes(run, f"{preset}, bare layers", _bare_losses(built, run), bare_launches.total())
+        _in_all_modes(run, f"{preset}, step", _step_losses(built, run), step_launches.total())
         if preset == TRANSCRIBED:
             run.check("the method as written", partial(_transcription, run))
             tokenizer = built.model.get_base_model().any2point.point_tokenizer
@@ -65,10 +57,22 @@ def modes(run: Run) -> None:
                 run.check(f"{preset}, tokenizer, compiled", partial(_tokenizer, run, built, compiled))
 
 
+def _in_all_modes(run: Run, name: str, makers: dict[str, Callable[[], Loss]], counted: int) -> None:
+    """Add a row for each mode, of which all must have the same loss."""
+    expected = float(makers["plain"]())
+    for mode, loss in makers.items():
+        # Without a GPU nothing is captured, and a CPU would compile the large model for minutes.
+        if run.on_gpu or mode == "plain" or (mode == "compiled" and name.startswith("minilm")):
+            row = partial(_measured, run, loss, expected, CLOUDS)
+            add = {"counted": counted} if mode == "plain" else {}
+            run.check(f"{name}, {mode}", lambda row=row, add=add: row() | add)
+
+
 def _built(preset: str, run: Run, device: str | None = None, clouds: int | None = None) -> Built:
     """Build a model of a preset without dropout, so that all modes compute the same loss."""
-    sizes = _SMALL if run.small else {}
-    built = build(preset, clouds or (2 if run.small else CLOUDS), **sizes)
+    sizes, fewer = (_SMALL, {"num_hidden_layers": 2}) if run.small else ({}, {})
+    with patch.dict(PRESETS[preset][0], fewer):
+        built = build(preset, clouds or (2 if run.small else CLOUDS), **sizes)
     for module in built.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -79,78 +83,88 @@ def _built(preset: str, run: Run, device: str | None = None, clouds: int | None 
     return Built(**moved)
 
 
-def _bare_losses(built: Built) -> dict[str, Callable[..., Callable[[], Tensor]]]:
-    """Return for each mode what makes the loss of the bare layers."""
-    sequence = built.sequence
+def _bare_losses(built: Built, run: Run) -> dict[str, Loss]:
+    """Return the loss of the bare layers in each mode."""
+    sequence, copied = built.sequence, copy.deepcopy(built.layers)
+    plain, compiled, captured = Bare(built.layers), Bare(copied), Bare(built.layers)
+    for layer in copied:
+        layer.compile(backend=_backend(run))
 
-    def captured() -> Callable[[], Tensor]:
+    def run_layers(layers: Callable[[Tensor], Tensor]) -> Tensor:
+        sequence.grad = None
+        return layers(sequence)
+
+    @functools.cache
+    def graph() -> Any:
         sample = sequence.detach().clone().requires_grad_()
-        replay = torch.cuda.make_graphed_callables(Bare(built.layers).train(), (sample,))
-        return lambda: replay(sequence)
-
-    def compiled(backend: str) -> Callable[[], Tensor]:
-        layers = copy.deepcopy(built.layers)
-        for layer in layers:
-            layer.compile(backend=backend)
-        bare = Bare(layers)
-        return lambda: bare(sequence)
+        return torch.cuda.make_graphed_callables(captured, (sample,))
 
     return {
-        "plain": lambda: lambda: Bare(built.layers)(sequence),
-        "captured": captured,
-        "compiled": compiled,
+        "plain": lambda: run_layers(plain),
+        "captured": lambda: run_layers(graph()),
+        "compiled": lambda: run_layers(compiled),
     }
 
 
-def _step_losses(built: Built) -> dict[str, Callable[..., Callable[[], Tensor]]]:
-    """Return for each mode what makes the loss of a training step, with points indexed before."""
+def _step_losses(built: Built, run: Run) -> dict[str, Loss]:
+    """Return the loss of a training step in each mode, with points indexed before."""
     inputs = {"points": built.clouds, "labels": built.labels, "point_index": built.point_index}
+    plain, captured, compiled = built.model, copy.deepcopy(built.model), copy.deepcopy(built.model)
+    compile_layers(compiled.get_base_model(), backend=_backend(run))
+    steps = CapturedSteps(captured, captured.get_base_model())
 
-    def captured() -> Callable[[], Tensor]:
-        model = copy.deepcopy(built.model)
-        steps = CapturedSteps(model, model.get_base_model())
-        return lambda: steps.loss(inputs)
+    def run_model(model: nn.Module) -> Tensor:
+        # As a Trainer does before each step.
+        model.zero_grad(set_to_none=True)
+        return steps.loss(inputs) if model is captured else model(**inputs).loss
 
-    def compiled(backend: str) -> Callable[[], Tensor]:
-        model = copy.deepcopy(built.model)
-        compile_layers(model.get_base_model(), backend=backend)
-        return lambda: model(**inputs).loss
+    return {
+        "plain": lambda: run_model(plain),
+        "captured": lambda: run_model(captured),
+        "compiled": lambda: run_model(compiled),
+    }
 
-    return {"plain": lambda: lambda: built.model(**inputs).loss, "captured": captured, "compiled": compiled}
+
+def _backend(run: Run) -> str:
+    return "eager" if run.small else "inductor"
 
 
-def _made(run: Run, make: Callable[[], Callable[[], Tensor]], expected: float) -> Row:
-    """Measure a mode, with the seconds of its first step."""
+def _measured(run: Run, loss: Loss, expected: float | None, clouds: int) -> Row:
+    """Measure forward and backward pass; the first step captures or compiles."""
     start = time.perf_counter()
-    loss = make()
-    loss().backward()
+    found = loss()
+    found.backward()
     run.synchronize()
-    return _measured(run, loss, expected, CLOUDS) | {"first step s": round(time.perf_counter() - start, 1)}
+    row: Row = {"first step s": time.perf_counter() - start}
+    if expected is not None:
+        row["error"] = abs(float(found) - expected) / max(abs(expected), 1e-6)
+        row["ok"] = row["error"] <= 1e-3
 
-
-def _measured(run: Run, loss: Callable[[], Tensor], expected: float | None, clouds: int) -> Row:
     def step() -> None:
         loss().backward()
 
-    found = float(loss())
-    row: Row = {"ms": run.milliseconds(step, 5)}
+    row["ms"] = run.milliseconds(step, 5)
+    row["clouds/s"] = 1000 * (2 if run.small else clouds) / row["ms"]
     peak = run.peak_bytes(step)
-    row |= {"clouds/s": 1000 * (2 if run.small else clouds) / row["ms"], "MB": None if peak is None else peak / 1e6}
+    row["MB"] = None if peak is None else peak / 1e6
     row["kernels"] = run.kernels(step)
-    if expected is not None:
-        row["error"] = abs(found - expected) / max(abs(expected), 1e-6)
-        row["ok"] = row["error"] <= 1e-3
     return row
 
 
 def _transcription(run: Run) -> Row:
+    """Measure a transcription of the method, which computes the same step."""
     built = _built(TRANSCRIBED, run, clouds=2 if run.small else TRANSCRIBED_CLOUDS)
-    loss: Callable[[], Any] = lambda: training_loss(built.model, built.clouds, built.labels)  # noqa: E731
+
+    def loss() -> Tensor:
+        built.model.zero_grad(set_to_none=True)
+        return training_loss(built.model, built.clouds, built.labels)
+
     return _measured(run, loss, None, TRANSCRIBED_CLOUDS)
 
 
-def _tokenizer(run: Run, built: Built, tokenizer: nn.Module) -> Row:
+def _tokenizer(run: Run, built: Built, tokenizer: Callable[..., Any]) -> Row:
     def loss() -> Tensor:
+        built.model.zero_grad(set_to_none=True)
         return tokenizer(built.clouds, point_index=built.point_index).tokens.sum()
 
     return _measured(run, loss, None, CLOUDS)

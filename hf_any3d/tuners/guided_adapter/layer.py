@@ -105,13 +105,13 @@ class GuidedAdapterLayer(WrappedModule):
         running = self._running_adapters()
         guided = [name for name in running if name in self.guidance]
         tables = {name: table for name in guided if (table := self._table(name, hidden_states, geometry)) is not None}
-        is_whole = isinstance(geometry, Geometry) and len(tables) == len(guided)
-        if self._compiled_pass is not None and self.training and running and is_whole:
+        compiled = self._compiled_pass if self.training and running and len(tables) == len(guided) else None
+        if compiled is not None and isinstance(geometry, Geometry):
             # Batches of any size run the same code.
             torch._dynamo.maybe_mark_dynamic(hidden_states, 1 if geometry.batch_second else 0)
             for prepared in tables.values():
                 mark_batch(prepared.table)
-            hidden_states, statistics = self._compiled_pass(self, hidden_states, None, tables, args, kwargs)
+            hidden_states, statistics = compiled(self, hidden_states, None, tables, args, kwargs)
         else:
             hidden_states, statistics = self._pass(hidden_states, geometry, tables, args, kwargs)
         for name, of_batch in statistics.items():
