@@ -1,6 +1,7 @@
 """A few labeled tiles of airborne scans: how well models of them label places that they have not seen.
 
     python -m studies.tiles --tiles FOLDER --more FILE --output DIR              # leave one place out, with controls
+    python -m studies.tiles --colored FILE --output DIR                           # with and without color, one tile
     python -m studies.tiles --ground FOLDER --output DIR                          # ground alone, samples of the ISPRS
     python -m studies.tiles --report OTHERS.json --output DIR                     # adds rows that others measured
 
@@ -32,6 +33,7 @@ from hf_any3d.training.tiles.labels import Classes, ClassRule
 from hf_any3d.training.tiles.network import Rows, fit_network, logits_of, weights_of
 from hf_any3d.training.tiles.reading import look_at, places_of, read_tile, tile_files
 from hf_any3d.training.tiles.training import TilesArguments, rows_of
+from studies.tiles_encoders import EncoderProcessor
 
 THREE, FIVE = ("vegetation=3,4,5",), ()
 JUDGED = 20_000
@@ -49,6 +51,7 @@ class Setting:
     copies: bool = True
     head: str = "network"
     features: str = "surroundings"
+    encoder: str | None = None
 
 
 SETTINGS = {
@@ -59,6 +62,9 @@ SETTINGS = {
     "with intensity": Setting(intensity=True),
     "control: extra trees on 23 numbers": Setting(copies=False, head="trees", features="23 numbers"),
     "five classes": Setting(merge=FIVE),
+    "control: frozen random Point Transformer V3": Setting(encoder="random Point Transformer V3", features="encoder"),
+    "with the packaged encoder": Setting(encoder="packaged encoder"),
+    "the packaged encoder alone": Setting(encoder="packaged encoder", features="encoder"),
 }
 
 
@@ -67,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiles", type=Path, help="Folder of labeled tiles.")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="Further labeled files.")
+    parser.add_argument("--colored", type=Path, help="A labeled file whose points have colors.")
     parser.add_argument("--ground", type=Path, help="Folder of NAME-utm.pcd and NAME-utm-ground.pcd.")
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="JSON of others: {row: {place: mIoU}}.")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
@@ -83,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if not path.is_file():
                     path.write_text(json.dumps(leave_one_place_out(files, SETTINGS[name], seed)))
                 print(name, seed, path.read_text())
+    if arguments.colored is not None:
+        print(json.dumps(with_and_without_color(arguments.colored, arguments.seeds), indent=1))
     if arguments.ground is not None:
         print(json.dumps(ground_alone(arguments.ground), indent=1))
     for path in arguments.report:
@@ -101,9 +110,11 @@ def leave_one_place_out(files: Sequence[Path], setting: Setting, seed: int) -> d
     features = ["xyz", *(RETURNS if setting.returns else ())]
     features += ["intensity"] * setting.intensity + ["rgb"] * setting.colors
     processor = LocalFeaturesProcessor(features=features)
+    if setting.encoder is not None:
+        processor = EncoderProcessor(setting.encoder, features, alone=setting.features == "encoder")
     start = time.process_time()
     asked = TilesArguments(seed=seed)
-    if setting.features == "surroundings":
+    if setting.features != "23 numbers":
         learned = [
             rows_of(tile, number, int(place[number]), classes, processor, asked)[0]
             for number, tile in enumerate(tiles)
@@ -151,7 +162,9 @@ def _fit(
     config = LocalFeaturesConfig(
         in_channels=3 + rows.features.shape[1], hidden_sizes=(64,), members=2, num_labels=len(classes.names)
     )
-    may_miss = [processor.channels_of(RETURNS)] if setting.returns else []
+    groups = [RETURNS] * setting.returns + [("rgb",)] * setting.colors
+    # Features of an encoder come after these, and alone they have no such columns.
+    may_miss = [] if setting.features == "encoder" else [processor.channels_of(names) for names in groups]
     model = fit_network(rows, config, may_miss, seed)
     return lambda features: logits_of(model, features)[0].argmax(axis=1)
 
@@ -168,7 +181,7 @@ def _judged_rows(
     assert cloud.labels is not None
     labels = classes.number(cloud.labels)
     drawn = np.random.default_rng(number).permutation(np.flatnonzero(labels != IGNORED))[:JUDGED]
-    if setting.features == "surroundings":
+    if setting.features != "23 numbers":
         scan = processor.describe(replace(cloud))
         features = scan.neighborhoods(np.arange(len(cloud))).features(drawn)
     else:
@@ -208,6 +221,36 @@ def _simple_numbers(cloud: PointCloudData, drawn: np.ndarray) -> np.ndarray:
         columns += [(large - middle) / large, (middle - small) / large, small / (large + middle + small)]
         columns += [np.abs(axes[:, 2, 0]), distances[:, -1], np.ptp(heights, axis=1), -heights.min(axis=1)]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def with_and_without_color(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Learn three quarters of a tile and judge the fourth: IoU of each class over all, and their means by seed."""
+    cloud = read_tile(path)
+    assert cloud.labels is not None
+    tile = look_at(path, cloud)
+    classes, _ = Classes.among(tile.codes, ClassRule.parse(None, THREE), True, 500)
+    labels = classes.number(cloud.labels)
+    flat = cloud.points[:, :2]
+    quarter = (flat > np.median(flat, axis=0)) @ np.array([1, 2])
+    found: dict[str, Any] = {}
+    for name, setting in (("without colors", Setting()), ("with colors", Setting(colors=True))):
+        processor = LocalFeaturesProcessor(features=["xyz", *RETURNS, *["rgb"] * setting.colors])
+        scan = processor.describe(replace(cloud))
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(labels != IGNORED))
+        # Nearly all is ground; of the others, all are learned and judged.
+        is_ground = labels[drawn] == classes.names.index("ground")
+        drawn = np.sort(np.concatenate([drawn[is_ground][: 4 * JUDGED], drawn[~is_ground]]))
+        features = scan.neighborhoods(np.arange(len(cloud))).features(drawn)
+        rows = Rows(features, labels[drawn], quarter[drawn], quarter[drawn], np.zeros(len(drawn), np.int64))
+        for seed in seeds:
+            matrix = np.zeros((len(classes.names),) * 2)
+            for held in range(4):
+                answer = _fit(rows.part(rows.places != held), processor, classes, setting, seed)
+                truth = rows.part(rows.places == held)
+                np.add.at(matrix, (truth.labels, answer(truth.features)), 1)
+            ious = dict(zip(classes.names, class_ious(matrix).tolist(), strict=True))
+            found[f"{name}, seed {seed}"] = {"mean": float(np.mean(list(ious.values()))), **ious}
+    return found
 
 
 def ground_alone(folder: Path) -> dict[str, Any]:

@@ -119,10 +119,14 @@ class LabelComparison:
                 own.not_counted[label] += count
             else:
                 own.pairs[label, answer] += count
-        self.pairs += own.pairs
-        self.not_counted += own.not_counted
-        self.unmatched += own.unmatched
+        self.merge(own)
         return own
+
+    def merge(self, other: LabelComparison) -> None:
+        """Add the counts of another comparison."""
+        self.pairs += other.pairs
+        self.not_counted += other.not_counted
+        self.unmatched += other.unmatched
 
     def is_ignored(self, label: int) -> bool:
         """Return whether points of a true label do not count."""

@@ -31,6 +31,8 @@ _LEAST_CELL = 1.0
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000
 _SURFACE_POINTS = 50_000
+# Units of x and y that no tile is smaller than, but for one in degrees, of which one is 100 km.
+_LEAST_TILE = 1.0
 
 
 class LocalFeaturesProcessor(PointCloudProcessor):
@@ -100,16 +102,28 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         for name, values in (("intensity", cloud.intensity), ("rgb", cloud.colors)):
             if name in self.features and values is not None:
                 normal[name] = _center_and_spread(values[some])
-        points = cloud.points.astype(np.float64) * factor
+        origin = self._origin(cloud, factor)
+        points = cloud.points.astype(np.float64) * factor + origin
         spacing, ground = spacing_of(points), None
         if self.unit == "meters":
             ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
         low, high = points.min(axis=0), points.max(axis=0)
-        return DescribedScan(cloud, self, factor, spacing, ground, normal, np.stack([low, high]))
+        return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, np.stack([low, high]))
+
+    def _origin(self, cloud: PointCloudData, factor: np.ndarray) -> np.ndarray:
+        """Return where the scan's own coordinates begin, (3,), in the unit of the features.
+
+        Boxes of places lie at multiples of their edges on the map, wherever a file's offset was split off, so that a
+        file in feet has the boxes of the same one in meters.
+        """
+        if self.unit != "meters" or cloud.offset is None:
+            return np.zeros(3)
+        return cloud.offset * factor
 
     def _factor(self, cloud: PointCloudData) -> np.ndarray:
         """Return the length of a unit along each axis, (3,), in the unit of the features."""
         if self.unit == "meters":
+            check_projected(cloud)
             unit = cloud.meters_per_unit or 1.0
             return np.array([unit, unit, cloud.meters_per_height or unit])
         extent = np.linalg.norm(np.ptp(cloud.points, axis=0).astype(np.float64))
@@ -154,6 +168,7 @@ class DescribedScan:
         cloud: The scan, z up.
         processor: The settings.
         factor: (3,) length of a unit of the scan along each axis, in the unit of the features.
+        origin: (3,) place of the scan's zero, in the unit of the features.
         spacing: Usual distance of neighboring points, seen from above.
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
@@ -163,6 +178,7 @@ class DescribedScan:
     cloud: PointCloudData
     processor: LocalFeaturesProcessor
     factor: np.ndarray
+    origin: np.ndarray
     spacing: float
     ground: GroundSurface | None
     normal: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -176,7 +192,7 @@ class DescribedScan:
 
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""
-        points = self.cloud.points[index].astype(np.float64) * self.factor
+        points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
         return Neighborhoods(points, self._measured(points, index), self.processor.edges)
 
     def parts(self, count: int, margin: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -252,6 +268,21 @@ class DescribedScan:
             return missing
         center, spread = self.normal[name]
         return ((values - center) / spread).clip(-3, 3).astype(np.float32)
+
+
+def check_projected(cloud: PointCloudData) -> None:
+    """Check that x and y are lengths: in degrees of longitude and latitude, beside meters of height, all is a wall.
+
+    Raises:
+        PointCloudError: x and y are degrees, by a coordinate system without a length, and by their extent.
+    """
+    extent = np.ptp(cloud.points, axis=0)
+    flat = extent[:2].max()
+    if cloud.up_axis == "z" and cloud.meters_per_unit is None and flat < _LEAST_TILE and extent[2] > flat:
+        raise PointCloudError(
+            f"coordinates are degrees, by their extent of {extent[0]:.3g} by {extent[1]:.3g}; expected a projection "
+            "in meters or feet, such as pdal's filters.reprojection writes"
+        )
 
 
 def _center_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

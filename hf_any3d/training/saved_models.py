@@ -95,7 +95,7 @@ def evaluate_segmenter(
     model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
     if model.config.model_type == LocalFeaturesConfig.model_type:
         # Blocks of a scan have not the surroundings that the model was trained with, and rows no returns.
-        raise ValueError(f"{model_name}: reads whole files; label them by hf-any3d segment, and compare the classes")
+        raise ValueError(f"{model_name}: reads whole files; expected hf-any3d evaluate MODEL with labeled files")
     classes = _classes(model)
     labels = rows.features.get("labels")
     named = getattr(labels, "feature", None)

@@ -58,6 +58,7 @@ def plot_views(
     label_name: str = "label",
     value_name: str = "value",
     categories: Sequence[str] = (),
+    palette: np.ndarray | None = None,
     legend: Mapping[str, Sequence[float]] | None = None,
     columns: int = 6,
     rows_share_frame: bool = False,
@@ -80,7 +81,9 @@ def plot_views(
     columns = min(columns, len(clouds))
     # Floor division of the negative number rounds up.
     rows = -(-len(clouds) // columns)
-    entries, palette = dict(legend or {}), label_colors(len(names))
+    entries = dict(legend or {})
+    if palette is None:
+        palette = label_colors(len(names))
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
     if len(labels) == len(clouds):
         entries = {names[number]: palette[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
@@ -97,7 +100,9 @@ def plot_views(
         row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
         axes = figure.add_subplot(rows, columns, number + 1)
         # Drawn here: matplotlib's own 3D plots are slow for large clouds, and do not shade by depth.
-        axes.imshow(_render(cloud, row, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell)))
+        axes.imshow(
+            _render(cloud, row, palette, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell))
+        )
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
         below = _below(cloud, categories)
@@ -144,6 +149,7 @@ def _plain(text: str) -> str:
 def _render(
     cloud: CloudView,
     row: Sequence[CloudView],
+    palette: np.ndarray,
     limits: tuple[float, float],
     up_axis: str,
     tilt: float,
@@ -162,7 +168,9 @@ def _render(
     points = (own - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
     background = np.ones(3)
     if cloud.labels is not None:
-        colors = label_colors(int(cloud.labels.max()) + 1)[cloud.labels]
+        # Labels of a picture without names are numbers of further colors.
+        more = int(cloud.labels.max()) + 1
+        colors = (palette if more <= len(palette) else label_colors(more))[cloud.labels]
     elif cloud.colors is not None:
         colors, background = cloud.colors.clip(0, 1), _STAGE
     elif cloud.values is not None:

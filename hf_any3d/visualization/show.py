@@ -16,11 +16,11 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.las_classes import ASPRS_CLASSES
+from hf_any3d.data.las_classes import ASPRS_CLASSES, ASPRS_COLORS
 from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views
-from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
+from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, parse_color, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
 
@@ -84,7 +84,7 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
         path: File to write, atomically: `.html` for a self-contained page, `.png` for a picture.
         clouds: The clouds.
         **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
-            `value_name`, `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
+            `value_name`, `categories`, `palette`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
     """
     path = Path(path)
     if one_of(f"file type of {path}", path.suffix.lower(), (".html", ".png")) == ".html":
@@ -134,6 +134,16 @@ def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | No
     return [ASPRS_CLASSES.get(number, str(number)) for number in range(int(data.labels.max()) + 1)]
 
 
+def class_colors(names: Sequence[str]) -> np.ndarray:
+    """Return colors (names, 3) in [0, 1]: of classes of LAS those that surveyors know, of others the library's."""
+    colors = label_colors(len(names))
+    known = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
+    for number, name in enumerate(names):
+        if name in known:
+            colors[number] = parse_color(known[name])
+    return colors
+
+
 def views_of_rows(
     rows: Any, most: int = CLOUDS_OF_A_GRID, predictions: Sequence[str] | None = None
 ) -> tuple[list[CloudView], dict[str, Any]]:
@@ -181,11 +191,19 @@ def views_of_rows(
     return views, settings
 
 
-def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names: Sequence[str] | None = None) -> Any:
+def serve_scene(
+    cloud: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    names: Sequence[str] | None = None,
+    palette: np.ndarray | None = None,
+) -> Any:
     """Serve a cloud of millions of points in 3D, drawn by the graphics card of the browser's machine.
 
     The page comes from the package viser and needs no network. All points are sent once; nothing is thinned out.
-    `host` 0.0.0.0 admits other machines; if the port is taken, the next free one is.
+    `host` 0.0.0.0 admits other machines; if the port is taken, the next free one is. `palette` (names, 3) has colors
+    of the labels in [0, 1], by default those of `label_colors`.
 
     Returns:
         The server; `get_port()` tells the port, `sleep_forever()` waits for Ctrl-C, `stop()` ends it.
@@ -198,7 +216,7 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
     heights = points[:, 2]
     colorings = {} if view.colors is None else {"color": view.colors}
     if view.labels is not None:
-        colorings["label"] = label_colors(len(names))[view.labels]
+        colorings["label"] = (label_colors(len(names)) if palette is None else palette)[view.labels]
     if view.values is not None:
         colorings["intensity"] = height_colors(view.values, float(view.values.min()), float(view.values.max()))
     colorings["height"] = height_colors(heights, float(heights.min()), float(heights.max()))

@@ -56,7 +56,12 @@ def colors_of(config: Any, num_labels: int) -> np.ndarray:
     named = getattr(config, "label_colors", None)
     if not named or len(named) != num_labels:
         return label_colors(num_labels)
-    return np.array([[int(text[start : start + 2], 16) / 255 for start in (1, 3, 5)] for text in named], np.float32)
+    return np.stack([parse_color(text) for text in named])
+
+
+def parse_color(text: str) -> np.ndarray:
+    """Return a color "#rrggbb" as (3,) float32 in [0, 1]."""
+    return np.array([int(text[start : start + 2], 16) / 255 for start in (1, 3, 5)], np.float32)
 
 
 def hex_color(color: Sequence[float]) -> str:

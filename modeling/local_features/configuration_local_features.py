@@ -27,6 +27,8 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
             points in 3 × 3 × 3 of them. 0 for none.
         smoothed_below: Usual distance of neighboring points, up to which scans are smoothed.
         class_codes: Code of each label in files, such as the ASPRS codes of LAS; None if there are none.
+        learned_codes: Codes in files that each label was learned from, such as those of three heights of vegetation;
+            None for those of `class_codes`.
         unknown_surprise: See `UnknownScoreConfigMixin`.
     """
 
@@ -41,16 +43,17 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
     smoothing_edge: float = 0.0
     smoothed_below: float = 1.0
     class_codes: list[int] | tuple[int, ...] | None = None
+    learned_codes: list[list[int]] | None = None
 
     def __post_init__(self, **kwargs: Any):
         check_settings(
             self, ranges={"in_channels": (4, 4096), "members": (1, 64), "dropout": SHARE, "largest": (1, 1e6)}
         )
         super().__post_init__(**kwargs)
-        if self.class_codes is not None and len(self.class_codes) != self.num_labels:
-            raise ValueError(
-                f"class_codes={list(self.class_codes)}; expected one for each of {self.num_labels} labels"
-            )
+        for name in ("class_codes", "learned_codes"):
+            codes = getattr(self, name)
+            if codes is not None and len(codes) != self.num_labels:
+                raise ValueError(f"{name}={list(codes)}; expected one for each of {self.num_labels} labels")
 
     @property
     def num_features(self) -> int:

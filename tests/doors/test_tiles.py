@@ -67,6 +67,29 @@ print("none", far["labels"].max() <= 3)
     assert said["same"] == said["parts"] == said["none"] == "True"
 
 
+def test_a_model_of_tiles_is_evaluated_on_labeled_files(learned, shell):
+    for number in (5, 6):
+        points, labels, returns = draw_tile(number)
+        further = {"return_number": np.ones(len(points)), "number_of_returns": returns}
+        # A class that nobody has taught the model does not count.
+        shell.write(f"judged/{number}.ply", points, labels=np.where(np.arange(len(labels)) < 50, 9, labels), **further)
+    shell.write("judged/without.ply", points)
+    done = shell("hf-any3d evaluate outputs/tiles judged --output figures.json", code=2)
+    assert "95 % interval" in done.out and "most confused" in done.out and "50 of class 9" not in done.out
+    assert "that the model has learned, not counted" in done.out and "100 of class 9" in done.out
+    assert "without.ply" in done.err and "1 of 3 files" in done.err
+    report = json.loads((shell.folder / "figures.json").read_text())
+    assert set(report["class_iou"]["all"]) == {"class 2", "class 5", "class 6"}
+    assert report["metrics"]["all"]["mean_iou"] > 0.7 and report["metrics"]["all"]["tiles"] == 2
+    assert report["mean_iou_low"] <= report["mean_iou"] <= report["mean_iou_high"]
+    # The same figures as of a labeled copy against the truth.
+    shell("hf-any3d segment judged/5.ply --model outputs/tiles --output copy.ply")
+    compared = json.loads(shell("hf-any3d evaluate copy.ply judged/5.ply --ignore 1 --ignore 9 --json").out)
+    alone = json.loads(shell("hf-any3d evaluate outputs/tiles judged/5.ply --json").out)
+    assert alone["confusion"] == compared["confusion"] and alone["mean_iou"] == compared["mean_iou"]
+    assert "--split" in shell("hf-any3d evaluate outputs/tiles judged --split test", code=1).err
+
+
 def test_what_is_wrong_with_tiles_is_said_by_one_word_each(learned, shell):
     points, labels, returns = draw_tile(4)
     both = {"return_number": np.ones(len(points)), "number_of_returns": returns}

@@ -18,10 +18,12 @@ from hf_any3d.data.options import package
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _WITH_INFRARED = (8, 10)
-_HEADER_SIZE = 227
-_RECORD_HEADER = 54
-# Where the items of a record 'laszip encoded' start, after their number.
-_ITEMS = 34
+HEADER_SIZE = 227
+"""Bytes of the shortest header."""
+RECORD_HEADER = 54
+"""Bytes of the header of a record before the points."""
+LASZIP_ITEMS = 34
+"""Where the items of a record 'laszip encoded' start, after their number."""
 _BLOCK = 1 << 18
 # Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
 # formats 6 to 10. Number of layers by kind of item; other items have one per byte.
@@ -68,7 +70,7 @@ def read(source: Source) -> PointCloudData:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    is_cut = start < _HEADER_SIZE or (not compressed and start + count * size > len(data))
+    is_cut = start < HEADER_SIZE or (not compressed and start + count * size > len(data))
     if is_cut or not data.startswith(b"LASF"):
         raise PointCloudError(
             f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
@@ -187,8 +189,8 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
-    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
-    items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]
+    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, LASZIP_ITEMS - 2)[0]
+    items = [struct.unpack_from("<HHH", record, LASZIP_ITEMS + 6 * item) for item in range(number)]
     versions = sorted({version for _, _, version in items})
     if not {*versions} <= {*_VERSIONS.get(compressor, ())}:
         raise PointCloudError(
@@ -238,10 +240,10 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
     """Yield user, kind and content of the records between the header and the points."""
     at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
     for _ in range(number):
-        if at + _RECORD_HEADER > start:
+        if at + RECORD_HEADER > start:
             break
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
-        at += _RECORD_HEADER + size
+        at += RECORD_HEADER + size
         if at <= start:
             # Some writers leave other bytes after the end of the name.
             yield user.split(b"\0")[0], kind, data[at - size : at]

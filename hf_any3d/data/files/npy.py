@@ -14,14 +14,17 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""Version of the format -> reader of an array's header."""
 _PYTHON_2, _LONGEST_HEADER = re.compile(rb"\d+L[,) ]"), 1 << 14
-_POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
+POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
+"""Names of the array with the points, those that come first before others."""
 # Names of classes come before `label`, which may be the number of an object.
-_LABELS = (
+LABELS = (
     *("labels", "part", "seg", "semantic", "semantics", "semantic_label", "semantic_labels", "sem_label"),
     *("classification", "class", "label", "segment", "segment20"),
 )
+"""Names of the array with the labels of points, in the same way."""
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",)}
 _FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
@@ -30,7 +33,7 @@ _FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_o
 NOT_READ = "a constant fourth column of colors or points"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
-    (_POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
+    (POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
 )  # fmt: skip
 
 
@@ -74,7 +77,7 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
 def parse_array(data: bytes) -> np.ndarray:
     """Parse an .npy file without unpickling and without allocating more than its size."""
     file = io.BytesIO(data)
-    read_header = _HEADERS[np.lib.format.read_magic(file)]
+    read_header = HEADERS[np.lib.format.read_magic(file)]
     # numpy warns of numbers as Python 2 wrote them. Only then, as `catch_warnings` lets all warnings of the process be
     # shown again.
     if not _PYTHON_2.search(data, 0, _LONGEST_HEADER):
@@ -117,7 +120,7 @@ class _Archive:
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
         archive = _Archive(opened, source)
-        points = archive.first(*(_POINTS if len(archive.members) > 1 else archive.members))
+        points = archive.first(*(POINTS if len(archive.members) > 1 else archive.members))
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
@@ -130,7 +133,7 @@ def _read_npz(source: Source) -> PointCloudData:
         if (offset := archive.first("offset")) is not None:
             fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
         count = fields["points"].shape[:1]
-        for name in _LABELS:
+        for name in LABELS:
             values = archive.first(name)
             # A single `label` is the class of the whole cloud.
             if values is not None and values.shape in (count, (*count, 1)):

@@ -23,7 +23,7 @@ def read(source: Source) -> PointCloudData:
     Others are left out with a warning, and so is the place of the sensor (VIEWPOINT), by which no points are moved. In
     organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
     """
-    header, kind, start = _header(source.data)
+    header, kind, start = read_header(source.data)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
     columns = _columns(source, header, kind, start, width * height)
     _tell_of_others(header, source)
@@ -37,7 +37,7 @@ def read(source: Source) -> PointCloudData:
 
 def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:
     """Read the fields with one value for each point."""
-    names, row = _row_type(header)
+    names, row = row_type(header)
     body = source.data[start:]
     if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
         columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
@@ -90,7 +90,8 @@ def _has_moved(viewpoint: list[str]) -> bool:
         return False
 
 
-def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
+def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
+    """Return the entries of the header as words, the kind of data, and where the data begin."""
     end = _HEADER.search(data)
     if not end:
         raise PointCloudError(f"starts with {data[:24]!r} and has no line 'DATA'; expected a PCD header")
@@ -105,7 +106,7 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
     return header, end.group(1).decode("latin1").lower(), end.end()
 
 
-def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
+def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     """Return the name in the row type of each field with one value per point, and the row type."""
     fields, found = [], {}
     counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))

@@ -63,7 +63,7 @@ def read(source: Source) -> PointCloudData:
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
-    order, elements, start, comments = _header(source.data)
+    order, elements, start, comments = read_header(source.data)
     values: dict[str, Values] = {}
     for element, block in zip(elements, _blocks(source, order, elements, start), strict=True):
         # Of several elements with one name the first counts.
@@ -100,7 +100,7 @@ def _blocks(source: Source, order: str, elements: list[Element], start: int) -> 
     *rows, rest = blocks_of_lines(text, [element.count for element in filled])
     block_of = iter(rows)
     try:
-        blocks = [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
+        blocks = [ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
     except PointCloudError as error:
         first_line = 1 + unix_lines(source.data[:start]).count(b"\n")
         raise _wrong_line(text, first_line, filled) or error from None
@@ -177,7 +177,7 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
     return faces[(a != b) & (b != c) & (c != a)]
 
 
-def _header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
+def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
     """Return byte order, elements, where the data begin, and comments."""
     begin = _START.match(data)
     line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
@@ -259,8 +259,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
         if (table := _equal_rows(data, start, element, order)) is not None:
             values, start = table
         else:
-            rows = _Rows(element, order)
-            places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
+            rows = RaggedRows(element, order)
+            places, stop = rows.walk(lengths_in(data, element, order), start, len(data), element.count)
             lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
             values, start = rows.values(np.frombuffer(data, np.uint8), start, stop, places, lengths), stop
         blocks.append(values)
@@ -272,8 +272,8 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     lengths = []
     if element.has_lists and element.count:
         # The first row tells the lengths that all others have to have.
-        rows = _Rows(element, order)
-        first, _ = rows.walk(_lengths_in(data, element, order), start, len(data), 1)
+        rows = RaggedRows(element, order)
+        first, _ = rows.walk(lengths_in(data, element, order), start, len(data), 1)
         lengths = [int(rows.lengths(data, number, places)[0]) for number, places in enumerate(first)]
     row = element.row(order, lengths or [0] * len(element.properties))
     stop = start + element.count * row.itemsize
@@ -294,7 +294,7 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     return values, stop
 
 
-def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
+def lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
     """Return for each list the function that reads its length at an offset in the file."""
 
     def reader(kind: str) -> Callable[[int], int]:
@@ -304,7 +304,7 @@ def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int
     return [reader(length) for _, _, length in element.properties if length]
 
 
-class _Rows:
+class RaggedRows:
     """Rows whose lists differ in length, in an array of bytes (binary) or of numbers (text, where `order` is empty).
 
     One loop over the rows finds the start of each list, which depends on the lengths before it; numpy then extracts
@@ -422,7 +422,8 @@ def _wrong_line(text: bytes, first_line: int, elements: list[Element]) -> PointC
     return None
 
 
-def _ascii_rows(block: bytes, element: Element) -> Values:
+def ascii_rows(block: bytes, element: Element) -> Values:
+    """Return the values of the properties of an element from its lines of text."""
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
         if (found := len(table)) != element.count:
@@ -430,7 +431,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
-    rows, view = _Rows(element, ""), flat.data
+    rows, view = RaggedRows(element, ""), flat.data
     places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
     if stop != len(flat):
         raise PointCloudError(f"element {shorten(element.name)} has {len(flat)} numbers; expected {stop}")

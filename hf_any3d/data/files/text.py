@@ -15,7 +15,8 @@ from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten,
 from hf_any3d.registry import FORMATS
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
-_COUNT = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
+COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
+"""A line that declares how many points follow."""
 _COMMENT = ("#", "//")
 _MOST_TITLES = 100
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
@@ -56,7 +57,7 @@ def read(source: Source) -> PointCloudData:
     with a single whole number before the first row is the number of points; further ones begin further blocks.
     """
     text = unix_lines(source.data)
-    titles, declared, size, lines = _header(text)
+    titles, declared, size, lines = read_header(text)
     rows, worded = _cells(text[size:], titles)
     source.leave_out(worded, "words, not numbers")
     empty_cell = _empty_cell(rows)
@@ -65,14 +66,14 @@ def read(source: Source) -> PointCloudData:
         text = re.sub(rb"//[^\n]*", b"", text)
     if declared is not None and text.count(b"\n") > declared:
         # Scans of several stations: blocks that all start with their number of points.
-        declared += sum(map(int, _COUNT.findall(text)))
-        text = _COUNT.sub(b"", text)
+        declared += sum(map(int, COUNT_LINE.findall(text)))
+        text = COUNT_LINE.sub(b"", text)
     source.check(points=max(declared or 0, text.count(b"\n")))
     table = numbers(text, first_line=lines + 1)  # (points, columns)
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
-    if names := _names(titles, table):
+    if names := column_names(titles, table):
         cloud = by_name({name: table[:, i] for i, name in enumerate(names) if name not in worded}, source)
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
@@ -95,7 +96,7 @@ def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
 
 def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:
     """Return rows without quotes, with zeros in columns of words, such as names of points, and these columns."""
-    line = next((line for _, line, is_comment in reversed(titles) if not is_comment and _readings(line)), None)
+    line = next((line for _, line, is_comment in reversed(titles) if not is_comment and names_in_line(line)), None)
     if line is None:
         return without_quotes(text), []
     form: Any = {"delimiter": next((mark for mark in ",;\t" if mark in line), " "), "skipinitialspace": True}
@@ -124,7 +125,7 @@ def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
     return [] if any(names[place] in used for place in worded) else worded
 
 
-def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
+def read_header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
     """Read the lines before the first row of numbers.
 
     Returns comments and other lines of words, each with its number within the file and whether it is a comment; the
@@ -136,12 +137,12 @@ def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, 
         # Not the tab before the names that follow an index without a name.
         line = text[at:end].decode("utf-8", "replace").strip(" \n")
         is_comment = line.startswith(_COMMENT)
-        if declared is None and _COUNT.fullmatch(text[at:end].rstrip(b"\n")):
+        if declared is None and COUNT_LINE.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
         elif line.strip() and not is_comment and (_NUMBER.fullmatch(_words(line)[0]) or _is_row(line, titles)):
             break
         elif line.strip():
-            if not is_comment and not _readings(line):
+            if not is_comment and not names_in_line(line):
                 raise PointCloudError(
                     f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
                 )
@@ -152,7 +153,7 @@ def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, 
 
 def _is_row(line: str, titles: list[tuple[int, str, bool]]) -> bool:
     """Return whether a line after one of names begins with a word, such as the name of a point."""
-    follows_names = bool(titles) and not titles[-1][2] and bool(_readings(titles[-1][1]))
+    follows_names = bool(titles) and not titles[-1][2] and bool(names_in_line(titles[-1][1]))
     return follows_names and sum(map(bool, map(_NUMBER.fullmatch, _words(line)))) >= 3
 
 
@@ -160,7 +161,7 @@ def _words(line: str) -> list[str]:
     return [word for word in re.split(r"[\s,;\"]+", line) if word] or [""]
 
 
-def _readings(line: str) -> list[list[str]]:
+def names_in_line(line: str) -> list[list[str]]:
     """Return the names in a line, for each way to separate them that gives x, y and z."""
     line = _MARK.sub("", line) if line.startswith(_COMMENT) else line
     split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
@@ -168,11 +169,11 @@ def _readings(line: str) -> list[list[str]]:
     return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
 
 
-def _names(titles: list[tuple[int, str, bool]], table: np.ndarray) -> list[str] | None:
+def column_names(titles: list[tuple[int, str, bool]], table: np.ndarray) -> list[str] | None:
     """Return the names of the columns from the last line that has as many, or None if there is no such line."""
     width, other = table.shape[1], None
     for number, line, is_comment in reversed(titles[-_MOST_TITLES:]):
-        for names in _readings(line):
+        for names in names_in_line(line):
             while len(names) > width and not names[-1]:
                 names.pop()
             # R writes the numbers of rows in a column without a name.

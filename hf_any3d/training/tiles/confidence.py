@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +49,11 @@ class TilesEstimate:
         """Mean over the classes that have points."""
         return float(np.mean(self.ious[self.judged]))
 
-    def intervals(self, seed: int = 0) -> np.ndarray | None:
+    def intervals(self, seed: int = 0, numbers: Sequence[int] | None = None) -> np.ndarray | None:
         """Return lowest and highest IoU of each class, and of their mean as the last, (classes + 1, 2).
 
         Units are drawn again with replacement, since points of one place are no independent ones; None for one unit.
+        The mean is that of the classes `numbers`, by default of those that have points.
 
         Source: Efron, "Bootstrap methods" (1979), percentiles of 95 %.
         """
@@ -61,7 +63,7 @@ class TilesEstimate:
         drawn = np.random.default_rng(seed).integers(count, size=(_DRAWS, count))
         ious = np.stack([class_ious(matrix) for matrix in self.matrices[drawn].sum(axis=1)])
         with np.errstate(all="ignore"):
-            both = np.column_stack([ious, np.nanmean(ious[:, self.judged], axis=1)])
+            both = np.column_stack([ious, np.nanmean(ious[:, self.judged if numbers is None else numbers], axis=1)])
             return np.nanpercentile(both, (2.5, 97.5), axis=0).T
 
     def metrics(self) -> dict[str, float]:

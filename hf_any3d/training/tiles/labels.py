@@ -73,6 +73,14 @@ class Classes:
     codes: list[int]
     numbers: Mapping[int, int]
 
+    def members(self, rule: ClassRule) -> list[list[int]]:
+        """Return the codes that files may have for each class, those of merged ones whether or not they occurred."""
+        found: list[list[int]] = [[] for _ in self.names]
+        for code, number in self.numbers.items():
+            found[number].append(code)
+        merged = rule.merged or {}
+        return [sorted({*codes, *merged.get(name, ())}) for name, codes in zip(self.names, found, strict=True)]
+
     @classmethod
     def among(cls, counts: Mapping[int, int], rule: ClassRule, is_las: bool, least: int) -> tuple[Classes, list[str]]:
         """Choose the classes of codes with so many points each; also returns those with fewer than `least`."""

@@ -51,6 +51,11 @@ class TileFacts:
         """True if codes are those of ASPRS."""
         return self.path.suffix.lower() in _LAS
 
+    @property
+    def box(self) -> np.ndarray:
+        """Lowest and highest x and y in meters, (2, 2)."""
+        return self.bounds[:, :2] * (self.meters or 1.0)
+
 
 def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     """Return the files of folders and files, each once, in order; of folders with splits those in `train`."""
@@ -95,17 +100,9 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     )
 
 
-def check_units(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units; tiles in degrees are an error."""
+def units_of(tiles: Sequence[TileFacts]) -> list[str]:
+    """Return remarks on units that are converted."""
     remarks = []
-    for tile in tiles:
-        extent = np.ptp(tile.bounds, axis=0)
-        # Degrees of longitude and latitude beside meters of height.
-        if tile.is_las and tile.meters is None and extent[:2].max() < 1 and extent[2] > 1:
-            raise ValueError(
-                f"{tile.path}: coordinates are degrees, by their extent of {extent[0]:.3g} by {extent[1]:.3g}; "
-                "expected a projection in meters or feet, such as pdal's filters.reprojection writes"
-            )
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
@@ -140,7 +137,7 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
     for one in range(len(tiles)):
         for other in range(one):
             apart = _distance(tiles[one], tiles[other])
-            if apart is None or apart > NEAR:
+            if apart > NEAR:
                 continue
             place[place == place[one]] = place[other]
             if _overlap(tiles[one], tiles[other]) > 0.05:
@@ -149,18 +146,17 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
     return np.unique(place, return_inverse=True)[1], remarks
 
 
-def _distance(one: TileFacts, other: TileFacts) -> float | None:
+def _distance(one: TileFacts, other: TileFacts) -> float:
     """Return how far the boxes of two tiles are apart, seen from above, in meters."""
-    gaps = np.maximum(one.bounds[0] - other.bounds[1], other.bounds[0] - one.bounds[1])[:2]
-    return float(np.linalg.norm(gaps.clip(min=0))) * (one.meters or 1.0)
+    gaps = np.maximum(one.box[0] - other.box[1], other.box[0] - one.box[1])
+    return float(np.linalg.norm(gaps.clip(min=0)))
 
 
 def _overlap(one: TileFacts, other: TileFacts) -> float:
     """Return the share of the smaller of two boxes, seen from above, that is in the other one."""
-    shared = np.prod(
-        (np.minimum(one.bounds[1], other.bounds[1]) - np.maximum(one.bounds[0], other.bounds[0]))[:2].clip(0)
-    )
-    areas = [np.prod(np.ptp(tile.bounds, axis=0)[:2]) for tile in (one, other)]
+    sides = np.minimum(one.box[1], other.box[1]) - np.maximum(one.box[0], other.box[0])
+    shared = np.prod(sides.clip(0))
+    areas = [np.prod(np.ptp(tile.box, axis=0)) for tile in (one, other)]
     return float(shared / max(min(areas), 1e-12))
 
 

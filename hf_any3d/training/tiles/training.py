@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
@@ -18,7 +18,7 @@ from hf_any3d.modeling.layers.tasks import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
-from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
+from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor, check_projected
 from hf_any3d.training import program
 from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
@@ -28,12 +28,12 @@ from hf_any3d.training.tiles.labels import Classes, ClassRule
 from hf_any3d.training.tiles.network import Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     TileFacts,
-    check_units,
     look_at,
     places_of,
     read_tile,
     tile_files,
     told,
+    units_of,
     usable_measures,
 )
 from hf_any3d.training.trainer import remove_model
@@ -125,7 +125,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     with stopwatch.part("data"):
         tiles, remarks = _look_at_all(files, rule)
         classes, more = _classes(tiles, rule)
-        remarks += more + check_units(tiles)
+        remarks += more + units_of(tiles)
         processor, more = _processor(tiles, arguments)
         remarks += more
         places, more = _places(tiles, processor)
@@ -142,6 +142,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         hidden_sizes=_WIDTHS,
         members=_MEMBERS,
         class_codes=classes.codes,
+        learned_codes=classes.members(rule),
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},
     )
@@ -163,10 +164,13 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
     remarks: list[str] = []
     for path in files:
         try:
-            tile = look_at(path, read_tile(path))
+            cloud = read_tile(path)
         except PointCloudError as error:
             remarks.append(f"left out: {error}")
             continue
+        with file_errors(path):
+            check_projected(cloud)
+        tile = look_at(path, cloud)
         if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
             tiles.append(tile)
         else:

@@ -74,11 +74,11 @@ class _Record:
     @property
     def body(self) -> bytes:
         """The content."""
-        return self.data[las._RECORD_HEADER :]
+        return self.data[las.RECORD_HEADER :]
 
     def with_body(self, body: bytes) -> "_Record":
         """Return the record with another content."""
-        head = bytearray(self.data[: las._RECORD_HEADER])
+        head = bytearray(self.data[: las.RECORD_HEADER])
         struct.pack_into("<H", head, 20, len(body))
         return _Record(bytes(head) + body)
 
@@ -138,7 +138,7 @@ class LasCopy:
         if head[25] >= 4 and len(head) >= 255:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
         self.end = self.file.seek(0, 2)
-        is_sound = head.startswith(b"LASF") and las._HEADER_SIZE <= self.head_size <= self.start <= self.end
+        is_sound = head.startswith(b"LASF") and las.HEADER_SIZE <= self.head_size <= self.start <= self.end
         is_known = self.format < len(_SIZES) and self.size >= _SIZES[self.format]
         is_cut = not self.is_packed and self.start + self.count * self.size > self.end
         if not is_sound or not is_known or is_cut:
@@ -155,7 +155,7 @@ class LasCopy:
         for _ in range(number):
             if at > self.start:
                 break
-            size = las._RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
+            size = las.RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
             self.records.append(_Record(before[at : at + size]))
             at += size
         if at > self.start:
@@ -256,8 +256,8 @@ class LasCopy:
         old = self.packed_by
         has_free_sizes = old is not None and lazrs.LazVlr(old).uses_variable_size_chunks()
         body = bytearray(lazrs.LazVlr.new_for_compression(self.format, extra, has_free_sizes).record_data())
-        for item in range(int.from_bytes(body[las._ITEMS - 2 : las._ITEMS], "little")):
-            at = las._ITEMS + 6 * item
+        for item in range(int.from_bytes(body[las.LASZIP_ITEMS - 2 : las.LASZIP_ITEMS], "little")):
+            at = las.LASZIP_ITEMS + 6 * item
             if int.from_bytes(body[at : at + 2], "little") == _WAVE_PACKET:
                 struct.pack_into("<H", body, at + 4, 1)
         if old is not None:

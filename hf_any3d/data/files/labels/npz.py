@@ -32,13 +32,13 @@ class NpzCopy:
         with zipfile.ZipFile(file) as archive:
             self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             ReadLimits.current().check(decoded=sum(info.file_size for info in self.members.values()))
-            names = npy._POINTS if len(self.members) > 1 else tuple(self.members)
+            names = npy.POINTS if len(self.members) > 1 else tuple(self.members)
             self.points = points = next(name for name in names if name in self.members)
             self.headers = {}
             for name, info in self.members.items():
                 with archive.open(info) as member:
                     version = np.lib.format.read_magic(member)
-                    self.headers[name] = npy._HEADERS[version](member)
+                    self.headers[name] = npy.HEADERS[version](member)
         self.count = self.headers[points][0][0]
         self.columns = [self._placed(column) for column in columns]
         if faces is not None:
@@ -50,7 +50,7 @@ class NpzCopy:
         shapes = ((self.count,), (self.count, 1))
         name = column.name
         if name is None:
-            found = (name for name in npy._LABELS if name in self.headers and self.headers[name][0] in shapes)
+            found = (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in shapes)
             name = next(found, "labels")
         if name in self.headers:
             shape, _, kind = self.headers[name]
@@ -88,7 +88,7 @@ class NpzCopy:
         flat = {name: values for name, values in fields.items() if values.ndim == 1}
         if named := fields_of(flat).get("points"):
             return finite_rows([flat[name] for name in named])
-        several = next(fields[name] for name in npy._POINTS if name in fields)
+        several = next(fields[name] for name in npy.POINTS if name in fields)
         return finite_rows(list(several[:, :3].T))
 
 

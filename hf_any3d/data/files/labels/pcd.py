@@ -45,9 +45,9 @@ class PcdCopy:
         self.file = file
         file.seek(0)
         start = file.read(_HEADER_BYTES)
-        header, self.kind, self.start = pcd._header(start)
+        header, self.kind, self.start = pcd.read_header(start)
         self.header = start[: self.start]
-        self.names, self.row = pcd._row_type(header)
+        self.names, self.row = pcd.row_type(header)
         self.count = count_of(" ".join(header["WIDTH"]), "WIDTH") * count_of(" ".join(header["HEIGHT"]), "HEIGHT")
         self.edits = [self._edit(column) for column in columns]
 

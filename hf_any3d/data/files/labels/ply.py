@@ -44,7 +44,7 @@ class PlyCopy:
         self.file, self.name, self.target = file, name, target
         file.seek(0)
         start = file.read(_HEADER_BYTES)
-        self.order, self.elements, self.start, _ = ply._header(start)
+        self.order, self.elements, self.start, _ = ply.read_header(start)
         self.header = start[: self.start]
         self.edits: dict[int, list[_Edit]] = {}
         self.vertex = self._element("vertex")
@@ -140,7 +140,7 @@ class PlyCopy:
         text = normalized_lines(data[self.start :].rstrip(b"\0 \t\r\n"))
         filled = [element for element in self.elements if element.properties]
         rows = iter(blocks_of_lines(text, [element.count for element in filled]))
-        return [ply._ascii_rows(next(rows), element) if element.properties else {} for element in self.elements]
+        return [ply.ascii_rows(next(rows), element) if element.properties else {} for element in self.elements]
 
     def _kept(self) -> np.ndarray:
         """Return which vertices `read_point_cloud` keeps: finite ones, and splats that can be seen."""
@@ -209,8 +209,8 @@ class PlyCopy:
 
     def _list_rows(self, data: bytes, element: ply.Element, edits: list[_Edit]) -> tuple[bytes, int]:
         """Return the rows of an element with lists, and how many bytes they had."""
-        rows = ply._Rows(element, self.order)
-        places, stop = rows.walk(ply._lengths_in(data, element, self.order), 0, len(data), element.count)
+        rows = ply.RaggedRows(element, self.order)
+        places, stop = rows.walk(ply.lengths_in(data, element, self.order), 0, len(data), element.count)
         if not edits or not element.count:
             return data[:stop], stop
         raw = np.frombuffer(data, np.uint8)[:stop].copy()

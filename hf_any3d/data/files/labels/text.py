@@ -48,10 +48,10 @@ class TextCopy:
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind(b"\n") + 1]
         plain = unix_lines(sample)
-        titles, self.declared, size, self.head_lines = text._header(plain)
+        titles, self.declared, size, self.head_lines = text.read_header(plain)
         table = self._table(plain[size:])
         self.width = table.shape[1]
-        self.names = text._names(titles, table)
+        self.names = text.column_names(titles, table)
         self.title = self._line_of_names(titles)
         first = next(line for line in plain[size:].split(b"\n") if self._is_row(line))
         # Where commas are decimal ones, they do not separate numbers.
@@ -69,7 +69,7 @@ class TextCopy:
 
     def _table(self, rows: bytes) -> np.ndarray:
         rows = re.sub(rb"//[^\n]*", b"", normalized_lines(rows.replace(b'"', b"")))
-        return numbers(rows if self.declared is None else text._COUNT.sub(b"", rows))
+        return numbers(rows if self.declared is None else text.COUNT_LINE.sub(b"", rows))
 
     def _line_of_names(self, titles: list[tuple[int, str, bool]]) -> int | None:
         """Return the number, from 0, of the line that names the columns."""
@@ -77,7 +77,7 @@ class TextCopy:
             return None
         named = [name for name in self.names if name]
         for number, line, _ in reversed(titles):
-            if any([name for name in reading if name] == named for reading in text._readings(line)):
+            if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
                 return number - 1
         return None
 
@@ -138,7 +138,7 @@ class TextCopy:
                 yield line
 
     def _is_row(self, line: bytes) -> bool:
-        if self.declared is not None and text._COUNT.fullmatch(line.rstrip(b"\r\n")):
+        if self.declared is not None and text.COUNT_LINE.fullmatch(line.rstrip(b"\r\n")):
             return False
         return bool(line.strip()) and not _COMMENT.match(line)
 

@@ -1,0 +1,68 @@
+"""`hf-any3d evaluate MODEL DATA` of models on local features: labeled files, each of them whole."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_any3d.cli.common import open_pipeline, print_error, print_note
+from hf_any3d.cli.evaluate_labels import comparison_lines
+from hf_any3d.cli.inputs import finish
+from hf_any3d.cli.outputs import write_results
+from hf_any3d.utils.atomic_files import read_json_object
+from hf_any3d.utils.messages import print_line
+
+_SPLIT = "all"
+_SHARES = ("mean_iou", "mean_iou_low", "mean_iou_high", "accuracy", "mean_class_accuracy", "places", "tiles")
+
+
+def evaluate_tiles(
+    model: str, data: str, output: Path | None, *, use_cpu: bool = False, as_json: bool = False, as_csv: bool = False
+) -> None:
+    """Compare the answers of a model with the classes in a file, or in the files of a folder.
+
+    Prints the table of `evaluate PREDICTED TRUTH`, with intervals where the files are of several places, or are
+    several tiles of one.
+    """
+    pipe = open_pipeline("point-cloud-segmentation", model, "cpu" if use_cpu else None)
+    from hf_any3d.training.tiles.evaluation import judge_tiles
+    from hf_any3d.training.tiles.reading import tile_files
+
+    files = tile_files([data])
+    warn_if_learned(model, Path(data).name)
+
+    def label(cloud: Any) -> Any:
+        return pipe({"points": cloud}, progress=True)["labels"]
+
+    with contextlib.redirect_stdout(sys.stderr):
+        judgment = judge_tiles(pipe.model.config, label, files)
+    for row in judgment.files:
+        if "error" in row:
+            print_error(row["error"])
+    whole = judgment.comparison
+    if not whole.pairs:
+        finish(judgment.files)
+        raise ValueError(f"{data}: no point has a class that {model} has learned")
+    figures = judgment.figures()
+    facts = {
+        "metrics": {_SPLIT: {name: figures[name] for name in _SHARES if name in figures}},
+        "class_iou": {_SPLIT: {row["name"]: row["iou"] for row in figures["classes"]}},
+        **figures,
+        "files": judgment.files,
+    }
+    write_results(facts, figures["classes"], output, as_json, as_csv)
+    if not as_json and not as_csv:
+        not_counted = "without a class that the model has learned"
+        for line in comparison_lines(figures, judgment.files, whole, judgment.names, not_counted):
+            print_line(line)
+    finish(judgment.files)
+
+
+def warn_if_learned(model: str, name: str) -> None:
+    """Warn if a model was trained on data of this name."""
+    trained = read_json_object(Path(model) / "metrics.json").get("data")
+    if isinstance(trained, dict) and trained.get("name") == name:
+        text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
+        print_note(f"warning: {text}")

@@ -1,0 +1,136 @@
+"""Judge a model on labeled files: true and predicted classes of all points, with an interval over places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.las_classes import ASPRS_CLASSES
+from hf_any3d.evaluation.labels import LabelComparison, Matches
+from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.training.tiles.confidence import TilesEstimate
+from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile
+
+_MESH_POINTS = 20_000
+
+
+@dataclass
+class TilesJudgment:
+    """Judgment of a model on labeled files.
+
+    Attributes:
+        names: Name of each code, of the model's classes and of others.
+        comparison: Counts of true and predicted codes; true ones that the model has not learned do not count.
+        files: A row for each file, with its figures or its `error`.
+        estimate: Counts by place, or by tile where all are of one place; None if nothing could be judged.
+    """
+
+    names: dict[int, str]
+    comparison: LabelComparison
+    files: list[dict[str, Any]] = field(default_factory=list)
+    estimate: TilesEstimate | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of `LabelComparison`, with intervals of 95 % where there are several places or tiles."""
+        figures = self.comparison.figures(self.names)
+        if self.estimate is None or not figures["classes"]:
+            return figures
+        number_of = {name: number for number, name in enumerate(self.estimate.classes)}
+        shown = [number_of[row["name"]] for row in figures["classes"]]
+        intervals = self.estimate.intervals(numbers=shown)
+        figures[f"{self.estimate.unit}s"] = len(self.estimate.matrices)
+        if intervals is None:
+            return figures
+        for row, number in zip(figures["classes"], shown, strict=True):
+            row["iou_low"], row["iou_high"] = intervals[number].tolist()
+        figures["mean_iou_low"], figures["mean_iou_high"] = intervals[-1].tolist()
+        return figures
+
+
+def judge_tiles(
+    config: LocalFeaturesConfig, label: Callable[[PointCloudData], np.ndarray], files: Sequence[Path]
+) -> TilesJudgment:
+    """Compare the answers of a model with the labels of files.
+
+    Args:
+        config: Configuration of the model.
+        label: Returns the number of the class of each point (points,) of a cloud.
+        files: Labeled files. Those that cannot be read, or have no labels, get an `error`.
+    """
+    written, learned = _codes_of(config)
+    names = dict(zip(written, _class_names(config), strict=True))
+    judgment = TilesJudgment(names, LabelComparison())
+    tiles: list[TileFacts] = []
+    matrices: list[np.ndarray] = []
+    for path in files:
+        try:
+            cloud = read_tile(path)
+            if cloud.is_mesh:
+                cloud = cloud.sample_surface(_MESH_POINTS, 0)
+            tile = look_at(path, cloud)
+            with file_errors(path):
+                answers = label(cloud)
+        except PointCloudError as error:
+            judgment.files.append({"file": str(path), "error": str(error)})
+            continue
+        if tile.is_las:
+            judgment.names = dict(ASPRS_CLASSES) | names
+        own = _compare(answers, cloud, written, learned)
+        judgment.comparison.merge(own)
+        judgment.files.append({"file": str(path), **own.figures(judgment.names)})
+        tiles.append(tile)
+        matrices.append(_matrix(own, written))
+    if tiles:
+        judgment.estimate = _estimate(tiles, np.stack(matrices), config)
+    return judgment
+
+
+def _codes_of(config: LocalFeaturesConfig) -> tuple[list[int], dict[int, int]]:
+    """Return the code of each class in files, and the class of each code that files may have."""
+    written = list(range(config.num_labels)) if config.class_codes is None else [int(c) for c in config.class_codes]
+    members = config.learned_codes or [[code] for code in written]
+    return written, {int(code): number for number, codes in enumerate(members) for code in codes}
+
+
+def _class_names(config: LocalFeaturesConfig) -> list[str]:
+    named: Any = config.id2label
+    return [named[number] for number in range(config.num_labels)]
+
+
+def _compare(
+    answers: np.ndarray, cloud: PointCloudData, written: Sequence[int], learned: dict[int, int]
+) -> LabelComparison:
+    """Count true and predicted codes of a cloud."""
+    assert cloud.labels is not None
+    present, place = np.unique(cloud.labels, return_inverse=True)
+    ignored = {code for code in present.tolist() if code not in learned}
+    # Codes of one class, such as heights of vegetation, become the one that the class has in files.
+    joined = np.array([written[learned[code]] if code in learned else code for code in present.tolist()])
+    true = joined[place.reshape(-1)]
+    own = LabelComparison(ignored)
+    everywhere = Matches(np.arange(len(true)), True, 0.0)
+    return own.add(np.asarray(written)[answers], true, everywhere)
+
+
+def _matrix(comparison: LabelComparison, written: Sequence[int]) -> np.ndarray:
+    """Return counts (classes, classes) of true and predicted classes."""
+    matrix = np.zeros((len(written),) * 2, np.int64)
+    for (true, predicted), count in comparison.pairs.items():
+        matrix[written.index(true), written.index(predicted)] += count
+    return matrix
+
+
+def _estimate(tiles: Sequence[TileFacts], matrices: np.ndarray, config: LocalFeaturesConfig) -> TilesEstimate:
+    """Add the counts (tiles, classes, classes) of each place; tiles of one place stay apart."""
+    # Objects all lie around the origin, and are apart.
+    are_places = all(tile.is_las or tile.meters is not None for tile in tiles)
+    places = places_of(tiles)[0] if are_places else np.arange(len(tiles))
+    if len(np.unique(places)) == 1:
+        return TilesEstimate(matrices, _class_names(config), "its answers", "tile")
+    summed = np.stack([matrices[places == place].sum(axis=0) for place in np.unique(places)])
+    return TilesEstimate(summed, _class_names(config), "its answers", "place")

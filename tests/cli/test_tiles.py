@@ -1,0 +1,135 @@
+"""A few labeled tiles in LAS: what is wrong with them, and in which units they are."""
+
+from functools import partial
+
+import laspy
+import numpy as np
+import pytest
+
+from hf_any3d.training.tiles import training
+from tests.cli.conftest import run
+from tests.training.generated_tiles import draw_tile
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+# Keys of GeoTIFF: 1024 kind of system, 3076 unit of x and y, 4099 unit of heights; 9001 meters, 9003 US survey feet.
+METERS = {3076: 9001}
+FEET = {3076: 9003}
+HIGH_FEET = {3076: 9001, 4099: 9003}
+DEGREES = {1024: 2}
+FOOT = 1200 / 3937
+CORNER = np.array([500_000.0, 5_000_000.0, 0.0])
+
+
+def write_tile(path, points, labels, returns=None, *, unit=METERS, step=1e-4, colors=False):
+    """Write points (points, 3) as they are, in a coordinate system with these keys."""
+    header = laspy.LasHeader(point_format=2 if colors else 1, version="1.2")
+    header.offsets = np.floor(points.min(axis=0)) if len(points) else np.zeros(3)
+    header.scales = np.broadcast_to(step, 3)
+    keys = [number for key, value in unit.items() for number in (key, 0, 1, value)]
+    header.vlrs.append(laspy.VLR("LASF_Projection", 34735, "", np.array([1, 1, 0, len(unit), *keys], "<u2").tobytes()))
+    scan = laspy.LasData(header)
+    scan.x, scan.y, scan.z = points.T
+    scan.classification = np.asarray(labels, np.uint8)
+    if returns is not None:
+        scan.return_number = np.ones(len(points), np.uint8)
+        scan.number_of_returns = returns.astype(np.uint8)
+    if colors:
+        scan.red = scan.green = scan.blue = np.full(len(points), 30_000, np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scan.write(str(path))
+
+
+def drawn(number, place=0):
+    """Points of a tile in meters on the map, 300 m apart for each place, with classes and returns."""
+    points, labels, returns = draw_tile(number)
+    return (points + CORNER + (300 * place, 0, 0)).round(4), labels, returns
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tiles")
+
+
+@pytest.fixture(scope="module")
+def learned(folder):
+    """A model of tiles with all that may differ between them, and what was said about it."""
+    for number in range(3):
+        write_tile(folder / f"tiles/{number}.las", *drawn(number, number))
+    points, labels, _ = drawn(3, 2)
+    # On the third place, in feet, with colors, without returns and without buildings.
+    kept = labels != 6
+    write_tile(folder / "tiles/feet.las", points[kept] / FOOT, labels[kept], unit=FEET, colors=True)
+    write_tile(folder / "tiles/nobody.las", points, np.ones(len(points)))
+    write_tile(folder / "tiles/empty.las", np.zeros((0, 3)), [])
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning) as remarks:
+        # Enough for three classes, and a fifth of the time.
+        patch.setattr(training, "_FOLD_STEPS", 100)
+        patch.setattr(training, "fit_network", partial(training.fit_network, steps=200))
+        done = run("train", folder / "tiles", "--task", "segmentation", "--folds", 2, "--output", folder / "model")
+    assert done.code == 0, done.err
+    return done.out, "\n".join(str(remark.message) for remark in remarks)
+
+
+def test_each_difference_between_tiles_is_named(learned):
+    out, said = learned
+    assert "4 tiles of 3 places" in out
+    assert "classes differ: building is in 3 of 4 tiles" in said
+    assert "returns: not used, as feet.las has none" in said and "colors: not used, as 0.las" in said
+    assert "overlap: 2.las and feet.las" in said or "overlap: feet.las and 2.las" in said
+    assert "coordinates of 1 of 4 tiles are in feet" in said
+    assert "nobody.las: no point has a class that says something" in said
+    assert "left out" in said and "empty.las" in said
+
+
+def labels_of(folder, name):
+    copy = folder / f"{name}_labeled.las"
+    done = run("segment", folder / f"{name}.las", "--model", folder / "model", "--output", copy)
+    assert done.code == 0, done.err
+    return np.asarray(laspy.read(str(copy)).classification)
+
+
+def test_a_tile_in_feet_or_with_feet_for_heights_gets_the_labels_of_the_same_one_in_meters(folder, learned):
+    points, labels, returns = drawn(7)
+    write_tile(folder / "meters.las", points, labels, returns)
+    write_tile(folder / "feet.las", points / FOOT, labels, returns, unit=FEET)
+    write_tile(folder / "high.las", points / (1, 1, FOOT), labels, returns, unit=HIGH_FEET)
+    expected = labels_of(folder, "meters")
+    known = labels != 1
+    assert (expected == labels)[known].mean() > 0.8
+    # Files round to a tenth of a millimeter, by which a point may change its voxel.
+    assert (labels_of(folder, "feet") == expected).mean() > 0.998
+    assert (labels_of(folder, "high") == expected).mean() > 0.998
+
+
+def test_tiles_in_degrees_are_refused(folder, learned):
+    points, labels, returns = drawn(8)
+    degrees = (points - CORNER) / (78_000, 111_000, 1) + (2.35, 48.85, 0)
+    write_tile(folder / "degrees/a.las", degrees, labels, returns, unit=DEGREES, step=[1e-8, 1e-8, 1e-3])
+    for words in (
+        ("train", folder / "degrees", "--task", "segmentation", "--output", folder / "none"),
+        ("segment", folder / "degrees/a.las", "--model", folder / "model"),
+        ("evaluate", folder / "model", folder / "degrees"),
+    ):
+        done = run(*words)
+        assert done.code in (1, 2) and "degrees" in done.err and "a.las" in done.err, words
+
+
+def test_tiles_of_one_class_or_of_none_are_refused(folder):
+    points, _, _ = drawn(9)
+    write_tile(folder / "one/a.las", points[:500], np.full(500, 2))
+    done = run("train", folder / "one", "--task", "segmentation", "--output", folder / "none")
+    assert done.code == 1 and "one class (ground)" in done.err
+    write_tile(folder / "unclassified/a.las", points[:500], np.zeros(500))
+    with pytest.warns(UserWarning, match="a.las: no point has a class that says something"):
+        done = run("train", folder / "unclassified", "--task", "segmentation", "--output", folder / "none")
+    assert done.code == 1 and "labeled points" in done.err
+
+
+def test_classes_of_las_have_the_colors_that_surveyors_know(folder):
+    points, labels, returns = drawn(10)
+    write_tile(folder / "shown.las", points, labels, returns)
+    assert run("show", folder / "shown.las", "--output", folder / "shown.html").code == 0
+    page = (folder / "shown.html").read_text()
+    # Ground, high vegetation and building.
+    assert all(color in page for color in ("#a0703c", "#1b6b1b", "#e8442e"))
