@@ -2,6 +2,7 @@
 
 import json
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -53,6 +54,24 @@ def test_the_command_converts_from_every_format_to_every_other(form, tmp_path):
     file = tmp_path / "json" / "boxes.json"
     assert run("data", "annotations", file, "--to", "datumaro", "--output", tmp_path / "new").code == 0
     assert "not empty" in run("data", "annotations", file, "--to", "datumaro", "--output", tmp_path / "new").err
+
+
+def test_files_for_cvat_hold_what_its_own_tests_look_for(tmp_path):
+    # cvat/apps/engine/tests/test_rest_api_3D.py of cvat-ai/cvat, `_check_dump_content` and `cuboid_example`.
+    center, turn, size = (0.16, 0.20, -0.26), -0.14, (4.84, 4.48, 4.12)
+    boxes = {"000001.pcd": [NamedBox("car", (*center, *size, turn))], "000002.pcd": []}
+    write_boxes(tmp_path / "sly", boxes, "supervisely")
+    found = {path.relative_to(tmp_path / "sly").as_posix() for path in (tmp_path / "sly").rglob("*.json")}
+    assert found == {"key_id_map.json", "meta.json", "ds0/ann/000001.pcd.json", "ds0/ann/000002.pcd.json"}
+    write_boxes(tmp_path / "kitti", boxes, "kitti-raw")
+    root = ElementTree.parse(tmp_path / "kitti/tracklet_labels.xml").getroot()
+    assert root.tag == "boost_serialization" and len(root.findall("./tracklets/item")) == 1
+    # Its cuboids are center, rotation about x, y and z, and size; Datumaro passes them on as they are.
+    write_boxes(tmp_path / "datumaro", boxes, "datumaro")
+    (item, empty) = json.loads((tmp_path / "datumaro/annotations/default.json").read_text())["items"]
+    (cuboid,) = item["annotations"]
+    assert [*cuboid["position"], *cuboid["rotation"], *cuboid["scale"]] == pytest.approx([*center, 0, 0, turn, *size])
+    assert empty["annotations"] == []
 
 
 def label_cloud(folder, form, angle, **box):

@@ -92,14 +92,14 @@ def judge_tiles(
 
 def _codes_of(config: LocalFeaturesConfig) -> tuple[list[int], dict[int, int]]:
     """Return the code of each class in files, and the class of each code that files may have."""
-    written = list(range(config.num_labels)) if config.class_codes is None else [int(c) for c in config.class_codes]
+    written = [int(code) for code in config.class_codes or range(len(_class_names(config)))]
     members = config.learned_codes or [[code] for code in written]
     return written, {int(code): number for number, codes in enumerate(members) for code in codes}
 
 
 def _class_names(config: LocalFeaturesConfig) -> list[str]:
     named: Any = config.id2label
-    return [named[number] for number in range(config.num_labels)]
+    return [named[number] for number in sorted(named)]
 
 
 def _compare(
