@@ -500,12 +500,13 @@ def _tell(output: Path, browser: bool) -> None:
 
 def _serve(inputs: Inputs) -> None:
     """Serve all points of one file until Ctrl-C."""
-    from hf_any3d.visualization.show import class_names, serve_scene
+    from hf_any3d.visualization.show import class_colors, class_names, serve_scene
 
     if len(inputs) != 1:
         raise ValueError(f"--serve: {len(inputs)} files; expected one")
     cloud = inputs.files[0].read()
-    server = serve_scene(cloud.data, names=class_names(cloud.name, cloud.data))
+    named = class_names(cloud.name, cloud.data)
+    server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
     print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
     server.sleep_forever()
 
@@ -531,7 +532,7 @@ def _view_rows(rows: Any, most: int, dataset: str) -> _Page:
 
 def _view_files(inputs: Inputs, most: int) -> _Page:
     """Return views of some files."""
-    from hf_any3d.visualization.show import class_names, view_of_cloud
+    from hf_any3d.visualization.show import class_colors, class_names, view_of_cloud
 
     views: list[Any] = []
     names: list[str] = []
@@ -556,7 +557,9 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
         names = []
         for view in views:
             view.labels = None
-    settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
+    settings: dict[str, Any] = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
+    if names and formats == {".las"}:
+        settings["palette"] = class_colors(names)
     return _Page(views, settings, rows=rows)
 
 

@@ -28,16 +28,19 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.evaluate_labels import are_points, evaluate_labels
+from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.train import find_data
-from hf_any3d.utils.atomic_files import read_json_object, write_json
+from hf_any3d.utils.atomic_files import write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation.llm_judge import Judge
 
 _DEFAULT, _LABELS = "classifier", "labels"
+# Type of models whose features are of the whole file around a point; blocks and rows have no such surroundings.
+_READS_FILES = "local_features"
 # Command that runs a model -> the score of each class.
 _SCORES = {
     "predict": "accuracy",
@@ -102,7 +105,8 @@ def evaluate(
         typer.Argument(
             metavar="DATA",
             help="As for train: a folder with a folder of files for each class or with files of boxes, a Parquet file "
-            "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name).",
+            "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name). For models of "
+            "labeled tiles, a file or a folder of files whose points have classes.",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +158,15 @@ def evaluate(
     _check_data(data, dataset, recipe, data_dir)
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
-    _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")
+    config = read_model_config(model)
+    if config.get("model_type") == _READS_FILES:
+        unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
+        unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
+        unused |= {"max-samples": max_samples, "robustness": robustness or None, "report": report_file}
+        _refuse_without_effect(model, unused)
+        evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
+        return
+    _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
     is_test = command == "predict" and max_samples is None and split in (None, "test")
@@ -210,6 +222,13 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
         raise ValueError("DATA is missing; expected a folder, a file, the name of a dataset, or --recipe")
     if data is not None and data_dir is not None:
         raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
+
+
+def _refuse_without_effect(model: str, options: dict[str, Any]) -> None:
+    """Refuse options of rows, splits and batches for a model that reads whole files."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
 
 
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
@@ -338,7 +357,7 @@ def _load_split(
         (split,) = map(str, splits)
         # The loader calls what has no folders of splits a training split, whatever it was made for.
         if recipe is None and split == "train":
-            _warn_if_trained_on(model, Path(str(source)).stem)
+            warn_if_learned(model, Path(str(source)).stem)
             return "all", splits[split]
     split = split or "test"
     if split not in splits:
@@ -352,13 +371,6 @@ def _is_of_user(data: Any) -> bool:
     """Return whether data are files or a folder of the user, rather than a dataset of the catalog or the hub."""
     is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
     return data.train_file is not None or is_folder
-
-
-def _warn_if_trained_on(model: str, name: str) -> None:
-    trained = read_json_object(Path(model) / "metrics.json").get("data")
-    if isinstance(trained, dict) and trained.get("name") == name:
-        text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
-        print_note(f"warning: {text}")
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)

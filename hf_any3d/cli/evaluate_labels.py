@@ -107,7 +107,7 @@ def evaluate_labels(
     figures = whole.figures(names)
     write_results({**figures, "files": rows, "left_out": alone}, figures["classes"], output, as_json, as_csv)
     if not as_json and not as_csv:
-        for line in _lines(figures, rows, whole, names):
+        for line in comparison_lines(figures, rows, whole, names):
             print_line(line)
     if page is not None and different:
         _write_page(page, different, whole, names)
@@ -226,9 +226,14 @@ def _percent(share: float | None) -> str:
     return "     -" if share is None else f"{100 * share:6.2f}"
 
 
-def _lines(
-    figures: dict[str, Any], rows: list[dict[str, Any]], whole: LabelComparison, names: dict[int, str]
+def comparison_lines(
+    figures: dict[str, Any],
+    rows: list[dict[str, Any]],
+    whole: LabelComparison,
+    names: dict[int, str],
+    not_counted: str = "without a true class",
 ) -> Iterator[str]:
+    """Yield a table of the classes, with intervals where the figures have them, and the most frequent confusions."""
     from hf_any3d.data.las_classes import class_name
 
     ways = Counter(row["matching"] for row in rows if "matching" in row)
@@ -236,12 +241,19 @@ def _lines(
     for way, count in ways.items():
         yield f"matched by {told[way]}" + (f": {counted(count, 'file')}" if len(ways) > 1 else "")
     width = max([len(row["name"]) for row in figures["classes"]] or [0])
-    yield f"{'class':<{width}}     IoU  recall  precision  true points  predicted"
+    with_intervals = "mean_iou_low" in figures
+    interval = "  95 % interval" if with_intervals else ""
+    yield f"{'class':<{width}}     IoU{interval}  recall  precision  true points  predicted"
     for row in figures["classes"]:
-        shares = f"{_percent(row['iou'])}  {_percent(row['recall'])}     {_percent(row['precision'])}"
+        interval = f"  {_percent(row['iou_low'])} {_percent(row['iou_high'])}" if with_intervals else ""
+        shares = f"{_percent(row['iou'])}{interval}  {_percent(row['recall'])}     {_percent(row['precision'])}"
         yield f"{row['name']:<{width}}  {shares}  {row['true_points']:>11,}  {row['predicted_points']:>9,}"
+    mean = f"mean IoU {_percent(figures['mean_iou']).strip()} %"
+    if with_intervals:
+        low, high = (_percent(figures[name]).strip() for name in ("mean_iou_low", "mean_iou_high"))
+        mean += f" (95 % interval {low} to {high} %)"
     yield (
-        f"accuracy {_percent(figures['accuracy']).strip()} %   mean IoU {_percent(figures['mean_iou']).strip()} %   "
+        f"accuracy {_percent(figures['accuracy']).strip()} %   {mean}   "
         f"mean class {_percent(figures['mean_class_accuracy']).strip()} %   of {figures['counted']:,} points"
     )
     wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
@@ -254,7 +266,7 @@ def _lines(
     if figures["never_classified"]:
         yield f"never classified by the prediction: {figures['never_classified']:,} points, which count as wrong"
     if whole.not_counted:
-        yield f"without a true class, not counted: {_listed(whole, names)}"
+        yield f"{not_counted}, not counted: {_listed(whole, names)}"
     if figures["unmatched"]:
         yield f"without a predicted point within the tolerance, not counted: {figures['unmatched']:,} points"
 
@@ -262,14 +274,14 @@ def _lines(
 def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, names: dict[int, str]) -> None:
     """Write a row for each scan: true labels, predicted ones, and predicted ones where they differ."""
     from hf_any3d.data.las_classes import class_name
-    from hf_any3d.visualization.show import write_views
-    from hf_any3d.visualization.viewer import CloudView, label_colors
+    from hf_any3d.visualization.show import class_colors, write_views
+    from hf_any3d.visualization.viewer import CloudView
 
     labels = np.array(sorted({*whole.matrix()[0], *whole.not_counted}))
     # After the classes: points with equal labels, and those that do not count.
     equal, not_counted = len(labels), len(labels) + 1
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
-    palette = np.concatenate([label_colors(len(labels)), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
+    palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
     ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
     views = []
     for one in compared:

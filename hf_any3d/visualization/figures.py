@@ -82,11 +82,10 @@ def plot_views(
     # Floor division of the negative number rounds up.
     rows = -(-len(clouds) // columns)
     entries = dict(legend or {})
-    if palette is None:
-        palette = label_colors(len(names))
+    colors = label_colors(len(names)) if palette is None else palette
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
     if len(labels) == len(clouds):
-        entries = {names[number]: palette[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
+        entries = {names[number]: colors[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
     shown = [cloud.values for cloud in clouds if cloud.labels is None and cloud.colors is None]
     values = np.concatenate([values for values in shown if values is not None] or [np.zeros(0)])
     limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
@@ -100,9 +99,10 @@ def plot_views(
         row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
         axes = figure.add_subplot(rows, columns, number + 1)
         # Drawn here: matplotlib's own 3D plots are slow for large clouds, and do not shade by depth.
-        axes.imshow(
-            _render(cloud, row, palette, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell))
+        picture = _render(
+            cloud, row, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell), palette=palette
         )
+        axes.imshow(picture)
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
         below = _below(cloud, categories)
@@ -149,13 +149,13 @@ def _plain(text: str) -> str:
 def _render(
     cloud: CloudView,
     row: Sequence[CloudView],
-    palette: np.ndarray,
     limits: tuple[float, float],
     up_axis: str,
     tilt: float,
     zoom: float,
     side: int,
     turn: float = 0.7,
+    palette: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a cloud as discs with depth, and darken what nearer points cover: (side, side, 3) in [0, 1]."""
     is_flat = cloud.points.shape[1] == 2
@@ -168,9 +168,7 @@ def _render(
     points = (own - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
     background = np.ones(3)
     if cloud.labels is not None:
-        # Labels of a picture without names are numbers of further colors.
-        more = int(cloud.labels.max()) + 1
-        colors = (palette if more <= len(palette) else label_colors(more))[cloud.labels]
+        colors = (label_colors(int(cloud.labels.max()) + 1) if palette is None else palette)[cloud.labels]
     elif cloud.colors is not None:
         colors, background = cloud.colors.clip(0, 1), _STAGE
     elif cloud.values is not None:
