@@ -218,10 +218,10 @@ def load_libraries() -> None:
     Commands call this once they have checked what needs no models.
     """
     for name in ("peft", "scipy"):  # without which a model alone opens, see docs/install.md
-        found = None
+        package = None
         with suppress(ImportError):
-            found = find_spec(name)
-        if found is None:
+            package = find_spec(name)
+        if package is None:
             raise ImportError(f"this command needs {name}: pip install hf-any3d, with all that it requires")
     import huggingface_hub.utils
     import transformers

@@ -112,6 +112,7 @@ def find_dataset(name: str) -> FoundDataset:
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
+    # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
         raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")
     skip_hub_if_offline()
@@ -306,6 +307,7 @@ def _print_near_duplicates(samples: dict[str, Any]) -> None:
 
     from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
 
+    # Each pair is compared, so that more of them would take minutes.
     names = list(samples)[:MOST_COMPARED]
     pairs = near_duplicates(torch.stack([samples[name] for name in names]))
     if not pairs:

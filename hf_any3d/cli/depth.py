@@ -72,6 +72,7 @@ def _places(images: list[Path], output: Path) -> dict[Path, Path]:
         check_output(output, (*CLOUDS, ""), num_files=len(images))
     if not are_many and output.suffix:
         return {images[0]: output}
+    # Images of several folders may have one name.
     image_of: dict[Path, Path] = {}
     for image in images:
         place = output / f"{image.stem}.ply"

@@ -169,6 +169,7 @@ def evaluate(
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
+    # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     is_test = command == "predict" and max_samples is None and split in (None, "test")
     stated = _stated_facts(report_file, report_facts, is_test)
     load_libraries()

@@ -46,14 +46,14 @@ def example(
         _NEW_TILE: _write_new_tile,
         "room.ply": _write_room,
     }
-    known = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
+    available = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
     for name in examples or []:
-        if name not in known:
-            raise ValueError(f"NAME: {name}; expected one of {', '.join(known)}")
+        if name not in available:
+            raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
         if (output / name).exists():
             raise FileExistsError(f"{output / name} exists; expected a new name, or another folder for --output")
     if not examples:
-        for name in known:
+        for name in available:
             print_line(name)
         return
     output.mkdir(parents=True, exist_ok=True)

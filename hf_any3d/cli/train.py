@@ -256,10 +256,12 @@ def train(
         up_axis=up_axis,
         seed=seed,
     )
+    # Files whose points have classes need no name of a dataset, and their own way may learn from them.
     labeled_files = [] if dataset is not None else _take_labeled_files(data, words, task)
     if labeled_files and _learns_tiles(labeled_files, options, words, way):
         return
     source = _find_source(data, dataset, task)
+    # A recipe may name its folder itself.
     default_folder = None if source.recipe else Path("outputs") / Path(data or dataset or "").stem
     arguments = source.arguments | options.of_training(way, default_folder)
     _check_way(way, source, earlier)

@@ -54,6 +54,7 @@ def scans_request(
     arguments: Mapping[str, Any], way: str | None
 ) -> tuple[FewScans | Classification | BothWays, DatasetDict | None]:
     """Return the request to classify scans in the way that fits; and the scans, if they were loaded to choose it."""
+    # What frozen features do not take asks for a training, unless the way is named.
     of_training = sorted(arguments.keys() - OPTIONS)
     if of_training and (way == FEATURES or "from_model" in arguments):
         name = SHORT_NAMES.get(of_training[0], of_training[0])
@@ -73,6 +74,7 @@ def _both_ways(scans: FewScans, arguments: Mapping[str, Any]) -> BothWays:
     decided = sorted(arguments.keys() & _OF_BOTH_WAYS)
     if decided:
         raise ValueError(f"--{decided[0]} with --way both, which trains a wrap of its own; expected one of them")
+    # The seed and the license are those of both; all else of the scans is for the head.
     of_training = {name: value for name, value in arguments.items() if name not in OF_SCANS - {"seed", "license"}}
     return BothWays(scans, classification_beside_head(**of_training))
 

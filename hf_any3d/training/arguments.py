@@ -504,7 +504,7 @@ def _check_extent(content: Any) -> None:
         if isinstance(inner, dict):
             inner = list(inner.items())
         if isinstance(inner, (list, tuple)):
-            waiting += [(one, depth + 1) for one in inner]
+            waiting += [(item, depth + 1) for item in inner]
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -536,24 +536,27 @@ def _parse_exponents(value: Any) -> Any:
 
 def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return those words of a command line that set arguments of these names."""
-    found, keep = [], False
+    kept, is_kept = [], False
     for word in words:
         # Words without dashes are values of the last option, of which there may be several.
-        keep = word[2:].partition("=")[0] in names if word.startswith("--") else keep
-        found += [word] if keep else []
-    return found
+        if word.startswith("--"):
+            is_kept = word[2:].partition("=")[0] in names
+        if is_kept:
+            kept.append(word)
+    return kept
 
 
-def identities_of_inputs(words: Sequence[str]) -> dict[str, str]:
-    """Return what identifies the recipe, models and data that arguments name, by their names."""
-    found, settings = {}, {}
+def fingerprints_of_inputs(words: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprints of the recipe, models and data that arguments name, by their names."""
+    fingerprints: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     if words and words[0].endswith(FILE_TYPES):
         settings = read_settings(Path(words[0]))
-        found[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        fingerprints[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     for name in (*STARTS, *_DATA):
-        given = words_of(words, [name])
+        named = words_of(words, [name])
         # The last word counts, as it does for argparse; it is `--name=value` or the value alone.
-        value = (given[-1].rpartition("=")[2] if given else None) or settings.get(name)
+        value = (named[-1].rpartition("=")[2] if named else None) or settings.get(name)
         if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
-            found[str(value)] = path_fingerprint(str(value))
-    return found
+            fingerprints[str(value)] = path_fingerprint(str(value))
+    return fingerprints

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import identities_of_inputs
+from hf_any3d.training.arguments import fingerprints_of_inputs
 from hf_any3d.utils.atomic_files import read_json, write_json
 
 SUMMARY = "few_shot.json"
@@ -24,13 +24,15 @@ def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
 
     The folder of a run with other arguments, or with another content of what they name, is refused.
     """
-    path, inputs = folder / _WORDS, identities_of_inputs(words)
+    path, inputs = folder / _WORDS, fingerprints_of_inputs(words)
     if not path.is_file():
         write_json(folder / _INPUTS, inputs)
         write_json(path, list(words))
     stored, before = read_json(path) or [], read_json(folder / _INPUTS) or {}
     changes = [] if stored == list(words) else [f"{' '.join(stored)}, not {' '.join(words)}"]
-    changes += [f"another content of {name}" for name, identity in inputs.items() if before.get(name) != identity]
+    for name, fingerprint in inputs.items():
+        if before.get(name) != fingerprint:
+            changes.append(f"another content of {name}")
     if changes:
         raise ValueError(f"{folder}: was run with {changes[0]}; expected the same or another --output_dir")
     if not (folder / "metrics.json").is_file():

@@ -75,10 +75,11 @@ def object_targets(
     lines = Layout(boxes=boxes).quantized(processor.num_bins).write().splitlines()
     none = np.full(FIELDS * WORDS, -100)
     words = np.stack([*(field_words(line, processor.tokenizer) for line in lines), none])
-    own = counts.argmax(axis=1)
-    found = numbers[own]
-    found[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
-    return words[own], found.astype(np.float32), np.where(own < len(boxes), own, -1)
+    # The object with most points of a token; the last one stands for none.
+    objects = counts.argmax(axis=1)  # (tokens,)
+    targets = numbers[objects]  # (tokens, 6)
+    targets[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
+    return words[objects], targets.astype(np.float32), np.where(objects < len(boxes), objects, -1)
 
 
 def field_words(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -99,12 +100,13 @@ def object_lines(labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.n
     Labels `(rows, tokens)` are -100 in all but the answers.
     """
     lines = np.full(labels.shape, -1)
-    for row, own in enumerate(labels):
+    for row, labels_of_row in enumerate(labels):
         line = ""
-        places = np.flatnonzero(own != -100)
-        for place, piece in zip(places, tokenizer.batch_decode(own[places][:, None]), strict=True):
-            if found := re.match(r"bbox_(\d+)=Bbox\([^)]*$", line):
-                lines[row, place - 1] = int(found[1])  # this token is told by the one before
+        places = np.flatnonzero(labels_of_row != -100)
+        for place, piece in zip(places, tokenizer.batch_decode(labels_of_row[places][:, None]), strict=True):
+            # A line that has begun, and whose closing bracket is still to come.
+            if begun := re.match(r"bbox_(\d+)=Bbox\([^)]*$", line):
+                lines[row, place - 1] = int(begun[1])  # this token is told by the one before
             line = (line + piece).rpartition("\n")[2]
     return lines
 

@@ -71,15 +71,15 @@ class LinearProbe:
         starts = tqdm(
             range(0, len(prepared), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False
         )
-        found = []
+        pieces = []
         # So that a run gives the same result however often the probe is evaluated.
         with torch.random.fork_rng(), evaluation_mode(model):
             for start in starts:
                 batch = prepared.__getitems__(list(range(start, min(start + self.batch_size, len(prepared)))))
                 points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(device)
                 features = model.probe_features(points)  # pyright: ignore[reportCallIssue] a method
-                found.append(features.float().cpu().numpy())
-        return np.concatenate(found)
+                pieces.append(features.float().cpu().numpy())
+        return np.concatenate(pieces)
 
 
 class ProbeCallback(TrainerCallback):
@@ -112,8 +112,8 @@ def evaluate_pretraining(
         metrics[split] = {"loss": float(trainer.evaluate(rows, metric_key_prefix=split)[f"{split}_loss"])}
     for split, accuracy in (probe.accuracies(trainer.model, quiet=False) if probe else {}).items():
         metrics.setdefault(split, {})[ACCURACY] = accuracy
-    for split, found in metrics.items():
-        trainer.log_metrics(split, {f"{split}_{name}": value for name, value in found.items()})
+    for split, figures in metrics.items():
+        trainer.log_metrics(split, {f"{split}_{name}": value for name, value in figures.items()})
     return metrics, {}
 
 

@@ -40,8 +40,8 @@ def joining_norms(model: nn.Module, join: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, own in before.items():
-            module.__class__ = own
+        for module, kind in before.items():
+            module.__class__ = kind
 
 
 @torch.no_grad()
@@ -51,13 +51,13 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
     These are frozen parameters, and all buffers, such as tables of positions; running statistics, however, are sent
     unless they are computed over all processes. Returns the names of these parameters and buffers.
     """
-    frozen = [name for name, own in model.named_parameters(remove_duplicate=False) if not own.requires_grad]
+    frozen = [name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad]
     # Running statistics of trained norms that are not joined differ between processes; DDP sends those of the first.
     sent = {
         f"{path}.{name}"
         for path, module in model.named_modules()
         if isinstance(module, (_BatchNorm, CellNorm)) and not isinstance(module, (JoinedBatchNorm, JoinedCellNorm))
-        if any(own.requires_grad for own in module.parameters(recurse=False))
+        if any(weight.requires_grad for weight in module.parameters(recurse=False))
         for name, _ in module.named_buffers(recurse=False)
     }
     constant = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in sent]

@@ -85,19 +85,19 @@ def conditions(processor: PointCloudProcessor) -> list[Condition]:
 
     Colors are removed only for models that use them.
     """
-    found = [
+    listed = [
         Condition(family, corruption.__name__, severity)
         for family, members in FAMILIES.items()
         for corruption in members
         for severity in SEVERITIES
     ]
     counts = [processor.num_points // divisor for divisor in (2, 4, 8, 16)]
-    found += [Condition("points", "number of points", count) for count in counts if count >= processor.min_points]
-    found += [Condition("orientation", "up axis", limit) for limit in (30, 90, 180)]
-    found += [Condition("orientation", "any axis", 180)]
+    listed += [Condition("points", "number of points", count) for count in counts if count >= processor.min_points]
+    listed += [Condition("orientation", "up axis", limit) for limit in (30, 90, 180)]
+    listed += [Condition("orientation", "any axis", 180)]
     if "rgb" in processor.features:
-        found += [Condition("color", name) for name in _GRAYS]
-    return found
+        listed += [Condition("color", name) for name in _GRAYS]
+    return listed
 
 
 class ConditionRows(torch.utils.data.Dataset):
@@ -202,11 +202,14 @@ def robustness_report(
     if isinstance(stored, dict) and (stored.get("settings"), stored.get("clean")) == (settings, dict(clean)):
         report["rows"] = stored["rows"]
     done = {(row["family"], row["name"], row["level"]) for row in report["rows"]}
-    todo = [one for one in conditions(processor) if (one.family, one.name, one.level) not in done]
+    todo = []
+    for condition in conditions(processor):
+        if (condition.family, condition.name, condition.level) not in done:
+            todo.append(condition)
     for condition in tqdm(todo, desc=NAME, unit="condition"):
         rows = ConditionRows(dataset, processor, condition, seed)
-        found: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
-        metrics = {name: float(found[f"{NAME}_{name}"]) for name in _METRICS}
+        predicted: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
+        metrics = {name: float(predicted[f"{NAME}_{name}"]) for name in _METRICS}
         report["rows"].append({**asdict(condition), **metrics})
         if path is not None:
             write_json(path, report)
@@ -311,8 +314,8 @@ def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tu
 
 
 def _levels(report: Mapping[str, Any], name: str) -> list[float]:
-    found = {row["level"]: row["accuracy"] for row in report["rows"] if row["name"] == name}
-    return [found[severity] for severity in SEVERITIES]
+    accuracies = {row["level"]: row["accuracy"] for row in report["rows"] if row["name"] == name}
+    return [accuracies[severity] for severity in SEVERITIES]
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -157,13 +157,13 @@ def evaluate_zero_shot(
     model, processor = _open(AutoModelForZeroShotPointCloudClassification, model_name, hub)
     names = class_names(rows, f"split {split}")
     with _trainer(model, settings) as trainer:
-        found, by_class = evaluate_class_names(
+        accuracies, by_class = evaluate_class_names(
             trainer.model,  # on the device of the trainer
             evaluation_rows(rows, processor),
             [readable(name) for name in names],
             batch_size=trainer.args.per_device_eval_batch_size,
         )
-    return {split: found}, {split: by_class}
+    return {split: accuracies}, {split: by_class}
 
 
 def evaluate_autoencoder(

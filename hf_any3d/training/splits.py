@@ -54,6 +54,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
         # After a validation split was drawn from 'train' alone.
         splits = _joined(splits, arguments.train_splits)
         origin = origin if "validation" in splits else "none"
+    # Last of all, so that a quick run on some rows judges by the same kind of split.
     most_rows = {
         "train": arguments.max_train_samples,
         "validation": arguments.max_eval_samples,
@@ -93,6 +94,7 @@ def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[Dat
 
 def _groups_of_largest_class(rows: Dataset, group_column: str | None) -> int:
     """Return how many groups, or rows without groups, the largest class has; 2 where nothing says it."""
+    # Without labels, or without the column of groups, `validation_split` decides.
     if "label" not in rows.column_names or group_column not in (None, *rows.column_names):
         return 2
     plain = rows.with_format(None)

@@ -182,10 +182,10 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     for row in rows.select_columns(["label", "labels"]):
         # Parts that no object of a category has in training are not among those that the model may predict.
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
-    empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
+    empty = [name for name, numbers in zip(category.names, parts, strict=True) if not numbers]
     if empty:
         raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
-    return PointLabels(names, category.names, [sorted(own) for own in parts])
+    return PointLabels(names, category.names, [sorted(numbers) for numbers in parts])
 
 
 @dataclass

@@ -159,9 +159,9 @@ class CaptionedDataset(ProcessedDataset):
     ):
         super().__init__(dataset, processor, transform, seed)
         # Many rows share their texts, such as those of a class, and each is embedded once.
-        distinct = sorted({text for own in texts for text in own})
+        distinct = sorted({text for of_row in texts for text in of_row})
         number = {text: place for place, text in enumerate(distinct)}
-        self.numbers = [np.array([number[text] for text in own]) for own in texts]
+        self.numbers = [np.array([number[text] for text in of_row]) for of_row in texts]
         self.vectors = embed_texts(tower, distinct)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
@@ -170,12 +170,12 @@ class CaptionedDataset(ProcessedDataset):
         return [row | {"text_embeds": self._text(index)} for index, row in zip(indices, rows, strict=True)]
 
     def _text(self, index: int) -> np.ndarray:
-        own = self.numbers[index]
+        numbers = self.numbers[index]
         drawn = 0
         if self.seed is not None:
             # A separate generator, so that texts do not change the points.
-            drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(own))
-        return self.vectors[own[drawn]]
+            drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(numbers))
+        return self.vectors[numbers[drawn]]
 
 
 def readable(label: str) -> str:

@@ -154,12 +154,14 @@ class PointTrainer(Trainer):
         trained = super()._init_training_state(*args, **kwargs)
         state = self.state
         if state.best_global_step:
-            own = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-            known = [own, *([] if state.best_model_checkpoint is None else [Path(state.best_model_checkpoint)])]
-            complete = [str(path) for path in known if path.is_dir() and find_problem(path) is None]
+            best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            places = [best]
+            if state.best_model_checkpoint is not None:
+                places.append(Path(state.best_model_checkpoint))
+            complete = [str(path) for path in places if path.is_dir() and find_problem(path) is None]
             state.best_model_checkpoint = complete[0] if complete else None
             if not complete:
-                logger.warning("%s does not exist any more; the best weights are selected among later ones", own)
+                logger.warning("%s does not exist any more; the best weights are selected among later ones", best)
                 state.best_metric = state.best_global_step = None
         return trained
 

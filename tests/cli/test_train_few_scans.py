@@ -323,6 +323,17 @@ def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     assert code == 1 and "--wrap with --way both, which trains a wrap of its own" in err and err.count("\n") == 1
 
 
+def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
+    write_scans(tmp_path / "scans", 2)
+    assert run("train", "scans", *FASTEST).code == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
+    # The scans are right, and training fails after they were looked at.
+    code, out, err = run("train", "scans", "--way", "both", *FASTEST, "--strength", 3, "--encoder", "nowhere/at_all")
+    assert code == 1 and out == "" and "nowhere/at_all" in err
+    after = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
+    assert after == before
+
+
 def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp_path):
     get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
     write_scans(tmp_path / "scans", 2)

@@ -10,7 +10,7 @@ from hf_any3d.data.fingerprints import path_fingerprint
 from hf_any3d.training.arguments import (
     DataArguments,
     PointTrainingArguments,
-    identities_of_inputs,
+    fingerprints_of_inputs,
     json_mapping,
     parse_arguments,
     words_of,
@@ -185,14 +185,14 @@ def test_inputs_are_identified_by_what_is_in_them(tmp_path):
     recipe = tmp_path / "a.yaml"
     recipe.write_text(f"data_dir: {tmp_path / 'data'}\nname: x\n")
     words = [str(recipe), "--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tmp_path / "absent")]
-    found = identities_of_inputs(words)
+    found = fingerprints_of_inputs(words)
     assert found.keys() == {str(recipe), str(tmp_path / "data"), str(tmp_path / "model")}
     assert found[str(tmp_path / "data")] == path_fingerprint(str(tmp_path / "data"))
     recipe.write_text(f"name: x\ndata_dir: {tmp_path / 'data'}\n")
-    assert identities_of_inputs(words) == found  # the same settings
+    assert fingerprints_of_inputs(words) == found  # the same settings
     recipe.write_text(f"name: y\ndata_dir: {tmp_path / 'data'}\n")
-    assert identities_of_inputs(words)[str(recipe)] != found[str(recipe)]
+    assert fingerprints_of_inputs(words)[str(recipe)] != found[str(recipe)]
     # The last word wins, over the recipe too; a directory that is no model is none that training starts from.
     given = [str(recipe), "--data_dir=x", "--data_dir", str(tmp_path / "model"), "--encoder_name_or_path"]
-    assert identities_of_inputs([*given, str(tmp_path / "data")]).keys() == {str(recipe), str(tmp_path / "model")}
-    assert identities_of_inputs(["--data_dir=" + str(tmp_path / "data")]).keys() == {str(tmp_path / "data")}
+    assert fingerprints_of_inputs([*given, str(tmp_path / "data")]).keys() == {str(recipe), str(tmp_path / "model")}
+    assert fingerprints_of_inputs(["--data_dir=" + str(tmp_path / "data")]).keys() == {str(tmp_path / "data")}

@@ -55,14 +55,17 @@ def distances_by_axis(rows: Dataset) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of few points, which learning tells of
         points = processor([cloud[:, :3] for cloud in clouds])["points"].numpy()  # (scans, points, 3)
-    model, stored = PointFeaturesModel(PointFeaturesConfig(features=["encoder"], copies=1)).eval(), packaged_metric()
+    model = PointFeaturesModel(PointFeaturesConfig(features=["encoder"], copies=1)).eval()
+    stored = packaged_metric()
 
     def compared(features: torch.Tensor) -> torch.Tensor:
         return in_metric((features - stored["mean"]) / stored["scale"], stored["matrix"])
 
-    known, nearest = compared(packaged_rows()), []
+    upright_shapes = compared(packaged_rows())  # (shapes, width)
+    nearest = []
+    # The encoder has learned shapes with one axis up; this turn makes a scan upright if `axis` points up in it.
     for axis in "xyz":
         turned = torch.from_numpy(turn_up_axis(points.reshape(-1, 3), axis, PACKAGED_UP_AXIS).reshape(points.shape))
         features = torch.cat([model(points=piece).pooler_output for piece in turned.split(32)])
-        nearest.append(torch.cdist(compared(features), known).amin(dim=1))
+        nearest.append(torch.cdist(compared(features), upright_shapes).amin(dim=1))
     return torch.stack(nearest).numpy()

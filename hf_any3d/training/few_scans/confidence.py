@@ -117,7 +117,7 @@ class Estimate:
         more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
         more += f"; {self.refused} called {NONE_OF_THESE}" if self.refused else ""
         scores = self.class_accuracy()
-        name = min(scores, key=lambda one: scores[one])
+        name = min(scores, key=lambda name: scores[name])
         number = self.classes.index(name)
         right, total = int(self.matrix[number, number]), int(self.matrix[number].sum())
         return f"{shown}{more}; more scans of {name} would help most, {right} of {total} right"

@@ -49,12 +49,14 @@ def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0)
     Returns:
         (rows,) fold numbers from 0; -1 for rows of classes with a single group, which are never held out.
     """
+    # Rows of each group: near-duplicates in two folds would judge a head by what it has learned.
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     by_class: dict[int, list[np.ndarray]] = {}
     for rows in members:
         by_class.setdefault(int(np.bincount(labels[rows]).argmax()), []).append(rows)
     generator = np.random.default_rng(seed)
+    # With more folds than groups, some would hold out nothing.
     count = min(most, max(map(len, by_class.values())))
     folds, place = np.full(len(labels), -1), 0
     for label in sorted(by_class):

@@ -61,6 +61,7 @@ def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointClo
         raise ValueError(
             f"--from {folder}: it has {up_axis} up, but these scans have {known_up}; expected them turned"
         )
+    # Scans are added to stored features, which are those before any of this.
     model.set_metric(None)
     model.point_features.mean.zero_()
     model.point_features.scale.fill_(1.0)
@@ -85,6 +86,7 @@ def _feature_sets(
 
 def check_channels(config: PointFeaturesConfig, processor: PointCloudProcessor) -> None:
     """Refuse channels of points that none of the features reads."""
+    # The largest number of channels that any of the sets takes; the first three are coordinates.
     channels = [6 if config.normals and "descriptors" in config.features else 3]
     for part in ("encoder", "wrap"):
         channels.append(getattr(getattr(config, f"{part}_config"), "in_channels", 3))

@@ -62,6 +62,7 @@ def _added(
 
     Scans that the earlier model has learned keep the features that were computed then.
     """
+    # Scans are known by their points: files may have been moved or written in another format.
     row_of = {digest: number for number, digest in enumerate(earlier.digests)}
     new_scans = [number for number, digest in enumerate(scans.digests) if digest not in row_of]
     learned_scans = [number for number, digest in enumerate(scans.digests) if digest in row_of]
@@ -75,6 +76,7 @@ def _added(
 def _views_of(rows: Dataset, num_points: int, up_axis: str) -> Dataset:
     """Return a view of each row from one side, drawn by its number."""
     views = []
+    # A generator for each row, so that its view does not depend on how many there are.
     for number, row in enumerate(rows.with_format("numpy")):
         xyz = to_cloud(row, ("xyz",)).points[:, :3]
         views.append(one_side(xyz, num_points, up_axis, np.random.default_rng(number)))

@@ -77,6 +77,7 @@ def fit_few_scans(
     # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(rows.features, rows.labels, len(rows.classes), plan.strength, rows.metric)
     answers = answer_held_out(rows, plan.strength)
+    # Views are no further evidence: they are of the same scans.
     is_calibrated = int(rows.held_out[: len(examples.scans.labels)].sum()) >= CALIBRATED_FROM
     if is_calibrated:
         temperature = fit_temperature(answers.logits[rows.held_out], rows.labels[rows.held_out])
@@ -86,6 +87,7 @@ def fit_few_scans(
         assert arguments.wrap_weight is not None
         head = joined_with_scores(head, answer_columns, arguments.wrap_weight, WRAP_SHARPNESS)
     _store_head(model, head, rows.metric)
+    # Nothing is held out where each class has one scan: then nobody knows how good the head is.
     if not rows.held_out.any():
         return Fitted(head, None)
     terms = _fit_unknown_score(model, rows, head, answers)
@@ -205,7 +207,7 @@ def _fit_unknown_score(
         projection_of(rows, standard, rows.labels),
     )
     different_scans = [len(np.unique(rows.groups[rows.labels == label])) for label in range(len(rows.classes))]
-    # A trained model has usually seen the scans that the folds hold out.
+    # Of few scans the level is too low, and a trained model has usually seen the scans that the folds hold out.
     if min(different_scans) < STATED_FROM or "wrap" in config.features:
         config.unknown_share = None
     score = model.unknown_score
@@ -234,6 +236,7 @@ def _estimate(
     is_calibrated: bool,
 ) -> Estimate:
     """Judge the answers for scans; views of them, which follow if they are learned, only add to how it was judged."""
+    # As `predict` does: a scan that gets no label counts as wrong, whatever class has the highest logit.
     refused = np.zeros(len(rows.labels), bool)
     refused[rows.held_out] = is_none_of_these(score_of_signs(terms, config), config).numpy()
     scans = slice(len(examples.scans.labels))

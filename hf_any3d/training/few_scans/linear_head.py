@@ -98,11 +98,13 @@ def fit_head(
     inputs = left[:, kept] * values[kept]  # (rows, rank)
     rank = inputs.shape[1]
     counts = np.bincount(labels, minlength=num_classes)
+    # Each class has the same sum: with plain ones, a class of many scans would win wherever scans are unclear.
     shares = len(labels) / np.count_nonzero(counts) / counts[labels]  # 1 on average
     targets = np.eye(num_classes)[labels]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, bias = flat[:-num_classes].reshape(num_classes, rank), flat[-num_classes:]
+        weight = flat[:-num_classes].reshape(num_classes, rank)
+        bias = flat[-num_classes:]
         logits = inputs @ weight.T + bias
         total = np.asarray(logsumexp(logits, axis=1, keepdims=True))  # (rows, 1)
         value = strength * float(shares @ (total[:, 0] - (logits * targets).sum(axis=1)))
@@ -112,9 +114,10 @@ def fit_head(
         return value, np.concatenate([(error.T @ inputs + weight).ravel(), error.sum(axis=0) + 1e-3 * bias])
 
     start = np.zeros(num_classes * (rank + 1))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10}).x
-    weight = found[:-num_classes].reshape(num_classes, rank) @ right[kept]
-    return replace(head, weight=weight, bias=found[-num_classes:])
+    solution = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10}).x
+    # From the space of the rows back to that of the features.
+    weight = solution[:-num_classes].reshape(num_classes, rank) @ right[kept]
+    return replace(head, weight=weight, bias=solution[-num_classes:])
 
 
 def whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -142,5 +145,5 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         losses = np.asarray(logsumexp(scaled, axis=1)) - scaled[np.arange(len(labels)), labels]
         return float(losses.sum()) + 0.5 * (power / _TEMPERATURES) ** 2
 
-    found: Any = minimize_scalar(cost, bounds=(-2.0, 2.0), method="bounded")
-    return float(np.exp(found.x))
+    solution: Any = minimize_scalar(cost, bounds=(-2.0, 2.0), method="bounded")
+    return float(np.exp(solution.x))

@@ -51,6 +51,7 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
     earlier = request.earlier()
     data = request.prepared(earlier)
     splits, _ = divide(load_rows(data) if rows is None else rows, data)
+    # What the user says wins over what the files imply; only an axis that nobody has said is worth a hint.
     known_up = implied_up_axis(data, splits["train"])
     is_axis_assumed = earlier is None and data.up_axis is None and known_up is None
     data.up_axis = data.up_axis or known_up or "y"
@@ -58,7 +59,9 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
     origin = data.train_file or data.data_dir or data.dataset_name
     scans = look_at(splits["train"], origin, data.group_column)
     together = scans if earlier is None else joined(earlier.scans, scans)[0]
+    # Together: a class that is alone among new scans has others in the earlier model, and a label may differ from its.
     check(together, origin, arguments.allow_doubts)
+    # The table may want a training for so many scans; frozen features were asked for.
     plan = request.plan(together.counts, FEATURES)
     model = open_model(plan, data, arguments, known_up)
     check_channels(model.config, processor)

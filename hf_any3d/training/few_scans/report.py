@@ -38,6 +38,7 @@ def how_judged(
         how += " (flattering if the wrap has learned from these scans)"
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
+    # Classes of one scan are learned, but no fold can hold it out.
     is_judged = folds[: len(scans.labels)] >= 0
     alone = [name for label, name in enumerate(scans.classes) if not is_judged[scans.labels == label].any()]
     if alone:
@@ -66,6 +67,7 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
         training=_training_facts(model.config, prepared.plan),
     )
     folder = Path(arguments.output_dir)
+    # Only now, when nothing can fail any more but the disk: until here an earlier model stays.
     remove_model(folder)
     model.save_pretrained(folder)
     prepared.processor.save_pretrained(folder)

@@ -96,12 +96,13 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     """
     names = class_names(rows, origin)
     plain = rows.with_format(None)
-    given = np.asarray(plain["label"][:], dtype=np.int64)
-    counts = np.bincount(given, minlength=len(names))
+    labels = np.asarray(plain["label"][:], dtype=np.int64)
+    counts = np.bincount(labels, minlength=len(names))
     present = np.flatnonzero(counts)
     if empty := [name for number, name in enumerate(names) if not counts[number]]:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
-    digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
+    digests, clouds = [], []
+    processor = PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
         points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
         digests.append(hashlib.sha256(points.tobytes()).hexdigest()[:32])
@@ -115,11 +116,12 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     if column is not None:
         ties += equal(plain[column][:])
     return Scans(
-        [names[number] for number in present],
-        np.searchsorted(present, given),
-        _joined(len(rows), ties),
-        digests,
-        file_names(rows),
+        classes=[names[number] for number in present],
+        # Numbers of the classes that have scans, without gaps.
+        labels=np.searchsorted(present, labels),
+        groups=_joined(len(rows), ties),
+        digests=digests,
+        names=file_names(rows),
     )
 
 
@@ -139,12 +141,12 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
                 f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
                 "spaces; give them one name"
             )
-    for one, other in equal(scans.digests):
-        labels = [scans.classes[scans.labels[number]] for number in (one, other)]
-        if labels[0] != labels[1]:
+    for first, second in equal(scans.digests):
+        label, other_label = (scans.classes[scans.labels[number]] for number in (first, second))
+        if label != other_label:
             doubts.append(
-                f"{scans.names[one]} and {scans.names[other]} are the same scan with two labels, {labels[0]!r} and "
-                f"{labels[1]!r}; remove one of them"
+                f"{scans.names[first]} and {scans.names[second]} are the same scan with two labels, {label!r} and "
+                f"{other_label!r}; remove one of them"
             )
     for text in doubts:
         if not allow_doubts:
@@ -165,11 +167,11 @@ def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
     # Numbers of groups are arbitrary; those of the later scans must only differ from the earlier ones.
     groups = np.concatenate([earlier.groups[kept], later.groups + len(earlier.labels) + 1])
     together = Scans(
-        classes,
-        np.array(labels, dtype=np.int64),
-        groups.astype(np.int64),
-        [earlier.digests[number] for number in numbers] + later.digests,
-        [earlier.names[number] for number in numbers] + later.names,
+        classes=classes,
+        labels=np.array(labels, dtype=np.int64),
+        groups=groups.astype(np.int64),
+        digests=[earlier.digests[number] for number in numbers] + later.digests,
+        names=[earlier.names[number] for number in numbers] + later.names,
     )
     return together, kept
 
@@ -214,18 +216,20 @@ def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
         return []
     # How far apart two samples of one cloud are.
     within = _distance(first, second)  # (clouds,)
-    found = []
+    near_pairs: list[tuple[int, int]] = []
+    # In parts: the distances of all points of a pair are computed at once.
     for part in pairs.split(512):
-        one, other = part.T
-        between = (_distance(first[one], second[other]) + _distance(second[one], first[other])) / 2
-        close = between <= _FARTHER * torch.minimum(within[one], within[other]) + 1e-6
-        found += part[close].tolist()
-    return [(one, other) for one, other in found]
+        left, right = part.T
+        # Halves of different clouds are compared, so that equal points of a copy do not count.
+        between = (_distance(first[left], second[right]) + _distance(second[left], first[right])) / 2
+        is_near = between <= _FARTHER * torch.minimum(within[left], within[right]) + 1e-6
+        near_pairs += [tuple(pair) for pair in part[is_near].tolist()]
+    return near_pairs
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return the mean distance to the nearest point, in both directions, of clouds (clouds, points, 3)."""
-    apart = torch.cdist(one, other)  # (clouds, points, points)
+    apart = torch.cdist(first, second)  # (clouds, points, points)
     return (apart.amin(1).mean(1) + apart.amin(2).mean(1)) / 2
 
 
@@ -244,7 +248,8 @@ def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
             number = parent[number]
         return number
 
-    for one, other in ties:
-        low, high = sorted((root(one), root(other)))
+    # The smaller number wins, so that groups do not depend on the order of the ties.
+    for first, second in ties:
+        low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(number) for number in range(count)], dtype=np.int64)

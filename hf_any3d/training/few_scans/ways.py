@@ -48,9 +48,11 @@ def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) ->
     Returns:
         "features", "trained" or "both"; and the scans, if they had to be loaded to count them.
     """
+    # Scans are only added to models of frozen features.
     if scans.arguments.from_model is not None:
         return FEATURES, None
     if way == BEST:
+        # Options of training would have no effect on frozen features alone.
         rows = scans.load()
         return BOTH if trains else best_way(_counts(rows)), rows
     if way is not None:
