@@ -2,46 +2,18 @@
 
 Each system has a folder or file of its own: tables that rename its tensors, the sizes that their shapes imply, and
 `convert_…`, which writes the directory. `checkpoints.py` reads untrusted files, `renaming.py` applies tables,
-and `saving.py` writes and describes the result. A new system is one such folder, a line here and
-a row of `PROGRAMS` in `programs.py`, by which `hf-any3d convert` recognizes its files.
+and `saving.py` writes and describes the result. A new system is one such folder; the record of its model, `about.py`
+in `modeling/`, names its functions and the marks by which `hf-any3d convert` recognizes its files.
 """
-
-from typing import TYPE_CHECKING
-
-from hf_any3d.utils.public_names import imported_on_use
 
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
 
-if TYPE_CHECKING:  # for editors and type checkers
-    from hf_any3d.conversions.act.adapters import convert_act_adapter as convert_act_adapter
-    from hf_any3d.conversions.act.convert import convert_act as convert_act
-    from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
-    from hf_any3d.conversions.detr3d.convert import (
-        convert_detr3d as convert_detr3d,
-        convert_detr3d_back as convert_detr3d_back,
-    )
-    from hf_any3d.conversions.dgcnn import convert_dgcnn as convert_dgcnn, convert_dgcnn_back as convert_dgcnn_back
-    from hf_any3d.conversions.imagebind_audio import convert_imagebind_audio as convert_imagebind_audio
-    from hf_any3d.conversions.minigpt3d.convert import (
-        convert_minigpt3d as convert_minigpt3d,
-        convert_minigpt3d_parts as convert_minigpt3d_parts,
-    )
-    from hf_any3d.conversions.openshape.convert import convert_openshape as convert_openshape
-    from hf_any3d.conversions.patchalign3d.convert import convert_patchalign3d as convert_patchalign3d
-    from hf_any3d.conversions.point_transformer_v3.convert import (
-        convert_ptv3 as convert_ptv3,
-        convert_ptv3_back as convert_ptv3_back,
-    )
-    from hf_any3d.conversions.point_transformer_v3.find3d import convert_find3d as convert_find3d
-    from hf_any3d.conversions.pointnet import (
-        convert_pointnet as convert_pointnet,
-        convert_pointnet_back as convert_pointnet_back,
-    )
-    from hf_any3d.conversions.spatiallm.convert import (
-        convert_spatiallm as convert_spatiallm,
-        convert_spatiallm_back as convert_spatiallm_back,
-    )
-    from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
+from hf_any3d.registry import RECORDS as _RECORDS
+from hf_any3d.utils.lazy_names import names_on_use
 
-__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]
+_MODULES: dict[str, list[str]] = {}
+for _record in _RECORDS.values():
+    for _name, _converter in _record.converters.items():
+        _MODULES.setdefault(_converter.module, []).append(_name)
+__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

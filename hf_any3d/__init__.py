@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path as _Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_any3d.utils.messages import without_remarks as _without_remarks
 from hf_any3d.utils.threads import share_processors as _share_processors
@@ -22,66 +22,46 @@ if not _models.is_dir():
 
 _share_processors()
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
-from hf_any3d.utils.public_names import names_for_type_checkers as _names_for_type_checkers  # noqa: E402
 
-if TYPE_CHECKING:
-    from hf_any3d.array_segmentation import Segmentation as Segmentation, segment as segment
-    from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
-    from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
-    from hf_any3d.data.files import (
-        example_file as example_file,
-        read_point_cloud as read_point_cloud,
-        write_labels as write_labels,
-    )
-    from hf_any3d.data.las_classes import ASPRS_CLASSES as ASPRS_CLASSES
-    from hf_any3d.data.text_bank import TextBank as TextBank
-    from hf_any3d.integration.auto import (
-        AutoModelForPointCloudClassification as AutoModelForPointCloudClassification,
-        AutoModelForPointCloudObjectDetection as AutoModelForPointCloudObjectDetection,
-        AutoModelForPointCloudReconstruction as AutoModelForPointCloudReconstruction,
-        AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation,
-        AutoModelForPointCloudTextToText as AutoModelForPointCloudTextToText,
-        AutoModelForZeroShotPointCloudClassification as AutoModelForZeroShotPointCloudClassification,
-        AutoModelForZeroShotPointCloudSegmentation as AutoModelForZeroShotPointCloudSegmentation,
-    )
-
-    # The classes of models are named in the registry.
-    from hf_any3d.modeling.act import *  # noqa: F403
-    from hf_any3d.modeling.any2point import *  # noqa: F403
-    from hf_any3d.modeling.detr3d import *  # noqa: F403
-    from hf_any3d.modeling.dgcnn import *  # noqa: F403
-    from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
-    from hf_any3d.modeling.local_features import *  # noqa: F403
-    from hf_any3d.modeling.minigpt3d import *  # noqa: F403
-    from hf_any3d.modeling.openshape import *  # noqa: F403
-    from hf_any3d.modeling.patchalign3d import *  # noqa: F403
-    from hf_any3d.modeling.point_features import *  # noqa: F403
-    from hf_any3d.modeling.point_transformer_v3 import *  # noqa: F403
-    from hf_any3d.modeling.pointnet import *  # noqa: F403
-    from hf_any3d.modeling.spatiallm import *  # noqa: F403
-    from hf_any3d.modeling.uni3d import *  # noqa: F403
-    from hf_any3d.processing.local_features import LocalFeaturesProcessor as LocalFeaturesProcessor
-    from hf_any3d.processing.point_clouds import PointCloudProcessor as PointCloudProcessor
-    from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
-    from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor
-    from hf_any3d.published import open_published as open_published
-    from hf_any3d.tuners import (
-        BitFitConfig as BitFitConfig,
-        DAPTConfig as DAPTConfig,
-        GuidedAdapterConfig as GuidedAdapterConfig,
-        IDPTConfig as IDPTConfig,
-        PointGSTConfig as PointGSTConfig,
-        PPTConfig as PPTConfig,
-        PromptTokensConfig as PromptTokensConfig,
-        SideTuningConfig as SideTuningConfig,
-        encoder_linear_pattern as encoder_linear_pattern,
-        trainable_module_names as trainable_module_names,
-    )
-
-_PUBLIC = _names_for_type_checkers(__name__, __file__) | {
-    name: f"modeling.{kind.package}" for kind in _MODEL_TYPES.values() for name in (kind.config, *kind.models())
+# Module -> its public names, without those of models and their processors. Type checkers read all of them in
+# `__init__.pyi`, which `python -m docs.tools.stubs` writes.
+_MODULES = {
+    "array_segmentation": ("Segmentation", "segment"),
+    "chat": ("ChatSession",),
+    "data": ("PointCloud", "load_point_dataset"),
+    "data.files": ("example_file", "read_point_cloud", "write_labels"),
+    "data.las_classes": ("ASPRS_CLASSES",),
+    "data.text_bank": ("TextBank",),
+    "integration.auto": (
+        "AutoModelForPointCloudClassification",
+        "AutoModelForPointCloudObjectDetection",
+        "AutoModelForPointCloudReconstruction",
+        "AutoModelForPointCloudSegmentation",
+        "AutoModelForPointCloudTextToText",
+        "AutoModelForZeroShotPointCloudClassification",
+        "AutoModelForZeroShotPointCloudSegmentation",
+    ),
+    "modeling.encoders": ("UnsupportedEncoder",),
+    "published": ("open_published",),
+    "tuners": (
+        "BitFitConfig",
+        "DAPTConfig",
+        "GuidedAdapterConfig",
+        "IDPTConfig",
+        "PointGSTConfig",
+        "PPTConfig",
+        "PromptTokensConfig",
+        "SideTuningConfig",
+        "encoder_linear_pattern",
+        "trainable_module_names",
+    ),
 }
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
 """Public name -> module below this package, which is imported when the name is first used."""
+for _kind in _MODEL_TYPES.values():
+    _PUBLIC |= dict.fromkeys((_kind.config, *_kind.models()), f"modeling.{_kind.package}")
+    _module, _, _name = _kind.processor.rpartition(".")
+    _PUBLIC[_name] = _module
 __all__ = sorted(_PUBLIC)
 
 

@@ -47,14 +47,13 @@ from hf_any3d.hub.published_table import (
     PUBLISHED,
     RECORD,
     SIZE_MARK,
-    Published,
-    System,
     download_of,
     find_published,
     terms_of,
 )
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.file_stamps import file_digest
+from hf_any3d.modeling.records import Published, System
 from hf_any3d.utils.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,17 @@
 """Tables of tasks, model types, datasets and file formats by name. Each list stands here and nowhere else.
 
 Everything reads it: registration with transformers, the command line, training programs, cards, pages, tests. It
-imports nothing, so that a command answers before torch is loaded, and classes and modules are given by their names.
+imports nothing that takes time, so that a command answers before torch is loaded; classes and modules are given by
+their names. What concerns a model is in the record of its folder, which is read here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hf_any3d.modeling.records import FEATURES as FEATURES, Record
 
 
 @dataclass(frozen=True)
@@ -59,187 +65,50 @@ TASKS = {
     "pre-training": Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features"),
 }
 """By the name of the pipeline."""
-FEATURES = "point-cloud-feature-extraction"
-"""The task of models without a head."""
 
 
-@dataclass(frozen=True)
-class ModelType:
-    """A model type and its classes.
+def _read_record(folder: str) -> Record:
+    """Run `about.py` of a folder in `modeling/` alone, since an import would run the folder's package, and load torch.
 
-    Attributes:
-        package: Folder in `modeling/` that defines the classes and has them in its `__init__.py`.
-        config: Class of the configuration.
-        base: Model without a head.
-        heads: Task -> models with a head for it. Of several, the saved architecture decides.
-        part_heads: Those for the parts of an object of a known category, not the objects of a scene.
-        processor: Module and class below `hf_any3d`.
-        wraps_encoder: Whether training starts from a pretrained encoder of another modality, which stays frozen.
-        is_point_encoder: Whether training can start from a saved model of this type, pretrained on point clouds.
-        has_parts: Whether a saved model may leave the weights of pretrained parts in other repositories.
+    A later import finds the module that it becomes here, so that each object is there once.
     """
-
-    package: str
-    config: str
-    base: str
-    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    part_heads: tuple[str, ...] = ()
-    processor: str = "processing.point_clouds.PointCloudProcessor"
-    wraps_encoder: bool = False
-    is_point_encoder: bool = False
-    has_parts: bool = False
-
-    def models(self) -> dict[str, str]:
-        """Return its model classes with their tasks, the one without a head first."""
-        named = {name: task for task, names in self.heads.items() for name in names}
-        return {self.base: named.get(self.base, FEATURES)} | named
+    name = f"hf_any3d.modeling.{folder}.about"
+    file = Path(__file__).parent / "modeling" / folder / "about.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module.RECORD
 
 
-MODEL_TYPES = {
-    "act3d": ModelType(
-        "act",
-        "ActConfig",
-        "ActModel",
-        {
-            "point-cloud-classification": ("ActForPointCloudClassification",),
-            "point-cloud-segmentation": ("ActForSemanticSegmentation", "ActForPartSegmentation"),
-            "pre-training": ("ActForPreTraining",),
-        },
-        part_heads=("ActForPartSegmentation",),
-        is_point_encoder=True,
-    ),
-    "any2point": ModelType(
+RECORDS = {
+    folder: _read_record(folder)
+    for folder in (
+        # A checkpoint belongs to the first that accepts it. Any2Point's classifiers have the head of ACT's, ACT's the
+        # layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
         "any2point",
-        "Any2PointConfig",
-        "Any2PointModel",
-        {
-            "point-cloud-classification": ("Any2PointForPointCloudClassification",),
-            "point-cloud-segmentation": ("Any2PointForSemanticSegmentation", "Any2PointForPartSegmentation"),
-            "zero-shot-point-cloud-classification": ("Any2PointForZeroShotPointCloudClassification",),
-        },
-        part_heads=("Any2PointForPartSegmentation",),
-        wraps_encoder=True,
-        has_parts=True,
-    ),
-    "point_tokenizer": ModelType(
-        "any2point",
-        "PointTokenizerConfig",
-        "PointTokenizerModel",
-        {"point-cloud-classification": ("PointTokenizerForPointCloudClassification",)},
-    ),
-    "minigpt3d": ModelType(
-        "minigpt3d",
-        "MiniGPT3DConfig",
-        "MiniGPT3DModel",
-        {"point-cloud-text-to-text": ("MiniGPT3DForConditionalGeneration",)},
-        processor="processing.chat.MiniGPT3DProcessor",
-        has_parts=True,
-    ),
-    "act3d_autoencoder": ModelType(
         "act",
-        "ActAutoencoderConfig",
-        "ActAutoencoder",
-        {"point-cloud-reconstruction": ("ActAutoencoder",)},
-        has_parts=True,
-    ),
-    "pointnet": ModelType(
-        "pointnet",
-        "PointNetConfig",
-        "PointNetModel",
-        {"point-cloud-classification": ("PointNetForPointCloudClassification",)},
-    ),
-    "pointnet2": ModelType(
-        "pointnet",
-        "PointNet2Config",
-        "PointNet2Model",
-        {"point-cloud-classification": ("PointNet2ForPointCloudClassification",)},
-    ),
-    "dgcnn": ModelType(
-        "dgcnn",
-        "DgcnnConfig",
-        "DgcnnModel",
-        {
-            "point-cloud-classification": ("DgcnnForPointCloudClassification",),
-            "point-cloud-segmentation": ("DgcnnForSemanticSegmentation",),
-        },
-    ),
-    "point_features": ModelType(
-        "point_features",
-        "PointFeaturesConfig",
-        "PointFeaturesModel",
-        {"point-cloud-classification": ("PointFeaturesForPointCloudClassification",)},
-        has_parts=True,
-    ),
-    "local_features": ModelType(
-        "local_features",
-        "LocalFeaturesConfig",
-        "LocalFeaturesModel",
-        {"point-cloud-segmentation": ("LocalFeaturesForPointCloudSegmentation",)},
-        processor="processing.local_features.LocalFeaturesProcessor",
-    ),
-    "detr3d": ModelType(
-        "detr3d",
-        "Detr3DConfig",
-        "Detr3DModel",
-        {"point-cloud-object-detection": ("Detr3DForPointCloudObjectDetection",)},
-    ),
-    "openshape": ModelType(
-        "openshape",
-        "OpenShapeConfig",
-        "OpenShapeModel",
-        {
-            "point-cloud-classification": ("OpenShapeForPointCloudClassification",),
-            "point-cloud-segmentation": ("OpenShapeForPointCloudSegmentation",),
-            "zero-shot-point-cloud-classification": ("OpenShapeForZeroShotPointCloudClassification",),
-        },
-        is_point_encoder=True,
-    ),
-    "patchalign3d": ModelType(
         "patchalign3d",
-        "PatchAlign3DConfig",
-        "PatchAlign3DModel",
-        {
-            "point-cloud-classification": ("PatchAlign3DForPointCloudClassification",),
-            "point-cloud-segmentation": ("PatchAlign3DForPointCloudSegmentation",),
-            "zero-shot-point-cloud-segmentation": ("PatchAlign3DForZeroShotPointCloudSegmentation",),
-            "pre-training": ("PatchAlign3DForPreTraining",),
-        },
-        is_point_encoder=True,
-    ),
-    "point_transformer_v3": ModelType(
+        "minigpt3d",
+        "pointnet",
+        "dgcnn",
+        "point_features",
+        "local_features",
+        "detr3d",
+        "openshape",
         "point_transformer_v3",
-        "PointTransformerV3Config",
-        "PointTransformerV3Model",
-        {
-            "point-cloud-classification": ("PointTransformerV3ForPointCloudClassification",),
-            "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
-            "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
-        },
-        processor="processing.voxels.PointTransformerV3Processor",
-        is_point_encoder=True,
-    ),
-    "spatiallm": ModelType(
         "spatiallm",
-        "SpatialLMConfig",
-        "SpatialLMModel",
-        # The last task is the one that commands and cards take: boxes are what most people want of a scan.
-        {
-            "point-cloud-text-to-text": ("SpatialLMForConditionalGeneration",),
-            "point-cloud-object-detection": ("SpatialLMForConditionalGeneration",),
-        },
-        processor="processing.rooms.SpatialLMProcessor",
-    ),
-    "uni3d": ModelType(
         "uni3d",
-        "Uni3DConfig",
-        "Uni3DModel",
-        {
-            "point-cloud-classification": ("Uni3DForPointCloudClassification",),
-            "point-cloud-segmentation": ("Uni3DForPointCloudSegmentation",),
-            "zero-shot-point-cloud-classification": ("Uni3DForZeroShotPointCloudClassification",),
-        },
-        is_point_encoder=True,
-    ),
+        "imagebind_audio",
+    )
+}
+"""Folder in `modeling/` -> what it declares; see `hf_any3d.modeling.records`."""
+MODEL_TYPES = {
+    name: replace(model_type, package=folder)
+    for folder, record in RECORDS.items()
+    for name, model_type in record.model_types.items()
 }
 """By the `model_type` in config.json."""
 

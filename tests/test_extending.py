@@ -203,7 +203,7 @@ class {name}(Any2PointForPointCloudClassification):
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
     one = '"Any2PointForPointCloudClassification",'
-    replace(folder / "hf_any3d/registry.py", one, f'{one} "{name}"')
+    replace(folder / "modeling/any2point/about.py", f"({one})", f'({one} "{name}")')
     program = f"""
 import hf_any3d, json, torch
 from transformers import ViTConfig, ViTModel, pipeline
@@ -226,12 +226,13 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 def add_model(folder: Path) -> str:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
-    *files, (registry, entry) = blocks
+    *files, (registry, line) = blocks
     for name, text in files:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    add_line(folder / registry, "MODEL_TYPES = {", entry.rstrip())
-    add_conversion(folder)
+    assert [Path(name).parent.as_posix() for name, _ in files] == [*["modeling/pospool"] * 4, "conversions"]
+    assert line.count("\n") == 1
+    add_line(folder / registry, "for folder in (", line.rstrip())
     return f"""
 import hf_any3d, json, torch
 from transformers import AutoModel, pipeline
@@ -246,8 +247,14 @@ print(facts["class"], facts["total parameters"] == sum(p.numel() for p in classi
 state = classify.model.pospool.state_dict()
 torch.save({{f"pools.{{name}}": tensor for name, tensor in state.items()}}, "pools.pth")
 command("convert", "pools.pth", "--output", "converted")
-opened = AutoModel.from_pretrained("converted")
-print(type(opened).__name__, all(torch.equal(opened.state_dict()[name], state[name]) for name in state))
+for opened in (AutoModel.from_pretrained("converted"), hf_any3d.open_published("pools.pth", cache_dir="cache")):
+    print(type(opened).__name__, all(torch.equal(opened.state_dict()[name], state[name]) for name in state))
+card = open("converted/README.md").read()
+print("A network of PosPool layers reads" in card, "arxiv.org/abs/2007.01294" in card)
+from hf_any3d.conversions import convert_pospool
+from hf_any3d.hub.names import check_name
+check_name("authors/pospool")  # a published name, which has a cache of its own
+print("pospool (a small network, trained from scratch)" in " ".join(command("train", "--help-all").split()))
 """
 
 
@@ -297,30 +304,13 @@ def add_model_of_linear_layers(folder: Path) -> str:
         "        loss = classification_loss(logits, labels, self.config)\n"
         "        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)\n"
     )
-    heads = "{'point-cloud-classification': ('DeepSetsForPointCloudClassification',)}"
-    entry = f"    'deep_sets': ModelType('deep_sets', 'DeepSetsConfig', 'DeepSetsModel', {heads}),"
-    add_line(folder / "hf_any3d/registry.py", "MODEL_TYPES = {", entry)
-    return "from hf_any3d.registry import MODEL_TYPES; print('deep_sets' in MODEL_TYPES)"
-
-
-def add_conversion(folder: Path) -> None:
-    own = folder / "conversions/pospool"
-    own.mkdir()
-    (own / "__init__.py").write_text("")
-    (own / "convert.py").write_text(
-        "from hf_any3d.conversions.checkpoints import read_checkpoint\n"
-        "from hf_any3d.modeling.pospool import PosPoolConfig, PosPoolModel\n"
-        "def convert_pospool(checkpoint, output):\n"
-        "    state = read_checkpoint(checkpoint, ())\n"
-        "    model = PosPoolModel(PosPoolConfig(hidden_sizes=(8, 6), num_neighbors=2))\n"
-        "    model.load_state_dict({name.replace('pools.', ''): state[name] for name in state})\n"
-        "    model.save_pretrained(output)\n"
-        "    return {'output': str(output)}\n"
+    (own / "about.py").write_text(
+        "from hf_any3d.modeling.records import ModelType, Record\n"
+        "HEADS = {'point-cloud-classification': ('DeepSetsForPointCloudClassification',)}\n"
+        "RECORD = Record({'deep_sets': ModelType('DeepSetsConfig', 'DeepSetsModel', HEADS)})\n"
     )
-    names = "from hf_any3d.conversions.pospool.convert import convert_pospool as convert_pospool"
-    add_line(folder / "conversions/__init__.py", "if TYPE_CHECKING", f"    {names}")
-    row = '    Program("PosPool", "convert_pospool", _marked("pools[.]")),'
-    add_line(folder / "conversions/programs.py", "PROGRAMS = (", row)
+    add_line(folder / "hf_any3d/registry.py", "for folder in (", "        'deep_sets',")
+    return "from hf_any3d.registry import MODEL_TYPES; print('deep_sets' in MODEL_TYPES)"
 
 
 def add_peft_method(folder: Path) -> str:
@@ -408,9 +398,17 @@ def test_a_head_is_in_three_files_and_the_text_of_its_task(copy):
     assert copy.printed("head").split("\n")[:3] == [f"{name} 3", "1", name]
 
 
-def test_a_model_is_its_folder_and_an_entry(copy):
+def test_a_model_with_a_converter_and_a_released_file_is_its_files_and_a_line(copy):
     name = "PosPoolForPointCloudClassification"
-    assert copy.printed("model").split("\n")[:5] == ["['test']", f"{name} 2", "1", f"{name} True", "PosPoolModel True"]
+    assert copy.printed("model").split("\n")[:8] == [
+        "['test']",
+        f"{name} 2",
+        "1",
+        f"{name} True",
+        *["PosPoolModel True"] * 2,
+        "True True",
+        "True",
+    ]
 
 
 def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
@@ -418,7 +416,7 @@ def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
     suites.append("tests/common/test_quantization.py")
     words = [*suites, "-k", "PosPool or DeepSets", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # A head with other base classes needs a line in tests/common/models.py.
-    replace(copy.folder / "hf_any3d/registry.py", ' "Any2PointForPointCloudRegression"', "")
+    replace(copy.folder / "modeling/any2point/about.py", ' "Any2PointForPointCloudRegression"', "")
     done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
     assert done.stdout.count(".") > 120

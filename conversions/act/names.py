@@ -1,7 +1,7 @@
 """Tensors of the original ACT checkpoints under our names: patterns, kinds of checkpoint, implied settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,14 @@ KINDS = {
         Kind("semseg", "a semantic segmentation model", "convs3_cls."),
     )
 }
+
+
+def kind_of(names: Collection[str]) -> dict[str, str] | None:
+    """Return the argument `kind` of checkpoints with tensors of these names; None if they are not ACT's."""
+    for kind in KINDS.values():
+        if any(name.startswith(kind.mark) for name in names):
+            return {"kind": kind.name}
+    return None
 
 
 # A layer over concatenated point and other channels, our two layers, and the tensor whose rows are the point channels;

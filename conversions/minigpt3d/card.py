@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hf_any3d.conversions.minigpt3d.assembly import STAGES, Assembly
 from hf_any3d.conversions.saving import CONVERTED, describe_source, write_card
-from hf_any3d.hub.published_table import MINIGPT3D
 from hf_any3d.model_card.subject import Subject
+from hf_any3d.modeling.minigpt3d.about import SYSTEM
 from hf_any3d.utils.markdown import code
 
 _PARTS = ("point encoder", "Q-Former", "language model")
@@ -76,6 +76,6 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
             "License": _LICENSE,
         },
-        license=MINIGPT3D.weights_license.lower(),
+        license=SYSTEM.weights_license.lower(),
         language="en",
     )

@@ -19,7 +19,8 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_qformer,
 )
 from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
-from hf_any3d.hub.published_table import MINIGPT3D, RECORD, terms_of
+from hf_any3d.hub.published_table import RECORD, terms_of
+from hf_any3d.modeling.minigpt3d.about import SYSTEM
 
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json"
@@ -82,7 +83,7 @@ def convert_minigpt3d(
         files.sort(key=lambda file: file.stage)  # files of the same stage keep their order
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model, config = assembly.model, assembly.model.config
-        setattr(config, RECORD, terms_of(MINIGPT3D))
+        setattr(config, RECORD, terms_of(SYSTEM))
         # The place of a cloud has an id of its own, which must not be that of a word.
         check_vocabulary(opened_tokenizer, min(config.point_token_id, parts[2].config.vocab_size))
         save_weights(directory, type(model).__name__, config, assembly.state, torch_dtype)

@@ -19,17 +19,18 @@ from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, a
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.options import one_of
-from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
+from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
+from hf_any3d.modeling.point_transformer_v3.about import SUPERVISED, SYSTEM
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
 from hf_any3d.utils.atomic_files import atomic_write
 
-LICENSE = PTV3.weights_license.lower()
+LICENSE = SYSTEM.weights_license.lower()
 _LICENSE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "
     "BY-NC 4.0, which forbids commercial use: they were trained on data that forbids it."
@@ -106,7 +107,7 @@ def convert_ptv3(
         state |= weights
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
-    setattr(config, RECORD, terms_of(PTV3))
+    setattr(config, RECORD, terms_of(SYSTEM))
     normals = ", then normals" if config.in_channels > 6 else ""
     takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."
     sections = {"What it computes": _COMPUTES, "License": _LICENSE}
@@ -137,7 +138,7 @@ def _convert_supervised(
         state = convert_supervised_state_dict(original, fields)
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
-        setattr(config, RECORD, terms_of(PTV3_SUPERVISED))
+        setattr(config, RECORD, terms_of(SUPERVISED))
     sections = {
         "Origin": f"Variant {variant!r} of the supervised layout, for {benchmark.title}, trained with {rules.title}: "
         f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors '
@@ -151,7 +152,7 @@ def _convert_supervised(
     takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
     model_class, files = PointTransformerV3ForPointCloudSegmentation, {"Model": Path(checkpoint)}
     facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
-    return facts | {"license": PTV3_SUPERVISED.weights_license}
+    return facts | {"license": SUPERVISED.weights_license}
 
 
 def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from hf_any3d.conversions.checkpoints import errors_about, read_json, read_tenso
 from hf_any3d.conversions.point_transformer_v3.names import EXTRACTOR, convert_supervised_state_dict, supervised_fields
 from hf_any3d.conversions.point_transformer_v3.supervised import VARIANTS, sizes_of
 from hf_any3d.conversions.saving import save_converted
-from hf_any3d.hub.published_table import FIND3D, FIND3D_TOWER, RECORD, terms_of
+from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
+from hf_any3d.modeling.point_transformer_v3.about import FIND3D, FIND3D_TOWER
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
 
 # Trained by the detached repository's program of March 2024.

@@ -1,7 +1,7 @@
 """The tensors of released Point Transformer V3 encoders under our names, and their arguments as our config."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -231,6 +231,11 @@ def restore_supervised_state_dict(
             mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
         inverted[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
     return rename_tensors(renamed, inverted)
+
+
+def head_alone(names: Collection[str]) -> dict[str, Any] | None:
+    """Return no arguments for the file of a linear head, with tensors of nothing else; None for other files."""
+    return {} if names and all(name.startswith("seg_head.") for name in names) else None
 
 
 def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:

@@ -25,11 +25,12 @@ from hf_any3d.conversions.spatiallm.names import (
     published_names,
     spatiallm_config,
 )
-from hf_any3d.hub.published_table import RECORD, SPATIALLM, terms_of
+from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
+from hf_any3d.modeling.spatiallm.about import SYSTEM
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
 
-LICENSE = SPATIALLM.weights_license.lower()
+LICENSE = SYSTEM.weights_license.lower()
 # Of the released inference; Llama's chat template gets no system message.
 _SYSTEM = {"spatiallm_qwen": "You are a helpful assistant.", "spatiallm_llama": None}
 _MOST_TOKENS = 4096
@@ -104,7 +105,7 @@ def convert_spatiallm(
         code_template="" if code_template is None else Path(code_template).read_text(encoding="utf-8"),
         template_sha256=TEMPLATE_SHA256,
     )
-    setattr(config, RECORD, terms_of(SPATIALLM))
+    setattr(config, RECORD, terms_of(SYSTEM))
     embeddings = state["spatiallm.language_model.model.embed_tokens.weight"]
     sections = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
     facts = save_converted(

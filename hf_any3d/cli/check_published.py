@@ -18,7 +18,7 @@ def check_published(
         list[str] | None,
         typer.Argument(
             metavar="NAME…",
-            help="Published names, such as Pointcept/Utonia:base, or repositories for all sizes; by default all.",
+            help="Published names, with a size as NAME:SIZE, or repositories for all sizes; by default all.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ import typer
 from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
 
 
@@ -93,15 +93,12 @@ def convert(
 ) -> None:
     """Convert checkpoints of original programs into directories that `from_pretrained` opens, or the other way.
 
-    Program, kind and size are found from the tensors: Any2Point, ACT, PointGST, IDPT, DAPT, PPT, MiniGPT-3D and its
-    parts, OpenShape, Uni3D, PatchAlign3D, Find3D, Point Transformer V3, 3DETR, DGCNN, PointNet, SpatialLM (a
-    directory), ImageBind's audio encoder. Options choose what the files do not say; by default it is as published.
-    Files of one model are given together, in any order; those of MiniGPT-3D without a file of a training stage become
-    a directory for each part. Every tensor is accounted for.
+    Program, kind and size are found from the tensors: {forth}. Options choose what the files do not say; by default it
+    is as published. Files of one model are given together, in any order; those of its parts alone become a directory
+    for each part. Every tensor is accounted for.
 
-    The directory of a 3DETR, a DGCNN, a PointNet, a supervised Point Transformer V3, a Find3D or a SpatialLM is
-    converted back into its authors' form. A published checkpoint is fetched first, and opens by its name without a
-    network afterwards.
+    Directories of this package are converted back into their authors' form: {back}. A published checkpoint is fetched
+    first, and opens by its name without a network afterwards.
     """
     # First of all, while the arguments are the only local variables.
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}
@@ -129,6 +126,19 @@ def convert(
             lines = _report(_convert_files(files, output, options))
     for line in lines:
         print_line(line)
+
+
+def _with_programs(text: str) -> str:
+    """Fill in the programs whose files are converted, and those into whose form models are converted back."""
+    programs = [program for record in RECORDS.values() for program in record.programs]
+    directories = [program for record in RECORDS.values() for program in record.directories.values()]
+    # Without what tells files of one model apart.
+    forth = dict.fromkeys(program.title.partition(",")[0] for program in programs)
+    back = dict.fromkeys(program.title for program in directories if program.convert.endswith("_back"))
+    return text.format(forth=", ".join(forth), back=", ".join(back))
+
+
+convert.__doc__ = _with_programs(convert.__doc__ or "")
 
 
 def _check_files(files: list[str]) -> None:

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_any3d.hub.names import offline_reason
-from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
 from hf_any3d.modeling.file_stamps import file_digest
+from hf_any3d.modeling.records import BorrowedPart, PublishedFile
 from hf_any3d.utils.atomic_files import read_json_object, temporary_path, write_json
 
 GIT_FILES = "https://raw.githubusercontent.com"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_any3d.hub.published_table import System
+from hf_any3d.modeling.records import System
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import print_line
 

@@ -41,7 +41,6 @@ from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
-from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     AdapterLoadingMixin,
     opens_from_adapter,
@@ -50,12 +49,12 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 )
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
-from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
-from hf_any3d.registry import TASKS, pipeline_task
+from hf_any3d.registry import MODEL_TYPES, TASKS, pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.import_watcher import when_imported
 
-_READ_CLOUDS_AND_WORDS = (MiniGPT3DPreTrainedModel, SpatialLMPreTrainedModel)
+# Model types with words between the clouds of a prompt.
+_READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-cloud-text-to-text" in kind.heads}
 _PACKAGE = __name__.partition(".")[0]
 _PROCESSOR_FILES = frozenset(
     {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
@@ -245,7 +244,7 @@ class PointCloudPeftModel(PeftModel):
         problem = None
         if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
             problem = "which reads none; expected a method such as PromptTokensConfig of hf_any3d"
-        elif isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
+        elif _model_type(model) in _READ_CLOUDS_AND_WORDS and method != PeftType.PREFIX_TUNING:
             problem = "whose input_ids mark the places of clouds; expected PREFIX_TUNING, or a method such as LORA"
         if problem:
             raise ValueError(f"{method.value} passes embeddings of words to {type(model).__name__}, {problem}")
@@ -266,6 +265,10 @@ def adapted_class(peft_class: type[PeftModel]) -> type[PointCloudPeftModel]:
 def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
     adapted = adapted_class(peft_class)
     return adapted.__new__(adapted)
+
+
+def _model_type(model: Any) -> str | None:
+    return getattr(model.config, "model_type", None)
 
 
 def _is_ours(model: Any) -> bool:

@@ -18,11 +18,9 @@ from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
-from hf_any3d.modeling import minigpt3d
 from hf_any3d.modeling.hooks import Hooks, set_hooks
-from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, pipeline_task
+from hf_any3d.registry import MODEL_TYPES, RECORDS, TASKS, check_model_type, pipeline_task
 from hf_any3d.utils.import_watcher import when_imported
 from hf_any3d.version import __version__
 
@@ -57,13 +55,24 @@ PIPELINES = {
     name: (getattr(pipelines, task.pipeline), _auto_class(name)) for name, task in TASKS.items() if task.pipeline
 }
 # Encoders that transformers lacks.
-ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
+ENCODERS = {
+    _import(f"modeling.{folder}", config): _import(f"modeling.{folder}", encoder)
+    for folder, record in RECORDS.items()
+    for config, encoder in record.encoders.items()
+}
 # Language models that transformers lacks: config, body, body with a language modeling head.
-LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
+LANGUAGE_MODELS: list[tuple[Any, Any, Any]] = []
+# What LoRA adapts in them by default, by their model types.
+LORA_TARGETS: dict[str, list[str]] = {}
+for _folder, _record in RECORDS.items():
+    for _kind in _record.language_models:
+        _config, _body, _model = (
+            _import(f"modeling.{_folder}", name) for name in (_kind.config, _kind.body, _kind.model)
+        )
+        LANGUAGE_MODELS.append((_config, _body, _model))
+        LORA_TARGETS[_config.model_type] = list(_kind.lora_targets)
 # What programs without this package show in their error message.
 _INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
-# What LoRA adapts in them by default.
-LORA_TARGETS = {minigpt3d.NormedPhiConfig.model_type: ["query_key_value", "dense"]}
 
 
 def register() -> None:

@@ -15,19 +15,10 @@ Nothing runs before rows are written. The command `hf-any3d batch` runs on the s
 Names are imported when first used.
 """
 
-from typing import TYPE_CHECKING
+from hf_any3d.utils.lazy_names import names_on_use
 
-from hf_any3d.utils.public_names import imported_on_use
-
-if TYPE_CHECKING:  # for editors and type checkers
-    from hf_any3d.many_files.parts import Written as Written, to_parquet as to_parquet
-    from hf_any3d.many_files.rows import (
-        CloudRows as CloudRows,
-        caption as caption,
-        classify as classify,
-        detect as detect,
-        embed as embed,
-        read_point_clouds as read_point_clouds,
-    )
-
-__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]
+_MODULES = {
+    "parts": ("Written", "to_parquet"),
+    "rows": ("CloudRows", "caption", "classify", "detect", "embed", "read_point_clouds"),
+}
+__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

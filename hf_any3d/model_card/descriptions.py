@@ -4,84 +4,15 @@ from dataclasses import dataclass
 
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
+from hf_any3d.modeling.records import Method
+from hf_any3d.registry import MODEL_TYPES
 
-
-@dataclass(frozen=True)
-class Method:
-    """Published method that the models of a type implement: its name, the number of its paper on arXiv, and tags.
-
-    `reads` says how a model reads a cloud; `{config.num_hidden_layers}` is a setting. Empty if it depends on more.
-    """
-
-    name: str
-    paper: str | None
-    tags: tuple[str, ...]
-    reads: str = ""
-
-
-_READS_PATCHES = "A point transformer of {config.num_hidden_layers} blocks reads patches of points"
-METHODS = {
-    "act3d": Method("ACT", "2212.08320", ("act",), _READS_PATCHES),
-    "act3d_autoencoder": Method("ACT", "2212.08320", ("act",)),
-    "any2point": Method("Any2Point", "2404.07989", ("any2point",)),
-    "detr3d": Method(
-        "3DETR",
-        "2109.08141",
-        ("3detr",),
-        "A detection transformer with {config.decoder_layers} decoder layers reads {config.described_tokens}, and "
-        "answers with {config.num_queries} boxes",
-    ),
-    "dgcnn": Method(
-        "DGCNN",
-        "1801.07829",
-        ("dgcnn",),
-        "A DGCNN reads the edges from each point to its {config.num_neighbors} neighbors, in space and among features",
-    ),
-    "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
-    "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
-    "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),
-    "point_features": Method("Point features", None, ("point_features",), "{config.described_features}"),
-    "point_tokenizer": Method(
-        "Any2Point",
-        "2404.07989",
-        ("any2point", "control"),
-        "A control: the tokenizer and head of an Any2Point model without its encoder",
-    ),
-    "point_transformer_v3": Method(
-        "Point Transformer V3",
-        "2312.10035",
-        ("point_transformer_v3",),
-        "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
-    ),
-    "PointTransformerV3ForZeroShotPointCloudSegmentation": Method(
-        "Find3D",
-        "2411.13550",
-        ("find3d", "point_transformer_v3"),
-        "A Point Transformer V3 of {config.num_hidden_layers} blocks leads voxels of an object into a space of texts",
-    ),
-    "local_features": Method(
-        "Local features",
-        None,
-        ("local_features",),
-        "A small network of {config.members} times {config.hidden_sizes} units reads {config.num_features} numbers of "
-        "each point's surroundings",
-    ),
-    "pointnet": Method(
-        "PointNet",
-        "1612.00593",
-        ("pointnet",),
-        "A PointNet reads each point by itself and keeps the maximum of each feature over the cloud",
-    ),
-    "pointnet2": Method(
-        "PointNet++",
-        "1706.02413",
-        ("pointnet2",),
-        "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
-    ),
-    "spatiallm": Method("SpatialLM", "2506.07491", ("spatiallm",)),
-    "uni3d": Method("Uni3D", "2310.06773", ("uni3d",), _READS_PATCHES),
-}
+METHODS: dict[str, Method] = {}
 """By the `model_type` of a config, or the name of a class whose method is another one."""
+for _name, _kind in MODEL_TYPES.items():
+    METHODS |= _kind.methods
+    if _kind.method is not None:
+        METHODS[_name] = _kind.method
 # Weights from which a tokenizer started, by `config.tokenizer_weights`.
 _ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
 _STORED_HERE = "all of them are stored in this repository."
@@ -107,7 +38,8 @@ class Description:
 def describe(subject: Subject) -> Description:
     """Describe a model for its card."""
     method = method_of(subject)
-    description = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
+    kind = MODEL_TYPES.get(subject.config.model_type)
+    description = _DESCRIBED["encoder" if kind is None else kind.composition](subject)
     name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
     if not subject.is_complete and not subject.left_out:
         description.stored = "only those of the adapter are stored in this repository."
@@ -135,7 +67,7 @@ def method_of(subject: Subject) -> Method:
 
 
 def _describe_encoder(subject: Subject) -> Description:
-    """Describe a model of one encoder, which may have started from another or, in ACT, learned from a teacher."""
+    """Describe a model of one encoder, which may have started from another."""
     config, start = subject.config, subject.start
     what, stored = method_of(subject).reads.format(config=config), _STORED_HERE
     if start:
@@ -145,14 +77,21 @@ def _describe_encoder(subject: Subject) -> Description:
     what += _adapted(subject)
     if subject.method and issubclass(subject.model_class, PretrainedBaseMixin):
         stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-    if config.model_type == "act3d" and subject.encoder:
-        what += f". It learned to predict features from an autoencoder around {subject.show_name(subject.encoder)}"
-        if not subject.method:
-            stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
     return Description(what, stored, start, "adapter" if subject.method else "finetune")
 
 
-def _describe_any2point(subject: Subject) -> Description:
+def _describe_student(subject: Subject) -> Description:
+    """Describe a model of one encoder that may have learned from a teacher."""
+    description = _describe_encoder(subject)
+    if subject.encoder:
+        teacher = subject.show_name(subject.encoder)
+        description.what += f". It learned to predict features from an autoencoder around {teacher}"
+        if not subject.method:
+            description.stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
+    return description
+
+
+def _describe_frozen_encoder(subject: Subject) -> Description:
     """Describe a frozen encoder between tokenizer and head, where it is stored, and the adapter."""
     config, encoder = subject.config, subject.encoder
     is_control = config.encoder_weights != "pretrained"
@@ -224,7 +163,7 @@ def _describe_chat_model(subject: Subject) -> Description:
 def _describe_features(subject: Subject) -> Description:
     """Describe the sets of features and where frozen models are stored."""
     config = subject.config
-    what = METHODS["point_features"].reads.format(config=config)
+    what = method_of(subject).reads.format(config=config)
     elsewhere = [config.part(name).name_or_path for name in config.parts or {} if config.part(name).is_elsewhere]
     stored = _STORED_HERE
     if elsewhere:
@@ -258,7 +197,8 @@ def _describe_layout_writer(subject: Subject) -> Description:
     config = subject.config
     point, text = config.point_config, config.text_config
     return Description(
-        f"A Point Transformer V3 of {sum(point.depths)} blocks reads voxels of {100 * config.grid_size:.3g} cm, and a "
+        f"A {METHODS[point.model_type].name} of {sum(point.depths)} blocks reads voxels of "
+        f"{100 * config.grid_size:.3g} cm, and a "
         f"{text.model_type} language model of {text.num_hidden_layers} layers writes a line for each wall, door, "
         f"window and box{_adapted(subject)}",
         relation="adapter" if subject.method else "finetune",
@@ -269,12 +209,14 @@ def _adapted(subject: Subject) -> str:
     return f", adapted by the PEFT method {subject.show_name(subject.method)}" if subject.method else ""
 
 
-# How models of more than one part are described, by model type.
 _DESCRIBED = {
-    "any2point": _describe_any2point,
-    "act3d_autoencoder": _describe_autoencoder,
-    "detr3d": _describe_detector,
-    "point_features": _describe_features,
-    "minigpt3d": _describe_chat_model,
-    "spatiallm": _describe_layout_writer,
+    "encoder": _describe_encoder,
+    "student": _describe_student,
+    "frozen encoder": _describe_frozen_encoder,
+    "autoencoder": _describe_autoencoder,
+    "detector": _describe_detector,
+    "features": _describe_features,
+    "chat model": _describe_chat_model,
+    "layout writer": _describe_layout_writer,
 }
+"""By what a model consists of, as its record states it."""

@@ -68,15 +68,19 @@ _UNSUPPORTED_METHODS = {"POLY", "SHADOW"}
 _DROPOUTS = ("attention_dropout", "dropout")
 
 
+def _listed_types() -> str:
+    """Return the model types, each with what its record says of it."""
+    says = {name: registry.MODEL_TYPES[name].says for name in MODEL_TYPES}
+    return ", ".join(f"{name} ({text})" if text else name for name, text in says.items())
+
+
 @dataclass
 class PointModelArguments(ModelArguments):
     """The model to train: a frozen encoder of another modality, a point transformer, or a baseline."""
 
     model_type: str | None = argument(
         None,
-        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, "
-        "pointnet, pointnet2 and dgcnn are small baselines, trained from scratch. "
-        f"By default that of --model_name_or_path, else {_AROUND_ENCODERS}.",
+        help=f"One of {_listed_types()}. By default that of --model_name_or_path, else {_AROUND_ENCODERS}.",
     )
     model_name_or_path: str | None = argument(
         None, help="Directory or hub name of a pretrained point transformer to fine-tune."

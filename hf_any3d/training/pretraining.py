@@ -266,8 +266,8 @@ class StudentArguments:
     autoencoder: str = argument(help="Directory or hub name of a trained autoencoder; it stays frozen.")
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder that is aligned with texts (openshape, uni3d), or of voxels "
-        "(point_transformer_v3), from which training starts; by default an untrained ACT student.",
+        help="Directory or hub name of an encoder that is aligned with texts or reads voxels, from which training "
+        "starts; by default an untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
     mask_type: str | None = argument(None, help="random masks single patches, block a region.")

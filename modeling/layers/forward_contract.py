@@ -114,7 +114,7 @@ ARGUMENTS = {
     "points": "Clouds `(batch, points, in_channels)`, xyz first.",
     "point_mask": "`(batch, points)`, False where a cloud is filled up to the length of the longest.",
     "points_mask": "The same where clouds of fewer points are a batch with larger ones.",
-    "grid_coord": "Cells of the points `(batch, points, 3)`, as `PointTransformerV3Processor` makes them; None to "
+    "grid_coord": "Cells of the points `(batch, points, 3)`, as the processor makes them; None to "
     "sample the points on a grid here.",
     "inverse": "`(batch, original points)`, the point that stands for each original one; outputs are of those.",
     "point_index": "Centers and neighbors of the points, as `PointIndexer` computes them; None to compute them here.",

@@ -7,7 +7,7 @@ from huggingface_hub import delete_repo, errors
 
 from hf_any3d.hub.downloads import Version, download, find_version
 from hf_any3d.hub.names import SILENT_HUB
-from hf_any3d.hub.published_table import PublishedFile
+from hf_any3d.modeling.records import PublishedFile
 from tests.errors import raises
 
 FILE = PublishedFile("in/a.pt")

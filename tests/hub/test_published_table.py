@@ -3,12 +3,8 @@
 import pytest
 
 from hf_any3d.hub.licenses import ACCEPT, check_license, show_license
-from hf_any3d.hub.published_table import (
-    PUBLISHED,
-    System,
-    find_published,
-    is_published,
-)
+from hf_any3d.hub.published_table import PUBLISHED, find_published, is_published
+from hf_any3d.modeling.records import System
 from tests.errors import raises
 
 

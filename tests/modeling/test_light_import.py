@@ -36,8 +36,8 @@ def test_a_model_runs_where_nothing_else_is_installed(tmp_path):
     with torch.no_grad():
         logits = model(torch.rand(1, 64, 6, generator=torch.Generator().manual_seed(0))).logits
     assert found["sum"] == pytest.approx(float(logits.double().sum()), rel=1e-4)
-    # Beside the models: what is needed to find public names, and to say how threads wait.
-    utilities = ("utils", "utils.messages", "utils.public_names", "utils.threads")
+    # Beside the models: their records, by which public names are found, and what says how threads wait.
+    utilities = ("utils", "utils.messages", "utils.threads")
     assert found["own"] == [f"hf_any3d.{name}" for name in ("registry", *utilities, "version")]
     assert (tmp_path / "again" / "model.safetensors").is_file()
     # Packages that are not allowed are not found.

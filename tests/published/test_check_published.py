@@ -10,9 +10,9 @@ import huggingface_hub
 import pytest
 
 from hf_any3d import conversions
-from hf_any3d.hub import published_table
 from hf_any3d.hub.licenses import ACCEPT
-from hf_any3d.hub.published_table import PUBLISHED, Published, PublishedFile
+from hf_any3d.hub.published_table import PUBLISHED
+from hf_any3d.modeling.records import Published, PublishedFile
 from hf_any3d.pipelines import default_model
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, patchalign3d, uni3d
@@ -69,7 +69,7 @@ def publish_packaged(publish, monkeypatch) -> None:
         shutil.copy(Path(default_model(), "README.md"), output)  # cards of authors are not fetched
 
     monkeypatch.setattr(conversions, "convert_packaged", convert, raising=False)
-    system = dataclasses.replace(published_table.OPENSHAPE, title="Packaged", convert="convert_packaged")
+    system = dataclasses.replace(publish.table[OPENSHAPE].system, title="Packaged", convert="convert_packaged")
     entry = Published(system, {None: PublishedFile("config.json", parts={"checkpoint": "/"})})
     PUBLISHED[PACKAGED] = entry
     publish(PACKAGED, {file.name: file.read_bytes() for file in Path(default_model()).iterdir() if file.is_file()})

@@ -12,7 +12,8 @@ from transformers import AutoConfig, pipeline
 
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.hub.published_table import FIND3D_TOWER, PUBLISHED
+from hf_any3d.hub.published_table import PUBLISHED
+from hf_any3d.modeling.point_transformer_v3.about import FIND3D_TOWER
 from hf_any3d.published import open_published
 from tests.cli.conftest import run
 from tests.modeling.ptv3_case import Find3DCase

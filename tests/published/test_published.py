@@ -23,9 +23,9 @@ from hf_any3d import (
     MiniGPT3DForConditionalGeneration,
     conversions,
 )
-from hf_any3d.hub import published_table
 from hf_any3d.hub.licenses import ACCEPT
-from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, Published, PublishedFile
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
+from hf_any3d.modeling.records import Published, PublishedFile
 from hf_any3d.published import _OPENED, open_published, opened_directory, published_directory
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
@@ -80,7 +80,7 @@ def published_files(hub, openshape, tiny_uni3d, monkeypatch):
         size: PublishedFile(file.path, {name: value for name, value in file.config.items() if "layers" not in name})
         for size, file in PUBLISHED[UNI3D].files.items()
     }
-    monkeypatch.setitem(PUBLISHED, UNI3D, Published(published_table.UNI3D, shallow, PUBLISHED[UNI3D].texts))
+    monkeypatch.setitem(PUBLISHED, UNI3D, Published(PUBLISHED[UNI3D].system, shallow, PUBLISHED[UNI3D].texts))
     monkeypatch.delenv(ACCEPT, raising=False)
     yield commits
     monkeypatch.undo()  # the network is back
@@ -149,7 +149,7 @@ def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
     assert AutoModel.from_pretrained(tmp_path / "copy").config.published["name"] == NAME
     code, out, _ = run("info", f"{UNI3D}:tiny", "--cost", "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["class"] == published_table.UNI3D.model_class and facts["FLOPs of inference"] > 0
+    assert code == 0 and facts["class"] == PUBLISHED[UNI3D].system.model_class and facts["FLOPs of inference"] > 0
     code, _, err = run("convert", f"{UNI3D}:huge")
     assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
 
@@ -351,7 +351,7 @@ def test_processes_that_open_at_the_same_time_convert_once(published_files, monk
 
 def test_a_license_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):
     kept = {"title": "Kept", "non_commercial": True, "weights_license": "CC-BY-NC-4.0"}
-    system = published_table.System(**(vars(published_table.OPENSHAPE) | kept))
+    system = dataclasses.replace(PUBLISHED[NAME].system, **kept)
     monkeypatch.setitem(PUBLISHED, NAME, Published(system, PUBLISHED[NAME].files))
     question = f"{NAME}: the weights are under CC-BY-NC-4.0 .* forbids commercial use; .* accept_license=True"
     with pytest.raises(ValueError, match=question):
@@ -445,7 +445,7 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
         assert model.config.aligned_with == PUBLISHED["OpenShape/openshape-pointbert-vitg14-rgb"].texts
     torch.save(patchalign3d(), tmp_path / "patchalign3d.pt")
     model = open_published(tmp_path / "patchalign3d.pt", cache_dir=tmp_path / "cache")
-    assert type(model).__name__ == published_table.PATCHALIGN3D.model_class
+    assert type(model).__name__ == PUBLISHED["patchalign3d/patchalign3d-encoder"].system.model_class
     assert model.config.aligned_with == PUBLISHED["patchalign3d/patchalign3d-encoder"].texts
     for name, entry in PUBLISHED.items():
         assert entry.system.convert in conversions.__all__, name
@@ -461,7 +461,7 @@ TOWERS = {TOWER: 512, "openai/clip-vit-large-patch14": 768, "laion/CLIP-ViT-bigG
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_named_text_tower_opens(hub, tower, tmp_path):
     # Of Find3D below.
-    aligned = [entry for entry in PUBLISHED.values() if entry.texts and entry.system is not published_table.FIND3D]
+    aligned = [entry for entry in PUBLISHED.values() if entry.texts and entry.system.title != "Find3D"]
     assert {entry.text_tower for entry in aligned} == {*TOWERS, None}
     assert {entry.texts for entry in aligned if entry.text_tower is None} == {PUBLISHED[UNI3D].texts}
     width = TOWERS[tower]

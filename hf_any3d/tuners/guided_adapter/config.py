@@ -38,7 +38,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         default=None,
         metadata={
             "help": "Edge of a cell in positions (1D), pixels (2D), radii of the cloud (point transformers) or voxels "
-            "of a stage (Point Transformer V3); None for the model's."
+            "of a stage of an encoder of voxels; None for the model's."
         },
     )
     voxel_size: float = field(default=0.16, metadata={"help": "Edge of a voxel, in units of the cloud's radius."})

@@ -1,0 +1,66 @@
+"""Write the public names of packages for type checkers: `python -m docs.tools.stubs`.
+
+Packages that import their names when they are first used list them in a table, and names of models come from the
+records of their folders. Type checkers run neither, and read `__init__.pyi`. The files are committed; a test compares
+them with the tables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data", "hf_any3d.many_files", "hf_any3d.processing")
+_WIDTH = 119
+
+
+def modules_of(package: str) -> dict[str, str]:
+    """Return the public names of a package with the modules that they are imported from."""
+    imported = importlib.import_module(package)
+    if package == "hf_any3d":
+        below: Mapping[str, str] = imported._PUBLIC
+    else:
+        below = {name: module for module, names in imported._MODULES.items() for name in names}
+    return {name: f"{package}.{module}" for name, module in below.items()}
+
+
+def stub(package: str) -> str:
+    """Return the text of a package's `__init__.pyi`."""
+    names_in: dict[str, list[str]] = {}
+    for name, module in modules_of(package).items():
+        names_in.setdefault(module, []).append(name)
+    lines = ['"""Public names for type checkers, written by `python -m docs.tools.stubs`."""', ""]
+    for module in sorted(names_in):
+        imported = [f"{name} as {name}" for name in sorted(names_in[module], key=_order)]
+        line = f"from {module} import {', '.join(imported)}"
+        if len(line) <= _WIDTH:
+            lines.append(line)
+        else:
+            lines += [f"from {module} import (", *(f"    {name}," for name in imported), ")"]
+    if package == "hf_any3d":
+        lines.append("from hf_any3d.version import __version__ as __version__")
+    return "\n".join(lines) + "\n"
+
+
+def path_of(package: str) -> Path:
+    """Return the file of a package's stub."""
+    return ROOT.joinpath(*package.split(".")) / "__init__.pyi"
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Sort constants before classes before functions, as the import sorter does."""
+    kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
+    return kind, name.lower()
+
+
+def main() -> None:
+    """Write the stubs of all packages."""
+    for package in PACKAGES:
+        path_of(package).write_text(stub(package), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""ACT as the rest of the package knows it; see `hf_any3d.modeling.records`."""
+
+from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Record
+
+RECORD = Record(
+    model_types={
+        "act3d": ModelType(
+            "ActConfig",
+            "ActModel",
+            {
+                "point-cloud-classification": ("ActForPointCloudClassification",),
+                "point-cloud-segmentation": ("ActForSemanticSegmentation", "ActForPartSegmentation"),
+                "pre-training": ("ActForPreTraining",),
+            },
+            part_heads=("ActForPartSegmentation",),
+            is_point_encoder=True,
+            says="a point transformer",
+            method=Method(
+                "ACT",
+                "2212.08320",
+                ("act",),
+                "A point transformer of {config.num_hidden_layers} blocks reads patches of points",
+            ),
+            composition="student",
+        ),
+        "act3d_autoencoder": ModelType(
+            "ActAutoencoderConfig",
+            "ActAutoencoder",
+            {"point-cloud-reconstruction": ("ActAutoencoder",)},
+            has_parts=True,
+            says="its teacher",
+            method=Method("ACT", "2212.08320", ("act",)),
+            composition="autoencoder",
+        ),
+    },
+    converters={
+        "convert_act": Converter("act.convert"),
+        "convert_act_adapter": Converter("act.adapters"),
+    },
+    programs=(
+        # Classifiers of ACT with adapters in their blocks, by a tensor that no other method has.
+        Program(
+            "PointGST, IDPT, DAPT and PPT",
+            "convert_act_adapter",
+            {
+                r"blocks\.blocks\.\d+\.gft_adapter\.": {"method": "pointgst"},
+                r"(blocks\.cls\.|prompt_pos$)": {"method": "idpt"},
+                r"blocks\.blocks\.\d+\.Adapter_MLP\.": {"method": "dapt"},
+                r"blocks\.prompt_all_mlp\.": {"method": "ppt"},
+            },
+        ),
+        Program("ACT", "convert_act", recognizer="act.names.kind_of"),
+    ),
+    refused={
+        r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
+        # Two sizes of local graphs and no graph of all tokens, around another transformer than ACT's.
+        r"(?!blocks\.).*gft_adapter\.": "PointGST with graphs of two sizes, in a detector or a completion network",
+        r"blocks\.layers\.\d+\.adapt_mlp\.": "DAPT on PointGPT",
+        r"(blocks\.dgcnn_cls\d+\.|prompt_cls_pos$)": "IDPT's part segmentation",
+        r"cls_prompt_list\.": "VPT-deep in IDPT's program",
+    },
+)

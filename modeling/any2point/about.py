@@ -1,0 +1,37 @@
+"""Any2Point as the rest of the package knows it; see `hf_any3d.modeling.records`."""
+
+from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Record
+
+RECORD = Record(
+    model_types={
+        "any2point": ModelType(
+            "Any2PointConfig",
+            "Any2PointModel",
+            {
+                "point-cloud-classification": ("Any2PointForPointCloudClassification",),
+                "point-cloud-segmentation": ("Any2PointForSemanticSegmentation", "Any2PointForPartSegmentation"),
+                "zero-shot-point-cloud-classification": ("Any2PointForZeroShotPointCloudClassification",),
+            },
+            part_heads=("Any2PointForPartSegmentation",),
+            wraps_encoder=True,
+            has_parts=True,
+            says="a frozen encoder of another modality",
+            method=Method("Any2Point", "2404.07989", ("any2point",)),
+            composition="frozen encoder",
+        ),
+        "point_tokenizer": ModelType(
+            "PointTokenizerConfig",
+            "PointTokenizerModel",
+            {"point-cloud-classification": ("PointTokenizerForPointCloudClassification",)},
+            says="its tokenizer and head alone",
+            method=Method(
+                "Any2Point",
+                "2404.07989",
+                ("any2point", "control"),
+                "A control: the tokenizer and head of an Any2Point model without its encoder",
+            ),
+        ),
+    },
+    converters={"convert_any2point": Converter("any2point.convert")},
+    programs=(Program("Any2Point", "convert_any2point", recognizer="any2point.variants.variant_of"),),
+)

@@ -1,0 +1,157 @@
+"""Point Transformer V3 and Find3D as the rest of the package knows them; see `hf_any3d.modeling.records`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+
+SYSTEM = System(
+    title="Point Transformer V3 (Sonata, Concerto, Utonia)",
+    convert="convert_ptv3",
+    model_class="PointTransformerV3Model",
+    code_license="Apache-2.0",
+    weights_license="CC-BY-NC-4.0",
+    license_source="the README of the program; cards on the hub differ",
+    page="https://github.com/Pointcept",
+    non_commercial=True,
+)
+SUPERVISED = System(
+    title="Point Transformer V3, supervised",
+    convert="convert_ptv3",
+    model_class="PointTransformerV3ForPointCloudSegmentation",
+    code_license="MIT",
+    license_source="that card, which was not read here; the data sets of the training have terms of their own",
+    page="https://github.com/Pointcept/PointTransformerV3",
+)
+FIND3D = System(
+    title="Find3D",
+    convert="convert_find3d",
+    model_class="PointTransformerV3ForZeroShotPointCloudSegmentation",
+    code_license="MIT",
+    page="https://github.com/ziqi-ma/Find3D",
+)
+FIND3D_TOWER = "google/siglip-base-patch16-224"
+"""Model whose texts share the space of Find3D's points."""
+
+_BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
+_LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
+_UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
+
+
+def _pretrained(name: str, config: Mapping[str, Any], remark: str = "", preset: str | None = None) -> PublishedFile:
+    return PublishedFile(f"{name}.pth", config, remark, options={} if preset is None else {"preset": preset})
+
+
+def _with_head(name: str, config: Mapping[str, Any], preset: str | None = None) -> PublishedFile:
+    file = _pretrained(name, config, "with a linear head for ScanNet", preset)
+    parts = {"head": f"{name}_linear_prob_head_sc.pth"}
+    return replace(file, parts=parts, model_class="PointTransformerV3ForPointCloudSegmentation")
+
+
+def _supervised(folder: str, dataset: str, sizes: Sequence[int] = (32, 64, 128, 256, 512)) -> PublishedFile:
+    # All of them were trained with the first release, whose rules later ones changed.
+    options = {"trained_with": "pointcept-1.5.1", "dataset": dataset}
+    config = {"hidden_sizes": list(sizes), "block_rule": "branch", "depth_rule": "max"}
+    return PublishedFile(f"{folder}/model/model_best.pth", config, "path not verified", options=options)
+
+
+_PUBLISHED = {
+    "facebook/sonata": Published(
+        SYSTEM,
+        {
+            "base": _pretrained("sonata", _BASE),
+            "small": _pretrained("sonata_small", {}, "size not known"),
+            "scannet": _with_head("sonata", _BASE),
+        },
+    ),
+    "Pointcept/Sonata": Published(
+        SYSTEM,
+        {None: _pretrained("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")},
+    ),
+    "Pointcept/Concerto": Published(
+        SYSTEM,
+        {
+            "tiny": _pretrained("concerto_tiny", {}, "size not known"),
+            "small": _pretrained("concerto_small", {}, "size not known", "concerto"),
+            "base": _pretrained("concerto_base", _BASE, preset="concerto"),
+            "base-origin": _pretrained("concerto_base_origin", _BASE),
+            "base-siglip": _pretrained("concerto_base_siglip", _BASE),
+            "large": _pretrained("concerto_large", _LARGE, preset="concerto"),
+            "large-outdoor": _pretrained("concerto_large_outdoor", {}, "size not known", "concerto_outdoor"),
+            "scannet": _with_head("concerto_large", _LARGE, preset="concerto"),
+        },
+    ),
+    "Pointcept/Utonia": Published(
+        SYSTEM, {"base": _pretrained("utonia", _UTONIA), "scannet": _with_head("utonia", _UTONIA)}
+    ),
+    "Pointcept/PointTransformerV3": Published(
+        SUPERVISED,
+        {
+            "scannet": _supervised("scannet-semseg-pt-v3m1-0-base", "scannet"),
+            "scannet-ppt": _supervised("scannet-semseg-pt-v3m1-1-ppt-extreme", "scannet", (48, 96, 192, 384, 512)),
+            "scannet200": _supervised("scannet200-semseg-pt-v3m1-0-base", "scannet200"),
+            "s3dis": _supervised("s3dis-semseg-pt-v3m1-0-rpe", "s3dis"),
+            "s3dis-ppt": _supervised("s3dis-semseg-pt-v3m1-1-ppt-extreme", "s3dis", (32, 64, 128, 256, 384)),
+            "nuscenes": _supervised("nuscenes-semseg-pt-v3m1-0-base", "nuscenes"),
+        },
+    ),
+    "ziqima/find3d-checkpt0": Published(
+        FIND3D,
+        {
+            None: PublishedFile(
+                "model.safetensors", {"text_embedding_size": 768, "block_rule": "full", "depth_rule": "max"}
+            )
+        },
+        FIND3D_TOWER,
+        FIND3D_TOWER,
+    ),
+}
+
+_PROGRAM = ("Point Transformer V3", "convert_ptv3")
+
+RECORD = Record(
+    model_types={
+        "point_transformer_v3": ModelType(
+            "PointTransformerV3Config",
+            "PointTransformerV3Model",
+            {
+                "point-cloud-classification": ("PointTransformerV3ForPointCloudClassification",),
+                "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
+                "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
+            },
+            processor="processing.voxels.PointTransformerV3Processor",
+            is_point_encoder=True,
+            says="a transformer of voxels, for scans of rooms and streets",
+            method=Method(
+                "Point Transformer V3",
+                "2312.10035",
+                ("point_transformer_v3",),
+                "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
+            ),
+            methods={
+                "PointTransformerV3ForZeroShotPointCloudSegmentation": Method(
+                    "Find3D",
+                    "2411.13550",
+                    ("find3d", "point_transformer_v3"),
+                    "A Point Transformer V3 of {config.num_hidden_layers} blocks leads voxels of an object into a "
+                    "space of texts",
+                )
+            },
+        ),
+    },
+    converters={
+        "convert_find3d": Converter("point_transformer_v3.find3d"),
+        "convert_ptv3": Converter("point_transformer_v3.convert"),
+        "convert_ptv3_back": Converter("point_transformer_v3.convert"),
+    },
+    programs=(
+        Program("Find3D", "convert_find3d", {r"extractor\.embedding\.stem\.": {}}),
+        Program(SUPERVISED.title, "convert_ptv3", {r"(backbone\.)?embedding\.stem\.conv\.": {}}),
+        Program(*_PROGRAM, {r"(backbone\.)?embedding\.stem\.": {}}),
+        # A file with tensors of nothing else.
+        Program(*_PROGRAM, recognizer="point_transformer_v3.names.head_alone", role="head"),
+    ),
+    directories={"point_transformer_v3": Program("Point Transformer V3", "convert_ptv3_back")},
+    published=_PUBLISHED,
+)

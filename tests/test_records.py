@@ -1,0 +1,97 @@
+"""A model declares itself: few files outside its own name it, and a record imports nothing that takes time."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from hf_any3d.registry import RECORDS
+from tests.test_house_rules import files_of, imported_by, relative
+
+MOST = 6
+"""Files elsewhere that may name a model: at least the registry, and those in which it is the example of an option."""
+# Systems with programs of their own, and how many files name them. The numbers only fall.
+MORE = {
+    "act": (20, "the point transformer that others start from, and a pretraining of its own"),
+    "any2point": (13, "the model that training builds around a pretrained encoder"),
+    "minigpt3d": (12, "chat: a processor, sessions, stages of training, an evaluation"),
+    "point_features": (12, "what few scans are learned with"),
+    "spatiallm": (11, "layouts of rooms: files, training, metrics and pipelines of their own"),
+}
+# Words of other meanings too, which alone do not name a model.
+_PLAIN_WORDS = {"act", "local_features", "point_features"}
+
+
+def own_places(folder: str) -> set[str]:
+    """Beginnings of the paths of a model's own files: its folder, its conversions and its processors."""
+    record = RECORDS[folder]
+    places = {f"modeling/{folder}/"} | {
+        f"conversions/{one.module.split('.')[0]}" for one in record.converters.values()
+    }
+    modules = {kind.processor.rpartition(".")[0] for kind in record.model_types.values()}
+    return places | {f"hf_any3d/{module.replace('.', '/')}.py" for module in modules - {"processing.point_clouds"}}
+
+
+def names_of(folder: str) -> re.Pattern:
+    """A pattern of all that names a model: module, model types, classes, conversions, methods, released files."""
+    record = RECORDS[folder]
+    kinds = record.model_types.values()
+    classes = {kind.config.removesuffix("Config") for kind in kinds} | {
+        config.removesuffix("Config") for config in record.encoders
+    }
+    methods = {method.name for kind in kinds for method in (kind.method, *kind.methods.values()) if method}
+    methods = {name for name in methods | {program.title for program in record.programs} if " features" not in name}
+    repositories = {name.partition("/")[2] for name in record.published}
+    words = sorted(map(re.escape, {folder, *record.model_types} - _PLAIN_WORDS))
+    parts = [rf"(?<![A-Za-z0-9])(?i:{word})(?![A-Za-z0-9])" for word in words]
+    parts += [rf"(?<![A-Za-z]){name}(?=Config|For|Model|PreTrained|Processor)" for name in sorted(classes)]
+    parts += [rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(methods | repositories)]
+    parts += [rf"\b{name}\b" for name in record.converters] + [rf"\b(?:modeling|conversions)\.{folder}\b"]
+    return re.compile("|".join(parts))
+
+
+def code_of(source: str) -> str:
+    """The source without comments and docstrings, in which models are cited."""
+    cited: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if is_text:
+            cited.update(range(node.lineno, node.end_lineno + 1))
+    text = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT and token.start[0] not in cited:
+            text += token.string if token.string in "." or text.endswith(".") else f" {token.string}"
+    return text
+
+
+@pytest.fixture(scope="module")
+def code() -> dict[str, str]:
+    return {
+        relative(file): code_of(file.read_text(encoding="utf-8"))
+        for file in files_of("hf_any3d", "modeling", "conversions")
+    }
+
+
+@pytest.mark.parametrize("folder", RECORDS)
+def test_few_files_elsewhere_name_a_model(folder, code):
+    names, own = names_of(folder), tuple(own_places(folder))
+    naming = {file for file, text in code.items() if not file.startswith(own) and names.search(text)}
+    print(folder, len(naming), *sorted(naming), sep="\n    ")
+    most, _ = MORE.get(folder, (MOST, ""))
+    assert len(naming) <= most, sorted(naming)
+
+
+@pytest.mark.parametrize("folder", RECORDS)
+def test_a_record_imports_nothing_but_what_it_is_made_of(folder):
+    imported = set(imported_by(ast.parse(Path(f"modeling/{folder}/about.py").read_text(encoding="utf-8"))))
+    assert {name.rpartition(".")[0] for name in imported} <= {
+        "hf_any3d.modeling.records",
+        "dataclasses",
+        "collections.abc",
+        "typing",
+    }
