@@ -5,28 +5,43 @@ import json
 import numpy as np
 import pytest
 
+from docs.tools.snippets import blocks, pages
+from hf_any3d.data.generated import tiles
+from tests.doors.shown import same
 from tests.training.generated_tiles import draw_tile
 
-CODES = {"ground": 2, "high vegetation": 5, "building": 6}
+NAMES = {"ground", "vegetation", "building"}
 
 
 @pytest.fixture(scope="module")
-def learned(shell):
-    """What `train tiles` printed, with the model in outputs/tiles."""
-    for number in range(3):
-        points, labels, returns = draw_tile(number)
-        shell.write(
-            f"tiles/{number}.ply",
-            points + (1000 * number, 0, 0),
-            labels=labels,
-            return_number=np.ones(len(points)),
-            number_of_returns=returns,
-        )
-    return shell("hf-any3d train tiles --task segmentation --unit meters --ignore 1")
+def page():
+    """The first block of the page: labeled tiles, a model, and another tile with its classes."""
+    return blocks(pages()["docs/label_your_laz.md"])[0]
+
+
+@pytest.fixture(scope="module")
+def learned(shell, page):
+    """What that block printed, with the model in outputs/tiles."""
+    return shell(page.text)
+
+
+def drawn(seed):
+    """Points of a tile with columns as the example's tiles have them, and classes, all plants in one."""
+    tile = tiles.draw_tile(seed)
+    columns = {
+        "return_number": tile.return_numbers,
+        "number_of_returns": tile.return_counts,
+        "intensity": tile.intensities,
+    }
+    labels = np.where(tile.classes == tiles.LOW_VEGETATION, tiles.HIGH_VEGETATION, tile.classes)
+    return tile.points, labels, {name: values.astype(np.float32) for name, values in columns.items()}
+
+
+def test_the_page_prints_what_it_shows(learned, page):
+    assert same(page.printed, learned.text), learned.text
 
 
 def test_tiles_are_learned_without_a_network_and_judged_by_places(learned, shell):
-    assert "3 tiles of 3 places" in learned.out and "mean IoU" in learned.out and "95 % interval" in learned.out
     report = json.loads((shell.folder / "outputs/tiles/metrics.json").read_text())
     assert report["metrics"]["held-out tiles"]["mean_iou"] > 0.8
     assert "How sure" in (shell.folder / "outputs/tiles/README.md").read_text()
@@ -36,10 +51,10 @@ def test_tiles_are_learned_without_a_network_and_judged_by_places(learned, shell
 
 
 def test_another_tile_gets_its_classes_by_the_command_and_by_the_pipeline(learned, shell):
-    points, labels, returns = draw_tile(7)
-    shell.write("new.ply", points, return_number=np.ones(len(points)), number_of_returns=returns)
+    points, labels, columns = drawn(7)
+    shell.write("new.ply", points, **columns)
     answer = json.loads(shell("hf-any3d segment new.ply --model outputs/tiles --json").out)
-    assert {part["label"] for part in answer[0]["segments"]} == {"class 2", "class 5", "class 6"}
+    assert {part["label"] for part in answer[0]["segments"]} == NAMES
     np.save(shell.folder / "labels.npy", labels)
     done = shell.run(
         """
@@ -69,18 +84,17 @@ print("none", far["labels"].max() <= 3)
 
 def test_a_model_of_tiles_is_evaluated_on_labeled_files(learned, shell):
     for number in (5, 6):
-        points, labels, returns = draw_tile(number)
-        further = {"return_number": np.ones(len(points)), "number_of_returns": returns}
+        points, labels, columns = drawn(number)
         # A class that nobody has taught the model does not count.
-        shell.write(f"judged/{number}.ply", points, labels=np.where(np.arange(len(labels)) < 50, 9, labels), **further)
+        shell.write(f"judged/{number}.ply", points, labels=np.where(np.arange(len(labels)) < 50, 9, labels), **columns)
     shell.write("judged/without.ply", points)
     done = shell("hf-any3d evaluate outputs/tiles judged --output figures.json", code=2)
     assert "95 % interval" in done.out and "most confused" in done.out and "50 of class 9" not in done.out
     assert "that the model has learned, not counted" in done.out and "100 of class 9" in done.out
     assert "without.ply" in done.err and "1 of 3 files" in done.err
     report = json.loads((shell.folder / "figures.json").read_text())
-    assert set(report["class_iou"]["all"]) == {"class 2", "class 5", "class 6"}
-    assert report["metrics"]["all"]["mean_iou"] > 0.7 and report["metrics"]["all"]["tiles"] == 2
+    assert set(report["class_iou"]["all"]) == NAMES
+    assert report["metrics"]["all"]["mean_iou"] > 0.7 and report["metrics"]["all"]["places"] == 2
     assert report["mean_iou_low"] <= report["mean_iou"] <= report["mean_iou_high"]
     # The same figures as of a labeled copy against the truth.
     shell("hf-any3d segment judged/5.ply --model outputs/tiles --output copy.ply")
