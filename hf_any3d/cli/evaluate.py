@@ -170,8 +170,7 @@ def evaluate(
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
-    is_test = command == "predict" and max_samples is None and split in (None, "test")
-    stated = _stated_facts(report_file, report_facts, is_test)
+    stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
     load_libraries()
     hide_bars_of_datasets()
     arguments, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
@@ -241,6 +240,10 @@ def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> N
         option = "--voting"
     if option is not None:
         raise ValueError(f"{option}: {model} is not a classifier; {option} is only for classifiers")
+
+
+def _can_report(command: str, split: str | None, max_samples: int | None) -> bool:
+    return command == "predict" and max_samples is None and split in (None, "test")
 
 
 def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: bool) -> dict[str, Any] | None:

@@ -240,6 +240,24 @@ def comparison_lines(
     told = {"order": "equal coordinates in the same order", "nearest": "the nearest point within the tolerance"}
     for way, count in ways.items():
         yield f"matched by {told[way]}" + (f": {counted(count, 'file')}" if len(ways) > 1 else "")
+    yield from _class_lines(figures)
+    wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
+    if wrong:
+        confused = [
+            f"{class_name(true, names)} as {class_name(answer, names)} {count:,}"
+            for (true, answer), count in wrong.most_common(_MOST_CONFUSED)
+        ]
+        yield f"most confused: {'; '.join(confused)}"
+    if figures["never_classified"]:
+        yield f"never classified by the prediction: {figures['never_classified']:,} points, which count as wrong"
+    if whole.not_counted:
+        yield f"{not_counted}, not counted: {_listed(whole, names)}"
+    if figures["unmatched"]:
+        yield f"without a predicted point within the tolerance, not counted: {figures['unmatched']:,} points"
+
+
+def _class_lines(figures: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each class, and one for all."""
     width = max([len(row["name"]) for row in figures["classes"]] or [0])
     with_intervals = "mean_iou_low" in figures
     interval = "  95 % interval" if with_intervals else ""
@@ -256,19 +274,6 @@ def comparison_lines(
         f"accuracy {_percent(figures['accuracy']).strip()} %   {mean}   "
         f"mean class {_percent(figures['mean_class_accuracy']).strip()} %   of {figures['counted']:,} points"
     )
-    wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
-    if wrong:
-        confused = [
-            f"{class_name(true, names)} as {class_name(answer, names)} {count:,}"
-            for (true, answer), count in wrong.most_common(_MOST_CONFUSED)
-        ]
-        yield f"most confused: {'; '.join(confused)}"
-    if figures["never_classified"]:
-        yield f"never classified by the prediction: {figures['never_classified']:,} points, which count as wrong"
-    if whole.not_counted:
-        yield f"{not_counted}, not counted: {_listed(whole, names)}"
-    if figures["unmatched"]:
-        yield f"without a predicted point within the tolerance, not counted: {figures['unmatched']:,} points"
 
 
 def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, names: dict[int, str]) -> None:
