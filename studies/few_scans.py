@@ -246,13 +246,16 @@ def trained_tables(runs: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[
 def paired_table(runs: Sequence[dict[str, Any]]) -> str:
     """Format the accuracy of the paired ways in percent, and their difference with its 95 % interval over the draws.
 
-    The last line of a set pools its draws of all numbers of shapes.
+    The last line of a set with several numbers of shapes pools its draws.
     """
     lines = ["| set | scans a class | no settings | --way best | difference | draws |", "|---" * 6 + "|"]
     for name in dict.fromkeys(run["set"] for run in runs):
         own = [run for run in runs if run["set"] == name]
         sizes = sorted({run["shots"] for run in own})
-        for shots in [*([size] for size in sizes), sizes]:
+        lines_of_set = [[size] for size in sizes]
+        if len(sizes) > 1:
+            lines_of_set.append(sizes)
+        for shots in lines_of_set:
             found = {(run["way"], run["shots"], run["draw"]): run["accuracy"] for run in own if run["shots"] in shots}
             pairs = [key[1:] for key in found if key[0] == f"--way {BEST}"]
             plain = 100 * np.array([found[f"--way {DEFAULT}", *pair] for pair in pairs])

@@ -59,9 +59,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert code == 0 and connections == [], err
     seen, way, sure, confused, unknown, last = out.splitlines()
     assert seen == "scans: 10 scans of 2 classes, 5 each; 0 near-duplicates; up axis y"
-    assert "frozen encoder features, mean of 2 copies" in way and way.endswith(
-        "with a linear head; as requested; --way best, some 1 min of training, was 2 points better where it was tried"
-    )
+    assert "frozen encoder features, mean of 2 copies" in way and way.endswith("with a linear head; as requested")
     assert sure == (
         "accuracy: 100 % (10 of 10 scans; 95 % interval 72 to 100 %), by cross-validation in 5 folds; the saved model "
         "learned from all 10"
@@ -296,11 +294,7 @@ def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     words = ("--way", "both", "--encoder", saved_encoder("bert"), "--epochs", 2, "--num_tokens", 8)
     code, out, err = run("train", "scans", *FASTEST, *words)
     assert code == 0, err
-    assert (
-        "averaged with the answers of a trained wrap" in out
-        and "--way best" not in out
-        and "of the linear head alone" in out
-    )
+    assert "averaged with the answers of a trained wrap" in out and "of the linear head alone" in out
     config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
     assert config["wrap_labels"] == 2 and config["wrap_adapter"]["peft_type"] == "GUIDED_ADAPTER"
     model = AutoModelForPointCloudClassification.from_pretrained("outputs/scans").eval()

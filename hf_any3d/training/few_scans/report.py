@@ -12,7 +12,7 @@ from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.confidence import Estimate
-from hf_any3d.training.few_scans.plan import STATED_FROM, Plan, advice_for
+from hf_any3d.training.few_scans.plan import STATED_FROM, Plan
 from hf_any3d.training.few_scans.preparation import Preparation
 from hf_any3d.training.few_scans.scans import Examples, Scans, equal
 from hf_any3d.training.trainer import remove_model
@@ -108,7 +108,7 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
     lines = [f"{origin}: {_seen(scans)}; up axis {config.up_axis}"]
     if hint is not None:
         lines.append(hint)
-    lines.append(_way(scans, prepared.plan, config))
+    lines.append(_way(prepared.plan, config))
     if prepared.learns_views:
         lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
     estimate = estimates.get(CROSS_VALIDATION)
@@ -138,17 +138,14 @@ def _seen(scans: Scans) -> str:
     return f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
 
 
-def _way(scans: Scans, plan: Plan, config: PointFeaturesConfig) -> str:
-    """Tell how the scans are learned, and which way might be better."""
+def _way(plan: Plan, config: PointFeaturesConfig) -> str:
+    """Tell how the scans are learned, and why so."""
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     head = "with a linear head"
     if config.wrap_labels is not None:
         head += ", averaged with the answers of a trained wrap"
-    way = f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}"
-    if config.wrap_labels is None and (advice := advice_for(scans.counts)):
-        way += f"; {advice}"
-    return way
+    return f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}"
 
 
 def _when_unknown(prepared: Preparation) -> str:

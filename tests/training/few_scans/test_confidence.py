@@ -5,7 +5,7 @@ import pytest
 
 from hf_any3d.evaluation.classification import wilson_interval
 from hf_any3d.training.few_scans.confidence import Estimate
-from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, advice_for, plan_for
+from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, best_way, plan_for
 
 NAMES = ["ball", "cone", "stick"]
 
@@ -98,15 +98,7 @@ def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
 
 
 @pytest.mark.parametrize(
-    ("counts", "minutes", "points"),
-    [((5, 5), 1, 2), ((5, 5, 1), 1, 2), ((9,) * 20, 2, 2), ((10,) * 15, 1, 1), ((25,) * 10, 2, 1)],
+    ("counts", "way"), [((2, 2), "features"), ((4, 4, 9), "features"), ((5, 5, 1), "both"), ((201, 200), "trained")]
 )
-def test_a_training_beside_the_head_is_advised_where_it_is_better(counts, minutes, points):
-    advice = advice_for(dict(enumerate(counts)))
-    better = "1 point better" if points == 1 else f"{points} points better"
-    assert advice == f"--way best, some {minutes} min of training, was {better} where it was tried"
-
-
-@pytest.mark.parametrize("counts", [(4, 4, 9), (1, 1), (251,), (51,) * 5])
-def test_few_and_many_scans_get_no_advice_to_train(counts):
-    assert advice_for(dict(enumerate(counts))) == ""
+def test_the_best_way_trains_from_five_scans_of_a_usual_class(counts, way):
+    assert best_way(dict(enumerate(counts))) == way
