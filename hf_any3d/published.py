@@ -34,6 +34,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import (
+    Version,
     borrowed_part,
     download,
     download_from_git,
@@ -53,7 +54,7 @@ from hf_any3d.hub.published_table import (
 )
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.file_stamps import file_digest
-from hf_any3d.modeling.records import Published, System
+from hf_any3d.modeling.records import Published, PublishedFile, System
 from hf_any3d.utils.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -162,34 +163,47 @@ def _find(
     cache_dir: str | os.PathLike | None,
     hub: Mapping[str, Any],
 ) -> _Converted:
-    path, text = Path(name), os.fspath(name)
+    path = Path(name)
+    text = os.fspath(name)
     if path.is_file():
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
-        program = recognize(path).program
+        return _from_file(path, accept_license, cache_dir)
+    if text.partition(SIZE_MARK)[0] in PUBLISHED and not path.is_dir():
+        return _from_hub(text, size, revision, accept_license, cache_dir, hub)
+    is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin", ".t7") or text.startswith((".", "~", "/"))
+    if is_path and not path.is_dir():
+        raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
+    raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
+
+
+def _from_file(path: Path, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
+    """Convert a file of the authors, unless the cache has it converted."""
+    system = _system_of(path)
+    folder = _cache(cache_dir) / "local"
+    with _exclusively(folder):
+        check_license(system.title, system, folder / system.title, accept_license)
+        directory = folder / f"{file_digest(path)}-{_LAYOUT}"
+        if not _is_whole(directory):
+            _convert(path, directory, system, None, None, {"file": path.name}, {})
+        show_license(system.title, system, folder / system.title)
+    return _Converted(directory)
+
+
+def _system_of(path: Path) -> System:
+    """Return the published system that a file belongs to; its conversion has to need no other file."""
+    program = recognize(path).program
+    systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
+    if systems:
         # Of systems with the same conversion, the one of this title; otherwise the first in the table.
-        systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
-        system = next((system for system in systems if system.title == program.title), systems[0] if systems else None)
+        system = min(systems, key=lambda system: system.title != program.title)
         files = [file for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()]
-        if system is None or all(file.parts for file in files):
-            raise ValueError(
-                f"{path}: a file of {program.title}, which opens by a published name, or after a conversion: hf-any3d "
-                f"convert {path} … --output DIR"
-            )
-        folder = _cache(cache_dir) / "local"
-        with _exclusively(folder):
-            check_license(system.title, system, folder / system.title, accept_license)
-            directory = folder / f"{file_digest(path)}-{_LAYOUT}"
-            if not _is_whole(directory):
-                _convert(path, directory, system, None, None, {"file": path.name}, {})
-            show_license(system.title, system, folder / system.title)
-        return _Converted(directory)
-    if text.partition(SIZE_MARK)[0] not in PUBLISHED or path.is_dir():
-        is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin", ".t7") or text.startswith((".", "~", "/"))
-        if is_path and not path.is_dir():
-            raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
-        raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
-    return _from_hub(text, size, revision, accept_license, cache_dir, hub)
+        if not all(file.parts for file in files):
+            return system
+    raise ValueError(
+        f"{path}: a file of {program.title}, which opens by a published name, or after a conversion: hf-any3d convert "
+        f"{path} … --output DIR"
+    )
 
 
 # Files on the hub.
@@ -215,25 +229,39 @@ def _from_hub(
         if not _is_whole(directory):
             hub_cache = None if cache_dir is None else Path(cache_dir) / "hub"
             record = {"name": repository, "file": file.path, "revision": version.commit}
+            # Borrowed parts are cut out of other files, and exist only until the model is converted.
             with ExitStack() as stack:
-                try:
-                    if file.commit is not None:
-                        original = download_from_git(repository, file, folder, hub)
-                    else:
-                        original = download(repository, file.path, version, hub_cache, hub)
-                    parts = {
-                        name: fetch_part(repository, part, version.commit, hub_cache, hub)
-                        for name, part in file.parts.items()
-                    }
-                    for name, part in file.borrowed.items():
-                        parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
-                except HTTPError as error:
-                    problem = f"the download failed ({type(error).__name__}: {error}); call again to continue it"
-                    raise OSError(f"{repository}: {problem}") from error
+                original, parts = _fetch(repository, file, version, folder, hub_cache, hub, stack)
                 _convert(original, directory, system, size, published, record, {**parts, **file.options})
         show_license(repository, system, folder)
     public = repository if size is None else f"{repository}{SIZE_MARK}{size}"
     return _Converted(directory, public, version.commit)
+
+
+def _fetch(
+    repository: str,
+    file: PublishedFile,
+    version: Version,
+    folder: Path,
+    hub_cache: Path | None,
+    hub: Mapping[str, Any],
+    stack: ExitStack,
+) -> tuple[Path, dict[str, Any]]:
+    """Download a published file and the parts that its conversion needs, by their arguments."""
+    try:
+        if file.commit is not None:
+            original = download_from_git(repository, file, folder, hub)
+        else:
+            original = download(repository, file.path, version, hub_cache, hub)
+        parts = {}
+        for name, part in file.parts.items():
+            parts[name] = fetch_part(repository, part, version.commit, hub_cache, hub)
+        for name, part in file.borrowed.items():
+            parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
+    except HTTPError as error:
+        problem = f"the download failed ({type(error).__name__}: {error}); call again to continue it"
+        raise OSError(f"{repository}: {problem}") from error
+    return original, parts
 
 
 # Conversion.
@@ -258,10 +286,10 @@ def _convert(
         if published is not None:
             config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
             expected = published.files[size].config
+            # The tensors of a file tell its size; another file under this name would be another model.
             if others := [name for name, value in expected.items() if config.get(name) != value]:
-                seen, stated = (
-                    ", ".join(f"{name}={values.get(name)!r}" for name in others) for values in (config, expected)
-                )
+                seen = ", ".join(f"{name}={config.get(name)!r}" for name in others)
+                stated = ", ".join(f"{name}={expected[name]!r}" for name in others)
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
@@ -297,8 +325,11 @@ def _is_whole(directory: Path) -> bool:
     """Return whether there is a converted model whose files are as they were written."""
     if not directory.is_dir():
         return False
-    written, checksums = read_json_object(directory / CHECKSUMS), _checksums(directory)
-    damaged = [name for name in written if checksums.get(name) != written[name]] if written else [CHECKSUMS]
+    written = read_json_object(directory / CHECKSUMS)
+    checksums = _checksums(directory)
+    damaged = [name for name in written if checksums.get(name) != written[name]]
+    if not written:
+        damaged = [CHECKSUMS]
     if damaged:
         logger.warning("%s: %s is damaged; the published file is converted again", directory, damaged[0])
     return not damaged

@@ -44,12 +44,12 @@ def write_boxes(folder: Path, boxes: Boxes, form: str) -> list[Path]:
 
 
 def _write_own(folder: Path, boxes: Boxes) -> list[Path]:
-    content = {
-        file: [
-            {"label": box.label, "center": _center(box), "size": _size(box), "heading": box.numbers[6]} for box in own
-        ]
-        for file, own in boxes.items()
-    }
+    content: dict[str, list] = {}
+    for file, boxes_of_file in boxes.items():
+        content[file] = []
+        for box in boxes_of_file:
+            sizes = {"center": _center(box), "size": _size(box), "heading": box.numbers[6]}
+            content[file].append({"label": box.label, **sizes})
     return [_json(folder / "boxes.json", content)]
 
 
@@ -57,7 +57,7 @@ def _write_label_cloud(folder: Path, boxes: Boxes) -> list[Path]:
     """Write a file for each cloud, in the format centroid_rel, and the classes."""
     labels = folder / "labels"
     written = []
-    for file, own in boxes.items():
+    for file, boxes_of_file in boxes.items():
         objects = [
             {
                 "name": box.label,
@@ -65,7 +65,7 @@ def _write_label_cloud(folder: Path, boxes: Boxes) -> list[Path]:
                 "dimensions": dict(zip(("length", "width", "height"), _size(box), strict=True)),
                 "rotations": {"x": 0.0, "y": 0.0, "z": _within_half_turns(box.numbers[6])},
             }
-            for box in own
+            for box in boxes_of_file
         ]
         name = Path(file).name
         content = {"folder": "pointclouds", "filename": name, "path": f"pointclouds/{name}", "objects": objects}
@@ -77,7 +77,7 @@ def _write_label_cloud(folder: Path, boxes: Boxes) -> list[Path]:
 def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
     names = class_names(boxes.values())
     items = []
-    for frame, (file, own) in enumerate(boxes.items()):
+    for frame, (file, boxes_of_file) in enumerate(boxes.items()):
         annotations = [
             {
                 "id": number,
@@ -89,7 +89,7 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
                 "rotation": [0.0, 0.0, _within_half_turns(box.numbers[6])],
                 "scale": _size(box),
             }
-            for number, box in enumerate(own)
+            for number, box in enumerate(boxes_of_file)
         ]
         cloud = {"path": Path(file).name}
         items.append({"id": _stem(file), "annotations": annotations, "attr": {"frame": frame}, "point_cloud": cloud})
@@ -106,12 +106,13 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
 def _write_supervisely(folder: Path, boxes: Boxes) -> list[Path]:
     names, written = class_names(boxes.values()), []
     keys: dict[str, dict[str, int]] = {"tags": {}, "objects": {}, "figures": {}, "videos": {}}
-    for frame, (file, own) in enumerate(boxes.items(), 1):
+    for frame, (file, boxes_of_file) in enumerate(boxes.items(), 1):
         key = _key(file)
         keys["videos"][key] = frame
         objects, figures = [], []
-        for number, box in enumerate(own):
+        for number, box in enumerate(boxes_of_file):
             thing, figure = _key(file, number, "object"), _key(file, number, "figure")
+            # An object and its figure have one number, counted from 1 over the whole project.
             keys["objects"][thing] = keys["figures"][figure] = len(keys["objects"]) + 1
             objects.append({"key": thing, "classTitle": box.label, "tags": [], "objects": [], "figures": []})
             parts = (_center(box), [0.0, 0.0, _within_half_turns(box.numbers[6])], _size(box))
@@ -133,13 +134,15 @@ def _write_supervisely(folder: Path, boxes: Boxes) -> list[Path]:
 def _write_kitti_raw(folder: Path, boxes: Boxes) -> list[Path]:
     """Write a tracklet of one pose for each box, as CVAT reads them; see `box_files.read_tracklets`."""
     tracklets = []
-    for frame, own in enumerate(boxes.values()):
-        for box in own:
+    for frame, boxes_of_file in enumerate(boxes.values()):
+        for box in boxes_of_file:
             places = dict(zip(("tx", "ty", "tz"), _center(box), strict=True))
             turns = {"rx": 0.0, "ry": 0.0, "rz": _within_half_turns(box.numbers[6])}
+            # A state of 2 is a labeled pose; -1 stands for occlusions that nobody has estimated.
             rest = {"state": 2, "occlusion": 0, "occlusion_kf": 0, "truncation": 0, "amt_occlusion": -1}
             rest |= {"amt_border_l": -1, "amt_border_r": -1, "amt_occlusion_kf": -1, "amt_border_kf": -1}
             pose = _elements(places | turns | rest)
+            # CVAT reads w, h and l as the sizes along x, y and z, other than KITTI's own programs.
             sides = dict(zip(("w", "h", "l"), _size(box), strict=True))
             head = _elements({"objectType": box.label, **sides, "first_frame": frame})
             poses = f"<poses><count>1</count><item_version>0</item_version><item>{pose}</item></poses>"
@@ -150,6 +153,7 @@ def _write_kitti_raw(folder: Path, boxes: Boxes) -> list[Path]:
         f'<boost_serialization version="9" signature="serialization::archive">\n<tracklets>{body}</tracklets>\n'
         "</boost_serialization>\n"
     )
+    # The frame of a tracklet is a number, and this list has its file.
     frames = "".join(f"{frame} {_stem(file)}\n" for frame, file in enumerate(boxes))
     for name, content in (("tracklet_labels.xml", text), (FRAME_LIST, frames)):
         write_text(folder / name, content)
@@ -199,6 +203,7 @@ def write_label_cloud_points(folder: Path, clouds: Clouds, names: dict[int, str]
     for name, cloud in clouds:
         labels = _check_labels(name, cloud)
         low, high = int(labels.min()), int(labels.max())
+        # One signed byte for each point.
         if low < 0 or high > _MOST_CLASSES:
             raise PointCloudFileError(f"{name}: labels from {low} to {high}; Label Cloud takes 0 to {_MOST_CLASSES}")
         highest = max(highest, high)
@@ -211,6 +216,7 @@ def write_label_cloud_points(folder: Path, clouds: Clouds, names: dict[int, str]
         write_point_cloud(places[0], cloud)
         places[1].write_bytes(labels.astype(np.int8).tobytes())
         written += places
+    # A class of each number up to the largest, since places in the list are the numbers.
     listed = [class_name(code, names) for code in range(highest + 1)]
     classes = _label_cloud_classes(listed, "semantic_segmentation", "binary")
     return [*written, _json(folder / "labels" / LABEL_CLOUD_CLASSES, classes)]

@@ -86,6 +86,7 @@ def read_boxes_json(path: Path) -> Boxes:
         for file, entries in content:
             add_boxes(path, boxes, {file: []})
             for number, entry in enumerate(entries):
+                # Answers of `detect` have the box below their label and score.
                 box = entry.get("box", entry)
                 where = f"{path}: {file}: box {number}"
                 _refuse_other_turns(where, box)
@@ -103,6 +104,7 @@ def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
 
 def _refuse_other_turns(where: str, names: Iterable[str]) -> None:
     names = list(names)
+    # Else the turn of such a column would be ignored without a word.
     if "heading" not in names and (other := [name for name in names if name in _TURNS]):
         raise PointCloudFileError(f"{where}: {other[0]}; expected heading, radians about the up axis")
 
@@ -117,6 +119,7 @@ def read_boxes_table(path: Path) -> Boxes:
         _refuse_other_turns(str(path), table.column_names)
         for number, row in enumerate(table.to_pylist()):
             where = f"{path}: row {number}"
+            # Some tables leave the heading of boxes along the axes empty.
             box = named_box(where, row["label"], row["center"], row["size"], row.get("heading") or 0.0)
             boxes.setdefault(os.fspath(row["file"]), []).append(box)
     return boxes
@@ -136,6 +139,7 @@ def read_label_cloud_folder(folder: Path) -> Boxes:
     boxes: Boxes = {}
     if name in _KITTI_FORMATS:
         for file in sorted(folder.glob("*.txt")):
+            # The transformed form is in the frame of KITTI's camera, and needs its calibration.
             calibration = folder.parent / "calib" / file.name if name == "kitti" else None
             boxes[file.stem] = read_kitti(file, calibration)
         return boxes
@@ -188,6 +192,7 @@ def _label_cloud_angles(path: Path) -> list[float]:
 def _angle_unit(path: Path, angles: list[float]) -> float:
     """Return the radians of a unit of angles: radians are from -π to π, degrees from 0 to 360."""
     low, high = min(angles, default=0.0), max(angles, default=0.0)
+    # Negative angles are no degrees from 0 to 360, and zeros are the same in both units.
     if low < 0 or high == 0:
         return _ANGLE_UNITS["centroid_rel"]
     if high > math.pi:
@@ -208,6 +213,7 @@ def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
     if not tilts.max() <= max(_UPRIGHT * max(size), 2e-3):
         raise PointCloudFileError(f"{where}: vertices are of a tilted box; expected one that turns about z alone")
     heading = math.atan2(along[1], along[0])
+    # The center is the middle of a diagonal through the box.
     return named_box(where, label, ((corners[4] + corners[2]) / 2).tolist(), size, heading)
 
 
@@ -269,6 +275,7 @@ def read_tracklets(path: Path) -> Boxes:
             first = int(tracklet.findtext("first_frame", ""))
             size = [float(tracklet.findtext(side, "")) for side in ("w", "h", "l")]
             for place, pose in enumerate(tracklet.iterfind("./poses/item")):
+                # A track goes on while its object is hidden, and then has no box.
                 if int(pose.findtext("truncation", "0")) in _OUT_OF_SIGHT:
                     continue
                 where = f"{path}: tracklet {track}"
@@ -315,6 +322,7 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
                 center, heading = place, float(wrapped(np.asarray(angle)))
             else:
                 center = (to_scanner @ [*place, 1.0])[:3].tolist()
+                # KITTI measures places at the bottom, and angles about the camera's axis that points down.
                 center[2] += height / 2
                 heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
             boxes.append(named_box(where, words[0], center, (length, width, height), heading))
@@ -328,12 +336,13 @@ def _camera_to_scanner(file: Path) -> np.ndarray:
         rectify, to_camera = np.eye(4), np.eye(4)
         rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
         to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
+        # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.
         return np.linalg.inv(rectify @ to_camera)
 
 
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:
     """Return the names of all classes, sorted."""
-    return sorted({box.label for own in boxes for box in own})
+    return sorted({box.label for boxes_of_file in boxes for box in boxes_of_file})
 
 
 def _lines(path: Path) -> list[str]:

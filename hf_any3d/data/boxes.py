@@ -68,6 +68,7 @@ class Scene:
         if boxes.shape != (len(labels), BOX_SIZE):
             raise ValueError(f"boxes have shape {boxes.shape}, box_labels {labels.shape}; expected ({len(labels)}, 7)")
         for number, box in enumerate(boxes):
+            # Degrees would be read as radians without an error, so headings beyond a full turn are refused.
             if not np.isfinite(box).all() or (box[3:6] <= 0).any() or abs(box[6]) > 2 * math.pi + 1e-3:
                 shown = [round(float(value), 4) for value in box]
                 raise ValueError(f"box {number} is {shown}; expected sizes above 0, heading in radians")
@@ -98,8 +99,10 @@ class RandomCuboid:
         for _ in range(self.tries):
             edges = self.smallest + generator.random(3) * (self.largest - self.smallest)
             pairs = ((0, 1), (0, 2), (1, 2))
+            # A part of which no two edges are nearly equal is a strip, unlike any room.
             if not any(min(edges[a], edges[b]) / max(edges[a], edges[b]) >= self.aspect for a, b in pairs):
                 continue
+            # Around a point, so that the part is not empty space.
             center = xyz[generator.choice(len(xyz))]
             inside = (np.abs(xyz - center) <= edges * extent / 2).all(axis=1)
             if inside.sum() < self.min_points:
@@ -107,6 +110,7 @@ class RandomCuboid:
             points, centers = scene.points[inside], scene.boxes[:, :3]
             low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
             kept = ((centers >= low) & (centers <= high)).all(axis=1)
+            # A part without any object teaches nothing but where nothing is.
             if kept.any() or not len(centers):
                 return Scene(points, scene.boxes[kept], scene.labels[kept])
         return scene
@@ -124,6 +128,7 @@ class DrawPoints:
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Draw points."""
         count = len(scene.points)
+        # The draw of the older generator is the one of the released program, to reproduce its batches.
         if isinstance(generator, np.random.RandomState):
             index = generator.choice(count, self.num_points, replace=count < self.num_points)
         else:
@@ -149,6 +154,7 @@ class RandomFlip:
         points[:, axis] *= -1
         boxes[:, axis] *= -1
         if not self.along_axes:
+            # Mirrored at x, a heading h becomes pi - h; at y it becomes -h.
             boxes[:, 6] = wrapped((math.pi if axis == 0 else 0.0) - boxes[:, 6])
         return replace(scene, points=points, boxes=boxes)
 
@@ -173,6 +179,7 @@ class RandomTurn:
         points[:, :2] = points[:, :2] @ matrix.T
         boxes[:, :2] = boxes[:, :2] @ matrix.T
         if self.along_axes:
+            # The extents of the turned rectangle along the axes.
             boxes[:, 3:5] = boxes[:, 3:5] @ np.abs(matrix).T
         else:
             boxes[:, 6] = wrapped(boxes[:, 6] + angle)
@@ -191,6 +198,7 @@ class RandomSize:
         factor = generator.random() * (self.high - self.low) + self.low
         points, boxes = scene.points.copy(), scene.boxes.copy()
         points[:, :3] *= factor
+        # Centers and sizes; headings have no unit.
         boxes[:, :6] *= factor
         return replace(scene, points=points, boxes=boxes)
 

@@ -35,12 +35,12 @@ def class_codes(
     if classes is not None:
         return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
     stored = getattr(config, "class_codes", None)
-    own = [name for name in names if name != NONE_OF_THESE]
+    learned = [name for name in names if name != NONE_OF_THESE]
     # A pipeline with names of a call has classes of its own.
-    if stored is not None and own == _names_of(config):
-        if len(stored) != len(own):
-            raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(own)} classes")
-        return [int(code) for code in stored] + [_NEVER_CLASSIFIED] * (len(names) - len(own))
+    if stored is not None and learned == _names_of(config):
+        if len(stored) != len(learned):
+            raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(learned)} classes")
+        return [int(code) for code in stored] + [_NEVER_CLASSIFIED] * (len(names) - len(learned))
     if not are_asprs:
         return None
     codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()}

@@ -53,35 +53,51 @@ class PointCloudCollator:
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Any]:
         """Collate one batch."""
-        clouds = [stack_channels(row, self.extra_columns) for row in rows]
-        for i, cloud in enumerate(clouds):
-            if not (largest := np.abs(cloud).max()) <= LARGEST_COORDINATE:  # or NaN
-                raise ValueError(f"row {i}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
-        sizes = [len(cloud) for cloud in clouds]
-        if self.num_points is None and len({*sizes}) > 1:
-            # Padded to the largest, a cloud's prediction would depend on its batch.
-            raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
+        clouds = self._stacked(rows)
         num_points = len(clouds[0]) if self.num_points is None else self.num_points
-        samples = []
-        for cloud in clouds:
-            random = self.transform is not None or self.seed is not None
-            # One generator per cloud, so that its points do not depend on the other clouds of the batch.
-            generator = new_generator(self.seed) if random else None
-            if len(cloud) != num_points:
-                cloud = cloud[resample_index(len(cloud), num_points, generator)]
-            if self.transform is not None:
-                cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
-            samples.append(cloud)
+        samples = [self._sample(cloud, num_points) for cloud in clouds]
         batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
-        values = [row.get("labels", row.get("label")) for row in rows]
-        missing = [i for i, value in enumerate(values) if value is None]
-        if missing and len(missing) < len(values):
-            raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
-        if not missing:
-            labels = torch.as_tensor(np.asarray(values))
-            are_classes = labels.ndim == 1 and not labels.is_floating_point()
-            batch["labels"] = labels.long() if are_classes else labels.float()
+        labels = _labels(rows)
+        if labels is not None:
+            batch["labels"] = labels
         if self.indexer is not None:
             # On the points as the model gets them, after sampling and augmentation.
             batch["point_index"] = self.indexer(batch["points"])
         return batch
+
+    def _stacked(self, rows: Sequence[Mapping]) -> list[np.ndarray]:
+        """Return the clouds of rows, (num_points_i, channels) each, after checking that they make a batch."""
+        clouds = [stack_channels(row, self.extra_columns) for row in rows]
+        for number, cloud in enumerate(clouds):
+            largest = np.abs(cloud).max()
+            if not largest <= LARGEST_COORDINATE:  # or NaN
+                raise ValueError(f"row {number}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
+        sizes = [len(cloud) for cloud in clouds]
+        if self.num_points is None and len(set(sizes)) > 1:
+            # Padded to the largest, a cloud's prediction would depend on its batch.
+            raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
+        return clouds
+
+    def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
+        """Return the points of a cloud that are in the batch, (num_points, channels), augmented."""
+        is_random = self.transform is not None or self.seed is not None
+        # One generator per cloud, so that its points do not depend on the other clouds of the batch.
+        generator = new_generator(self.seed) if is_random else None
+        if len(cloud) != num_points:
+            cloud = cloud[resample_index(len(cloud), num_points, generator)]
+        if self.transform is not None:
+            cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
+        return cloud
+
+
+def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
+    """Return the labels of a batch, classes as int64 and others as float32; None if no row has one."""
+    values = [row.get("labels", row.get("label")) for row in rows]
+    missing = [number for number, value in enumerate(values) if value is None]
+    if len(missing) == len(values):
+        return None
+    if missing:
+        raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
+    labels = torch.as_tensor(np.asarray(values))
+    are_classes = labels.ndim == 1 and not labels.is_floating_point()
+    return labels.long() if are_classes else labels.float()

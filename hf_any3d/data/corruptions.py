@@ -196,7 +196,9 @@ FAMILIES: dict[str, tuple[Corruption, ...]] = {
     "noise": (uniform, gaussian, impulse, upsampling, background),
     "transformation": (rotation, shear, distortion, distortion_rbf, distortion_rbf_inv),
 }
-CORRUPTIONS: dict[str, Corruption] = {one.__name__: one for family in FAMILIES.values() for one in family}
+CORRUPTIONS: dict[str, Corruption] = {
+    corruption.__name__: corruption for family in FAMILIES.values() for corruption in family
+}
 """Name -> function, with the names of ModelNet40-C's files."""
 
 

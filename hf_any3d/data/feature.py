@@ -153,29 +153,23 @@ class PointCloud:
         kind = storage.type
         if pa.types.is_null(kind):
             return pa.nulls(len(storage), self.pa_type)
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        if _is_text(kind):
             return self._struct(None, array_cast(storage, pa.string()), storage)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        if _is_bytes(kind):
             return self._struct(array_cast(storage, pa.binary()), None, storage)
         if pa.types.is_struct(kind) and kind.get_field_index("points") < 0:
-            names = {kind.field(i).name for i in range(kind.num_fields)}
+            names = {kind.field(number).name for number in range(kind.num_fields)}
             if not names & {"bytes", "path"}:
                 raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
-            data, path = (storage.field(name) if name in names else None for name in ("bytes", "path"))
+            data = storage.field("bytes") if "bytes" in names else None
+            path = storage.field("path") if "path" in names else None
             return array_cast(self._struct(data, path, storage), self.pa_type)
-        rows = []
+        # Values of `encode_example`, of which rows of numbers are common, and large.
         if _is_list(kind) and _is_list(kind.value_type):
-            for cloud in storage:
-                points = cloud.values  # lists of coordinates, None for a missing cloud; no Python numbers are made
-                if points is not None:
-                    widths = pyarrow.compute.call_function("list_value_length", [points]).unique()
-                    if len(widths) != 1 or points.null_count:
-                        raise PointCloudError(f"{len(points)} rows, empty or of unequal length; expected (points, 3)")
-                    points = points.flatten().to_numpy(zero_copy_only=False).reshape(len(points), -1)
-                rows.append(points)
+            clouds = [_points_of_lists(cloud.values) for cloud in storage]
         else:
-            rows = storage.to_pylist()
-        return pa.array([None if row is None else self.encode_example(row) for row in rows], self.pa_type)
+            clouds = storage.to_pylist()
+        return pa.array([None if cloud is None else self.encode_example(cloud) for cloud in clouds], self.pa_type)
 
     def embed_storage(
         self,
@@ -195,15 +189,17 @@ class PointCloud:
             # `datasets` embeds local files only, or remote ones too, depending on the call.
             if not (remote_files if local_path(row["path"]) is None else local_files):
                 return row
+            data = row["bytes"]
             # As in `Image` and `Audio`, keep no directories of the machine that made the data.
-            data, name = row["bytes"], os.path.basename(row["path"].split("::", 1)[0])
+            name = os.path.basename(row["path"].split("::", 1)[0])
             if data is None:
                 local = local_path(row["path"])
                 data = fetch(local or row["path"], token_per_repo_id)
                 reference = _REFERENCES.get(type_of_path(row["path"]))
                 # Of a mesh with materials in other files, bytes alone would lose the colors, so it is written anew.
                 if reference is not None and reference in data and local is not None:
-                    data, name = point_cloud_bytes(read_point_cloud(local), self.format), f"{name}.{self.format}"
+                    data = point_cloud_bytes(read_point_cloud(local), self.format)
+                    name = f"{name}.{self.format}"
             return {"bytes": data, "path": name}
 
         return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
@@ -306,6 +302,27 @@ class _NamedBytes(io.BytesIO):
     """A file object with a name, for error messages."""
 
     name = ""
+
+
+def _points_of_lists(rows: pa.Array | None) -> np.ndarray | None:
+    """Return points (points, channels) from lists of coordinates, None for a missing cloud.
+
+    Without making Python numbers, of which a cloud has hundreds of thousands.
+    """
+    if rows is None:
+        return None
+    widths = pyarrow.compute.call_function("list_value_length", [rows]).unique()
+    if len(widths) != 1 or rows.null_count:
+        raise PointCloudError(f"{len(rows)} rows, empty or of unequal length; expected (points, 3)")
+    return rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -34,6 +34,7 @@ Conversion = TypeVar("Conversion", bound=Callable)
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
+# Of columns; colors in bytes, as most files have them, take a quarter of the space.
 _TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
 # One number for each point.
 _NUMBERS = {"labels": "int64", **dict.fromkeys(MEASURED, "float32")}
@@ -345,11 +346,11 @@ def _map(
     )
 
 
-def _cache_file(dataset: Dataset, *settings: Any) -> str | None:
+def _cache_file(dataset: Dataset, *arguments: Any) -> str | None:
     """Return a cache file for a dataset in memory, since `Dataset.map` would keep its result in memory too."""
     if dataset.cache_files:
         return None  # map writes next to them
-    key = Hasher.hash((__version__, dataset._fingerprint, *settings))
+    key = Hasher.hash((__version__, dataset._fingerprint, *arguments))
     folder = Path(config.HF_DATASETS_CACHE) / "hf_any3d" / "conversions"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"{key}.arrow")
@@ -358,29 +359,38 @@ def _cache_file(dataset: Dataset, *settings: Any) -> str | None:
 def _read_batch(
     *batch: Any, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
 ) -> dict:
+    """Read the files of a batch; with `skip` it has all columns, of which `kept` stay, and else the files alone."""
     files = batch[0][column] if skip else batch[0]
-    rows, read = {name: [] for name in converter.names}, []
+    rows: dict[str, list] = {name: [] for name in converter.names}
+    places = []  # of the files that could be read
     for place, file in enumerate(files):
-        name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
         try:
-            file = {"path": None} if file is None else file
-            if not (isinstance(file, Mapping) and "path" in file):
-                file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
-            cloud = read_stored(file["path"], file.get("bytes"))
-            with file_errors(name):
-                row = converter.row(cloud)
+            row = _read_file(file, converter)
         except PointCloudError as error:
             if not skip:
                 raise
             logger.warning("left out %s", error)
             continue
-        read.append(place)
-        for key, values in row.items():
-            rows[key].append(values)
+        places.append(place)
+        for name, values in row.items():
+            rows[name].append(values)
     # `map` needs columns of equal length: those of skipped rows are dropped from all.
-    if kept and len(read) < len(files):
-        return {**rows, **{key: [batch[0][key][place] for place in read] for key in kept}}
+    if kept and len(places) < len(files):
+        for name in kept:
+            rows[name] = [batch[0][name][place] for place in places]
     return rows
+
+
+def _read_file(file: Any, converter: CloudColumns) -> dict[str, Any]:
+    """Read a stored file, or what a function of a stream made of it, and convert its cloud to columns."""
+    name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
+    if file is None:
+        file = {"path": None}
+    if not (isinstance(file, Mapping) and "path" in file):
+        file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
+    cloud = read_stored(file["path"], file.get("bytes"))
+    with file_errors(name):
+        return converter.row(cloud)
 
 
 def _write_batch(

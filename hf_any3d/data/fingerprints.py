@@ -95,7 +95,11 @@ def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
     """
     tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     # Tensors of inference mode count no changes, since none can be made to them outside of it.
-    return tuple((id(one), one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors)
+    stamps = []
+    for tensor in tensors:
+        version = 0 if tensor.is_inference() else tensor._version
+        stamps.append((id(tensor), tensor.data_ptr(), version))
+    return tuple(stamps)
 
 
 def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:

@@ -21,6 +21,8 @@ _FIELDS = (*ATTRIBUTES.values(), "faces", "offset", "face_colors")
 # Keys of a row that is a file.
 _FILES = ("path", "bytes")
 _ROW_KEYS = ("points", *_FIELDS, *_FILES, "file_type")
+# What may stand for the points of a cloud and is a cloud by itself.
+_OBJECTS = (str, os.PathLike, Mapping, PointCloudData)
 
 
 def count_channels(features: Sequence[str]) -> int:
@@ -40,39 +42,47 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        points: Any = clouds.get("points")
-        if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
-            points = list(points)
-        # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
-        are_objects = (
-            _is_sequence(points)
-            and len(points) > 0
-            and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData))
-        )
-        is_batch = any(_is_sequence(clouds.get(key)) for key in _FILES) if points is None else _depth(points) > 2
-        if not (is_batch or are_objects):
-            return [clouds]
-        columns = {key: clouds[key] for key in _ROW_KEYS if clouds.get(key) is not None}
-        # A type of files may be said once for all.
-        sizes = {key: len(values) for key, values in columns.items() if not isinstance(values, str)}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
-        count = next(iter(sizes.values()))
-        return [{key: values[i] if key in sizes else values for key, values in columns.items()} for i in range(count)]
+        return _split_columns(clouds) if _are_many(clouds) else [clouds]
+    if isinstance(clouds, np.ndarray) and clouds.dtype == object and clouds.ndim == 1:
+        clouds = list(clouds)  # clouds of different sizes make an array of arrays
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
-        # Clouds of different sizes make an array of arrays.
-        if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
-            return split_clouds(list(clouds))
-        entries = [clouds] if clouds.ndim == 2 else list(clouds)
+        is_one = clouds.ndim == 2
     elif _is_sequence(clouds):
         # A list of rows of numbers is one cloud; a list of arrays or paths is several.
-        is_rows = _depth(clouds) == 2 and (_is_sequence(clouds[0]) or getattr(clouds[0], "ndim", 0) == 1)
-        entries = [clouds] if is_rows else list(clouds)
+        is_one = _depth(clouds) == 2 and (_is_sequence(clouds[0]) or getattr(clouds[0], "ndim", 0) == 1)
     else:
-        entries = [clouds]
+        is_one = True
+    entries = [clouds] if is_one else list(clouds)
     if not entries:
         raise ValueError("clouds: nothing was passed; expected at least one cloud")
     return entries
+
+
+def _are_many(row: Mapping) -> bool:
+    """Return whether a dict has the columns of many clouds, and is not one cloud."""
+    points = row.get("points")
+    if points is None:
+        return any(_is_sequence(row.get(key)) for key in _FILES)
+    if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
+        points = list(points)
+    # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
+    if _depth(points) > 2:
+        return True
+    return _is_sequence(points) and len(points) > 0 and isinstance(points[0], _OBJECTS)
+
+
+def _split_columns(columns: Mapping) -> list[dict[str, Any]]:
+    """Return a row for each cloud of a dict of columns."""
+    columns = {key: columns[key] for key in _ROW_KEYS if columns.get(key) is not None}
+    # A type of files may be said once for all.
+    common = {key: value for key, value in columns.items() if isinstance(value, str)}
+    sizes = {key: len(values) for key, values in columns.items() if key not in common}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
+    rows = []
+    for number in range(next(iter(sizes.values()))):
+        rows.append({key: columns[key] if key in common else columns[key][number] for key in columns})
+    return rows
 
 
 def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
@@ -96,13 +106,8 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
     if not isinstance(entry, Mapping):
         return PointCloudData(**_from_array(as_array(entry, "points"), features))
     if "points" not in entry:
-        if entry.get("bytes") is not None:
-            kind = entry.get("file_type") or os.path.splitext(entry.get("path") or "")[1]
-            return read_point_cloud(entry["bytes"], file_type=kind)
-        if entry.get("path") is not None:
-            return read_point_cloud(entry["path"], file_type=entry.get("file_type"))
-        raise PointCloudError(f"a dict with {', '.join(map(repr, entry)) or 'nothing'}; expected 'points' or 'path'")
-    if isinstance(entry["points"], (str, os.PathLike, Mapping, PointCloudData)):
+        return _from_file(entry)
+    if isinstance(entry["points"], _OBJECTS):
         return to_cloud(entry["points"], features)
     # Columns that the row has under their own names are not among the channels of `points`.
     channels = [name for name in features if entry.get(ATTRIBUTES.get(name, "")) is None]
@@ -114,8 +119,20 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
     return PointCloudData(**cloud)
 
 
+def _from_file(row: Mapping) -> PointCloudData:
+    """Read the file that a row has as `bytes` or by its `path`, which names it if both are there."""
+    if row.get("bytes") is not None:
+        file_type = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
+        return read_point_cloud(row["bytes"], file_type=file_type)
+    if row.get("path") is not None:
+        return read_point_cloud(row["path"], file_type=row.get("file_type"))
+    raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
+
+
 def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
-    cloud, start = {"points": array[..., :3]}, 3
+    """Return the fields of `PointCloudData` that an array (points, channels) has."""
+    cloud = {"points": array[..., :3]}
+    start = 3
     for name in features:
         # A cloud without these channels is valid: the processor fills in its default, or raises a clear error.
         end = start + _WIDTHS.get(name, 3)
@@ -178,7 +195,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
     if _is_tensor(values):
         values = values.detach().cpu()
         # numpy has no bfloat16.
-        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
         return values.numpy()
     array = np.asarray(values)
     # numpy would take what lies under a mask for numbers like the others.

@@ -59,11 +59,11 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
     along = np.array([math.cos(angle), math.sin(angle)])
     thickness = max(wall.thickness, _THINNEST)
     holes = []
-    for one in (*layout.doors, *layout.windows):
-        if one.wall_id == wall.id:
-            place = float((np.array([one.x, one.y]) - (wall.ax, wall.ay)) @ along)
-            bottom = one.z - one.height / 2 - wall.az
-            holes.append((place - one.width / 2, place + one.width / 2, bottom, bottom + one.height))
+    for opening in (*layout.doors, *layout.windows):
+        if opening.wall_id == wall.id:
+            place = float((np.array([opening.x, opening.y]) - (wall.ax, wall.ay)) @ along)
+            bottom = opening.z - opening.height / 2 - wall.az
+            holes.append((place - opening.width / 2, place + opening.width / 2, bottom, bottom + opening.height))
     # The wall is cut at the edges of openings, as far as they are inside.
     across = np.unique(np.clip([0, length, *(edge for hole in holes for edge in hole[:2])], 0, length)).tolist()
     upward = [0, wall.height, *(edge for hole in holes for edge in hole[2:])]

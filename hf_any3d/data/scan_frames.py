@@ -24,10 +24,13 @@ MIN_CONFIDENCE = 0.5
 """Below it, what was found is not applied, and a warning tells."""
 UNITS = {"meters": 1.0, "centimeters": 0.01, "millimeters": 0.001}
 """Name -> its length in meters."""
+# Points that are looked at, voxels along the longest side, and neighbors of a point for its normal.
 _POINTS, _CELLS, _NEIGHBORS = 60_000, 100, 16
+# Voxels with which anything can be told.
 _FEWEST = 200
 # A plane through the neighbors explains all but this share of their scatter.
 _FLATNESS = 0.05
+# In meters, with the spread of its logarithm.
 _ROOM_HEIGHT, _ROOM_WIDTH = (2.6, 0.35), (4.5, 0.6)
 # Smaller turns of the walls and tilts are not worth a change.
 _SMALLEST_TURN, _SMALLEST_TILT = math.radians(1.0), math.radians(0.75)
@@ -115,35 +118,24 @@ def find_frame(
         return ScanFrame(up_axis or "z", warnings=(note,))
     frame = ScanFrame(up_axis or "z")
     if up_axis is None and "up_axis" in parts:
-        scores = {axis: _upness(points, normals[flat], axis) for axis in UP_AXES}
-        best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
-        if 1 - math.exp(-2 * (scores[best] - scores[second])) < min_confidence:
-            note = (
-                f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
-            )
-            frame = replace(frame, warnings=(note,))
-        else:
-            sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
-            frame = replace(frame, up_axis=best, sentences=(sentence,))
+        frame = _with_up_axis(frame, points, normals[flat], min_confidence)
     if "level" in parts:
         frame = _with_level(frame, normals[flat], min_confidence)
     upright = frame.rotation.T
-    points, normals = points @ upright, normals @ upright
+    points = points @ upright
+    normals = normals @ upright
     angle, agreement = _wall_turn(normals[flat])
-    if "turn" in parts and agreement < min_confidence:
-        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
-        frame = replace(frame, warnings=(*frame.warnings, note))
-    elif "turn" in parts and abs(angle) < _SMALLEST_TURN:
-        frame = replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
-    elif "turn" in parts:
-        sentence = f"turned by {-math.degrees(angle):.0f}° about the up axis, which puts walls along the axes"
-        frame = replace(frame, angle=angle, sentences=(*frame.sentences, sentence))
-    # Walls along the axes, so that extents are those of the room.
+    if "turn" in parts:
+        frame = _with_turn(frame, angle, agreement, min_confidence)
+    # Walls along the axes, even of a scan that is not to be turned, so that extents are those of the room.
     turned = turn_about_z(-angle if agreement >= min_confidence else 0.0).T
-    points, normals = points @ turned, normals @ turned
+    points = points @ turned
+    normals = normals @ turned
     if "unit" in parts:
         frame = _with_unit(frame, points, min_confidence)
-    return _with_floor(frame, points, normals, flat) if "floor" in parts else frame
+    if "floor" in parts:
+        frame = _with_floor(frame, points, normals, flat)
+    return frame
 
 
 def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,6 +143,7 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from scipy.spatial import KDTree
 
     low, high = np.percentile(points, [1, 99], axis=0)
+    # Points far outside, as scanners see through windows and in mirrors, would make the voxels too large.
     points = points[((points >= low - (high - low)) & (points <= high + (high - low))).all(axis=1)]
     edge = max((high - low).max() / _CELLS, 1e-12)
     cells = np.floor((points - points.min(axis=0)) / edge).astype(np.int64)
@@ -159,7 +152,8 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return points, np.zeros_like(points), np.zeros(len(points), dtype=bool)
     _, index = KDTree(points).query(points, k=_NEIGHBORS)
     near = points[index] - points[index].mean(axis=1, keepdims=True)  # (points, neighbors, 3)
-    values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))
+    # The normal of a plane through the neighbors is the direction of their least scatter.
+    values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))  # ascending
     flat = values[:, 0] <= _FLATNESS * values[:, 1]
     return points, vectors[:, :, 0], flat
 
@@ -167,13 +161,15 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
     """Return how much speaks for an axis that points up."""
     upright = upright_rotation(axis).T
-    points, normals = points @ upright, normals @ upright
+    points = points @ upright
+    normals = normals @ upright
     # Floors, ceilings and walls are level or upright; about a wrong axis walls that are turned are neither.
     tilt = np.abs(normals[:, 2])
     straight = float(((tilt > 0.95) | (tilt < 0.25)).mean())
     # Heights in a room that is tilted are not those of its floor.
     level = level_rotation(_up_of(normals)).T
-    points, normals = points @ level, normals @ level
+    points = points @ level
+    normals = normals @ level
     angle, _ = _wall_turn(normals)
     points = points @ turn_about_z(-angle).T
     low, high = np.percentile(points, [1, 99], axis=0)
@@ -184,7 +180,8 @@ def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
     # What stands in a room stands on its floor, and ceilings are often missing in scans.
     between = heights[(heights > 0.06) & (heights < 0.94)]
     standing = 1 - 2 * float(between.mean()) if len(between) > 20 else 0.0
-    bottom, top = float((heights <= 0.06).sum()), float((heights >= 0.94).sum())
+    bottom = float((heights <= 0.06).sum())
+    top = float((heights >= 0.94).sum())
     lying = (bottom - top) / max(bottom + top, 1.0)
     # Most rooms are wider than high.
     wide = min(max(math.log(math.sqrt(size[0] * size[1]) / size[2]), -1.0), 1.0)
@@ -206,10 +203,34 @@ def _up_of(normals: np.ndarray, floors: float = 1.0, walls: float = 1.0) -> np.n
     up = np.array([0.0, 0.0, 1.0])
     for limit in _TILT_ROUNDS:
         along = np.abs(normals @ up)
-        level, upright = normals[along > math.cos(limit)], normals[along < math.sin(limit)]
+        level = normals[along > math.cos(limit)]
+        upright = normals[along < math.sin(limit)]
+        # The direction with the largest difference of scatters: along the normals of floors, across those of walls.
         _, directions = np.linalg.eigh(floors * level.T @ level - walls * upright.T @ upright)
         up = directions[:, 2] * math.copysign(1, directions[2, 2])
     return up
+
+
+def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, least: float) -> ScanFrame:
+    scores = {axis: _upness(points, normals, axis) for axis in UP_AXES}
+    best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
+    # From 0, if both axes are as likely, to 1.
+    confidence = 1 - math.exp(-2 * (scores[best] - scores[second]))
+    if confidence < least:
+        note = f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
+        return replace(frame, warnings=(note,))
+    sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
+    return replace(frame, up_axis=best, sentences=(sentence,))
+
+
+def _with_turn(frame: ScanFrame, angle: float, agreement: float, least: float) -> ScanFrame:
+    if agreement < least:
+        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
+        return replace(frame, warnings=(*frame.warnings, note))
+    if abs(angle) < _SMALLEST_TURN:
+        return replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
+    sentence = f"turned by {-math.degrees(angle):.0f}° about the up axis, which puts walls along the axes"
+    return replace(frame, angle=angle, sentences=(*frame.sentences, sentence))
 
 
 def _with_level(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFrame:
@@ -220,10 +241,13 @@ def _with_level(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFram
     if tilt < _SMALLEST_TILT:
         return frame
     along = np.abs(normals @ up)
-    faces = ((along > math.cos(_TILT_ROUNDS[-1])).sum(), (along < math.sin(_TILT_ROUNDS[-1])).sum())
+    floors = (along > math.cos(_TILT_ROUNDS[-1])).sum()
+    walls = (along < math.sin(_TILT_ROUNDS[-1])).sum()
     # A small part of the other kind, for what one kind alone cannot tell, such as the tilt along a single wall.
     differ = math.acos(min(float(_up_of(normals, 1, 0.02) @ _up_of(normals, 0.02, 1)), 1.0))
-    confidence = 0.0 if min(faces) < _FEWEST_FACES or tilt > _LARGEST_TILT else 1 - differ / _TILT_SPREAD
+    confidence = 1 - differ / _TILT_SPREAD
+    if min(floors, walls) < _FEWEST_FACES or tilt > _LARGEST_TILT:
+        confidence = 0.0
     if confidence < least:
         note = f"may be tilted by {math.degrees(tilt):.1f}°, but floor and walls do not agree on it; not leveled"
         return replace(frame, warnings=(*frame.warnings, note))
@@ -236,11 +260,11 @@ def _with_unit(frame: ScanFrame, points: np.ndarray, least: float) -> ScanFrame:
     size = np.maximum(high - low, 1e-12)
 
     def likelihood(unit: float) -> float:
-        expected = (_ROOM_WIDTH, _ROOM_WIDTH, _ROOM_HEIGHT)
-        return -sum(
-            (math.log(unit * own / typical) / spread) ** 2 / 2
-            for own, (typical, spread) in zip(size, expected, strict=True)
-        )
+        # Sizes of rooms are log-normal: as many are half the typical size as twice.
+        total = 0.0
+        for extent, (typical, spread) in zip(size, (_ROOM_WIDTH, _ROOM_WIDTH, _ROOM_HEIGHT), strict=True):
+            total -= (math.log(unit * extent / typical) / spread) ** 2 / 2
+        return total
 
     name = max(UNITS, key=lambda unit: likelihood(UNITS[unit]))
     shown = " × ".join(f"{length * UNITS[name]:.1f}" for length in size)
@@ -256,6 +280,7 @@ def _with_floor(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, flat:
     heights = points[:, 2]
     low, high = np.percentile(heights, [0.5, 99.5])
     level = heights[flat & (np.abs(normals[:, 2]) > 0.9)]
+    # Level faces in the lower part, since tables and beds are higher: the floor is where most of them are.
     lower = level[level < low + 0.4 * (high - low)]
     if len(lower) < _FEWEST_FACES:
         note = "no floor was found; the lowest points are taken for it"

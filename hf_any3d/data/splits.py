@@ -1,6 +1,7 @@
 """Draw splits: validation rows from the training split, and few-shot folds."""
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -44,34 +45,44 @@ def validation_split(
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits.pop("train")
+    classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
+    if all(len(groups) < 2 for groups in classes.values()):
+        raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")
+
+    generator = np.random.default_rng(seed)
+    validation: list[int] = []
+    too_small = []  # classes that would have no row in the split
+    for groups in classes.values():
+        drawn = _draw(groups, fraction, generator)
+        validation += drawn
+        if len(groups) > 1 and not drawn:
+            too_small.append(groups)
+    if too_small:
+        # One and a half times the fraction at most, unless there is nothing but small classes.
+        most = round(fraction * (1.5 if validation else 1.0) * len(rows))
+        validation += _draw_of_small(too_small, most - len(validation), generator, at_least_one=not validation)
+    validation.sort()
+    kept = np.setdiff1d(np.arange(len(rows)), validation)
+    return DatasetDict({"train": rows.select(kept), "validation": rows.select(validation), **splits})
+
+
+def _groups_of_classes(
+    rows: Dataset, group_column: str | None, label_column: str | None
+) -> dict[Any, list[list[int]]]:
+    """Return class -> groups of row numbers; without a column of labels, all groups are of one class."""
     plain = rows.with_format(None)
     # Without a column each row is a group of its own.
     keys = range(len(rows)) if group_column is None else plain[group_column]
-    labels = plain[label_column] if stratify else [None] * len(rows)
     members = defaultdict(list)
     for index, key in enumerate(keys):
         members[key].append(index)
-    strata = defaultdict(list)
+    labels = [None] * len(rows) if label_column is None else plain[label_column]
+    classes = defaultdict(list)
     for group in members.values():
         # A group may hold several classes; it counts for its most frequent one.
         label = Counter(labels[index] for index in group).most_common(1)[0][0]
-        strata[label].append(group)
-    if all(len(groups) < 2 for groups in strata.values()):
-        raise ValueError(f"{len(members)} groups, one a class: give more, or --validation_fraction 0")
-
-    generator = np.random.default_rng(seed)
-    drawn = [_draw(groups, fraction, generator) for groups in strata.values()]
-    small = [groups for groups, own in zip(strata.values(), drawn, strict=True) if len(groups) > 1 and not own]
-    if small:
-        share = fraction * (1.5 if any(drawn) else 1.0)
-        room = round(share * len(rows)) - sum(map(len, drawn))
-        smallest = [min(small[number], key=len) for number in generator.permutation(len(small))]
-        sums = np.cumsum([len(group) for group in smallest])
-        least = 0 if any(drawn) else sums[0]
-        drawn += [group for group, total in zip(smallest, sums, strict=True) if total <= max(room, least)]
-    taken = sorted(index for own in drawn for index in own)
-    kept = np.setdiff1d(np.arange(len(rows)), taken)
-    return DatasetDict({"train": rows.select(kept), "validation": rows.select(taken), **splits})
+        classes[label].append(group)
+    return classes
 
 
 def draw_fold(
@@ -117,14 +128,34 @@ def draw_fold(
 
 
 def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generator) -> list[int]:
+    """Draw groups until they have nearest to a fraction of all rows, and return these rows; one group is left."""
     if len(groups) < 2:
         return []
     target = fraction * sum(map(len, groups))
-    order = [groups[i] for i in generator.permutation(len(groups))]
     taken, left = [], []
-    for group in order:
+    count = 0  # rows taken
+    for number in generator.permutation(len(groups)):
+        group = groups[number]
         # Taking a group brings the sum nearer to the target if at most half of the group exceeds it.
-        (taken if sum(map(len, taken)) + len(group) / 2 <= target else left).append(group)
+        if count + len(group) / 2 <= target:
+            taken.append(group)
+            count += len(group)
+        else:
+            left.append(group)
     if not left:
-        left.append(taken.pop())
+        taken.pop()
     return [index for group in taken for index in group]
+
+
+def _draw_of_small(
+    classes: list[list[list[int]]], most: int, generator: np.random.Generator, *, at_least_one: bool
+) -> list[int]:
+    """Draw the smallest group of some classes, in random order, as long as these have at most `most` rows."""
+    drawn: list[int] = []
+    for number in generator.permutation(len(classes)):
+        smallest = min(classes[number], key=len)
+        is_first = not drawn and at_least_one
+        if len(drawn) + len(smallest) > most and not is_first:
+            break
+        drawn += smallest
+    return drawn

@@ -75,11 +75,13 @@ def _is_las(name: str) -> bool:
 def _density(cloud: PointCloudData) -> float | None:
     """Return the points per square meter of the cells on the ground that have any; None if that is not known."""
     unit = cloud.meters_per_unit
+    # Points of scans of objects have no ground, and without a unit there are no square meters.
     if unit is None or cloud.up_axis != "z" or cloud.is_mesh:
         return None
     flat = (cloud.points[:, :2] - cloud.points[:, :2].min(axis=0)).astype(np.float64) * unit
     if flat.max() < _LEAST_EXTENT:
         return None
+    # One number for each cell, so that those with any point are counted by `np.unique`.
     cells = np.floor(flat / _CELL).astype(np.int64)
     occupied = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
     return len(flat) / (occupied * _CELL**2)
@@ -88,6 +90,7 @@ def _density(cloud: PointCloudData) -> float | None:
 def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
     """Return lines about classes, density, units, overlap, and what only some tiles have; none if there is nothing."""
     if len(tiles) > 1:
+        # Names relative to the common folder are shorter, and differ.
         folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
         tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
     lines: list[str] = []
@@ -135,11 +138,12 @@ def _unlabeled(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _densities(tiles: Sequence[Tile]) -> Iterator[str]:
-    known = sorted((tile.density, tile.name) for tile in tiles if tile.density is not None)
-    if not known:
+    densities = sorted((tile.density, tile.name) for tile in tiles if tile.density is not None)
+    if not densities:
         return
-    (low, sparse), (high, dense) = known[0], known[-1]
-    if len(known) == 1 or high < 1.05 * low:
+    (low, sparse), (high, dense) = densities[0], densities[-1]
+    # A few percent differ between any two tiles.
+    if len(densities) == 1 or high < 1.05 * low:
         yield f"density: {low:.3g} points per square meter"
         return
     unequal = "; thin out or leave out one kind" if high > _UNEQUAL * low else ""
@@ -166,21 +170,22 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
     """Compare the boxes of tiles on the ground that are in meters or feet; scans of objects all lie at the origin."""
     on_ground = [tile for tile in tiles if tile.density is not None][:_MOST_COMPARED]
     shared = []
-    for one, other in combinations(on_ground, 2):
-        unit, other_unit = one.meters_per_unit or 1.0, other.meters_per_unit or 1.0
+    for tile, other in combinations(on_ground, 2):
+        unit, other_unit = tile.meters_per_unit or 1.0, other.meters_per_unit or 1.0
         sides = [
-            min(one.high[axis] * unit, other.high[axis] * other_unit)
-            - max(one.low[axis] * unit, other.low[axis] * other_unit)
+            min(tile.high[axis] * unit, other.high[axis] * other_unit)
+            - max(tile.low[axis] * unit, other.low[axis] * other_unit)
             for axis in range(2)
         ]
-        smaller = min(_area(one), _area(other))
+        # Neighboring tiles share a seam by design; only larger shares are worth a line.
+        smaller = min(_area(tile), _area(other))
         if min(sides) > 0 and (area := sides[0] * sides[1]) > _LEAST_SHARE * smaller:
-            shared.append((area / smaller, area, one.name, other.name))
+            shared.append((area / smaller, area, tile.name, other.name))
     if shared:
         shared.sort(reverse=True)
         named = [
-            f"{one} and {other} {area:,.0f} square meters, {100 * share:.3g} % of the smaller"
-            for share, area, one, other in shared[:_MOST_NAMED]
+            f"{tile} and {other} {area:,.0f} square meters, {100 * share:.3g} % of the smaller"
+            for share, area, tile, other in shared[:_MOST_NAMED]
         ]
         more = f"; and {len(shared) - _MOST_NAMED} more" if len(shared) > _MOST_NAMED else ""
         yield f"overlapping boxes, {len(shared)} pair{'s' * (len(shared) > 1)}: {'; '.join(named)}{more}"

@@ -166,11 +166,12 @@ class RandomFlip(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Change signs of coordinates."""
-        signs = np.where(generator.random(3) < self.p, np.float32(-1), np.float32(1))
-        signs[AXES[self.up_axis]] = 1
-        points[:, :3] *= signs
+        mirrored = np.where(generator.random(3) < self.p, np.float32(-1), np.float32(1))
+        # What points up stays up.
+        mirrored[AXES[self.up_axis]] = 1
+        points[:, :3] *= mirrored
         if self.normals_columns is not None:
-            points[:, list(self.normals_columns)] *= signs
+            points[:, list(self.normals_columns)] *= mirrored
         return points
 
 
@@ -201,10 +202,12 @@ class GlobalRotScaleTrans(PointTransform):
         """Move the ground to height 0, turn and scale, and move it back."""
         self._turn.normals_columns = self.normals_columns
         up = AXES[self.up_axis]
+        # The lowest point may be a stray one far below the ground.
         ground = np.percentile(points[:, up], 1).astype(np.float32)
         points[:, up] -= ground
         points = self._scale.apply(self._turn.apply(points, generator), generator)
         shift = generator.normal(0, self.translation_std, 3).astype(np.float32)
+        # Back to its height, without noise.
         shift[up] = ground
         points[:, :3] += shift
         return points
@@ -220,6 +223,7 @@ class PointsRangeFilter(PointTransform):
         """Select rows."""
         low, high = np.array(self.point_cloud_range, np.float32).reshape(2, 3)
         kept = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
+        # An empty cloud would fail later, in a sampler that does not know of this box.
         if not kept.any():
             raise ValueError(f"none of {len(points)} points is in point_cloud_range {list(self.point_cloud_range)}")
         return points[kept]

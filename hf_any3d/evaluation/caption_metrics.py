@@ -44,44 +44,61 @@ def caption_metrics(
         For each metric `score`, None if there are no answers, and `made_with`, the libraries and models that it was
         made with, since others give other figures than the published ones; or `not_available`, the reason.
     """
-    pairs = []
+    texts = []
+    captions = []
     for entry in results:
-        if not isinstance(entry["ground_truth"], str) or not entry["ground_truth"].strip():
-            raise ValueError(f"{entry['object_id']}: ground_truth is {entry['ground_truth']!r}; expected a caption")
+        caption = entry["ground_truth"]
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"{entry['object_id']}: ground_truth is {caption!r}; expected a caption")
         # As the published program: an empty answer counts as a word that no caption has.
-        pairs.append((entry["model_output"].strip() or "##", entry["ground_truth"]))
+        texts.append(entry["model_output"].strip() or "##")
+        captions.append(caption)
     scores: dict[str, list[float]] = {}
-    for pair in pairs:
-        for name, score in (bleu(*pair) | rouge(*pair)).items():
+    for text, caption in zip(texts, captions, strict=True):
+        for name, score in (bleu(text, caption) | rouge(text, caption)).items():
             scores.setdefault(name, []).append(score)
     metrics = {name: _mean(values, _MADE_WITH[name.partition("-")[0]]) for name, values in scores.items()}
+    metrics["meteor"] = _mean_meteor(texts, captions)
+    if texts and sentence_encoder is not None:
+        metrics["sentence-bert"] = _mean_cosine(open_sentence_encoder, sentence_encoder, texts, captions)
+    if texts and simcse is not None:
+        metrics["simcse"] = _mean_cosine(open_simcse, simcse, texts, captions)
+    return metrics
 
+
+def _mean_meteor(texts: Sequence[str], captions: Sequence[str]) -> dict[str, Any]:
+    """Return the mean of METEOR, which needs nltk and its WordNet."""
     try:
         import nltk
         from nltk.corpus import wordnet
 
         made_with = f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
-        metrics["meteor"] = _mean([meteor(text, caption, wordnet) for text, caption in pairs], made_with)
+        scores = [meteor(text, caption, wordnet) for text, caption in zip(texts, captions, strict=True)]
     except ImportError as error:
-        metrics["meteor"] = {"not_available": f"{error}; pip install nltk"}
+        return {"not_available": f"{error}; pip install nltk"}
     except LookupError:
-        metrics["meteor"] = {"not_available": "nltk has no WordNet here; python -m nltk.downloader wordnet"}
-    texts, captions = ([pair[side] for pair in pairs] for side in (0, 1))
-    openers = {"sentence-bert": (open_sentence_encoder, sentence_encoder), "simcse": (open_simcse, simcse)}
-    for name, (opener, encoder) in openers.items():
-        if encoder is None or not pairs:
-            continue
-        try:
-            cosines, made_with = opener(encoder)
-        except (OSError, ValueError) as error:
-            metrics[name] = {"not_available": f"{encoder}: {str(error).strip()}"}
-        else:
-            metrics[name] = _mean(cosines(texts, captions).tolist(), made_with)
-    return metrics
+        return {"not_available": "nltk has no WordNet here; python -m nltk.downloader wordnet"}
+    return _mean(scores, made_with)
+
+
+def _mean_cosine(
+    opener: Callable[[str], tuple[Similarity, str]], encoder: str, texts: Sequence[str], captions: Sequence[str]
+) -> dict[str, Any]:
+    """Return the mean cosine of the features of answers and captions, which an encoder of sentences computes."""
+    try:
+        cosines, made_with = opener(encoder)
+    except (OSError, ValueError) as error:
+        return {"not_available": f"{encoder}: {str(error).strip()}"}
+    return _mean(cosines(texts, captions).tolist(), made_with)
 
 
 def _mean(scores: Sequence[float], made_with: str) -> dict[str, Any]:
     return {"score": 100 * sum(scores) / len(scores) if scores else None, "made_with": made_with}
+
+
+def _counted_ngrams(words: Sequence[str], order: int) -> Counter:
+    """Count the runs of so many words."""
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 
 def bleu(text: str, reference: str) -> dict[str, float]:
@@ -96,9 +113,8 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     words, expected = text.split(), reference.split()
     logs = []
     for order in _WEIGHTS:
-        ngrams, wanted = (
-            Counter(zip(*(some[start:] for start in range(order)), strict=False)) for some in (words, expected)
-        )
+        ngrams = _counted_ngrams(words, order)
+        wanted = _counted_ngrams(expected, order)
         common = (ngrams & wanted).total()
         # Without a common word the smoothing alone would give a score.
         if order == 1 and not common:
@@ -130,16 +146,19 @@ def rouge(text: str, reference: str) -> dict[str, float]:
     Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1 and differ from those of `rouge-score`,
     which stems words and counts repeated ones.
     """
-    own, there = _sentences(text), _sentences(reference)
-    if not own or not there:
+    sentences, expected_sentences = _sentences(text), _sentences(reference)
+    if not sentences or not expected_sentences:
         return {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 0.0}
-    words, expected = sum(own, []), sum(there, [])
+    words, expected = sum(sentences, []), sum(expected_sentences, [])
     scores = {}
     for order in (1, 2):
         ngrams, wanted = _ngrams(words, order), _ngrams(expected, order)
         scores[f"rouge-{order}"] = _f_score(len(ngrams & wanted), len(ngrams), len(wanted))
     # A union over pairs of sentences, as in the version of `rouge` of the published figures.
-    common = {word for wanted in there for some in own for word in _common_subsequence(wanted, some)}
+    common: set[str] = set()
+    for wanted in expected_sentences:
+        for sentence in sentences:
+            common.update(_common_subsequence(wanted, sentence))
     scores["rouge-l"] = _f_score(len(common), len(set(words)), len(set(expected)))
     return scores
 
@@ -170,18 +189,18 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
                 lengths[row][column] = lengths[row - 1][column - 1] + 1
             else:
                 lengths[row][column] = max(lengths[row - 1][column], lengths[row][column - 1])
-    found: list[str] = []
+    common: list[str] = []
     # Back from the end; where both ways are as long, one word of `second` is left out.
     row, column = len(first), len(second)
     while row and column:
         if first[row - 1] == second[column - 1]:
             row, column = row - 1, column - 1
-            found.append(first[row])
+            common.append(first[row])
         elif lengths[row - 1][column] > lengths[row][column - 1]:
             row -= 1
         else:
             column -= 1
-    return found
+    return common
 
 
 def open_sentence_encoder(name: str) -> tuple[Similarity, str]:
@@ -226,9 +245,9 @@ def open_simcse(name: str) -> tuple[Similarity, str]:
 
 def _cosines(tower: TextTower) -> Similarity:
     def cosines(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        found = (embed_texts(tower, texts) * embed_texts(tower, references)).sum(axis=1)
-        refuse_nan(found)
-        return found
+        cosines = (embed_texts(tower, texts) * embed_texts(tower, references)).sum(axis=1)
+        refuse_nan(cosines)
+        return cosines
 
     return cosines
 

@@ -85,7 +85,7 @@ def judge_protocols(
         `figures`; with metrics, for captions, `metrics`. It is also written to `summary.json`, with a judge to
         `summary.judged-by-….json`, which keeps earlier results of other protocols.
     """
-    if judge is not None and (unfit := [one.name for one in protocols if one.kind not in judge.kinds]):
+    if judge is not None and (unfit := [protocol.name for protocol in protocols if protocol.kind not in judge.kinds]):
         raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")
     summary = {}
     for protocol in protocols:

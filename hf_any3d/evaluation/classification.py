@@ -106,6 +106,7 @@ def logits_with_unknown(outputs: tuple[torch.Tensor, torch.Tensor], _labels: Any
 
 def predicted_classes(predictions: np.ndarray, config: Any = None) -> np.ndarray:
     """Return the predicted class of each sample; `num_classes` for what is of none of them."""
+    # Models without an unknown score, and predictions without its column, have an answer for each sample.
     if config is None or getattr(config, "unknown_share", None) is None or predictions.shape[1] == config.num_labels:
         return predictions.argmax(axis=1)
     refused = is_none_of_these(predictions[:, -1], config)
@@ -144,6 +145,7 @@ def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     if labels.size != logits.size or len(labels) != len(logits):
         raise ValueError(f"labels have shape {labels.shape}; expected {logits.shape}, as the logits")
     labels = labels.reshape(logits.shape)
+    # One number a sample, or other numbers than zeros and ones, are a regression.
     if logits.shape[1] == 1 or not np.isin(labels, (0, 1)).all():
         errors = logits.astype(np.float64) - labels
         return {"mse": float((errors**2).mean()), "mae": float(np.abs(errors).mean())}
@@ -231,6 +233,7 @@ def _confusion(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the confusion matrix, and the names of its classes, the last of which may be none of them."""
     answers = predicted_classes(predictions, getattr(trainer.model, "config", None))
+    # Columns for none of the classes only where an answer was that, so that tables of other models have no empty one.
     names = [*classes, NONE_OF_THESE] if (answers == len(classes)).any() else list(classes)
     return confusion_matrix(answers, labels, len(names)), names
 

@@ -55,23 +55,23 @@ def score_detections(
     scores, labels, best, taken, targets = [], [], [], [], []
     first = 0  # number of a cloud's first object among all
     for cloud, (answers, objects) in enumerate(zip(predictions, references, strict=True)):
-        boxes, own = _boxes(answers, "labels", f"predictions[{cloud}]")
+        boxes, answered = _boxes(answers, "labels", f"predictions[{cloud}]")
         name = "labels" if "labels" in objects else "class_labels"
         truth, classes = _boxes(objects, name, f"references[{cloud}]")
         score = np.asarray(answers["scores"], dtype=np.float64).reshape(-1)
-        if score.shape != own.shape or not np.isfinite(score).all():
-            raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {own.shape}, finite numbers")
+        if score.shape != answered.shape or not np.isfinite(score).all():
+            raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {answered.shape}, finite numbers")
         if len(boxes) and len(truth):
             overlap = box_iou(torch.from_numpy(boxes)[:, None], torch.from_numpy(truth)[None]).numpy()
-            overlap = np.where(own[:, None] == classes, overlap, -1.0)
+            overlap = np.where(answered[:, None] == classes, overlap, -1.0)
             most = overlap.argmax(axis=1)  # the first of equals
-            best.append(overlap[np.arange(len(own)), most])
+            best.append(overlap[np.arange(len(answered)), most])
             taken.append(first + most)
         else:
-            best.append(np.full(len(own), -1.0))
-            taken.append(np.zeros(len(own), dtype=np.int64))
+            best.append(np.full(len(answered), -1.0))
+            taken.append(np.zeros(len(answered), dtype=np.int64))
         scores.append(score)
-        labels.append(own)
+        labels.append(answered)
         targets.append(classes)
         first += len(truth)
     score, label = np.concatenate([*scores, []]), np.concatenate([*labels, np.zeros(0, np.int64)])
@@ -80,8 +80,8 @@ def score_detections(
     result: dict[float, dict[int, ClassScore]] = {}
     for threshold in thresholds:
         result[threshold] = {}
-        for one in np.union1d(label, target).astype(int).tolist():
-            rows = np.flatnonzero(label == one)
+        for class_number in np.union1d(label, target).astype(int).tolist():
+            rows = np.flatnonzero(label == class_number)
             rows = rows[np.argsort(-score[rows], kind="stable")]
             right = overlap[rows] > threshold
             # Of several answers for one object, the first is right.
@@ -89,14 +89,15 @@ def score_detections(
             _, firsts = np.unique(number[rows][candidates], return_index=True)
             is_right = np.zeros(len(rows), dtype=bool)
             is_right[candidates[firsts]] = True
-            num_objects, hits = int((target == one).sum()), np.cumsum(is_right)
+            num_objects = int((target == class_number).sum())
+            hits = np.cumsum(is_right)
             precision = hits / np.arange(1, len(hits) + 1)
             recall = hits / num_objects if num_objects else np.zeros(len(hits))
             # The envelope: the highest precision at this recall or a higher one; summed where recall rises.
             envelope = np.maximum.accumulate(precision[::-1])[::-1]
             area = float((np.diff(recall, prepend=0.0) * envelope).sum())
             last = float(recall[-1]) if len(recall) else 0.0
-            result[threshold][one] = ClassScore(area, last, precision, recall, num_objects)
+            result[threshold][class_number] = ClassScore(area, last, precision, recall, num_objects)
     return result
 
 

@@ -45,9 +45,9 @@ class LayoutScore:
         return [_f1(*sums) if sums[1] or sums[2] else math.nan for sums in self.counts.sum(axis=1).tolist()]
 
 
-def _f1(found: int, predicted: int, there: int) -> float:
+def _f1(matched: int, predicted: int, actual: int) -> float:
     # The harmonic mean of found / predicted and found / there.
-    return 2 * found / (predicted + there)
+    return 2 * matched / (predicted + actual)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -89,17 +89,17 @@ def score_layouts(
         )
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
-    classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))
+    classes = sorted({name for pair in scenes for boxes_by_class in pair for name in boxes_by_class} - set(_STRUCTURE))
     scores = {}
     for name in (*_STRUCTURE, *classes):
         counts = np.zeros((len(thresholds), len(scenes), 3), dtype=np.int64)
         for scene, (mine, theirs) in enumerate(scenes):
             first, second = mine.get(name, np.zeros((0,))), theirs.get(name, np.zeros((0,)))
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
-            found = overlaps(first, second, published=published)
+            shares = overlaps(first, second, published=published)
             for row, threshold in enumerate(thresholds):
-                pairs = linear_sum_assignment(np.where(found > threshold, -1.0, 1e6))
-                counts[row, scene] = (found[pairs] >= threshold).sum(), len(first), len(second)
+                pairs = linear_sum_assignment(np.where(shares > threshold, -1.0, 1e6))
+                counts[row, scene] = (shares[pairs] >= threshold).sum(), len(first), len(second)
         scores[name] = LayoutScore(counts)
     return scores
 
@@ -130,10 +130,12 @@ def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
     others = []
     for openings in (layout.doors, layout.windows):
         faces = []
-        for one in openings:
-            if (along := directions.get(one.wall_id)) is None:
+        for opening in openings:
+            if (along := directions.get(opening.wall_id)) is None:
                 continue
-            middle, across, up = np.array([one.x, one.y, one.z]), along * one.width / 2, [0, 0, one.height / 2]
+            middle = np.array([opening.x, opening.y, opening.z])
+            across = along * opening.width / 2
+            up = [0, 0, opening.height / 2]
             corners = [middle - across - up, middle + across - up, middle + across + up, middle - across + up]
             faces.append(np.stack(corners))
         others.append(faces)
@@ -148,17 +150,18 @@ def box_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fal
         second: The same.
         published: Whether to take the center for the top, and to round, as the released program does.
     """
-    found = np.zeros((len(first), len(second)))
-    for row, one in enumerate(first):
+    shares = np.zeros((len(first), len(second)))
+    for row, box in enumerate(first):
         for column, other in enumerate(second):
-            area = _shared_area(_ground(one), _ground(other))
+            area = _shared_area(_ground(box), _ground(other))
             # How far the top is above the center.
             above = 0.0 if published else 0.5
-            tops = [box[2] + above * box[5] for box in (one, other)]
-            height = min(tops) - max(tops[0] - one[5], tops[1] - other[5])
+            top = box[2] + above * box[5]
+            other_top = other[2] + above * other[5]
+            height = min(top, other_top) - max(top - box[5], other_top - other[5])
             shared = area * max(height, 0.0)
-            found[row, column] = shared / (one[3:6].prod() + other[3:6].prod() - shared)
-    return found.round(5) if published else found
+            shares[row, column] = shared / (box[3:6].prod() + other[3:6].prod() - shared)
+    return shares.round(5) if published else shares
 
 
 def _ground(box: np.ndarray) -> np.ndarray:
@@ -178,26 +181,32 @@ def face_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fa
         second: True ones; areas are compared in their planes.
         published: Whether distances have a sign, as in the released program.
     """
-    found = np.zeros((len(first), len(second)))
-    for row, one in enumerate(first):
+    shares = np.zeros((len(first), len(second)))
+    for row, face in enumerate(first):
         for column, other in enumerate(second):
-            across = [np.cross(face[1] - face[0], face[2] - face[1]) for face in (one, other)]
+            across = [_normal(face), _normal(other)]
             if min(np.linalg.norm(across, axis=1)) <= 1e-9:
                 continue
-            own, normal = across / np.linalg.norm(across, axis=1, keepdims=True)
-            if np.linalg.norm(np.cross(own, normal)) >= _PARALLEL:
+            normal, other_normal = across / np.linalg.norm(across, axis=1, keepdims=True)
+            if np.linalg.norm(np.cross(normal, other_normal)) >= _PARALLEL:
                 continue
-            distance = float((other[0] - one[0]) @ own)
+            distance = float((other[0] - face[0]) @ normal)
             if (distance if published else abs(distance)) >= _FARTHEST:
                 continue
             along = (other[1] - other[0]) / np.linalg.norm(other[1] - other[0])
-            plane = np.stack([along, np.cross(normal, along)], axis=1)  # (3, 2)
-            flat = [(face - other[0]) @ plane for face in (one, other)]
+            plane = np.stack([along, np.cross(other_normal, along)], axis=1)  # (3, 2)
+            flat = [(corners - other[0]) @ plane for corners in (face, other)]  # (4, 2) each
             # Both counterclockwise.
             flat = [corners if _area(corners) >= 0 else corners[::-1] for corners in flat]
-            shared, both = _shared_area(*flat), _area(flat[0]) + _area(flat[1])
-            found[row, column] = shared / (both - shared)
-    return found
+            shared = _shared_area(*flat)
+            both = _area(flat[0]) + _area(flat[1])
+            shares[row, column] = shared / (both - shared)
+    return shares
+
+
+def _normal(face: np.ndarray) -> np.ndarray:
+    """Return a vector `(3,)` at right angles to a face `(4, 3)`, as long as its area."""
+    return np.cross(face[1] - face[0], face[2] - face[1])
 
 
 def _area(polygon: np.ndarray) -> float:
@@ -212,14 +221,14 @@ def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
     for start, end in zip(second, np.roll(second, -1, axis=0), strict=True):
         edge = end - start
         # What is right of an edge is outside; corners are cut off edge by edge.
-        sides = [float(edge[0] * (one[1] - start[1]) - edge[1] * (one[0] - start[0])) for one in rest]
+        sides = [float(edge[0] * (corner[1] - start[1]) - edge[1] * (corner[0] - start[0])) for corner in rest]
         kept = []
-        for number, (one, side) in enumerate(zip(rest, sides, strict=True)):
+        for number, (corner, side) in enumerate(zip(rest, sides, strict=True)):
             following, next_side = rest[(number + 1) % len(rest)], sides[(number + 1) % len(rest)]
             if side >= 0:
-                kept.append(one)
+                kept.append(corner)
             if (side > 0 > next_side) or (side < 0 < next_side):
-                kept.append(one + (following - one) * (side / (side - next_side)))
+                kept.append(corner + (following - corner) * (side / (side - next_side)))
         rest = kept
         if len(rest) < 3:
             return 0.0

@@ -83,11 +83,11 @@ def named_part_scores(
         asked = {"templates": templates} if templates is not None else {}
         if templates in ("part_plus_cat", "ensemble"):
             asked["category"] = category
-        found = segment({"points": row["points"]}, candidate_labels=names[category], **asked, **arguments)
+        answer = segment({"points": row["points"]}, candidate_labels=names[category], **asked, **arguments)
         references = np.asarray(row["labels"])
-        predicted, true = counted(found["labels"], references)
+        predicted, true = counted(answer["labels"], references)
         right, total = right + int((predicted == true).sum()), total + len(true)
-        iou = named_part_iou(found["labels"], references, len(names[category]), form)
+        iou = named_part_iou(answer["labels"], references, len(names[category]), form)
         by_category.setdefault(category, []).append(iou)
     means = {category: float(np.mean(ious)) for category, ious in sorted(by_category.items())}
     return {**part_means(by_category), "category_ious": means, "accuracy": right / total}

@@ -49,10 +49,10 @@ def point_text_scores(
             features.append(model.get_point_features(points).float())  # pyright: ignore[reportCallIssue] a method
     cosines = (torch.cat(features) @ words.T).cpu().numpy()  # (clouds, different texts)
     refuse_nan(cosines)
-    own = np.array([different.index(text) for text in texts])
-    scores = 100 * cosines[np.arange(len(own)), own].clip(min=0)
+    place_of_text = np.array([different.index(text) for text in texts])
+    scores = 100 * cosines[np.arange(len(place_of_text)), place_of_text].clip(min=0)
     return {
         "scores": scores.tolist(),
         "score": float(scores.mean()),
-        "r_precision": float(np.mean(cosines.argmax(axis=1) == own)),
+        "r_precision": float(np.mean(cosines.argmax(axis=1) == place_of_text)),
     }

@@ -141,10 +141,10 @@ def _judge(name: str, model: Any, clouds: int) -> Iterator[Check]:
         yield _features(name, model, clouds)
 
 
-def _pipeline(task: Any, name: Any, **settings: Any) -> Any:
+def _pipeline(task: Any, name: Any, **arguments: Any) -> Any:
     from transformers import pipeline
 
-    return pipeline(task, model=name, **settings)
+    return pipeline(task, model=name, **arguments)
 
 
 def _shapes(split: str, most: int) -> tuple[list[np.ndarray], list[str]]:
@@ -172,11 +172,11 @@ def _zero_shot_shapes(classify: Any, clouds: int) -> Check:
 
 def _examples(answer: Callable[[str], Any]) -> Check:
     """Ask for the names of the example files."""
-    found = {stem: str(answer(str(example_file(f"{stem}.ply")))[0]["label"]) for stem in EXAMPLES}
-    right = [stem for stem, label in found.items() if label.lower() in EXAMPLES[stem]]
+    said = {stem: str(answer(str(example_file(f"{stem}.ply")))[0]["label"]) for stem in EXAMPLES}
+    right = [stem for stem, label in said.items() if label.lower() in EXAMPLES[stem]]
     # One answer for all of them, such as chair, is right for two.
     passed = len(right) >= 4
-    wrong = ", ".join(f"{stem}: {label}" for stem, label in found.items() if stem not in right)
+    wrong = ", ".join(f"{stem}: {label}" for stem, label in said.items() if stem not in right)
     return Check("names of the example files", passed, f"{len(right)} of 6 right, at least 4 expected; {wrong}"[:200])
 
 
@@ -195,10 +195,10 @@ def _named_shapes(classify: Any, model: Any, clouds: int) -> Check:
     for turn in np.linspace(0, 2 * np.pi, 4, endpoint=False):
         turned = [points[number] @ rotation_matrix(1, turn) for number in asked]
         answers = classify(turned, up_axis=up_axis_of("shapes") or "y", top_k=1)
-        found = [str(answer[0]["label"]).lower() for answer in answers]
-        counts.append(sum(label in right_names[number] for label, number in zip(found, asked, strict=True)))
+        said = [str(answer[0]["label"]).lower() for answer in answers]
+        counts.append(sum(label in right_names[number] for label, number in zip(said, asked, strict=True)))
         # How often the answers would be right for any other shape.
-        shares.append(np.mean([label in right_names[number] for label in found for number in asked]))
+        shares.append(np.mean([label in right_names[number] for label in said for number in asked]))
     best = int(np.argmax(counts))
     rare = binomtest(counts[best], len(asked), float(shares[best]), alternative="greater").pvalue < _SIGNIFICANCE / 4
     seen = f"{', '.join(map(str, counts))} of {len(asked)} right after turns by 0, 90, 180 and 270 degrees"
@@ -215,18 +215,24 @@ def _features(name: str, model: Any, clouds: int) -> Check:
         torch.manual_seed(0)
         control = type(model)(model.config).eval()
     processor, up_axis = AutoProcessor.from_pretrained(name), up_axis_of("shapes") or "y"
-    (known, labels), (asked, truth) = _shapes("train", clouds), _shapes("test", clouds)
+    learned, labels = _shapes("train", clouds)
+    asked, truth = _shapes("test", clouds)
     if getattr(processor, "needs_normals", False):
-        known, asked = ([_colored(points) for points in shapes] for shapes in (known, asked))
-    names, right = sorted(set(labels)), []
-    for one in (model, control):
-        extract = _pipeline("point-cloud-feature-extraction", one, feature_extractor=processor)
-        own, other = (
-            np.stack([np.asarray(made["pooled"], np.float64) for made in extract(points, up_axis=up_axis)])
-            for points in (known, asked)
-        )
-        means = np.stack([own[np.asarray(labels) == label].mean(axis=0) for label in names])
-        distance = np.linalg.norm((other[:, None] - means) / (own.std(axis=0) + 1e-9), axis=-1)  # (clouds, classes)
+        learned = [_colored(points) for points in learned]
+        asked = [_colored(points) for points in asked]
+    names = sorted(set(labels))
+    right = []
+    for encoder in (model, control):
+        extract = _pipeline("point-cloud-feature-extraction", encoder, feature_extractor=processor)
+
+        def pooled(shapes: Any, extract: Any = extract) -> np.ndarray:  # (clouds, channels)
+            return np.stack([np.asarray(answer["pooled"], np.float64) for answer in extract(shapes, up_axis=up_axis)])
+
+        features, other = pooled(learned), pooled(asked)
+        means = np.stack([features[np.asarray(labels) == label].mean(axis=0) for label in names])
+        # In units of each channel's spread, as the scales of channels differ.
+        difference = (other[:, None] - means) / (features.std(axis=0) + 1e-9)
+        distance = np.linalg.norm(difference, axis=-1)  # (clouds, classes)
         right.append(np.asarray(names)[distance.argmin(axis=1)] == np.asarray(truth))
     # Random weights tell shapes apart, too, so both are asked about the same ones.
     alone = [int((mine & ~others).sum()) for mine, others in (right, right[::-1])]
@@ -250,8 +256,8 @@ def _room(name: str, model: Any) -> Check:
     segment = _pipeline("point-cloud-segmentation", name)
     answers, truth = np.zeros(0, str), np.zeros(0, str)
     for row in rows:
-        found = segment(_colored(np.asarray(row["points"])), up_axis="y")
-        answers = np.append(answers, [str(model.config.id2label[int(label)]).lower() for label in found["labels"]])
+        answer = segment(_colored(np.asarray(row["points"])), up_axis="y")
+        answers = np.append(answers, [str(model.config.id2label[int(label)]).lower() for label in answer["labels"]])
         truth = np.append(truth, [true_names[label] for label in np.asarray(row["labels"])])
     shares = [float((answers[truth == label] == label).mean()) for label in shared if (truth == label).any()]
     mean, chance = float(np.mean(shares)), 1 / len(shared)
@@ -271,8 +277,8 @@ def _room_with_walls(name: str, model: Any) -> Check:
     ceiling[:, 2] = high[2]
     points = np.concatenate([points, ceiling])
     segment = _pipeline("point-cloud-segmentation", name)
-    found = segment(_colored(points), up_axis="z")["labels"]
-    answers = np.array([str(model.config.id2label[int(label)]).lower() for label in found])
+    labels = segment(_colored(points), up_axis="z")["labels"]
+    answers = np.array([str(model.config.id2label[int(label)]).lower() for label in labels])
     truth = np.full(len(points), "", "<U16")
     for box, label in zip(np.asarray(row["boxes"]), row["box_labels"], strict=True):
         inside = (points - box[:3]) @ rotation_matrix(2, -box[6])
@@ -310,12 +316,12 @@ def _parts(name: str) -> Check:
         points = np.asarray(row["points"])
         cloud = _colored(points)
         truth, category = np.asarray(row["labels"]), categories[row["label"]]
-        own = sorted(set(truth.tolist()))
-        labels = [names[part].removeprefix(f"{category} ") for part in own]
-        found = segment(cloud, candidate_labels=labels, category=category, up_axis="y", **choice)
-        answers = np.asarray(own)[np.asarray(found["labels"])]
-        shares += [float((answers[truth == part] == part).mean()) for part in own]
-        chances.append(1 / len(own))
+        parts = sorted(set(truth.tolist()))
+        labels = [names[part].removeprefix(f"{category} ") for part in parts]
+        answer = segment(cloud, candidate_labels=labels, category=category, up_axis="y", **choice)
+        answers = np.asarray(parts)[np.asarray(answer["labels"])]
+        shares += [float((answers[truth == part] == part).mean()) for part in parts]
+        chances.append(1 / len(parts))
     mean, chance = float(np.mean(shares)), float(np.mean(chances))
     seen = f"mean accuracy of {len(shares)} parts {mean:.1%}; chance is {chance:.1%}"
     return Check("parts of packaged objects by name", mean >= max(1.5 * chance, chance + _MARGIN), seen)
@@ -340,8 +346,8 @@ def _boxes(name: str) -> Check:
     points, true = np.asarray(row["points"], np.float32), torch.as_tensor(np.asarray(row["boxes"], np.float32))
     detect = _pipeline("point-cloud-object-detection", name)
     cloud = {"points": points, "colors": np.full(points.shape, 0.5, np.float32)}
-    found = detect(cloud, up_axis="z", max_new_tokens=1024, do_sample=False)
-    boxes = [[*one["box"]["center"], *one["box"]["size"], one["box"]["heading"]] for one in found]
+    answers = detect(cloud, up_axis="z", max_new_tokens=1024, do_sample=False)
+    boxes = [[*answer["box"]["center"], *answer["box"]["size"], answer["box"]["heading"]] for answer in answers]
     hit = 0
     if boxes:
         overlaps = box_iou(true[:, None], torch.tensor(boxes, dtype=torch.float32)[None])  # (true, found)

@@ -128,6 +128,6 @@ def evaluate_reconstruction(
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, *CODE_METRICS, "loss")}
         if numbers is not None:
-            found = category_means(output.predictions[0], np.asarray(numbers))
-            by_category[split] = {names[number]: float(means[0]) for number, means in found.items()}
+            means_of_categories = category_means(output.predictions[0], np.asarray(numbers))
+            by_category[split] = {names[number]: float(means[0]) for number, means in means_of_categories.items()}
     return metrics, by_category

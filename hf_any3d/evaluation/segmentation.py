@@ -222,14 +222,14 @@ def evaluate_segmentation(
             categories.append(None if category is None else int(category))
             losses.append(loss)
         matrix = point_confusion(np.concatenate(predictions), np.concatenate(references), len(names))
-        found = {"accuracy": overall_accuracy(matrix), "loss": float(np.mean(losses))}
+        figures = {"accuracy": overall_accuracy(matrix), "loss": float(np.mean(losses))}
         if category_parts is None:
-            found = {"mean_iou": mean_iou(matrix), **found}
+            figures = {"mean_iou": mean_iou(matrix), **figures}
         else:
             ious = part_ious(predictions, references, categories, category_parts)
-            found = {**part_means(ious), **found}
-        trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
-        metrics[split] = found
+            figures = {**part_means(ious), **figures}
+        trainer.log_metrics(split, {f"{split}_{key}": value for key, value in figures.items()})
+        metrics[split] = figures
         record_confusion(trainer, split, matrix, names)
         by_class[split] = by_name(names, class_ious(matrix))
     return metrics, by_class
@@ -252,10 +252,10 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
             clouds = np.array([rows.clouds[number] for number in members])
             index = np.stack([rows.index[number] for number in members])
             for cloud in np.unique(clouds):
-                own = clouds == cloud
+                of_cloud = clouds == cloud
                 count = len(rows.dataset[int(cloud)]["labels"])
                 # Blocks overlap, and a point gets the mean of its logits.
-                merged = merge_blocks(index[own], output.predictions[own], count)
+                merged = merge_blocks(index[of_cloud], output.predictions[of_cloud], count)
                 yield int(cloud), merged, output.metrics["test_loss"]
             members = []
     finally:

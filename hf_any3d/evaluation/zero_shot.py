@@ -50,24 +50,26 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
     if unseen and not 0 <= unseen[0] <= unseen[-1] < classes:
         raise ValueError(f"unseen has {unseen}; expected classes from 0 to {classes - 1}")
     seen = [number for number in range(classes) if number not in set(unseen)]
-    found, balanced = {}, []
-    for name, own in (("unseen", unseen), ("seen", seen)):
-        rows = np.isin(labels, own)
+    figures = {}
+    balanced = []
+    for name, group in (("unseen", unseen), ("seen", seen)):
+        rows = np.isin(labels, group)
         if not rows.any():
             continue
-        # `own` is sorted, so its places are the new numbers of the labels.
-        among = confusion_matrix(logits[rows][:, own].argmax(axis=1), np.searchsorted(own, labels[rows]), len(own))
+        # The group is sorted, so places in it are the new numbers of the labels.
+        answers = logits[rows][:, group].argmax(axis=1)
+        among = confusion_matrix(answers, np.searchsorted(group, labels[rows]), len(group))
         among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
-        found[f"{name}_accuracy"] = overall_accuracy(among)
+        figures[f"{name}_accuracy"] = overall_accuracy(among)
         if name == "unseen":
-            found["unseen_mean_class_accuracy"] = mean_class_accuracy(among)
-            found["unseen_chance"] = 1 / len(unseen)
-            found["unseen_p_value"] = p_value(among)
-        found[f"{name}_among_all"] = overall_accuracy(among_all)
+            figures["unseen_mean_class_accuracy"] = mean_class_accuracy(among)
+            figures["unseen_chance"] = 1 / len(unseen)
+            figures["unseen_p_value"] = p_value(among)
+        figures[f"{name}_among_all"] = overall_accuracy(among_all)
         balanced.append(mean_class_accuracy(among_all))
     if len(balanced) == 2:
-        found["harmonic_mean"] = 2 * math.prod(balanced) / sum(balanced) if sum(balanced) else 0.0
-    return found
+        figures["harmonic_mean"] = 2 * math.prod(balanced) / sum(balanced) if sum(balanced) else 0.0
+    return figures
 
 
 def p_value(matrix: np.ndarray) -> float:
@@ -133,8 +135,8 @@ def evaluate_class_names(
         predictions.append(cosines.argmax(dim=1).cpu().numpy())
         labels += [int(row["label"]) for row in batch]
     matrix = confusion_matrix(np.concatenate(predictions), np.array(labels), len(names))
-    found = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
-    return found, by_name(names, class_accuracies(matrix))
+    figures = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    return figures, by_name(names, class_accuracies(matrix))
 
 
 def evaluate_zero_shot(

@@ -58,29 +58,22 @@ def find_version(
             )
         return Version(file.commit, file.sha256)
     revision = revision or "main"
-
-    def entry(name: str) -> Path:
-        return folder / "revisions" / quote(name, safe="") / f"{size or 'model'}.json"
-
-    record = read_json_object(entry(revision))
-    cached = Version(**record) if record.keys() == {"commit", "checksum"} else None
+    answers = _Answers(folder / "revisions", f"{size or 'model'}.json")
+    cached = answers.read(revision)
     if cached is not None and cached.commit == revision:  # nothing that could have changed
         return cached
     reason = offline_reason(hub.get("local_files_only"))
     if reason is None:
-        url = hf_hub_url(repository, file.path, revision=revision)
         try:
-            answer = get_hf_file_metadata(url, token=hub.get("token"), timeout=_TIMEOUT_SECONDS)
+            version = _ask_hub(repository, file.path, revision, hub.get("token"))
         except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
             raise
         except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             reason = f"the hub cannot be reached ({type(error).__name__})"
         else:
-            assert answer.commit_hash is not None and answer.etag is not None  # of every file on the hub
-            version = Version(answer.commit_hash, answer.etag)
             # A branch moves on; under its commit the answer can be found again without a network.
             for name in {revision, version.commit}:
-                write_json(entry(name), vars(version))
+                answers.write(name, version)
             return version
     if cached is None:
         at = "" if revision == "main" else f" at revision {revision}"
@@ -89,6 +82,31 @@ def find_version(
             "network, or download the file and give its path"
         )
     return cached
+
+
+def _ask_hub(repository: str, path: str, revision: str, token: str | bool | None) -> Version:
+    url = hf_hub_url(repository, path, revision=revision)
+    answer = get_hf_file_metadata(url, token=token, timeout=_TIMEOUT_SECONDS)
+    assert answer.commit_hash is not None and answer.etag is not None  # of every file on the hub
+    return Version(answer.commit_hash, answer.etag)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers of the hub about a file, stored by revision."""
+
+    folder: Path
+    file_name: str
+
+    def read(self, revision: str) -> Version | None:
+        record = read_json_object(self._path(revision))
+        return Version(**record) if record.keys() == {"commit", "checksum"} else None
+
+    def write(self, revision: str, version: Version) -> None:
+        write_json(self._path(revision), vars(version))
+
+    def _path(self, revision: str) -> Path:
+        return self.folder / quote(revision, safe="") / self.file_name
 
 
 def download(repository: str, path: str, version: Version, cache_dir: Path | None, hub: Mapping[str, Any]) -> Path:

@@ -44,12 +44,12 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
         return
     accept = accept or bool(_option)
     file = folder / "license.json"
-    known = read_json_object(file)
-    if accept and not known.get("accepted"):
-        write_json(file, {**known, "accepted": system.weights_license})
+    record = read_json_object(file)
+    if accept and not record.get("accepted"):
+        write_json(file, {**record, "accepted": system.weights_license})
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
     # Another license than the one that was accepted has to be accepted anew.
-    if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
+    if not accept and record.get("accepted") != system.weights_license and not named & {subject, "all"}:
         how = "open_published(…, accept_license=True)" if _option is None else "--accept-license"
         raise ValueError(
             f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which "
@@ -60,7 +60,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
 def show_license(subject: str, system: System, folder: Path) -> None:
     """Print the licenses when a repository is opened for the first time on this machine."""
     file = folder / "license.json"
-    known = read_json_object(file)
-    if known.get("shown") != system.weights_license:
+    record = read_json_object(file)
+    if record.get("shown") != system.weights_license:
         print_line(f"{subject}: {license_text(system)}", is_error=True)
-        write_json(file, {**known, "shown": system.weights_license})
+        write_json(file, {**record, "shown": system.weights_license})

@@ -137,8 +137,8 @@ def similar_path(name: str | os.PathLike, whole: bool = False) -> str:
     matches = difflib.get_close_matches(missing[-1].name, names, n=3)
     inner = [folder / match / path.relative_to(missing[-1]) for match in matches]
     above = folder / matches[0] if matches and not whole else None
-    found = next((some for some in inner if some.exists()), above)
-    return f"; did you mean {found}?" if found else ""
+    similar = next((path for path in inner if path.exists()), above)
+    return f"; did you mean {similar}?" if similar else ""
 
 
 def _is_cached(name: str, revision: str | None, cache_dir: str | os.PathLike | None, kind: str) -> bool:

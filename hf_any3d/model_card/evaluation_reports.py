@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftType
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -53,22 +53,33 @@ def known_facts(
     The seed, the protocol of a model without an adapter, and what selected the weights are in the metrics.json of its
     training. That an encoder had its pretrained weights is known of one that came from the hub.
     """
-    config, adapter = AutoConfig.from_pretrained(model), None
+    config = AutoConfig.from_pretrained(model)
+    adapter = None
     if cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE) is not None:
         adapter = PeftConfig.from_pretrained(model)
+    facts = _facts_of_files(model, config, adapter, dataset)
+    for name, value in stated.items():
+        types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
+        if type(value) not in types or facts[name] not in (None, value):
+            said = f", as {model} says {facts[name]!r}" if facts.get(name) is not None else ""
+            raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
+        facts[name] = value
+    if missing := [name for name in FACTS if facts[name] is None]:
+        texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
+        raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
+    return facts | {"settings": {} if adapter is None else changed_settings(adapter)}
+
+
+def _facts_of_files(
+    model: str, config: PreTrainedConfig, adapter: PeftConfig | None, dataset: str | None
+) -> dict[str, Any]:
+    """Return the facts that a model's files say, None for those that they do not say."""
     file = cached_file(model, "metrics.json", **_IF_THERE)
     run = None if file is None else RunReport.load(file)
     start = {} if run is None else run.start
-    weights = getattr(config, "encoder_weights", None)
-    if weights is not None:
-        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
-        is_random = {"pretrained": False, "packaged": False, "random": True}.get(weights)
-    else:
-        encoder, base = config.model_type, start.get("model") or getattr(config, "base_name_or_path", None)
-        # A directory may hold anything.
-        is_random = False if base is not None and not os.path.exists(base) and hub_name(base) is not None else None
+    encoder, is_random = _encoder_facts(config, start.get("model"))
     validation = None if run is None else run.data.get("validation")
-    known = {
+    return {
         "dataset": None if dataset in _LOADERS else dataset,
         "encoder": encoder,
         "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
@@ -76,16 +87,18 @@ def known_facts(
         "random": is_random,
         "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
     }
-    for name, value in stated.items():
-        types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
-        if type(value) not in types or known[name] not in (None, value):
-            said = f", as {model} says {known[name]!r}" if known.get(name) is not None else ""
-            raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
-        known[name] = value
-    if missing := [name for name in FACTS if known[name] is None]:
-        texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
-        raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
-    return known | {"settings": {} if adapter is None else changed_settings(adapter)}
+
+
+def _encoder_facts(config: PreTrainedConfig, start: str | None) -> tuple[str | None, bool | None]:
+    """Return a model's encoder, and whether its weights were random, as far as the config or the start tells."""
+    weights = getattr(config, "encoder_weights", None)
+    if weights is not None:
+        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
+        return encoder, {"pretrained": False, "packaged": False, "random": True}.get(weights)
+    base = start or getattr(config, "base_name_or_path", None)
+    # A directory may hold anything.
+    is_on_hub = base is not None and not os.path.exists(base) and hub_name(base) is not None
+    return config.model_type, False if is_on_hub else None
 
 
 def evaluation_report(
@@ -126,8 +139,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _check_rows(report: Mapping[str, Any]) -> None:
     """Check the number of test clouds of a dataset of the catalog."""
-    published, variant = _published(report["dataset"]), report["variant"]
-    counts = {} if published is None else published.DATASET.expected_counts
+    published = _published(report["dataset"])
+    if published is None:
+        return
+    variant = report["variant"]
+    counts = published.DATASET.expected_counts
+    # Without a variant, that of any of them.
     names = counts if variant is None else [variant] if counts else []
     expected = {counts[name]["test"] for name in names if "test" in counts[name]}
     if expected and report["rows"] not in expected:

@@ -82,7 +82,8 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
         if not may_be_replaced(text):
             logger.info("%s was written or edited by hand; it is kept", path)
             return None
-        data, replaced = cast(ModelCardData, card.data), _parsed(text).data
+        data = cast(ModelCardData, card.data)
+        replaced = _parsed(text).data
         tags = replaced.get("tags")
         _add_tags(data, tags if isinstance(tags, list) else [])
         for key in ("license", "language", "datasets"):
@@ -208,23 +209,15 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     inner = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     rows = {"train": trainer.train_dataset, "evaluation": trainer.eval_dataset}
-    sizes = {split: len(some) for split, some in rows.items() if hasattr(some, "__len__")}
+    # Streams have no length.
+    sizes = {split: len(split_rows) for split, split_rows in rows.items() if hasattr(split_rows, "__len__")}
     name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
     trained, total = count_parameters(model)
     selection = best_step(trainer)
-    step, skipped = selection.get("step", trainer.state.global_step), ("runtime", "per_second", "compilation_time")
-    metrics = {
-        key.removeprefix("eval_"): float(value)
-        for entry in trainer.state.log_history
-        for key, value in entry.items()
-        if entry.get("step") == step and key.startswith("eval_") and isinstance(value, (int, float))
-        if not key.endswith(skipped)
-    }
-    smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
-    if "loss" in metrics and trainer.compute_loss_func is not None:
-        metrics["loss (of the trainer's own function)"] = metrics.pop("loss")
-    elif "loss" in metrics and smoothed and not getattr(trainer, "judges_by_plain_loss", False):
-        metrics["loss (label-smoothed)"] = metrics.pop("loss")
+    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    name_of_loss = _name_of_loss(trainer)
+    if "loss" in metrics and name_of_loss != "loss":
+        metrics[name_of_loss] = metrics.pop("loss")
     config = inner.config
     encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
     start = getattr(config, "base_name_or_path", None)
@@ -242,6 +235,28 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
         training=training_facts(trainer),
         start={"model": start} if start else {},
     )
+
+
+def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
+    """Return the metrics of an evaluation after a step, without the times that the Trainer measures."""
+    metrics = {}
+    for entry in trainer.state.log_history:
+        if entry.get("step") != step:
+            continue
+        for key, value in entry.items():
+            is_time = key.endswith(("runtime", "per_second", "compilation_time"))
+            if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
+                metrics[key.removeprefix("eval_")] = float(value)
+    return metrics
+
+
+def _name_of_loss(trainer: Trainer) -> str:
+    if trainer.compute_loss_func is not None:
+        return "loss (of the trainer's own function)"
+    is_smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
+    if is_smoothed and not getattr(trainer, "judges_by_plain_loss", False):
+        return "loss (label-smoothed)"
+    return "loss"
 
 
 def _digest(card: ModelCard) -> str:

@@ -193,16 +193,20 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             `(clouds, num_points, channels)` of all conversations together if there are any, and `labels` and
             `assistant_masks` on request.
         """
-        conversations: list[Any] = [conversation] if is_conversation(conversation) else list(conversation)
+        is_batch = not is_conversation(conversation)
+        conversations: list[Any] = list(conversation) if is_batch else [conversation]
         if not conversations or not all(map(is_conversation, conversations)):
             raise ValueError("conversation: expected messages with 'role' and 'content', or lists of them")
-        is_batch = not is_conversation(conversation)
-        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("return_assistant_tokens_mask=True; expected tokenize=True and return_dict=True with it")
+        variables = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            **kwargs,
+        }
         if not tokenize:
             plain = [take_clouds(messages)[0] for messages in conversations]
-            texts, _ = self._render(plain, chat_template, False, **options, **kwargs)
+            texts, _ = self._render(plain, chat_template, False, **variables)
             return texts if is_batch else texts[0]
         if point_clouds is not None and not is_batch:
             point_clouds = [point_clouds]
@@ -212,16 +216,21 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             point_clouds=point_clouds,
             for_training=return_labels,
             marked=return_assistant_tokens_mask,
-            **options,
-            **kwargs,
+            **variables,
         )
-        options = dict(processor_kwargs or {})
-        length = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        length |= {"padding_side": padding_side or ("right" if return_labels else "left")}
-        tensors = options.pop("return_tensors", return_tensors)
-        length |= {**options.pop("text_kwargs", {}), **options}
-        marked = {"return_labels": return_labels, "return_assistant_tokens_mask": return_assistant_tokens_mask}
-        batch = self.pad(prompts, return_tensors=tensors, **marked, **length)
+        arguments = {
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+            "padding_side": padding_side or ("right" if return_labels else "left"),
+            "return_tensors": return_tensors,
+        }
+        batch = self.pad(
+            prompts,
+            return_labels=return_labels,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            **_with_processor_kwargs(arguments, processor_kwargs),
+        )
         return batch if return_dict else batch["input_ids"]
 
     def prompts(
@@ -240,27 +249,29 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         `read=False` leaves `points` empty. `for_training` shortens answers and requires that all are marked, `marked`
         requires a template that marks answers.
         """
-        plain, clouds = [], []
+        plain = []
+        clouds = []
         further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds
         for messages, further in zip(conversations, further_clouds, strict=True):
-            texts, own = take_clouds(messages, further, complete=read)
+            texts, clouds_of_conversation = take_clouds(messages, further, complete=read)
             check_texts(texts, self.tokenizer.all_special_tokens)
             plain.append(texts)
-            clouds.append(own)
+            clouds.append(clouds_of_conversation)
         texts, answers = self._render(plain, chat_template, True, **options)
         # Without answers all labels would be ignored, and the loss NaN.
         if (marked and not self._marks_answers(chat_template)) or (for_training and not all(answers)):
             raise ValueError("a conversation has no answers, or the chat template does not mark them {% generation %}")
         prompts = self._encode([cut(text, spans) for text, spans in zip(texts, answers, strict=True)])
-        for prompt, own in zip(prompts, clouds, strict=True):
+        for prompt, clouds_of_conversation in zip(prompts, clouds, strict=True):
             if for_training:
                 first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
                 prompt.shorten(first + self.max_answer_tokens)
                 # If the cut is among the places of a cloud, those that are left are the last tokens.
                 places = prompt.input_ids.count(self.point_token_id)
                 prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)
-            if read and own:
-                prompt.points = self.read_points(own)[: self._count(prompt)]
+            if read and clouds_of_conversation:
+                # Not the clouds whose places were cut off.
+                prompt.points = self.read_points(clouds_of_conversation)[: self._count(prompt)]
         return prompts
 
     def pad(
@@ -283,36 +294,48 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 "truncation=True or padding='max_length', and only with them"
             )
         length = max_length or 0
-        shown = []
-        for prompt in prompts:
-            size = length if truncation else len(prompt.input_ids)
-            if self.point_token_id in prompt.input_ids[size:]:
-                raise ValueError(
-                    f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens"
-                )
-            shown.append(
-                Prompt(prompt.input_ids[:size], prompt.attention_mask[:size], prompt.labels[:size], prompt.points)
-            )
-        longest = max(length if to_length else 0, *(len(prompt.input_ids) for prompt in shown))
-        batch: dict[str, Any] = {"input_ids": [], "attention_mask": [], "labels": []}
-        fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
-        for prompt in shown:
-            for name, fill in fills.items():
-                values = getattr(prompt, name)
-                filling = [fill] * (longest - len(values) if padding else 0)
-                batch[name].append({"left": filling + values, "right": values + filling}[padding_side])
+        if truncation:
+            prompts = [self._truncated(prompt, length) for prompt in prompts]
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        if to_length:
+            longest = max(longest, length)
+        batch: dict[str, Any] = self._columns(prompts, longest if padding else 0, padding_side)
         if return_assistant_tokens_mask:
-            batch["assistant_masks"] = [[int(label != IGNORED) for label in row] for row in batch["labels"]]
+            batch["assistant_masks"] = [_answer_mask(labels) for labels in batch["labels"]]
         if not return_labels:
             del batch["labels"]
-        if points := [cloud for prompt in shown for cloud in prompt.points]:
-            if "grid_coord" in self.feature_extractor.model_input_names:
-                # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
-                # occurs twice counts once, so they are filled up with their first point.
-                most = max(map(len, points))
-                points = [np.concatenate([own, own[:1].repeat(most - len(own), axis=0)]) for own in points]
-            batch["points"] = np.stack(points)
+        if points := [cloud for prompt in prompts for cloud in prompt.points]:
+            batch["points"] = self._stacked(points)
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _truncated(self, prompt: Prompt, length: int) -> Prompt:
+        """Return a prompt with as many tokens at most; places of clouds may not be cut off."""
+        if self.point_token_id in prompt.input_ids[length:]:
+            raise ValueError(
+                f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens"
+            )
+        return Prompt(prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points)
+
+    def _columns(self, prompts: Sequence[Prompt], length: int, padding_side: str) -> dict[str, list[list[int]]]:
+        """Return the columns of a batch, in which prompts with fewer tokens are filled up at one side."""
+        fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+        columns: dict[str, list[list[int]]] = {}
+        for name, fill in fills.items():
+            columns[name] = []
+            for prompt in prompts:
+                values = getattr(prompt, name)
+                filling = [fill] * (length - len(values))
+                columns[name].append({"left": filling + values, "right": values + filling}[padding_side])
+        return columns
+
+    def _stacked(self, clouds: list[np.ndarray]) -> np.ndarray:
+        """Return the clouds of all prompts, (clouds, num_points, channels)."""
+        if "grid_coord" in self.feature_extractor.model_input_names:
+            # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
+            # occurs twice counts once, so they are filled up with their first point.
+            most = max(map(len, clouds))
+            clouds = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in clouds]
+        return np.stack(clouds)
 
     def read_points(self, clouds: Any) -> list[np.ndarray]:
         """Read and prepare clouds, each `(num_points, channels)` float32; warn of those that cannot be objects."""
@@ -336,24 +359,19 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     def _render(
         self, conversations: list[list[dict]], chat_template: str | None, with_answers: bool, **options: Any
     ) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """Fill in the template.
+
+        Returns:
+            The text of each conversation, and first and last place of each of its answers, if `with_answers` and the
+            template marks them.
+        """
         template = self._template(chat_template)
         for name in options:
             # Jinja ignores variables that a template does not use, so a typing error would have no effect.
             if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
                 raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
         if re.search(r"['\"]system['\"]", template) is None:
-            # The text of a first message of the system goes before the first question, behind its clouds.
-            for number, (system, *rest) in enumerate(conversations):
-                if system["role"] != "system":
-                    continue
-                if any(part["type"] != "text" for part in system["content"]) or not rest or rest[0]["role"] != "user":
-                    raise ValueError(
-                        "a message of the system holds a cloud or no question follows; expected text and a question"
-                    )
-                text = {"type": "text", "text": "".join(part["text"] for part in system["content"]) + "\n\n"}
-                parts = rest[0]["content"]
-                at = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
-                conversations[number] = [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
+            conversations = [_without_system(messages) for messages in conversations]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
         with stored_settings("chat template"):
@@ -393,6 +411,32 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     def _count(self, prompt: Prompt) -> int:
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
+
+
+def _answer_mask(labels: Sequence[int]) -> list[int]:
+    return [int(label != IGNORED) for label in labels]
+
+
+def _with_processor_kwargs(arguments: dict[str, Any], further: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return arguments of `pad`; as in transformers' processors, those in a mapping, also for text, come before."""
+    further = dict(further or {})
+    for_text = further.pop("text_kwargs", {})
+    return {**arguments, **for_text, **further}
+
+
+def _without_system(messages: list[dict]) -> list[dict]:
+    """Move the text of a first message of the system before the first question, behind its clouds."""
+    system, *rest = messages
+    if system["role"] != "system":
+        return messages
+    has_cloud = any(part["type"] != "text" for part in system["content"])
+    if has_cloud or not rest or rest[0]["role"] != "user":
+        raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
+    text = {"type": "text", "text": "".join(part["text"] for part in system["content"]) + "\n\n"}
+    question, *later = rest
+    parts = question["content"]
+    first_text = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
+    return [{**question, "content": [*parts[:first_text], text, *parts[first_text:]]}, *later]
 
 
 def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, bool, bool]]:

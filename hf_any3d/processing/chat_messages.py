@@ -29,7 +29,8 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
         parts: list[dict[str, str]] = [{"type": "text", "text": turn["value"]}]
         if number == 0:
             text = turn["value"].replace(POINT, "").replace("\n", "").strip()
-            text = clean_question(text) if len(turns) == 2 else text
+            if len(turns) == 2:
+                text = clean_question(text)
             parts = [{"type": "point_cloud"}, {"type": "text", "text": text}]
         messages.append({"role": "user" if turn["from"] == SPEAKERS[0] else "assistant", "content": parts})
     return messages
@@ -78,32 +79,45 @@ def take_clouds(
     Returns:
         The messages with lists of parts, without the clouds; and the clouds, in their order.
     """
-    plain, clouds, rest, empty = [], [], list(further or ()), 0
+    rest = list(further or ())
+    plain = []
+    clouds = []
     for message in messages:
         one_of("role of a message", message["role"], ROLES)
         content = message["content"]
-        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
         parts = []
         for part in content:
             if one_of("type of a part", part["type"], ("text", "point_cloud")) == "text":
-                text = part["text"]
-                # Otherwise a question could add places of clouds that do not exist.
-                if PLACE_MARK in text:
-                    raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
-                # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
-                text.encode()
-                parts.append({"type": "text", "text": text})
-            else:
-                cloud = part.get("point_cloud")
-                if cloud is None and any(part.get(key) is not None for key in ("points", "path", "bytes")):
-                    cloud = {name: value for name, value in part.items() if name != "type"}
-                if cloud is None and rest:
-                    cloud = rest.pop(0)
-                empty += cloud is None
-                clouds.append(cloud)
-                parts.append({"type": "point_cloud"})
+                parts.append({"type": "text", "text": _checked_text(part["text"])})
+                continue
+            cloud = _cloud_of_part(part)
+            if cloud is None and rest:
+                cloud = rest.pop(0)
+            clouds.append(cloud)
+            parts.append({"type": "point_cloud"})
         plain.append({"role": message["role"], "content": parts})
+    empty = sum(cloud is None for cloud in clouds)
     if rest or (complete and empty):
-        places = empty + len(further or ()) - len(rest)
-        raise ValueError(f"{places} places for point clouds and {len(further or ())} clouds")
+        total = len(further or ())
+        places = empty + total - len(rest)
+        raise ValueError(f"{places} places for point clouds and {total} clouds")
     return plain, clouds
+
+
+def _checked_text(text: str) -> str:
+    # Otherwise a question could add places of clouds that do not exist.
+    if PLACE_MARK in text:
+        raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+    # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
+    text.encode()
+    return text
+
+
+def _cloud_of_part(part: Mapping[str, Any]) -> Any:
+    """Return the cloud of a part, which may have its columns itself; None without."""
+    cloud = part.get("point_cloud")
+    if cloud is None and any(part.get(name) is not None for name in ("points", "path", "bytes")):
+        return {name: value for name, value in part.items() if name != "type"}
+    return cloud

@@ -118,6 +118,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             if tokenizer.convert_tokens_to_ids(token) in (None, -1, tokenizer.unk_token_id):
                 raise ValueError(f"tokenizer has no token {token!r}; expected {START}, {PLACE} and {END}")
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        # What fills up shorter prompts is masked, so any token will do.
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         at_least(1, num_bins=num_bins, stride=stride)
@@ -182,12 +183,15 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
         frame = None
         if align:
+            # What the format of a file says counts before what the shape of the room suggests.
             frame = find_frame(points, up_axis=up_axis or cloud.up_axis, parts=align)
             for note in frame.warnings:
                 warnings.warn(note, stacklevel=3)
+        # Without alignment a stated axis is taken at its word.
         elif up_axis is not None:
             frame = ScanFrame(up_axis)
         room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
+        # Kept apart from the points, so that answers can be brought back to the coordinates of the file.
         room.frame, room.offset = frame, cloud.offset
         if cloud.colors is None:
             warnings.warn("no colors; black stands for them, which the published models hardly saw", stacklevel=3)
@@ -198,9 +202,11 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> VoxelizedRoom:
         """Make voxels of points `(points, 3)` in meters and their colors in 0 to 255; see `read`."""
         if self.clean:
+            # In voxels of the width of a bin, as in the released program.
             points, means = clean_room(points, colors.astype(np.float64) / 255, EXTENT / self.num_bins)
             # A mean of equal colors must not be cut to the next lower one for a rounding error.
             colors = np.trunc(means * 255 + 1e-9)
+        # The model has bins for so many meters alone.
         if (extent := np.ptp(points, axis=0).max()) > EXTENT:
             warnings.warn(
                 f"the scan is {extent:.1f} long, more than the {EXTENT:g} m that the model knows; is it in meters?",
@@ -241,6 +247,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             ```
         """
         self.check_classes(classes, one_of("task", task, tuple(TASKS)))
+        # The grammar knows each kind of line of a layout: an answer about objects has no walls.
         kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
         language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
         return LogitsProcessorList(
@@ -250,8 +257,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
         """Check that a model can look for objects in a task; messages call the objects by the name of an argument."""
         if unknown := [name for name in classes if name not in self.classes]:
-            known = f"which the model was not trained on; expected some of {', '.join(self.classes)}"
-            raise ValueError(f"{argument} has {unknown[0]!r}, {known}")
+            problem = f"which the model was not trained on; expected some of {', '.join(self.classes)}"
+            raise ValueError(f"{argument} has {unknown[0]!r}, {problem}")
         if classes and task == "layout":
             raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
 
@@ -286,11 +293,13 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             rooms = self.read(rooms)
         system, prompts = [{"role": "system", "content": self.system}] if self.system else [], []
         for room in rooms:
+            # As many places as the point encoder returns tokens, which replace them.
             content = f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}"
             messages = [*system, {"role": "user", "content": content}]
             options = {"chat_template": self.chat_template, "tokenize": False, "add_generation_prompt": True}
             prompts.append(self.tokenizer.apply_chat_template(messages, **options))
         if layouts is None:
+            # On the left, so that generation goes on where all prompts end.
             batch = self._tokenize(prompts, padding_side or "left")
         else:
             both = zip(layouts, rooms, strict=True)
@@ -329,6 +338,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             "attention_mask": padded([[1] * len(row) for row in rows], 0),
         }
         if answers is not None:
+            # The loss is over answers alone.
             labels = [[-100] * start + row[start:] for row, start in zip(rows, starts, strict=True)]
             batch["labels"] = padded(labels, -100)
         return batch

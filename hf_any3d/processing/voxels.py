@@ -97,16 +97,22 @@ class PointTransformerV3Processor(PointCloudProcessor):
         default_rgb: Sequence[float] | None = None,
         **kwargs: Any,
     ):
-        self.box_center, self.color_range, self.intensity_range = box_center, color_range, intensity_range
+        self.box_center = box_center
+        self.color_range = color_range
+        self.intensity_range = intensity_range
         super().__init__(
             num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
         )
         at_least(1, drawn_points=drawn_points)
         check_numbers(0, above=True, factor=factor, grid_size=grid_size, first_grid=first_grid)
-        self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
+        self.factor = float(factor)
+        self.grid_size = float(grid_size)
+        self.first_grid = first_grid
         self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
         self.views: Any = None if views is None else np.asarray(views, dtype=float).tolist()
-        self.needs_normals, self.center_voxels, self.drawn_points = needs_normals, center_voxels, drawn_points
+        self.needs_normals = needs_normals
+        self.center_voxels = center_voxels
+        self.drawn_points = drawn_points
         self.model_axes = None if model_axes is None else list(model_axes)
         if self.model_axes is None:
             return
@@ -181,15 +187,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
         xyz, channels = xyz[rows], [values[rows] for values in channels]
         names = self.features[1:]
         for scale, degrees in self.views:
-            # Rounded, so that quarter turns are exact.
-            cosine, sine = (round(float(v), 15) for v in (np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))))
-            turn, up = np.eye(3), "xyz".index(self.up_axis)
-            first, second = (up + 1) % 3, (up + 2) % 3
-            turn[first, first] = turn[second, second] = cosine
-            turn[first, second], turn[second, first] = -sine, sine
+            turn = self._turn_of_view(degrees)
             moved = xyz * scale @ turn.T
             # In float64 as above, since the cells are cut before the coordinates are rounded.
             sample = grid_sample(torch.from_numpy(moved), self.grid_size)
+            # The points cell by cell; in each fragment the next point of every cell, and the first again where a cell
+            # has no more.
             order = sample.inverse.argsort(stable=True).numpy()
             counts = np.bincount(sample.inverse.numpy())
             starts = counts.cumsum() - counts
@@ -203,6 +206,19 @@ class PointTransformerV3Processor(PointCloudProcessor):
                 points = np.concatenate([placed, *others], axis=1).astype(np.float32)
                 inputs = {"points": points[None], "grid_coord": sample.grid_coord.numpy()[None]}
                 yield rows[index], BatchFeature(inputs, tensor_type="pt")
+
+    def _turn_of_view(self, degrees: float) -> np.ndarray:
+        """Return the rotation (3, 3) about the up axis."""
+        # Rounded, so that quarter turns are exact.
+        cosine = round(float(np.cos(np.deg2rad(degrees))), 15)
+        sine = round(float(np.sin(np.deg2rad(degrees))), 15)
+        up = "xyz".index(self.up_axis)
+        first, second = (up + 1) % 3, (up + 2) % 3
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = cosine
+        turn[first, second] = -sine
+        turn[second, first] = sine
+        return turn
 
     def first_sample(self, cloud: PointCloudData) -> tuple[np.ndarray, np.ndarray]:
         """Return the points of a cloud that `first_grid` keeps, and for each point which of these stands for it."""
@@ -224,16 +240,29 @@ class PointTransformerV3Processor(PointCloudProcessor):
             # In float32 the factor would be rounded too, and points near the edge of a cell could change cells.
             xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
         # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
-        xyz = xyz if self.center_voxels else self._move_box(xyz)
+        if not self.center_voxels:
+            xyz = self._move_box(xyz)
         if self.model_axes is not None:
-            signs = np.array([-1 if axis[0] == "-" else 1 for axis in self.model_axes], xyz.dtype)
-            xyz = np.ascontiguousarray(xyz[:, ["xyz".index(axis[-1]) for axis in self.model_axes]] * signs)
+            directions = np.array([-1 if axis[0] == "-" else 1 for axis in self.model_axes], xyz.dtype)
+            xyz = np.ascontiguousarray(xyz[:, ["xyz".index(axis[-1]) for axis in self.model_axes]] * directions)
         if self.clip is None:
             return xyz
         low, high = np.asarray(self.clip, xyz.dtype)
         return xyz.clip(low, high)
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        cloud = self._filled(cloud)
+        channels = super()._channels(cloud)
+        if self.color_range == "signed" and "rgb" in self.features:
+            place = self.features.index("rgb") - 1
+            channels[place] = 2 * channels[place] - 1
+        if self.intensity_range is not None and "intensity" in self.features:
+            place = self.features.index("intensity") - 1
+            channels[place] = self._scaled_intensity(channels[place])
+        return channels
+
+    def _filled(self, cloud: PointCloudData) -> PointCloudData:
+        """Return a cloud with normals, if the model takes them; refuse what it was never trained without."""
         fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
         missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
         if refused := [ATTRIBUTES[name] for name in missing if fillings[name] is None]:
@@ -244,27 +273,25 @@ class PointTransformerV3Processor(PointCloudProcessor):
                 "that was not answers something else"
             )
         if "normals" in missing:
-            cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
-        channels = super()._channels(cloud)
-        if self.color_range == "signed" and "rgb" in self.features:
-            place = self.features.index("rgb") - 1
-            channels[place] = 2 * channels[place] - 1
-        if self.intensity_range is not None and "intensity" in self.features:
-            place = self.features.index("intensity") - 1
-            values = channels[place]
-            if self.intensity_range == "bytes":
-                low, high = float(values.min()), float(values.max())
-                # Another unit would give wrong classes without an error.
-                if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
-                    raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
-            channels[place] = np.tanh(values) if self.intensity_range == "tanh" else values / np.float32(255)
-        return channels
+            return PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
+        return cloud
+
+    def _scaled_intensity(self, values: np.ndarray) -> np.ndarray:
+        """Scale intensities (points, 1) as in the training of the model."""
+        if self.intensity_range == "tanh":
+            return np.tanh(values)
+        low, high = float(values.min()), float(values.max())
+        # Another unit would give wrong classes without an error.
+        if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
+            raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
+        return values / np.float32(255)
 
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:
             return xyz
         low, high = xyz.min(axis=0), xyz.max(axis=0)
-        origin, up = (low + high) / 2, "xyz".index(self.up_axis)
+        origin = (low + high) / 2
+        up = "xyz".index(self.up_axis)
         origin[up] = {"ground": low[up], "half_ground": low[up] / 2}.get(self.box_center, 0)
         return xyz - origin
 

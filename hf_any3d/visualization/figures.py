@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
+_MOST_BELOW = 8  # entries of a legend below the clouds
+_PIECE = 20_000  # points that are drawn together
 _STATUS_COLORS = {"": "#5c6670", "right": "#1a7f37", "wrong": "#b42318"}
 _STAGE = np.array([0.867, 0.886, 0.910])  # behind clouds with colors of their own, so that white points are visible
 
 
-def new_figure(**settings: Any) -> Figure:
+def new_figure(**arguments: Any) -> Figure:
     """Return an empty figure of matplotlib."""
-    return package("matplotlib.figure", "visuals").Figure(**settings)
+    return package("matplotlib.figure", "visuals").Figure(**arguments)
 
 
 def plot_point_clouds(
@@ -35,7 +37,7 @@ def plot_point_clouds(
     heading: str | None = None,
     elevation: float = 18.0,
     cell: float = 2.0,
-    **settings: Any,
+    **arguments: Any,
 ) -> Path:
     """Draw point clouds, arrays `(points, 3 or 6)`, in a grid and write a PNG.
 
@@ -44,8 +46,9 @@ def plot_point_clouds(
     """
     views = []
     for cloud, title in zip(map(np.asarray, clouds), titles or [""] * len(clouds), strict=True):
-        views.append(CloudView(cloud[:, :3], colors=cloud[:, 3:6] if cloud.shape[1] >= 6 else None, title=title))
-    return plot_views(views, path, title=heading or "", elevation=elevation, cell=cell, **settings)
+        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else None
+        views.append(CloudView(cloud[:, :3], colors=colors, title=title))
+    return plot_views(views, path, title=heading or "", elevation=elevation, cell=cell, **arguments)
 
 
 def plot_views(
@@ -79,22 +82,16 @@ def plot_views(
     clouds = prepared_views(clouds, names)
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))
-    # Floor division of the negative number rounds up.
-    rows = -(-len(clouds) // columns)
-    entries = dict(legend or {})
-    colors = label_colors(len(names)) if palette is None else palette
-    labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
-    if len(labels) == len(clouds):
-        entries = {names[number]: colors[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
-    shown = [cloud.values for cloud in clouds if cloud.labels is None and cloud.colors is None]
-    values = np.concatenate([values for values in shown if values is not None] or [np.zeros(0)])
-    limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    # A long list below the clouds would take more room than they.
-    by_side = len(entries) > 8
-    lists = -(-len(entries) // max(8, int(3.6 * (cell + 0.25) * rows))) if by_side else 0  # columns of the legend
-    lines = 0.22 * max(bool(cloud.title) + bool(_below(cloud, categories)) for cloud in clouds)
-    height = (cell + lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + (0.45 if entries and not by_side else 0)
-    figure = new_figure(figsize=(max(cell * columns, 3.0) + 1.7 * lists, height), dpi=_DOTS, layout="constrained")
+    rows = -(-len(clouds) // columns)  # floor division of the negative number rounds up
+    entries = _entries_of_legend(clouds, names, legend, palette)
+    lists = _lists_beside(len(entries), rows, cell)
+    limits = _limits_of_values(clouds)
+    below = [_below(cloud, categories) for cloud in clouds]
+    lines = max(bool(cloud.title) + bool(text) for cloud, text in zip(clouds, below, strict=True))
+    # In inches: cells with their lines, the heading, and the legend.
+    height = (cell + 0.22 * lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + _height_of_legend(entries, lists)
+    width = max(cell * columns, 3.0) + 1.7 * lists
+    figure = new_figure(figsize=(width, height), dpi=_DOTS, layout="constrained")
     for number, cloud in enumerate(clouds):
         row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -105,35 +102,95 @@ def plot_views(
         axes.imshow(picture)
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
-        below = _below(cloud, categories)
-        axes.set_title(_cut(printable(cloud.title), cell), fontsize=8, color=color, y=1.07 if below else 1.0)
-        if below:
-            place = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "fontsize": 7.5}
-            axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], **place)
-    if title or note:
-        figure.suptitle("\n".join(filter(None, (printable(title, "\n"), note))), fontsize=11)
+        _write_lines(axes, cloud, below[number], color, cell)
+    heading = [line for line in (printable(title, "\n"), note) if line]
+    if heading:
+        figure.suptitle("\n".join(heading), fontsize=11)
     if entries:
-        from matplotlib.lines import Line2D
-
-        marks: Any = [
-            Line2D([], [], ls="", marker="o", color=hex_color(c), label=_plain(n)) for n, c in entries.items()
-        ]
-        place = "outside right center" if by_side else "outside lower center"
-        settings = {"fontsize": 8, "frameon": False, "title": label_name if by_side and not legend else None}
-        figure.legend(handles=marks, loc=place, ncols=lists or min(len(marks), 4 * columns), **settings)
-    if len(values):
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import Normalize
-
-        bar = ScalarMappable(Normalize(*limits), cmap="viridis")
-        figure.colorbar(bar, ax=figure.axes, label=value_name, shrink=0.6, pad=0.02)
+        _add_legend(figure, entries, lists, columns, None if legend else label_name)
+    if limits:
+        _add_color_bar(figure, limits, value_name)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return Path(path)
 
 
+def _entries_of_legend(
+    clouds: Sequence[CloudView],
+    names: Sequence[str],
+    legend: Mapping[str, Sequence[float]] | None,
+    palette: np.ndarray | None,
+) -> dict[str, Sequence[float]]:
+    """Return names and colors of the labels that occur, or, if a cloud has no labels, those of the legend."""
+    labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    if len(labels) < len(clouds):
+        return dict(legend or {})
+    colors = label_colors(len(names)) if palette is None else palette
+    return {names[number]: colors[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
+
+
+def _lists_beside(entries: int, rows: int, cell: float) -> int:
+    """Return in how many lists a legend stands beside the clouds, 0 if it stands below them."""
+    if entries <= _MOST_BELOW:
+        return 0
+    # A long list below the clouds would take more room than they; beside them a list is as long as the rows are high.
+    return -(-entries // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
+
+
+def _height_of_legend(entries: Mapping[str, Any], lists: int) -> float:
+    """Return the inches that a legend takes below the clouds."""
+    return 0.45 if entries and not lists else 0.0
+
+
+def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None:
+    """Return the least and largest value of the clouds that are colored by their values, None without any."""
+    values = []
+    for cloud in clouds:
+        if cloud.labels is None and cloud.colors is None and cloud.values is not None:
+            values.append(cloud.values)
+    if not values:
+        return None
+    together = np.concatenate(values)
+    return float(together.min()), float(together.max())
+
+
+def _write_lines(axes: Any, cloud: CloudView, below: str, color: str, cell: float) -> None:
+    """Write the title of a cloud, and the line below it."""
+    axes.set_title(_cut(printable(cloud.title), cell), fontsize=8, color=color, y=1.07 if below else 1.0)
+    if below:
+        place = {"transform": axes.transAxes, "ha": "center", "va": "bottom"}
+        axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], fontsize=7.5, **place)
+
+
+def _add_legend(
+    figure: Figure, entries: Mapping[str, Sequence[float]], lists: int, columns: int, heading: str | None
+) -> None:
+    """Explain colors by names, in a number of lists beside the clouds, or below them if there are none."""
+    from matplotlib.lines import Line2D
+
+    marks: Any = []
+    for name, color in entries.items():
+        marks.append(Line2D([], [], ls="", marker="o", color=hex_color(color), label=_plain(name)))
+    place = "outside right center" if lists else "outside lower center"
+    ncols = lists or min(len(marks), 4 * columns)
+    title = heading if lists else None  # below the clouds it would take a line of its own
+    figure.legend(handles=marks, loc=place, ncols=ncols, fontsize=8, frameon=False, title=title)
+
+
+def _add_color_bar(figure: Figure, limits: tuple[float, float], name: str) -> None:
+    """Explain the colors of values."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = ScalarMappable(Normalize(*limits), cmap="viridis")
+    figure.colorbar(bar, ax=figure.axes, label=name, shrink=0.6, pad=0.02)
+
+
 def _below(cloud: CloudView, categories: Sequence[str]) -> str:
-    return cloud.note or (categories[cloud.category] if cloud.category is not None else "")
+    """Return the line below the title of a cloud."""
+    if cloud.note:
+        return cloud.note
+    return "" if cloud.category is None else categories[cloud.category]
 
 
 def _cut(text: str, cell: float) -> str:
@@ -149,68 +206,109 @@ def _plain(text: str) -> str:
 def _render(
     cloud: CloudView,
     row: Sequence[CloudView],
-    limits: tuple[float, float],
+    limits: tuple[float, float] | None,
     up_axis: str,
     tilt: float,
     zoom: float,
     side: int,
-    turn: float = 0.7,
     palette: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a cloud as discs with depth, and darken what nearer points cover: (side, side, 3) in [0, 1]."""
     is_flat = cloud.points.shape[1] == 2
+    places = in_space(cloud, up_axis)[:, : cloud.points.shape[1]]  # (points, 2 or 3)
     # Clouds of a row are compared, so they share center and scale.
-    own, *placed = (in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in (cloud, *row))
-    together = np.concatenate(placed)
+    together = np.concatenate([in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in row])
     low, high = together.min(axis=0), together.max(axis=0)
     center = (low + high) / 2
     reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
-    points = (own - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
-    background = np.ones(3)
-    if cloud.labels is not None:
-        colors = (label_colors(int(cloud.labels.max()) + 1) if palette is None else palette)[cloud.labels]
-    elif cloud.colors is not None:
-        colors, background = cloud.colors.clip(0, 1), _STAGE
-    elif cloud.values is not None:
-        colors = height_colors(cloud.values, *limits)
-    else:
-        colors = height_colors(own[:, 1], low[1], high[1])
+    points = (places - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
+    colors, background = _colors_of(cloud, limits, places[:, 1], (low[1], high[1]), palette)
     scale = 0.48 * side * zoom
     if is_flat:
-        across, up, depth = *points.T, np.zeros(len(points))
+        across, up = points.T
+        depth = np.zeros(len(points))
     else:
-        x, y, z = points.T
-        ahead = np.sin(turn) * x + np.cos(turn) * z
-        across, up = np.cos(turn) * x - np.sin(turn) * z, np.cos(tilt) * y - np.sin(tilt) * ahead
-        depth = ahead * np.cos(tilt) + np.sin(tilt) * y
+        across, up, depth = _turned(points, tilt)
     # Perspective of a camera 6 radii away.
     closer = 6 / (6 - depth)
-    columns, lines = side / 2 + scale * across * closer, side / 2 - scale * up * closer
+    columns = side / 2 + scale * across * closer
+    lines = side / 2 - scale * up * closer
     # Discs of about the distance between points, so that surfaces look closed.
     size = float(np.clip(1.4 * scale / np.sqrt(len(points)), 1.2, side / (60 if is_flat else 90)))
+    picture, nearest = _paint(columns, lines, depth, colors, background, size, side)
+    if not is_flat:
+        picture *= _shade(nearest)[:, :, None]
+    return picture
+
+
+def _colors_of(
+    cloud: CloudView,
+    limits: tuple[float, float] | None,
+    heights: np.ndarray,
+    range_of_heights: tuple[float, float],
+    palette: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colors of points (points, 3) and of what is behind them (3,)."""
+    if cloud.labels is not None:
+        colors = label_colors(int(cloud.labels.max()) + 1) if palette is None else palette
+        return colors[cloud.labels], np.ones(3)
+    if cloud.colors is not None:
+        return cloud.colors.clip(0, 1), _STAGE
+    if cloud.values is not None and limits is not None:
+        return height_colors(cloud.values, *limits), np.ones(3)
+    return height_colors(heights, *range_of_heights), np.ones(3)
+
+
+def _turned(points: np.ndarray, tilt: float, turn: float = 0.7) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn points (points, 3) about the vertical axis and tilt them, and return right, up and towards the viewer."""
+    x, y, z = points.T
+    ahead = np.sin(turn) * x + np.cos(turn) * z
+    across = np.cos(turn) * x - np.sin(turn) * z
+    up = np.cos(tilt) * y - np.sin(tilt) * ahead
+    depth = ahead * np.cos(tilt) + np.sin(tilt) * y
+    return across, up, depth
+
+
+def _paint(
+    columns: np.ndarray,
+    lines: np.ndarray,
+    depth: np.ndarray,
+    colors: np.ndarray,
+    background: np.ndarray,
+    size: float,
+    side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw discs of a radius at places (points,) in pixels.
+
+    Returns:
+        The picture (side, side, 3), and the depth of the nearest point in each pixel (side, side), or -inf.
+    """
     steps = np.arange(-int(size), int(size) + 1)
     disc = [(dx, dy) for dy in steps for dx in steps if dx * dx + dy * dy <= size * size]
-    picture, nearest = np.tile(background, (side * side, 1)), np.full(side * side, -np.inf)
+    picture = np.tile(background, (side * side, 1))
+    nearest = np.full(side * side, -np.inf)
     ranks = np.argsort(depth, kind="stable")  # later, nearer points are drawn over earlier ones
     # In pieces from back to front, so that each pixel of a disc is one array operation, with little memory.
-    for start in range(0, len(ranks), 20_000):
-        chunk = ranks[start : start + 20_000]
+    for start in range(0, len(ranks), _PIECE):
+        piece = ranks[start : start + _PIECE]
         for dx, dy in disc:
-            column, line = np.rint(columns[chunk]).astype(int) + dx, np.rint(lines[chunk]).astype(int) + dy
+            column = np.rint(columns[piece]).astype(int) + dx
+            line = np.rint(lines[piece]).astype(int) + dy
             inside = (column >= 0) & (column < side) & (line >= 0) & (line < side)
-            place, kept = (line * side + column)[inside], chunk[inside]
+            place = (line * side + column)[inside]
+            kept = piece[inside]
             # The last of equal places is the nearest of this offset, but other offsets may have been nearer.
-            closer_now = depth[kept] >= nearest[place]
-            place, kept = place[closer_now], kept[closer_now]
-            nearest[place], picture[place] = depth[kept], colors[kept]
-    if not is_flat:
-        picture *= _shade(nearest.reshape(side, side)).reshape(-1, 1)
-    return picture.reshape(side, side, 3)
+            closer = depth[kept] >= nearest[place]
+            place, kept = place[closer], kept[closer]
+            nearest[place] = depth[kept]
+            picture[place] = colors[kept]
+    return picture.reshape(side, side, 3), nearest.reshape(side, side)
 
 
 def _shade(depth: np.ndarray, step: int = 2) -> np.ndarray:
     """Return the brightness of pixels, less where nearer points are around (eye-dome lighting), (side, side)."""
-    painted, total = np.isfinite(depth), np.zeros(depth.shape)
+    painted = np.isfinite(depth)
+    total = np.zeros(depth.shape)
     for axis in (0, 1):
         for by in (-step, step):
             # The neighbor above, below, left or right.

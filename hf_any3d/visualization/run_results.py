@@ -85,9 +85,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
             if not steps or step > steps[-1]:
                 steps.append(float(step))
                 values.append(float(value))
-    first = {name: number for number, name in enumerate(("loss", "accuracy", "mean iou"))}
-    last = {"learning rate": 99}
-    return dict(sorted(charts.items(), key=lambda item: first.get(item[0], last.get(item[0], 9))))
+    # What people look for comes first, and the learning rate last.
+    order = {"loss": 0, "accuracy": 1, "mean iou": 2, "learning rate": 99}
+    return dict(sorted(charts.items(), key=lambda item: order.get(item[0], 9)))
 
 
 def class_table(
@@ -169,9 +169,12 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
     width, height, left, right, top, bottom = 480, 270, 58, 12, 34, 30
     steps = [step for line in lines.values() for step in line[0]]
     values = [value for line in lines.values() for value in line[1]]
-    (x0, x1), (y0, y1) = (min(steps), max(steps)), (min(values), max(values))
-    # A single step or a constant line would divide by 0.
-    x1, (y0, y1) = max(x1, x0 + 1), (y0 - 0.05 * (y1 - y0), y1 + 0.05 * (y1 - y0)) if y1 > y0 else (y0 - 0.5, y1 + 0.5)
+    x0, x1 = min(steps), max(steps)
+    y0, y1 = min(values), max(values)
+    # A single step or a constant line would divide by 0; other lines keep a little distance to the frame.
+    x1 = max(x1, x0 + 1)
+    margin = 0.05 * (y1 - y0) if y1 > y0 else 0.5
+    y0, y1 = y0 - margin, y1 + margin
 
     def place(step: float, value: float) -> tuple[float, float]:
         across = left + (step - x0) / (x1 - x0) * (width - left - right)
@@ -181,6 +184,7 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
     power = 10.0 ** math.floor(math.log10((y1 - y0) / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if (y1 - y0) / (power * factor) <= 6)
     ticks = np.arange(math.ceil(y0 / step), math.floor(y1 / step) + 1) * step
+    # Names are written above the lines from right to left, each with the mark of its line before it.
     drawn, end = [], width - right
     for number, (line, coordinates) in enumerate(lines.items()):
         points = [place(step, value) for step, value in zip(*coordinates, strict=True)]
@@ -201,7 +205,9 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _side(labels: Sequence[str]) -> float:
@@ -219,6 +225,7 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, labels: Sequence[str], title: st
         size = 9 if len(labels) <= _MOST_COUNTS else 6
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
+    # Counts of many classes would not be readable in their cells.
     for row, column in np.argwhere(matrix > 0) if len(labels) <= _MOST_COUNTS else ():
         color = "white" if shares[row, column] > 0.5 else "black"
         text = f"{matrix[row, column]}" if matrix[row, column] < 10_000 else f"{matrix[row, column]:.0e}"
@@ -227,6 +234,7 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, labels: Sequence[str], title: st
 
 def _picture(title: str, curves: Curves, confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
     charts = list(curves.items())[:4]
+    # The split that was evaluated last, which is the test where there is one.
     last = list(confusions.items())[-1:]
     side = max(5.0, _side(last[0][1][1])) if last else 0.0
     figure = new_figure(

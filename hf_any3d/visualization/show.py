@@ -44,11 +44,12 @@ def project_features(
     if method == "auto":
         method = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
     TSNE = package("openTSNE" if method == "openTSNE" else "sklearn.manifold", "visuals").TSNE  # noqa: N806
-    settings = {"perplexity": perplexity, "metric": metric, "random_state": seed}
     if method == "openTSNE":
-        return np.asarray(TSNE(**settings).fit(features), dtype=np.float32)
+        embedding = TSNE(perplexity=perplexity, metric=metric, random_state=seed).fit(features)
+        return np.asarray(embedding, dtype=np.float32)
     # Principal components preserve more of the global structure than a random start.
-    return TSNE(init="pca", **settings).fit_transform(features).astype(np.float32)
+    embedding = TSNE(init="pca", perplexity=perplexity, metric=metric, random_state=seed)
+    return embedding.fit_transform(features).astype(np.float32)
 
 
 def write_feature_map(
@@ -71,25 +72,27 @@ def write_feature_map(
 
 MESH_POINTS = 20_000
 """Points that are sampled on the surface of a mesh to show it."""
+# Columns of a dataset that a cloud is made of.
+_OF_CLOUDS = ("points", "colors", "faces", "face_colors", "intensity")
 # Percentiles of the darkest and brightest intensity that are told apart.
 _INTENSITIES = (1, 99)
 CLOUDS_OF_A_GRID = 60
 """Rows of a dataset that are shown by default."""
 
 
-def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings: Any) -> Path:
+def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **arguments: Any) -> Path:
     """Write clouds as a page or as a picture.
 
     Args:
         path: File to write, atomically: `.html` for a self-contained page, `.png` for a picture.
         clouds: The clouds.
-        **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
+        **arguments: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
             `value_name`, `categories`, `palette`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
     """
     path = Path(path)
     if one_of(f"file type of {path}", path.suffix.lower(), (".html", ".png")) == ".html":
-        return write_text(path, viewer_page(clouds, **settings))
-    return plot_views(clouds, path, **settings)
+        return write_text(path, viewer_page(clouds, **arguments))
+    return plot_views(clouds, path, **arguments)
 
 
 def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = None) -> tuple[CloudView, list[str]]:
@@ -101,11 +104,11 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
     shown. On meshes, 20,000 points are sampled. The title is by default the name of the file.
     """
-    if isinstance(cloud, (str, os.PathLike)) and not title:
-        title = Path(cloud).name
     data = to_cloud(cloud)
-    if names is None and isinstance(cloud, (str, os.PathLike)):
-        names = class_names(cloud, data)
+    if isinstance(cloud, (str, os.PathLike)):
+        title = title or Path(cloud).name
+        if names is None:
+            names = class_names(cloud, data)
     note = f"{len(data):,} points"
     extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
     if data.is_mesh and data.faces is not None:
@@ -113,18 +116,30 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
     note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
     labels = data.labels
+    shown_names: list[str] = list(names or ())
     # One label on all points tells no more than a line of text, and would hide their colors.
     if labels is not None and (labels == labels[0]).all():
-        note += f" · all with label {labels[0] if names is None or labels[0] < 0 else names[labels[0]]}"
-        labels, names = None, []
-    if labels is not None and labels.min() < 0:  # points without a label
-        labels, names = labels + 1, ["no label", *(names or map(str, range(int(labels.max()) + 1)))]
-    if labels is not None and names is None:
-        names = [str(number) for number in range(int(labels.max()) + 1)]
-    # Some reflectors are so bright that all else would be dark.
-    values = None if data.intensity is None else data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
+        label = labels[0]
+        note += f" · all with label {label if names is None or label < 0 else names[label]}"
+        labels = None
+        shown_names = []
+    if labels is not None:
+        labels, shown_names = _named_labels(labels, names)
+    values = None
+    if data.intensity is not None:
+        # Some reflectors are so bright that all else would be dark.
+        values = data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
     view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
-    return view, list(names or ())
+    return view, shown_names
+
+
+def _named_labels(labels: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Return labels from 0 and their names, by default their numbers; points without a label get one."""
+    if names is None:
+        names = [str(number) for number in range(int(labels.max()) + 1)]
+    if labels.min() < 0:
+        return labels + 1, ["no label", *names]
+    return labels, list(names)
 
 
 def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | None:
@@ -137,10 +152,10 @@ def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | No
 def class_colors(names: Sequence[str]) -> np.ndarray:
     """Return colors (names, 3) in [0, 1]: of classes of LAS those that surveyors know, of others the library's."""
     colors = label_colors(len(names))
-    known = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
+    color_of = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
     for number, name in enumerate(names):
-        if name in known:
-            colors[number] = parse_color(known[name])
+        if name in color_of:
+            colors[number] = parse_color(color_of[name])
     return colors
 
 
@@ -157,38 +172,50 @@ def views_of_rows(
     """
     if predictions is not None and len(predictions) != len(rows):
         raise ValueError(f"predictions: {len(predictions)} for {len(rows)} rows; expected one for each")
-    columns = getattr(rows, "features", {})
-    classes, names = (
-        list(getattr(getattr(columns.get(column), "feature", columns.get(column)), "names", None) or ())
-        for column in ("label", "labels")
-    )
+    classes = _names_of_column(rows, "label")
+    names = _names_of_column(rows, "labels")
     # Spread over the dataset, whose rows are often sorted by class.
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)).tolist()
     views = []
     for number in chosen:
-        row = rows[number]
-        keys = ("points", "colors", "faces", "face_colors", "intensity")
-        cloud = {key: row[key] for key in keys if row.get(key) is not None}
-        view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))
-        view.labels = None if row.get("labels") is None else np.asarray(row["labels"])
-        view.category = int(row["label"]) if classes else None
-        true = classes[view.category] if view.category is not None else ""
-        view.note = true
-        if predictions is not None:
-            view.status = "right" if predictions[number] == true else "wrong"
-            view.note = true if view.status == "right" else f"{true} → {predictions[number]}"
-        views.append(view)
+        prediction = None if predictions is None else str(predictions[number])
+        views.append(_view_of_row(rows[number], number, classes, prediction))
     # The page has one legend for all its clouds.
-    if any(view.labels is None or view.labels.min() < 0 for view in views):
+    labels = [view.labels for view in views if view.labels is not None and view.labels.min() >= 0]
+    if len(labels) < len(views):
         for view in views:
             view.labels = None
     elif not names:
-        names = [str(number) for number in range(max(int(view.labels.max()) for view in views) + 1)]  # pyright: ignore
+        names = [str(number) for number in range(max(int(of_view.max()) for of_view in labels) + 1)]
     note = f"{len(views):,} of {len(rows):,} clouds" if len(views) < len(rows) else f"{len(rows):,} clouds"
-    settings: dict[str, Any] = {"categories": classes, "names": names, "note": note}
+    page: dict[str, Any] = {"categories": classes, "names": names, "note": note}
     if any(view.values is not None for view in views):
-        settings["value_name"] = "intensity"
-    return views, settings
+        page["value_name"] = "intensity"
+    return views, page
+
+
+def _names_of_column(rows: Any, column: str) -> list[str]:
+    """Return the names of the classes in a column of a dataset, or in its lists; none without names."""
+    feature = getattr(rows, "features", {}).get(column)
+    feature = getattr(feature, "feature", feature)
+    return list(getattr(feature, "names", None) or ())
+
+
+def _view_of_row(row: Any, number: int, classes: Sequence[str], prediction: str | None) -> CloudView:
+    """Return how a row of a dataset is shown: its class below it, and what was predicted."""
+    cloud = {key: row[key] for key in _OF_CLOUDS if row.get(key) is not None}
+    view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))
+    view.labels = None if row.get("labels") is None else np.asarray(row["labels"])
+    view.note = ""
+    if classes:
+        view.category = int(row["label"])
+        view.note = classes[view.category]
+    if prediction is not None and prediction == view.note:
+        view.status = "right"
+    elif prediction is not None:
+        view.status = "wrong"
+        view.note = f"{view.note} → {prediction}"
+    return view
 
 
 def serve_scene(
@@ -213,14 +240,7 @@ def serve_scene(
     center = (view.points.min(axis=0) + view.points.max(axis=0)) / 2
     # Centered first: float32 is too coarse for coordinates of maps.
     points = np.ascontiguousarray(view.points - center, dtype=np.float32)
-    heights = points[:, 2]
-    colorings = {} if view.colors is None else {"color": view.colors}
-    if view.labels is not None:
-        colorings["label"] = (label_colors(len(names)) if palette is None else palette)[view.labels]
-    if view.values is not None:
-        colorings["intensity"] = height_colors(view.values, float(view.values.min()), float(view.values.max()))
-    colorings["height"] = height_colors(heights, float(heights.min()), float(heights.max()))
-    colors = {name: np.rint(255 * values).astype(np.uint8) for name, values in colorings.items()}
+    colors = _colorings(view, names, points[:, 2], palette)
     radius = max(float(np.linalg.norm(np.ptp(points, axis=0))) / 2, 1e-6)
     # About the distance between points if they filled the three faces of the bounding box.
     size = float(np.clip(1.2 * radius / np.sqrt(len(points)), radius / 5000, radius / 100))
@@ -230,10 +250,11 @@ def serve_scene(
     server.initial_camera.position = (1.2 * radius, 1.2 * radius, 0.9 * radius)
     server.initial_camera.look_at = (0.0, 0.0, 0.0)
     server.gui.add_markdown(f"{len(points):,} points")
-    choice = server.gui.add_dropdown("Color", tuple(colors))
-    wide = server.gui.add_slider("Point size", min=0.2, max=5.0, step=0.1, initial_value=1.0)
+    coloring = server.gui.add_dropdown("Color", tuple(colors))
+    scale = server.gui.add_slider("Point size", min=0.2, max=5.0, step=0.1, initial_value=1.0)
     present = [] if view.labels is None else np.unique(view.labels).tolist()
     boxes = {}
+    # A single label is nothing to choose from.
     for number in present if len(present) > 1 else []:
         boxes[number] = server.gui.add_checkbox(names[number], initial_value=True)
 
@@ -242,9 +263,26 @@ def serve_scene(
         hidden = [number for number, box in boxes.items() if not box.value]
         if hidden and view.labels is not None:
             visible = ~np.isin(view.labels, hidden)
-        shown.points, shown.colors = points[visible], colors[choice.value][visible]
+        shown.points = points[visible]
+        shown.colors = colors[coloring.value][visible]
 
-    for control in (choice, *boxes.values()):
+    for control in (coloring, *boxes.values()):
         control.on_update(update)
-    wide.on_update(lambda _: setattr(shown, "point_size", size * wide.value))
+    scale.on_update(lambda _: setattr(shown, "point_size", size * scale.value))
     return server
+
+
+def _colorings(
+    view: CloudView, names: Sequence[str], heights: np.ndarray, palette: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return the ways to color a view, each (points, 3) in bytes; the first is shown at first."""
+    colorings = {}
+    if view.colors is not None:
+        colorings["color"] = view.colors
+    if view.labels is not None:
+        colors = label_colors(len(names)) if palette is None else palette
+        colorings["label"] = colors[view.labels]
+    if view.values is not None:
+        colorings["intensity"] = height_colors(view.values, float(view.values.min()), float(view.values.max()))
+    colorings["height"] = height_colors(heights, float(heights.min()), float(heights.max()))
+    return {name: np.rint(255 * values).astype(np.uint8) for name, values in colorings.items()}

@@ -160,9 +160,12 @@ def viewer_page(
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
     """
-    total, shown = sum(len(cloud.points) for cloud in clouds), prepared_views(clouds, names)
-    if (count := sum(len(cloud.points) for cloud in shown)) < total:
-        note = f"{note} · " * bool(note) + f"{count:,} of {total:,} points, drawn at random"
+    total = sum(len(cloud.points) for cloud in clouds)
+    shown = prepared_views(clouds, names)
+    count = sum(len(cloud.points) for cloud in shown)
+    if count < total:
+        drawn = f"{count:,} of {total:,} points, drawn at random"
+        note = f"{note} · {drawn}" if note else drawn
     columns = min(columns, len(shown))
     data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
     data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis, box_names)
@@ -175,9 +178,9 @@ def viewer_page(
     return html_page("viewer.html", title=title, data=data)
 
 
-def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **settings: Any) -> Path:
+def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **arguments: Any) -> Path:
     """Write the page of `clouds_page`, which has the same arguments, to a file, atomically."""
-    return write_text(path, clouds_page(clouds, **settings))
+    return write_text(path, clouds_page(clouds, **arguments))
 
 
 def clouds_page(
@@ -188,7 +191,7 @@ def clouds_page(
     columns: int = 3,
     rows_share_frame: bool = True,
     up_axis: str = "y",
-    **settings: Any,
+    **arguments: Any,
 ) -> str:
     """Return the text of a page that shows clouds, arrays (points, 3 or 6), in a grid; turning one turns all.
 
@@ -202,13 +205,14 @@ def clouds_page(
     width = (min(columns, len(clouds)) or 1) if rows_share_frame else 1
     up = "xyz".index(up_axis)
     views = []
-    lines, boxes_of = titles or [""] * len(clouds), boxes or [None] * len(clouds)
-    for number, (cloud, title, cloud_boxes) in enumerate(zip(clouds, lines, boxes_of, strict=True)):
+    titles = titles or [""] * len(clouds)
+    boxes_of_clouds = boxes or [None] * len(clouds)
+    for number, (cloud, title, cloud_boxes) in enumerate(zip(clouds, titles, boxes_of_clouds, strict=True)):
         # All clouds of this one's frame, which are colored by one range of heights.
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
         colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else height_colors(cloud[:, up], row.min(), row.max())
         views.append(CloudView(cloud[:, :3], colors if with_colors else None, title=title, boxes=cloud_boxes))
-    return viewer_page(views, columns=columns, rows_share_frame=rows_share_frame, up_axis=up_axis, **settings)
+    return viewer_page(views, columns=columns, rows_share_frame=rows_share_frame, up_axis=up_axis, **arguments)
 
 
 # Colors from low to high points, for clouds without colors: viridis, as in templates/viewer.js.
@@ -225,48 +229,63 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
 def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
     """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random."""
     # Every cloud gets the same share, and a page always the same sample.
-    most, generator, prepared = MOST_POINTS // len(clouds), np.random.default_rng(0), []
+    most = MOST_POINTS // len(clouds)
+    generator = np.random.default_rng(0)
+    prepared = []
     for number, cloud in enumerate(clouds):
-        arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
-        arrays = {name: None if array is None else np.asarray(array) for name, array in arrays.items()}
-        arrays["points"] = points = np.asarray(cloud.points, dtype=np.float64)
+        points = np.asarray(cloud.points, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] not in (2, 3) or not np.isfinite(points).all() or not len(points):
             raise ValueError(f"cloud {number}: points have shape {points.shape}; expected finite (points, 3)")
-        labels = arrays["labels"]
-        if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
-            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
-        for name, shape in {"colors": (len(points), 3), "labels": (len(points),), "values": (len(points),)}.items():
-            if (array := arrays[name]) is not None and array.shape != shape:
-                raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
+        arrays = _arrays_of_points(cloud, number, len(points), len(names))
+        arrays["points"] = points
         texts = cloud.texts
         if len(points) > most:
             kept = np.sort(generator.choice(len(points), most, replace=False))
             arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
-            texts = None if texts is None else [texts[index] for index in kept]
+            if texts is not None:
+                texts = [texts[index] for index in kept]
         prepared.append(replace(cloud, texts=texts, **arrays))
     return prepared
+
+
+def _arrays_of_points(cloud: CloudView, number: int, points: int, names: int) -> dict[str, np.ndarray | None]:
+    """Return what a cloud has of each of its points, checked; None for what it does not have."""
+    arrays: dict[str, np.ndarray | None] = {}
+    for name in ("colors", "labels", "values"):
+        values = getattr(cloud, name)
+        arrays[name] = None if values is None else np.asarray(values)
+    labels = arrays["labels"]
+    if labels is not None and (labels.min() < 0 or labels.max() >= names):
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {names} names")
+    for name, array in arrays.items():
+        shape = (points, 3) if name == "colors" else (points,)
+        if array is not None and array.shape != shape:
+            raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
+    return arrays
 
 
 def _panels(
     clouds: Sequence[CloudView], columns: int, up_axis: str, box_names: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
     """Return what is drawn where, and all points in units of a ball around each row of clouds, 16 bits each."""
-    panels, shown, start = [], [], 0
+    panels = []
+    placed = []
+    start = 0
+    is_flat = all(cloud.points.shape[1] == 2 for cloud in clouds)
     for first in range(0, len(clouds), columns):
-        row = [in_space(cloud, up_axis) for cloud in clouds[first : first + columns]]
-        together = np.concatenate(row)
+        row = clouds[first : first + columns]
+        points_of_row = [in_space(cloud, up_axis) for cloud in row]
+        together = np.concatenate(points_of_row)
         low, high = together.min(axis=0), together.max(axis=0)
         center = (low + high) / 2
-        is_flat = all(cloud.points.shape[1] == 2 for cloud in clouds)
-        reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
+        moved = together - center
+        reach = np.abs(moved) if is_flat else np.linalg.norm(moved, axis=1)
         radius = max(reach.max(), np.finfo(np.float32).tiny)
         # How far the row reaches sidewards, however it is turned about the vertical axis, and upwards.
-        sidewards = (
-            np.abs(together - center)[:, 0] if is_flat else np.linalg.norm((together - center)[:, [0, 2]], axis=1)
-        )
+        sidewards = np.abs(moved[:, 0]) if is_flat else np.linalg.norm(moved[:, [0, 2]], axis=1)
         # With these the page can draw flat or narrow clouds larger than the ball around them allows.
         fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
-        for cloud, points in zip(clouds[first : first + columns], row, strict=True):
+        for cloud, points in zip(row, points_of_row, strict=True):
             panel = {
                 "start": start,
                 "count": len(points),
@@ -282,18 +301,23 @@ def _panels(
                 "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
             }
             if cloud.boxes is not None:
-                # Class, score and corners of each, in the units of the points, but not limited to their range.
                 corners = np.array([box.corners for box in cloud.boxes], dtype=np.float64).reshape(-1, 3)
                 places = (in_space(replace(cloud, points=corners), up_axis) - center) / radius
-                panel["boxes"] = [
-                    [box_names.index(box.label), None if box.score is None else round(float(box.score), 4), own]
-                    for box, own in zip(cloud.boxes, places.reshape(-1, 24).round(5).tolist(), strict=True)
-                ]
+                panel["boxes"] = _boxes(cloud.boxes, places, box_names)
             panels.append(panel)
-            shown.append((points - center) / radius)
+            placed.append((points - center) / radius)
             start += len(points)
     # 16 bits are finer than a pixel, and half the size of float32.
-    return panels, _base64(np.rint(32767 * np.concatenate(shown)), "<i2")
+    return panels, _base64(np.rint(32767 * np.concatenate(placed)), "<i2")
+
+
+def _boxes(boxes: Sequence[BoxView], corners: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
+    """Return class, score and corners of each box, in the units of the points, but not limited to their range."""
+    rows = []
+    for box, numbers in zip(boxes, corners.reshape(-1, 24).round(5).tolist(), strict=True):
+        score = None if box.score is None else round(float(box.score), 4)
+        rows.append([names.index(box.label), score, numbers])
+    return rows
 
 
 def in_space(cloud: CloudView, up_axis: str) -> np.ndarray:

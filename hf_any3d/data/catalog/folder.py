@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
     LabeledFile,
     Parts,
+    Tree,
     by_split,
     find_labeled_files,
     has_classes,
@@ -97,10 +98,10 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         if isinstance(splits[split], Dataset) and _is_text(stored):
             if further := sorted(set(splits[split].unique("label")) - {None, *feature.names}):
-                known = ", ".join(feature.names[:8])
+                expected = ", ".join(feature.names[:8])
                 raise ValueError(
                     f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
-                    f"of {known}"
+                    f"of {expected}"
                 )
         splits[split] = splits[split].cast_column("label", feature)
     return splits
@@ -188,10 +189,8 @@ def load(
         raise ValueError("data_dir is None; expected the folder with the clouds")
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
-    if as_files and (converter != CloudColumns() or skip):
-        raise ValueError("as_files=True opens no file: pass num_points, columns, seed and the like to files_to_points")
-    if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
-        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
+    opens_files = converter != CloudColumns() or skip
+    _check_options(as_files, streaming, opens_files, options)
     root = Path(data_dir)
     with file_errors(root):
         tree = walk(root, follow_links=follow_links)
@@ -200,30 +199,53 @@ def load(
             files = _splits_of_metadata(root, metadata, tree.found, drop_labels)
         else:
             # Clouds whose points have labels need no folder of a class.
-            needs_none = drop_labels is None and "labels" in columns and not has_classes(tree.found)
-            if drop_labels or needs_none:
-                files, others = by_split(unlabeled(root, tree.found)), tree.others
-            else:
-                files, others = find_labeled_files(root, tree, skip_empty=skip)
-            if ignored := sorted(set(others) - COMPANIONS):
-                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
+            if drop_labels is None and "labels" in columns and not has_classes(tree.found):
+                drop_labels = True
+            files = _splits_of_folders(root, tree, drop_labels=bool(drop_labels), skip_empty=skip)
     # Names that are no text, in folders and in tables, are Arrow's errors.
     with file_errors(root, "folder of clouds"):
-        rows = DatasetDict({split: _listed_rows(root, some, split, metadata) for split, some in files.items()})
-    listed = with_class_labels(rows, str(root))
+        rows = DatasetDict({split: _listed_rows(root, listed, split, metadata) for split, listed in files.items()})
+    rows = with_class_labels(rows, str(root))
     if as_files:
-        return _files(root, listed, streaming)
-    loaded: Any = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
+        return _files(root, rows, streaming)
+    loaded: Any = {split: _read(root, listed, converter, skip, streaming, options) for split, listed in rows.items()}
     if streaming:
         return IterableDatasetDict(loaded)
-    # The rows may come from a cache, and then no error was logged for each file that is left out.
-    missing = [root / name for split, rows in listed.items() for name in {*rows[FILE]} - {*loaded[split][FILE]}]
-    if missing:
-        total, more = sum(listed.num_rows.values()), f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        # The command line collects these.
-        extra = {"left_out": [str(path) for path in sorted(missing)], "num_files": total}
-        logger.warning("%d of %d files are left out: %s%s", len(missing), total, min(missing), more, extra=extra)
+    _warn_of_missing(root, rows, loaded)
     return DatasetDict(loaded)
+
+
+def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty: bool) -> dict[str, list[LabeledFile]]:
+    """Return the files of each split by the names of their folders; a warning names the types of other files."""
+    if drop_labels:
+        files, others = by_split(unlabeled(root, tree.found)), tree.others
+    else:
+        files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
+    if ignored := sorted(set(others) - COMPANIONS):
+        logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
+    return files
+
+
+def _check_options(as_files: bool, streaming: bool, opens_files: bool, options: Iterable[str]) -> None:
+    """Refuse options that would have no effect."""
+    if as_files and opens_files:
+        raise ValueError("as_files=True opens no file: pass num_points, columns, seed and the like to files_to_points")
+    if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
+        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
+
+
+def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
+    """Warn of files that are in no row: these may come from a cache, and then no error was logged for each of them."""
+    missing = []
+    for split, listed in rows.items():
+        missing += [root / name for name in {*listed[FILE]} - {*loaded[split][FILE]}]
+    if not missing:
+        return
+    total = sum(rows.num_rows.values())
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    # The command line collects these.
+    extra = {"left_out": [str(path) for path in sorted(missing)], "num_files": total}
+    logger.warning("%d of %d files are left out: %s%s", len(missing), total, min(missing), more, extra=extra)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -260,8 +282,14 @@ def _read(
     else:
         # `datasets` does not split tuples into shards.
         arguments |= {"shards": (stamped,), "is_whole_split": True}
-    settings: dict[str, Any] = {"split": rows.split, "writer_batch_size": rows_at_a_time(features)}
-    return generated_dataset(_rows, features, gen_kwargs=arguments, **settings, **options)
+    return generated_dataset(
+        _rows,
+        features,
+        gen_kwargs=arguments,
+        split=rows.split,
+        writer_batch_size=rows_at_a_time(features),
+        **options,
+    )
 
 
 def _rows(
@@ -292,16 +320,17 @@ def _rows(
 def _splits_of_metadata(
     root: Path, metadata: pa.Table, files: list[Parts], drop_labels: bool | None
 ) -> dict[str, list[LabeledFile]]:
+    """Return the files that metadata name, by split; they need be there, and others are left out with a warning."""
     names = metadata.column(FILE_NAME).to_pylist()
-    there = {"/".join(parts) for parts in files}
-    if absent := [name for name in names if name not in there]:
+    readable = {"/".join(parts) for parts in files}
+    if absent := [name for name in names if name not in readable]:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
         raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
-    if left := sorted(there - set(names)):
+    if unnamed := sorted(readable - set(names)):
         text = "%s: %d files are not in the metadata and are left out, the first is %s"
-        logger.warning(text, root, len(left), left[0])
+        logger.warning(text, root, len(unnamed), unnamed[0])
     if not names:
         raise PointCloudError("the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
@@ -316,24 +345,37 @@ def _splits_of_metadata(
 
 
 def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.Table | None) -> Dataset:
+    """Return a row for each file of a split: its label, if it has one, its name, and its metadata."""
     names = [file.path.relative_to(root).as_posix() for file in files]
-    columns, features = {}, {}
+    columns: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     if files[0].label is not None:
-        columns["label"], features["label"] = pa.array([file.label for file in files]), Value("string")
+        columns["label"] = pa.array([file.label for file in files])
+        types["label"] = Value("string")
     if metadata is not None:
-        place = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
-        chosen = metadata.take([place[name] for name in names]).drop_columns([FILE_NAME])
+        row_of = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
+        chosen = metadata.take([row_of[name] for name in names]).drop_columns([FILE_NAME])
         check_free([FILE], chosen.column_names)
         columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
         stored = Features.from_arrow_schema(metadata.schema)
-        features |= {name: stored[name] for name in chosen.column_names}
-    order = [*(["label"] if "label" in columns else []), FILE, *(name for name in columns if name != "label")]
-    columns[FILE], features[FILE] = pa.array(names, pa.string()), Value("string")
-    features = Features({name: features[name] for name in order})
+        types |= {name: stored[name] for name in chosen.column_names}
+    # The label comes first, wherever the metadata have it, and then the name of the file.
+    order = ["label", FILE] if "label" in columns else [FILE]
+    order += [name for name in columns if name != "label"]
+    columns[FILE] = pa.array(names, pa.string())
+    types[FILE] = Value("string")
+    features = Features({name: types[name] for name in order})
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
     rows = Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
-    if feature := features.get("label"):
-        for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
-            if label is None or isinstance(feature, ClassLabel) and label not in range(len(feature.names)):
-                raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
+    if "label" in features:
+        _check_labels(names, rows)
     return rows
+
+
+def _check_labels(names: list[str], rows: Dataset) -> None:
+    """Refuse labels that are missing, or numbers of no class."""
+    feature = rows.features["label"]
+    numbers = range(len(feature.names)) if isinstance(feature, ClassLabel) else None
+    for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
+        if label is None or (numbers is not None and label not in numbers):
+            raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")

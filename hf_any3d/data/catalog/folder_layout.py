@@ -32,6 +32,8 @@ SPLIT_NAMES = {
 LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
+# Why files are left out.
+_PROSE, _COMPRESSED = "text without points", "compressed, unpack it first"
 
 Parts = tuple[str, ...]
 """Names of the folders from the root to a file, and its own."""
@@ -74,48 +76,65 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
     Left out are text without points, compressed files, arrays that belong to the points of another file, and images
     that are no textures.
     """
-    suffixes = {f".{file_type}" for file_type in supported_file_types()}
-    found: list[Parts] = []
-    others: dict[str, int] = defaultdict(int)
-    leaves: set[Parts] = set()
+    tree = Tree([], defaultdict(int), set())
     places: list[str] = []
-    prose: list[str] = []
-    packed: list[str] = []
+    left_out: dict[str, list[str]] = {_PROSE: [], _COMPRESSED: []}
     # Links inside of the folder are followed; those that lead out of it are refused below, unless they are allowed.
     for folder, folders, files in os.walk(root, followlinks=True):
         # In place, as os.walk then descends into these alone, in the same order on every machine.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = _visible(folders)
         parts = Path(folder).relative_to(root).parts
         for name in folders:
             _check_folder(Path(folder, name), root, follow_links)
         if not folders:
-            leaves.add(parts)
-        clouds = {*without_companions(files)} - {*METADATA_NAMES}
-        for name in sorted(name for name in files if not name.startswith(".")):
-            suffix, place = Path(name).suffix.lower(), "/".join((*parts, name))
-            places.append(place)
-            if suffix in suffixes and name in clouds:
-                if not follow_links:
-                    check_link(Path(folder, name), root)
-                if is_prose(Path(folder, name)):
-                    prose.append(place)
-                    others[suffix] += 1
-                else:
-                    found.append((*parts, name))
-            elif suffix in PACKED:
-                packed.append(place)
-            else:
-                others[suffix] += 1
-    of_points = {tuple(name.split("/")) for name in arrays_beside_points("/".join(parts) for parts in found)}
-    found = [parts for parts in found if parts not in of_points]
-    leaves -= {parts[:-1] for parts in of_points}  # a folder of colors is no class without files
-    _tell_left_out(root, "text without points", prose)
-    _tell_left_out(root, "compressed, unpack it first", packed)
-    _tell_left_out(root, OF_POINTS, sorted("/".join(parts) for parts in of_points))
-    _tell_left_out(root, "images", sorted(photos(places)))
+            tree.leaves.add(parts)
+        places += ["/".join((*parts, name)) for name in _visible(files)]
+        _sort_files(root, parts, files, tree, left_out, follow_links)
+    # Which arrays belong to the points of another file is known only when all are found.
+    arrays = {tuple(name.split("/")) for name in arrays_beside_points("/".join(parts) for parts in tree.found)}
+    found = [parts for parts in tree.found if parts not in arrays]
+    leaves = tree.leaves - {parts[:-1] for parts in arrays}  # a folder of colors is no class without files
+    left_out[OF_POINTS] = sorted("/".join(parts) for parts in arrays)
+    left_out["images"] = sorted(photos(places))
+    for reason, names in left_out.items():
+        _tell_left_out(root, reason, names)
     if not found:
-        raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {', '.join(sorted(suffixes))}")
-    return Tree(found, dict(others), leaves)
+        readable = ", ".join(sorted(_suffixes()))
+        raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {readable}")
+    return Tree(found, dict(tree.others), leaves)
+
+
+def _sort_files(
+    root: Path, parts: Parts, files: list[str], tree: Tree, left_out: dict[str, list[str]], follow_links: bool
+) -> None:
+    """Add the files of one folder to the tree, or to those that are left out for a reason."""
+    suffixes = _suffixes()
+    clouds = {*without_companions(files)} - {*METADATA_NAMES}
+    for name in _visible(files):
+        path = root.joinpath(*parts, name)
+        suffix = path.suffix.lower()
+        place = "/".join((*parts, name))
+        if suffix in suffixes and name in clouds:
+            if not follow_links:
+                check_link(path, root)
+            if is_prose(path):
+                left_out[_PROSE].append(place)
+                tree.others[suffix] += 1
+            else:
+                tree.found.append((*parts, name))
+        elif suffix in PACKED:
+            left_out[_COMPRESSED].append(place)
+        else:
+            tree.others[suffix] += 1
+
+
+def _suffixes() -> set[str]:
+    return {f".{file_type}" for file_type in supported_file_types()}
+
+
+def _visible(names: list[str]) -> list[str]:
+    """Return the names that are not hidden, sorted."""
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _tell_left_out(root: Path, reason: str, names: list[str]) -> None:
@@ -147,16 +166,16 @@ def find_labeled_files(
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):
         others[Path(name).suffix.lower()] += 1  # files next to the folders of classes are lists and notes, not clouds
-    found = nested or tree.found
-    full = {parts[:-1] for parts in found}
+    clouds = nested or tree.found
+    full = {parts[:-1] for parts in clouds}
     # A class without files is rather a failed download than a class.
-    empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
+    empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(clouds[0]) - 1]
     if empty:
         names = ", ".join("/".join(parts) for parts in empty)
         if not skip_empty:
             raise PointCloudError(f"no point cloud in the folders {names}; remove them or add files")
         logger.warning("%s: no point cloud in the folders %s, which are left out", root, names)
-    return by_split(labeled(root, found)), dict(others)
+    return by_split(labeled(root, clouds)), dict(others)
 
 
 def has_classes(files: list[Parts]) -> bool:
@@ -168,34 +187,40 @@ def has_classes(files: list[Parts]) -> bool:
     return depths == {3} and split_place(files) is not None
 
 
-def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
+def labeled(root: Path, clouds: list[Parts]) -> list[LabeledFile]:
     """Return files with split and class from their folders."""
-    if not has_classes(found):
-        deepest = max(found, key=len)
-        example = "/".join(deepest if len(deepest) > 2 else min(found, key=len))
+    if not has_classes(clouds):
+        deepest = max(clouds, key=len)
+        example = "/".join(deepest if len(deepest) > 2 else min(clouds, key=len))
         raise PointCloudError(
             f"{example} fits no layout; expected {LAYOUTS}, or pass drop_labels=True for clouds without classes"
         )
-    if len(found[0]) == 2:
-        return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
-    place = split_place(found)
+    if len(clouds[0]) == 2:
+        return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in clouds]
+    place = split_place(clouds)
     assert place is not None
-    return [LabeledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found]
+    files = []
+    for parts in clouds:
+        # Of the first two folders, one names the split and the other one the class.
+        split = SPLIT_NAMES[parts[place].lower()]
+        files.append(LabeledFile(root.joinpath(*parts), parts[1 - place], split))
+    return files
 
 
-def unlabeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
+def unlabeled(root: Path, clouds: list[Parts]) -> list[LabeledFile]:
     """Return files with the split from their folders, `train` if no folder names it, and without classes."""
-    place = split_place(found)
-    return [
-        LabeledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
-        for parts in found
-    ]
+    place = split_place(clouds)
+    files = []
+    for parts in clouds:
+        split = "train" if place is None else SPLIT_NAMES[parts[place].lower()]
+        files.append(LabeledFile(root.joinpath(*parts), None, split))
+    return files
 
 
-def split_place(found: list[Parts]) -> int | None:
+def split_place(clouds: list[Parts]) -> int | None:
     """Return which folder level names the split: 0, 1 or None."""
     for place in (0, 1):
-        if all(len(parts) > place + 1 and parts[place].lower() in SPLIT_NAMES for parts in found):
+        if all(len(parts) > place + 1 and parts[place].lower() in SPLIT_NAMES for parts in clouds):
             return place
     return None
 
@@ -210,13 +235,17 @@ def by_split(files: list[LabeledFile]) -> dict[str, list[LabeledFile]]:
 
 def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
     """Return the rows of all metadata files below a folder, with `file_name` relative to it; None without any."""
+    files = []
     # A pattern with a wildcard: a plain name would skip a dangling link.
-    files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not path.is_dir()]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    files.sort(key=lambda path: (len(path.parts), path))  # outermost first
+    for path in root.rglob("metadata.*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.name in METADATA_NAMES and not path.is_dir() and not is_hidden:
+            files.append(path)
     if not files:
         return None
-    tables, seen = [], {}
+    files.sort(key=lambda path: (len(path.parts), path))  # outermost first
+    tables = []
+    named_in: dict[str, str] = {}  # file -> row that names it
     for path in files:
         if not follow_links:
             check_link(path, root)
@@ -225,23 +254,29 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             table.validate(full=True)  # Parquet returns damaged text unchecked
             Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
             names = []
+            folder = path.parent.relative_to(root).as_posix()
             for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
-                # Metadata written on Windows may have backslashes.
-                relative = posixpath.normpath(name.replace("\\", "/"))
-                # Such a path could reach any file of this machine, or the network.
-                is_outside = posixpath.isabs(relative) or relative.split("/")[0] == ".."
-                if "://" in name or os.path.isabs(name) or is_outside:
-                    raise PointCloudError(f"row {number} names {name!r}; expected a path inside its folder")
-                name = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), relative))
-                if name in seen:
-                    raise PointCloudError(f"row {number} names {name}, which {seen[name]} names already")
-                seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
+                name = posixpath.normpath(posixpath.join(folder, _path_inside(name, number)))
+                if name in named_in:
+                    raise PointCloudError(f"row {number} names {name}, which {named_in[name]} names already")
+                named_in[name] = f"row {number} of {path.relative_to(root).as_posix()}"
                 names.append(name)
             place = table.column_names.index(FILE_NAME)
             tables.append(table.set_column(place, FILE_NAME, pa.array(names, pa.string())))
     with file_errors(root, "folder with metadata of one kind"):
         # A column may be whole numbers in one file and fractions, or empty, in another.
         return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _path_inside(name: str, row: int) -> str:
+    """Return the path that a row of metadata names, which has to lead into the folder of the metadata."""
+    # Metadata written on Windows may have backslashes.
+    path = posixpath.normpath(name.replace("\\", "/"))
+    # Another path could reach any file of this machine, or the network.
+    is_outside = posixpath.isabs(path) or path.split("/")[0] == ".."
+    if "://" in name or os.path.isabs(name) or is_outside:
+        raise PointCloudError(f"row {row} names {name!r}; expected a path inside its folder")
+    return path
 
 
 def _read_rows(path: Path) -> pa.Table:

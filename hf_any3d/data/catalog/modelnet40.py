@@ -98,28 +98,24 @@ def load(
         raise ValueError(
             f"num_points is {num_points} in layout {layout!r}; expected None, or at least 1 for off or pickle"
         )
-    points = {"txt": None, "h5": 2048, "pickle": num_points or 8192, "off": num_points or 10_000}[layout]
     options: dict[str, Any] = {"normals": normals}
     if layout == "txt":
+        points = None  # all in the files, 10,000
         sources = _text_sources(folder)
     elif layout == "h5":
-        columns, sources = {"data": "points", "label": "label"} | ({"normal": "normals"} if normals else {}), {}
-        for split in SPLITS:
-            # By number, as 10 comes before 2 in the order of names.
-            files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
-            numbers = range(max(files, default=0) + 1)
-            DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
-            sources[split] = hdf5_source([files[number] for number in numbers], columns)
+        points = 2048
+        sources = _hdf5_sources(folder, normals)
     elif layout == "pickle":
+        points = num_points or 8192
         options["num_points"] = points
-        files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
-        DATASET.require(files.values(), folder)
-        sources = {split: pickle_source(file) for split, file in files.items()}
+        sources = _pickle_sources(folder, points)
     else:
+        points = num_points or 10_000
         options |= {"num_points": points, "seed": seed}
         sources = _mesh_sources(folder, **options)
-    # True counts as 1, and adds the second name.
-    features = Features({name: Array2D((points, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
+    features = Features({"points": Array2D((points, 3), "float32")})
+    if normals:
+        features["normals"] = Array2D((points, 3), "float32")
     features["label"] = DATASET.class_label()
     if layout in ("txt", "off"):
         features["file"] = Value("string")
@@ -133,6 +129,28 @@ def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
         if folder := find_folder((root, *(root / place for place in places)), pattern):
             return name, folder
     raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
+
+
+def _hdf5_sources(folder: Path, normals: bool) -> dict[str, SplitSource]:
+    """Return the sources of files with 2,048 points of each model, `ply_data_{split}{number}.h5`."""
+    columns = {"data": "points", "label": "label"}
+    if normals:
+        columns["normal"] = "normals"
+    sources = {}
+    for split in SPLITS:
+        # By number, as 10 comes before 2 in the order of names.
+        files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+        numbers = range(max(files, default=0) + 1)
+        DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
+        sources[split] = hdf5_source([files[number] for number in numbers], columns)
+    return sources
+
+
+def _pickle_sources(folder: Path, points: int) -> dict[str, SplitSource]:
+    """Return the sources of caches with that many points of each model."""
+    files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
+    DATASET.require(files.values(), folder)
+    return {split: pickle_source(file) for split, file in files.items()}
 
 
 def pickle_source(file: Path) -> SplitSource:
@@ -155,10 +173,13 @@ def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
     """Split a table (points, 3 or 6) into xyz and normals."""
     if table.shape[1:] not in ((3,), (6,)):
         raise PointCloudError(f"a cloud of shape {table.shape}; expected (points, 6), xyz and normal")
-    return {"points": table[:, :3]} if table.shape[1] == 3 else {"points": table[:, :3], "normals": table[:, 3:]}
+    if table.shape[1] == 3:
+        return {"points": table}
+    return {"points": table[:, :3], "normals": table[:, 3:]}
 
 
 def _text_sources(folder: Path) -> dict[str, SplitSource]:
+    """Return the sources of text, a file for each model, with 10,000 points and normals."""
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
     DATASET.require([names_file, *lists.values()], folder)
@@ -181,6 +202,8 @@ def _text_sources(folder: Path) -> dict[str, SplitSource]:
 
 
 def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) -> dict[str, SplitSource]:
+    """Return the sources of meshes, on whose surfaces points are drawn."""
+
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         mesh = read_point_cloud(path)
         # Seeded by its own name, a model gives the same points whatever other files there are.

@@ -84,15 +84,20 @@ def load(
     """
     root = DATASET.root(data_dir)
     variant = f"{way}way_{shot}shot"
-    folder = next((f for f in (root / variant, root / "ModelNetFewshot" / variant) if f.is_dir()), root / variant)
+    folder = root / variant
+    if not folder.is_dir() and (root / "ModelNetFewshot" / variant).is_dir():
+        folder = root / "ModelNetFewshot" / variant
     files, shapes = _fold(folder, fold, modelnet_dir)
     # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
     pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
-    labels, originals = [label for label, _ in pairs], [original for _, original in pairs]
+    labels = [label for label, _ in pairs]
+    originals = [original for _, original in pairs]
     if labels != list(range(way)) or len({*originals} & {*range(len(DATASET.class_names))}) != way:
         raise PointCloudFileError(f"{files[0]}: {pairs[:20]}; expected labels 0 to {way - 1}, each of one class")
     sources = {split: _source(files, split, shapes[split]) for split in SPLITS}
-    features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
+    features = Features({"points": Array2D((None, 3), "float32")})
+    if normals:
+        features["normals"] = Array2D((None, 3), "float32")
     features["label"] = ClassLabel(names=[DATASET.class_names[original] for original in originals])
     features["original_label"] = DATASET.class_label()
     options = {"fold": fold, "normals": normals}
@@ -115,43 +120,62 @@ class Shape:
 def _fold(
     folder: Path, fold: int, modelnet_dir: str | os.PathLike | None
 ) -> tuple[list[Path], dict[str, list[Shape]]]:
-    """Return the files of a fold and its shapes."""
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    parquet = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
-    if all(path.is_file() for path in parquet.values()):
-        for split, path in parquet.items():
-            with file_errors(path, "fold"):
-                rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
-                # Labels are few and checked at once; clouds are read when their rows are.
-                plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
-                labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
-            shapes[split] = [Shape(*pair, partial(rows.__getitem__, row)) for row, pair in enumerate(labels)]
-        return list(parquet.values()), shapes
+    """Return the files of a fold and its shapes, from the first of its three forms that exists."""
+    tables = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
+    if all(path.is_file() for path in tables.values()):
+        return list(tables.values()), {split: _shapes_of_table(path) for split, path in tables.items()}
     path = folder / f"{fold}.json"
     if path.is_file():
-        if modelnet_dir is None:
-            raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, since {path} only names its shapes")
-        _, clouds = modelnet40.find_layout(Path(modelnet_dir), ("txt",))
-        with file_errors(path, "fold"):
-            value = json.loads(path.read_text(encoding="utf-8"))
-            for split in SPLITS:
-                for name, label in value[split]:
-                    kind = name.rpartition("_")[0]
-                    if kind not in DATASET.class_names or "/" in name:
-                        raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
-                    file, original = clouds / kind / f"{name}.txt", DATASET.class_names.index(kind)
-                    read = partial(read_table, file, columns=6)
-                    shapes[split].append(Shape(_whole(label), original, read, file))
-        return [path], shapes
+        return [path], _named_shapes(path, modelnet_dir)
     path = folder / f"{fold}.pkl"
-    if not path.is_file():
-        raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and -test.parquet")
+    if path.is_file():
+        return [path], _pickled_shapes(path)
+    raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and -test.parquet")
+
+
+def _shapes_of_table(path: Path) -> list[Shape]:
+    """Return the shapes of a split as Parquet."""
     with file_errors(path, "fold"):
-        value = read_pickle(path)
+        rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
+        # Labels are few and checked at once; clouds are read when their rows are.
+        labels = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
+        shapes = []
+        for number, row in enumerate(labels):
+            read = partial(rows.__getitem__, number)
+            shapes.append(Shape(_whole(row["label"]), _whole(row["original_label"]), read))
+    return shapes
+
+
+def _named_shapes(path: Path, modelnet_dir: str | os.PathLike | None) -> dict[str, list[Shape]]:
+    """Return the shapes of a fold as JSON, split -> list of name and label, whose clouds are in ModelNet40."""
+    if modelnet_dir is None:
+        raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, since {path} only names its shapes")
+    _, clouds = modelnet40.find_layout(Path(modelnet_dir), ("txt",))
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+    with file_errors(path, "fold"):
+        content = json.loads(path.read_text(encoding="utf-8"))
         for split in SPLITS:
-            for cloud, label, original in value[split]:
+            for name, label in content[split]:
+                # The class is what precedes the last underscore: flower_pot_0001.
+                class_name = name.rpartition("_")[0]
+                if class_name not in DATASET.class_names or "/" in name:
+                    raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
+                file = clouds / class_name / f"{name}.txt"
+                original = DATASET.class_names.index(class_name)
+                read = partial(read_table, file, columns=6)
+                shapes[split].append(Shape(_whole(label), original, read, file))
+    return shapes
+
+
+def _pickled_shapes(path: Path) -> dict[str, list[Shape]]:
+    """Return the shapes of a published fold, split -> list of cloud, label and class of ModelNet40."""
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+    with file_errors(path, "fold"):
+        content = read_pickle(path)
+        for split in SPLITS:
+            for cloud, label, original in content[split]:
                 shapes[split].append(Shape(_whole(label), _whole(original), partial(np.asarray, cloud)))
-    return [path], shapes
+    return shapes
 
 
 def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
@@ -175,4 +199,5 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
 
 
 def _whole(value: object) -> int:
+    """Convert a label, which may be an array of one number, and is an error if it is none or not whole."""
     return operator.index(np.asarray(value).reshape(()).item())

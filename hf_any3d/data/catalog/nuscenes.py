@@ -117,6 +117,7 @@ def load(
     classes = class_table(tables["category"])
     sources = {}
     sweeps = _sweeps(root, tables)
+    # The benchmark lists the scenes of its validation, here as ranges of numbers; all others are for training.
     validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
     for split in ("train", "validation"):
         units = [sweep for sweep in sweeps if (_scene_number(sweep.scene) in validation) == (split == "validation")]
@@ -154,6 +155,7 @@ def _scene_number(name: str) -> int | None:
 
 def class_table(path: Path) -> np.ndarray:
     """Return the class of each index of category.json, (256,) int64: -100 if it is not judged, -1 if there is none."""
+    # Of 32 categories several are one class of the benchmark, and some are not judged.
     table = np.full(256, -1)
     with file_errors(path, "table of nuScenes-lidarseg"):
         for entry, _ in scan_entries(path):
@@ -182,6 +184,7 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
                 sweeps.append(Sweep(points, labeled, scene, int(entry["timestamp"])))
         if labels:
             raise PointCloudError(f"sample_data.json: no sweep {next(iter(labels))[:40]!r}, which has labels")
+    # In the order in which they were driven.
     return sorted(sweeps, key=lambda sweep: (sweep.scene, sweep.timestamp))
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,31 +137,21 @@ def load(
     Source: Xu et al., "PointLLM", Sec. 3.
     """
     one_of("which", which, WHICH)
-    names = [one_of("split", split, SPLITS) for split in ([splits] if isinstance(splits, str) else splits)]
-    ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
+    names = [one_of("split", split, SPLITS) for split in _listed(splits)]
+    if ids is not None:
+        ids = frozenset(_listed(ids))
     root = DATASET.root(data_dir)
-    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
-    if clouds is None:
-        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
-    folders = [root / place for place in ANNOTATIONS]
-    folder = find_folder(folders, "PointLLM_*.json") or folders[0]
-
-    unwanted = BROKEN_COLORS if colors else frozenset()
-    chosen = _choose(folder, root, which, names, unwanted, ids, verify=conversion.get("verify", True))
-    chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
-
-    in_files = streaming or not copy_clouds
+    clouds, annotations = _find(root)
+    files = _AnnotationFiles(annotations, root, conversion.get("verify", True))
     skip = conversion.get("on_error") == "skip"
-    if skip and not copy_clouds:
-        for split, (path, annotations) in chosen.items():
-            kept = []
-            for annotation in annotations:
-                # Those that name no object are refused when they are read.
-                if not annotation.object_id or (cloud := cloud_path(clouds, annotation.object_id)).exists():
-                    kept.append(annotation)
-                else:
-                    logger.warning("left out %s: no such file", cloud)
-            chosen[split] = path, kept
+    in_files = streaming or not copy_clouds
+    sources = {}
+    for split, entries in _choose(files, which, names, BROKEN_COLORS if colors else frozenset(), ids).items():
+        entries = entries[:limit]
+        # A row that is asked for by its number cannot be left out later.
+        if skip and not copy_clouds:
+            entries = _with_clouds(entries, clouds)
+        sources[split] = _source(files.path(which, split), entries, clouds, in_files)
     cloud_columns = cloud_features(colors)
     columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
     if which in ("brief", "detailed"):
@@ -177,7 +166,7 @@ def load(
     rows = load_published(
         DATASET,
         root,
-        {split: _source(path, some, clouds, in_files) for split, (path, some) in chosen.items()},
+        sources,
         columns if in_files else Features({**cloud_columns, **columns}),
         # A part has no published number of rows to compare with.
         variant=which if ids is None and limit is None else f"{which}_part",
@@ -185,22 +174,56 @@ def load(
         **conversion,
     )
     texts = cast(DatasetDict, rows)
-    if not streaming:
-        # A row that is asked for by its number cannot be left out.
-        return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
+    if streaming:
+        return _streams(texts, CloudAdder(clouds, cloud_columns, skip))
+    if copy_clouds:
+        return texts
+    return texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _find(root: Path) -> tuple[Path, Path]:
+    """Return the folder of the clouds and that of the annotations."""
+    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
+    if clouds is None:
+        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
+    folders = [root / place for place in ANNOTATIONS]
+    # Without any annotations, the error about the missing files names the first folder.
+    return clouds, find_folder(folders, "PointLLM_*.json") or folders[0]
+
+
+def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
+    """Return the annotations of objects whose file is there; a warning names each of the others."""
+    kept = []
+    for annotation in annotations:
+        # Those that name no object are refused when they are read.
+        if not annotation.object_id or (cloud := cloud_path(clouds, annotation.object_id)).exists():
+            kept.append(annotation)
+        else:
+            logger.warning("left out %s: no such file", cloud)
+    return kept
+
+
+def _streams(texts: DatasetDict, add_clouds: "CloudAdder") -> IterableDatasetDict:
+    """Return streams of rows that read each cloud together with its texts."""
     streams = {}
     for split, table in texts.items():
         # Many shards, since each process and worker needs one of its own.
         stream = table.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(table)))
+        features = Features({**add_clouds.features, **table.features})
         # A batch may become empty, as a single row could not.
-        settings = {"batched": True, "batch_size": 1, "features": Features({**cloud_columns, **table.features})}
-        streams[split] = stream.map(CloudAdder(clouds, cloud_columns, skip), **settings)
+        streams[split] = stream.map(add_clouds, batched=True, batch_size=1, features=features)
         for name in ("description", "citation", "homepage", "license"):
             setattr(streams[split].info, name, getattr(table.info, name))
     return IterableDatasetDict(streams)
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
+    """Return where the rows of a split come from; with `in_files`, rows have texts alone."""
+
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
         with file_errors(f"{path}: entry {annotation.number}", "annotation"):
             row = annotation_row(json.loads(annotation.text))
@@ -214,97 +237,145 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
     # The choice of entries depends on other files too, such as the list of reserved objects.
     chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
     objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
-    digest, missing = hashlib.sha256(), []
+    stamps = hashlib.sha256()
+    missing = []
     for object_id in objects:
         try:
             # The path is joined as text, since this runs for each of 660 thousand files.
-            digest.update(f"{object_id} {file_stamp(f'{clouds}/{object_id}{SUFFIX}')}\n".encode())
+            stamps.update(f"{object_id} {file_stamp(f'{clouds}/{object_id}{SUFFIX}')}\n".encode())
         except FileNotFoundError:
             missing.append(cloud_path(clouds, object_id))
-    key = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest.hexdigest()}"
+    key = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {stamps.hexdigest()}"
     return SplitSource(annotations, read, [path], len(annotations), describe, missing, key)
 
 
-def _choose(
-    folder: Path,
-    root: Path,
-    which: str,
-    splits: Sequence[str],
-    unwanted: Collection[str],
-    ids: Collection[str] | None,
-    verify: bool,
-) -> dict[str, tuple[Path, list[Annotation]]]:
-    """Return the file and the annotations of each split.
+class _AnnotationFiles:
+    """The annotation files in a folder; each is read once, and with `verify` its length is checked."""
 
-    Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
-    """
-    there = {name for name in LENGTHS if (folder / name).is_file()}
+    def __init__(self, folder: Path, root: Path, verify: bool):
+        self.folder = folder
+        self.root = root
+        self.verify = verify
+        self.there = {name for name in LENGTHS if (folder / name).is_file()}
+        # Reserved objects have a file of their own, or are listed, and then selected among all.
+        self.lists_reserved = VALIDATION_IDS in self.there and VALIDATION not in self.there
+        self._entries: dict[str, list[Annotation]] = {}
 
-    def check_length(name: str, count: int) -> None:
-        least, most = LENGTHS[name]
-        if verify and not least <= count <= most:
-            raise PointCloudFileError(
-                f"{folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or pass "
-                "verify=False for a subset of your own"
-            )
+    def name(self, which: str, split: str) -> str:
+        """Return the name of the file with the entries of a split."""
+        if split == "test":
+            return TEST
+        if split == "validation":
+            return FULL if self.lists_reserved else VALIDATION
+        if which != "brief":
+            return COMPLEX
+        return FULL if FULL in self.there and FILTERED not in self.there else FILTERED
 
-    @cache  # several splits may come from the same file
-    def entries(name: str) -> list[Annotation]:
+    def path(self, which: str, split: str) -> Path:
+        """Return the path of that file."""
+        return self.folder / self.name(which, split)
+
+    def require(self, which: str, splits: Sequence[str]) -> None:
+        """Check that all files are there that these splits need."""
+        needed = {self.name(which, split) for split in splits}
+        if FULL in needed and VALIDATION not in self.there:
+            needed.add(VALIDATION_IDS)  # selects the reserved objects among all
+        if "validation" in splits:
+            needed.add(TEST)  # whose objects are no part of it
+        DATASET.require([self.folder / name for name in sorted(needed)], self.root)
+
+    def entries(self, name: str) -> list[Annotation]:
+        """Read the entries of a file, none if it is missing; several splits may come from the same file."""
+        if name not in self._entries:
+            self._entries[name] = self._read(name) if name in self.there else []
+        return self._entries[name]
+
+    def objects(self, name: str) -> frozenset[str]:
+        """Return the objects that the entries of a file are about."""
+        return frozenset(entry.object_id for entry in self.entries(name))
+
+    def reserved_objects(self) -> frozenset[str]:
+        """Return the objects that are in no training row."""
+        if not self.lists_reserved:
+            return self.objects(VALIDATION)
+        reserved = frozenset(read_lines(self.folder / VALIDATION_IDS))
+        self._check_length(VALIDATION_IDS, len(reserved))
+        return reserved
+
+    def _read(self, name: str) -> list[Annotation]:
         annotations = []
-        for number, (value, text) in enumerate(scan_entries(folder / name) if name in there else ()):
+        for number, (value, text) in enumerate(scan_entries(self.folder / name)):
             try:
                 row = annotation_row(value)
             except (PointCloudError, LookupError, TypeError, AttributeError):
                 row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
             annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
-        if name in there:
-            check_length(name, len(annotations))
+        self._check_length(name, len(annotations))
         return annotations
 
-    listed = VALIDATION_IDS in there and VALIDATION not in there
-    files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
-    if which == "brief":
-        files["train"] = FULL if FULL in there and FILTERED not in there else FILTERED
-    files = {split: files[split] for split in splits}
-    needed = set(files.values())
-    if FULL in needed and VALIDATION not in there:
-        needed.add(VALIDATION_IDS)  # selects the reserved objects among all
-    if "validation" in files:
-        needed.add(TEST)
-    DATASET.require([folder / name for name in sorted(needed)], root)
-    if listed:
-        reserved = frozenset(read_lines(folder / VALIDATION_IDS))
-        check_length(VALIDATION_IDS, len(reserved))
-    else:
-        reserved = frozenset(entry.object_id for entry in entries(VALIDATION))
-    test = frozenset(entry.object_id for entry in entries(TEST))
+    def _check_length(self, name: str, count: int) -> None:
+        least, most = LENGTHS[name]
+        if self.verify and not least <= count <= most:
+            raise PointCloudFileError(
+                f"{self.folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or "
+                "pass verify=False for a subset of your own"
+            )
+
+
+def _choose(
+    files: _AnnotationFiles,
+    which: str,
+    splits: Sequence[str],
+    unwanted: Collection[str],
+    ids: Collection[str] | None,
+) -> dict[str, list[Annotation]]:
+    """Return the annotations of each split; with `ids`, splits without any are left out.
+
+    Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
+    """
+    files.require(which, splits)
+    reserved = files.reserved_objects()
+    test = files.objects(TEST)
     # No object of one split is in another.
     unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
-    chosen, seen = {}, set()
-    for split, name in files.items():
-        wanted = frozenset(WHICH[which] if split == "train" else TYPES[:1])
-        only = reserved if (split, name) == ("validation", FULL) else None
-        kept = [
-            entry
-            for entry in entries(name)
-            if (only is None or entry.object_id in only)
-            and (ids is None or entry.object_id in ids)
-            and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
-        ]
+    chosen: dict[str, list[Annotation]] = {}
+    named: set[str] = set()  # objects
+    for split in splits:
+        types = WHICH[which] if split == "train" else TYPES[:1]
+        only = None if ids is None else frozenset(ids)
+        name = files.name(which, split)
+        if (split, name) == ("validation", FULL):
+            only = reserved if only is None else reserved & only
+        kept = _entries_about(files.entries(name), types, only, unwanted_in[split])
         if kept or ids is None:
-            chosen[split] = folder / name, kept
-        seen.update(entry.object_id for entry in kept)
-    if unknown := sorted(set(ids or ()) - seen):
+            chosen[split] = kept
+        named.update(entry.object_id for entry in kept)
+    if unknown := sorted(set(ids or ()) - named):
         raise ValueError(
-            f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {folder}, the first: "
-            f"{unknown[0]!r}"
+            f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {files.folder}, the "
+            f"first: {unknown[0]!r}"
         )
     return chosen
 
 
+def _entries_about(
+    entries: Iterable[Annotation], types: Collection[str], only: Collection[str] | None, unwanted: Collection[str]
+) -> list[Annotation]:
+    """Return the entries of some types about objects that are not unwanted, and among `only` if these are given."""
+    kept = []
+    for entry in entries:
+        if only is not None and entry.object_id not in only:
+            continue
+        is_malformed = not entry.object_id
+        if is_malformed or (entry.type in types and entry.object_id not in unwanted):
+            kept.append(entry)
+    return kept
+
+
 def cloud_features(colors: bool) -> Features:
     """Return the columns of clouds."""
-    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in ("points", "colors")[: 1 + colors]})
+    names = ("points", "colors") if colors else ("points",)
+    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in names})
 
 
 def cloud_path(folder: Path, object_id: str) -> Path:

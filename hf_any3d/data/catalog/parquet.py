@@ -32,38 +32,55 @@ def load(
     if (data_dir is None) == (data_files is None):
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
     if data_dir is not None:
-        folder = Path(data_dir)
-        there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-        files = [path for path in there if path.suffix == ".parquet"]
-        if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
-            rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
-        base = os.fspath(folder.absolute())
-        patterns = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
-        data_files = {str(split): [os.fspath(path) for path in paths] for split, paths in patterns.items() if paths}
-        counts = Counter(path for paths in data_files.values() for path in paths)
-        if wrong := [path for path in files if counts[os.fspath(path.absolute())] != 1]:
-            raise ValueError(f"{wrong[0]}: its name gives no split, or two; rename it, or pass data_files")
-    files = [Path(path) for path in _flat(data_files or ())]
-    # `datasets` would silently read the labels of all files with the first one's names.
-    named: tuple[Path, list[str]] | None = None
-    for path in files:
+        data_files = _files_by_split(Path(data_dir))
+    paths = [Path(path) for path in _flat(data_files or ())]
+    _check_same_classes(paths)
+    if isinstance(data_files, Mapping):
+        plain = {split: [os.fspath(path) for path in _flat(files)] for split, files in data_files.items()}
+    else:
+        plain = [str(path) for path in paths]
+    return load_dataset("parquet", data_files=plain, **options)
+
+
+def _files_by_split(folder: Path) -> dict[str, list[str]]:
+    """Return the Parquet files of a folder by split, as `datasets` reads their names; each has to be in one split."""
+    visible = []
+    for path in sorted(folder.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not is_hidden:
+            visible.append(path)
+    if others := [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]:
+        rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
+    base = os.fspath(folder.absolute())
+    patterns = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
+    splits = {str(split): [os.fspath(path) for path in paths] for split, paths in patterns.items() if paths}
+    # A file in no split would be left out without a word, and one in two would be learned and judged.
+    counts = Counter(path for paths in splits.values() for path in paths)
+    for path in visible:
+        if path.suffix == ".parquet" and counts[os.fspath(path.absolute())] != 1:
+            raise ValueError(f"{path}: its name gives no split, or two; rename it, or pass data_files")
+    return splits
+
+
+def _check_same_classes(paths: Sequence[Path]) -> None:
+    """Refuse files with other classes: `datasets` would silently read all labels with the names of the first file."""
+    first: tuple[Path, list[str]] | None = None
+    for path in paths:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = features.get("label", {}).get("names")
-        if names is not None and names != (named := named or (path, names))[1]:
-            raise ValueError(f"the classes of {path} are {names}, those of {named[0]} {named[1]}; expected the same")
-    if isinstance(data_files, Mapping):
-        data_files = {split: [os.fspath(path) for path in _flat(some)] for split, some in data_files.items()}
-    else:
-        data_files = [str(path) for path in files]
-    return load_dataset("parquet", data_files=data_files, **options)
+        if names is None:
+            continue
+        first = first or (path, names)
+        if names != first[1]:
+            raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")
 
 
 def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:
+    """Yield the single files."""
     if isinstance(data_files, (str, os.PathLike)):
         yield data_files
         return
-    for some in data_files.values() if isinstance(data_files, Mapping) else data_files:
-        yield from _flat(some)
+    for files in data_files.values() if isinstance(data_files, Mapping) else data_files:
+        yield from _flat(files)

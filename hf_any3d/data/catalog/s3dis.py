@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,45 +140,33 @@ def load(
     one_of("test_area", test_area, AREAS)
     one_of("layout", layout, (None, *LAYOUTS))
     options: dict[str, object] = {}
+    cut = None
     if block_size is not None:
         options = {"size": block_size, "points": block_points, "overlap": block_overlap, "seed": seed}
-        # Wrong arguments raise here, not with the first room.
-        split_into_blocks(np.zeros((1, 3)), block_points, block_size, block_overlap, up_axis=UP_AXIS)
+        cut = partial(
+            split_into_blocks,
+            num_points=block_points,
+            block_size=block_size,
+            overlap=block_overlap,
+            up_axis=UP_AXIS,
+            generator=seed,
+        )
+        cut(np.zeros((1, 3)))  # wrong arguments raise here, not with the first room
     root = DATASET.root(data_dir)
     name, folder, rooms = _find(root, LAYOUTS if layout is None else (layout,))
     if conversion.get("verify", True):
-        unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
-        if unknown:
-            raise ValueError(
-                f"{_path(name, folder, unknown[0])}: not a published room, one of {len(unknown)}; remove them, or "
-                "pass verify=False for rooms of your own"
-            )
+        _check_published(name, folder, rooms)
         # Missing rooms are then missing files, and reported as such.
         rooms = PUBLISHED_ROOMS
 
-    def read(room: Room, cut: bool) -> Iterator[Mapping[str, object]]:
-        arrays = _read(_path(name, folder, room))
-        index: Any = [slice(None)]
-        if cut:
-            xyz = arrays["points"]
-            index = split_into_blocks(xyz, block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed)
-        for block in index:
-            yield {**{key: value[block] for key, value in arrays.items()}, "room": str(room), "area": room.area}
-
+    units_of = {
+        "train": [room for room in rooms if room.area != test_area],
+        "test": [room for room in rooms if room.area == test_area],
+    }
     sources = {}
-    for split in ("train", "test"):
-        units = [room for room in rooms if (room.area == test_area) == (split == "test")]
-        paths = [_path(name, folder, room) for room in units]
+    for split, units in units_of.items():
         # Test rooms stay whole: figures are over all points of a room.
-        cut = split == "train" and block_size is not None
-        sources[split] = SplitSource(
-            units,
-            partial(read, cut=cut),
-            [file for path in paths for file in _files(path)],
-            num_rows=None if cut else len(units),
-            describe=lambda room: str(_path(name, folder, room)),
-            missing=[path for path in paths if not path.exists()],
-        )
+        sources[split] = _source(units, name, folder, cut if split == "train" else None)
     features = Features(
         {
             "points": Array2D((None, 3), "float32"),
@@ -188,9 +176,43 @@ def load(
             "area": Value("int64"),
         }
     )
-    variant = f"area_{test_area}" + ("" if block_size is None else "_blocks")
+    variant = f"area_{test_area}"
+    if block_size is not None:
+        variant += "_blocks"
     options["layout"] = name
     return load_published(DATASET, folder, sources, features, variant=variant, options=options, **conversion)
+
+
+def _source(
+    rooms: Sequence[Room], layout: str, folder: Path, cut: Callable[[np.ndarray], np.ndarray] | None
+) -> SplitSource:
+    """Return the source of a split; `cut` returns the points of each block of a room, None leaves rooms whole."""
+
+    def read(room: Room) -> Iterator[Mapping[str, object]]:
+        arrays = _read(_path(layout, folder, room))
+        blocks: Any = [slice(None)] if cut is None else cut(arrays["points"])
+        for block in blocks:
+            row: dict[str, object] = {name: values[block] for name, values in arrays.items()}
+            yield {**row, "room": str(room), "area": room.area}
+
+    paths = [_path(layout, folder, room) for room in rooms]
+    return SplitSource(
+        rooms,
+        read,
+        [file for path in paths for file in _files(path)],
+        num_rows=len(rooms) if cut is None else None,  # the number of blocks is known when rooms are read
+        describe=lambda room: str(_path(layout, folder, room)),
+        missing=[path for path in paths if not path.exists()],
+    )
+
+
+def _check_published(layout: str, folder: Path, rooms: Iterable[Room]) -> None:
+    unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
+    if unknown:
+        raise ValueError(
+            f"{_path(layout, folder, unknown[0])}: not a published room, one of {len(unknown)}; remove them, or "
+            "pass verify=False for rooms of your own"
+        )
 
 
 LAYOUTS = {
@@ -201,15 +223,20 @@ LAYOUTS = {
 
 
 def _find(root: Path, layouts: Iterable[str]) -> tuple[str, Path, Sequence[Room]]:
+    """Return the first of the layouts that is there, its folder and its rooms in their order."""
     for layout in layouts:
         pattern, places = LAYOUTS[layout]
         for place in places:
-            paths = list((root / place).glob(pattern))
-            names = [p.stem if layout == "npy" else f"{p.parents[1].name}_{p.parent.name}" for p in paths]
-            rooms = [Room(int(match[1]), match[2], int(match[3])) for match in map(_ROOM.fullmatch, names) if match]
-            # A name such as office_01 would be another spelling of a room.
-            if rooms := sorted({room for room in rooms if str(room) in names}):
-                return layout, root / place, rooms
+            rooms = set()
+            for path in (root / place).glob(pattern):
+                name = path.stem if layout == "npy" else f"{path.parents[1].name}_{path.parent.name}"
+                if match := _ROOM.fullmatch(name):
+                    room = Room(int(match[1]), match[2], int(match[3]))
+                    # A name such as office_01 would be another spelling of a room.
+                    if str(room) == name:
+                        rooms.add(room)
+            if rooms:
+                return layout, root / place, sorted(rooms)
     raise DATASET.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
 
 

@@ -80,14 +80,15 @@ def load(
     for split, name in _LISTS.items():
         if not (lists / name).is_file():
             continue
-        named = [scene for scene in map(str.strip, read_lines(lists / name)) if scene]
-        there = [scene for scene in named if (scenes / f"{scene}_vert.npy").is_file()]
-        files = [scenes / f"{scene}_{kind}.npy" for scene in there for kind in ("vert", "bbox")]
+        listed = [scene for scene in map(str.strip, read_lines(lists / name)) if scene]
+        # As in the authors' program, which keeps those scenes of the lists that it has.
+        present = [scene for scene in listed if (scenes / f"{scene}_vert.npy").is_file()]
+        files = [scenes / f"{scene}_{kind}.npy" for scene in present for kind in ("vert", "bbox")]
         sources[split] = SplitSource(
-            there,
+            present,
             lambda scene: iter([_read(scenes, scene, colors)]),
             [lists / name, *files],
-            num_rows=len(there),
+            num_rows=len(present),
             describe=lambda scene: str(scenes / f"{scene}_vert.npy"),
             missing=[file for file in files if not file.is_file()],
         )
@@ -104,12 +105,14 @@ def _read(folder: Path, scene: str, colors: bool) -> Mapping[str, object]:
         raise PointCloudFileError(f"{path}: an array {table.shape}; expected finite numbers (points, 6): xyz, rgb")
     path = folder / f"{scene}_bbox.npy"
     boxes = read_box_table(path, 7)
+    # The last column of the boxes is a class of NYU40, of which 18 are judged.
     numbers = boxes[:, 6].astype(int)
     if unknown := sorted({int(number) for number in numbers} - _NUMBERS.keys()):
         raise PointCloudFileError(f"{path}: class {unknown[0]}; expected one of NYU40's {sorted(_NUMBERS)}")
     boxes[:, 6] = 0  # along the axes
     row: dict[str, object] = {"points": table[:, :3].astype(np.float32)}
     if colors:
+        # The file has them as floats.
         row["colors"] = np.clip(np.rint(table[:, 3:6]), 0, 255).astype(np.uint8)
     return {
         **row,

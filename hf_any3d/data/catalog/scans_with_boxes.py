@@ -15,6 +15,7 @@ from hf_any3d.data.box_files import (
     LABEL_CLOUD_CLASSES,
     OWN_NAMES,
     Boxes,
+    NamedBox,
     add_boxes,
     class_names,
     read_boxes_json,
@@ -33,6 +34,7 @@ from hf_any3d.data.point_arrays import turn_up_axis
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("own", "label_cloud", "datumaro", "supervisely", "kitti", "kitti_raw")
 UP_AXIS = "z"
+_MESH_POINTS = 100_000
 # Where programs put the files of points, beside their annotations.
 _POINT_FOLDERS = ("pointclouds", "velodyne", "ds0/pointcloud", "velodyne_points/data")
 _EXPECTED = (
@@ -78,15 +80,19 @@ def load(
     if not names:
         raise ValueError(f"{root}: no box in any file; expected at least one")
     features = Features({"points": Array2D((None, 3), "float32"), **box_features(names), "file": Value("string")})
-    rows = {split: [*_rows(folders[split], boxes, names, up_axis)] for split, boxes in stored.items()}
-    return DatasetDict({split: Dataset.from_list(some, features=features) for split, some in rows.items()})
+    splits = DatasetDict()
+    for split, boxes in stored.items():
+        rows = list(_rows(folders[split], boxes, names, up_axis))
+        splits[split] = Dataset.from_list(rows, features=features)
+    return splits
 
 
 def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
     """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there."""
-    own = [folder / name for name in OWN_NAMES if (folder / name).is_file()]
-    if layout in (None, "own") and own:
-        return read_boxes_json(own[0]) if own[0].suffix == ".json" else read_boxes_table(own[0])
+    if layout in (None, "own"):
+        for name in OWN_NAMES:
+            if (file := folder / name).is_file():
+                return read_boxes_json(file) if file.suffix == ".json" else read_boxes_table(file)
     if layout in (None, "label_cloud") and _is_label_cloud(folder / "labels"):
         return read_label_cloud_folder(folder / "labels")
     boxes: Boxes = {}
@@ -109,55 +115,77 @@ def _is_label_cloud(folder: Path) -> bool:
 
 
 def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each scan that boxes name, z up."""
     numbers = {name: number for number, name in enumerate(names)}
     paths = {name: _point_file(folder, name) for name in boxes}
-    # Scans that no boxes name may have been forgotten. Other files, such as a text about the data, have other endings.
-    endings, named = {path.suffix for path in paths.values()}, {path.resolve() for path in paths.values()}
-    scans = (path for path in folder.rglob("*") if path.suffix in endings and path.is_file())
-    if left := sorted(path.relative_to(folder).as_posix() for path in scans if path.resolve() not in named):
-        shown = ", ".join(left[:3]) + ", …" * (len(left) > 3)
-        warnings.warn(
-            f"{folder}: {len(left)} of {len(left) + len(named)} files of points are left out, since no boxes name "
-            f"them: {shown}. A scan without objects has an empty list of boxes",
-            stacklevel=2,
-        )
-    for name, own in boxes.items():
+    _warn_of_unnamed(folder, list(paths.values()))
+    for name, scan_boxes in boxes.items():
         path = paths[name]
         is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
         cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
-        cloud = cloud.sample_surface(100_000, 0) if cloud.is_mesh else cloud
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(_MESH_POINTS, 0)
+        points = cloud.points
         # The points are float32; the offset (3,), in float64, is what they lack to coordinates of the file.
-        points, offset = cloud.points, np.zeros(3) if cloud.offset is None else cloud.offset
-        if own:
-            # Boxes of which none reaches the points are in another frame or other units.
-            low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
-            every = np.array([box.numbers for box in own])
-            reach = np.linalg.norm(every[:, 3:6], axis=1, keepdims=True) / 2
-            if ((every[:, :3] + reach < low) | (every[:, :3] - reach > high)).any(axis=1).all():
-                shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
-                center = ", ".join(f"{value:.6g}" for value in every[0, :3])
-                raise PointCloudFileError(
-                    f"{folder / name}: none of {len(own)} boxes reaches the points, which are from {', '.join(shown)};"
-                    f" the first has its center at {center}. Expected boxes in the frame and units of the file"
-                )
-        kept = [box for box in own if box.label in numbers]
-        boxed = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
-        boxed[:, :3] -= offset
+        offset = np.zeros(3) if cloud.offset is None else cloud.offset
+        if scan_boxes:
+            _check_within_reach(folder / name, scan_boxes, points.min(axis=0) + offset, points.max(axis=0) + offset)
+        kept = [box for box in scan_boxes if box.label in numbers]
+        rows = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
+        rows[:, :3] -= offset
         if up_axis != UP_AXIS:
             points = turn_up_axis(points, up_axis, UP_AXIS)
-            boxed[:, :3] = turn_up_axis(boxed[:, :3], up_axis, UP_AXIS)
+            rows[:, :3] = turn_up_axis(rows[:, :3], up_axis, UP_AXIS)
         labels = [numbers[box.label] for box in kept]
-        yield {"points": points.tolist(), "boxes": boxed.tolist(), "box_labels": labels, "file": name}
+        yield {"points": points.tolist(), "boxes": rows.tolist(), "box_labels": labels, "file": name}
+
+
+def _warn_of_unnamed(folder: Path, paths: Sequence[Path]) -> None:
+    """Warn of scans that no boxes name, as they may have been forgotten."""
+    # Other files, such as a text about the data, have other endings.
+    endings = {path.suffix for path in paths}
+    named = {path.resolve() for path in paths}
+    left_out = []
+    for path in folder.rglob("*"):
+        if path.suffix in endings and path.is_file() and path.resolve() not in named:
+            left_out.append(path.relative_to(folder).as_posix())
+    if left_out:
+        shown = ", ".join(sorted(left_out)[:3])
+        if len(left_out) > 3:
+            shown += ", …"
+        warnings.warn(
+            f"{folder}: {len(left_out)} of {len(left_out) + len(named)} files of points are left out, since no boxes "
+            f"name them: {shown}. A scan without objects has an empty list of boxes",
+            stacklevel=3,
+        )
+
+
+def _check_within_reach(path: Path, boxes: Sequence[NamedBox], low: np.ndarray, high: np.ndarray) -> None:
+    """Refuse boxes of which none reaches the points from `low` to `high` (3,): in another frame or other units."""
+    numbers = np.array([box.numbers for box in boxes])  # (boxes, 7)
+    centers = numbers[:, :3]
+    # Half the diagonal, since boxes are turned.
+    reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2  # (boxes, 1)
+    is_outside = ((centers + reach < low) | (centers - reach > high)).any(axis=1)
+    if is_outside.all():
+        extent = ", ".join(f"{first:.6g} to {last:.6g}" for first, last in zip(low, high, strict=True))
+        center = ", ".join(f"{value:.6g}" for value in centers[0])
+        raise PointCloudFileError(
+            f"{path}: none of {len(boxes)} boxes reaches the points, which are from {extent}; the first has its "
+            f"center at {center}. Expected boxes in the frame and units of the file"
+        )
 
 
 def _point_file(folder: Path, name: str) -> Path:
-    """Return the file of points that boxes name, with or without its ending."""
+    """Return the file of points that boxes name, with or without its ending, in the folder or below."""
+    root = folder.resolve()
     path = folder / name
-    if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+    if path.is_file() and path.resolve().is_relative_to(root):
         return path
     for place in (folder, *(folder / name for name in _POINT_FOLDERS)):
         for ending in supported_file_types():
-            if (candidate := place / f"{name}.{ending}").is_file() or (candidate := place / name).is_file():
-                if candidate.resolve().is_relative_to(folder.resolve()):
+            for candidate in (place / f"{name}.{ending}", place / name):
+                # A link could lead to any file of this machine.
+                if candidate.is_file() and candidate.resolve().is_relative_to(root):
                     return candidate
     raise PointCloudFileError(f"{folder}: no file of points {name!r}, which has boxes")

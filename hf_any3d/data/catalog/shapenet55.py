@@ -117,8 +117,8 @@ def load(
 def _source(file: Path, clouds: Path) -> SplitSource:
     names = read_lines(file)
     for number, name in enumerate(names, 1):
-        found = _LINE.fullmatch(name)
-        if not found or found[1] not in TAXONOMY:
+        match = _LINE.fullmatch(name)
+        if not match or match[1] not in TAXONOMY:
             raise ValueError(f"{file}: line {number} is {name[:60]!r}; expected CATEGORY-MODEL.npy")
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:

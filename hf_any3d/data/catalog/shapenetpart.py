@@ -102,6 +102,7 @@ def load(
     names = folder / "synsetoffset2category.txt"
     lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
     DATASET.require([names, *lists.values()], folder)
+    # A changed list of categories would give other numbers to labels.
     check_names(names, [f"{name} {synset}" for synset, name in SYNSETS.items()], "category")
     # True counts as 1, and adds the second name.
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})

@@ -12,10 +12,14 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
+# Mark, major and minor version, length of the file, place and length of the XML section, and size of a page.
 _HEADER = struct.Struct("<8sIIQQQQ")
+# Bytes of a page, with those of the checksum at its end.
 _PAGE, _CHECKSUM = 1024, 4
+# Length of the section of a scan's points, and place of its first packet.
 _SECTION = struct.Struct("<8xQQ")
 _DATA_PACKET = 1
+_POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C, bits reversed
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _COLORS = ("colorRed", "colorGreen", "colorBlue")
@@ -30,7 +34,7 @@ _HOW_MEASURED = (
 NOT_READ = "rows and columns of the grid, returns, times; names, dates and devices of scans"
 # Ranges beyond are those of the type, not of colors.
 _WIDEST, _FARTHEST = 65535.0, 1e308
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 16  # numbers whose bits are unpacked together, one byte for each bit
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,19 @@ def read(source: Source) -> PointCloudData:
     data, root = _content(source)
     scans = [child for child in _child(root, "data3D") or () if _child(child, "points") is not None]
     total = sum(_whole(_child(scan, "points"), "recordCount", 0) for scan in scans)
+    # Of all scans together, before any is decoded: float64 coordinates, and what points have beside them.
     source.check(points=total, decoded=40 * total)
     images = len(_child(root, "images2D") or ())
-    clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
+    clouds = []
+    for scan in scans:
+        cloud = _scan(data, scan, source)
+        if cloud is not None:
+            clouds.append(cloud)
     if not clouds:
         raise PointCloudError(f"no scan has valid points (scans: {len(scans)}, images: {images}); expected points")
-    source.leave_out([f"{images} images"] * (images > 0))
+    if images:
+        source.leave_out([f"{images} images"])
+    # The finest step counts, and one scan of floats, which have none, leaves the whole cloud without.
     steps = [cloud.pop("step") for cloud in clouds]
     step = None if None in steps else min(steps)
     joined = join_scans(clouds, source, ("normals", *_OF_EXTENSIONS))
@@ -94,17 +105,25 @@ def _place(physical: int) -> int:
 
 
 def _checksums(pages: np.ndarray) -> np.ndarray:
+    """Return the CRC-32C of each page (pages, bytes), as ASTM E2807 prescribes."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
+        table = np.where(table & 1, table >> 1 ^ _POLYNOMIAL, table >> 1)
     crc = np.full(len(pages), 0xFFFFFFFF, np.uint32)
+    # Byte by byte over all pages at once, since each byte's checksum depends on the one before.
     for column in np.ascontiguousarray(pages.T):
         crc = table[(crc ^ column) & 0xFF] ^ crc >> 8
     return ~crc
 
 
+def _name(element: Any) -> str:
+    """Return the name of an element without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
 def _child(element: Any, name: str) -> Any:
-    return next((child for child in element if child.tag.rpartition("}")[2] == name), None)
+    """Return the first child of a name, None without one."""
+    return next((child for child in element if _name(child) == name), None)
 
 
 def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
@@ -137,16 +156,19 @@ def _attributes(
         cloud["intensity"] = values["intensity"].astype(np.float32)
     for field in _OF_EXTENSIONS:
         for name in fields_of(fields).get(field, ()):
-            if (numbers := USABLE[field](values[name], source)) is not None:
+            numbers = USABLE[field](values[name], source)
+            if numbers is not None:
                 cloud[field] = numbers
     if _NORMALS[0] in fields:
         normals = usable_normals(np.stack([values[name] for name in _NORMALS], axis=1), source)
         if normals is not None:
+            # Like the points, normals are in the frame of the scanner; a translation leaves them as they are.
             cloud["normals"] = _rotated(normals.astype(np.float64), rotation)
     if _COLORS[0] in fields:
-        colors = np.stack([values[name] for name in _COLORS], axis=1)
-        if (scaled := _unit(colors, _ends_of_colors(scan, fields), source)) is not None:
-            cloud["colors"] = scaled
+        stored = np.stack([values[name] for name in _COLORS], axis=1)  # (points, 3)
+        colors = _unit(stored, _ends_of_colors(scan, fields), source)
+        if colors is not None:
+            cloud["colors"] = colors
     return cloud
 
 
@@ -167,9 +189,11 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     """
     points = _child(scan, "points")
     count = _whole(points, "recordCount", 0)
+    # The prototype describes a point: an element for each field, in the order of their streams.
     prototype = _child(points, "prototype")
     children = () if prototype is None else tuple(prototype)
-    names = [child.tag.rpartition("}")[2] for child in children]
+    names = [_name(child) for child in children]
+    # Coordinates may be stored in both ways; those that need no conversion count.
     kind = next((kind for kind in (_CARTESIAN, _SPHERICAL) if {*names} >= {*kind}), None)
     if kind is None or count < 0:
         raise PointCloudError(f"{count} points with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
@@ -182,8 +206,8 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     used += [name for name in (*_INVALID, "intensity") if name in names]
     # Extensions name classes and rings as other formats do.
     used += [name for field in _OF_EXTENSIONS for name in fields_of(names).get(field, ())]
-    known = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
-    source.leave_out(name for name in names if name not in known)
+    expected = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
+    source.leave_out(name for name in names if name not in expected)
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
     fields, values = {}, {}
     for name in used:
@@ -217,6 +241,7 @@ def _pose(scan: Any) -> tuple[np.ndarray | None, np.ndarray]:
 def _rotated(rows: np.ndarray, quaternion: np.ndarray | None) -> np.ndarray:
     if quaternion is None:
         return rows
+    # v + 2 w (q x v) + 2 q x (q x v), with the vector part q of the quaternion.
     w, *axis = quaternion
     cross = np.cross(axis, rows)
     return rows + 2 * (w * cross + np.cross(axis, cross))
@@ -228,7 +253,7 @@ def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, fl
     for child in _child(scan, "colorLimits") or ():
         # The text of an empty element is 0, and that of a scaled integer is not scaled.
         value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
-        limits[child.tag.rpartition("}")[2]] = value
+        limits[_name(child)] = value
     ends = []
     for name in _COLORS:
         low, high = limits.get(f"{name}Minimum"), limits.get(f"{name}Maximum")
@@ -237,34 +262,44 @@ def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, fl
 
 
 def _field(element: Any) -> Field:
-    if (kind := element.get("type")) == "Float":
+    """Return the form of a field's numbers from its element in the prototype."""
+    kind = element.get("type")
+    if kind == "Float":
         ends = _decimal(element, "minimum", -_FARTHEST), _decimal(element, "maximum", _FARTHEST)
-        return Field(32, "<f4", ends=ends) if element.get("precision") == "single" else Field(64, "<f8", ends=ends)
-    least, most = _whole(element, "minimum", -(2**63)), _whole(element, "maximum", 2**63 - 1)
+        if element.get("precision") == "single":
+            return Field(32, "<f4", ends=ends)
+        return Field(64, "<f8", ends=ends)
+    least = _whole(element, "minimum", -(2**63))
+    most = _whole(element, "maximum", 2**63 - 1)
     if kind not in ("Integer", "ScaledInteger") or not -(2**63) <= least <= most < 2**63:
         raise PointCloudError(f"a field of type {kind} from {least} to {most}; expected floats, or 64 bits at most")
-    scale, offset = _decimal(element, "scale", 1), _decimal(element, "offset", 0)
+    scale = _decimal(element, "scale", 1)
+    offset = _decimal(element, "offset", 0)
     ends = least * scale + offset, most * scale + offset
+    # Integers are stored as their distance from the least one, in as few bits as the largest distance needs.
     return Field((most - least).bit_length(), None, least, scale, offset, ends)
 
 
 def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
     """Return the bytes of each field of a scan, joined over its packets."""
-    at = _place(offset)
-    length, start = _SECTION.unpack_from(data, at)
-    stop, at = at + length, _place(start)
+    section = _place(offset)
+    length, start = _SECTION.unpack_from(data, section)
+    stop = section + length
+    at = _place(start)
     pieces: list[list[bytes]] = [[] for _ in range(count)]
+    # Packets begin with their kind, and their size less one. Those of an index are skipped, since all is read.
     while at + 4 <= stop:
-        kind, size = data[at], int.from_bytes(data[at + 2 : at + 4], "little") + 1
-        if kind == _DATA_PACKET:
+        if data[at] == _DATA_PACKET:
             if int.from_bytes(data[at + 4 : at + 6], "little") != count:
                 raise PointCloudError(f"a packet with other fields than the {count} of its scan")
+            # Then come the sizes of the fields' pieces, and the pieces.
+            sizes = struct.unpack_from(f"<{count}H", data, at + 6)
             place = at + 6 + 2 * count
-            for piece, bytes_ in zip(pieces, struct.unpack_from(f"<{count}H", data, at + 6), strict=True):
-                piece.append(data[place : place + bytes_])
-                place += bytes_
-        at += size
-    return [b"".join(piece) for piece in pieces]
+            for field_pieces, size in zip(pieces, sizes, strict=True):
+                field_pieces.append(data[place : place + size])
+                place += size
+        at += int.from_bytes(data[at + 2 : at + 4], "little") + 1
+    return [b"".join(field_pieces) for field_pieces in pieces]
 
 
 def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
@@ -275,12 +310,13 @@ def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
     if field.bits in (8, 16, 32, 64):
         stored[:] = np.frombuffer(stream, f"<u{field.bits // 8}", count)
     elif field.bits:
+        # Numbers follow each other bit by bit, the lowest bit first; a multiple of 8 of them begins with a byte.
         weights = np.uint64(1) << np.arange(field.bits, dtype=np.uint64)
         for first in range(0, count, _AT_ONCE):
             some = min(_AT_ONCE, count - first)
             begin = first * field.bits // 8
             packed = np.frombuffer(stream, np.uint8, (some * field.bits + 7) // 8, begin)
-            bits = np.unpackbits(packed, count=some * field.bits, bitorder="little").reshape(some, -1)
+            bits = np.unpackbits(packed, count=some * field.bits, bitorder="little").reshape(some, -1)  # (some, bits)
             stored[first : first + some] = bits.astype(np.uint64) @ weights
     # Modulo 2**64, which is right for all numbers that the field can hold.
     whole = (stored + np.uint64(field.least % 2**64)).view(np.int64)
@@ -289,9 +325,10 @@ def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
 
 def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
     """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
-    low, high = np.array(ends, dtype=np.float64).T
-    fits = (low < high) & (high - low <= _WIDEST) & (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
-    if fits.all():
+    low, high = np.array(ends, dtype=np.float64).T  # (3,) each
+    is_range = (low < high) & (high - low <= _WIDEST)
+    is_within = (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
+    if (is_range & is_within).all():
         return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
     has_16_bits = values.min() >= 0 and 255 < values.max() <= _WIDEST
     return usable_colors(values.astype(np.uint16) if has_16_bits else values, source)
@@ -299,7 +336,7 @@ def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
 
 def _texts(element: Any) -> dict[str, str]:
     # Of an element without text, the value is 0.
-    return {child.tag.rpartition("}")[2]: child.text or "0" for child in element}
+    return {_name(child): child.text or "0" for child in element}
 
 
 def _whole(element: Any, name: str, default: int) -> int:

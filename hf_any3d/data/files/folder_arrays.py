@@ -49,17 +49,17 @@ def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
             points.setdefault((path.parent, match["base"]), name)
         if _is_named_by(_POINTS, path.parent):
             points.setdefault((path.parent.parent, f"/{path.stem}"), name)
-    found = {}
+    points_of_arrays = {}
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in _ARRAYS:
             continue
         match = _VALUES.fullmatch(path.stem)
         if match and (path.parent, match["base"]) in points:
-            found[name] = points[path.parent, match["base"]]
+            points_of_arrays[name] = points[path.parent, match["base"]]
         elif _is_named_by(_VALUES, path.parent) and (path.parent.parent, f"/{path.stem}") in points:
-            found[name] = points[path.parent.parent, f"/{path.stem}"]
-    return found
+            points_of_arrays[name] = points[path.parent.parent, f"/{path.stem}"]
+    return points_of_arrays
 
 
 def _is_named_by(pattern: re.Pattern[str], folder: PurePosixPath) -> bool:

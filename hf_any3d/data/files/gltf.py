@@ -43,14 +43,15 @@ def read(source: Source) -> PointCloudData:
     If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines
     and attributes of applications are left out with a warning; skins and animations without one.
     """
-    chunk, text = None, source.data
+    text, chunk = source.data, None
     if source.data.startswith(b"glTF"):
         text, chunk = _chunks(source.data)
     content = json.loads(text)
-    if not str(version := content["asset"].get("version")).startswith("2"):
-        raise PointCloudError(f"glTF version {shorten(str(version))}; expected 2.0")
-    required = content.get("extensionsRequired", [])
-    if unsupported := [str(name) for name in required if not _SUPPORTED.fullmatch(str(name))]:
+    version = str(content["asset"].get("version"))
+    if not version.startswith("2"):
+        raise PointCloudError(f"glTF version {shorten(version)}; expected 2.0")
+    required = map(str, content.get("extensionsRequired", []))
+    if unsupported := [name for name in required if not _SUPPORTED.fullmatch(name)]:
         advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
         raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
     document = Document(content, chunk, source)
@@ -64,7 +65,7 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
     """Return the primitives of points and triangles with their transforms, within the limits; tell of others."""
     source = document.source
     placed: list[tuple[dict, np.ndarray]] = []
-    left: dict[str, None] = {}
+    left_out: dict[str, None] = {}  # in the order of the file, each once
     # Many primitives may share one table, so their sum is checked before any is created.
     points = indices = faces = 0
     for mesh, transform in _placed_meshes(document):
@@ -72,44 +73,54 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
             mode = primitive.get("mode", _TRIANGLES)
             attributes = primitive["attributes"]
             if mode not in (_POINTS, _TRIANGLES, _STRIP, _FAN):
-                left[_MODES.get(mode, f"primitives of mode {shorten(str(mode))}")] = None
+                left_out[_MODES.get(mode, f"primitives of mode {shorten(str(mode))}")] = None
                 continue
             if "POSITION" not in attributes:
                 continue
             if len(placed) == _MAX_PARTS:
                 raise PointCloudError(f"more than {_MAX_PARTS} parts in the scene; expected at most that many")
             placed.append((primitive, transform))
-            left |= dict.fromkeys(shorten(name) for name in attributes if not _ATTRIBUTES.fullmatch(name))
-            count = corners = document.count(attributes["POSITION"])
+            left_out |= dict.fromkeys(shorten(name) for name in attributes if not _ATTRIBUTES.fullmatch(name))
+            count = document.count(attributes["POSITION"])
+            corners = count
             if "indices" in primitive:
                 corners = document.count(primitive["indices"])
                 indices += corners
-            for name in ("NORMAL", "COLOR_0"):
-                if name in attributes and (values := document.count(attributes[name])) != count:
-                    raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
+            _check_counts(document, attributes, count)
             points += count
-            # A strip or a fan has a triangle for each corner from the third on.
-            faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
+            faces += _count_faces(mode, corners)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
-    source.leave_out(left)
+    source.leave_out(left_out)
     return placed
 
 
+def _check_counts(document: Document, attributes: dict[str, int], count: int) -> None:
+    """Refuse a primitive whose normals or colors are not one for each of its points."""
+    for name in ("NORMAL", "COLOR_0"):
+        if name in attributes and (values := document.count(attributes[name])) != count:
+            raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
+
+
+def _count_faces(mode: int, corners: int) -> int:
+    if mode == _POINTS:
+        return 0
+    if mode == _TRIANGLES:
+        return corners // 3
+    # A strip or a fan has a triangle for each corner from the third on.
+    return max(corners - 2, 0)
+
+
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
+    """Return the number of each mesh that the scene shows, with the transform (4, 4) to the frame of the scene."""
     nodes = document.json.get("nodes", [])
     if not nodes:
         return [(mesh, np.eye(4)) for mesh in range(len(document.json.get("meshes", [])))]
-    if document.json.get("scenes"):
-        roots = document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
-    else:
-        children = {child for node in nodes for child in node.get("children", [])}
-        # Without scenes, the nodes that no other node has as a child.
-        roots = [number for number in range(len(nodes)) if number not in children]
-    placed, seen = [], set()
+    placed = []
+    seen = set()
     # A stack instead of recursion: a chain of nodes may be deeper than Python's stack. Reversed, so that parts come in
     # the order of the file.
-    waiting = [(number, np.eye(4)) for number in reversed(roots)]
+    waiting = [(number, np.eye(4)) for number in reversed(_roots(document))]
     while waiting:
         number, above = waiting.pop()
         # Nodes form trees. A node with two parents could be repeated exponentially often, and a circle never ends.
@@ -117,6 +128,7 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
             raise PointCloudError(f"node {number} occurs twice in the scene; expected a tree")
         seen.add(number)
         node = document.item("nodes", number)
+        # Chains of groups without a transform of their own are common, and a product of matrices takes time.
         moves = not node.keys().isdisjoint(("matrix", "rotation", "scale", "translation"))
         transform = above @ _local_transform(node) if moves else above
         if "mesh" in node:
@@ -125,6 +137,16 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
             placed.append((node["mesh"], transform))
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
     return placed
+
+
+def _roots(document: Document) -> list[int]:
+    """Return the numbers of the nodes at the top of the default scene."""
+    if document.json.get("scenes"):
+        return document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
+    # Without scenes, the nodes that no other node has as a child.
+    nodes = document.json["nodes"]
+    children = {child for node in nodes for child in node.get("children", [])}
+    return [number for number in range(len(nodes)) if number not in children]
 
 
 def _local_transform(node: dict) -> np.ndarray:
@@ -156,33 +178,45 @@ class Part:
 
 
 def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> Part:
-    attributes, linear = primitive["attributes"], transform[:3, :3]
+    """Read a primitive, and move it to the frame of the scene by its transform (4, 4)."""
+    attributes = primitive["attributes"]
+    linear = transform[:3, :3]
     # Points are rows, so the matrix is transposed.
     points = document.positions(primitive).astype(np.float64) @ linear.T + transform[:3, 3]
     faces = _faces(document, primitive, len(points))
     if np.linalg.det(linear) < 0:
         faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
     normals = None
+    # Of what a transform makes flat, normals have no direction.
     if "NORMAL" in attributes and np.isfinite(linear).all() and np.linalg.matrix_rank(linear) == 3:
         normals = _normals(document.accessor(attributes["NORMAL"], 3), linear, source)
     factor, is_known = _material(document, primitive, source)
     colors = None
     if "COLOR_0" in attributes:
-        # The specification clamps them; floats are never bytes here.
-        stored = document.accessor(attributes["COLOR_0"], 3, 4)
-        if stored.dtype.kind == "f":
-            colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
-            colors = None if colors is None else colors.clip(0, 1)
-        else:
-            colors = usable_colors(stored[:, :3] * factor, source)
-        if stored.shape[1] == 4 and len(stored) and (stored[:, 3] != stored[0, 3]).any():
-            source.leave_out(["alpha of COLOR_0"])
+        colors = _vertex_colors(document.accessor(attributes["COLOR_0"], 3, 4), factor, source)
     return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None)
+
+
+def _vertex_colors(stored: np.ndarray, factor: np.ndarray, source: Source) -> np.ndarray | None:
+    """Return colors (points, 3), which the factor of the material multiplies; None if they are unusable."""
+    if stored.dtype.kind == "f":
+        # The specification clamps them; floats are never bytes here.
+        colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
+        if colors is not None:
+            colors = colors.clip(0, 1)
+    else:
+        colors = usable_colors(stored[:, :3] * factor, source)
+    has_alpha = stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any())
+    if has_alpha:
+        source.leave_out(["alpha of COLOR_0"])
+    return colors
 
 
 def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:
     """Return the triangles (faces, 3) of a primitive of `count` points."""
-    mode, order = primitive.get("mode", _TRIANGLES), np.arange(count)
+    mode = primitive.get("mode", _TRIANGLES)
+    # Without indices, each corner has a point of its own.
+    order = np.arange(count)
     if "indices" in primitive:
         order = document.accessor(primitive["indices"], 1).reshape(-1)
         if order.dtype.kind != "u" or (len(order) and order.max() >= count):
@@ -215,22 +249,31 @@ def _material(document: Document, primitive: dict, source: Source) -> tuple[np.n
         return np.ones(3), False
     material = document.item("materials", primitive["material"])
     extensions = material.get("extensions", {})
-    surface, color, texture = material.get("pbrMetallicRoughness"), "baseColorFactor", "baseColorTexture"
+    surface = material.get("pbrMetallicRoughness")
+    color, texture = "baseColorFactor", "baseColorTexture"
+    # The extension takes the place of the metallic and rough surface.
     if _GLOSSY in extensions:
-        surface, color, texture = extensions[_GLOSSY], "diffuseFactor", "diffuseTexture"
-    has_texture = texture in (surface or {})
-    if has_texture:
+        surface = extensions[_GLOSSY]
+        color, texture = "diffuseFactor", "diffuseTexture"
+    # Without either, an extension may define another color than white.
+    is_known = surface is not None or not extensions
+    surface = surface or {}
+    if texture in surface:
         source.leave_out([f"{texture} of materials"], "textures are not read")
-    # Without either, an extension may define another color than white; a texture is multiplied by the factor.
-    is_known = (surface is not None or not extensions) and not has_texture
-    return np.array((surface or {}).get(color, [1, 1, 1, 1]), np.float64)[:3], is_known
+        is_known = False  # a texture is multiplied by the factor
+    return np.array(surface.get(color, [1, 1, 1, 1]), np.float64)[:3], is_known
 
 
 def _join(parts: list[Part], source: Source) -> PointCloudData:
-    starts = np.cumsum([0] + [len(part.points) for part in parts])
-    # Each part counts its points from 0.
-    faces = np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=False)])
+    """Join the parts of a scene to one cloud."""
     points = np.concatenate([part.points for part in parts])
+    # Each part counts its points from 0.
+    faces = []
+    start = 0
+    for part in parts:
+        faces.append(part.faces + start)
+        start += len(part.points)
+    all_faces = np.concatenate(faces)
     normals = _of_all([part.normals for part in parts], "normals", source)
     if any(part.colors is not None for part in parts):
         _color_by_material(parts)
@@ -238,9 +281,14 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
     face_colors = None
     if colors is None:
         colors, face_colors = _colors_of_materials(parts, source)
-    # The unit of all linear distances is the meter (glTF 2.0, section 3.4).
-    faces = faces if len(faces) else None
-    return PointCloudData(points, colors, normals, faces=faces, face_colors=face_colors, meters_per_unit=1.0)
+    return PointCloudData(
+        points,
+        colors,
+        normals,
+        faces=all_faces if len(all_faces) else None,
+        face_colors=face_colors,
+        meters_per_unit=1.0,  # of all linear distances (glTF 2.0, section 3.4)
+    )
 
 
 def _color_by_material(parts: list[Part]) -> None:
@@ -303,30 +351,35 @@ class Document:
     def accessor(self, number: int, *widths: int) -> np.ndarray:
         """Read a table (count, one of `widths`); normalized integers become float32 in [-1, 1]."""
         accessor = self.item("accessors", number)
-        kind, width = _COMPONENTS[accessor["componentType"]], _WIDTHS[accessor["type"]]
+        dtype = _COMPONENTS[accessor["componentType"]]
+        width = _WIDTHS[accessor["type"]]
         if width not in widths:
             raise PointCloudError(f"accessors[{number}] has type {accessor['type']}; expected {widths} numbers")
         count = self.count(number)
+        # A sparse accessor lists the rows in which it differs from a view, or from zeros without one.
         if "sparse" in accessor and "bufferView" not in accessor:
-            values = np.zeros((count, width), kind)
+            values = np.zeros((count, width), dtype)
         else:
-            values = self._view(accessor, kind, count, width)
+            values = self._view(accessor, dtype, count, width)
         if "sparse" in accessor:
             sparse = accessor["sparse"]
-            few = _natural(sparse["count"], "count")
+            changed = _natural(sparse["count"], "count")
             place = sparse["indices"]
-            index = self._view(place, _COMPONENTS[place["componentType"]], few, 1).reshape(-1).astype(np.int64)
+            rows = self._view(place, _COMPONENTS[place["componentType"]], changed, 1).reshape(-1).astype(np.int64)
             # Views of the file's bytes are read-only.
             values = values.copy()
-            values[index] = self._view(sparse["values"], kind, few, width)
+            values[rows] = self._view(sparse["values"], dtype, changed, width)
         if accessor.get("normalized", False) and values.dtype.kind in "iu":
             # Signed integers have one more negative value, which would become slightly less than -1.
             values = np.maximum(values.astype(np.float32) / np.iinfo(values.dtype).max, -1)
         return values
 
     def _view(self, place: dict, kind: str, count: int, width: int) -> np.ndarray:
-        view, dtype = self.item("bufferViews", place["bufferView"]), np.dtype(kind)
-        start, length = _natural(view.get("byteOffset", 0), "byteOffset"), _natural(view["byteLength"], "byteLength")
+        """Return a table (count, width) in a buffer; `place` says in which view of it, and where."""
+        dtype = np.dtype(kind)
+        view = self.item("bufferViews", place["bufferView"])
+        start = _natural(view.get("byteOffset", 0), "byteOffset")
+        length = _natural(view["byteLength"], "byteLength")
         number = view["buffer"]
         buffer = self.item("buffers", number)
         if number not in self._buffers:
@@ -343,13 +396,12 @@ class Document:
         return np.ndarray((count, width), dtype, data, at, (stride, dtype.itemsize))
 
     def _open(self, uri: str | None, number: int) -> Any:
-        if uri is None and (
-            names := [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]
-        ):
-            # A buffer without bytes is the place for what is decompressed.
-            if number or self.chunk is None:
-                raise PointCloudError(f"points are compressed by {listed(names)}; decompress it first")
+        """Return the bytes of a buffer: of the binary chunk, in the URI itself, or of another file."""
         if uri is None:
+            compressions = [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]
+            # A buffer without bytes is then the place for what is decompressed.
+            if compressions and (number or self.chunk is None):
+                raise PointCloudError(f"points are compressed by {listed(compressions)}; decompress it first")
             return [self.chunk][number]  # the only one of a .glb, which the first buffer is
         if uri.startswith("data:"):
             head, _, text = uri.partition(",")
@@ -376,9 +428,12 @@ def references(file: Path) -> list[str]:
 def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
     """Return the JSON and the binary chunk of a .glb; a chunk has 4 bytes of length, 4 of type, and its data."""
     stop = _GLB_HEAD + int.from_bytes(data[12:16], "little")
+    text = data[_GLB_HEAD:stop]
     # Further chunks belong to extensions.
-    binary = memoryview(data)[stop + 8 : stop + 8 + int.from_bytes(data[stop : stop + 4], "little")]
-    return data[_GLB_HEAD:stop], binary if data[stop + 4 : stop + 8] == b"BIN\0" else None
+    if data[stop + 4 : stop + 8] != b"BIN\0":
+        return text, None
+    length = int.from_bytes(data[stop : stop + 4], "little")
+    return text, memoryview(data)[stop + 8 : stop + 8 + length]
 
 
 def _natural(value: Any, name: str) -> int:

@@ -4,6 +4,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
 from typing import Any, BinaryIO
@@ -18,12 +19,16 @@ from hf_any3d.data.options import package
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _WITH_INFRARED = (8, 10)
+_WITH_WAVEFORMS = (4, 5, 9, 10)
 HEADER_SIZE = 227
 """Bytes of the shortest header."""
 RECORD_HEADER = 54
 """Bytes of the header of a record before the points."""
+# User and number of the record that says how points are compressed.
+_LASZIP_RECORD = (b"laszip encoded", 22204)
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
+_CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
 _BLOCK = 1 << 18
 # Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
 # formats 6 to 10. Number of layers by kind of item; other items have one per byte.
@@ -32,7 +37,7 @@ _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # Keys of GeoTIFF, and codes of units of EPSG.
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
-_MODEL, _GEOGRAPHIC, _UNIT, _UNIT_OF_HEIGHTS = 1024, 2, 3076, 4099
+_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
 # Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
@@ -62,96 +67,154 @@ def read(source: Source) -> PointCloudData:
     there is no `meters_per_unit`. Coordinates of map projections are too large for float32; see
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
+    header = _read_header(source)
+    # Coordinates are stored as integers: times scale, plus offset.
+    scale = np.frombuffer(source.data, "<f8", 3, 131)
+    offset = np.frombuffer(source.data, "<f8", 3, 155)
+    columns = _read_columns(source, header, scale, offset)
+    # The standard has 0 where a sensor measures no color or intensity, and programs that know of no returns leave
+    # their byte 0.
+    colors = intensity = return_number = number_of_returns = None
+    if columns.colors is not None and columns.colors.any():
+        colors = usable_colors(columns.colors, source)
+    if columns.intensity.any():
+        intensity = usable_numbers(columns.intensity, "intensities", source)
+    if columns.returns.any():
+        # The return number and how many there were, in four bits each since format 6, and in three before.
+        bits = 4 if header.point_format >= 6 else 3
+        mask = (1 << bits) - 1
+        return_number = columns.returns & mask
+        number_of_returns = columns.returns >> bits & mask
+    unit, height = _units(source, header.start)
+    return PointCloudData(
+        columns.points,
+        colors,
+        labels=columns.labels,
+        intensity=intensity,
+        up_axis="z",  # Z is the elevation in LAS
+        meters_per_unit=unit,
+        meters_per_height=height,
+        return_number=return_number,
+        number_of_returns=number_of_returns,
+        step=np.abs(scale),
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The part of a header that is about the points."""
+
+    start: int  # byte of the first point
+    point_format: int  # 0 to 10: which fields a record has
+    row: np.dtype  # of a record
+    count: int  # declared number of points
+    is_compressed: bool
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of all points, one row each; colors are None in formats without them."""
+
+    points: np.ndarray  # (points, 3) float64
+    labels: np.ndarray  # (points,) int64
+    intensity: np.ndarray  # (points,) uint16
+    returns: np.ndarray  # (points,) uint8
+    colors: np.ndarray | None  # (points, 3) uint16
+
+
+def _read_header(source: Source) -> _Header:
+    """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
     # From byte 96: start of the points, point format, size of a point, number of points.
-    start, kind, size, count = struct.unpack_from("<I4xBHI", data, 96)
+    start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
-    compressed, kind = kind >= 128, kind & 63
+    is_compressed = point_format >= 128
+    point_format &= 63
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    is_cut = start < HEADER_SIZE or (not compressed and start + count * size > len(data))
+    is_cut = start < HEADER_SIZE or (not is_compressed and start + count * size > len(data))
     if is_cut or not data.startswith(b"LASF"):
         raise PointCloudError(
             f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
         )
-    row = _row_type(kind, size)
+    row = _row_type(point_format, size)
     source.check(points=count, decoded=count * max(size, 32))
-    source.leave_out(_extra_dimensions(data, start, kind, size))
-    if not compressed and (more := _records_after(data, start + count * size, size)):
+    source.leave_out(_extra_dimensions(data, start, point_format, size))
+    if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
-    if compressed:
-        blocks = decompressed(data, start, row, count, tell_of_more=partial(_warn_of_more, source, count))
+    return _Header(start, point_format, row, count, is_compressed)
+
+
+def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np.ndarray) -> _Columns:
+    """Collect the columns block by block, since most bytes of a record are not needed."""
+    count = header.count
+    point_format = header.point_format
+    if header.is_compressed:
+        tell_of_more = partial(_warn_of_more, source, count)
+        blocks = decompressed(source.data, header.start, header.row, count, tell_of_more=tell_of_more)
     else:
-        blocks = [np.frombuffer(data, row, count, start)]
-    # Coordinates are stored as integers: times scale, plus offset.
-    scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
-    # Block by block, since most bytes of a record are not needed.
-    points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
-    intensity, returns = np.empty(count, np.uint16), np.empty(count, np.uint8)
-    colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
-    has_infrared = False
-    for block in blocks:
-        rows = slice(at, at + len(block))
-        with np.errstate(over="ignore", invalid="ignore"):
-            points[rows] = block["xyz"] * scale + offset
-        # The older formats keep flags in the upper three bits of the class.
-        labels[rows] = block["class"] if kind >= 6 else block["class"] & 31
-        intensity[rows] = block["intensity"]
-        returns[rows] = block["returns"]
-        if colors is not None:
-            colors[rows] = block["rgb"]
-        has_infrared = has_infrared or kind in _WITH_INFRARED and bool(block["infrared"].any())
-        at += len(block)
-    source.leave_out(["near infrared"] * has_infrared)
-    # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
-    usable = usable_colors(colors, source) if colors is not None and colors.any() else None
-    measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    # The return number and how many there were, in four bits each since format 6, and in three before.
-    bits = 4 if kind >= 6 else 3
-    mask = (1 << bits) - 1
-    (unit, height), step = _units(source, start), np.abs(scale)
-    return PointCloudData(
-        points,
-        usable,
-        labels=labels,
-        intensity=measured,
-        up_axis="z",
-        meters_per_unit=unit,
-        meters_per_height=height,
-        # Programs that know of no returns leave the byte 0.
-        return_number=returns & mask if returns.any() else None,
-        number_of_returns=returns >> bits & mask if returns.any() else None,
-        step=step,
+        blocks = [np.frombuffer(source.data, header.row, count, header.start)]
+    columns = _Columns(
+        points=np.empty((count, 3)),
+        labels=np.empty(count, np.int64),
+        intensity=np.empty(count, np.uint16),
+        returns=np.empty(count, np.uint8),
+        colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
     )
+    has_infrared = False
+    first = 0
+    for block in blocks:
+        rows = slice(first, first + len(block))
+        # Coordinates that overflow are refused by `PointCloudData`.
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns.points[rows] = block["xyz"] * scale + offset
+        # The older formats keep flags in the upper three bits of the class.
+        columns.labels[rows] = block["class"] if point_format >= 6 else block["class"] & 31
+        columns.intensity[rows] = block["intensity"]
+        columns.returns[rows] = block["returns"]
+        if columns.colors is not None:
+            columns.colors[rows] = block["rgb"]
+        if point_format in _WITH_INFRARED and block["infrared"].any():
+            has_infrared = True
+        first += len(block)
+    if has_infrared:
+        source.leave_out(["near infrared"])
+    return columns
 
 
-def _row_type(kind: int, size: int) -> np.dtype:
-    names, formats = ["xyz", "intensity", "returns", "class"], [("<i4", 3), "<u2", "u1", "u1"]
-    offsets = [0, 12, 14, 16 if kind >= 6 else 15]
-    if (color := _COLORS[kind]) is not None:
+def _row_type(point_format: int, size: int) -> np.dtype:
+    """Return the type of a record of `size` bytes, with the fields that are read."""
+    names = ["xyz", "intensity", "returns", "class"]
+    formats = [("<i4", 3), "<u2", "u1", "u1"]
+    # Format 6 and its successors have two bytes of flags before the class, the older ones one.
+    offsets = [0, 12, 14, 16 if point_format >= 6 else 15]
+    if (color := _COLORS[point_format]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
         offsets.append(color)
-    if kind in _WITH_INFRARED:
+    if point_format in _WITH_INFRARED:
         names.append("infrared")
         formats.append("<u2")
         offsets.append(36)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-def _extra_dimensions(data: bytes, start: int, kind: int, size: int) -> list[str]:
+def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:
     """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
-    names = ["waveforms"] * (kind in (4, 5, 9, 10))
-    extra = size - _SIZES[kind]
+    names = ["waveforms"] if point_format in _WITH_WAVEFORMS else []
+    extra = size - _SIZES[point_format]
+    if extra <= 0:
+        return names
     described = []
     for user, number, body in _records(data, start):
-        if extra > 0 and (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
-            starts = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
-            described += [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in starts]
-    if described:
-        return names + [f"extra dimension {name}" for name in described]
-    return names + [f"{extra} extra bytes of each point"] * (extra > 0)
+        if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
+            continue
+        # Each dimension is described by 192 bytes, with its name from the fifth on.
+        for at in range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE):
+            name = body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
+            described.append(f"extra dimension {name}")
+    return names + (described or [f"{extra} extra bytes of each point"])
 
 
 def _records_after(data: bytes, end: int, size: int) -> int:
@@ -188,19 +251,11 @@ def decompressed(
         tell_of_more: Is told how many more points there are, if there are.
     """
     lazrs = package("lazrs", "files")
-    record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
-    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, LASZIP_ITEMS - 2)[0]
-    items = [struct.unpack_from("<HHH", record, LASZIP_ITEMS + 6 * item) for item in range(number)]
-    versions = sorted({version for _, _, version in items})
-    if not {*versions} <= {*_VERSIONS.get(compressor, ())}:
-        raise PointCloudError(
-            f"compressor {compressor} of LAZ with items of version {', '.join(map(str, versions))}; expected "
-            "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
-        )
+    record, compressor, items = _read_laszip_record(data, start)
     chunks = _count_chunks(data, start, row.itemsize)
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
-    if tell_of_more is not None and compressor != _LAYERED and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
+    if compressor != _LAYERED and full != _CHUNKS_VARY and (chunks - 1) * full >= count and tell_of_more is not None:
         tell_of_more(f"at least {(chunks - 1) * full + 1 - count:,}")
     file = io.BytesIO(data) if file is None else file
     file.seek(start)
@@ -224,6 +279,25 @@ def decompressed(
         raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
 
 
+def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:
+    """Return the record that says how points are compressed, its compressor, and kind, size and version of its items.
+
+    Raises:
+        PointCloudError: lazrs does not read this compressor with these versions.
+    """
+    record = next(body for user, number, body in _records(data, start) if (user, number) == _LASZIP_RECORD)
+    (compressor,) = struct.unpack_from("<H", record)
+    (count,) = struct.unpack_from("<H", record, LASZIP_ITEMS - 2)
+    items = [struct.unpack_from("<HHH", record, LASZIP_ITEMS + 6 * item) for item in range(count)]
+    versions = sorted({version for _, _, version in items})
+    if not set(versions).issubset(_VERSIONS.get(compressor, ())):
+        raise PointCloudError(
+            f"compressor {compressor} of LAZ with items of version {', '.join(map(str, versions))}; expected "
+            "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
+        )
+    return record, compressor, items
+
+
 def _count_chunks(data: bytes | mmap, start: int, size: int) -> int:
     """Return the number of chunks, which lazrs trusts; each starts with one uncompressed point of `size` bytes."""
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
@@ -237,30 +311,36 @@ def _count_chunks(data: bytes | mmap, start: int, size: int) -> int:
 
 
 def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield user, kind and content of the records between the header and the points."""
-    at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
-    for _ in range(number):
+    """Yield user, number and content of the records between the header and the points."""
+    (at,) = struct.unpack_from("<H", data, 94)
+    (count,) = struct.unpack_from("<I", data, 100)
+    for _ in range(count):
         if at + RECORD_HEADER > start:
             break
-        user, kind, size = struct.unpack_from("<2x16sHH", data, at)
+        user, number, size = struct.unpack_from("<2x16sHH", data, at)
         at += RECORD_HEADER + size
         if at <= start:
             # Some writers leave other bytes after the end of the name.
-            yield user.split(b"\0")[0], kind, data[at - size : at]
+            yield user.split(b"\0")[0], number, data[at - size : at]
 
 
 def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> int:
-    """Check sizes of layers, and return the number of points that the chunks say they have."""
-    # In layered chunks, lazrs allocates as much memory as each layer claims.
-    # After the last chunk lazrs would read the table as another one.
-    if count > (stored := sum(points for points, _ in chunks)):
+    """Check sizes of layers, and return the number of points that the chunks say they have.
+
+    In layered chunks, lazrs allocates as much memory as each layer claims, and after the last chunk it would read the
+    table of chunks as another one.
+    """
+    stored = sum(points for points, _ in chunks)
+    if count > stored:
         raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
     layers = sum(_LAYERS.get(kind) or size for kind, size, _ in items)
-    first_point = sum(size for _, size, _ in items)
-    at, total = start + 8, 0
+    first_point = sum(size for _, size, _ in items)  # bytes
+    at = start + 8
+    total = 0
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.
-        claimed = first_point + 4 + 4 * layers + sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
+        sizes = struct.unpack_from(f"<{layers}I", data, at + first_point + 4)
+        claimed = first_point + 4 + 4 * layers + sum(sizes)
         if claimed != size or at + size > len(data):
             raise PointCloudError(f"chunk {number} has {size} bytes, its layers claim {claimed}; it may be cut off")
         total += int.from_bytes(data[at + first_point : at + first_point + 4], "little")
@@ -273,9 +353,10 @@ def _units(source: Source, start: int) -> tuple[float | None, float | None]:
 
     These are meters, unless a record names feet; None for degrees and unknown units.
     """
-    bodies = {kind: body for user, kind, body in _records(source.data, start) if user == b"LASF_Projection"}
+    bodies = {number: body for user, number, body in _records(source.data, start) if user == b"LASF_Projection"}
     length: float | None = 1.0
     height: float | None = None
+    # Where a file has both, the text counts: point formats from 6 on allow nothing else (LAS 1.4).
     if _WELL_KNOWN_TEXT in bodies:
         length, height = _units_of_text(bodies[_WELL_KNOWN_TEXT].decode("ascii", "replace"))
     elif _GEO_KEYS in bodies:
@@ -290,9 +371,14 @@ def _units(source: Source, start: int) -> tuple[float | None, float | None]:
 
 def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | None]:
     """Return the lengths of the units of x and y and of heights in meters from the keys of GeoTIFF."""
-    numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
+    count = len(body) // 2
+    numbers = struct.unpack(f"<{count}H", body[: 2 * count])
     # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
-    values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+    values = {}
+    for at in range(4, count - 3, 4):
+        key, place, _, value = numbers[at : at + 4]
+        if place == 0:
+            values[key] = value
     height = values.get(_VERTICAL_UNIT, _HEIGHTS_IN_FEET.get(values.get(_VERTICAL, 0), 0))
     if values.get(_MODEL) == _GEOGRAPHIC:
         return None, None
@@ -307,12 +393,15 @@ def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | N
 
 def _units_of_text(text: str) -> tuple[float | None, float | None]:
     """Return the lengths of the units of x and y and of heights in meters from well-known text."""
-    projection, vertical = re.search(r"PROJ(?:CS|CRS)\[", text), re.search(r"VERT(?:_CS|CRS)\[", text)
+    projection = re.search(r"PROJ(?:CS|CRS)\[", text)
+    vertical = re.search(r"VERT(?:_CS|CRS)\[", text)
     if not projection:
         return None, None
+    if not vertical:
+        return _last_unit(text[projection.start() :]), None
     # The vertical system comes second, as some programs write it even inside of the brackets of the first.
-    end = vertical.start() if vertical and vertical.start() > projection.start() else len(text)
-    return _last_unit(text[projection.start() : end]), _last_unit(text[vertical.start() :]) if vertical else None
+    end = vertical.start() if vertical.start() > projection.start() else len(text)
+    return _last_unit(text[projection.start() : end]), _last_unit(text[vertical.start() :])
 
 
 def _last_unit(text: str) -> float | None:

@@ -29,62 +29,81 @@ def read(source: Source) -> PointCloudData:
     from 0 to 1 or whole numbers up to 255, and rings that are whole numbers.
     """
     data = source.data
-    width = _WIDTHS.get(source.file_type)
-    width = width or next((width for end, width in _NAMED.items() if source.name.lower().endswith(end)), None)
-    sizes = [4 * width] if width else [4 * each for each in _WIDTHS.values()]
+    stated = _stated_width(source)
+    sizes = [4 * width for width in ([stated] if stated else _WIDTHS.values())]
     if all(len(data) % size for size in sizes):
         rows = " or ".join(map(str, sizes))
         raise PointCloudError(f"{len(data)} bytes; expected rows of {rows} bytes, so it may be cut off; {_CHOICES}")
-    width = width or _width_of(data)
+    width = stated or _width_of(data)
     source.check(points=len(data) // (4 * width))
-    table = np.frombuffer(data, "<f4").reshape(-1, width)
+    table = np.frombuffer(data, "<f4").reshape(-1, width)  # (points, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
     return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
 
 
+def _stated_width(source: Source) -> int | None:
+    """Return the numbers in a row by the file type, or else by the name."""
+    if source.file_type in _WIDTHS:
+        return _WIDTHS[source.file_type]
+    name = source.name.lower()
+    return next((width for ending, width in _NAMED.items() if name.endswith(ending)), None)
+
+
 def _width_of(data: bytes) -> int:
-    fitting = [width for width in _WIDTHS.values() if len(data) % (4 * width) == 0]
-    doubts = {width: _doubt(np.frombuffer(data, "<f4").reshape(-1, width)) for width in fitting}
+    """Return the numbers in a row with which the bytes are a sweep, if there is one such width alone."""
+    doubts = {}
+    for width in _WIDTHS.values():
+        if len(data) % (4 * width) == 0:
+            doubts[width] = _doubt(np.frombuffer(data, "<f4").reshape(-1, width))
     likely = [width for width, doubt in doubts.items() if doubt is None]
     if len(likely) == 1:
         return likely[0]
-    why = [f"not of rows of {width} numbers ({doubt})" for width, doubt in doubts.items()]
-    raise PointCloudError(
-        f"{len(data)} bytes that look {'of both kinds' if likely else ' and '.join(why)}; {_CHOICES}"
-    )
+    reasons = [f"not of rows of {width} numbers ({doubt})" for width, doubt in doubts.items()]
+    look = "of both kinds" if likely else " and ".join(reasons)
+    raise PointCloudError(f"{len(data)} bytes that look {look}; {_CHOICES}")
 
 
 def _doubt(table: np.ndarray) -> str | None:
-    """Return why rows of numbers are no sweep of a scanner, None if they may be one."""
+    """Return why rows of numbers (points, width) are no sweep of a scanner, None if they may be one."""
     size = np.abs(table)
     if not np.isfinite(table).all():
         return "NaN or infinite"
     if size.max() > _FARTHEST or ((size < _TINY) & (size > 0)).any():
         return "too large or small for meters"
-    flat, intensity, ring = table[:, :2], table[:, 3], table[:, 4:]
-    if not (flat.min() < 0 < flat.max() and np.ptp(flat, axis=0).min() >= _LEAST_EXTENT):
+    plane = table[:, :2]  # x and y, all around the scanner
+    if not (plane.min() < 0 < plane.max() and np.ptp(plane, axis=0).min() >= _LEAST_EXTENT):
         return "not around a scanner"
-    if intensity.min() < 0 or intensity.max() > 1 and not _are_bytes(intensity):
+    intensity = table[:, 3]
+    are_shares = intensity.min() >= 0 and intensity.max() <= 1
+    if not are_shares and not _are_bytes(intensity):
         return "no intensities"
-    if not _are_bytes(ring):
+    if not _are_bytes(table[:, 4:]):
         return "no rings"
-    # If rows are wider or narrower in truth, each of these columns holds several, one after the other.
     for period in _OTHER_PERIODS:
-        if len(table) >= _FEWEST * period:
-            parts = [np.sort(flat[start::period], axis=0) for start in range(period)]
-            distances = [_distance(parts[0][:, axis], part[:, axis]) for part in parts for axis in (0, 1)]
-            if max(distances) > _DIFFERENT or any((part[0] == part[-1]).any() for part in parts):
-                return f"another kind of numbers in every {period}. row"
+        if len(table) >= _FEWEST * period and _is_mixed(plane, period):
+            return f"another kind of numbers in every {period}. row"
     return None
+
+
+def _is_mixed(plane: np.ndarray, period: int) -> bool:
+    """Return whether x and y (points, 2) hold several kinds of numbers that alternate with a period.
+
+    They do if rows are wider or narrower in truth: each of these columns then holds several, one after the other.
+    """
+    parts = [np.sort(plane[start::period], axis=0) for start in range(period)]
+    if any((part[0] == part[-1]).any() for part in parts):
+        return True
+    return any(_distance(parts[0][:, axis], part[:, axis]) > _DIFFERENT for part in parts[1:] for axis in (0, 1))
 
 
 def _are_bytes(values: np.ndarray) -> bool:
     return bool(((values >= 0) & (values <= 255) & (values == np.floor(values))).all())
 
 
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the largest difference of the distribution functions of sorted numbers (Kolmogorov and Smirnov)."""
-    at = np.concatenate([one, other])
-    shares = [values.searchsorted(at, side="right") / len(values) for values in (one, other)]
-    return float(np.abs(shares[0] - shares[1]).max())
+    values = np.concatenate([first, second])
+    shares_of_first = first.searchsorted(values, side="right") / len(first)
+    shares_of_second = second.searchsorted(values, side="right") / len(second)
+    return float(np.abs(shares_of_first - shares_of_second).max())

@@ -182,13 +182,13 @@ class _Polygons:
         field = before - np.maximum.accumulate(np.where(starts, before, 0))
         # The face of each corner, and how many vertices and normals came before that face, for negative numbers.
         line = np.cumsum(letters == ord("\n"))[starts]
-        known = np.array(self._known)[line]  # (corners, 3)
+        earlier = np.array(self._known)[line]  # (corners, 3)
         chosen = ~blank & ~slashes
-        corners = self._numbers(letters, chosen & (field == 0), starts, known[:, 0])
+        corners = self._numbers(letters, chosen & (field == 0), starts, earlier[:, 0])
         if (field[chosen] > 2).any() or (corners == _NONE).any():
             raise self._error()
         if self._have_one_normal:
-            self._add_normals(corners, self._numbers(letters, chosen & (field == 2), starts, known[:, 1]))
+            self._add_normals(corners, self._numbers(letters, chosen & (field == 2), starts, earlier[:, 1]))
         # All pieces of a long face but its last fill a split, so the last face here is the last one so far.
         first = len(self.materials) - len(self._known)
         counts = np.bincount(line, minlength=len(self._known))
@@ -196,13 +196,13 @@ class _Polygons:
         self._text.clear()
         self._known.clear()
 
-    def _numbers(self, letters: np.ndarray, chosen: np.ndarray, starts: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def _numbers(self, letters: np.ndarray, chosen: np.ndarray, starts: np.ndarray, earlier: np.ndarray) -> np.ndarray:
         """Return a field of each corner as an index from 0, `_NONE` where it is empty; its letters are chosen."""
-        found = np.full(len(known), _NONE)
+        indices_of_corners = np.full(len(earlier), _NONE)
         # With all other letters blank, what is left are the numbers of this field, in order.
         words = np.where(chosen, letters, ord(" ")).tobytes().split()
         if not words:
-            return found
+            return indices_of_corners
         # Seldom is a file wrong; what is wrong in it is found again, corner by corner. 18 digits fit in 64 bits.
         if not re.fullmatch(rb"(?:-?\d{1,18} )*", b" ".join([*words, b""])):
             raise self._error()
@@ -210,11 +210,11 @@ class _Polygons:
         # Which corner each number belongs to: at the first of its letters, the number of corners begun so far.
         corner = (np.cumsum(starts) - 1)[chosen & ~np.append(False, chosen[:-1])]
         # Positive numbers count from 1, negative ones back from the last element before the face.
-        indices = np.where(values < 0, values + known[corner], values - 1)
+        indices = np.where(values < 0, values + earlier[corner], values - 1)
         if (indices < 0).any():
             raise self._error()
-        found[corner] = indices
-        return found
+        indices_of_corners[corner] = indices
+        return indices_of_corners
 
     def _add_normals(self, corners: np.ndarray, normals: np.ndarray) -> None:
         having = normals != _NONE
@@ -245,11 +245,11 @@ class _Polygons:
         for face, (vertices, normals, line) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
             for word in face.split():
                 vertex, _, rest = word.partition(b"/")
-                for text, known in ((vertex, vertices), (rest.partition(b"/")[2] or b"1", normals)):
-                    if not re.fullmatch(rb"-?0*[1-9]\d{0,17}", text) or int(text) + known < 0:
+                for text, count in ((vertex, vertices), (rest.partition(b"/")[2] or b"1", normals)):
+                    if not re.fullmatch(rb"-?0*[1-9]\d{0,17}", text) or int(text) + count < 0:
                         return PointCloudError(
                             f"line {line}: a face has the corner {shorten(word)}; expected numbers from 1, or "
-                            f"negative ones counted from the {known} before it"
+                            f"negative ones counted from the {count} before it"
                         )
         return PointCloudError("the corners of the faces cannot be read")
 

@@ -108,7 +108,7 @@ def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
 
 def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     """Return the name in the row type of each field with one value per point, and the row type."""
-    fields, found = [], {}
+    fields, columns = [], {}
     counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
     for i, (name, size, kind, count) in enumerate(
         zip(map(str.lower, header["FIELDS"]), header["SIZE"], header["TYPE"], counts, strict=True)
@@ -117,10 +117,10 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{int(size)}", (count_of(count, "COUNT"),)))
         if count != "1" or name == "_":  # padding is called "_" and may occur often
             continue
-        if name in found:
+        if name in columns:
             raise PointCloudError(f"field {shorten(name)} occurs twice; expected each field once")
-        found[name] = f"f{i}"
-    return found, np.dtype(fields)
+        columns[name] = f"f{i}"
+    return columns, np.dtype(fields)
 
 
 def _ascii_columns(

@@ -116,8 +116,8 @@ def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
 
 def _textures(comments: list[str]) -> list[str]:
     # As MeshLab, Agisoft and others name them.
-    found = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
-    return [match[1] for match in found if match]
+    matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
+    return [match[1] for match in matches if match]
 
 
 def _frame(comments: list[str]) -> dict[str, Any]:
@@ -334,8 +334,8 @@ class RaggedRows:
         self, length_at: list[Callable[[int], int]], start: int, stop: int, count: int
     ) -> tuple[list[np.ndarray], int]:
         """Find the offset of each list's length in each of `count` rows, and the end of the last row."""
-        found = [array("q") for _ in self.gaps]
-        appends = [places.append for places in found]
+        places_of_lists = [array("q") for _ in self.gaps]
+        appends = [places.append for places in places_of_lists]
         # One row after the other, as a row's start is known only from the lengths before it; the loop does nothing
         # else.
         plan = list(zip(self.gaps, self.widths, self.items, length_at, appends, strict=True))
@@ -351,7 +351,7 @@ class RaggedRows:
             at = stop + 1
         if not start <= at <= stop:
             raise PointCloudError(f"ends within element {shorten(self.element.name)}; the file may be cut off")
-        return [np.frombuffer(places, np.int64) for places in found], at
+        return [np.frombuffer(places, np.int64) for places in places_of_lists], at
 
     def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
         """Read the lengths of one list in a binary file."""
@@ -370,11 +370,11 @@ class RaggedRows:
         ]
         # A row begins `tail` after the last list of the one before.
         rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
-        scalars, found = iter(self.scalars), iter(lists)
+        scalars, list_columns = iter(self.scalars), iter(lists)
         values: Values = {}
         for name, kind, length in self.element.properties:
             if length:
-                first, last, size = next(found)
+                first, last, size = next(list_columns)
                 # Neighboring lists never touch, since each starts with its length.
                 edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
                 edges[first[filled] - start] = 1
@@ -394,11 +394,11 @@ class RaggedRows:
 def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
     """Read one number at each offset in an array of bytes."""
     size = np.dtype(kind).itemsize
-    found = np.empty((len(places), size), np.uint8)
+    numbers = np.empty((len(places), size), np.uint8)
     # Byte by byte, as numbers are at any offset, where no array of their type could be.
     for byte in range(size):
-        found[:, byte] = raw[places + byte]
-    return found.view(kind)[:, 0]
+        numbers[:, byte] = raw[places + byte]
+    return numbers.view(kind)[:, 0]
 
 
 def _wrong_line(text: bytes, first_line: int, elements: list[Element]) -> PointCloudError | None:
@@ -426,8 +426,8 @@ def ascii_rows(block: bytes, element: Element) -> Values:
     """Return the values of the properties of an element from its lines of text."""
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
-        if (found := len(table)) != element.count:
-            raise PointCloudError(f"element {shorten(element.name)} has {found} rows; {element.count} are declared")
+        if (rows := len(table)) != element.count:
+            raise PointCloudError(f"element {shorten(element.name)} has {rows} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)

@@ -255,35 +255,62 @@ def _coordinates(
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
-    # float32 and small integers have no digits to lose.
-    if points.dtype != np.float64 and (points.dtype.kind not in "iu" or points.dtype.itemsize <= 2):
+    if not _has_more_digits(points.dtype):
         return _finite("points", points, points.shape), None
-    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
-    extents, largest = high - low, np.maximum(np.abs(low), np.abs(high))  # (3,) each
-    if not (np.isfinite(extents).all() and largest.max() < np.finfo(np.float32).max and extents.any()):
+    low = points.min(0).astype(np.float64)  # (3,)
+    high = points.max(0).astype(np.float64)  # (3,)
+    extents = high - low
+    largest = max(np.abs(low).max(), np.abs(high).max())
+    # Invalid coordinates, those beyond float32, which are errors, and points in a single place.
+    if not (np.isfinite(extents).all() and largest < np.finfo(np.float32).max and extents.any()):
         return _finite("points", points, points.shape), None
-    some = points[:: max(1, len(points) // _STEP_POINTS)]
-    is_far = extents.max() * _OFFSET_RATIO < largest.max()
+    is_far = extents.max() * _OFFSET_RATIO < largest
     if step is None:
+        sample = points[:: max(1, len(points) // _STEP_POINTS)]
         # Decimals are those of the file's coordinates, of which an offset may have been split off before.
-        steps = _decimal_steps(some if offset is None else some + offset)  # (some, 3)
-        # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
-        allowed = np.where(np.isnan(steps), _allowed_moves(extents, np.full(3, np.nan)), steps / 2)  # (some, 3)
-        if not is_far and (np.abs(some - some.astype(np.float32)) <= allowed).all():
+        steps = _decimal_steps(sample if offset is None else sample + offset)  # (sample, 3)
+        if not is_far and _is_sample_held(sample, steps, extents):
             return _finite("points", points, points.shape), None
         step = steps.min(0)  # NaN if a number has no decimals
     allowed = _allowed_moves(extents, np.broadcast_to(np.asarray(step), 3))
     if not is_far and _is_held(points, allowed):
         return _finite("points", points, points.shape), None
-    # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
-    # rows of datasets have them, and leave coordinates at least 0. An axis through the origin gains nothing.
+    # An axis through the origin gains nothing by an offset.
+    is_shifted = (low > 0) | (high < 0) | is_far
+    return _shifted(points, low, is_shifted, allowed)
+
+
+def _has_more_digits(dtype: np.dtype) -> bool:
+    """Return whether numbers of a type may lose digits in float32, as small integers do not."""
+    # By size, not by `np.float64`, which float64 of another byte order is not.
+    return (dtype.kind == "f" and dtype.itemsize > 4) or (dtype.kind in "iu" and dtype.itemsize > 2)
+
+
+def _shifted(
+    points: np.ndarray, low: np.ndarray, is_shifted: np.ndarray, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split off an offset near the lowest corner along the axes that are shifted, (3,) each.
+
+    Coordinates stay float64 where even then float32 would move points by more than is allowed.
+    """
+    shift = np.zeros(3)
+    # Whole numbers are easy to pass on in other programs; degrees may need finer ones.
     for corner in (np.floor(low), low):
+        # Exact in float32, as rows of datasets have offsets, and not above the corner, so that coordinates are at
+        # least 0.
         below = corner.astype(np.float32)
         below = np.where(below > corner, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
-        shift = np.where((low > 0) | (high < 0) | is_far, below, 0)
+        shift = np.where(is_shifted, below, 0)
         if _is_held(points - shift, allowed):
             return _finite("points", points - shift, points.shape), shift
     return _finite("points", points - shift, points.shape, np.float64), shift if shift.any() else None
+
+
+def _is_sample_held(sample: np.ndarray, steps: np.ndarray, extents: np.ndarray) -> bool:
+    """Return whether float32 moves no number of a sample (sample, 3) by more than half of its own decimal step."""
+    # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
+    allowed = np.where(np.isnan(steps), _allowed_moves(extents, np.full(3, np.nan)), steps / 2)  # (sample, 3)
+    return bool((np.abs(sample - sample.astype(np.float32)) <= allowed).all())
 
 
 def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -160,8 +160,8 @@ def files_read(path: str | os.PathLike) -> list[Path]:
         names = list(dict.fromkeys(references(path)))[:MAX_REFERENCES]
     except (ValueError, OSError, AttributeError, TypeError, RecursionError):
         return [path]
-    found = (path_of_reference(path.parent, name) for name in names)
-    return [path, *dict.fromkeys(file for file in found if file is not None)]
+    paths = (path_of_reference(path.parent, name) for name in names)
+    return [path, *dict.fromkeys(file for file in paths if file is not None)]
 
 
 def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ _FORMS = (
     "intrinsic_matrix with width and height (Open3D), K with w and h (Record3D), fx, fy, cx, cy with width and height "
     "(Polycam), intrinsics with nine numbers (ARKit), k or K (ROS), or fx, fy, ppx, ppy (RealSense)"
 )
+# The names of these forms: of the matrix, of the principal point, of the size and of the distortion.
+_MATRICES = ("intrinsic_matrix", "K", "k", "intrinsics", "camera_matrix")
+_CENTERS = (("cx", "cy"), ("ppx", "ppy"))
+_SIZES = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
+_DISTORTIONS = ("d", "D", "coeffs", "distortion_coefficients")
 # Sizes of color and depth images of phones are rounded, so their shapes differ slightly.
 _SHAPE_TOLERANCE = 0.02
 
@@ -48,30 +53,20 @@ class Intrinsics:
         A distortion is left out, with a warning.
         """
         content = content if isinstance(content, Mapping) else {}
-        names = ("intrinsic_matrix", "K", "k", "intrinsics", "camera_matrix")
-        matrix = next((content[name] for name in names if name in content), None)
+        matrix = _first_of(content, _MATRICES)
+        # Some programs put the single numbers in a group under such a name.
         if isinstance(matrix, Mapping) and "data" not in matrix:
             content, matrix = matrix, None
-        centers = next((names for names in (("cx", "cy"), ("ppx", "ppy")) if names[0] in content), ("cx", "cy"))
-        if matrix is not None:
-            rows = np.asarray(matrix["data"] if isinstance(matrix, Mapping) else matrix, np.float64).reshape(3, 3)
-            # By rows, the last one is 0 0 1; others are by columns. Skewed axes are no pinhole camera.
-            rows = rows if rows[2].tolist() == [0, 0, 1] else rows.T
-            if rows[2].tolist() != [0, 0, 1] or rows[1, 0] or rows[0, 1]:
-                raise PointCloudError(f"a matrix {rows.tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
-            fx, fy, cx, cy = (float(rows[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
-        elif all(name in content for name in ("fx", "fy", *centers)):
-            fx, fy, cx, cy = (float(content[name]) for name in ("fx", "fy", *centers))
+        if matrix is None:
+            camera = _by_name(content)
         else:
-            raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
-        for name in ("d", "D", "coeffs", "distortion_coefficients"):
-            values = content.get(name)
-            values = values.get("data") if isinstance(values, Mapping) else values
-            if isinstance(values, (list, tuple)) and any(value for value in values):
-                warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=3)
-        pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
-        sizes = [(int(content[w]), int(content[h])) for w, h in pairs if w in content and h in content]
-        return cls(fx, fy, cx, cy, sizes[0] if sizes else None)
+            # The calibration of ROS says the shape of the matrix beside its data.
+            camera = _by_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
+        _warn_of_distortion(content)
+        for wide, high in _SIZES:
+            if wide in content and high in content:
+                return cls(*camera, (int(content[wide]), int(content[high])))
+        return cls(*camera)
 
     def scaled_to(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same view in an image of another size."""
@@ -79,10 +74,46 @@ class Intrinsics:
             return self
         if self.size is None or abs(self.size[0] / self.size[1] / (width / height) - 1) > _SHAPE_TOLERANCE:
             raise PointCloudError(f"intrinsics of size {self.size}; the depth image has {width} x {height}")
-        across, down = width / self.size[0], height / self.size[1]
+        across = width / self.size[0]
+        down = height / self.size[1]
         # The center of the first pixel is half a pixel inside of the image.
-        center = (self.cx + 0.5) * across - 0.5, (self.cy + 0.5) * down - 0.5
-        return Intrinsics(self.fx * across, self.fy * down, *center, (width, height))
+        cx = (self.cx + 0.5) * across - 0.5
+        cy = (self.cy + 0.5) * down - 0.5
+        return Intrinsics(self.fx * across, self.fy * down, cx, cy, (width, height))
+
+
+def _first_of(content: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return the value of the first of the names that is there, None without any."""
+    return next((content[name] for name in names if name in content), None)
+
+
+def _by_matrix(matrix: Any) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx and cy from a camera matrix of nine numbers, in rows of three or in one."""
+    rows = np.asarray(matrix, np.float64).reshape(3, 3)
+    # By rows, the last one is 0 0 1; others are by columns. Skewed axes are no pinhole camera.
+    rows = rows if rows[2].tolist() == [0, 0, 1] else rows.T
+    if rows[2].tolist() != [0, 0, 1] or rows[1, 0] or rows[0, 1]:
+        raise PointCloudError(f"a matrix {rows.tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
+    return float(rows[0, 0]), float(rows[1, 1]), float(rows[0, 2]), float(rows[1, 2])
+
+
+def _by_name(content: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx and cy from numbers with these names."""
+    centers = next((names for names in _CENTERS if names[0] in content), _CENTERS[0])
+    names = ("fx", "fy", *centers)
+    if not all(name in content for name in names):
+        raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
+    fx, fy, cx, cy = (float(content[name]) for name in names)
+    return fx, fy, cx, cy
+
+
+def _warn_of_distortion(content: Mapping[str, Any]) -> None:
+    for name in _DISTORTIONS:
+        values = content.get(name)
+        if isinstance(values, Mapping):
+            values = values.get("data")
+        if isinstance(values, (list, tuple)) and any(values):
+            warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=4)
 
 
 def read_rgbd(
@@ -129,17 +160,27 @@ def read_rgbd(
     valid = (pixels > 0) & (meters <= (depth_truncation or np.inf))
     row, column = np.nonzero(valid)  # (points,) each, row by row
     z = meters[row, column]
-    points = np.stack([(column - camera.cx) * z / camera.fx, (row - camera.cy) * z / camera.fy, z], axis=1)
-    colors = None
-    if color is not None:
-        picture = _image(color, limits, is_depth=False)  # (height', width', 3)
-        high, wide, _ = picture.shape
-        if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
-            raise PointCloudFileError(f"{color}: {wide} x {high}; the depth image has {width} x {height}")
-        across, down = ((column + 0.5) * wide / width).astype(int), ((row + 0.5) * high / height).astype(int)
-        colors = picture[down, across].astype(np.float32) / 255
+    # A pinhole camera sees x / z and y / z in proportion to the distance of the pixel from the principal point.
+    x = (column - camera.cx) * z / camera.fx
+    y = (row - camera.cy) * z / camera.fy
+    colors = None if color is None else _colors_of_pixels(color, limits, row, column, (width, height))
     with file_errors(depth):
-        return PointCloudData(points, colors)
+        return PointCloudData(np.stack([x, y, z], axis=1), colors)
+
+
+def _colors_of_pixels(
+    path: str | os.PathLike, limits: ReadLimits, row: np.ndarray, column: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Look up pixels of a depth image of a size (width, height) in a color image: (points, 3) in [0, 1]."""
+    width, height = size
+    picture = _image(path, limits, is_depth=False)  # (height', width', 3)
+    high, wide, _ = picture.shape
+    if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
+        raise PointCloudFileError(f"{path}: {wide} x {high}; the depth image has {width} x {height}")
+    # By the centers of the pixels, which are half a pixel after their numbers.
+    across = ((column + 0.5) * wide / width).astype(int)
+    down = ((row + 0.5) * high / height).astype(int)
+    return picture[down, across].astype(np.float32) / 255
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
@@ -160,20 +201,30 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
 
 
 def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
+    """Read the depth of an EXR image, (height, width) float32, 0 where there is none."""
     OpenEXR = package("OpenEXR", "files")  # noqa: N806
     stored = len(open_source(path, None, ("exr",), limits).data)
     with file_errors(path, "EXR image"):
         # The size that the file claims is checked before anything is decoded.
         with OpenEXR.File(os.fspath(path), header_only=True) as file:
             first, last = (corner.tolist() for corner in file.header()["dataWindow"])
-            depths = len(file.header()["channels"])
-        width, height = last[0] - first[0] + 1, last[1] - first[1] + 1
-        limits.check(points=width * height, decoded=4 * width * height * depths, stored=stored)
+            count = len(file.header()["channels"])
+        width = last[0] - first[0] + 1
+        height = last[1] - first[1] + 1
+        limits.check(points=width * height, decoded=4 * width * height * count, stored=stored)
         with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
             channels = {name: channel.pixels for name, channel in file.channels().items()}
-        named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
-        pixels = channels[named[0]] if len(named) == 1 else next(iter(channels.values()))
-        if len(named) != 1 and not all(np.array_equal(pixels, other, equal_nan=True) for other in channels.values()):
-            raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
-        pixels = pixels.astype(np.float32)
+        pixels = _depth_channel(channels).astype(np.float32)
         return np.where(np.isfinite(pixels) & (pixels > 0), pixels, 0)
+
+
+def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the channel with the name of a depth; without one alone, all have to be equal, as in a gray picture."""
+    # Names of layers come before a dot.
+    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
+    if len(named) == 1:
+        return channels[named[0]]
+    pixels = next(iter(channels.values()))
+    if not all(np.array_equal(pixels, other, equal_nan=True) for other in channels.values()):
+        raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
+    return pixels

@@ -198,31 +198,49 @@ def open_source(
 
     The file type is one of `allowed`; by default it is the ending of the path or of the file object's name.
     """
+    limits = ReadLimits.current() if limits is None else limits
+    path = None
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, path = f"<{len(source)} bytes>", None
+        name = f"<{len(source)} bytes>"
     elif hasattr(source, "read"):
-        name, path = str(getattr(source, "name", "<file object>")), None
+        name = str(getattr(source, "name", "<file object>"))
     else:
         name = os.fspath(cast(str, source))
         path = Path(name)
     name = printable(name)
-    limits = ReadLimits.current() if limits is None else limits
     with file_errors(name, "readable file"):
-        # A device or pipe could be endless.
-        if path is not None and not path.is_file():
-            reason = "a directory or device; expected a file" if path.exists() else "no such file"
-            raise PointCloudError("a URL; download the file and pass its path" if "://" in name else reason)
+        if path is not None:
+            _check_is_file(path, name)
         # Before reading: a name of a wrong type should not cost gigabytes.
-        kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
-        if kind not in allowed:
-            hint = "" if file_type else " (or pass file_type=)"
-            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
-        if path is None:
-            data = bytes(cast(BinaryIO, source).read() if hasattr(source, "read") else cast(bytes, source))
-        else:
+        kind = _kind_of_file(name, file_type, allowed)
+        if path is not None:
             limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
+        elif hasattr(source, "read"):
+            data = bytes(cast(BinaryIO, source).read())
+        else:
+            data = bytes(cast(bytes, source))
         limits.check(decoded=len(data))
-        if not data or data.startswith(b"version https://git-lfs"):
-            raise PointCloudError("a Git LFS pointer; run `git lfs pull`" if data else "the file is empty")
+        if not data:
+            raise PointCloudError("the file is empty")
+        if data.startswith(b"version https://git-lfs"):
+            raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
     return Source(name, data, kind, None if path is None else path.parent, limits)
+
+
+def _check_is_file(path: Path, name: str) -> None:
+    """Refuse everything but a file: a device or pipe could be endless."""
+    if path.is_file():
+        return
+    if "://" in name:
+        raise PointCloudError("a URL; download the file and pass its path")
+    raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
+
+
+def _kind_of_file(name: str, file_type: str | None, allowed: tuple[str, ...]) -> str:
+    """Return the file type in small letters, by default the ending of the name, if it is allowed."""
+    kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
+    if kind not in allowed:
+        hint = "" if file_type else " (or pass file_type=)"
+        raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
+    return kind

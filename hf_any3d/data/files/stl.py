@@ -76,16 +76,16 @@ def _ascii(source: Source) -> np.ndarray:
     if end < 0 or re.search(rb"\bfacet\s+normal\b", lowered[end:]):
         raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
     # As many newlines as before, so that errors name the right line.
-    data = _AFTER_SOLID.sub(lambda found: found[1] + b"\n" * found[2].count(b"\n"), data)
+    data = _AFTER_SOLID.sub(lambda match: match[1] + b"\n" * match[2].count(b"\n"), data)
     data = _NAME.sub(b"", data)
     words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
     source.check(points=words, faces=facets)
     rows, lines, start = [], [], 0
-    for found in _VERTEX.finditer(data):
+    for match in _VERTEX.finditer(data):
         # A vertex may be spread over several lines, and a # is no number but would begin a comment.
-        rows.append(b" ".join(found.group(1).split()).replace(b"#", b"?"))
-        lines.append(data.count(b"\n", start, found.start()))  # since the vertex before it
-        start = found.start()
+        rows.append(b" ".join(match.group(1).split()).replace(b"#", b"?"))
+        lines.append(data.count(b"\n", start, match.start()))  # since the vertex before it
+        start = match.start()
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 per facet, each with 3 numbers")
     # As many newlines as in the file, so that errors name its line.

@@ -3,8 +3,9 @@
 import csv
 import io
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,23 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re
 COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 """A line that declares how many points follow."""
 _COMMENT = ("#", "//")
+# Lines before the rows in which names are looked for, from the last on.
 _MOST_TITLES = 100
+_LOOKED_AT = 8192  # bytes that tell prose from rows
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
-_MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
+_MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
+_UNIT = re.compile(r"[\[(][^\])]*[\])]")
 # Where a cell between two commas or semicolons, or before the first, has nothing in it.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
 NOT_READ = "numbers of rows without a name; an alpha that is the same everywhere"
+
+
+class Title(NamedTuple):
+    """A comment or a line of words before the first row of numbers."""
+
+    line: int  # within the file, from 1
+    text: str
+    is_comment: bool
 
 
 def is_prose(path: Path) -> bool:
@@ -32,17 +44,20 @@ def is_prose(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            start = file.read(8192)
+            start = file.read(_LOOKED_AT)
     except OSError:
         return False
     if b"\0" in start:
         return False
     lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
-    if len(start) == 8192 and len(lines) > 1:
+    if len(start) == _LOOKED_AT and len(lines) > 1:
         lines.pop()  # cut off
     rows = [_words(line) for line in lines if not line.startswith(_COMMENT)][:50]
-    if not rows or "points" in fields_of(_words(lines[0].lstrip("/#"))):
-        return bool(lines) and not rows  # comments alone
+    if not rows:
+        return bool(lines)  # comments alone
+    # A line that names the columns is none of prose, whatever follows.
+    if "points" in fields_of(_words(lines[0].lstrip("/#"))):
+        return False
     numeric = sum(all(map(_NUMBER.fullmatch, words)) for words in rows)
     return 2 * numeric < len(rows)
 
@@ -60,6 +75,7 @@ def read(source: Source) -> PointCloudData:
     titles, declared, size, lines = read_header(text)
     rows, worded = _cells(text[size:], titles)
     source.leave_out(worded, "words, not numbers")
+    # Spaces will take the place of commas, and would close the gap that an empty cell is.
     empty_cell = _empty_cell(rows)
     text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
     if b"//" in text:
@@ -68,15 +84,18 @@ def read(source: Source) -> PointCloudData:
         # Scans of several stations: blocks that all start with their number of points.
         declared += sum(map(int, COUNT_LINE.findall(text)))
         text = COUNT_LINE.sub(b"", text)
+    # Before the numbers are parsed: each line may be a point.
     source.check(points=max(declared or 0, text.count(b"\n")))
     table = numbers(text, first_line=lines + 1)  # (points, columns)
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
     if names := column_names(titles, table):
-        cloud = by_name({name: table[:, i] for i, name in enumerate(names) if name not in worded}, source)
+        columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
+        cloud = by_name(columns, source)
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
+    # Of columns that are not read, empty cells do not matter.
     if empty_cell and not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
         line = lines + 1 + rows.count(b"\n", 0, empty_cell.start())
         raise PointCloudError(f"line {line} has an empty cell; expected a number")
@@ -94,23 +113,30 @@ def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
     return _EMPTY_CELL.search(rows)
 
 
-def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:
+def _cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
     """Return rows without quotes, with zeros in columns of words, such as names of points, and these columns."""
-    line = next((line for _, line, is_comment in reversed(titles) if not is_comment and names_in_line(line)), None)
-    if line is None:
+    header = next(
+        (title.text for title in reversed(titles) if not title.is_comment and names_in_line(title.text)), None
+    )
+    if header is None:
         return without_quotes(text), []
-    form: Any = {"delimiter": next((mark for mark in ",;\t" if mark in line), " "), "skipinitialspace": True}
-    names = [name.strip() for name in next(csv.reader([line], **form))]
-    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
-    worded = _places_of_words(next(csv.reader([first], **form), []), names)
+    delimiter = next((mark for mark in ",;\t" if mark in header), " ")
+    names = [name.strip() for name in next(_parsed([header], delimiter))]
+    first_row = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
+    worded = _places_of_words(next(_parsed([first_row], delimiter), []), names)
     if not worded:
         return without_quotes(text), []
     # Zeros take the place of words, so that lines and columns stay where they are.
-    kept = io.StringIO()
-    writer = csv.writer(kept, delimiter=form["delimiter"], lineterminator="\n")
-    for row in csv.reader(io.StringIO(text.decode("latin1")), **form):
-        writer.writerow("0" if i in worded else cell for i, cell in enumerate(row))
-    return without_quotes(kept.getvalue().encode("latin1")), [names[i] for i in worded]
+    numeric = io.StringIO()
+    writer = csv.writer(numeric, delimiter=delimiter, lineterminator="\n")
+    for row in _parsed(io.StringIO(text.decode("latin1")), delimiter):
+        writer.writerow("0" if place in worded else cell for place, cell in enumerate(row))
+    return without_quotes(numeric.getvalue().encode("latin1")), [names[place] for place in worded]
+
+
+def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """Yield the cells of lines, which may have quotes."""
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
 def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
@@ -122,16 +148,21 @@ def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
         if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip()):
             worded.append(place)
     used = sum(fields_of(names).values(), [])
-    return [] if any(names[place] in used for place in worded) else worded
+    if any(names[place] in used for place in worded):
+        return []
+    return worded
 
 
-def read_header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
+def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
     """Read the lines before the first row of numbers.
 
-    Returns comments and other lines of words, each with its number within the file and whether it is a comment; the
-    number of points that is declared, or None; bytes and number of these lines.
+    Returns comments and other lines of words; the number of points that is declared, or None; bytes and number of
+    these lines.
     """
-    titles, declared, at, number = [], None, 0, 0
+    titles: list[Title] = []
+    declared = None
+    at = 0
+    number = 0
     while at < len(text):
         end = text.find(b"\n", at) + 1 or len(text)
         # Not the tab before the names that follow an index without a name.
@@ -139,22 +170,27 @@ def read_header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, i
         is_comment = line.startswith(_COMMENT)
         if declared is None and COUNT_LINE.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
-        elif line.strip() and not is_comment and (_NUMBER.fullmatch(_words(line)[0]) or _is_row(line, titles)):
-            break
         elif line.strip():
+            if not is_comment and _starts_rows(line, titles):
+                break
             if not is_comment and not names_in_line(line):
                 raise PointCloudError(
                     f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
                 )
-            titles.append((number + 1, line, is_comment))
-        at, number = end, number + 1
+            titles.append(Title(number + 1, line, is_comment))
+        at = end
+        number += 1
     return titles, declared, at, number
 
 
-def _is_row(line: str, titles: list[tuple[int, str, bool]]) -> bool:
-    """Return whether a line after one of names begins with a word, such as the name of a point."""
-    follows_names = bool(titles) and not titles[-1][2] and bool(names_in_line(titles[-1][1]))
-    return follows_names and sum(map(bool, map(_NUMBER.fullmatch, _words(line)))) >= 3
+def _starts_rows(line: str, titles: list[Title]) -> bool:
+    """Return whether a line is a row: it begins with a number, or with a word in a column that has a name."""
+    words = _words(line)
+    if _NUMBER.fullmatch(words[0]):
+        return True
+    # Such as the name of a point, before at least three numbers.
+    follows_names = bool(titles) and not titles[-1].is_comment and bool(names_in_line(titles[-1].text))
+    return follows_names and sum(map(bool, map(_NUMBER.fullmatch, words))) >= 3
 
 
 def _words(line: str) -> list[str]:
@@ -163,31 +199,47 @@ def _words(line: str) -> list[str]:
 
 def names_in_line(line: str) -> list[list[str]]:
     """Return the names in a line, for each way to separate them that gives x, y and z."""
-    line = _MARK.sub("", line) if line.startswith(_COMMENT) else line
+    if line.startswith(_COMMENT):
+        line = _MARK.sub("", line)
     split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
+    # By spaces, which quoted names and units may have themselves.
     split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', _UNIT.sub("", line))])
     return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
 
 
-def column_names(titles: list[tuple[int, str, bool]], table: np.ndarray) -> list[str] | None:
+def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     """Return the names of the columns from the last line that has as many, or None if there is no such line."""
-    width, other = table.shape[1], None
-    for number, line, is_comment in reversed(titles[-_MOST_TITLES:]):
-        for names in names_in_line(line):
-            while len(names) > width and not names[-1]:
-                names.pop()
-            # R writes the numbers of rows in a column without a name.
-            if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
-                names.insert(0, "")
+    width = table.shape[1]
+    mismatch = None
+    for title in reversed(titles[-_MOST_TITLES:]):
+        for names in names_in_line(title.text):
+            _fit(names, table)
             if len(names) == width:
-                plain = [plain_name(name) for name in names]
-                for name in map(plain_name, sum(fields_of(names).values(), [])):
-                    if plain.count(name) > 1:
-                        raise PointCloudError(f"line {number} names {shorten(name)} twice; expected each name once")
+                _refuse_repeated(names, title)
                 return names
             # Words of a comment, such as "x y z in meters", matter only if there are columns to name.
-            if not is_comment or width > 3 and "points" in fields_of(names[:3]):
-                other = other or f"{width} columns, but line {number} names {len(names)}"
-    if other:
-        raise PointCloudError(other)
+            matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))
+            if matters and mismatch is None:
+                mismatch = f"{width} columns, but line {title.line} names {len(names)}"
+    if mismatch:
+        raise PointCloudError(mismatch)
     return None
+
+
+def _fit(names: list[str], table: np.ndarray) -> None:
+    """Fit names to the columns of a table, in place, where programs write more or fewer by habit."""
+    width = table.shape[1]
+    # A delimiter may end the line of names.
+    while len(names) > width and not names[-1]:
+        names.pop()
+    # R writes the numbers of rows in a column without a name.
+    if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
+        names.insert(0, "")
+
+
+def _refuse_repeated(names: list[str], title: Title) -> None:
+    """Refuse a name that is used and occurs twice, since either column may be meant."""
+    plain = [plain_name(name) for name in names]
+    for name in map(plain_name, sum(fields_of(names).values(), [])):
+        if plain.count(name) > 1:
+            raise PointCloudError(f"line {title.line} names {shorten(name)} twice; expected each name once")

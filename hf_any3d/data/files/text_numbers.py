@@ -53,9 +53,9 @@ def without_quotes(text: bytes) -> bytes:
             raise PointCloudError(f"{shorten(quoted[0])} may be thousands or a decimal comma; expected plain numbers")
         has_points = any(value.rfind(b".") > value.rfind(b",") or value.count(b",") > 1 for value in grouped)
         if grouped and has_points:
-            text = _QUOTED_COMMA.sub(lambda found: found[0].replace(b",", b""), text)
+            text = _QUOTED_COMMA.sub(lambda match: match[0].replace(b",", b""), text)
         else:
-            text = _QUOTED_COMMA.sub(lambda found: found[0].replace(b".", b"").replace(b",", b"."), text)
+            text = _QUOTED_COMMA.sub(lambda match: match[0].replace(b".", b"").replace(b",", b"."), text)
     return text.replace(b'"', b"")
 
 
@@ -84,9 +84,9 @@ def _refuse_thousands(text: bytes) -> None:
     """Refuse numbers such as 412,345.67 beside other separators than commas, which would cut them in pieces."""
     # Where they first occur later than this, rows differ in their number of columns, which is an error by itself.
     text = text[:_STARTS]
-    found = re.search(rb"\d,\d{3}", text) if b"," in text else None
-    if found:
-        row = text[text.rfind(b"\n", 0, found.start()) + 1 : text.find(b"\n", found.start()) % (len(text) + 1)]
+    match = re.search(rb"\d,\d{3}", text) if b"," in text else None
+    if match:
+        row = text[text.rfind(b"\n", 0, match.start()) + 1 : text.find(b"\n", match.start()) % (len(text) + 1)]
         words = [word for word in re.split(rb"[;\s]+", row) if b"," in word]
         if re.search(rb"[;\t ]", row.strip()) and all(map(_THOUSANDS.fullmatch, words)):
             raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")

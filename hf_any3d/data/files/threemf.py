@@ -98,6 +98,7 @@ def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, s
     points, faces, colors, start = [], [], [], 0
     for shape, transform in meshes:
         vertices = np.frombuffer(shape.vertices, np.float64).reshape(-1, 3)
+        # A transform is four rows of three numbers: the turn, and the translation (3MF core specification).
         points.append(vertices @ transform[:3] + transform[3])
         corners = np.frombuffer(shape.corners, np.int64).reshape(-1, 3)
         if len(corners) and not 0 <= corners.min() <= corners.max() < len(vertices):
@@ -108,6 +109,7 @@ def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, s
         colors.append(np.frombuffer(shape.colors, np.float32).reshape(-1, 3))
         start += len(vertices)
     all_faces, face_colors = np.concatenate(faces), np.concatenate(colors)
+    # Colors of only some triangles are no colors of the surface, as a cloud has one for each or none.
     has_color = np.asarray(np.isfinite(face_colors).all(axis=1))
     if has_color.any() and not has_color.all():
         source.warn(f"{(~has_color).sum():,} of {len(has_color):,} triangles have no color; colors are left out")
@@ -135,6 +137,7 @@ def _placed_meshes(package: Package, items: list[Placed]) -> Iterator[tuple[Shap
         if len(shape.vertices):
             yield shape, placed.transform
         for inner in reversed(shape.components):
+            # A component's transform acts first, then that of the object that holds it.
             linear = inner.transform[:3] @ placed.transform[:3]
             moved = inner.transform[3] @ placed.transform[:3] + placed.transform[3]
             waiting.append(Placed(inner.part, inner.shape, np.vstack([linear, moved])))
@@ -152,14 +155,15 @@ class Package:
 
     def model_name(self) -> str:
         """Return the name of the model that the package starts with."""
-        found: list[str] = []
+        targets: list[str] = []
 
         def start(tag: str, attributes: dict[str, str]) -> None:
             if _local(tag) == "Relationship" and attributes.get("Type") == _MODEL_RELATION:
-                found.append(attributes["Target"].lstrip("/"))
+                targets.append(attributes["Target"].lstrip("/"))
 
+        # The package says by a relation which of its models is the first one (Open Packaging Conventions).
         _parse(self.content(_RELATIONS), start)
-        return found[0]
+        return targets[0]
 
     def part(self, name: str) -> Part:
         """Return a model of the package."""
@@ -172,6 +176,7 @@ class Package:
     def content(self, name: str) -> bytes:
         """Unpack a file of the package within the limits."""
         info = self.names[name]
+        # Before it is unpacked; a package of many small files counts as a whole.
         self.unpacked += info.file_size
         self.source.check(decoded=self.unpacked)
         # Only for these does the declared size bound what is unpacked.
@@ -239,6 +244,7 @@ class _ModelReader:
 
     def _color(self, triangle: dict[str, str]) -> tuple[float, ...]:
         """Return the color of a triangle: that of its first corner, of the triangle, or of the object."""
+        # A color of its own, else one of the triangle's group, else what the object has (3MF materials extension).
         group, entry = triangle.get("pid"), triangle.get("p1")
         if entry is None and self.shape.material[1] is None:
             return _NO_COLOR
@@ -254,8 +260,8 @@ class _ModelReader:
 
 
 def _rgb(text: str) -> tuple[float, ...]:
-    found = _COLOR.fullmatch(text)
-    return tuple(byte / 255 for byte in bytes.fromhex(found[1])) if found else _NO_COLOR
+    match = _COLOR.fullmatch(text)
+    return tuple(byte / 255 for byte in bytes.fromhex(match[1])) if match else _NO_COLOR
 
 
 def _local(tag: str) -> str:

@@ -85,6 +85,7 @@ def compose_splits(
     options: Mapping[str, Any],
 ) -> DatasetDict:
     """Compose the rooms of all splits; the arguments are those of `load`."""
+    # Variants of one shape stay in one split, or rooms to judge would have shapes that were learned.
     single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
     splits = {}
     for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
@@ -92,6 +93,7 @@ def compose_splits(
             continue
         rows = single[split].select_columns(["points", "label"]).with_format("numpy")
         names, plain = rows.features["label"].names, cast("Iterable[dict[str, Any]]", rows)
+        # Class 0 is the floor.
         labels = {names.index(name): i + 1 for i, name in enumerate(classes)}
         objects = [
             RoomObject(np.asarray(row["points"]), labels[label], TYPICAL_SIZES[names[label]])
@@ -171,6 +173,7 @@ def compose_room(
     counts = np.floor(num_points * shares / shares.sum()).astype(int)
     points, labels, members = [], [], []
     for number, (standing, label, _) in enumerate(placed):
+        # Shapes have a fixed number of points, so a large object cannot get more than these.
         count = min(max(counts[number], 1), len(standing))
         points.append(standing[generator.choice(len(standing), count, replace=False)])
         labels.append(np.full(count, label))
@@ -217,6 +220,7 @@ def _touching_place(
         other = others[int(generator.integers(len(others)))][:, [0, 2]]
         angle = generator.uniform(0, 2 * np.pi)
         toward, middle = np.array([np.cos(angle), np.sin(angle)]), (other.min(axis=0) + other.max(axis=0)) / 2
+        # The circles around both footprints do not touch at this distance.
         distance = np.linalg.norm(half) + np.linalg.norm(np.ptp(other, axis=0)) / 2 + gap
         center = None
         # From outside, so that no object ends up within another one.

@@ -73,6 +73,7 @@ def compose_room_with_layout(
     """
     width, depth = generator.uniform(*_EDGES, 2).tolist()
     height = float(generator.uniform(*_HEIGHTS))
+    # Counterclockwise seen from above, so that walls follow each other around the room.
     corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
     corners = [(round(x, 4), round(y, 4)) for x, y in corners]
     walls = [Wall(n, *corners[n], 0.0, *corners[(n + 1) % 4], 0.0, round(height, 4)) for n in range(4)]
@@ -86,6 +87,7 @@ def compose_room_with_layout(
     points = points + generator.normal(0, noise, points.shape)
     boxes = []
     for box, label in zip(row["boxes"], row["box_labels"], strict=True):
+        # In the order of the numbers of a layout: the turn comes before the sizes.
         numbers: list[float] = [round(float(value), 4) for value in (*box[:3], box[6], *box[3:6])]
         boxes.append(Box(len(boxes), str(names[label]), *numbers))
     layout = Layout.of([*walls, *openings, *boxes])
@@ -95,11 +97,13 @@ def compose_room_with_layout(
 def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Entity]:
     """Draw a door and one or two windows."""
     openings: list[Entity] = []
+    # Of different walls, so that no opening lies in another one.
     places = generator.permutation(len(walls))[: 2 + int(generator.integers(2))]
     for number, place in enumerate(places.tolist()):
         wall = walls[place]
         start, end = np.array([wall.ax, wall.ay]), np.array([wall.bx, wall.by])
         length = float(np.linalg.norm(end - start))
+        # A door, which stands on the floor.
         if number == 0:
             size = (generator.uniform(0.8, 1.1), generator.uniform(1.95, 2.1))
             middle = size[1] / 2
@@ -123,6 +127,7 @@ def _on_walls(
     kept: list[np.ndarray] = []
     missing = count
     while missing > 0:
+        # Longer walls get more points; those that fall into an opening are drawn again.
         number = generator.choice(len(walls), missing, p=lengths / lengths.sum())
         share = generator.random(missing)
         places = ends[number, 0] + along[number] * share[:, None]

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, NamedSplit, concatenate_datasets, config
 from datasets.exceptions import DatasetGenerationError
@@ -23,6 +23,8 @@ from hf_any3d.data.parquet.rows import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 
 logger = logging.getLogger(__name__)
+
+Splits = TypeVar("Splits", DatasetDict, IterableDatasetDict)
 
 _FORMAT_VERSION = 2  # of the cache; raised when its format changes
 _PIECES, _LEAST_UNITS, _STREAM_SHARDS = 16, 64, 64  # an interrupted conversion loses one piece
@@ -68,46 +70,60 @@ def load_published(
     """
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     expected = dataset.expected_counts.get(variant, {}) if verify else {}
-    what = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
+    name = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
+    place = {split: f"{root}: {name}, split {split}," for split in sources}  # for errors
     for split, source in sources.items():
         if not skip:
             dataset.require(source.missing, root)
-        if source.num_rows is not None:
-            _check_count(f"{root}: {what}, split {split},", source.num_rows, expected.get(split))
-
-    # Whatever changes the rows is part of the key.
-    stamps = {
-        split: [*((os.path.relpath(file, root), *file_stamp(file)) for file in source.files), source.digest]
-        for split, source in sources.items()
-    }
-    settings = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        _check_count(place[split], source.num_rows, expected.get(split))
+    key = _cache_key(dataset, root, sources, features, options, skip)
     caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
     folder = caches / dataset.name / f"{variant}-{key}"
+    # Only before the first conversion, since all files are read for it.
     if verify and not folder.exists():
-        _verify_checksums(root, {file for source in sources.values() for file in source.files})
-    splits: dict[str, Dataset] = {}
+        _verify_checksums(root, sources.values())
+    splits = DatasetDict()
     for split, source in sources.items():
-        where = f"{root}: {what}, split {split},"
         try:
-            splits[split] = rows = _convert(source, split, features, folder, key, skip)
+            rows = _convert(source, split, features, folder, key, skip)
         except _NoRows as error:
-            raise ValueError(f"{where} has {error}") from None
-        # What was left out is not known any more when rows come from the cache.
-        missing = (source.num_rows or expected.get(split) or 0) - len(rows)
-        if skip and missing > 0:
-            logger.warning("%s has %d clouds; %d are left out", where, len(rows), missing)
+            raise ValueError(f"{place[split]} has {error}") from None
+        if skip:
+            _warn_of_missing(place[split], len(rows), source.num_rows, expected.get(split))
         else:
-            _check_count(where, len(rows), expected.get(split))
-    opened: Any = splits
-    if streaming:
-        opened = {split: rows.to_iterable_dataset(min(len(rows), _STREAM_SHARDS)) for split, rows in splits.items()}
-    for rows in opened.values():
+            _check_count(place[split], len(rows), expected.get(split))
+        splits[split] = rows
+    if not streaming:
+        return _described(splits, dataset)
+    streams = {split: rows.to_iterable_dataset(min(len(rows), _STREAM_SHARDS)) for split, rows in splits.items()}
+    return _described(IterableDatasetDict(streams), dataset)
+
+
+def _described(splits: Splits, dataset: PublishedDataset) -> Splits:
+    """Say in the splits' `info` where they are from, and under which terms."""
+    for rows in splits.values():
         rows.info.description = dataset.description
         rows.info.citation = dataset.citation
         rows.info.homepage = dataset.homepage
         rows.info.license = str(dataset.license)
-    return IterableDatasetDict(opened) if streaming else DatasetDict(opened)
+    return splits
+
+
+def _cache_key(
+    dataset: PublishedDataset,
+    root: Path,
+    sources: Mapping[str, SplitSource],
+    features: Features,
+    options: Mapping[str, object] | None,
+    skip: bool,
+) -> str:
+    """Return a key of everything that changes the rows."""
+    stamps: dict[str, list] = {}
+    for split, source in sources.items():
+        stamps[split] = [(os.path.relpath(file, root), *file_stamp(file)) for file in source.files]
+        stamps[split].append(source.digest)
+    parts = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def generated_dataset(generator: Callable[..., Iterator[dict]], features: Features, **options: Any) -> Dataset:
@@ -132,7 +148,9 @@ class _NoRows(ValueError):
 
 
 def _convert(source: SplitSource, split: str, features: Features, folder: Path, key: str, skip: bool) -> Dataset:
-    pieces, reason = [], "there are none"
+    """Convert a split in pieces, of which each is in the cache as soon as it is done."""
+    pieces = []
+    reason = "there are none"
     size = max(_LEAST_UNITS, -(-len(source.units) // _PIECES))
     for start in range(0, len(source.units), size):
         # A tuple, which `datasets` does not split; the fingerprint stands for all arguments.
@@ -157,7 +175,13 @@ def _convert(source: SplitSource, split: str, features: Features, folder: Path, 
 
 
 def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features, skip: bool) -> Iterator[dict]:
-    count, reasons = 0, []
+    """Yield the rows of some units that can be used, checked.
+
+    Raises:
+        _NoRows: There are none; its text is the first error.
+    """
+    count = 0
+    reasons: list[str] = []
 
     def failed(error: Exception) -> None:
         if not skip:
@@ -183,8 +207,18 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
         raise _NoRows(*reasons[:1])
 
 
-def _check_count(where: str, count: int, expected: int | None) -> None:
-    if expected is None or count == expected:
+def _warn_of_missing(where: str, count: int, listed: int | None, expected: int | None) -> None:
+    """Tell how many clouds were left out, which is not known any more when rows come from the cache."""
+    missing = (listed or expected or 0) - count
+    if missing > 0:
+        logger.warning("%s has %d clouds; %d are left out", where, count, missing)
+    else:
+        _check_count(where, count, expected)
+
+
+def _check_count(where: str, count: int | None, expected: int | None) -> None:
+    """Compare the number of a split's clouds with the published one, where both are known."""
+    if count is None or expected is None or count == expected:
         return
     difference = f"{abs(expected - count):,} {'are missing' if count < expected else 'too many'}"
     raise ValueError(
@@ -193,17 +227,21 @@ def _check_count(where: str, count: int, expected: int | None) -> None:
     )
 
 
-def _verify_checksums(root: Path, files: Iterable[Path]) -> None:
+def _verify_checksums(root: Path, sources: Iterable[SplitSource]) -> None:
     """Compare files with `root/SHA256SUMS`, as `sha256sum` writes it, if there is one; others in it are not read."""
-    path, sums = root / _CHECKSUMS, {}
+    path = root / _CHECKSUMS
     if not path.is_file():
         return
+    sums = {}
     for line in read_lines(path):
         match = _CHECKSUM_LINE.fullmatch(line)
         if not match:
             raise ValueError(f"{path}: a line is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
         sums[(root / match[2]).resolve()] = match[1].lower()
+    files = {file for source in sources for file in source.files}
     listed = [file for file in sorted(files) if file.resolve() in sums]
     for file in tqdm(listed, desc="Checking sums", unit=" files", disable=None):
-        if (seen := sha256_of(file)) != (right := sums[file.resolve()]):
-            raise ValueError(f"{file}: SHA-256 {seen}; {_CHECKSUMS} has {right}, so download it again")
+        seen = sha256_of(file)
+        expected = sums[file.resolve()]
+        if seen != expected:
+            raise ValueError(f"{file}: SHA-256 {seen}; {_CHECKSUMS} has {expected}, so download it again")

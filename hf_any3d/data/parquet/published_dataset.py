@@ -111,10 +111,10 @@ class SplitSource:
     ) -> "SplitSource":
         """Return the source of a split with one file per cloud, of which some may be missing."""
         # One look at each folder, not one at each of fifty thousand files.
-        found: set[Path] = set()
+        existing: set[Path] = set()
         for folder in {path.parent for path in paths}:
             if folder.is_dir():
                 with os.scandir(folder) as entries:
-                    found.update(folder / entry.name for entry in entries if entry.is_file())
-        missing = [path for path in paths if path not in found]
-        return cls(paths, read, [*lists, *sorted(found.intersection(paths))], num_rows=len(paths), missing=missing)
+                    existing.update(folder / entry.name for entry in entries if entry.is_file())
+        missing = [path for path in paths if path not in existing]
+        return cls(paths, read, [*lists, *sorted(existing.intersection(paths))], num_rows=len(paths), missing=missing)

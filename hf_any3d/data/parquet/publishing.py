@@ -94,24 +94,13 @@ def push_point_dataset(
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
     stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
-    if license is None and len(set(stated.values())) > 1:
-        raise ValueError(f"the splits have the licenses {stated}; expected one license, or license= for all")
-    license = next(iter(stated.values())) if license is None else license
-    closed = [some for some in (license, *filter(None, stated.values())) if some not in OPEN_LICENSES]
+    if license is None:
+        license = _common_license(stated)
     api = HfApi(token=token)
-    try:
-        # An existing repository keeps its visibility, whatever is requested.
-        stays_private = bool(api.repo_info(repo_id, repo_type="dataset").private)
-    except RepositoryNotFoundError:
-        stays_private = private is True
     # Before anything is uploaded.
-    if closed and not rights_confirmed and not stays_private:
-        terms = f"their license is {closed[0]!r}" if closed[0] else "their license is not known"
-        raise ValueError(
-            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
-            "license= with the identifier of an open license if the data have one, or rights_confirmed=True if you "
-            "may publish them"
-        )
+    closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
+    if closed and not rights_confirmed:
+        _check_private(api, repo_id, private, closed[0])
     statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
     if preview:
@@ -124,17 +113,43 @@ def push_point_dataset(
     for name, value in metadata.to_dict().items():
         setattr(card.data, name, value)
     card.text = card_text(repo_id, title, splits, license, statistics)
-    described = json.dumps({"format_version": 1, "splits": statistics}, indent=1) + "\n"
-    files = {"README.md": str(card), "meta/stats.json": described}
+    stats = json.dumps({"format_version": 1, "splits": statistics}, indent=1) + "\n"
+    files = {"README.md": str(card), "meta/stats.json": stats}
     # In one commit, so that card and statistics always agree.
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
     api.create_commit(repo_id, operations, commit_message="Card and statistics", repo_type="dataset")
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
 
 
+def _common_license(licenses: Mapping[str, str]) -> str:
+    """Return the license of all splits, "" if it is not known."""
+    if len(set(licenses.values())) > 1:
+        raise ValueError(f"the splits have the licenses {licenses}; expected one license, or license= for all")
+    return next(iter(licenses.values()))
+
+
+def _check_private(api: HfApi, repo_id: str, private: bool | None, license: str) -> None:
+    """Refuse a public repository for data with a license that is not an open one, or "" if it is not known."""
+    try:
+        # An existing repository keeps its visibility, whatever is requested.
+        stays_private = bool(api.repo_info(repo_id, repo_type="dataset").private)
+    except RepositoryNotFoundError:
+        stays_private = private is True
+    if not stays_private:
+        terms = f"their license is {license!r}" if license else "their license is not known"
+        raise ValueError(
+            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
+            "license= with the identifier of an open license if the data have one, or rights_confirmed=True if you "
+            "may publish them"
+        )
+
+
 def split_statistics(split: str, rows: Dataset) -> dict:
     """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
-    sizes, lower, upper, labels = [], np.full(3, np.inf), np.full(3, -np.inf), Counter()
+    sizes = []
+    lower = np.full(3, np.inf)
+    upper = np.full(3, -np.inf)
+    labels: Counter = Counter()
     feature = rows.features.get("label")
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))
@@ -145,13 +160,15 @@ def split_statistics(split: str, rows: Dataset) -> dict:
         upper = np.maximum(upper, points.max(axis=0))
         if isinstance(feature, ClassLabel):
             labels[feature.int2str(int(row["label"]))] += 1
-    described: dict[str, Any] = {"num_rows": len(sizes)}
+    statistics: dict[str, Any] = {"num_rows": len(sizes)}
     if sizes:
         mean = round(sum(sizes) / len(sizes), 3)
-        described["points_per_cloud"] = {"min": min(sizes), "mean": mean, "max": max(sizes)}
-        described["num_points"] = sum(sizes)
-        described["bounds"] = {"min": lower.tolist(), "max": upper.tolist()}
-    return described | ({"labels": dict(sorted(labels.items()))} if labels else {})
+        statistics["points_per_cloud"] = {"min": min(sizes), "mean": mean, "max": max(sizes)}
+        statistics["num_points"] = sum(sizes)
+        statistics["bounds"] = {"min": lower.tolist(), "max": upper.tolist()}
+    if labels:
+        statistics["labels"] = dict(sorted(labels.items()))
+    return statistics
 
 
 def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
@@ -162,26 +179,23 @@ def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
     if license in OPEN_LICENSES:
         return DatasetCardData(license=license, **data)
     links = [word for word in one_line(license, 1000).split() if word.startswith("https://")]
-    # `str(License)` ends with the link.
-    data |= {"license_link": links[-1]} if links else {}
+    if links:
+        data["license_link"] = links[-1]  # `str(License)` ends with the link
     return DatasetCardData(license="other", license_name="other", **data)
 
 
 def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, statistics: Mapping[str, dict]) -> str:
     """Write the card; `statistics` are those of each split, as `split_statistics` returns them."""
     split = next(iter(splits))
-    features, info = splits[split].features, splits[split].info
+    features = splits[split].features
+    info = splits[split].info
     # A fence inside would end the block.
     cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
     citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
-    terms = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
+    words = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
+    terms = " ".join(words)
     columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
-    sizes = []
-    for name, some in statistics.items():
-        counts, bounds = some["points_per_cloud"], some["bounds"]
-        points = f"{counts['min']:,}" if counts["min"] == counts["max"] else f"{counts['min']:,} to {counts['max']:,}"
-        ends = [", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max")]
-        sizes.append(f"| {inline(name)} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
+    sizes = [_size_row(name, of_split) for name, of_split in statistics.items()]
     return _TEXT.format(
         title=inline(title),
         description=paragraphs(info.description or "Point clouds."),
@@ -192,10 +206,20 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         columns="\n".join(columns),
         splits="\n".join(sizes),
         classes=_classes(features, statistics),
-        license=" ".join(terms)[:1].upper() + " ".join(terms)[1:] or "The license is not known.",
+        license=terms[:1].upper() + terms[1:] or "The license is not known.",
         homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
     )
+
+
+def _size_row(split: str, statistics: dict) -> str:
+    """Return the row of a split in the table of sizes."""
+    counts = statistics["points_per_cloud"]
+    points = f"{counts['min']:,}"
+    if counts["max"] != counts["min"]:
+        points += f" to {counts['max']:,}"
+    low, high = (", ".join(f"{value:.4g}" for value in statistics["bounds"][end]) for end in ("min", "max"))
+    return f"| {inline(split)} | {statistics['num_rows']:,} | {points} | {low} | {high} |"
 
 
 def _type(feature: object) -> str:
@@ -208,7 +232,7 @@ def _type(feature: object) -> str:
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"
     if isinstance(feature, dict):
-        return f"({', '.join(f'{name}: {_type(some)}' for name, some in feature.items())})"
+        return f"({', '.join(f'{name}: {_type(column)}' for name, column in feature.items())})"
     return getattr(feature, "dtype", type(feature).__name__)
 
 
@@ -219,7 +243,7 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     lines = ["## Clouds of each class", "", f"| label | class | {' | '.join(map(inline, statistics))} |"]
     lines.append("|---|---|" + "---|" * len(statistics))
     for number, name in enumerate(feature.names):
-        counts = " | ".join(str(some.get("labels", {}).get(name, 0)) for some in statistics.values())
+        counts = " | ".join(str(of_split.get("labels", {}).get(name, 0)) for of_split in statistics.values())
         lines.append(f"| {number} | {inline(name)} | {counts} |")
     return "\n".join(lines) + "\n\n"
 

@@ -73,12 +73,14 @@ Reply: """,
 """The default prompt for each kind of protocol."""
 
 
+def _fields(prompt: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
+
+
 def check_prompt(prompt: str, kind: str) -> str:
     """Return a prompt if it has exactly the fields of its kind; a judge would answer without the missing ones too."""
-    fields, expected = (
-        {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-        for text in (prompt, JUDGE_PROMPTS[kind])
-    )
+    fields = _fields(prompt)
+    expected = _fields(JUDGE_PROMPTS[kind])
     if fields != expected:
         raise ValueError(f"judge prompt has fields {sorted(fields)}; expected {sorted(expected)}")
     return prompt
@@ -128,44 +130,30 @@ def judge_answers(
     if kind not in judge.kinds:
         raise ValueError(f"judge {judge.name!r} cannot judge {kind!r}; it judges {', '.join(judge.kinds)}")
     classes = classes or ()
-    about = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
-    template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind) if judge.reads_prompt else None
-    if template is not None:
-        about["prompt_sha256"] = prompt_checksum(template)
-    if kind == "class":
-        about["classes_sha256"] = prompt_checksum("\n".join(classes))
+    template = None
+    if judge.reads_prompt:
+        template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind)
+    entries = answers["results"]
     header = {key: value for key, value in answers.items() if key != "results"}
-    earlier = {entry["object_id"]: entry for entry in read_earlier_results(path, header | {"judge": about})}
-    earlier_revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()
-    judged: list[dict[str, Any] | None] = [earlier.get(entry["object_id"]) for entry in answers["results"]]
-    # Earlier verdicts about other answers do not count.
-    waiting = [
-        number
-        for number, (verdict, entry) in enumerate(zip(judged, answers["results"], strict=True))
-        if verdict is None or any(verdict.get(key) != value for key, value in entry.items())
-    ]
-    for number in waiting:
-        judged[number] = None
+    header["judge"] = _description(judge, kind, template, classes, seed)
+    judged, revisions = _earlier_verdicts(path, header, entries)
 
     def judge_one(number: int) -> None:
-        entry = answers["results"][number]
-        text = entry["model_output"]
-        if template is not None:
-            listed = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
-            text = template.format_map({**entry, "model_output": text or "##", "classes": listed})
-        reply = replace_lone_surrogates(judge(text))
+        entry = entries[number]
+        reply = replace_lone_surrogates(judge(_text_for_judge(entry, template, classes)))
         judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes, seed)}
 
     def save(is_complete: bool) -> dict[str, Any]:
-        results = [entry for entry in judged if entry is not None]
-        stored = {**header, "judge": about, "judge_revisions": sorted(earlier_revisions | set(judge.revisions))}
+        verdicts = [verdict for verdict in judged if verdict is not None]
+        stored = {**header, "judge_revisions": sorted(revisions | set(judge.revisions))}
         if is_complete:
-            stored["figures"] = compute_figures(kind, results)
-        stored["results"] = results
+            stored["figures"] = compute_figures(kind, verdicts)
+        stored["results"] = verdicts
         write_json(path, stored)
         return stored
 
-    saved = time.monotonic()
+    waiting = [number for number, verdict in enumerate(judged) if verdict is None]
+    last_save = time.monotonic()
     with ThreadPoolExecutor(judge.at_once) as threads:
         try:
             for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
@@ -173,13 +161,48 @@ def judge_answers(
                 wait(batch)  # all replies, which cost money, are kept, whichever of them fails
                 for verdict in batch:
                     verdict.result()
-                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
                     save(is_complete=False)
-                    saved = time.monotonic()
+                    last_save = time.monotonic()
         except BaseException:
             save(is_complete=False)
             raise
     return save(is_complete=True)
+
+
+def _text_for_judge(entry: Mapping[str, Any], template: str | None, classes: Sequence[str]) -> str:
+    """Return the prompt about an answer, or the answer itself for judges without prompts."""
+    if template is None:
+        return entry["model_output"]
+    numbered = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
+    # As the published programs: an empty answer is shown as a mark.
+    return template.format_map({**entry, "model_output": entry["model_output"] or "##", "classes": numbered})
+
+
+def _description(judge: Judge, kind: str, template: str | None, classes: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return everything that changes verdicts about the same answers."""
+    description = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
+    if template is not None:
+        description["prompt_sha256"] = prompt_checksum(template)
+    if kind == "class":
+        description["classes_sha256"] = prompt_checksum("\n".join(classes))
+    return description
+
+
+def _earlier_verdicts(
+    path: Path, header: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any] | None], set[str]]:
+    """Return the verdict about each answer that is in the file already, or None, and the revisions that gave them."""
+    earlier = {verdict["object_id"]: verdict for verdict in read_earlier_results(path, header)}
+    verdicts: list[dict[str, Any] | None] = []
+    for entry in entries:
+        verdict = earlier.get(entry["object_id"])
+        # Earlier verdicts about other answers do not count.
+        if verdict is not None and any(verdict.get(key) != value for key, value in entry.items()):
+            verdict = None
+        verdicts.append(verdict)
+    revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()
+    return verdicts, revisions
 
 
 def verdicts_path(answers: Path, judge: Judge) -> Path:

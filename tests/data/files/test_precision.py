@@ -1,5 +1,6 @@
 """No door moves a point by more than half a step of its file: tiles of maps in meters, feet and degrees."""
 
+import io
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.files import read_point_cloud
+from hf_any3d.data.inputs import to_cloud
 from tests.cli.conftest import run
 
 from .builders import e57_of_doubles, pcd, ply
@@ -120,3 +122,14 @@ def test_coordinates_without_a_step_keep_a_millionth_of_the_extent():
         cloud = PointCloudData(shape * np.pi + far)
         assert (moved(cloud, shape * np.pi + far) <= 5e-7 * np.pi).all() and cloud.points.dtype == np.float32
         assert (cloud.offset is None) == (far <= 3)
+
+
+def test_the_order_of_bytes_costs_no_digits():
+    xyz, half = tile("meters", 100)
+    path = io.BytesIO()
+    np.save(path, xyz.astype(">f8"))
+    cloud = read_point_cloud(path.getvalue(), file_type="npy")
+    assert (moved(cloud, xyz) <= half * (1 + 1e-6)).all()
+    swapped, plain = (to_cloud(xyz.astype(order)) for order in (">f8", "<f8"))
+    np.testing.assert_array_equal(swapped.points, plain.points)
+    np.testing.assert_array_equal(swapped.offset, plain.offset)

@@ -71,7 +71,7 @@ class TextCopy:
         rows = re.sub(rb"//[^\n]*", b"", normalized_lines(rows.replace(b'"', b"")))
         return numbers(rows if self.declared is None else text.COUNT_LINE.sub(b"", rows))
 
-    def _line_of_names(self, titles: list[tuple[int, str, bool]]) -> int | None:
+    def _line_of_names(self, titles: list[text.Title]) -> int | None:
         """Return the number, from 0, of the line that names the columns."""
         if self.names is None:
             return None
