@@ -37,7 +37,7 @@ def evaluate_tiles(
         return pipe({"points": cloud}, progress=True)["labels"]
 
     with contextlib.redirect_stdout(sys.stderr):
-        judgment = judge_tiles(pipe.model.config, label, files)
+        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files)
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])

@@ -1,29 +1,104 @@
-"""Read pickles of numpy arrays and plain containers, as some published data sets are stored."""
+"""Read pickles of numpy arrays and plain containers, as some published data sets are stored.
 
-import codecs
+What a pickle may call are functions of this module, which look at what they are given before numpy does: a damaged
+state of a dtype or an array can end the process.
+"""
+
+import math
 import os
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed
 
+_LONGEST_CODE = 8  # of a dtype, such as "<U12"
+_BYTE_ORDERS = ("<", ">", "|", "=")
+
+
+def _dtype(code: str | bytes, align: bool = False, copy: bool = False) -> np.dtype:
+    """Return a dtype of its own: the state that follows in the pickle would otherwise change numpy's."""
+    text = code.decode("ascii") if isinstance(code, bytes) else code
+    if not isinstance(text, str) or len(text) > _LONGEST_CODE:
+        raise PointCloudError(f"a numpy.dtype of {type(code).__name__}; expected a short text")
+    return np.dtype(text, False, True)
+
+
+def _set_dtype_state(dtype: Any, state: Any) -> None:
+    """Set byte order and size of a dtype without fields."""
+    version, order, *rest = state
+    if version not in (3, 4) or order not in _BYTE_ORDERS or rest[:3] != [None, None, None]:
+        raise PointCloudError("a numpy.dtype with fields, or of an unknown form")
+    if not all(isinstance(number, int) for number in rest[3:6]) or len(rest) < 6:
+        raise PointCloudError("a numpy.dtype with a damaged state")
+    dtype.__setstate__((3, order, None, None, None, *rest[3:6]))
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> np.ndarray:
+    """Return an empty array, whose content follows as its state."""
+    return np.empty(0, np.int8)
+
+
+def _set_array_state(array: Any, state: Any) -> None:
+    """Set shape, dtype and content of an array."""
+    _, shape, dtype, is_fortran, data = state
+    # Python 2 wrote bytes as text.
+    content = data.encode("latin1") if isinstance(data, str) else data
+    _check_content(content, dtype, math.prod(shape))
+    array.__setstate__((1, tuple(map(int, shape)), dtype, bool(is_fortran), bytes(content)))
+
+
+def _scalar(dtype: np.dtype, data: bytes | str) -> Any:
+    """Return a number of numpy."""
+    content = data.encode("latin1") if isinstance(data, str) else data
+    _check_content(content, dtype, 1)
+    return np.frombuffer(content, dtype)[0]
+
+
+def _from_buffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """Return an array of protocol 5."""
+    _check_content(buffer, dtype, math.prod(shape))
+    return np.frombuffer(bytearray(buffer), dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _check_content(content: Any, dtype: Any, count: int) -> None:
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiubcSU":
+        raise PointCloudError(f"an array of {dtype}; expected numbers or texts")
+    if not isinstance(content, (bytes, bytearray)) or count < 0 or len(content) != count * dtype.itemsize:
+        raise PointCloudError("an array with more or less content than its shape says")
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
 # The functions with which numpy pickles; their modules have other names in numpy 1 and 2.
 _ALLOWED: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
-    "numpy.core.multiarray.scalar": np.float32(0).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+    "numpy.ndarray": "numpy.ndarray",  # an argument of the next but one, never called
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _from_buffer,
     # Protocol 2 writes bytes as an encoded text, or as a call without arguments if there are none.
-    "_codecs.encode": codecs.encode,
-    "__builtin__.bytes": bytes,
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# That in C sets states without asking; types know only that one.
+_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
+
+
+class _Unpickler(_PythonUnpickler):
+    dispatch: ClassVar[dict[int, Callable]] = dict(_PythonUnpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         try:
@@ -32,6 +107,19 @@ class _Unpickler(pickle.Unpickler):
             raise PointCloudError(
                 f"refers to {listed([full])}, which is refused; allowed are numpy arrays and plain containers"
             ) from None
+
+    def load_build(self) -> None:
+        """Set the state of an array or a dtype; nothing else in such a pickle has one."""
+        state = self.stack.pop()
+        value = self.stack[-1]
+        if isinstance(value, np.ndarray):
+            _set_array_state(value, state)
+        elif isinstance(value, np.dtype):
+            _set_dtype_state(value, state)
+        else:
+            raise PointCloudError(f"sets the state of {type(value).__name__}; expected numpy arrays alone")
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def read_pickle(path: str | os.PathLike) -> Any:

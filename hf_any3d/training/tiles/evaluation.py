@@ -53,12 +53,13 @@ class TilesJudgment:
 
 
 def judge_tiles(
-    config: LocalFeaturesConfig, label: Callable[[PointCloudData], np.ndarray], files: Sequence[Path]
+    config: LocalFeaturesConfig, unit: str, label: Callable[[PointCloudData], np.ndarray], files: Sequence[Path]
 ) -> TilesJudgment:
     """Compare the answers of a model with the labels of files.
 
     Args:
         config: Configuration of the model.
+        unit: That of its processor, by which files are "meters" of places on a map, or objects.
         label: Returns the number of the class of each point (points,) of a cloud.
         files: Labeled files. Those that cannot be read, or have no labels, get an `error`.
     """
@@ -86,7 +87,7 @@ def judge_tiles(
         tiles.append(tile)
         matrices.append(_matrix(own, written))
     if tiles:
-        judgment.estimate = _estimate(tiles, np.stack(matrices), config)
+        judgment.estimate = _estimate(tiles, unit, np.stack(matrices), config)
     return judgment
 
 
@@ -125,11 +126,12 @@ def _matrix(comparison: LabelComparison, written: Sequence[int]) -> np.ndarray:
     return matrix
 
 
-def _estimate(tiles: Sequence[TileFacts], matrices: np.ndarray, config: LocalFeaturesConfig) -> TilesEstimate:
+def _estimate(
+    tiles: Sequence[TileFacts], unit: str, matrices: np.ndarray, config: LocalFeaturesConfig
+) -> TilesEstimate:
     """Add the counts (tiles, classes, classes) of each place; tiles of one place stay apart."""
     # Objects all lie around the origin, and are apart.
-    are_places = all(tile.is_las or tile.meters is not None for tile in tiles)
-    places = places_of(tiles)[0] if are_places else np.arange(len(tiles))
+    places = places_of(tiles)[0] if unit == "meters" else np.arange(len(tiles))
     if len(np.unique(places)) == 1:
         return TilesEstimate(matrices, _class_names(config), "its answers", "tile")
     summed = np.stack([matrices[places == place].sum(axis=0) for place in np.unique(places)])

@@ -128,3 +128,20 @@ def test_other_objects_are_refused(reading, value):
 def test_damaged_pickles_are_named(reading, content):
     with pytest.raises(PointCloudFileError):
         reading(content)
+
+
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [
+        (b"NNNJ", b"N\x80\x00J"),  # a state without two of its places
+        (b"K\x04K\x03\x86", b"K\x04K\x04\x86"),  # a shape of more numbers than there are
+        (b"X\x01\x00\x00\x00<", b"X\x01\x00\x00\x00?"),  # no byte order
+        (b"X\x02\x00\x00\x00f4", b"X\x02\x00\x00\x00O8"),  # objects
+    ],
+)
+def test_damaged_states_of_numpy_are_errors_and_not_the_end_of_the_process(reading, whole, damaged):
+    content = pickle.dumps(SOME, 2)
+    assert whole in content
+    with pytest.raises(PointCloudFileError):
+        reading(content.replace(whole, damaged))
+    assert np.dtype("f4") == np.float32 and np.dtype("f4").isnative
