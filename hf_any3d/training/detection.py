@@ -44,7 +44,7 @@ class DetectorArguments:
     )
     point_encoder: str | None = argument(
         None,
-        help="Directory or hub name of a point encoder, such as a pretrained act3d, to train under a new decoder. It "
+        help="Directory or hub name of a pretrained point encoder to train under a new decoder. It "
         "is trained too, unless model_config has freeze_point_encoder.",
     )
     point_encoder_config: dict | str | None = argument(
