@@ -147,7 +147,7 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
 
 def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
     code, _, err = run("check-published", "me/mine", "--output", tmp_path / "runs.json")
-    assert code == 1 and "me/mine: not a published checkpoint; expected one of OpenShape/" in err
+    assert code == 1 and "me/mine: not a published checkpoint; expected one of " in err
     for text in ("[1]", json.dumps({"runs": {OPENSHAPE: {"passed": True}}})):
         (tmp_path / "mine.json").write_text(text)
         code, _, err = run("check-published", OPENSHAPE, "--output", tmp_path / "mine.json")
