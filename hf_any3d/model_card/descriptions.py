@@ -93,30 +93,38 @@ def _describe_student(subject: Subject) -> Description:
 
 def _describe_frozen_encoder(subject: Subject) -> Description:
     """Describe a frozen encoder between tokenizer and head, where it is stored, and the adapter."""
-    config, encoder = subject.config, subject.encoder
+    config = subject.config
     is_control = config.encoder_weights != "pretrained"
     started = None if is_control else config.encoder_trained_from
-    if is_control:
-        name = encoder or config.encoder_trained_from
-        what = f"A control: an encoder{f' of the shape of {subject.show_name(name)}' if name else ''}"
-        what += f" with {config.encoder_weights} weights, not the pretrained ones,"
-    elif started:
-        what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
+    if started:
+        what = f"An encoder that started as {subject.show_name(started)} and was changed in training reads the points"
     else:
-        kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
-        what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
-    what += " reads the points" if started else " reads the points through a trained tokenizer"
-    if not started and config.tokenizer_weights != "random":
-        what += f" that started from {_ORIGINS[config.tokenizer_weights]}"
+        what = f"{_name_of_encoder(subject, is_control)} reads the points through a trained tokenizer"
+        if config.tokenizer_weights != "random":
+            what += f" that started from {_ORIGINS[config.tokenizer_weights]}"
     what += _adapted(subject) or ("" if started else ", without adapters")
+    # Weights that no hub has, changed or random ones, are stored with the model.
+    is_stored_here = bool(started) or is_control
     return Description(
         what,
-        _STORED_HERE if started or is_control else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
-        None if is_control else started or encoder,
+        _STORED_HERE if is_stored_here else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
+        None if is_control else started or subject.encoder,
         "finetune" if started else "adapter",
         _BUILD_AROUND_ENCODER if config.encoder_name_or_path else _BUILD_FROM_ADAPTER,
         is_control=is_control,
     )
+
+
+def _name_of_encoder(subject: Subject, is_control: bool) -> str:
+    """Name an encoder that is not trained: pretrained, or a control with other weights than those."""
+    config = subject.config
+    if is_control:
+        name = subject.encoder or config.encoder_trained_from
+        shape = f" of the shape of {subject.show_name(name)}" if name else ""
+        return f"A control: an encoder{shape} with {config.encoder_weights} weights, not the pretrained ones,"
+    if subject.encoder:
+        return f"A frozen {subject.show_name(subject.encoder)}"
+    return f"A frozen {config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
 
 
 def _describe_autoencoder(subject: Subject) -> Description:
