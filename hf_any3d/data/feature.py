@@ -58,13 +58,13 @@ class PointCloud:
     - a dict with `bytes` and/or `path`, where the ending of the path is the type;
     - an array, tensor or nested list (points, 3 or more), with further columns as in .npy files;
     - a dict with `points` and perhaps `colors`, `normals`, `labels`, `intensity`, `ring`, `return_number`,
-      `number_of_returns`, `faces`, `face_colors`, `offset`;
+      `number_of_returns`, `faces`, `face_colors`, `face_labels`, `offset`;
     - a `PointCloudData`, or a trimesh Trimesh, PointCloud or Scene.
 
     It returns a dict of arrays with the fields of `PointCloudData`, None for those that the file lacks: `points`
     (points, 3) float32, `colors` (points, 3) float32 in [0, 1], `normals` (points, 3), `labels` (points,) int64,
-    `intensity`, `ring`, `return_number` and `number_of_returns` (points,), and for meshes `faces` (faces, 3).
-    `PointCloudData(**row["point_cloud"])` is the object that samples surfaces.
+    `intensity`, `ring`, `return_number` and `number_of_returns` (points,), and for meshes `faces` (faces, 3) and
+    `face_labels` (faces,). `PointCloudData(**row["point_cloud"])` is the object that samples surfaces.
 
     Data with this feature opens only where hf_any3d is imported. For others, `files_to_points` converts it to plain
     columns of arrays.
@@ -111,8 +111,9 @@ class PointCloud:
             if points.ndim == 2 and points.shape[1] != 3:
                 raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
             cloud = to_cloud({**value, "points": points})
-            if value.get("labels") is not None:
-                cloud = replace(cloud, labels=as_array(value["labels"], "labels"))
+            for name in ("labels", "face_labels"):
+                if value.get(name) is not None:
+                    cloud = replace(cloud, **{name: as_array(value[name], name)})
         else:
             array = Source("an array", b"", "npy")
             cloud = cloud_from_array(as_array(value, "points"), array)

@@ -8,7 +8,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.point_cloud import MEASURED
 
 FILES = Path(__file__).parents[1] / "files"
-FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", *MEASURED)
+FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", *MEASURED, "face_labels")
 
 
 def points(count: int = 8, seed: int = 0) -> np.ndarray:

@@ -43,9 +43,10 @@ def read(source: Source) -> PointCloudData:
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
     remission), ring (or channel, laser_id), return_number, number_of_returns, labels (or semantic, segment,
-    classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors, offset,
-    up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or normals the points may
-    have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
+    classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors,
+    face_labels, offset, up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or
+    normals the points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under
+    these names.
     """
     if source.file_type == "npz":
         return _read_npz(source)
@@ -141,6 +142,8 @@ def _read_npz(source: Source) -> PointCloudData:
                 break
             archive.opened.pop(name, None)
         fields["faces"] = archive.first("faces")
+        if (face_labels := archive.first("face_labels")) is not None:
+            fields["face_labels"] = USABLE["labels"](face_labels, source)
         fields |= _frame(archive)
         source.leave_out(archive.rest)
         return PointCloudData(**fields)

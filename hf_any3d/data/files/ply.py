@@ -14,12 +14,12 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import (
     SPLAT_COLORS,
+    USABLE,
     by_name,
     fields_of,
     opacities_of,
     opaque_splats,
     unused_names,
-    usable_colors,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -49,6 +49,8 @@ _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids
 _UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
 NOT_READ = "of Gaussian splats their scales, turns, opacities and harmonics above degree 0; further comments"
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "u8": "Q"}  # of the lengths of lists
+# Field of a cloud -> the same of faces.
+_OF_FACES = {"colors": "face_colors", "labels": "face_labels"}
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
@@ -56,9 +58,9 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 def read(source: Source) -> PointCloudData:
     """Read the elements `vertex` and, if there are any, `face` and `tristrips`.
 
-    Properties: those of `attributes.by_name`; of faces red green blue and the list of their corners, whatever its
-    name. Others are left out with a warning. Polygons are cut into triangles that start at their first corner, strips
-    into triangles that all face to one side.
+    Properties: those of `attributes.by_name`; of faces red green blue, their label and the list of their corners,
+    whatever its name. Others are left out with a warning. Polygons are cut into triangles that start at their first
+    corner, strips into triangles that all face to one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
@@ -77,6 +79,8 @@ def read(source: Source) -> PointCloudData:
         del values["tristrips"]
         triangles = _strip_triangles(*strips, source)
         faces["faces"] = np.concatenate([faces["faces"], triangles]) if faces else triangles
+        if faces.pop("face_labels", None) is not None:
+            source.leave_out(["labels of faces"], "strips have none")
     are_splats = vertices.keys() >= SPLATS
     # Faces name vertices by their numbers, so of a mesh all stay.
     if are_splats and not faces:
@@ -146,16 +150,19 @@ def _faces(properties: Values, corners: str, source: Source) -> dict[str, Any]:
     scalars, lists = _split(properties)
     polygons = properties.get(corners)
     has_faces = isinstance(polygons, tuple) and len(polygons[0]) > 0
-    names = fields_of(scalars).get("colors", []) if has_faces else []
-    left = [*unused_names(scalars, {"colors": names}), *(name for name in lists if name != corners)]
+    fields = {name: names for name, names in fields_of(scalars).items() if has_faces and name in _OF_FACES}
+    left = [*unused_names(scalars, fields), *(name for name in lists if name != corners)]
     source.leave_out(f"{name} of faces" for name in left)
     if not isinstance(polygons, tuple) or not has_faces:
         return {}
     faces, polygon = fan_triangles(*polygons, source)
-    if not names:
-        return {"faces": faces}
-    colors = usable_colors(np.stack([scalars[name] for name in names], axis=1), source)
-    return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}
+    found: dict[str, Any] = {"faces": faces}
+    for kind, names in fields.items():
+        columns = [scalars[name] for name in names]
+        # Triangles of a polygon have its color and its label.
+        values = USABLE[kind](columns[0] if len(names) == 1 else np.stack(columns, axis=1), source)
+        found[_OF_FACES[kind]] = None if values is None else values[polygon]
+    return found
 
 
 def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> np.ndarray:

@@ -71,6 +71,7 @@ class PointCloudData:
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor.
         return_number: (points,) float32, which of the returns of its pulse each point is, counted from 1.
         number_of_returns: (points,) float32, how many returns that pulse had.
+        face_labels: (faces,) int64, one class per face.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
         meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
 
@@ -97,6 +98,7 @@ class PointCloudData:
     meters_per_height: float | None = None
     return_number: np.ndarray | None = None
     number_of_returns: np.ndarray | None = None
+    face_labels: np.ndarray | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -113,17 +115,23 @@ class PointCloudData:
         if self.normals is not None:
             self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
-            self.labels = np.ascontiguousarray(integers(_numbers("labels", self.labels, (count,)), "a label is"))
+            self.labels = _labels("labels", self.labels, count)
         for name in MEASURED:
             if (values := getattr(self, name)) is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
         if self.faces is not None:
             self.faces = _faces(self.faces, count)
         if self.face_colors is not None:
-            self.face_colors = _colors("face_colors", self.face_colors, 0 if self.faces is None else len(self.faces))
+            self.face_colors = _colors("face_colors", self.face_colors, self._face_count)
+        if self.face_labels is not None:
+            self.face_labels = _labels("face_labels", self.face_labels, self._face_count)
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def _face_count(self) -> int:
+        return 0 if self.faces is None else len(self.faces)
 
     @property
     def meters_per_axis(self) -> np.ndarray | None:
@@ -167,8 +175,10 @@ class PointCloudData:
             # Checked here, as their numbers index `valid`.
             faces = _faces(self.faces, len(points))
             kept = np.asarray(valid[faces].all(axis=1))
-            if self.face_colors is not None and len(self.face_colors) == len(faces):
-                self.face_colors = np.asarray(self.face_colors)[kept]
+            for name in ("face_colors", "face_labels"):
+                values = getattr(self, name)
+                if values is not None and len(values) == len(faces):
+                    setattr(self, name, np.asarray(values)[kept])
             # A kept point's new number is how many kept ones come before it.
             self.faces = (valid.cumsum() - 1)[faces[kept]]
         left_out.append((int((~valid).sum()), len(points)))
@@ -180,9 +190,9 @@ class PointCloudData:
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
 
-        Triangles are drawn by area. A sample has the normal of its face, the color of the face if there are face
-        colors, else one interpolated between the corners, as intensities are; label, ring and returns are those of
-        the nearest corner.
+        Triangles are drawn by area. A sample has the normal of its face, and the color and the label of the face if
+        faces have them; else its color is interpolated between the corners, as intensities are, and its label that of
+        the nearest corner, as ring and returns are.
 
         Args:
             n: number of points to draw, at least 1.
@@ -214,11 +224,14 @@ class PointCloudData:
         colors = None if self.face_colors is None else self.face_colors[face]
         if colors is None and self.colors is not None:
             colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
+        labels = None if self.face_labels is None else self.face_labels[face]
+        if labels is None and self.labels is not None:
+            labels = self.labels[nearest]
         return PointCloudData(
             points.astype(self.points.dtype),  # as precise as the vertices, from which an offset was split off
             colors,
             normals,
-            None if self.labels is None else self.labels[nearest],
+            labels,
             offset=self.offset,
             up_axis=self.up_axis,
             intensity=None if self.intensity is None else np.einsum("nk,nk->n", weights, self.intensity[corners]),
@@ -347,6 +360,10 @@ def _colors(name: str, values: ArrayLike, count: int) -> np.ndarray:
     if colors.size and (colors.min() < 0 or colors.max() > 1):
         raise PointCloudError(f"{name} range from {colors.min():g} to {colors.max():g}; expected 0 to 1")
     return colors
+
+
+def _labels(name: str, labels: ArrayLike, count: int) -> np.ndarray:
+    return np.ascontiguousarray(integers(_numbers(name, labels, (count,)), "a label is"))
 
 
 def _faces(faces: ArrayLike, count: int) -> np.ndarray:

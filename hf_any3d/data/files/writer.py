@@ -40,7 +40,7 @@ def _not_written(data: PointCloudData, suffix: str) -> list[str]:
     """Return the fields of a cloud that a format has no place for."""
     if suffix != ".obj":
         return []
-    return [name for name in ("labels", *MEASURED, "face_colors") if getattr(data, name) is not None]
+    return [name for name in ("labels", *MEASURED, "face_colors", "face_labels") if getattr(data, name) is not None]
 
 
 def _frame_lines(data: PointCloudData, comment: str) -> list[str]:
@@ -69,11 +69,13 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     body = [_table(vertices)]
     faces = data.faces if data.is_mesh else None
     if faces is not None:
-        colors = [] if data.face_colors is None else _color_properties(data.face_colors)
+        properties = [] if data.face_colors is None else _color_properties(data.face_colors)
+        if data.face_labels is not None:
+            properties.append(_label_property("face_labels", data.face_labels))
         header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
-        header += [f"property {kind} {name}" for name, kind, _ in colors]
+        header += [f"property {kind} {name}" for name, kind, _ in properties]
         corners = [(f"corner{i}", "int", faces[:, i]) for i in range(3)]
-        body.append(_table([("length", "uchar", np.full(len(faces), 3)), *corners, *colors]))
+        body.append(_table([("length", "uchar", np.full(len(faces), 3)), *corners, *properties]))
     file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
     for table in body:
         file.write(table.data)
@@ -90,13 +92,17 @@ def _vertex_properties(data: PointCloudData) -> list[tuple[str, str, np.ndarray]
     if data.colors is not None:
         properties += _color_properties(data.colors)
     if data.labels is not None:
-        if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
-            raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
-        properties.append(("label", "int", data.labels))
+        properties.append(_label_property("labels", data.labels))
     for name in MEASURED:
         if (values := getattr(data, name)) is not None:
             properties.append((name, "float", values))
     return properties
+
+
+def _label_property(name: str, labels: np.ndarray) -> tuple[str, str, np.ndarray]:
+    if labels.min() < -(2**31) or labels.max() >= 2**31:
+        raise ValueError(f"{name}: do not fit PLY's 32 bits; write .npz")
+    return "label", "int", labels
 
 
 def _color_properties(colors: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
