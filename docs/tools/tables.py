@@ -181,12 +181,12 @@ Colors, normals, labels and intensities are read where a file has them: `cloud.c
 """
 _LEFT_OUT = """## What a cloud has no place for
 
-A cloud has points, colors, normals, labels, intensities, rings, faces with colors, an offset, and where a format says
-so up axis and unit. Whatever else a file has is left out with a warning that names it: fields, properties and columns
-of other names, extra dimensions and near infrared of LAS, fields of extensions of E57, arrays of an archive, elements
-and lists of PLY, statements of OBJ, lines and textures, points beyond the number that a header declares.
-`warnings.simplefilter("error", UserWarning)` makes them errors. Only what belongs to nearly every file of a format is
-left out without one:"""
+A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, an offset, and where a
+format says so up axis and unit. Whatever else a file has is left out with a warning that names it: fields, properties
+and columns of other names, extra dimensions and near infrared of LAS, fields of extensions of E57, arrays of an
+archive, elements and lists of PLY, statements of OBJ, lines and textures, points beyond the number that a header
+declares. `warnings.simplefilter("error", UserWarning)` makes them errors. Only what belongs to nearly every file of a
+format is left out without one:"""
 _WRITTEN = """Writers do the same: .npz keeps every field; .ply keeps all, colors in 8 bits, with up axis and unit in
 comments (`comment up_axis z`, `comment meters_per_unit 0.3048`), which the reader knows; .obj keeps points, colors,
 normals, faces, up axis and unit, and a warning names labels, intensities, rings and colors of faces. All write

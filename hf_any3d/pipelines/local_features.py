@@ -14,7 +14,7 @@ from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
-from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor
+from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
 from hf_any3d.registry import NONE_OF_THESE
 
 PART_POINTS = 250_000
@@ -26,9 +26,12 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     """Label every point by its surroundings; answers have `unknown (points,)` if the model has such a score.
 
     A scan is labeled in parts with a margin, as wide as what the features of a point take, so that answers do not
-    depend on where it is cut, but for rounding. Besides the arguments of `PointCloudSegmentationPipeline`,
-    `none_of_these=True` gives points that are unlike all that was learned, by a level that was found at training, a
-    label after the last, "none of these": what LAS calls never classified.
+    depend on where it is cut, but for rounding. Faces and vertices of a mesh are labeled where they are: its answer
+    has `face_labels (faces,)` and `vertex_labels (vertices,)` beside the labels of points on its surface.
+
+    Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
+    that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
+    never classified.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -70,18 +73,34 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         """Label one cloud."""
         scene = self._cut(inputs, **preprocess_params)
         processor, config = self.feature_extractor, self.model.config
-        scan = processor.describe(scene.part, scene.up_axis)
-        answers = _Answers(len(scene.part))
+        cloud, marks = scene.part, 0
+        if scene.mesh is not None:
+            cloud, marks = with_marks(scene.part, scene.mesh)
+        scan = processor.describe(cloud, scene.up_axis, marks)
+        answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
-        with tqdm(total=len(scene.part), unit="point", disable=hidden, delay=2, leave=False) as bar:
+        with tqdm(total=len(cloud), unit="point", disable=hidden, delay=2, leave=False) as bar:
             for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
                 self._label(scan, inside, near, answers)
                 return_free_memory()
                 bar.update(len(inside))
-        if forward_params.get("none_of_these") and answers.unknown is not None:
-            far = is_none_of_these(answers.unknown, config)
-            answers.labels[far], answers.scores[far] = config.num_labels, answers.unknown[far]
+        if forward_params.get("none_of_these") and answers.all_unknown is not None:
+            far = is_none_of_these(answers.all_unknown, config)
+            answers.labels[far], answers.scores[far] = config.num_labels, answers.all_unknown[far]
         return self._answer(scene, answers, **postprocess_params)
+
+    def _answer(self, scene: Any, merged: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        answer = super()._answer(scene, merged, *args, **kwargs)
+        if scene.mesh is not None:
+            of_mesh = self._answer_of_mesh(scene, merged, answer)
+            answer |= {"face_labels": of_mesh["face_labels"], "vertex_labels": of_mesh["labels"]}
+        return answer
+
+    def _answer_of_mesh(self, scene: Any, merged: Any, answer: dict[str, Any]) -> dict[str, Any]:
+        count = len(scene.mesh.faces)
+        marked = merged.of_marks()
+        of_mesh = {name: values[count:] for name, values in marked.items()}
+        return of_mesh | {"face_labels": marked["labels"][:count]}
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         """Return the edge of the voxels over which answers are averaged; 0 where a scan is too sparse for that."""
@@ -125,20 +144,30 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
 
 class _Answers(_Merge):
-    """Labels, scores and unknown scores of the points of a scan."""
+    """Labels, scores and unknown scores of the points of a scan, of which the first `count` are in the answer."""
 
-    def __init__(self, num_points: int):
+    def __init__(self, num_points: int, count: int):
         super().__init__(0, 0)  # there are no blocks whose logits are summed
+        self.count = count
         self.labels = np.zeros(num_points, np.int64)
         self.scores = np.zeros(num_points, np.float32)
+        self.all_unknown: np.ndarray | None = None
 
     def set_unknown(self, rows: np.ndarray, scores: np.ndarray) -> None:
-        if self.unknown is None:
-            self.unknown = np.zeros(len(self.labels), np.float32)
-        self.unknown[rows] = scores
+        if self.all_unknown is None:
+            self.all_unknown = np.zeros(len(self.labels), np.float32)
+            self.unknown = self.all_unknown[: self.count]
+        self.all_unknown[rows] = scores
 
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.labels, self.scores
+        return self.labels[: self.count], self.scores[: self.count]
+
+    def of_marks(self) -> dict[str, np.ndarray]:
+        """Return what was found of the points behind those of the answer."""
+        found = {"labels": self.labels, "scores": self.scores}
+        if self.all_unknown is not None:
+            found["unknown"] = self.all_unknown
+        return {name: values[self.count :] for name, values in found.items()}
 
 
 specialize(PointCloudSegmentationPipeline, LocalFeaturesConfig.model_type, LocalFeaturesSegmentationPipeline)

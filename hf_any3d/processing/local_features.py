@@ -14,6 +14,7 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.neighborhoods import (
     EDGES,
+    HIGHEST,
     SURFACES,
     Measured,
     Neighborhoods,
@@ -22,12 +23,22 @@ from hf_any3d.modeling.local_features.neighborhoods import (
     spacing_of,
 )
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.processing.voxels import nearest_rows
 
 RETURNS = ("return_number", "number_of_returns")
 OBJECT_EDGES = (0.25, 0.5, 1.0, 2.0)
 """Edges of the voxels of objects, whose diagonals are `DIAGONAL` long."""
 DIAGONAL = 16.0
+OBJECT_SURFACES = ("height above the lowest point",)
 _LEAST_CELL = 1.0
+# Features that change when an object is turned.
+_OF_A_DIRECTION = {
+    *OBJECT_SURFACES,
+    *("place in x", "place in y", "place in z", "distance from the middle"),
+    *("normal in x", "normal in y", "normal in z"),
+    *("horizontality", "verticality of the axis", "mean height", "deviation of heights", "above", "below"),
+    *("horizontality of parts", "height in box", "distance from plane", "from lowest", "to highest"),
+}
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000
 _SURFACE_POINTS = 50_000
@@ -48,8 +59,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         unit: "meters" describes scans of places, whose files say the unit, else coordinates are taken for meters;
             "diagonal" describes objects, scaled so that the diagonal of their bounding box is 16 long, and adds the
             place in that box.
-        features: "xyz", then what else is read of points: "return_number" and "number_of_returns", "intensity", "rgb".
-            Intensities and colors are seen relative to those of the whole file. What a file lacks is 0.
+        features: "xyz", then what else is read of points: "return_number" and "number_of_returns", "intensity", "rgb",
+            "normals". Intensities and colors are seen relative to those of the whole file. What a file lacks is 0.
+        upright: whether objects stand the same way; False leaves out all features that depend on a direction.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
     Example:
@@ -68,47 +80,70 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         unit: str = "meters",
         features: Sequence[str] = ("xyz",),
         up_axis: str = "z",
+        upright: bool = True,
         **kwargs: Any,
     ):
-        self.edges, self.unit = [float(edge) for edge in edges], unit
+        self.edges, self.unit, self.upright = [float(edge) for edge in edges], unit, upright
         super().__init__(num_points=num_points, features=features, up_axis=up_axis, **kwargs)
-        check_settings(self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",)})
+        check_settings(
+            self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",), "upright": (True, False)}
+        )
+        if unit == "meters" and not upright:
+            raise ValueError("upright: False with unit='meters'; expected True, as heights are above the ground")
         if self.edges != sorted({*self.edges}) or self.edges[0] <= 0:
             raise ValueError(f"edges: {self.edges}; expected lengths above 0, the smallest first")
 
     def names(self) -> list[str]:
         """Return the names of the features, in order."""
+        every = self._all_names()
+        return [every[number] for number in self.kept]
+
+    @property
+    def kept(self) -> list[int]:
+        """Numbers of the features that are used, among all."""
+        every = self._all_names()
+        return [n for n, name in enumerate(every) if self.upright or name.split(",")[0] not in _OF_A_DIRECTION]
+
+    def _all_names(self) -> list[str]:
         point, around = self._measured_names()
-        return feature_names(self.edges, point, around)
+        surfaces = SURFACES if self.unit == "meters" else OBJECT_SURFACES
+        return feature_names(self.edges, surfaces, point, around)
 
     def channels_of(self, names: Sequence[str]) -> list[int]:
         """Return the numbers of the features that come from what is read of points, such as "rgb"."""
-        words = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",)}
+        words = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",), "normals": ("normal",)}
         words |= dict.fromkeys(RETURNS, ("return", "returns", "place among", "several", "early"))
         first = {word for name in names for word in words.get(name, ())}
         return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
 
-    def describe(self, cloud: PointCloudData, up_axis: str | None = None) -> DescribedScan:
-        """Look at a whole scan: its unit, its ground, and the spread of what was measured; `up_axis` as of a call."""
+    def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
+        """Look at a whole scan: its unit, its ground, and the spread of what was measured.
+
+        Args:
+            cloud: The scan.
+            up_axis: As of a call.
+            marks: Number of the last points that are described by the others, and are not surroundings themselves.
+        """
         cloud.check_usable(self.min_points)
         up_axis = up_axis or self.up_axis
         if up_axis != "z":
-            cloud = PointCloudData(
-                **{**vars(cloud), "points": turn_up_axis(cloud.points, up_axis, "z"), "offset": None}
-            )
-        factor = self._factor(cloud)
+            turned = {"points": turn_up_axis(cloud.points, up_axis, "z"), "offset": None}
+            if cloud.normals is not None:
+                turned["normals"] = turn_up_axis(cloud.normals, up_axis, "z")
+            cloud = PointCloudData(**{**vars(cloud), **turned})
+        factor = self._factor(cloud, len(cloud) - marks)
         some = slice(None, None, max(1, len(cloud) // _LOOKED_AT))
         normal = {}
         for name, values in (("intensity", cloud.intensity), ("rgb", cloud.colors)):
             if name in self.features and values is not None:
                 normal[name] = _center_and_spread(values[some])
         origin = self._origin(cloud, factor)
-        points = cloud.points.astype(np.float64) * factor + origin
+        points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
         spacing, ground = spacing_of(points), None
         if self.unit == "meters":
             ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
         low, high = points.min(axis=0), points.max(axis=0)
-        return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, np.stack([low, high]))
+        return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, np.stack([low, high]), marks)
 
     def _origin(self, cloud: PointCloudData, factor: np.ndarray) -> np.ndarray:
         """Return where the scan's own coordinates begin, (3,), in the unit of the features.
@@ -120,13 +155,13 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             return np.zeros(3)
         return cloud.offset * factor
 
-    def _factor(self, cloud: PointCloudData) -> np.ndarray:
-        """Return the length of a unit along each axis, (3,), in the unit of the features."""
+    def _factor(self, cloud: PointCloudData, count: int) -> np.ndarray:
+        """Return the length of a unit along each axis, (3,), in the unit of the features, by the first points."""
         if self.unit == "meters":
             check_projected(cloud)
             unit = cloud.meters_per_unit or 1.0
             return np.array([unit, unit, cloud.meters_per_height or unit])
-        extent = np.linalg.norm(np.ptp(cloud.points, axis=0).astype(np.float64))
+        extent = np.linalg.norm(np.ptp(cloud.points[:count], axis=0).astype(np.float64))
         if not extent:
             raise PointCloudError(f"all {len(cloud)} points are equal; an object without extent has no surroundings")
         return np.full(3, DIAGONAL / extent)
@@ -143,7 +178,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             around += ["red", "green", "blue"]
         point += [name for name in around if name in ("intensity", "red", "green", "blue")]
         if self.unit == "diagonal":
-            point += ["place in x", "place in y", "place in z", "distance from the middle"]
+            point += ["place in x", "place in y", "place in z", "distance from the middle", "distance from the center"]
+            if "normals" in self.features:
+                point += ["normal in x", "normal in y", "normal in z", "normal outward"]
         return point, around
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
@@ -173,6 +210,7 @@ class DescribedScan:
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
         bounds: (2, 3) lowest and highest coordinates, in the unit of the features.
+        marks: Number of the last points that are described by the others, such as the centers of faces.
     """
 
     cloud: PointCloudData
@@ -183,6 +221,7 @@ class DescribedScan:
     ground: GroundSurface | None
     normal: dict[str, tuple[np.ndarray, np.ndarray]]
     bounds: np.ndarray
+    marks: int = 0
 
     @property
     def reach(self) -> float:
@@ -193,7 +232,13 @@ class DescribedScan:
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""
         points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
-        return Neighborhoods(points, self._measured(points, index), self.processor.edges)
+        seen = index[: len(index) - int(np.count_nonzero(index >= len(self.cloud) - self.marks))]
+        described_by = None
+        if len(seen) < len(index):
+            nearest = nearest_rows(points[len(seen) :], points[: len(seen)])
+            described_by = np.concatenate([np.arange(len(seen)), nearest])
+        measured = self._measured(points, index)
+        return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept)
 
     def parts(self, count: int, margin: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Cut the scan into parts of at most `count` points, side by side.
@@ -204,6 +249,13 @@ class DescribedScan:
         """
         flat = self.cloud.points[:, :2]
         everywhere = np.arange(len(flat))
+        if self.marks:
+            # An object has few points that are surroundings.
+            seen = everywhere[: len(flat) - self.marks]
+            for start in range(0, len(flat), count):
+                part = everywhere[start : start + count]
+                yield part, np.union1d(seen, part)
+            return
         waiting = [everywhere]
         while waiting:
             part = waiting.pop()
@@ -232,8 +284,9 @@ class DescribedScan:
 
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud, features = self.cloud, self.processor.features
+        cut = HIGHEST
         if self.ground is None:
-            heights = np.repeat(points[:, 2:] - self.bounds[0, 2], len(SURFACES), axis=1).astype(np.float32)
+            heights, cut = (points[:, 2:] - self.bounds[0, 2]).astype(np.float32), DIAGONAL
         else:
             heights = self.ground.heights_above(points)
         point: dict[str, np.ndarray] = {}
@@ -259,9 +312,15 @@ class DescribedScan:
         if self.processor.unit == "diagonal":
             low, high = self.bounds
             place = (points - (low + high) / 2) / DIAGONAL
-            named = dict(zip(("place in x", "place in y", "place in z"), place.T, strict=True))
-            point |= named | {"distance from the middle": np.hypot(place[:, 0], place[:, 1])}
-        return Measured(heights, point, around)
+            away = np.linalg.norm(place, axis=1)
+            point |= dict(zip(("place in x", "place in y", "place in z"), place.T, strict=True))
+            point |= {"distance from the middle": np.hypot(place[:, 0], place[:, 1]), "distance from the center": away}
+            if "normals" in features:
+                normals = np.stack([missing] * 3, axis=1) if cloud.normals is None else _units(cloud.normals[index])
+                outward = np.einsum("ij,ij->i", normals, place) / np.maximum(away, 1e-6)
+                point |= dict(zip(("normal in x", "normal in y", "normal in z"), normals.T, strict=True))
+                point["normal outward"] = outward
+        return Measured(heights, point, around, cut)
 
     def _relative(self, name: str, values: np.ndarray | None, missing: np.ndarray) -> np.ndarray:
         if values is None or name not in self.normal:
@@ -285,11 +344,42 @@ def check_projected(cloud: PointCloudData) -> None:
         )
 
 
+def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointCloudData, int]:
+    """Add the centers of faces and then the vertices of a mesh to samples of its surface, and return their number.
+
+    They have directions of their own, and else what the nearest sample has.
+    """
+    assert mesh.faces is not None
+    corners = mesh.points[mesh.faces].astype(np.float64)  # (faces, 3, 3)
+    doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (faces, 3), as long as areas
+    of_vertices = np.stack(
+        [np.bincount(mesh.faces.reshape(-1), np.repeat(column, 3), len(mesh)) for column in doubled.T], axis=1
+    )
+    places = np.concatenate([corners.mean(axis=1).astype(mesh.points.dtype), mesh.points])
+    nearest = nearest_rows(places, samples.points)
+    arrays = {}
+    for name in ("colors", "intensity", *RETURNS):
+        values = getattr(samples, name)
+        if values is not None:
+            arrays[name] = np.concatenate([values, values[nearest]])
+    points = np.concatenate([samples.points, places])
+    normals = np.concatenate([samples.normals, doubled, of_vertices], dtype=np.float32)
+    marked = PointCloudData(points, normals=normals, offset=samples.offset, **arrays)
+    marked.meters_per_unit, marked.meters_per_height = samples.meters_per_unit, samples.meters_per_height
+    return marked, len(places)
+
+
 def _center_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the median of values (points,) or (points, 3), and how far tenths at both ends are apart."""
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
     # One spread for all colors, so that hues stay what they are.
     return middle, np.maximum(np.mean(high - low), 1e-6)
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (points, 3) of length 1; those of length 0 stay."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)
 
 
 def _starts(name: str, words: set[str]) -> bool:

@@ -46,7 +46,7 @@ _RETURNS = ("several returns", "early return")
 _LEAST_VARIANCE = 1e-4
 # Heights are cut here, those above the ground and those within a box: what is far above the ground is a tree or a
 # roof, and which of them is higher differs from place to place. With few places, a network learns it by heart.
-_HIGHEST = 3.0
+HIGHEST = 3.0
 # Fine voxels are half as wide as those of the smallest size.
 _FINE = 0.5
 
@@ -56,25 +56,34 @@ class Measured:
     """Knowledge of each point of a scan besides its place.
 
     Attributes:
-        heights: (points, surfaces) above the ground.
+        heights: (points, surfaces) above the ground, or above the lowest point alone.
         point: Numbers (points,) of the point alone, by name.
         around: Numbers (points,) whose means over boxes are features too, by name.
+        cut: Height at which heights are cut.
     """
 
     heights: np.ndarray
     point: Mapping[str, np.ndarray] = field(default_factory=dict)
     around: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cut: float = HIGHEST
+
+    @property
+    def height(self) -> np.ndarray:
+        """Height (points,) whose means over boxes are features."""
+        return self.heights[:, min(1, self.heights.shape[1] - 1)]
 
     def part(self, index: np.ndarray | slice) -> Measured:
         """Return what is known of some points."""
         point = {name: values[index] for name, values in self.point.items()}
         around = {name: values[index] for name, values in self.around.items()}
-        return Measured(self.heights[index], point, around)
+        return Measured(self.heights[index], point, around, self.cut)
 
 
-def feature_names(edges: Sequence[float], point: Sequence[str], around: Sequence[str]) -> list[str]:
-    """Return the names of the features of `describe`, in order."""
-    names = [*SURFACES, *point]
+def feature_names(
+    edges: Sequence[float], surfaces: Sequence[str], point: Sequence[str], around: Sequence[str]
+) -> list[str]:
+    """Return the names of the features of `Neighborhoods`, in order."""
+    names = [*surfaces, *point]
     for number, edge in enumerate(edges):
         of_size = [*_SHAPE, "voxels", "mean height", "deviation of heights", "above", "below", *around]
         if number:
@@ -87,23 +96,35 @@ def feature_names(edges: Sequence[float], point: Sequence[str], around: Sequence
 class Neighborhoods:
     """The surroundings of the points (points, 3) of a scan, z up, at sizes `edges`, and their features.
 
+    With `described_by` (points,), the first points alone are the scan, and each point has the boxes of one of them: so
+    faces and vertices of a mesh are described by samples of its surface. `kept` are the numbers of the features that
+    are wanted, all without it.
+
     Voxels lie at multiples of their edges, so that a part of a scan with enough around it has the same features.
     """
 
-    def __init__(self, points: np.ndarray, measured: Measured, edges: Sequence[float] = EDGES):
+    def __init__(
+        self,
+        points: np.ndarray,
+        measured: Measured,
+        edges: Sequence[float] = EDGES,
+        described_by: np.ndarray | None = None,
+        kept: Sequence[int] | None = None,
+    ):
         # In double precision, from a point nearby: squares of coordinates of maps would have no digits left.
         self.points = points
-        self._measured = measured
+        self._measured, self._kept = measured, kept
         around = list(measured.around.values())
-        columns = np.stack([measured.heights[:, 1], *around], axis=1) if around else measured.heights[:, 1:2]
-        fine = SparseVoxels(points, edges[0] * _FINE)
-        self._fine_of_point = fine.of_point
-        centers, means = fine.means(points), fine.means(columns)
+        columns = np.stack([measured.height, *around], axis=1)
+        seen = slice(None) if described_by is None else slice(described_by.max() + 1)
+        fine = SparseVoxels(points[seen], edges[0] * _FINE)
+        self._fine_of_point = fine.of_point if described_by is None else fine.of_point[described_by]
+        centers, means = fine.means(points[seen]), fine.means(columns[seen])
         self._origin = np.floor(points.mean(axis=0))
         self._sizes: list[_Size] = []
         shapes: np.ndarray | None = None
         for edge in edges:
-            size = _Size.around(centers, means, shapes, edge, self._origin)
+            size = _Size.around(centers, means, shapes, edge, self._origin, measured.cut)
             shapes = size.passed_on[size.of_center]
             self._sizes.append(size)
 
@@ -111,13 +132,14 @@ class Neighborhoods:
         """Return the features of some of the points, (rows, features) float32, named by `feature_names`."""
         measured = self._measured.part(rows)
         columns: list[np.ndarray] = [
-            measured.heights.clip(max=_HIGHEST),
+            measured.heights.clip(max=measured.cut),
             *(values[:, None] for values in measured.point.values()),
         ]
         points, fine = self.points[rows] - self._origin, self._fine_of_point[rows]
         for size in self._sizes:
             columns += size.features(points, size.of_center[fine])
-        return np.concatenate(columns, axis=1, dtype=np.float32)
+        features = np.concatenate(columns, axis=1, dtype=np.float32)
+        return features if self._kept is None else features[:, self._kept]
 
     def pieces(self, rows: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield `count` of the rows at a time with their features, so that those of all never lie in memory."""
@@ -137,6 +159,7 @@ class _Size:
         means: (boxes, 3) mean point, from the origin.
         normals: (boxes, 3) direction in which the points of the box vary least.
         lowest, highest: (boxes,) heights of the columns through the box, from the origin.
+        cut: Height at which heights are cut.
     """
 
     of_center: np.ndarray
@@ -146,10 +169,17 @@ class _Size:
     normals: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
+    cut: float
 
     @classmethod
     def around(
-        cls, centers: np.ndarray, values: np.ndarray, shapes: np.ndarray | None, edge: float, origin: np.ndarray
+        cls,
+        centers: np.ndarray,
+        values: np.ndarray,
+        shapes: np.ndarray | None,
+        edge: float,
+        origin: np.ndarray,
+        cut: float,
     ) -> _Size:
         """Describe boxes by fine voxels with `centers` (voxels, 3), `values` (voxels, c) and shapes (voxels, 3)."""
         voxels = SparseVoxels(centers, edge)
@@ -171,15 +201,15 @@ class _Size:
         columns = [
             shape,
             np.log(count),
-            values[:, 0].clip(max=_HIGHEST),
-            deviation.clip(max=_HIGHEST),
+            values[:, 0].clip(max=cut),
+            deviation.clip(max=cut),
             np.log1p(above),
             np.log1p(below),
             values[:, 1:],
         ]
         table = np.concatenate([column.reshape(len(voxels), -1) for column in columns], axis=1, dtype=np.float32)
         passed_on = shape[:, [_SHAPE.index(name) for name in _PASSED_ON]]
-        return cls(voxels.of_point, table, passed_on, place, normals, lowest, highest)
+        return cls(voxels.of_point, table, passed_on, place, normals, lowest, highest, cut)
 
     def features(self, points: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
         """Return features (points, c) of points (points, 3), from the origin, in `boxes` (points,)."""
@@ -191,7 +221,7 @@ class _Size:
             height - self.lowest[boxes],
             self.highest[boxes] - height,
         )
-        return [self.table[boxes], np.stack(of_place, axis=1).clip(-_HIGHEST, _HIGHEST)]
+        return [self.table[boxes], np.stack(of_place, axis=1).clip(-self.cut, self.cut)]
 
 
 def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

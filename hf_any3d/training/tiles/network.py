@@ -15,7 +15,7 @@ from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesF
 NOISE = 0.2  # standard deviations
 SMOOTHING = 0.05  # of labels
 FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
-STEPS, BATCH, RATE, DECAY = 900, 1024, 3e-3, 1e-2
+STEPS, OBJECT_STEPS, BATCH, RATE, DECAY = 900, 400, 1024, 3e-3, 1e-2
 # Exponent of class balance: 0 counts points, 1 classes.
 BALANCE = 0.5
 _LEAST_SCALE = 1e-4

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ from hf_any3d.utils.messages import printable
 NEAR = 100.0
 """Meters between tiles up to which they are of one place: also neighbors with a gap show the same houses and trees."""
 _LAS = (".las", ".laz")
-_MEASURED = {"intensity": "intensity", "rgb": "colors"}
+_MEASURED = {"intensity": "intensity", "rgb": "colors", "normals": "normals"}
 # What points have, as messages say it.
-_WORDS = {"returns": "returns", "intensity": "intensities", "rgb": "colors"}
+_WORDS = {"returns": "returns", "intensity": "intensities", "rgb": "colors", "normals": "normals"}
+POINTS, FACES = "points", "faces"
+"""What labels are of; vertices are points."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class TileFacts:
         path: Its file.
         points: Number of points.
         codes: Code of a class -> points.
-        measured: What points have: "returns", "intensity", "rgb".
+        measured: What points have: "returns", "intensity", "rgb", "normals".
         bounds: (2, 3) lowest and highest coordinates in the file's unit.
         meters: Length of a unit in meters; None if the file does not say it.
         high: The same of heights, where it is another one.
+        face_codes: Code of a class -> faces.
+        is_mesh: Whether it has faces.
+        up_axis: Axis that points up, if the file says it.
     """
 
     path: Path
@@ -45,6 +50,9 @@ class TileFacts:
     bounds: np.ndarray
     meters: float | None
     high: float | None
+    face_codes: Counter[int] = field(default_factory=Counter)
+    is_mesh: bool = False
+    up_axis: str | None = None
 
     @property
     def is_las(self) -> bool:
@@ -75,18 +83,22 @@ def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def read_tile(path: Path) -> PointCloudData:
-    """Read a tile; one without points or without labels is an error."""
+    """Read a tile; one without points, without labels or without extent is an error."""
     cloud = read_point_cloud(path)
-    if cloud.labels is None:
-        raise PointCloudError(f"{path}: its points have no labels; expected a class for each")
+    if cloud.labels is None and cloud.face_labels is None:
+        what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
+        raise PointCloudError(f"{path}: {what} labels; expected a class for each")
+    if not np.ptp(cloud.points, axis=0).any():
+        raise PointCloudError(f"{path}: all {len(cloud)} points are equal; expected an object with an extent")
     return cloud
 
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     """Collect what is known of a tile."""
-    assert cloud.labels is not None
-    codes, counts = np.unique(cloud.labels, return_counts=True)
-    measured = {name for name, field in _MEASURED.items() if getattr(cloud, field) is not None}
+    measured = {name for name, values in _MEASURED.items() if getattr(cloud, values) is not None}
+    if cloud.is_mesh:
+        # Faces tell them.
+        measured.add("normals")
     total = cloud.number_of_returns
     # Where every pulse came back once, returns say nothing.
     if getattr(cloud, RETURNS[0]) is not None and total is not None and total.max() > 1:
@@ -94,10 +106,44 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     bounds = np.stack([cloud.points.min(axis=0), cloud.points.max(axis=0)]).astype(np.float64)
     if cloud.offset is not None:
         bounds += cloud.offset
-    numbers = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
     return TileFacts(
-        path, len(cloud), numbers, frozenset(measured), bounds, cloud.meters_per_unit, cloud.meters_per_height
+        path,
+        len(cloud),
+        _counted(cloud.labels),
+        frozenset(measured),
+        bounds,
+        cloud.meters_per_unit,
+        cloud.meters_per_height,
+        _counted(cloud.face_labels),
+        cloud.is_mesh,
+        cloud.up_axis,
     )
+
+
+def _counted(labels: np.ndarray | None) -> Counter[int]:
+    if labels is None:
+        return Counter()
+    codes, counts = np.unique(labels, return_counts=True)
+    return Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+
+
+def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
+    """Return whether points or faces are learned, faces where all files have labels of both.
+
+    Numbers of vertices in one file and of faces in another may be of different classes, which is an error.
+    """
+    if all(tile.face_codes for tile in tiles):
+        return FACES
+    if all(tile.codes for tile in tiles):
+        return POINTS
+    of_faces = next(tile.path for tile in tiles if not tile.codes)
+    of_points = next(tile.path for tile in tiles if not tile.face_codes)
+    raise ValueError(f"{of_faces}: labels are of faces, but in {of_points.name} of vertices; expected one of both")
+
+
+def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
+    """Return facts whose codes are those of faces, if these are learned."""
+    return replace(tile, codes=tile.face_codes) if labeled == FACES else tile
 
 
 def units_of(tiles: Sequence[TileFacts]) -> list[str]:

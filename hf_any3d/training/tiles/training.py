@@ -25,8 +25,10 @@ from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.tiles.confidence import TilesEstimate
 from hf_any3d.training.tiles.labels import Classes, ClassRule
-from hf_any3d.training.tiles.network import Rows, fit_network, logits_of
+from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
+    FACES,
+    POINTS,
     TileFacts,
     look_at,
     places_of,
@@ -35,11 +37,13 @@ from hf_any3d.training.tiles.reading import (
     told,
     units_of,
     usable_measures,
+    what_is_labeled,
+    with_codes_of,
 )
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
 
-HELD_OUT = "held-out tiles"
+HELD_OUT = {"tile": "held-out tiles", "object": "held-out objects"}
 FOLDS = 5
 """Folds of the estimate at most: each costs a training."""
 STATED_FROM = 3
@@ -71,7 +75,7 @@ class TilesArguments:
     unit: str | None = argument(
         None,
         help="meters for scans of places, diagonal for objects, whose size is that of their bounding box; by default "
-        "meters for formats of scanners and clouds larger than 20 units, else diagonal.",
+        "meters for formats of scanners and clouds larger than 20 units, else, and for meshes, diagonal.",
     )
     edges: list[float] | None = argument(
         None, help="Edges of the voxels by which surroundings are measured, the smallest first."
@@ -79,10 +83,14 @@ class TilesArguments:
     returns: bool = argument(True, help="Use return numbers, if all tiles have them.")
     intensity: bool = argument(True, help="Use intensities, if all tiles have them.")
     colors: bool = argument(True, help="Use colors, if all tiles have them.")
+    normals: bool = argument(True, help="Of objects, use directions of faces or normals, if all objects have them.")
+    upright: bool = argument(
+        True, help="Objects stand the same way; false for objects that lie in any direction, of which none is used."
+    )
     points: int = argument(12_000, help="Points that are learned of a tile, and of each of its thinned copies.")
     folds: int = argument(FOLDS, help="Folds of the estimate at most; places stay whole.")
     seed: int = argument(42, help="Seed of weights, draws and folds.")
-    up_axis: str | None = argument(None, help="Axis that points up in files that do not say it; by default z.")
+    up_axis: str | None = argument(None, help="Axis that points up; by default the one that all files say, else z.")
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
@@ -106,12 +114,18 @@ class Examples:
     tiles: list[TileFacts]
     classes: Classes
     processor: LocalFeaturesProcessor
-    labeled: np.ndarray  # (tiles, classes) labeled points of each
+    labeled: np.ndarray  # (tiles, classes) labeled points of each, of meshes those drawn on the surface
+    labels_of: str = POINTS  # or of faces
+
+    @property
+    def kind(self) -> str:
+        """What a file is, "tile" or "object"."""
+        return "tile" if self.processor.unit == "meters" else "object"
 
     @property
     def may_miss(self) -> list[list[int]]:
         """Groups of features that scans may lack."""
-        groups = [RETURNS, ("intensity",), ("rgb",)]
+        groups = [RETURNS, ("intensity",), ("rgb",), ("normals",)]
         present = [names for names in groups if {*names} <= {*self.processor.features}]
         return [self.processor.channels_of(names) for names in present]
 
@@ -123,8 +137,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     files = tile_files(paths)
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
-        tiles, remarks = _look_at_all(files, rule)
-        classes, more = _classes(tiles, rule)
+        tiles, labels_of, remarks = _look_at_all(files, rule)
+        classes, more = _classes(tiles, rule, labels_of)
         remarks += more + units_of(tiles)
         processor, more = _processor(tiles, arguments)
         remarks += more
@@ -134,9 +148,10 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         parts = []
         labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
         for number, tile in enumerate(tiles):
-            rows, labeled[number] = rows_of(tile, number, int(places[number]), classes, processor, arguments)
+            place = int(places[number])
+            rows, labeled[number] = rows_of(tile, number, place, classes, processor, arguments, labels_of)
             parts.append(rows)
-        examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled)
+        examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
     config = LocalFeaturesConfig(
         in_channels=3 + len(processor.names()),
         hidden_sizes=_WIDTHS,
@@ -149,7 +164,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     with stopwatch.part("estimate"):
         judged = _judge(examples, config, arguments)
     with stopwatch.part("training"):
-        model = fit_network(examples.rows, config, examples.may_miss, arguments.seed)
+        steps = STEPS if examples.kind == "tile" else OBJECT_STEPS
+        model = fit_network(examples.rows, config, examples.may_miss, arguments.seed, steps)
         if judged is not None:
             model.config.temperature = judged.temperature
             _add_unknown_score(model, examples, judged, arguments.seed)
@@ -158,9 +174,9 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     return Learned(report, _lines(examples, judged, model, paths))
 
 
-def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], list[str]]:
-    """Look at the labeled files; those that teach nothing are left out with a remark."""
-    tiles: list[TileFacts] = []
+def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], str, list[str]]:
+    """Look at the labeled files, and find what labels are of; files that teach nothing are left out with a remark."""
+    found: list[TileFacts] = []
     remarks: list[str] = []
     for path in files:
         try:
@@ -168,33 +184,40 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         except PointCloudError as error:
             remarks.append(f"left out: {error}")
             continue
-        with file_errors(path):
-            check_projected(cloud)
-        tile = look_at(path, cloud)
+        if not cloud.is_mesh:
+            with file_errors(path):
+                check_projected(cloud)
+        found.append(look_at(path, cloud))
+    labels_of = what_is_labeled(found)
+    tiles: list[TileFacts] = []
+    for tile in [with_codes_of(tile, labels_of) for tile in found]:
         if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
             tiles.append(tile)
         else:
             codes = ", ".join(map(str, sorted(tile.codes)))
-            remarks.append(f"left out: {path}: no point has a class that says something; it has codes {codes}")
+            what = labels_of.removesuffix("s")
+            remarks.append(f"left out: {tile.path}: no {what} has a class that says something; it has codes {codes}")
     if not tiles:
         told(remarks)
         raise ValueError(
             f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
         )
-    return tiles, remarks
+    return tiles, labels_of, remarks
 
 
-def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
+def _classes(tiles: Sequence[TileFacts], rule: ClassRule, labels_of: str) -> tuple[Classes, list[str]]:
     are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
     labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
-    least = max(LEAST_POINTS, int(LEAST_SHARE * labeled))
+    # A part may be a few large faces.
+    least = 1 if labels_of == FACES else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
     classes, rare = Classes.among(codes, rule, are_las, least)
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     if len(classes.names) < 2:
         listed = ", ".join(classes.names) or "none"
         raise ValueError(
-            f"one class ({listed}) in {len(tiles)} tiles; expected two or more to tell apart (--ignore, --merge)"
+            f"one class ({listed}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; expected two or more to tell apart "
+            "(--ignore, --merge)"
         )
     return classes, remarks + _differences(tiles, classes)
 
@@ -206,7 +229,7 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
         holders = [tile.path.name for tile in tiles if number in map(classes.numbers.get, tile.codes)]
         if len(holders) < len(tiles):
             shown = ", ".join(holders[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
-            remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} tiles ({shown})")
+            remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} files ({shown})")
     heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*classes.names}
     if len(heights) > 1 and any("vegetation" in remark for remark in remarks):
         remarks.append(
@@ -224,6 +247,7 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
             ("returns", arguments.returns),
             ("intensity", arguments.intensity),
             ("rgb", arguments.colors),
+            ("normals", arguments.normals and unit == "diagonal"),
         )
         if is_wanted
     ]
@@ -232,13 +256,21 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
     for name in measures:
         features += RETURNS if name == "returns" else [name]
     edges = arguments.edges or (EDGES if unit == "meters" else OBJECT_EDGES)
-    up_axis = "z" if all(tile.is_las for tile in tiles) else arguments.up_axis or "z"
-    return LocalFeaturesProcessor(edges=edges, unit=unit, features=features, up_axis=up_axis), remarks
+    said = {tile.up_axis for tile in tiles}
+    up_axis = arguments.up_axis or (said.pop() if len(said) == 1 else None) or "z"
+    if all(tile.is_las for tile in tiles):
+        up_axis = "z"
+    return LocalFeaturesProcessor(
+        edges=edges, unit=unit, features=features, up_axis=up_axis, upright=arguments.upright
+    ), remarks
 
 
 def _unit_of(tiles: Sequence[TileFacts]) -> str:
     """Return "meters" for scans of places, and "diagonal" for objects, which have sizes of their own."""
-    are_places = [tile.is_las or tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20 for tile in tiles]
+    are_places = [
+        tile.is_las or (not tile.is_mesh and (tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20))
+        for tile in tiles
+    ]
     return "meters" if all(are_places) else "diagonal"
 
 
@@ -256,11 +288,17 @@ def rows_of(
     classes: Classes,
     processor: LocalFeaturesProcessor,
     arguments: TilesArguments,
+    labels_of: str = POINTS,
 ) -> tuple[Rows, np.ndarray]:
-    """Describe labeled points of a tile and of its thinned copies; also returns the labeled points of each class."""
+    """Describe labeled points of a tile and of its thinned copies; also returns the labeled points of each class.
+
+    Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
+    """
     cloud = read_tile(tile.path)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
+        if labels_of == POINTS:
+            cloud = replace(cloud, face_labels=None)
         cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
     assert cloud.labels is not None
     labels = classes.number(cloud.labels)
@@ -310,7 +348,7 @@ def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np
 
 def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
     """Return some points of a cloud with what was measured of them."""
-    names = ("points", "colors", "intensity", *RETURNS)
+    names = ("points", "colors", "normals", "intensity", *RETURNS)
     arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
     return replace(PointCloudData(**arrays, up_axis=cloud.up_axis), **_units(cloud, 1.0))
 
@@ -353,6 +391,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         return None
     folds = _folds(unit, min(count, arguments.folds), arguments.seed)
     is_whole = rows.copies == 0
+    steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
     kept_logits, kept_labels, kept_units, kept_folds = [], [], [], []
     signs: dict[str, list[torch.Tensor]] = {}
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
@@ -360,7 +399,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         held, learned = rows.part((folds == fold) & is_whole), rows.part(folds != fold)
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
-        model = fit_network(learned, config, examples.may_miss, arguments.seed, steps=_FOLD_STEPS)
+        model = fit_network(learned, config, examples.may_miss, arguments.seed, steps)
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
         for name, values in model.unknown_signs(torch.from_numpy(standard), torch.from_numpy(logits)).items():
@@ -381,11 +420,12 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     if not kept_logits:
         return None
     logits, labels = np.concatenate(kept_logits), np.concatenate(kept_labels)
-    how = f"{len(kept_logits)} trainings that each left out whole {'places' if places > 1 else 'tiles'}"
+    name = examples.kind if places == 1 or examples.kind == "object" else "place"
+    how = f"{len(kept_logits)} trainings that each left out whole {name}s"
     if places == 1:
         how += "; all tiles are of one place, so that others will be worse"
     matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
-    estimate = TilesEstimate(matrices, examples.classes.names, how, "place" if places > 1 else "tile")
+    estimate = TilesEstimate(matrices, examples.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.
     temperature = fit_temperature(logits.astype(np.float64)[::20], labels[::20])
     joined = {name: torch.cat(values) for name, values in signs.items()}
@@ -456,7 +496,7 @@ def _add_unknown_score(
         sums += (values - usual) / deviation
     levels = [np.quantile(sums[judged.folds == fold].numpy(), 1 - REFUSED_SHARE) for fold in np.unique(judged.folds)]
     config.unknown_threshold = float(max(levels))
-    is_stated = judged.estimate.unit == "place" and len(judged.estimate.matrices) >= STATED_FROM
+    is_stated = judged.estimate.unit != "tile" and len(judged.estimate.matrices) >= STATED_FROM
     config.unknown_share = REFUSED_SHARE if is_stated else None
 
 
@@ -473,12 +513,13 @@ def _save(
     names = [Path(path).name for path in paths]
     places = len(np.unique(examples.rows.places))
     counts = dict(zip(examples.classes.names, examples.labeled.sum(axis=0).tolist(), strict=True))
-    estimates = {} if judged is None else {HELD_OUT: judged.estimate}
+    held_out = HELD_OUT[examples.kind]
+    estimates = {} if judged is None else {held_out: judged.estimate}
     report = RunReport(
         data={
             "name": names[0] if len(names) == 1 else f"{len(names)} files",
             "rows": {"train": len(examples.tiles)},
-            "validation": HELD_OUT,
+            "validation": held_out,
             "points": sum(tile.points for tile in examples.tiles),
             "features": list(processor.features),
             "augmentation": ["thinned and scaled copies"],
@@ -499,6 +540,7 @@ def _save(
             "way": "features of surroundings with a small network",
             "edges": processor.edges,
             "unit": processor.unit,
+            "labels of": examples.labels_of,
             "seed": arguments.seed,
             "class codes": dict(zip(examples.classes.names, examples.classes.codes, strict=True)),
         },
@@ -507,7 +549,9 @@ def _save(
     remove_model(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    sure = judged.estimate.section() if judged else "Unknown: a single tile was learned, and none was held out."
+    sure = f"Unknown: a single {examples.kind} was learned, and none was held out."
+    if judged is not None:
+        sure = judged.estimate.section()
     write_run_card(model, report, processor.num_points, sure, folder, arguments.license)
     return report
 
@@ -520,25 +564,29 @@ def _lines(
 ) -> list[str]:
     config, processor, tiles = model.config, examples.processor, examples.tiles
     places = len(np.unique(examples.rows.places))
-    counts = examples.labeled.sum(axis=0)
+    counts = [sum(tile.codes[code] for tile in tiles for code in codes) for codes in examples.classes.codes_of()]
     shown = ", ".join(f"{name} {count:,}" for name, count in zip(examples.classes.names, counts, strict=True))
-    kind = "tiles of" if processor.unit == "meters" else "objects,"
-    noun = f"{places} place{'s' * (places != 1)}" if processor.unit == "meters" else "each judged by the others"
+    origins = f"{len(tiles)} {examples.kind}{'s' * (len(tiles) > 1)}"
+    if examples.kind == "tile":
+        origins += f" of {places} place{'s' * (places != 1)}"
+    labeled = "vertices" if examples.labels_of == POINTS and tiles[0].is_mesh else examples.labels_of
     origin = ", ".join(str(path) for path in list(paths)[:2]) + (", …" if len(paths) > 2 else "")
     lines = [
-        f"{origin}: {len(tiles)} {kind} {noun}; labeled points: {shown}",
+        f"{origin}: {origins}; labeled {labeled}: {shown}",
         f"way: {len(processor.names())} features of each point's surroundings, of boxes {3 * processor.edges[0]:g} to "
         f"{3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} wide, "
         f"with a small network; read: {', '.join(processor.features)}",
     ]
     if judged is None:
-        return [*lines, "mean IoU: unknown, as no tile could be held out; with a second one it is estimated"]
+        why = f"as no {examples.kind} could be held out; with a second one it is estimated"
+        return [*lines, f"mean IoU: unknown, {why}"]
     lines += judged.estimate.lines()
+    unit = "place" if examples.kind == "tile" else "object"
     if config.unknown_share is None:
-        lines.append(f"none of these: never said, as its level takes {STATED_FROM} places")
+        lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            "each place that was held out"
+            f"each {unit} that was held out"
         )
     return lines
