@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.generated import parts
@@ -66,14 +66,15 @@ def judge(category: str, folder: Path) -> dict[str, dict[str, list[list[float]]]
     found: dict[str, dict[str, list[list[float]]]] = {method: {} for method in METHODS}
     for size in SIZES:
         for draw in range(DRAWS):
-            chosen = np.random.default_rng([draw, size]).choice(POOL, size, replace=False)
+            # More objects are those of the smaller draw and others.
+            chosen = np.random.default_rng(draw).permutation(POOL)[:size]
             rows = Rows.joined([pool[number] for number in chosen])
             config = LocalFeaturesConfig(
                 in_channels=3 + rows.features.shape[1], members=2, id2label=dict(enumerate(names))
             )
             model = fit_network(rows, config, [processor.channels_of(("normals",))], draw, OBJECT_STEPS)
             whole = rows.part(rows.copies == 0)
-            tree = cKDTree(whole.features[:, places])
+            tree = KDTree(whole.features[:, places])
             largest = np.bincount(whole.labels).argmax()
             of_method: dict[str, list[float]] = {method: [] for method in METHODS}
             for features, truth in judged:
@@ -97,7 +98,7 @@ def labeled_mesh(category: str, seed: int) -> PointCloudData:
     vertices, faces, labels = [], [], []
     count = 0
     for name, mesh in drawn:
-        points, corners = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, _EDGE * diagonal)
+        points, corners = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, _EDGE * diagonal)[:2]
         vertices.append(points)
         faces.append(corners + count)
         labels.append(np.full(len(corners), parts.PARTS[category].index(name)))

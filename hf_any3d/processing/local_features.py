@@ -349,7 +349,7 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
 
     They have directions of their own, and else what the nearest sample has.
     """
-    assert mesh.faces is not None
+    assert mesh.faces is not None and samples.normals is not None
     corners = mesh.points[mesh.faces].astype(np.float64)  # (faces, 3, 3)
     doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (faces, 3), as long as areas
     of_vertices = np.stack(
