@@ -119,7 +119,7 @@ class Examples:
 
     @property
     def kind(self) -> str:
-        """What a file is, "tile" or "object"."""
+        """Kind of a file, "tile" or "object"."""
         return "tile" if self.processor.unit == "meters" else "object"
 
     @property
