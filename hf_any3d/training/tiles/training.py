@@ -27,7 +27,6 @@ from hf_any3d.training.tiles.confidence import TilesEstimate
 from hf_any3d.training.tiles.labels import Classes, ClassRule
 from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
-    FACES,
     POINTS,
     TileFacts,
     look_at,
@@ -138,7 +137,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         tiles, labels_of, remarks = _look_at_all(files, rule)
-        classes, more = _classes(tiles, rule, labels_of)
+        classes, more = _classes(tiles, rule)
         remarks += more + units_of(tiles)
         processor, more = _processor(tiles, arguments)
         remarks += more
@@ -205,12 +204,12 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
     return tiles, labels_of, remarks
 
 
-def _classes(tiles: Sequence[TileFacts], rule: ClassRule, labels_of: str) -> tuple[Classes, list[str]]:
+def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
     are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
     labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
-    # A part may be a few large faces.
-    least = 1 if labels_of == FACES else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
+    # A part may be a few large faces, on which any number of points is drawn.
+    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
     classes, rare = Classes.among(codes, rule, are_las, least)
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     if len(classes.names) < 2:
