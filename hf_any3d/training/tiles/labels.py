@@ -95,10 +95,6 @@ class Classes:
         rare = [f"{name} ({points})" for name, (_, points, _) in found.items() if name not in kept]
         return cls(list(kept), [written for written, _, _ in kept.values()], numbers), rare
 
-    def codes_of(self) -> list[list[int]]:
-        """Return the codes in files of each class."""
-        return [[code for code, own in self.numbers.items() if own == number] for number in range(len(self.names))]
-
     def number(self, codes: np.ndarray) -> np.ndarray:
         """Return the class of each point (points,) by its code, -100 where none is learned."""
         present, place = np.unique(codes, return_inverse=True)

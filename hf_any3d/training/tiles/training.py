@@ -563,7 +563,9 @@ def _lines(
 ) -> list[str]:
     config, processor, tiles = model.config, examples.processor, examples.tiles
     places = len(np.unique(examples.rows.places))
-    counts = [sum(tile.codes[code] for tile in tiles for code in codes) for codes in examples.classes.codes_of()]
+    counts = [
+        sum(tile.codes[code] for tile in tiles for code in codes) for codes in examples.classes.members(ClassRule())
+    ]
     shown = ", ".join(f"{name} {count:,}" for name, count in zip(examples.classes.names, counts, strict=True))
     origins = f"{len(tiles)} {examples.kind}{'s' * (len(tiles) > 1)}"
     if examples.kind == "tile":
