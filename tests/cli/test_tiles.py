@@ -1,6 +1,5 @@
 """A few labeled tiles in LAS: what is wrong with them, and in which units they are."""
 
-from functools import partial
 
 import laspy
 import numpy as np
@@ -65,7 +64,7 @@ def learned(folder):
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning) as remarks:
         # Enough for three classes, and a fifth of the time.
         patch.setattr(training, "_FOLD_STEPS", 100)
-        patch.setattr(training, "fit_network", partial(training.fit_network, steps=200))
+        patch.setattr(training, "STEPS", 200)
         done = run("train", folder / "tiles", "--task", "segmentation", "--folds", 2, "--output", folder / "model")
     assert done.code == 0, done.err
     return done.out, "\n".join(str(remark.message) for remark in remarks)
@@ -74,7 +73,7 @@ def learned(folder):
 def test_each_difference_between_tiles_is_named(learned):
     out, said = learned
     assert "4 tiles of 3 places" in out
-    assert "classes differ: building is in 3 of 4 tiles" in said
+    assert "classes differ: building is in 3 of 4 files" in said
     assert "returns: not used, as feet.las has none" in said and "colors: not used, as 0.las" in said
     assert "overlap: 2.las and feet.las" in said or "overlap: feet.las and 2.las" in said
     assert "coordinates of 1 of 4 tiles are in feet" in said
