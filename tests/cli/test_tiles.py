@@ -1,6 +1,5 @@
 """A few labeled tiles in LAS: what is wrong with them, and in which units they are."""
 
-
 import laspy
 import numpy as np
 import pytest
