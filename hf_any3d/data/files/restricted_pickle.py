@@ -19,7 +19,7 @@ _LONGEST_CODE = 8  # of a dtype, such as "<U12"
 _BYTE_ORDERS = ("<", ">", "|", "=")
 
 
-def _dtype(code: str | bytes, align: bool = False, copy: bool = False) -> np.dtype:
+def _dtype(code: str | bytes, _align: bool = False, _copy: bool = False) -> np.dtype:
     """Return a dtype of its own: the state that follows in the pickle would otherwise change numpy's."""
     text = code.decode("ascii") if isinstance(code, bytes) else code
     if not isinstance(text, str) or len(text) > _LONGEST_CODE:
@@ -71,7 +71,8 @@ def _check_content(content: Any, dtype: Any, count: int) -> None:
         raise PointCloudError("an array with more or less content than its shape says")
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
+def _encode(text: str, _encoding: str = "latin1") -> bytes:
+    # numpy pickles bytes as text in this encoding, and names no other one.
     return text.encode("latin1")
 
 
