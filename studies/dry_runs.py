@@ -290,10 +290,9 @@ def _pretraining(settings: Mapping[str, Any]) -> dict[str, Any]:
     small: dict[str, Any] = {"dataset_name": "shapes", "num_points": 64}
     if settings.get("probe_every"):
         small |= {"probe_every": 1, "probe_dataset": "shapes"}
-    return {
-        **small,
-        "model_config": {**_TRANSFORMER, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2},
-    }
+    student = {**_TRANSFORMER, "class_token_layer": 1}
+    decoder = {"decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    return {**small, "model_config": {**student, **decoder}}
 
 
 def _chat(settings: Mapping[str, Any]) -> dict[str, Any]:
