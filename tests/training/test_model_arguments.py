@@ -56,7 +56,7 @@ def test_short_arguments_are_settings_of_the_config():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model_type": "mesh"}, "model_type='mesh'; expected one of 'act3d', 'any2point', "),
+        ({"model_type": "mesh"}, "model_type='mesh'; expected one of 'any2point', 'point_tokenizer', 'act3d', "),
         ({"tuning": "half"}, "tuning='half'; expected one of 'full', 'head', 'linear'"),
         ({"tuning": "head"}, "--model_name_or_path and --tuning are for --model_type act3d, .*; any2point has --peft"),
         ({"model_type": "any2point", "model_name_or_path": "x"}, "are for --model_type act3d, .*any2point has --peft"),
