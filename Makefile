@@ -34,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,7 +122,9 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	$(BIN)/python -m docs.tools.snippets build/snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	$(BIN)/python -m docs.tools.search
+
+search: docs ## Ask the search of the built site what people type; a browser is needed
+	@$(BIN)/python -m docs.tools.search
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
 	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)
