@@ -351,7 +351,7 @@ class Learner:
             torch.save(state, unfinished)
 
     def go_on(self) -> None:
-        """Take up what is stored, if anything is."""
+        """Load the stored state, if there is one."""
         if not self.path.is_file():
             return
         stored = torch.load(self.path, weights_only=True)

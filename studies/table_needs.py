@@ -74,7 +74,7 @@ def _given_settings(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _model_problem(name: str, needs: str) -> str | None:
-    """Return what is wrong with a model that a step starts from, or None."""
+    """Check the model that a step starts from; return a message, or None if it can be used."""
     if Path(name).is_dir():
         return None
     if Path(name).parts[0] == "outputs":
@@ -87,7 +87,7 @@ def _model_problem(name: str, needs: str) -> str | None:
 
 
 def _data_problem(step: Step, row: PublishedRow, settings: Mapping[str, Any], words: Sequence[str]) -> str | None:
-    """Load the data, which converts and checks them once, and return what is wrong with them, or None."""
+    """Load the data once, which converts and checks them; return a message, or None if they are complete."""
     try:
         if step.program == CHAT:
             _load_conversations(settings)

@@ -66,7 +66,7 @@ def scan() -> View:
 
 
 def solid() -> View:
-    """Ask for the class of a flight of stairs, which is none of the classes of the model."""
+    """Classify a flight of stairs, which is none of the model's classes."""
     from transformers import pipeline
 
     import hf_any3d  # noqa: F401 (registers the pipeline)

@@ -85,7 +85,7 @@ def first_pages(site: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Ask all questions, and name those whose first page is another one."""
+    """Ask all questions, and print those that find another page first."""
     from shutil import which
 
     if not (which("chromium") and which("chromedriver")):

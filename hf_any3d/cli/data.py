@@ -515,7 +515,7 @@ def _serve(inputs: Inputs) -> None:
 
 @dataclass(frozen=True)
 class _Page:
-    """Views of clouds, and what is known of all of them."""
+    """Views of clouds, with the settings that they share."""
 
     views: list[Any]
     settings: dict[str, Any]  # arguments of `write_views`

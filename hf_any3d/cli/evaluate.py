@@ -215,7 +215,7 @@ def evaluate(
 
 
 def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data_dir: str | None) -> None:
-    """Refuse data that are named twice, or not at all."""
+    """Check that the data are named exactly once."""
     if recipe is not None and (data is not None or dataset is not None):
         raise ValueError(f"--recipe {recipe} names its data; expected no other")
     if data is None and dataset is None and recipe is None:
@@ -232,7 +232,7 @@ def _refuse_without_effect(model: str, options: dict[str, Any]) -> None:
 
 
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
-    """Refuse what is only for classifiers."""
+    """Refuse options that only classifiers have."""
     option = None
     if robustness:
         option = "--robustness"

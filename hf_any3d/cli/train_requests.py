@@ -42,7 +42,7 @@ def parse_words(task: Task, words: Sequence[str]) -> dict[str, Any]:
 def tiles_request(
     files: Sequence[str], arguments: Mapping[str, Any], words: Sequence[str], way: str | None
 ) -> Tiles | None:
-    """Return the request to label points by what a few files show; None where a network is to be trained."""
+    """Return the request to learn point labels from a few files; None if a network is to be trained."""
     kinds = [*tasks.Segmentation.argument_classes(), TilesArguments]
     arguments = {**arguments, **read_words(kinds, words, "hf-any3d train --task segmentation --help-all")}
     if choose_way_of_tiles(files, arguments, way) == TRAINED_TILES:

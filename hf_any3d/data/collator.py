@@ -79,7 +79,7 @@ class PointCloudCollator:
         return clouds
 
     def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
-        """Return the points of a cloud that are in the batch, (num_points, channels), augmented."""
+        """Sample and augment the points of a cloud: (num_points, channels)."""
         is_random = self.transform is not None or self.seed is not None
         # One generator per cloud, so that its points do not depend on the other clouds of the batch.
         generator = new_generator(self.seed) if is_random else None

@@ -359,7 +359,7 @@ def _cache_file(dataset: Dataset, *arguments: Any) -> str | None:
 def _read_batch(
     *batch: Any, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
 ) -> dict:
-    """Read the files of a batch; with `skip` it has all columns, of which `kept` stay, and else the files alone."""
+    """Read the files of a batch; with `skip`, drop unreadable rows and return the `kept` columns too."""
     files = batch[0][column] if skip else batch[0]
     rows: dict[str, list] = {name: [] for name in converter.names}
     places = []  # of the files that could be read

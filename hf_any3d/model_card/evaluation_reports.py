@@ -90,7 +90,7 @@ def _facts_of_files(
 
 
 def _encoder_facts(config: PreTrainedConfig, start: str | None) -> tuple[str | None, bool | None]:
-    """Return a model's encoder, and whether its weights were random, as far as the config or the start tells."""
+    """Return a model's encoder and whether its weights were random; None where the config does not say."""
     weights = getattr(config, "encoder_weights", None)
     if weights is not None:
         encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)

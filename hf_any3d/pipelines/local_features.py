@@ -144,7 +144,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
 
 class _Answers(_Merge):
-    """Labels, scores and unknown scores of the points of a scan, of which the first `count` are in the answer."""
+    """Labels, scores and unknown scores of the first `count` points of a scan."""
 
     def __init__(self, num_points: int, count: int):
         super().__init__(0, 0)  # there are no blocks whose logits are summed

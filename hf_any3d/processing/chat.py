@@ -317,7 +317,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return Prompt(prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points)
 
     def _columns(self, prompts: Sequence[Prompt], length: int, padding_side: str) -> dict[str, list[list[int]]]:
-        """Return the columns of a batch, in which prompts with fewer tokens are filled up at one side."""
+        """Pad the prompts of a batch at one side, and return its columns."""
         fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
         columns: dict[str, list[list[int]]] = {}
         for name, fill in fills.items():

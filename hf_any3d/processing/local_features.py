@@ -100,7 +100,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
 
     @property
     def kept(self) -> list[int]:
-        """Numbers of the features that are used, among all."""
+        """Indices of the features in use."""
         every = self._all_names()
         return [n for n, name in enumerate(every) if self.upright or name.split(",")[0] not in _OF_A_DIRECTION]
 

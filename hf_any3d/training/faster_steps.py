@@ -78,7 +78,7 @@ class CapturedSteps:
 
 
 class _Loss(nn.Module):
-    """Loss of a model as a function of nothing but tensors."""
+    """The loss of a model as a function of tensors alone."""
 
     def __init__(self, model: nn.Module, leaves: list[Any], structure: TreeSpec):
         super().__init__()

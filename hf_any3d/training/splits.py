@@ -93,7 +93,7 @@ def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[Dat
 
 
 def _groups_of_largest_class(rows: Dataset, group_column: str | None) -> int:
-    """Return how many groups, or rows without groups, the largest class has; 2 where nothing says it."""
+    """Count the groups (or rows, without groups) of the largest class; 2 if labels or groups are missing."""
     # Without labels, or without the column of groups, `validation_split` decides.
     if "label" not in rows.column_names or group_column not in (None, *rows.column_names):
         return 2

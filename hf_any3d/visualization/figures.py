@@ -143,7 +143,7 @@ def _height_of_legend(entries: Mapping[str, Any], lists: int) -> float:
 
 
 def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None:
-    """Return the least and largest value of the clouds that are colored by their values, None without any."""
+    """Return the range of the values that color clouds; None if no cloud is colored by values."""
     values = []
     for cloud in clouds:
         if cloud.labels is None and cloud.colors is None and cloud.values is not None:

@@ -69,7 +69,7 @@ class Measured:
 
     @property
     def height(self) -> np.ndarray:
-        """Height (points,) whose means over boxes are features."""
+        """Heights (points,); their means over boxes are features."""
         return self.heights[:, min(1, self.heights.shape[1] - 1)]
 
     def part(self, index: np.ndarray | slice) -> Measured:

@@ -178,7 +178,7 @@ def count_preset(preset: str, batch: int = 32) -> tuple[Launches, Launches]:
 
 
 def count_built(built: Built) -> tuple[Launches, Launches]:
-    """Count the launches of a model that was built, whose weights are dropped, and of its bare layers."""
+    """Count the launches of a model and of its bare layers. The weights of the model are dropped."""
     model, layers = built.model.to("meta"), [layer.to("meta") for layer in built.layers]
     inputs = {"points": built.clouds, "labels": built.labels, "point_index": built.point_index}
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)

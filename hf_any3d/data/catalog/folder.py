@@ -235,7 +235,7 @@ def _check_options(as_files: bool, streaming: bool, opens_files: bool, options: 
 
 
 def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
-    """Warn of files that are in no row: these may come from a cache, and then no error was logged for each of them."""
+    """Warn of files that no row was read from. Rows may come from a cache, where no error was logged for each."""
     missing = []
     for split, listed in rows.items():
         missing += [root / name for name in {*listed[FILE]} - {*loaded[split][FILE]}]

@@ -196,7 +196,7 @@ def _find(root: Path) -> tuple[Path, Path]:
 
 
 def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
-    """Return the annotations of objects whose file is there; a warning names each of the others."""
+    """Return the annotations of objects whose file exists, and warn of each of the others."""
     kept = []
     for annotation in annotations:
         # Those that name no object are refused when they are read.
@@ -222,7 +222,7 @@ def _streams(texts: DatasetDict, add_clouds: "CloudAdder") -> IterableDatasetDic
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
-    """Return where the rows of a split come from; with `in_files`, rows have texts alone."""
+    """Return the source of the rows of a split; with `in_files`, clouds stay in their files."""
 
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
         with file_errors(f"{path}: entry {annotation.number}", "annotation"):
@@ -361,7 +361,7 @@ def _choose(
 def _entries_about(
     entries: Iterable[Annotation], types: Collection[str], only: Collection[str] | None, unwanted: Collection[str]
 ) -> list[Annotation]:
-    """Return the entries of some types about objects that are not unwanted, and among `only` if these are given."""
+    """Select entries by type and object, without unwanted objects."""
     kept = []
     for entry in entries:
         if only is not None and entry.object_id not in only:

@@ -161,7 +161,7 @@ def _warn_of_unnamed(folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _check_within_reach(path: Path, boxes: Sequence[NamedBox], low: np.ndarray, high: np.ndarray) -> None:
-    """Refuse boxes of which none reaches the points from `low` to `high` (3,): in another frame or other units."""
+    """Raise an error if no box overlaps the points, which span `low` to `high` (3,): frame or units differ."""
     numbers = np.array([box.numbers for box in boxes])  # (boxes, 7)
     centers = numbers[:, :3]
     # Half the diagonal, since boxes are turned.

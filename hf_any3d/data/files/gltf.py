@@ -96,7 +96,7 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
 
 
 def _check_counts(document: Document, attributes: dict[str, int], count: int) -> None:
-    """Refuse a primitive whose normals or colors are not one for each of its points."""
+    """Check that a primitive has one normal and one color for each point."""
     for name in ("NORMAL", "COLOR_0"):
         if name in attributes and (values := document.count(attributes[name])) != count:
             raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
@@ -375,7 +375,7 @@ class Document:
         return values
 
     def _view(self, place: dict, kind: str, count: int, width: int) -> np.ndarray:
-        """Return a table (count, width) in a buffer; `place` says in which view of it, and where."""
+        """Return a table (count, width) of a buffer; `place` names the buffer view and the offset."""
         dtype = np.dtype(kind)
         view = self.item("bufferViews", place["bufferView"])
         start = _natural(view.get("byteOffset", 0), "byteOffset")

@@ -91,7 +91,7 @@ def _has_moved(viewpoint: list[str]) -> bool:
 
 
 def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
-    """Return the entries of the header as words, the kind of data, and where the data begin."""
+    """Parse the header: its entries as words, the kind of data, and the offset of the data."""
     end = _HEADER.search(data)
     if not end:
         raise PointCloudError(f"starts with {data[:24]!r} and has no line 'DATA'; expected a PCD header")

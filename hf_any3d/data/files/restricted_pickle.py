@@ -38,7 +38,7 @@ def _set_dtype_state(dtype: Any, state: Any) -> None:
 
 
 def _reconstruct(kind: object, shape: object, code: object) -> np.ndarray:
-    """Return an empty array, whose content follows as its state."""
+    """Return an empty array; the pickle sets its content afterwards."""
     return np.empty(0, np.int8)
 
 

@@ -227,7 +227,7 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
 
 
 def _fit(names: list[str], table: np.ndarray) -> None:
-    """Fit names to the columns of a table, in place, where programs write more or fewer by habit."""
+    """Adjust names in place to the columns of a table, for programs that write more or fewer names."""
     width = table.shape[1]
     # A delimiter may end the line of names.
     while len(names) > width and not names[-1]:

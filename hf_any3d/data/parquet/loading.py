@@ -100,7 +100,7 @@ def load_published(
 
 
 def _described(splits: Splits, dataset: PublishedDataset) -> Splits:
-    """Say in the splits' `info` where they are from, and under which terms."""
+    """Store source and license in the `info` of the splits."""
     for rows in splits.values():
         rows.info.description = dataset.description
         rows.info.citation = dataset.citation
@@ -148,7 +148,7 @@ class _NoRows(ValueError):
 
 
 def _convert(source: SplitSource, split: str, features: Features, folder: Path, key: str, skip: bool) -> Dataset:
-    """Convert a split in pieces, of which each is in the cache as soon as it is done."""
+    """Convert a split in pieces; each is in the cache as soon as it is done."""
     pieces = []
     reason = "there are none"
     size = max(_LEAST_UNITS, -(-len(source.units) // _PIECES))

@@ -71,7 +71,7 @@ def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointClo
 def _feature_sets(
     plan: Plan, data: DataArguments, arguments: FewScansArguments, parts: dict[str, Any]
 ) -> tuple[str, ...]:
-    """Return the sets of features: those of the plan, and those of the parts that are named."""
+    """Return the sets of features: those of the plan and of the parts given by name."""
     sets = plan.features
     if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
         sets = ("descriptors", *sets)  # the packaged encoder reads no normals

@@ -219,7 +219,7 @@ def _fit_unknown_score(
 
 
 def _fit_side_head(model: PointFeaturesForPointCloudClassification, rows: TrainingRows, head: LinearHead) -> None:
-    """Fit the head that recognizes views from one side, where scans have views."""
+    """Fit the head that recognizes views from one side, if scans have views."""
     if rows.views is None:
         return
     weight, bias = fit_side(head.standardize(rows.features), head.standardize(rows.views), rows.folds)

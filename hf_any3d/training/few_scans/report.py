@@ -149,7 +149,7 @@ def _way(plan: Plan, config: PointFeaturesConfig) -> str:
 
 
 def _when_unknown(prepared: Preparation) -> str:
-    """Tell of how many scans "none of these" is said."""
+    """Describe how often a scan is labeled "none of these"."""
     config, channels = prepared.model.config, prepared.processor.features
     if config.unknown_share is not None:
         unknown = f"said of at most {100 * config.unknown_share:.0f} % of further scans like these, by those that "

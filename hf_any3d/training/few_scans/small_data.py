@@ -45,7 +45,7 @@ def small_data_classification(**arguments: Any) -> Classification:
 
 
 def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
-    """Return what the training starts from, where none of the arguments that are `named` says it, and its rate."""
+    """Return settings for starting weights and learning rate, unless the `named` arguments choose them."""
     if _STARTS & {*named}:
         return _SLOW if "model_name_or_path" in named else {}
     encoder = PointModelArguments.encoder_name_or_path

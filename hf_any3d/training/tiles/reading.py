@@ -142,7 +142,7 @@ def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
 
 
 def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
-    """Return facts whose codes are those of faces, if these are learned."""
+    """Return the facts with the codes of faces in place of those of points, if faces are learned."""
     return replace(tile, codes=tile.face_codes) if labeled == FACES else tile
 
 

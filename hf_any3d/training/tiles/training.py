@@ -174,7 +174,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
 
 
 def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], str, list[str]]:
-    """Look at the labeled files, and find what labels are of; files that teach nothing are left out with a remark."""
+    """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
     for path in files:

@@ -120,7 +120,7 @@ class GuidedAdapterLayer(WrappedModule):
         return hidden_states
 
     def _table(self, name: str, hidden_states: torch.Tensor, geometry: Geometry | FlatGeometry) -> LayerTable | None:
-        """Prepare the aggregation of an adapter by one table of all cells; None where it runs otherwise."""
+        """Prepare the aggregation over one table of all cells; None if the plain form is used."""
         if isinstance(geometry, FlatGeometry):
             return None
         modules = self._modules_of(name)
