@@ -12,9 +12,10 @@ from pathlib import Path
 
 import hf_any3d
 from examples import plot_cells, plot_features
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, peak_memory
+from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.training.arguments import argument, parse_arguments
 from hf_any3d.training.program import run_program
+from studies.untrained_report import save_untrained_report
 
 EMBEDDED = Path(hf_any3d.__file__).parent / "assets" / "chair.ply"
 
@@ -60,22 +61,14 @@ def main(argv: list[str] | None = None) -> RunReport:
     stopwatch, folder = Stopwatch(), Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     PICTURES[arguments.picture](arguments, folder / f"{arguments.picture}.html")
-    report = RunReport(
+    return save_untrained_report(
+        folder,
+        stopwatch,
+        model=arguments.model,
+        seed=arguments.seed,
         data={"name": arguments.file},
-        encoder={},
-        adapter={},
-        trained_parameters=0,
-        total_parameters=0,
-        seconds=stopwatch.stop(),
-        peak_memory=peak_memory(),
         metrics={},
-        class_accuracy={},
-        selection={},
-        training={"seed": arguments.seed},
-        start={"model": arguments.model},
     )
-    report.save(folder / "metrics.json")
-    return report
 
 
 if __name__ == "__main__":

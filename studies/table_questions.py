@@ -19,9 +19,10 @@ from hf_any3d.data.catalog.modelnet40_generative import DATASET
 from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model
 from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, Judge, LanguageModelJudge
 from hf_any3d.evaluation.question_answering import Protocol, find_protocol
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, peak_memory
+from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.training.arguments import argument, json_mapping, parse_arguments
 from hf_any3d.training.program import run_program
+from studies.untrained_report import save_untrained_report
 
 logger = logging.getLogger(__name__)
 
@@ -153,22 +154,14 @@ def main(argv: list[str] | None = None) -> RunReport:
                 summary |= judge_protocols(
                     [protocols[name]], folder, opened, DATASET.class_names, None, metrics, arguments.seed
                 )
-    report = RunReport(
+    return save_untrained_report(
+        folder,
+        stopwatch,
+        model=arguments.model,
+        seed=arguments.seed,
         data={"name": ", ".join(arguments.protocols), "judges": arguments.judges},
-        encoder={},
-        adapter={},
-        trained_parameters=0,
-        total_parameters=0,
-        seconds=stopwatch.stop(),
-        peak_memory=peak_memory(),
         metrics={"test": figures_of({name: summary[name] for name in arguments.protocols})},
-        class_accuracy={},
-        selection={},
-        training={"seed": arguments.seed},
-        start={"model": arguments.model},
     )
-    report.save(folder / "metrics.json")
-    return report
 
 
 if __name__ == "__main__":

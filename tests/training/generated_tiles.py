@@ -1,34 +1,22 @@
-"""Tiles that code makes: rolling ground, trees and houses, with classes of LAS."""
+"""Generated tiles as tests take them, and jaws."""
 
 import numpy as np
 
-GROUND, TREE, ROOF, UNCLASSIFIED = 2, 5, 6, 1
+from hf_any3d.data.generated import tiles
+
+UNCLASSIFIED = 1
 
 
-def draw_tile(seed: int, size: float = 40.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw points (points, 3), z up, in meters, with their classes and numbers of returns (points,)."""
-    generator = np.random.default_rng(seed)
+def draw_tile(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw points (points, 3) of a tile, all tiles at one place, with their classes and numbers of returns (points,).
 
-    def heights(flat: np.ndarray) -> np.ndarray:
-        return 100 + np.sin(flat[:, 0] / 15 + seed) + 0.03 * flat[:, 1]
-
-    ground = generator.uniform(0, size, (4000, 2))
-    corners = generator.uniform(4, size - 12, (3, 2))
-    trees = generator.uniform(3, size - 3, (6, 2))
-    for corner in corners:
-        ground = ground[~((ground > corner) & (ground < corner + 8)).all(axis=1)]
-    parts = [(np.column_stack([ground, heights(ground)]), GROUND, 1)]
-    for corner in corners:
-        roof = corner + generator.uniform(0, 8, (700, 2))
-        parts.append((np.column_stack([roof, 105 + 0.4 * np.abs(roof[:, 0] - corner[0] - 4)]), ROOF, 1))
-    for place in trees:
-        crown = generator.normal(size=(500, 3)) * (1.5, 1.5, 1.8)
-        parts.append((crown + (*place, 106), TREE, 2))
-    points = np.concatenate([part for part, _, _ in parts])
-    labels = np.concatenate([np.full(len(part), code) for part, code, _ in parts])
-    returns = np.concatenate([np.full(len(part), count) for part, _, count in parts])
-    labels[generator.random(len(labels)) < 0.02] = UNCLASSIFIED
-    return points + generator.normal(0, 0.02, points.shape), labels, returns.astype(np.float32)
+    Plants are one class, and some points have none.
+    """
+    tile = tiles.draw_tile(seed)
+    labels = np.where(tile.classes == tiles.LOW_VEGETATION, tiles.HIGH_VEGETATION, tile.classes)
+    labels[np.random.default_rng(seed).random(len(labels)) < 0.02] = UNCLASSIFIED
+    place = (1000 * seed, 0, 0)
+    return tile.points - place, labels, tile.return_counts.astype(np.float32)
 
 
 def draw_jaw(seed: int, rows: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
