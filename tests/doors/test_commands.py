@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from functools import partial
 
 import pytest
 import torch
@@ -121,7 +122,14 @@ def test_the_demo_opens_a_page_and_ends_on_ctrl_c(shell, models):
         port = free.getsockname()[1]
     command = ["bash", "-c", f"exec hf-any3d demo models/detector --port {port}"]
     demo = subprocess.Popen(
-        command, cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=shell.folder,
+        env=shell.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would their processes.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,7 +39,11 @@ def start(folder) -> Iterator[Callable[..., subprocess.Popen]]:
         words = [*COMMAND, "--output", "a.jsonl", "--workers", "2", *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         texts = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        one = subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True, **texts)
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would their processes.
+        heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        one = subprocess.Popen(
+            words, cwd=folder, env=environment, start_new_session=True, preexec_fn=heed_ctrl_c, **texts
+        )
         started.append(one)
         return one
 
