@@ -33,7 +33,8 @@ from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, evaluate_zero_shot
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_prompts, fill_templates
+from hf_any3d.modeling.point_encoders.text_templates import CAPTION_TEMPLATES, HYPOTHESIS_TEMPLATES, fill_templates
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_prompts
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
@@ -43,7 +44,7 @@ from hf_any3d.training.arguments import (
 from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model, text_tower_of
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.text_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.text_rows import CaptionedDataset, caption_texts, readable
 from hf_any3d.training.trainer import PointTrainer
 
 # Training rows of held-out classes.

@@ -37,13 +37,9 @@ from examples.unknown_things import (
 )
 from hf_any3d import ActConfig, ActForPointCloudClassification, ActModel, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import build_transform, validation_split
-from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.evaluation.classification import (
-    by_name,
-    class_accuracies,
-    compute_classification_metrics,
-    confusion_matrix,
-)
+from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.evaluation.classification import by_name, compute_classification_metrics
+from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.run_report import RunReport, count_parameters
 from hf_any3d.model_card.saving import save_card

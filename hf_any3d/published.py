@@ -67,6 +67,15 @@ CHECKSUMS = "checksums.json"
 _OPENED: dict[tuple[str, str | None], Path] = {}
 
 
+def published_names() -> list[str]:
+    """Return the names of all published checkpoints, each with its size where there are several."""
+    return [
+        repository if size is None else f"{repository}{SIZE_MARK}{size}"
+        for repository, published in PUBLISHED.items()
+        for size in published.files
+    ]
+
+
 def open_published(
     name: str | os.PathLike,
     *,

@@ -38,8 +38,8 @@ from hf_any3d import (
     encoder_linear_pattern,
     load_point_dataset,
 )
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.boxes import build_changes
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.evaluation.detection import score_detections
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection

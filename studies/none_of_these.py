@@ -26,7 +26,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.cli.predict import UNLIKE_FROM, clearly_less
-from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
 from hf_any3d.training.few_scans.one_side import one_side
 from hf_any3d.training.few_scans.plan import Plan, plan_for

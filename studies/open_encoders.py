@@ -28,7 +28,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from examples import run_zero_shot
 from hf_any3d import load_point_dataset
-from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from hf_any3d.utils.atomic_files import atomic_write
 from studies import segmentation

@@ -29,9 +29,9 @@ from transformers import AutoConfig, AutoModel, pipeline, set_seed
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.evaluation import segmentation as scores
-from hf_any3d.evaluation.classification import overall_accuracy
+from hf_any3d.evaluation.confusion import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation

@@ -26,7 +26,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.evaluation.segmentation import class_ious
-from hf_any3d.modeling.layers.tasks import IGNORED
+from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.processing.local_features import RETURNS, LocalFeaturesProcessor
 from hf_any3d.training.tiles.labels import Classes, ClassRule

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.act import ActModel
 from hf_any3d.modeling.point_features.packaged_encoder import FOLDER, PACKAGED_UP_AXIS
 from hf_any3d.modeling.point_ops import three_nearest_interpolate

@@ -270,7 +270,7 @@ def add_model_of_linear_layers(folder: Path) -> str:
         "from torch import nn\n"
         "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
         "from hf_any3d.modeling.layers.heads import ClassificationHead\n"
-        "from hf_any3d.modeling.layers.tasks import classification_loss\n"
+        "from hf_any3d.modeling.layers.losses import classification_loss\n"
         "from hf_any3d.modeling.point_encoders.base_model import (\n"
         "    PointCloudConfig, PointCloudModel, PointCloudPreTrainedModel)\n"
         "from transformers.modeling_outputs import SequenceClassifierOutput\n"

@@ -16,7 +16,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
-from hf_any3d.modeling.point_encoders.part_texts import PART_TEMPLATES
+from hf_any3d.modeling.point_encoders.text_templates import PART_TEMPLATES
 
 _RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3}
 _LOG_SCALE = "log_scale"

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data", "hf_any3d.many_files", "hf_any3d.processing")
+PACKAGES = (
+    "hf_any3d",
+    "hf_any3d.conversions",
+    "hf_any3d.data",
+    "hf_any3d.evaluation",
+    "hf_any3d.many_files",
+    "hf_any3d.processing",
+)
 _WIDTH = 119
 
 

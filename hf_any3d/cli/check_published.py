@@ -40,9 +40,9 @@ def check_published(
     load_libraries()
     with status("loading"):
         from hf_any3d.evaluation import published_checks
-        from hf_any3d.published import keep_download
+        from hf_any3d.published import keep_download, published_names
 
-    published = published_checks.published_names()
+    published = published_names()
     runs = read_json_object(output)["runs"] if output.exists() else {}
     records, unopened = [], 0
     for name in _with_sizes(names or published, published):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from hf_any3d.data.axes import turn_up_axis as turn_up_axis
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.options import one_of
 
@@ -57,20 +58,6 @@ def means_of_cells(cells: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
     inverse = inverse.reshape(-1)
     sums = ([np.bincount(inverse, weights=column) for column in array.T] for array in arrays)
     return [np.stack(columns, axis=1) / counts[:, None] for columns in sums]
-
-
-def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndarray:
-    """Rotate vectors by a quarter turn so that what points up along one axis points up along another.
-
-    The third axis stays: from "z" to "y", (x, y, z) becomes (x, z, -y), as programs for meshes convert files.
-    """
-    old, new = "xyz".index(up_axis), "xyz".index(new_up_axis)
-    if old == new:
-        return vectors
-    turned = vectors.copy()
-    # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
-    turned[:, new], turned[:, old] = vectors[:, old], -vectors[:, new]
-    return turned
 
 
 def rotation_matrix(axis: int, angle: float) -> np.ndarray:

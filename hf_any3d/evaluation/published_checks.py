@@ -20,7 +20,7 @@ import torch
 from hf_any3d.data.catalog import load_point_dataset, up_axis_of
 from hf_any3d.data.files import example_file
 from hf_any3d.data.point_arrays import rotation_matrix
-from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published
+from hf_any3d.hub.published_table import find_published
 from hf_any3d.modeling.layers.boxes import box_iou
 from hf_any3d.published import open_published
 from hf_any3d.registry import task_of_class
@@ -70,15 +70,6 @@ class Check:
     name: str
     passed: bool | None
     seen: str
-
-
-def published_names() -> list[str]:
-    """Return the names of all published checkpoints, each with its size where there are several."""
-    return [
-        repository if size is None else f"{repository}{SIZE_MARK}{size}"
-        for repository, published in PUBLISHED.items()
-        for size in published.files
-    ]
 
 
 def check_published(name: str, *, accept_license: bool = False, clouds: int = 104) -> dict[str, Any]:

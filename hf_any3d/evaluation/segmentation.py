@@ -11,14 +11,8 @@ from torch.utils.data import Subset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.blocks import merge_blocks
-from hf_any3d.evaluation.classification import (
-    Judgment,
-    by_name,
-    confusion_matrix,
-    overall_accuracy,
-    record_confusion,
-    refuse_nan,
-)
+from hf_any3d.evaluation.classification import Judgment, by_name, refuse_nan
+from hf_any3d.evaluation.confusion import confusion_matrix, overall_accuracy, record_confusion
 from hf_any3d.evaluation.detection import check_lengths
 from hf_any3d.evaluation.labels import class_ious, mean_iou
 from hf_any3d.modeling.layers.tasks import part_mask

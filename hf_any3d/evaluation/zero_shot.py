@@ -11,15 +11,13 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.evaluation.classification import (
-    Judgment,
-    by_name,
+from hf_any3d.evaluation.classification import Judgment, by_name, refuse_nan
+from hf_any3d.evaluation.confusion import (
     class_accuracies,
     confusion_matrix,
     mean_class_accuracy,
     overall_accuracy,
     record_confusion,
-    refuse_nan,
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.modes import evaluation_mode

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, blocks_of, part_of

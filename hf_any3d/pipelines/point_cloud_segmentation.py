@@ -13,11 +13,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import bounds_of, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import at_least, one_of
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
     PROGRESS_FROM,

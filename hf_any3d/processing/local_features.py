@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.neighborhoods import (

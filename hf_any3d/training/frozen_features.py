@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 

@@ -1,16 +1,14 @@
-"""Metrics of the training programs, as `evaluate` modules and as `compute_metrics` functions."""
+"""Metrics of the training programs, which are in `hf_any3d.evaluation`: the names that earlier versions had here."""
 
-from hf_any3d.evaluation.classification import (
-    ConfusionMatrix,
-    MeanClassAccuracy,
-    OverallAccuracy,
-    compute_classification_metrics,
-)
-from hf_any3d.evaluation.segmentation import (
+from hf_any3d.evaluation import (
     ComputePartMetrics,
+    ConfusionMatrix,
     LabelPoints,
+    MeanClassAccuracy,
     MeanIoU,
+    OverallAccuracy,
     PartIoU,
+    compute_classification_metrics,
     compute_semantic_metrics,
 )
 

@@ -15,13 +15,7 @@ from datasets import ClassLabel, Dataset, List
 from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import (
-    Judgment,
-    compute_classification_metrics,
-    evaluate_by_voting,
-    evaluate_splits,
-    logits_with_unknown,
-)
+from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
@@ -29,6 +23,8 @@ from hf_any3d.evaluation.reconstruction import (
     ignored_outputs,
 )
 from hf_any3d.evaluation.segmentation import evaluate_segmentation
+from hf_any3d.evaluation.unknown import logits_with_unknown
+from hf_any3d.evaluation.voting import evaluate_by_voting
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
 from hf_any3d.integration.auto import (
     AutoModelForPointCloudClassification,

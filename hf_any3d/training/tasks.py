@@ -14,18 +14,14 @@ from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.inputs import count_channels
-from hf_any3d.evaluation.classification import (
-    Judgment,
-    compute_classification_metrics,
-    evaluate_by_voting,
-    evaluate_splits,
-)
+from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     compute_semantic_metrics,
     evaluate_segmentation,
 )
+from hf_any3d.evaluation.voting import evaluate_by_voting
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program

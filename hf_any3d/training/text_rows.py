@@ -12,7 +12,8 @@ from torch.utils.data import Sampler
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose
-from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts, fill_templates
+from hf_any3d.modeling.point_encoders.text_templates import CAPTION_TEMPLATES, fill_templates
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts
 from hf_any3d.processing.chat import MiniGPT3DProcessor
 from hf_any3d.processing.chat_messages import training_messages
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -129,16 +130,6 @@ class ConversationCollator:
             point_clouds=[[row["cloud"]] for row in rows],
         )
         return dict(batch)
-
-
-CAPTION_TEMPLATES = (
-    "a 3D model of a {}.",
-    "a point cloud of a {}.",
-    "a 3D scan of a {}.",
-    "the shape of a {}.",
-    "this is a {}.",
-    "{}",
-)
 
 
 class CaptionedDataset(ProcessedDataset):

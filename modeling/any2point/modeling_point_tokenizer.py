@@ -18,7 +18,7 @@ from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
-from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 

@@ -17,7 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassif
 from hf_any3d.modeling.dgcnn.configuration_dgcnn import DgcnnConfig
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS, ClassificationHead, HeadNorm, in_precision_of
-from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
+from hf_any3d.modeling.layers.losses import classification_loss, point_loss
+from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.point_encoders.base_model import PointCloudModel, PointCloudPreTrainedModel
 from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from hf_any3d.modeling.point_ops import group, knn

@@ -21,7 +21,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.layers.tasks import point_loss, refuse_problem_type
+from hf_any3d.modeling.layers.losses import point_loss
+from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_signs, surprise
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.point_encoders.base_model import PointCloudModel

@@ -4,7 +4,7 @@ from typing import Any
 
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import AlignedEncoderConfig
-from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES
+from hf_any3d.modeling.point_encoders.text_templates import CATEGORY_TEMPLATES, PART_TEMPLATES
 
 ASSIGNMENTS = ("nearest", "membership")
 """Ways to give points the scores of patches."""

@@ -7,19 +7,10 @@ import torch
 
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedTextsMixin
-from hf_any3d.modeling.point_encoders.text_towers import check_templates, embed_prompts
+from hf_any3d.modeling.point_encoders.text_templates import TEMPLATE_SETS, check_templates
+from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
 
 _IGNORED = -100
-PART_TEMPLATES = ("{}", "a {}", "{} part")
-"""Texts for the name of a part."""
-CATEGORY_TEMPLATES = ("a {} of a {}", "the {} of a {}", "{} of {}", "a {} part of a {}")
-"""Texts for the names of a part and of the object's category."""
-TEMPLATE_SETS = {
-    "part_only": PART_TEMPLATES,
-    "part_plus_cat": CATEGORY_TEMPLATES,
-    "ensemble": (*CATEGORY_TEMPLATES, *PART_TEMPLATES),
-}
-"""Templates by the names of the released program's settings."""
 
 
 def clean_label(label: str) -> str:

@@ -22,7 +22,6 @@ from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
-HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)
 POOLINGS = ("mean", "cls", "max")
 # Modules of a sentence encoder that `TextTower` implements.
 _SUPPORTED_MODULES = {"transformer", "pooling", "normalize"}
@@ -218,21 +217,6 @@ def embed_prompts(
     vectors = tower.embed([text for own in prompts for text in own], device)
     # (labels, texts of each, width), averaged over the texts.
     return nn.functional.normalize(vectors.unflatten(0, (len(prompts), -1)).mean(dim=1), dim=-1)
-
-
-def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return the texts of each label, one per template."""
-    check_templates("hypothesis_template", templates)
-    # Not str.format: labels and templates may contain other braces.
-    return [[template.replace("{}", label) for template in templates] for label in labels]
-
-
-def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
-    """Check that there are templates, and that each has one `{}`, or up to `most`."""
-    is_list = not isinstance(templates, str) and len(templates) > 0
-    if not is_list or not all(isinstance(text, str) and 1 <= text.count("{}") <= most for text in templates):
-        expected = "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
-        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template, each with {expected}")
 
 
 def sentence_pooling(source: EncoderSource) -> str:

@@ -15,7 +15,8 @@ from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
 from hf_any3d.modeling.layers.forward_contract import strict_forward
-from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_prompts, fill_templates
+from hf_any3d.modeling.point_encoders.text_templates import fill_templates
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_prompts
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
 LARGEST_SCALE = 100.0

@@ -38,8 +38,8 @@ from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
+from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
 from hf_any3d.modeling.point_features.depth_views import depth_views

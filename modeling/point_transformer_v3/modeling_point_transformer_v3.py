@@ -36,7 +36,8 @@ from hf_any3d.modeling.layers.forward_contract import (
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, precision_of
-from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
+from hf_any3d.modeling.layers.losses import classification_loss, point_loss
+from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin

@@ -34,7 +34,7 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
         }
 
     checked = "hf_any3d.evaluation.published_checks"
-    monkeypatch.setattr(f"{checked}.published_names", lambda: ["a", "b"])
+    monkeypatch.setattr("hf_any3d.published.published_names", lambda: ["a", "b"])
     monkeypatch.setattr(f"{checked}.check_published", check)
     output = tmp_path / "runs.json"
     first = run("check-published", "--output", output, *words)

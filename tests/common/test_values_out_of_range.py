@@ -12,12 +12,12 @@ from transformers import EvalPrediction
 import hf_any3d
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.data import transforms
-from hf_any3d.evaluation import classification, detection, layouts, reconstruction, segmentation, zero_shot
+from hf_any3d.evaluation import classification, detection, layouts, reconstruction, segmentation, voting, zero_shot
 from hf_any3d.modeling import point_ops
 from hf_any3d.modeling.act import ActForSemanticSegmentation
 from hf_any3d.modeling.layers import boxes, unknown_score
 from hf_any3d.modeling.layers.heads import ClassificationHead
-from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.training.arguments import DataArguments, ModelArguments
 from hf_any3d.training.few_scans.training import FewScans, FewScansArguments, FewScansDataArguments
 from tests.common.models import case_of
@@ -57,7 +57,7 @@ CALLS = {
     "temperature": [lambda value: ClassificationHead(4, 2).calibrate(value)],
     "lovasz_weight": [lambda value: point_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.long), value)],
     "right": [lambda value: classification.wilson_interval(value, 10)],
-    "votes": [lambda value: classification.vote_logits(None, None, value)],
+    "votes": [lambda value: voting.vote_logits(None, None, value)],
     "num_points": [
         lambda value: PointCloudProcessor(num_points=value),
         lambda value: PointCloudProcessor()(CLOUD[0], num_points=value),

@@ -7,12 +7,9 @@ from hf_any3d.evaluation.classification import (
     ConfusionMatrix,
     MeanClassAccuracy,
     OverallAccuracy,
-    class_accuracies,
     compute_classification_metrics,
-    confusion_matrix,
-    mean_class_accuracy,
-    overall_accuracy,
 )
+from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 
 
 @pytest.fixture

@@ -8,12 +8,8 @@ from torch import nn
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import (
-    compute_classification_metrics,
-    evaluate_by_voting,
-    evaluate_splits,
-    vote_logits,
-)
+from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_splits
+from hf_any3d.evaluation.voting import evaluate_by_voting, vote_logits
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.rows import evaluation_rows, training_rows
 from hf_any3d.training.trainer import PointTrainer

@@ -15,7 +15,7 @@ from hf_any3d.evaluation.segmentation import (
     part_ious,
     point_confusion,
 )
-from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.trainer import PointTrainer

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders import UnsupportedEncoder, encoder_settings
+from hf_any3d.modeling.point_encoders.text_templates import fill_templates
 from hf_any3d.modeling.point_encoders.text_towers import (
     embed_prompts,
-    fill_templates,
     find_text_tower,
     open_text_tower,
     own_projection,

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoProcessor, pipeline
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.hub.licenses import ACCEPT
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.spatiallm import Layout

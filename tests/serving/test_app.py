@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from transformers import pipeline
 
 import hf_any3d
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
 from tests.serving.conftest import CLASSIFY, DETECT, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d import PointCloudProcessor, Uni3DForPointCloudClassification
-from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
 from tests.errors import raises
 from tests.tiny_aligned import FEATURES, tiny_aligned

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer
 
-from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer

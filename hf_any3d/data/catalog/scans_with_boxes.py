@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, Features, Value
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.box_files import (
     LABEL_CLOUD_CLASSES,
     OWN_NAMES,
@@ -29,7 +30,6 @@ from hf_any3d.data.box_files import (
 from hf_any3d.data.boxes import box_features
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
 from hf_any3d.data.options import one_of
-from hf_any3d.data.point_arrays import turn_up_axis
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("own", "label_cloud", "datumaro", "supervisely", "kitti", "kitti_raw")

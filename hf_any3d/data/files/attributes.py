@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
 
-SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
 # Names of the columns of each field as `plain_name` returns them; the first that are all there count.
 _NORMALS = ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2")
 _COLORS = ("red green blue", "r g b", "rf gf bf", "diffuse_red diffuse_green diffuse_blue", " ".join(SPLAT_COLORS))
@@ -45,9 +45,6 @@ NAMES_OF_AXES = "x, y, z or easting, northing, elevation"
 _COUNTERS = ("", "unnamed_0")
 _ALPHA = ("a", "alpha")
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
-_CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
-LEAST_OPACITY = 0.1
-"""Opacity below which a Gaussian splat is no point of a surface."""
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
@@ -129,31 +126,6 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
             values = splat_colors(values)
         cloud[field] = USABLE[field](values, source)
     return cloud
-
-
-def splat_colors(harmonics: np.ndarray) -> np.ndarray:
-    """Return the colors (splats, 3) in [0, 1] that splats have from all sides.
-
-    Splats store (color - 0.5) / harmonic of degree 0, and may be brighter than white.
-    """
-    return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
-
-
-def opacities_of(logits: np.ndarray) -> np.ndarray:
-    """Return the opacities of splats by their logits, which PLY files have."""
-    return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
-
-
-def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
-    """Return a mask of the splats that are points of a surface, with a warning that counts the others."""
-    # NaN compares as False, and is left out.
-    kept = np.asarray(opacities >= LEAST_OPACITY)
-    if not kept.all():
-        source.warn(
-            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are left "
-            "out"
-        )
-    return kept
 
 
 def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:

@@ -12,17 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import (
-    SPLAT_COLORS,
-    USABLE,
-    by_name,
-    fields_of,
-    opacities_of,
-    opaque_splats,
-    unused_names,
-)
+from hf_any3d.data.files.attributes import USABLE, by_name, fields_of, unused_names
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.splats import SPLAT_COLORS, opacities_of, opaque_splats
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,

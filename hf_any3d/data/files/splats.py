@@ -1,15 +1,21 @@
-"""Gaussian splats: .splat, rows of 32 bytes as web viewers load them, and .spz, packed by Niantic's program."""
+"""Gaussian splats: .splat, rows of 32 bytes as web viewers load them, and .spz, packed by Niantic's program.
+
+Colors and opacities of splats in .ply are computed here, too.
+"""
 
 import struct
 import zlib
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import opaque_splats, splat_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
+SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
+LEAST_OPACITY = 0.1
+"""Opacity below which a Gaussian splat is no point of a surface."""
+_CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 _SPLAT = np.dtype([("points", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 3), ("opacity", "u1"), ("turn", "u4")])
 # Mark, version, number of points, degree of harmonics, bits of fractions, flags, and streams from version 4 on.
 _HEADER = struct.Struct("<4sIIBBBB")
@@ -26,10 +32,35 @@ _GZIP = 31  # zlib's sign for a header of gzip
 def read(source: Source) -> PointCloudData:
     """Read splats as points of the color that they have from all sides; .spz without extensions has y up.
 
-    Those of an opacity below `attributes.LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
+    Those of an opacity below `LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
     harmonics of further degrees have no place in a cloud.
     """
     return _read_splat(source) if source.file_type == "splat" else _read_spz(source)
+
+
+def splat_colors(harmonics: np.ndarray) -> np.ndarray:
+    """Return the colors (splats, 3) in [0, 1] that splats have from all sides.
+
+    Splats store (color - 0.5) / harmonic of degree 0, and may be brighter than white.
+    """
+    return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+
+
+def opacities_of(logits: np.ndarray) -> np.ndarray:
+    """Return the opacities of splats by their logits, which PLY files have."""
+    return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+
+
+def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
+    """Return a mask of the splats that are points of a surface, with a warning that counts the others."""
+    # NaN compares as False, and is left out.
+    kept = np.asarray(opacities >= LEAST_OPACITY)
+    if not kept.all():
+        source.warn(
+            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are left "
+            "out"
+        )
+    return kept
 
 
 def is_spz(data: bytes) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.boxes import box_features, wrapped
 from hf_any3d.data.generated import rooms
-from hf_any3d.data.point_arrays import turn_up_axis
 
 LICENSE = rooms.LICENSE
 UP_AXIS = "z"

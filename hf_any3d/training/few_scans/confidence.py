@@ -6,14 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_any3d.evaluation.classification import (
-    by_name,
-    class_accuracies,
-    confusion_matrix,
-    mean_class_accuracy,
-    overall_accuracy,
-    wilson_interval,
-)
+from hf_any3d.evaluation.classification import by_name, wilson_interval
+from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.utils.markdown import inline
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.pipelines import default_model
 from hf_any3d.training import program

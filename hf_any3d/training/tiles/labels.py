@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.modeling.layers.tasks import IGNORED
+from hf_any3d.modeling.layers.losses import IGNORED
 
 SAYS_NOTHING = (0, 1, 7, 18)
 """ASPRS codes of points that nobody has classified, and of noise."""

@@ -14,7 +14,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
-from hf_any3d.modeling.layers.tasks import IGNORED
+from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.neighborhoods import EDGES

@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
-from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
+from hf_any3d.modeling.point_encoders.text_templates import HYPOTHESIS_TEMPLATES
 from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, part_property, source_property
 
 # Name of the part of the config that holds the text tower.

@@ -30,7 +30,8 @@ from hf_any3d.modeling.config_checks import check_layers
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
-from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
+from hf_any3d.modeling.layers.losses import classification_loss, point_loss
+from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
     AlignedEncoderConfig,

@@ -11,7 +11,7 @@ from hf_any3d.modeling.layers.heads import (
     HeadNorm,
     pool,
 )
-from hf_any3d.modeling.layers.tasks import mean_cross_entropy
+from hf_any3d.modeling.layers.losses import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act
 

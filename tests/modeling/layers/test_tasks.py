@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.layers.tasks import (
-    check_categories,
-    checked_category,
-    classification_loss,
-    lovasz_softmax,
-    mean_cross_entropy,
-    part_mask,
-    point_loss,
-    restrict_to_parts,
-)
+from hf_any3d.modeling.layers.losses import classification_loss, lovasz_softmax, mean_cross_entropy, point_loss
+from hf_any3d.modeling.layers.tasks import check_categories, checked_category, part_mask, restrict_to_parts
 from tests.errors import raises
 
 PARTS = [[0, 2], [1], [2, 3]]

@@ -10,7 +10,7 @@ from hf_any3d.conversions.point_transformer_v3.names import (
     restore_supervised_state_dict,
     supervised_fields,
 )
-from hf_any3d.modeling.layers.tasks import lovasz_softmax, mean_cross_entropy
+from hf_any3d.modeling.layers.losses import lovasz_softmax, mean_cross_entropy
 from hf_any3d.modeling.point_ops import patch_table, serialize
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.layers.tasks import lovasz_softmax
+from hf_any3d.modeling.layers.losses import lovasz_softmax
 from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import ply
-from hf_any3d.data.files.attributes import LEAST_OPACITY, fields_of, opacities_of
+from hf_any3d.data.files.attributes import fields_of
 from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import tell_left_out
+from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of
 from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
 
 _NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
