@@ -107,8 +107,8 @@ def open_published(
     Raises:
         ValueError: The name is not in the table, the size is missing or wrong, the license is not accepted, or the
             file is damaged or does not fit.
-        FileNotFoundError: There is no such file, revision or repository.
-        OSError: The hub cannot be reached, and the cache does not have it.
+        FileNotFoundError: There is no such file.
+        OSError: There is no such repository or revision, or the hub cannot be reached and the cache does not have it.
     """
     hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
     converted = _find(name, size, revision, accept_license, cache_dir, hub)

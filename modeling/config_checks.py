@@ -54,7 +54,8 @@ FIELDS: Mapping[str, str] = {
     "decoder_num_attention_heads": "Heads of the attention in each decoder stage, the finest first.",
 }
 """What fields mean that several models have, where a configuration's own docstring does not say; see `name_fields`."""
-_ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8,}\S.*)*)", re.MULTILINE)
+# Entries of errors begin with a capital letter.
+_ARGUMENT = re.compile(r"^    ([a-z_]\w*): (.+(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 
 def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> None:

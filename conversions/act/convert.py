@@ -135,6 +135,11 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`.
+
+    Raises:
+        ValueError: The checkpoint has tensors of no known part, or lacks some; names them.
+        FileExistsError: `output` is there and not empty.
+        FileNotFoundError: There is no such checkpoint.
     """
     chosen = Choices(**choices)
     with new_directory(output) as directory:

@@ -53,6 +53,11 @@ def convert_any2point(
 
     Returns:
         Facts by name: `output`, `encoder`, `trained_parameters`, `bytes`.
+
+    Raises:
+        ValueError: `variant` is none of `VARIANTS`, or the checkpoint has tensors that do not fit; names them.
+        FileExistsError: `output` is there and not empty.
+        FileNotFoundError: There is no such checkpoint.
     """
     program = VARIANTS[one_of("variant", variant, VARIANTS)]
     name = program.encoder_name if encoder is None else os.fspath(encoder)

@@ -65,6 +65,11 @@ def convert_minigpt3d(
         Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `fresh`, the parts that no file has, and
         `named`, the directories with the parts that are not stored.
 
+    Raises:
+        ValueError: `dtype` is none of the three, or a file has tensors that do not fit; names them.
+        FileExistsError: `output` is there and not empty.
+        FileNotFoundError: There is no such file of a part.
+
     Source: MiniGPT-3D (arXiv 2405.01413), Sec. 3.
     """
     torch_dtype = dtype_of(dtype)

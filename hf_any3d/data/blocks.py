@@ -36,6 +36,9 @@ def split_into_blocks(
 
     Returns:
         (blocks, num_points) int64, indices into `xyz`.
+
+    Raises:
+        ValueError: `block_size` is not above 0, `overlap` is out of range, or `up_axis` is no axis.
     """
     xyz = np.asarray(xyz)
     generator = np.random.default_rng(generator)

@@ -73,6 +73,9 @@ class PointCloud:
         decode: False returns the stored dict, `{"bytes": …, "path": …}`.
         format: file type of clouds that are stored as new files: "ply", which every program reads and which keeps
             colors in 8 bits, or "npz", which keeps every number.
+
+    Raises:
+        ValueError: `format` is neither of the two.
     """
 
     decode: bool = True

@@ -104,6 +104,9 @@ def draw_fold(
     Returns:
         Splits `train` (way * shot rows) and `test`, labeled from 0 to way - 1 with the names of the drawn classes.
 
+    Raises:
+        ValueError: Fewer classes than `way` have enough rows in both splits.
+
     Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
     """
     label = splits["train"].features["label"]

@@ -20,6 +20,9 @@ class TextBank:
     Labels are found by their cleaned names. A file of a bank is a safetensors file with a vector `(width,)` for each
     word, named by the word.
 
+    Raises:
+        ValueError: A word is there twice, or its vector has zeros only, NaN or infinite numbers.
+
     Example:
         ```python
         words = ["seat", "back", "leg"]

@@ -69,6 +69,9 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
         Of class numbers `accuracy` and `mean_class_accuracy`, both in [0, 1]; with a config also `none_of_these`, how
         many clouds were called none of the classes, which is never right here. Of several classes, which apply where
         the logit is above 0, `exact_match`, `micro_f1` and `macro_f1`, in [0, 1] too; of a regression `mse` and `mae`.
+
+    Raises:
+        ValueError: Predictions have NaN, or labels do not fit them.
     """
     logits = eval_prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)

@@ -16,6 +16,9 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
 
     Returns:
         (num_classes, num_classes) int64; row = true class, column = predicted class.
+
+    Raises:
+        ValueError: Classes are no integers, below 0 or not below `num_classes`, or there are other numbers of them.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     kinds = {values.dtype.kind for values in (predictions, references) if values.size}

@@ -146,6 +146,10 @@ def detection_metrics(
     Returns:
         For each threshold `map_…`, `recall_…`, `published_map_…`, `published_recall_…`, and `class_ap_…` by name or
         number of the class.
+
+    Raises:
+        ValueError: A threshold is no share, such as 25 for percent; predictions and references are of different
+            numbers of clouds; a box is not finite or has a negative length; or a class has none of the `names`.
     """
     metrics: dict[str, Any] = {}
     for threshold, scores in score_detections(predictions, references, thresholds).items():

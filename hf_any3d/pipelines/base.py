@@ -51,6 +51,11 @@ class PointCloudPipeline(Pipeline):
     dataset column of them; a mesh is sampled on its surface. All but reconstructions have the argument `up_axis`, the
     axis that points up in the clouds, "x", "y" or "z"; they are turned to that of the model's training. By default
     nothing is turned.
+
+    Raises:
+        OSError: The directory of the model has no processor.
+        ValueError: A model that is given as an object comes without a processor, or a saved one has another head than
+            the task needs.
     """
 
     model: Any  # of this package, or a PEFT model around one
@@ -110,6 +115,11 @@ class PointCloudPipeline(Pipeline):
 
         For several a list is returned, and for a generator or torch dataset an iterator. `progress` shows a bar, by
         default for 100 clouds and more; other arguments are those of the task, `batch_size` and `num_workers`.
+
+        Raises:
+            PointCloudFileError: A file cannot be read.
+            TypeError: An argument that the task does not have; names those that it has.
+            ValueError: An argument out of range, or the model answers with NaN.
         """
         self._unnamed = 0
         clouds = as_clouds(inputs)

@@ -24,7 +24,11 @@ class LabelsOfACall(PointCloudPipeline):
         super().__init__(*args, **kwargs)
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
-        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`."""
+        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
+
+        Raises:
+            ValueError: There are no candidate labels, one of them twice, or a template without `{}`.
+        """
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         elif "labels" not in self._forward_params:

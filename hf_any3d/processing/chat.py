@@ -131,6 +131,10 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
         Returns:
             As `apply_chat_template`.
+
+        Raises:
+            ValueError: There are more or fewer clouds than places for them.
+            PointCloudFileError: A file cannot be read.
         """
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
         length |= {"padding_side": padding_side, **(text_kwargs or {})}

@@ -61,6 +61,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         small_clouds: what becomes of clouds with fewer than `num_points` points: they are "repeated", or "masked":
             padded with zeros to the largest of the batch, and marked in `points_mask`, for models that take it.
 
+    Raises:
+        TypeError: An unknown argument.
+        ValueError: An argument that is none of the choices above, or out of range; names both.
+
     Example:
         ```python
         processor = PointCloudProcessor(num_points=1024)
@@ -153,9 +157,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             only as many points as the largest cloud has, and `points_mask` (batch, points) bool, False for padding.
 
         Raises:
-            ValueError: a cloud with too few points, NaN or infinite coordinates, only equal points or a missing
-                feature; names the cloud.
-            PointCloudFileError: a file that cannot be read; a ValueError too.
+            PointCloudError: a cloud with too few points, NaN or infinite coordinates, only equal points or a missing
+                feature; names the cloud. A ValueError, too.
+            PointCloudFileError: a file that cannot be read; a PointCloudError, too.
         """
         num_points = self.num_points if num_points is None else num_points
         at_least(1, num_points=num_points)

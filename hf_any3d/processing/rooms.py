@@ -287,6 +287,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             `input_ids` and `attention_mask` `(rooms, tokens)`; `points (rooms, voxels, 6)` float32, `grid_coord
             (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room; with `layouts` also
             `labels (rooms, tokens)`, -100 in all but the answers.
+
+        Raises:
+            ValueError: `task` or a class is none of those that the processor has.
+            PointCloudFileError: A file cannot be read.
         """
         text = self.instruction(task, classes)
         if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):

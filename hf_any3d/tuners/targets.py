@@ -39,6 +39,9 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     teacher in pretraining, stay frozen.
 
     `LoraConfig(modules_to_save=trainable_module_names(model), …)` trains the same modules as a guided adapter.
+
+    Raises:
+        ValueError: The model has no pretrained layers that could be adapted, or several pretrained parts.
     """
     owner = encoder_owner(model)
     if owner is not model and owner is not getattr(model, "base_model", None):
@@ -94,7 +97,11 @@ def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
 
 
 def encoder_linear_pattern(model: nn.Module) -> str:
-    """Return a regular expression of all linear modules in the layers, for `target_modules` of LoRA and the like."""
+    """Return a regular expression of all linear modules in the layers, for `target_modules` of LoRA and the like.
+
+    Raises:
+        ValueError: The model has no pretrained layers that could be adapted.
+    """
     return encoder_module_pattern(model, lambda module: isinstance(module, (nn.Linear, Conv1D)))
 
 

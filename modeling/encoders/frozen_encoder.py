@@ -141,9 +141,11 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             **config_kwargs: Any field of the class's `config_class`: `num_labels`, `id2label`, …
 
         Raises:
+            ValueError: Neither an encoder nor a config is given, or both.
             UnsupportedEncoder: No family of encoders has this `model_type`; names those that have one.
-            EncoderUnavailableError: The weights are neither in a directory of this name, on the hub, in the cache nor
-                in a package.
+            EncoderUnavailableError: The weights are neither in a directory of this name, nor can the hub be reached or
+                has the cache or a package them.
+            OSError: The hub has no such repository.
             TypeError: An argument is no field of the config.
         """
         if (encoder_name_or_path is None) == (config is None):

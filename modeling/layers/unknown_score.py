@@ -157,7 +157,8 @@ class UnknownScoreMixin:
                 signs of projected features.
 
         Raises:
-            ValueError: Features or logits hold NaN or infinite numbers.
+            ValueError: Features or logits hold NaN or infinite numbers; there are fewer than two groups; the model is
+                no classifier of two or more classes; or an adapter is stored for another number of rows.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:

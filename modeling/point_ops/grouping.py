@@ -54,6 +54,9 @@ def knn(
 
     Returns:
         Indices `(batch, queries, k)`.
+
+    Raises:
+        ValueError: `k` is below 1 or above the number of points, or the batches differ.
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
@@ -77,6 +80,9 @@ def ball_query(
 
     Returns:
         Indices `(batch, queries, k)`.
+
+    Raises:
+        ValueError: `radius` is below 0 or NaN, `k` is below 1, or the batches differ.
 
     Source: PointNet++, Sec. 3.2.
     """

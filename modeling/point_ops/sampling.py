@@ -32,6 +32,9 @@ def farthest_point_sample(
     Returns:
         LongTensor `(batch, num_samples)` on the device of `points`.
 
+    Raises:
+        ValueError: `num_samples` is below 1 or above the number of points.
+
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
     check_numbers(0, min_squared_norm=min_squared_norm)

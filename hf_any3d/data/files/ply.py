@@ -56,7 +56,7 @@ def read(source: Source) -> PointCloudData:
     corner, strips into triangles that all face to one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
-    `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
+    `splats.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
     order, elements, start, comments = read_header(source.data)
     values: dict[str, Values] = {}

@@ -201,6 +201,7 @@ def read_point_cloud(
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
             NaN or infinite coordinates, or beyond the limits.
+        ValueError: `on_invalid` is neither of the two.
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
     opened = open_source(source, file_type, supported_file_types(), limits)

@@ -20,6 +20,9 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     coordinates of vertices, as most programs read them; what it has no place for, such as labels, is told of in a
     warning. All three keep up axis and unit, PLY and OBJ in comments. An offset is added to the coordinates of PLY,
     which are then of type double, and of OBJ; NPZ has it as an array.
+
+    Raises:
+        ValueError: The path has another ending, or labels do not fit the 32 bits of PLY.
     """
     path = Path(path)
     suffix = one_of(f"file type of {path}", path.suffix.lower(), _WRITERS)

@@ -53,7 +53,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     Raises:
         PointCloudFileError: No file of the folder can be read.
         ValueError: There is one class or one scan in all, two labels for the same scan, or settings that do not fit.
-        EncoderUnavailableError: An encoder that was asked for is neither on the hub nor in the cache.
+        OSError: There is no such folder, or an encoder that was asked for is neither on the hub nor in the cache.
     """
     stopwatch = Stopwatch()
     request = request if isinstance(request, FewScans) else FewScans.parse(request)

@@ -15,6 +15,10 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     views. Applies to models with an encoder of `hf_any3d.modeling.encoders`, and to point transformers, whose views
     are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
     The defaults are the paper's; `light()` returns those for little data.
+
+    Raises:
+        ValueError: A setting is none of its choices or out of range; `target_modules` and `layers_to_transform` are
+            both given; or, in `get_peft_model`, the encoder has no such layer.
     """
 
     method = "GUIDED_ADAPTER"
