@@ -258,7 +258,7 @@ DOORS: dict[str, list[Provoked]] = {
     "training.few_scans.training.learn_few_scans": [
         (PointCloudFileError, "cut.ply", lambda folder: learn_few_scans(few(folder, cut_off(folder)))),
         (ValueError, "chair", lambda folder: learn_few_scans(few(folder, example_file()))),
-        (OSError, "nowhere", lambda folder: learn_few_scans(["--dataset_name", "folder", "--data_dir", "nowhere"])),
+        (OSError, "nowhere", lambda folder: learn_few_scans(few_words(folder / "nowhere"))),
     ],
     "evaluation.confusion_matrix": [
         (ValueError, "predictions", lambda _: confusion_matrix([0, 7], [0, 1], num_classes=2)),
@@ -446,7 +446,11 @@ def few(folder: Path, source: Path) -> list[str]:
     scans.mkdir(parents=True)
     for number in range(2):
         shutil.copy(source, scans / f"{number}-{source.name}")
-    return ["--dataset_name", "folder", "--data_dir", str(folder / "scans"), "--output_dir", str(folder / "learned")]
+    return few_words(folder / "scans")
+
+
+def few_words(scans: Path) -> list[str]:
+    return ["--dataset_name", "folder", "--data_dir", str(scans), "--output_dir", str(scans.parent / "learned")]
 
 
 def without_processor(folder: Path) -> str:
