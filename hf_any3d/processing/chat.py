@@ -56,10 +56,15 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     Example:
         ```python
-        processor = MiniGPT3DProcessor.from_config(model.config, tokenizer)
-        content = [{"type": "point_cloud", "path": "chair.ply"}, {"type": "text", "text": "What is this?"}]
+        from transformers import ByT5Tokenizer
+        from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, example_file
+
+        # That of a saved model: AutoProcessor.from_pretrained("me/minigpt3d").
+        processor = MiniGPT3DProcessor(PointCloudProcessor(), ByT5Tokenizer(), num_query_tokens=8, point_token_id=999)
+        content = [{"type": "point_cloud", "path": example_file()}, {"type": "text", "text": "What is this?"}]
+        # processor.decode_answers reads what model.generate(**inputs) adds to them.
         inputs = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
-        processor.decode_answers(model.generate(**inputs)[:, inputs["input_ids"].shape[1] :])
+        inputs["input_ids"].shape  # (1, 47)
         ```
     """
 

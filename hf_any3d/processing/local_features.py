@@ -66,8 +66,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
 
     Example:
         ```python
-        processor = LocalFeaturesProcessor(num_points=4096)
-        processor("tile.laz")["points"]  # (1, 4096, 3 + len(processor.names()))
+        import numpy as np
+        from hf_any3d import LocalFeaturesProcessor
+
+        processor = LocalFeaturesProcessor(num_points=100)
+        scan = np.random.default_rng(0).random((1000, 3)) * 20  # or "tile.laz"
+        processor(scan)["points"].shape  # (1, 100, 104)
         ```
     """
 

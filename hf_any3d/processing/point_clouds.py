@@ -67,8 +67,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
     Example:
         ```python
+        from hf_any3d import PointCloudProcessor, example_file
+
         processor = PointCloudProcessor(num_points=1024)
-        processor(["chair.ply", "lamp.stl"])["points"]  # (2, 1024, 3)
+        processor([example_file("chair.ply"), example_file("lamp.ply")])["points"].shape  # (2, 1024, 3)
         ```
     """
 

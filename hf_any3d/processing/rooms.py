@@ -90,10 +90,20 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     Example:
         ```python
-        rooms = processor.read("room.ply")
+        import numpy as np
+        from transformers import ByT5Tokenizer
+        from hf_any3d import SpatialLMProcessor
+
+        # That of a saved model: AutoProcessor.from_pretrained("me/spatiallm").
+        tokens = ["<|point_start|>", "<|point_pad|>", "<|point_end|>"]
+        tokenizer = ByT5Tokenizer(extra_ids=0, additional_special_tokens=tokens)
+        tokenizer.chat_template = "{{ messages[0]['content'] }}"
+        processor = SpatialLMProcessor(tokenizer, align=False)
+        draw = np.random.default_rng(0).random
+        rooms = processor.read({"points": 4 * draw((1000, 3)), "colors": draw((1000, 3))})  # or "room.ply"
+        # processor.decode_layouts(answers, rooms) reads what model.generate(**inputs) adds to them.
         inputs = processor(rooms, task="layout")
-        answers = model.generate(**inputs, max_new_tokens=2000)[:, inputs["input_ids"].shape[1] :]
-        layout = processor.decode_layouts(answers, rooms)[0]
+        inputs["points"].shape  # (1, …, 6)
         ```
     """
 

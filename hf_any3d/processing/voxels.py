@@ -61,8 +61,11 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
     Example:
         ```python
-        processor = PointTransformerV3Processor()
-        model(**processor("room.ply"), output_point_features=True).point_features  # (1, points, channels)
+        from hf_any3d import PointTransformerV3Processor, example_file
+
+        processor = PointTransformerV3Processor(features=["xyz"], scale="unit_sphere", factor=1.0, grid_size=0.05)
+        inputs = processor(example_file("chair.ply"))  # model(**inputs, output_point_features=True)
+        inputs["points"].shape  # (1, 890, 3)
         ```
     """
 

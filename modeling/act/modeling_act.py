@@ -432,6 +432,17 @@ class ActForPreTraining(ActPreTrainedModel):
         student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActForPreTraining
+
+        autoencoder = ActAutoencoder(ActAutoencoderConfig(num_groups=16, group_size=8))  # untrained, without a teacher
+        model = ActForPreTraining.from_autoencoder_pretrained(autoencoder, num_hidden_layers=2)
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points).mask.shape  # (2, 16)
+        ```
     """
 
     def __init__(

@@ -313,7 +313,21 @@ class _Any2PointWithHead(Any2PointPreTrainedModel):
 
 
 class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead):
-    """`Any2PointModel` with a classification head."""
+    """`Any2PointModel` with a classification head.
+
+    Example:
+        ```python
+        import torch
+        from transformers import BertConfig
+        from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
+
+        encoder = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
+        config = Any2PointConfig(encoder_config=encoder, num_tokens=32, num_labels=3)
+        model = Any2PointForPointCloudClassification(config)
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -424,7 +438,21 @@ class Any2PointSegmenter(_Any2PointWithHead):
 
 
 class Any2PointForSemanticSegmentation(Any2PointSegmenter):
-    """Predicts the object class of every point of a scene, or of a block of it."""
+    """Predicts the object class of every point of a scene, or of a block of it.
+
+    Example:
+        ```python
+        import torch
+        from transformers import BertConfig
+        from hf_any3d import Any2PointConfig, Any2PointForSemanticSegmentation
+
+        encoder = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
+        config = Any2PointConfig(encoder_config=encoder, num_tokens=32, num_labels=3)
+        model = Any2PointForSemanticSegmentation(config)
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points).logits.shape  # (2, 256, 3)
+        ```
+    """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -440,7 +468,21 @@ class Any2PointForSemanticSegmentation(Any2PointSegmenter):
 
 
 class Any2PointForPartSegmentation(Any2PointSegmenter):
-    """Predicts the part of every point of an object, given the object's category."""
+    """Predicts the part of every point of an object, given the object's category.
+
+    Example:
+        ```python
+        import torch
+        from transformers import BertConfig
+        from hf_any3d import Any2PointConfig, Any2PointForPartSegmentation
+
+        encoder = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
+        config = Any2PointConfig(encoder_config=encoder, num_tokens=32, num_labels=3, category_parts=[[0, 1], [2]])
+        model = Any2PointForPartSegmentation(config)
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points, category=torch.tensor([0, 1])).logits.shape  # (2, 256, 3)
+        ```
+    """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -487,6 +529,19 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
     The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
     recorded name, revision and checksum, and is not part of the model: it is neither stored nor adapted, and its
     parameters do not count. Train the model on pairs of clouds and texts before use.
+
+    Example:
+        ```python
+        import torch
+        from transformers import BertConfig
+        from hf_any3d import Any2PointConfig, Any2PointForZeroShotPointCloudClassification
+
+        encoder = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
+        config = Any2PointConfig(encoder_config=encoder, num_tokens=32, text_width=48)
+        model = Any2PointForZeroShotPointCloudClassification(config)
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points, text_embeds=torch.rand(5, 48)).logits_per_point_cloud.shape  # (2, 5)
+        ```
     """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):

@@ -66,7 +66,18 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
 
 
 class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
-    """`PointTokenizerModel` with a classification head: the control "no encoder" of Any2Point."""
+    """`PointTokenizerModel` with a classification head: the control "no encoder" of Any2Point.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+
+        model = PointTokenizerForPointCloudClassification(PointTokenizerConfig(num_labels=3, num_tokens=32))
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)

@@ -94,7 +94,18 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
 
 
 class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
-    """Local features with a label for each point."""
+    """Local features with a label for each point.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+
+        model = LocalFeaturesForPointCloudSegmentation(LocalFeaturesConfig(in_channels=8, num_labels=3))
+        points = torch.rand(2, 100, 8)  # xyz and features, as LocalFeaturesProcessor makes them
+        model(points=points).logits.shape  # (2, 100, 3)
+        ```
+    """
 
     unknown_score: UnknownScore | None
 

@@ -406,7 +406,22 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
 
 class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTrainedModel, GenerationMixin):
-    """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds."""
+    """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+
+        small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        parts = {"point_config": {"model_type": "act3d", "in_channels": 6, **small}, "qformer_config": small}
+        text = {"model_type": "llama", "vocab_size": 40, **small}
+        config = MiniGPT3DConfig(**parts, text_config=text, point_token_id=39, num_query_tokens=4)
+        model = MiniGPT3DForConditionalGeneration(config)
+        question = torch.tensor([[1, 39, 39, 39, 39, 5]])  # as MiniGPT3DProcessor makes it
+        model(input_ids=question, points=torch.rand(1, 1024, 6)).logits.shape  # (1, 6, 40)
+        ```
+    """
 
     def __init__(
         self,

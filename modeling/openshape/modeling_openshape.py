@@ -148,4 +148,16 @@ class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmen
 
 
 class OpenShapeForZeroShotPointCloudClassification(OpenShapePreTrainedModel, AlignedZeroShotClassifier):
-    """`OpenShapeModel` that compares clouds with texts; published encoders open as this class."""
+    """`OpenShapeModel` that compares clouds with texts; published encoders open as this class.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
+
+        model = OpenShapeForZeroShotPointCloudClassification(OpenShapeConfig(num_hidden_layers=2))
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        texts = torch.rand(5, 1280)  # or model.encode_labels([…]) of a published model
+        model(points=points, text_embeds=texts).logits_per_point_cloud.shape  # (2, 5)
+        ```
+    """

@@ -208,6 +208,17 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
     """First training stage: patches learn the features that an image encoder has of their points.
 
     Source: PatchAlign3D, Sec. 3, first stage.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PatchAlign3DConfig, PatchAlign3DForPreTraining
+
+        model = PatchAlign3DForPreTraining(PatchAlign3DConfig(num_hidden_layers=2, projection_dim=16))
+        points = torch.rand(2, 1024, 3)  # xyz
+        features, centers = torch.rand(2, 9, 16), points[:, :9]  # of an image encoder
+        model(points=points, target_features=features, target_centers=centers).predictions.shape  # (2, 128, 16)
+        ```
     """
 
     def __init__(self, config: PatchAlign3DConfig):
@@ -256,6 +267,17 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
     It is also the model of the second training stage, in which patches learn which words name them.
 
     Source: PatchAlign3D, Sec. 3.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PatchAlign3DConfig, PatchAlign3DForZeroShotPointCloudSegmentation
+
+        model = PatchAlign3DForZeroShotPointCloudSegmentation(PatchAlign3DConfig(num_hidden_layers=2))
+        points = torch.rand(2, 1024, 3)  # xyz
+        texts = torch.rand(5, 1280)  # or model.encode_labels([…]) of a published model
+        model(points=points, text_embeds=texts).logits.shape  # (2, 1024, 5)
+        ```
     """
 
     input_modalities = ("point_cloud", "text")

@@ -747,6 +747,18 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
     """`PointTransformerV3Model` that compares points with texts, which name parts: Find3D opens as this class.
 
     Source: Find3D (arXiv 2411.13550), Sec. 4.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointTransformerV3Config, PointTransformerV3ForZeroShotPointCloudSegmentation
+        from hf_any3d.modeling.point_transformer_v3 import PRESETS
+
+        model = PointTransformerV3ForZeroShotPointCloudSegmentation(PointTransformerV3Config(**PRESETS["find3d"]))
+        points = torch.rand(1, 256, 9)  # xyz, colors and normals
+        texts = torch.rand(5, 768)  # or model.encode_labels([…]) of a published model
+        model(points=points, text_embeds=texts, with_none=False).logits.shape  # (1, 256, 5)
+        ```
     """
 
     input_modalities = ("point_cloud", "text")

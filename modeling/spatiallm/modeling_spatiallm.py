@@ -194,7 +194,22 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
 
 
 class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTrainedModel, GenerationMixin):
-    """`SpatialLMModel` with the scores of the next tokens: writes the layout of a scanned room."""
+    """`SpatialLMModel` with the scores of the next tokens: writes the layout of a scanned room.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import SpatialLMConfig, SpatialLMForConditionalGeneration
+
+        text = {"model_type": "qwen2", "vocab_size": 28, "hidden_size": 32, "num_hidden_layers": 2}
+        text |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+        tokens = {"point_start_token_id": 25, "point_end_token_id": 26, "point_token_id": 27}
+        model = SpatialLMForConditionalGeneration(SpatialLMConfig(text_config=text, **tokens))
+        prompt = torch.tensor([[25, 27, 26, 2]])  # as SpatialLMProcessor makes it, with points and cells
+        points, cells = torch.zeros(1, 1, 6), torch.zeros(1, 1, 3, dtype=torch.long)
+        model(input_ids=prompt, points=points, grid_coord=cells).logits.shape  # (1, 4, 28)
+        ```
+    """
 
     cloud_inputs = ("points", "grid_coord", "point_mask")
 

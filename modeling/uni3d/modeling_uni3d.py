@@ -71,7 +71,7 @@ class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
         import torch
         from hf_any3d import Uni3DConfig, Uni3DForPointCloudClassification
 
-        config = Uni3DConfig(num_labels=3, num_hidden_layers=2)
+        config = Uni3DConfig(num_labels=3, num_hidden_layers=2, num_groups=64)
         model = Uni3DForPointCloudClassification(config)
         points = torch.rand(2, 1024, 6)  # xyz and colors
         model(points=points).logits.shape  # (2, 3)
@@ -87,7 +87,7 @@ class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
         import torch
         from hf_any3d import Uni3DConfig, Uni3DForPointCloudSegmentation
 
-        config = Uni3DConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        config = Uni3DConfig(num_labels=3, num_hidden_layers=2, num_groups=64, segmentation_layers=[0, 1])
         model = Uni3DForPointCloudSegmentation(config)
         points = torch.rand(2, 1024, 6)  # xyz and colors
         model(points=points).logits.shape  # (2, 1024, 3)
@@ -96,6 +96,18 @@ class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
 
 
 class Uni3DForZeroShotPointCloudClassification(Uni3DPreTrainedModel, AlignedZeroShotClassifier):
-    """`Uni3DModel` that compares clouds with texts; published encoders open as this class."""
+    """`Uni3DModel` that compares clouds with texts; published encoders open as this class.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
+
+        model = Uni3DForZeroShotPointCloudClassification(Uni3DConfig(num_hidden_layers=2, num_groups=64))
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        texts = torch.rand(5, 1024)  # or model.encode_labels([…]) of a published model
+        model(points=points, text_embeds=texts).logits_per_point_cloud.shape  # (2, 5)
+        ```
+    """
 
     _largest_scale = LARGEST_SCALE
