@@ -26,6 +26,9 @@ PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_published.py test_extending.py \
 	examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	test_gpu_check.py test_mutation.py test_packaging.py studies)
+# Tests of what pages and notebooks show, and of pages in a browser: a fifth of all.
+PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py docs/test_programs.py \
+	demo/test_page_in_browser.py demo/test_task_pages.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -34,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench bench-learn clean
+.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,7 +86,10 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
 test: $(INSTALLED) ## Run all tests of the library and its programs (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) $(TOOL_TESTS:%=--ignore=%) $(PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(foreach tests,$(TOOL_TESTS) $(PAGE_TESTS),--ignore=$(tests)) $(PYTEST_ARGS)
+
+test-pages: $(INSTALLED) ## Run what README, guides and notebooks show, and try pages in a browser (PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(PAGE_TESTS) $(PYTEST_ARGS)
 
 test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, benchmarks and studies (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) $(TOOL_TESTS) $(PYTEST_ARGS)

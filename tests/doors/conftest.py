@@ -61,6 +61,7 @@ class Shell:
             "HF_TOKEN": "hf_tests",
             "HF_HUB_DISABLE_XET": "1",  # the stand-in has no such storage
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",  # other tests run beside these
         }
 
     def __call__(
