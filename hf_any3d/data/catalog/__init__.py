@@ -49,9 +49,26 @@ def load_point_dataset(
 ) -> "DatasetDict | Dataset | IterableDataset":
     """Load a dataset of labeled point clouds.
 
-    Rows have `points` (num_points, 3 or more) float32 and usually `label`, a ClassLabel. All columns are of plain
-    types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
-    `.with_format(None)`. A column of files (`PointCloud`) stays one; `files_to_points` converts it to points.
+    All columns are of plain types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy
+    arrays; for lists, use `.with_format(None)`. A column of files (`PointCloud`) stays one; `files_to_points` converts
+    it to points. Others than these columns, such as names, are kept:
+
+    | rows for | column | type | shape | meaning |
+    |---|---|---|---|---|
+    | all | `points` | float32 | (points, 3) | coordinates in the units of the files; rooms and streets in meters |
+    | some | `colors` | uint8 | (points, 3) | red, green and blue from 0 to 255; for captions float32 from 0 to 1 |
+    | some | `normals` | float32 | (points, 3) | directions of length 1 |
+    | some | `intensity`, `ring` | float32 | (points,) | of a laser scanner, in its own units |
+    | classification | `label` | ClassLabel | () | class of the cloud |
+    | segmentation | `labels` | ClassLabel | (points,) | class of each point, -100 for none; in `folder` int64 |
+    | parts | `label` | ClassLabel | () | category of the object, beside `labels`, its parts |
+    | detection, layouts | `boxes` | float32 | (objects, 7) | center and size in meters, heading in radians |
+    | detection, layouts | `box_labels` | ClassLabel | (objects,) | class of each box |
+    | layouts | `layout` | string | () | walls, doors, windows and boxes: the text of a `Layout`, in meters |
+    | captions | `conversations` | `from`, `value`: string | (turns,) | turns of `human` and `gpt` |
+    | captions | `caption` | string | () | the answer of a description |
+
+    Scenes with boxes have z up, and headings are counterclockwise about it. `<point>` in a turn stands for the cloud.
 
     Args:
         name: a name in `hf_any3d.registry.DATASETS`, or a repository on the hub (`owner/name`).
