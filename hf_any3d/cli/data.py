@@ -254,8 +254,8 @@ def check(
     damaged files and clouds of fewer than three points, which training leaves out, too; the exit code is then 2.
     Folders without a cloud are named.
 
-    Of scans with labels of points, the summary has the classes with their shares, those that only some files have, and
-    files without labels; of scans in known units the density and overlaps; and what only some files have.
+    Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
+    have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
     inputs = find_inputs(files, options.file_type)
     for folder in _empty_folders(files):
@@ -354,7 +354,7 @@ def _judge(
     if not extent.any():
         doubts.append("all points are equal")
     cloud.warnings += [f"{cloud.name}: {text}" for text in (*doubts, *doubts_about(data))]
-    has = [name for name in ("colors", "normals", "labels", "faces") if getattr(data, name) is not None]
+    has = [name for name in ("colors", "normals", "labels", "faces", "face_labels") if getattr(data, name) is not None]
     tile = tile_of(cloud.name, data)
     tiles.append(tile)
     row = {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}

@@ -34,7 +34,8 @@ class Tile:
         high: (3,) largest coordinates.
         meters_per_unit: Length of a unit, or None.
         density: Points per square meter of ground, or None without a unit or ground.
-        labels: Label -> number of points, None without labels.
+        labels: Label -> number of points, or of faces where they alone have labels; None without labels.
+        labeled: What has the labels, "points" or "faces".
         has: Names of what its points have, such as "colors".
         returns: Whether returns of pulses are counted, None of formats without them.
     """
@@ -47,6 +48,7 @@ class Tile:
     labels: dict[int, int] | None
     has: tuple[str, ...]
     returns: bool | None = None
+    labeled: str = "points"
 
     @property
     def is_las(self) -> bool:
@@ -58,14 +60,16 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     """Return the facts about a cloud."""
     offset = np.zeros(3) if cloud.offset is None else cloud.offset
     low, high = ((getattr(cloud.points, end)(axis=0) + offset).tolist() for end in ("min", "max"))
-    labels = None
-    if cloud.labels is not None:
-        kinds, counts = np.unique(cloud.labels, return_counts=True)
+    labeled, codes, labels = "points", cloud.labels, None
+    if codes is None and cloud.face_labels is not None:
+        labeled, codes = "faces", cloud.face_labels
+    if codes is not None:
+        kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
     fields = ("colors", "intensity", "normals", "ring", "labels")
     has = tuple(field for field in fields if getattr(cloud, field) is not None)
     returns = cloud.return_number is not None if _is_las(name) else None
-    return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns)
+    return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns, labeled)
 
 
 def _is_las(name: str) -> bool:
@@ -100,18 +104,19 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
 
 
 def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
-    counts: Counter[int] = Counter()
-    for tile in tiles:
-        counts.update(tile.labels or {})
-    if total := sum(counts.values()):
-        names = _names(tiles)
-        shares = [
-            f"{label} {class_name(label, names)} {100 * count / total:.3g} %"
-            if label in names
-            else f"{label} {100 * count / total:.3g} %"
-            for label, count in sorted(counts.items())
-        ]
-        yield f"labels of points: {', '.join(shares)}"
+    names = _names(tiles)
+    for labeled in ("points", "faces"):
+        counts: Counter[int] = Counter()
+        for tile in tiles:
+            if tile.labeled == labeled:
+                counts.update(tile.labels or {})
+        total = sum(counts.values())
+        shares = []
+        for label, count in sorted(counts.items()):
+            what = f"{label} {class_name(label, names)}" if label in names else str(label)
+            shares.append(f"{what} {100 * count / total:.3g} %")
+        if shares:
+            yield f"labels of {labeled}: {', '.join(shares)}"
 
 
 def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -130,7 +135,8 @@ def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
 def _unlabeled(tiles: Sequence[Tile]) -> Iterator[str]:
     without = [tile.name for tile in tiles if tile.labels is None]
     if 0 < len(without) < len(tiles):
-        yield f"no labels of points in {len(without)} of {len(tiles)}: {_some(without)}"
+        labeled = " or ".join(sorted({tile.labeled for tile in tiles if tile.labels}, reverse=True))
+        yield f"no labels of {labeled} in {len(without)} of {len(tiles)}: {_some(without)}"
     # LAS has a place for a class in each point, whether or not anyone has classified them.
     never = [tile.name for tile in tiles if tile.is_las and tile.labels and set(tile.labels) <= {*UNCLASSIFIED}]
     if never:

@@ -179,3 +179,12 @@ def test_check_says_what_labeled_tiles_have_and_how_they_differ(tmp_path):
     }
     # Few of 10,000 cells have a point, so that these are denser than a point to 25 square meters.
     assert 1 < densities["c"] < 1.1 and 1.1 < densities["a"] < 1.3 and densities["e"] is None
+
+
+def test_check_counts_labels_of_faces(tmp_path):
+    corners = np.eye(3)
+    for name, labels in (("a", [7]), ("b", [0]), ("c", None)):
+        mesh = PointCloudData(corners, faces=np.array([[0, 1, 2]]), face_labels=labels and np.array(labels))
+        write_point_cloud(tmp_path / "meshes" / f"{name}.ply", mesh)
+    code, out, _ = run("data", "check", tmp_path / "meshes")
+    assert "labels of faces: 0 50 %, 7 50 %" in out and "no labels of faces in 1 of 3: c.ply" in out
