@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpo
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.saving import write_model_card
-from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.tensors import own_state
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
@@ -89,29 +89,20 @@ def convert_act_adapter(
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint, ("base_model",))
         with errors_about(checkpoint):
-            original = without_parallel_prefix(original)
-            marks = PROGRAMS[method].marks
-            added = {name: tensor for name, tensor in original.items() if any(mark in name for mark in marks)}
-            state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
+            added, kept = _split(without_parallel_prefix(original), PROGRAMS[method].marks)
+            state = convert_act_state_dict("cls", kept)
             settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}
             if method == "ppt":
                 settings["head_activation"] = "gelu"
             model, trained_on = build_act(checkpoint, "cls", state, None, choices, settings)
             renamed = rename_added(method, added, model.config.num_hidden_layers, prompt_layer)
             config = _config(method, added, model, prompt_layer, prompt_groups)
-        modules = list(PROGRAMS[method].trained)
+        config.modules_to_save = list(PROGRAMS[method].trained)
         if base is None:
             fill_act(model, state, teacher_is_stored=False)
         else:
-            # The base is opened with these settings, after a comparison of its frozen tensors with the checkpoint's.
-            model = ActForPointCloudClassification.from_pretrained(base, config=model.config, revision=revision)
-            names = "|".join(map(re.escape, modules))
-            changed = re.compile(rf"(.*\.)?({names})\.|.*\.(running_mean|running_var|num_batches_tracked)$")
-            frozen = {name: tensor for name, tensor in state.items() if not changed.match(name)}
-            expected = {name: tensor for name, tensor in own_state(model).items() if not changed.match(name)}
-            check_frozen(checkpoint, os.fspath(base), expected, frozen, "--base")
-            modules += [name for name in _DRIFTING if name not in modules]
-        config.modules_to_save = modules
+            model = _open_base(checkpoint, base, revision, model.config, state, config.modules_to_save)
+            config.modules_to_save += [name for name in _DRIFTING if name not in config.modules_to_save]
         adapted = get_peft_model(model, config).eval()
         _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
         adapted.save_pretrained(os.fspath(directory))
@@ -120,19 +111,55 @@ def convert_act_adapter(
         if num_points is not None:
             processor["num_points"] = num_points
         PointCloudProcessor(**processor).save_pretrained(directory)
-        # The norms of the token network are stored, but were not trained.
-        untrained = ("join_norm.m",) if method == "ppt" else ("lift_norm.m", "join_norm.m")
-        trained = [
-            weight
-            for name, weight in adapted.named_parameters()
-            if weight.requires_grad and not any(part in name for part in untrained)
-        ]
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,
-        "trained_parameters": sum(weight.numel() for weight in trained),
+        "trained_parameters": _count_trained(adapted, method),
         "bytes": stored_bytes(output),
     }
+
+
+def _split(
+    original: Mapping[str, torch.Tensor], marks: Iterable[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the tensors that a method has added, which have one of its marks in their names, and the others."""
+    added = {}
+    kept = {}
+    for name, tensor in original.items():
+        is_added = any(mark in name for mark in marks)
+        target = added if is_added else kept
+        target[name] = tensor
+    return added, kept
+
+
+def _open_base(
+    checkpoint: str | os.PathLike,
+    base: str | os.PathLike,
+    revision: str | None,
+    config: ActConfig,
+    state: Mapping[str, torch.Tensor],
+    trained: Iterable[str],
+) -> PreTrainedModel:
+    """Open the pretrained transformer with the settings of a checkpoint, and compare what training has left alone."""
+    model = ActForPointCloudClassification.from_pretrained(base, config=config, revision=revision)
+    # The programs leave frozen parts in training mode, so the statistics of all norms drift.
+    modules = "|".join(map(re.escape, trained))
+    changed = re.compile(rf"(.*\.)?({modules})\.|.*\.(running_mean|running_var|num_batches_tracked)$")
+    frozen = {name: tensor for name, tensor in state.items() if not changed.match(name)}
+    expected = {name: tensor for name, tensor in own_state(model).items() if not changed.match(name)}
+    check_frozen(checkpoint, os.fspath(base), expected, frozen, "--base")
+    return model
+
+
+def _count_trained(model: PeftModel, method: str) -> int:
+    """Count the parameters that the program has trained."""
+    # The norms of the token network are stored, but were not trained; PPT does train the first one.
+    untrained = ("join_norm.m",) if method == "ppt" else ("lift_norm.m", "join_norm.m")
+    count = 0
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not any(part in name for part in untrained):
+            count += weight.numel()
+    return count
 
 
 def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None) -> list[str]:
@@ -186,13 +213,11 @@ def _fill(
     """Load the adapters, and the copies of modules that are stored with them."""
     weights = model.get_base_model().state_dict()
     ours = {name: tensor for name, tensor in weights.items() if f".{prefix}" in name}
-    # Linear layers on tokens are convolutions of length one in the programs.
-    shaped = {
-        name: tensor.view(ours[name].shape)
-        if name in ours and tensor.squeeze().shape == ours[name].squeeze().shape
-        else tensor
-        for name, tensor in renamed.items()
-    }
+    shaped = dict(renamed)
+    for name, tensor in renamed.items():
+        # Linear layers on tokens are convolutions of length one in the programs.
+        if name in ours and tensor.squeeze().shape == ours[name].squeeze().shape:
+            shaped[name] = tensor.view(ours[name].shape)
     account(checkpoint, shaped, ours)
     stored = ".modules_to_save.default"
     shaped |= {name: state[name.replace(stored, "")] for name in weights if stored in name}

@@ -261,33 +261,25 @@ def _named_teacher(
 def _task_config(
     kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
-    if kind == "cls":
-        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
-        widths = [state[f"classifier.hidden.{number}.weight"].shape[0] for number in range(layers)]
-        settings: dict[str, Any] = {"head_widths": widths}
-    else:
-        layers = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
-        settings = {
-            "propagation_widths": [state[f"propagation.{name}.weight"].shape[0] for name in ("from_points", "out")],
-            "segmentation_head_widths": [state[name].shape[0] for name in layers],
-        }
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
-    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
-    if choices.dataset is None:
-        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
+    dataset = _dataset_of(kind, num_labels, choices)
+    settings = _student_settings(state, choices) | _head_widths(kind, state)
+    if choices.num_groups is not None:
+        settings["num_groups"] = choices.num_groups
+    elif dataset is not None:
+        settings["num_groups"] = dataset.num_groups
     else:
-        # Labels of another number than the checkpoint's would not fit its head.
-        dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
-    if choices.num_groups is None and dataset is None:
         # A guess would give other features without an error.
         raise ValueError(
             f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
             "tensor shows, is not known; give --num-groups: 64 for ModelNet40, 128 for the others"
         )
-    settings["num_groups"] = choices.num_groups or dataset.num_groups
     if choices.group_size is not None:
         settings["group_size"] = choices.group_size
-    settings |= {"num_labels": num_labels} if dataset is None else {"id2label": dict(enumerate(dataset.labels))}
+    if dataset is None:
+        settings["num_labels"] = num_labels
+    else:
+        settings["id2label"] = dict(enumerate(dataset.labels))
     if kind == "partseg":
         count, settings["category_width"] = state["category_embedding.weight"].shape
         # Tensors do not show which parts a category has, so every category may have all of them.
@@ -295,7 +287,30 @@ def _task_config(
         if dataset is not None:
             settings["category_names"] = list(dataset.categories)
             settings["category_parts"] = [list(parts) for parts in dataset.categories.values()]
-    return ActConfig(**_student_settings(state, choices), **settings, **further), dataset
+    return ActConfig(**settings, **further), dataset
+
+
+def _head_widths(kind: str, state: _State) -> dict[str, Any]:
+    """Return the widths of the hidden layers between transformer and labels."""
+    if kind == "cls":
+        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
+        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
+        return {"head_widths": [state[name].shape[0] for name in names]}
+    propagation = ("propagation.from_points.weight", "propagation.out.weight")
+    head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
+    return {
+        "propagation_widths": [state[name].shape[0] for name in propagation],
+        "segmentation_head_widths": [state[name].shape[0] for name in head],
+    }
+
+
+def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | None:
+    """Return the chosen dataset, by default the first with as many labels; None for labels that are numbers only."""
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if choices.dataset is not None:
+        # Labels of another number than the checkpoint's would not fit its head.
+        return fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
+    return next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
@@ -339,36 +354,27 @@ def write_act_card(
     autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
     on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
     labels = f"{config.num_labels} labels"
-    labels += f" of {inline(trained_on.title)}" if trained_on else ", whose names are not known"
     reported = ""
-    if trained_on and trained_on.reported:
-        reported = f"The authors report {trained_on.reported}, of the best epoch on the test set. "
+    remarks = []
+    if trained_on is None:
+        labels += ", whose names are not known"
+    else:
+        labels += f" of {inline(trained_on.title)}"
+        if trained_on.reported:
+            reported = f"The authors report {trained_on.reported}, of the best epoch on the test set. "
+        if trained_on.remark:
+            remarks.append(trained_on.remark)
+    configs = [config]
+    teacher_text = ""
+    if autoencoder is not None:
+        configs.append(autoencoder.config)
+        teacher_text = _teacher_text(autoencoder)
+        remarks += _code_remarks(autoencoder)
+    quirks = [quirk for some in configs for quirk in _quirks_of(some)]
     left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
     compared = ""
     if teacher is not None:
         compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
-    remarks = [trained_on.remark] if trained_on and trained_on.remark else []
-    configs, teacher_text = [config], ""
-    if autoencoder is not None:
-        teacher_text = " It has no teacher."
-        if autoencoder.encoder is not None:
-            encoder = code(autoencoder.config.encoder_config.model_type)
-            stored = "; its layers are stored here, without its embeddings, which nothing reads"
-            named = autoencoder.config.encoder_name_or_path is not None
-            teacher_text = f" Its frozen teacher is a {encoder} encoder{'' if named else stored}."
-        configs.append(autoencoder.config)
-        remarks.append(
-            "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
-            "`noise_in_eval=False` turns this off."
-        )
-        if autoencoder.config.attention_axis == "batch":
-            remarks.append("**Features depend on the other clouds of a batch.**")
-    quirks = {}  # settings that are not the sound defaults
-    for some in configs:
-        sound = type(some)()
-        for name in _ACT_QUIRKS:
-            if hasattr(some, name) and getattr(some, name) != getattr(sound, name):
-                quirks[code(f"{name}={getattr(some, name)!r}")] = None
     write_card(
         directory,
         title,
@@ -377,7 +383,8 @@ def write_act_card(
         f"(kind {code(kind)}).{teacher_text}",
         {
             "What it computes": "The released program, with the quirks that its weights were trained with: "
-            f"{', '.join(quirks)}. The defaults of `{type(config).__name__}` are the sound ones."
+            # A student and its autoencoder have some in common.
+            f"{', '.join(dict.fromkeys(quirks))}. The defaults of `{type(config).__name__}` are the sound ones."
             f"{''.join(f' {remark}' for remark in remarks)}",
             "Quality": f"{reported}The converted model was not evaluated.",
             "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
@@ -387,3 +394,32 @@ def write_act_card(
         intro=_ACT_WHAT[kind].format(labels=labels),
         base_model=on_hub,
     )
+
+
+def _teacher_text(autoencoder: ActAutoencoder) -> str:
+    """Describe the frozen teacher of an autoencoder, for its card."""
+    if autoencoder.encoder is None:
+        return " It has no teacher."
+    encoder = code(autoencoder.config.encoder_config.model_type)
+    stored = ""
+    if autoencoder.config.encoder_name_or_path is None:
+        stored = "; its layers are stored here, without its embeddings, which nothing reads"
+    return f" Its frozen teacher is a {encoder} encoder{stored}."
+
+
+def _code_remarks(autoencoder: ActAutoencoder) -> list[str]:
+    """Say what readers of a card have to know of an autoencoder's codes and features."""
+    remarks = [
+        "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
+        "`noise_in_eval=False` turns this off."
+    ]
+    if autoencoder.config.attention_axis == "batch":
+        remarks.append("**Features depend on the other clouds of a batch.**")
+    return remarks
+
+
+def _quirks_of(config: ActConfig | ActAutoencoderConfig) -> list[str]:
+    """Return the settings of the released programs that are not the sound defaults, as code."""
+    sound = type(config)()
+    present = [name for name in _ACT_QUIRKS if hasattr(config, name)]
+    return [code(f"{n}={getattr(config, n)!r}") for n in present if getattr(config, n) != getattr(sound, n)]

@@ -105,10 +105,8 @@ def convert_detr3d(
     with errors_about(checkpoint):
         state = convert_detr3d_state_dict(original)
         sizes = detr3d_sizes(state)
-        by_count = {len(facts["classes"]): known for known, facts in _DATASETS.items()}
-        fitting = by_count.get(sizes["num_labels"], "none")
-        name = dataset or fitting
-        one_of("dataset", name, [*_DATASETS, "none"])
+        name = _dataset_of(sizes["num_labels"], dataset)
+        facts = _DATASETS.get(name, _DATASETS["sunrgbd"])
         if sizes["in_channels"] != 3:
             if sizes["in_channels"] != 6 or name != "scannet":
                 raise ValueError(
@@ -116,26 +114,31 @@ def convert_detr3d(
                     "or 6 with dataset='scannet', whose colors the original program scales in a known way"
                 )
             state = scale_colors(state)
-        facts = _DATASETS.get(name, _DATASETS["sunrgbd"])
+        masked = is_masked(state)
         fields = {"num_queries": facts["num_queries"], **_TRAINING.get(name, {})}
-        if name == "sunrgbd" and is_masked(state):
+        # The two models of this dataset were trained with different weights of the classes' loss.
+        if name == "sunrgbd" and masked:
             fields["class_loss_weight"] = 0.8
+        # What is stored beside the weights counts more than what was published, and what the caller says most.
         fields |= _fields(arguments)
         if num_attention_heads is not None:
             fields |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), num_attention_heads)
-        radii = RELEASED_RADII if is_masked(state) else None
-        config = Detr3DConfig(**(sizes | RELEASED | {"attention_radii": radii} | fields))
+        fields["attention_radii"] = RELEASED_RADII if masked else None
+        config = Detr3DConfig(**(sizes | RELEASED | fields))
         if name in _DATASETS:
             config.id2label = dict(enumerate(facts["classes"]))
             config.label2id = {label: number for number, label in config.id2label.items()}
+    has_colors = config.in_channels == 6
     processor = PointCloudProcessor(
         num_points=num_points or facts["num_points"],
         center=False,
         scale=None,
         up_axis="z",
-        features=("xyz",) if config.in_channels == 3 else ("xyz", "rgb"),
+        features=("xyz", "rgb") if has_colors else ("xyz",),
     )
-    computes = _COMPUTES.format(masked=_MASKED if radii is not None else "")
+    computes = _COMPUTES.format(masked=_MASKED if masked else "")
+    if has_colors:
+        computes += _COLORS
     return save_converted(
         output,
         Detr3DForPointCloudObjectDetection,
@@ -144,8 +147,16 @@ def convert_detr3d(
         processor,
         {"Detector": Path(checkpoint)},
         "scans in meters, with z up.",
-        {"What it computes": computes + (_COLORS if config.in_channels == 6 else ""), "License": _LICENSE},
+        {"What it computes": computes, "License": _LICENSE},
     )
+
+
+def _dataset_of(num_labels: int, chosen: str | None) -> str:
+    """Return the name of the dataset whose classes a model has, "none" for classes of no name."""
+    if chosen is not None:
+        return one_of("dataset", chosen, [*_DATASETS, "none"])
+    by_count = {len(facts["classes"]): name for name, facts in _DATASETS.items()}
+    return by_count.get(num_labels, "none")
 
 
 def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,10 +171,7 @@ def assemble(
         model = MiniGPT3DForConditionalGeneration(config)
     # All sets of queries start as copies of BLIP-2's.
     queries = qformer.state["query_tokens"][0]  # (num_query_tokens, hidden)
-    state = {f"point_encoder.{name}": tensor for name, tensor in point_encoder.state.items()}
-    state |= {f"bridge.{name}": tensor for name, tensor in qformer.state.items() if name != "query_tokens"}
-    state |= {"bridge.experts.queries.0": queries}
-    state |= {f"language_model.{name}": tensor for name, tensor in language_model.state.items()}
+    state = _state_of_parts(parts, queries)
     for file in files:
         check_stage(file, point_encoder, model)
         # Later files hold newer values of what an earlier stage trained.
@@ -188,18 +185,44 @@ def assemble(
     state |= initialized
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, expected)
-    fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         # After `account`, which needs all tensors.
-        named_parts = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
-        if last.stage < 3:
-            # Before stage II the norms are those of the file that training starts from, not Phi's.
-            named_parts.pop("language_model", None)
-        sources = {name: resolve_encoder(part.source.absolute()) for name, part in named_parts.items()}
-        config.parts = {name: record_source(source.name, source).to_dict() for name, source in sources.items()} or None
+        config.parts = _recorded_parts(parts, last.stage)
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
-    return Assembly(parts, tuple(files), model, state, tuple(fresh))
+    fresh = {_module_of(name) for name in initialized}
+    return Assembly(parts, tuple(files), model, state, tuple(sorted(fresh)))
+
+
+def _state_of_parts(parts: tuple[Part, Part, Part], queries: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the tensors of point encoder, Q-Former and language model under our names, before any training."""
+    point_encoder, qformer, language_model = parts
+    state = {f"point_encoder.{name}": tensor for name, tensor in point_encoder.state.items()}
+    for name, tensor in qformer.state.items():
+        if name != "query_tokens":
+            state[f"bridge.{name}"] = tensor
+    # The model has several sets of queries, and these are the first.
+    state["bridge.experts.queries.0"] = queries
+    for name, tensor in language_model.state.items():
+        state[f"language_model.{name}"] = tensor
+    return state
+
+
+def _recorded_parts(parts: tuple[Part, Part, Part], stage: int) -> dict[str, Any] | None:
+    """Return the sources of the parts that need not be stored, as those in the config, or None without any."""
+    records = {}
+    for name, part in zip(PARTS, parts, strict=True):
+        # Before stage II the norms are those of the file that training starts from, not Phi's.
+        has_other_norms = name == "language_model" and stage < 3
+        if part.is_converted and not has_other_norms:
+            source = resolve_encoder(part.source.absolute())
+            records[name] = record_source(source.name, source).to_dict()
+    return records or None
+
+
+def _module_of(name: str) -> str:
+    """Return the module that a tensor is of, for the card: "bridge.qformer", "bridge.experts.router"."""
+    return ".".join(name.split(".")[: 3 if ".experts." in name else 2])
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -202,74 +202,146 @@ class Prompts(nn.Module):
         return tokens, positions
 
 
-def run_with_prompts(
-    encoder: PreTrainedModel,
-    family: EncoderFamily,
-    prompts: Prompts | None,
-    tokens: torch.Tensor,
-    positions: torch.Tensor,
-    config: ActAutoencoderConfig,
-    recompute: Callable | None = None,
-    states: list[torch.Tensor] | None = None,
-    record_attention: bool = False,
-) -> torch.Tensor:
-    """Run tokens `(batch, tokens, hidden)` and their positions through a frozen encoder's layers, in its dtype.
+@dataclass(frozen=True)
+class TeacherPass:
+    """One run of a frozen encoder on code vectors with learned prompts.
 
-    Prompts of its first layer or of all layers are no part of the result. If they are discarded after a layer, the
-    layer computes only keys and values for them, if supported; with `record_attention` they stay in the sequence.
-    `recompute` calls a layer with gradient checkpointing; the input of the first layer and the output of each, without
-    the prompts, are appended to `states`.
+    Args:
+        encoder: The frozen encoder.
+        family: Paths of its layers and norms.
+        prompts: Prompts of its first layer or of all layers; None for none.
+        config: Where positions and norms enter, and along which axis the layers attend.
+        recompute: Calls a layer with gradient checkpointing; None without it.
+        record_attention: Whether attention weights are recorded: prompts then stay in the sequence.
     """
-    dtype, batch = encoder.dtype, len(tokens)
-    tokens, positions = tokens.to(dtype), positions.to(dtype)
-    # A sequence of length 0 stands for no prompts.
-    front = tokens.new_empty(1, 0, tokens.shape[-1])
-    if prompts is not None:
-        front, own = (part.to(dtype) for part in prompts(0, batch))
-    count, deep = front.shape[1], prompts is not None and len(prompts.tokens) > 1
-    input_norm = family.norm_of(encoder, family.input_norm) if config.use_input_norm else None
-    if input_norm is not None:
-        tokens, front = input_norm(tokens), input_norm(front) if count else front
-    every_layer, over_batch = config.position_injection == "every_layer", config.attention_axis == "batch"
-    layers = family.layers_of(encoder)
-    # The arguments of the layers, for sequences with prompts.
-    sequence = nn.functional.pad(tokens, (0, 0, count, 0))
-    sequence = sequence.transpose(0, 1) if over_batch else sequence
-    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=sequence, attention_mask=None)
-    places = shared_position(encoder, family, sequence)
-    inputs = family.layer_inputs(LayerPass(encoder, layers, sequence, mask, places, "first_view"))
-    skip_prompts = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
-    skip_prompts = skip_prompts and not record_attention
-    if states is not None:
-        states.append(tokens)
-    with prefix_attention(encoder) if skip_prompts else nullcontext(False) as supported:
-        for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
-            if number and deep:
-                front, own = (part.to(dtype) for part in prompts(number, batch))
-            # Positions of prompts are added when the prompts enter.
-            if count and (every_layer or deep or not number):
-                front = front + own
-            if every_layer or not number:
-                tokens = tokens + positions
-            # Nobody reads the output of these prompts, so the layer has to compute only their keys and values.
-            last = deep or number == len(layers) - 1
-            prefix = compute_prefix(layer, front, **arguments) if supported and last else None
-            if prefix is not None:
-                tokens = hidden_of(run_with_prefix(layer, tokens, prefix, **arguments))
+
+    encoder: PreTrainedModel
+    family: EncoderFamily
+    prompts: Prompts | None
+    config: ActAutoencoderConfig
+    recompute: Callable | None = None
+    record_attention: bool = False
+
+    @property
+    def is_deep(self) -> bool:
+        """True if every layer has prompts of its own, which replace the output of those before (VPT-Deep)."""
+        return self.prompts is not None and len(self.prompts.tokens) > 1
+
+    @property
+    def attends_over_batch(self) -> bool:
+        """True if the layers attend over the clouds of a batch, as in the released program with CLIP."""
+        return self.config.attention_axis == "batch"
+
+    def run(
+        self, tokens: torch.Tensor, positions: torch.Tensor, states: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Run tokens `(batch, tokens, hidden)` and their positions through the layers, in the encoder's dtype.
+
+        Prompts are no part of the result. The input of the first layer and the output of each, without the prompts,
+        are appended to `states`.
+        """
+        dtype = self.encoder.dtype
+        tokens = tokens.to(dtype)
+        positions = positions.to(dtype)
+        front, front_positions = self._prompts_of(0, tokens)
+        tokens, front = self._normed_input(tokens, front)
+        layers = self.family.layers_of(self.encoder)
+        inputs = self._layer_inputs(tokens, front.shape[1])
+        if states is not None:
+            states.append(tokens)
+        saves_queries = prefix_attention(self.encoder) if self._can_skip_prompts(front) else nullcontext(False)
+        with saves_queries as skips_prompts:
+            for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
+                if number and self.is_deep:
+                    front, front_positions = self._prompts_of(number, tokens)
+                front, tokens = self._add_positions(number, front, front_positions, tokens, positions)
+                # Nobody reads what this layer makes of its prompts.
+                prompts_end_here = self.is_deep or number == len(layers) - 1
+                prefix = None
+                if skips_prompts and prompts_end_here:
+                    prefix = compute_prefix(layer, front, **arguments)
+                if prefix is not None:
+                    tokens = hidden_of(run_with_prefix(layer, tokens, prefix, **arguments))
+                else:
+                    front, tokens = self._run_layer(layer, front, tokens, arguments)
                 if states is not None:
                     states.append(tokens)
-                continue
-            sequence = torch.cat([front.expand(batch, -1, -1), tokens], dim=1) if count else tokens
-            sequence = sequence.transpose(0, 1) if over_batch else sequence
-            call = partial(layer, **arguments)
-            checkpoints = recompute is not None and getattr(layer, "gradient_checkpointing", True)
-            sequence = hidden_of(recompute(call, sequence) if checkpoints else call(sequence))
-            sequence = sequence.transpose(0, 1) if over_batch else sequence
-            front, tokens = sequence[:, :count], sequence[:, count:]
-            if states is not None:
-                states.append(tokens)
-    final_norm = family.norm_of(encoder, family.final_norm) if config.use_final_norm else None
-    return tokens if final_norm is None else final_norm(tokens)
+        final_norm = self.family.norm_of(self.encoder, self.family.final_norm) if self.config.use_final_norm else None
+        return tokens if final_norm is None else final_norm(tokens)
+
+    def _prompts_of(self, number: int, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the prompts of a layer and their positions, `(1 or batch, prompts, hidden)` each."""
+        if self.prompts is None:
+            # A sequence of length 0 stands for no prompts.
+            none = tokens.new_empty(1, 0, tokens.shape[-1])
+            return none, none
+        front, positions = self.prompts(number, len(tokens))
+        return front.to(self.encoder.dtype), positions.to(self.encoder.dtype)
+
+    def _normed_input(self, tokens: torch.Tensor, front: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the norm between embeddings and first layer, of encoders such as CLIP; positions come after it."""
+        if not self.config.use_input_norm:
+            return tokens, front
+        norm = self.family.norm_of(self.encoder, self.family.input_norm)
+        if norm is None:
+            return tokens, front
+        return norm(tokens), norm(front) if front.shape[1] else front
+
+    def _add_positions(
+        self,
+        number: int,
+        front: torch.Tensor,
+        front_positions: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add learned positions to the input of a layer: of the first, or as released of every layer."""
+        in_every_layer = self.config.position_injection == "every_layer"
+        # Those of prompts are added when the prompts enter: with deep prompts, before every layer.
+        if front.shape[1] and (in_every_layer or self.is_deep or number == 0):
+            front = front + front_positions
+        if in_every_layer or number == 0:
+            tokens = tokens + positions
+        return front, tokens
+
+    def _layer_inputs(self, tokens: torch.Tensor, prompts: int) -> Iterator[dict[str, Any]]:
+        """Yield the arguments of the layers, for sequences that begin with prompts."""
+        sequence = nn.functional.pad(tokens, (0, 0, prompts, 0))  # (batch, prompts + tokens, hidden)
+        if self.attends_over_batch:
+            sequence = sequence.transpose(0, 1)
+        mask = create_bidirectional_mask(config=self.encoder.config, inputs_embeds=sequence, attention_mask=None)
+        places = shared_position(self.encoder, self.family, sequence)
+        layers = self.family.layers_of(self.encoder)
+        return self.family.layer_inputs(LayerPass(self.encoder, layers, sequence, mask, places, "first_view"))
+
+    def _can_skip_prompts(self, front: torch.Tensor) -> bool:
+        """Return whether a layer whose output for prompts is discarded may compute only their keys and values."""
+        if not front.shape[1] or self.attends_over_batch:
+            return False
+        # A layer that is run again, or whose weights are returned, needs its whole sequence.
+        if self.recompute is not None or self.record_attention:
+            return False
+        # Others have masks or positions for the whole sequence.
+        return self.family.layer_inputs is bidirectional_inputs
+
+    def _run_layer(
+        self, layer: nn.Module, front: torch.Tensor, tokens: torch.Tensor, arguments: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run a layer on the sequence of prompts and tokens, and split its output again."""
+        count = front.shape[1]
+        sequence = tokens
+        if count:
+            sequence = torch.cat([front.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.attends_over_batch:
+            sequence = sequence.transpose(0, 1)
+        call = partial(layer, **arguments)
+        # Layers that `every_n_layers` leaves out of checkpointing say so themselves.
+        if self.recompute is not None and getattr(layer, "gradient_checkpointing", True):
+            call = partial(self.recompute, call)
+        sequence = hidden_of(call(sequence))
+        if self.attends_over_batch:
+            sequence = sequence.transpose(0, 1)
+        return sequence[:, :count], sequence[:, count:]
 
 
 def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
@@ -482,24 +554,18 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         tokens = self._encode(patches, neighbors)
         # Not in passes that only measure, such as for the statistics of norms.
         learns = self.training and torch.is_grad_enabled()
+        # It changes code vectors in place: before they are looked up, as the backward pass needs what was read.
         if learns and self.config.code_restart_share:
             self.codebook.restart(tokens)
-        logits = self._score(tokens)
-        code_loss = None
-        if self.config.quantizer == "nearest":
-            codes, token_ids, pulls = self.codebook.nearest(tokens, logits, self._noise(logits, noise))
-            code_loss = self.config.commitment_weight * pulls[0]
-            code_loss = code_loss if self.config.code_ema_decay is not None else code_loss + pulls[1]
-        else:
-            hard = not self.training if hard is None else hard
-            codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
+        logits = self._score(tokens)  # (batch, groups, codes)
+        codes, token_ids, code_loss = self._select_codes(tokens, logits, temperature, hard, noise)
         if learns and self.codebook.updates_itself:
             self.codebook.update(tokens, token_ids)
         states = [] if return_hidden else None
         recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
-            features = self.teach(codes, patches.centers, states, return_attentions)
-            attentions = recorder.weights if return_attentions else None
+            features = self.teach(codes, patches.centers, states, return_attentions)  # (batch, groups, hidden_size)
+            attentions = None if recorder is None else recorder.weights
         coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
             fine=fine,
@@ -510,20 +576,50 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             centers=patches.centers,
             logits=logits,
             token_ids=token_ids,
-            hidden_states=tuple(states) if return_hidden else None,
+            hidden_states=None if states is None else tuple(states),
             attentions=attentions,
         )
         if return_loss:
-            target = patches.neighborhoods[..., :3].flatten(0, 1)
-            output.reconstruction_loss = sum(chamfer_distance(made.flatten(0, 1), target) for made in (coarse, fine))
-            # Without a weight the term is only reported.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
-                output.kl_loss = uniform_code_loss(logits)
-            output.loss = output.reconstruction_loss + kl_weight * output.kl_loss
-            output.code_loss = code_loss
-            if code_loss is not None and self.training:
-                output.loss = output.loss + code_loss
+            self._add_losses(output, kl_weight, code_loss)
         return output
+
+    def _select_codes(
+        self,
+        tokens: torch.Tensor,
+        logits: torch.Tensor,
+        temperature: float,
+        hard: bool | None,
+        noise: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Choose or mix code vectors: `(batch, groups, code width)`, their numbers, and with nearest codes a loss."""
+        noise = self._noise(logits, noise)
+        if self.config.quantizer != "nearest":
+            if hard is None:
+                hard = not self.training
+            codes, token_ids = self.codebook(logits, temperature, hard, noise)
+            return codes, token_ids, None
+        codes, token_ids, (to_codes, to_tokens) = self.codebook.nearest(tokens, logits, noise)
+        # VQ-VAE, Eq. 3: the straight-through gradient passes by the codes, so two terms pull the two together.
+        loss = self.config.commitment_weight * to_codes
+        # Moving averages need no gradient (Appendix A.1).
+        if self.config.code_ema_decay is None:
+            loss = loss + to_tokens
+        return codes, token_ids, loss
+
+    def _add_losses(self, output: ActAutoencoderOutput, kl_weight: float, code_loss: torch.Tensor | None) -> None:
+        """Set the losses of an output."""
+        # Each patch is compared with its own points, not the whole cloud with the whole cloud.
+        target = output.neighborhoods[..., :3].flatten(0, 1)  # (batch * groups, group_size, 3)
+        coarse_loss = chamfer_distance(output.coarse.flatten(0, 1), target)
+        fine_loss = chamfer_distance(output.fine.flatten(0, 1), target)
+        output.reconstruction_loss = coarse_loss + fine_loss
+        # Without a weight the term is only reported.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
+            output.kl_loss = uniform_code_loss(output.logits)
+        output.loss = output.reconstruction_loss + kl_weight * output.kl_loss
+        output.code_loss = code_loss
+        if code_loss is not None and self.training:
+            output.loss = output.loss + code_loss
 
     @torch.no_grad()
     def teacher_features(
@@ -585,7 +681,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
     ) -> torch.Tensor:
         """Run the teacher on codes `(batch, groups, code width)` of patches: `(batch, groups, hidden_size)`.
 
-        `states` gets the teacher's hidden states, see `run_with_prompts`.
+        `states` gets the teacher's hidden states, see `TeacherPass.run`.
         """
         if self.code_out is not None:
             codes = self.code_out(codes)
@@ -598,8 +694,8 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
-            frozen = (self.encoder, self.family, self.prompts)
-            output = run_with_prompts(*frozen, tokens, positions, self.config, recompute, states, record_attention)
+            teacher = TeacherPass(self.encoder, self.family, self.prompts, self.config, recompute, record_attention)
+            output = teacher.run(tokens, positions, states)
         return self.teacher_out(output.to(codes.dtype))
 
     @torch.no_grad()

@@ -251,24 +251,22 @@ class Any2PointModel(Any2PointPreTrainedModel):
         states: list[torch.Tensor] | None,
     ) -> torch.Tensor:
         """Run the layers on `(batch, 1 + tokens, hidden)`; appends the hidden states to `states`."""
-        config, encoder = self.config, self.encoder
-        where = config.position_injection
+        where = self.config.position_injection
         if where != "every_layer":
             hidden_states = hidden_states + positions
-        input_norm = self.family.norm_of(encoder, self.family.input_norm) if config.use_input_norm else None
-        hidden_states = hidden_states.to(encoder.dtype)
-        if input_norm is not None:
-            hidden_states = input_norm(hidden_states)
-        positions = positions.to(encoder.dtype)
+        hidden_states = self._normed_input(hidden_states.to(self.encoder.dtype))
+        positions = positions.to(self.encoder.dtype)
         if geometry.batch_second:
             # The layers take their first axis for the batch: so attention is over the clouds, as in a released
             # program.
-            hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
-        layers = self.family.layers_of(encoder)
+            hidden_states = hidden_states.transpose(0, 1)
+            positions = positions.transpose(0, 1)
+        layers = self.family.layers_of(self.encoder)
         # Layers with prompts need masks and positions for them, too.
         lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
-        made, count = [hidden_states], hidden_states.shape[1]
+        made = [hidden_states]
+        count = hidden_states.shape[1]
         for layer, extra in zip(layers, lengths, strict=True):
             # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
@@ -276,21 +274,38 @@ class Any2PointModel(Any2PointPreTrainedModel):
             if not getattr(layer, "takes_added_tokens", False):
                 hidden_states = hidden_states[:, :count]
             if where != "input":
+                # Those of added tokens are their adapter's business.
                 behind = hidden_states.shape[1] - count
                 hidden_states = hidden_states + nn.functional.pad(positions, (0, 0, 0, behind))
-            # Layers wrapped by a guided adapter need the places of the tokens.
-            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            call = partial(layer, **arguments, **guidance)
-            # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
-                call = partial(self._gradient_checkpointing_func, call)
-            hidden_states = hidden_of(call(hidden_states))
+            hidden_states = self._run_layer(layer, hidden_states, arguments, geometry)
             if states is not None:
                 made.append(hidden_states[:, :count])
         hidden_states = hidden_states[:, :count]
+        if geometry.batch_second:
+            hidden_states = hidden_states.transpose(0, 1)
+            made = [state.transpose(0, 1) for state in made]
         if states is not None:
-            states += [state.transpose(0, 1) for state in made] if geometry.batch_second else made
-        return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+            states += made
+        return hidden_states
+
+    def _normed_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the norm between the encoder's embeddings and its first layer, of encoders such as CLIP."""
+        if not self.config.use_input_norm:
+            return hidden_states
+        norm = self.family.norm_of(self.encoder, self.family.input_norm)
+        return hidden_states if norm is None else norm(hidden_states)
+
+    def _run_layer(
+        self, layer: nn.Module, hidden_states: torch.Tensor, arguments: dict[str, Any], geometry: Geometry
+    ) -> torch.Tensor:
+        """Run a layer, with adapters around it, on `(batch, 1 + tokens, hidden)`, with checkpointing if it is on."""
+        # Layers wrapped by a guided adapter need the places of the tokens.
+        guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+        call = partial(layer, **arguments, **guidance)
+        # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
+        if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+            call = partial(self._gradient_checkpointing_func, call)
+        return hidden_of(call(hidden_states))
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
         """Return the arguments of the layers if `extra` tokens without a position follow the sequence."""

@@ -141,8 +141,10 @@ def detection_loss(
     are the smallest coordinates of the clouds, `extent` of the same shape their lengths.
     """
     boxes = targets.boxes.to(predictions.boxes)
-    centers, sizes = (boxes[..., :3] - low) / extent, boxes[..., 3:6] / extent
-    layers, _, queries, classes = predictions.logits.shape
+    # In extents of the cloud, as the model predicts them.
+    centers = (boxes[..., :3] - low) / extent
+    sizes = boxes[..., 3:6] / extent
+    layers, _, _, classes = predictions.logits.shape
     is_turned = any(bool((own[:count, 6] < 0).any()) for own, count in zip(boxes, targets.counts, strict=True))
 
     def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -153,21 +155,8 @@ def detection_loss(
         pairs_of_layers = [overlap(own.unsqueeze(2), boxes.unsqueeze(1)) for own in predictions.boxes]
         overlaps = torch.stack(pairs_of_layers)  # (layers, batch, queries, objects)
     matches = match_boxes(predictions, targets, overlaps, centers, config)
-
-    # The matched boxes of all layers and clouds as one list of rows.
-    picked = [
-        (layer, cloud, query, number)
-        for layer, clouds in enumerate(matches)
-        for cloud, pairs in enumerate(clouds)
-        for query, number in zip(*pairs, strict=True)
-    ]
-    layer, cloud, query, number = torch.tensor(picked, dtype=torch.long, device=boxes.device).reshape(-1, 4).T
-
-    count = boxes.new_tensor(float(sum(targets.counts)))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    count = count.clamp_min(1)
+    layer, cloud, query, number = _rows_of(matches).to(boxes.device).T
+    count = _objects_of_processes(targets, boxes)
     bins, residuals = heading_targets(wrap_heading(boxes[cloud, number, 6]), config.num_heading_bins)
     own_residuals = predictions.heading_residuals[layer, cloud, query].to(boxes)  # (matches, bins)
     own_residuals = own_residuals.gather(1, bins.unsqueeze(1)).squeeze(1)
@@ -204,12 +193,38 @@ def detection_loss(
         answers = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
         objects = torch.tensor(targets.counts, device=answers.device)
         terms["cardinality"] = (answers - objects).abs().float().mean(dim=1)
-    suffixes = [*(f"_{number}" for number in range(layers - 1)), ""]
-    return loss, {
-        f"loss_{name}{suffix}": value
-        for name, values in terms.items()
-        for suffix, value in zip(suffixes, values.detach(), strict=True)
-    }
+    return loss, _named_by_layer(terms)
+
+
+def _rows_of(matches: list[list[tuple[np.ndarray, np.ndarray]]]) -> torch.Tensor:
+    """Return the matched boxes of all layers and clouds `(matches, 4)`: numbers of layer, cloud, query and object."""
+    rows = []
+    for layer, clouds in enumerate(matches):
+        for cloud, (queries, objects) in enumerate(clouds):
+            for query, number in zip(queries, objects, strict=True):
+                rows.append((layer, cloud, query, number))
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 4)
+
+
+def _objects_of_processes(targets: BoxTargets, boxes: torch.Tensor) -> torch.Tensor:
+    """Return the number of objects, the mean over all processes, at least 1."""
+    count = boxes.new_tensor(float(sum(targets.counts)))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Gradients are averaged over processes: with a mean here, all objects count the same.
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    # Without any object there are no matches, and sums of nothing are 0.
+    return count.clamp_min(1)
+
+
+def _named_by_layer(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name terms `(layers,)` as DETR does: those of the last layer have no number."""
+    named = {}
+    for name, values in terms.items():
+        suffixes = [*(f"_{number}" for number in range(len(values) - 1)), ""]
+        for suffix, value in zip(suffixes, values.detach(), strict=True):
+            named[f"loss_{name}{suffix}"] = value
+    return named
 
 
 def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig) -> torch.Tensor:

@@ -364,18 +364,15 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        owner, (plan, on_disk, path) = self._encoder_owner, vars(self).pop("_on_disk", (None, None, ""))
-        encoder, owner._encoder_is_random = owner.encoder, False
+        owner = self._encoder_owner
+        encoder = owner.encoder
+        owner._encoder_is_random = False
+        plan, on_disk, path = vars(self).pop("_on_disk", (None, None, ""))
         if encoder is None:  # an autoencoder without a teacher
             super()._initialize_missing_keys(is_quantized)
             return
         prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
-        if (without_file := vars(self).pop("_keys_without_file", None)) is not None:
-            without_file -= set(self.all_tied_weights_keys)
-            missing = sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
-        else:  # a model inside the one that is being loaded, which alone is passed the missing keys
-            weights = encoder.named_parameters()
-            missing = sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
+        missing = self._missing_encoder_weights(encoder, prefix)
         if missing and not self.config.part("encoder").is_elsewhere:
             count = sum(1 for _ in encoder.state_dict())
             what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
@@ -384,25 +381,45 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
                 "give encoder_name_or_path=…"
             )
         if missing:
-            source = load_encoder(self.config, dtype=encoder.dtype)
-            encoder.load_state_dict(source.state_dict(), assign=True)
-            # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
-            for buffer, loaded in zip(encoder.buffers(), source.buffers(), strict=True):
-                buffer.data = loaded.data
-            for module in encoder.modules():
-                # Otherwise the superclass would initialize these at random below.
-                module._is_hf_initialized = True
-            for tensor in (*encoder.parameters(), *encoder.buffers()):
-                tensor._is_hf_initialized = True
-            remember_weights(encoder)
-            weights = {path + prefix + name: weight.detach() for name, weight in encoder.named_parameters()}
-            places = {} if on_disk is None else expand_device_map(plan.device_map, list(weights))
-            for name in (name for name, place in places.items() if place == "disk"):
-                # Otherwise transformers would look for it among the files of the loaded repository.
-                offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
+            _fetch_weights(encoder, self.config)
+            if on_disk is not None:
+                _offload(encoder, path + prefix, plan, on_disk)
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
+
+    def _missing_encoder_weights(self, encoder: PreTrainedModel, prefix: str) -> list[str]:
+        """Return the encoder's weights that the loaded files lack, under its own names."""
+        without_file = vars(self).pop("_keys_without_file", None)
+        if without_file is None:  # a model inside the one that is being loaded, which alone is passed the missing keys
+            weights = encoder.named_parameters()
+            return sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
+        without_file -= set(self.all_tied_weights_keys)
+        return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
+
+
+def _fetch_weights(encoder: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Load the weights of an encoder from the repository that the config names."""
+    source = load_encoder(config, dtype=encoder.dtype)
+    encoder.load_state_dict(source.state_dict(), assign=True)
+    # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
+    for buffer, loaded in zip(encoder.buffers(), source.buffers(), strict=True):
+        buffer.data = loaded.data
+    # Otherwise transformers would initialize what it did not load itself at random.
+    for module in encoder.modules():
+        module._is_hf_initialized = True
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor._is_hf_initialized = True
+    remember_weights(encoder)
+
+
+def _offload(encoder: PreTrainedModel, prefix: str, plan: Any, on_disk: dict[str, Any]) -> None:
+    """Write the weights that a device map leaves on disk; `on_disk` is transformers' index of such weights."""
+    weights = {prefix + name: weight.detach() for name, weight in encoder.named_parameters()}
+    for name, place in expand_device_map(plan.device_map, list(weights)).items():
+        if place == "disk":
+            # Otherwise transformers would look for it among the files of the loaded repository.
+            offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
 
 
 def _encoder_arguments(

@@ -173,11 +173,12 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
         return_dict = kwargs.pop("return_dict", None)
         if return_dict is None:
             return_dict = self.config.return_dict
-        # The model computes all states, so that what it calls inside need not know of indices.
         chosen = kwargs.get("output_hidden_states")
         if chosen is None and "output_hidden_states" in known:
             chosen = self.config.output_hidden_states
-        if choosing := chosen is not None and not isinstance(chosen, bool):
+        chooses_layers = chosen is not None and not isinstance(chosen, bool)
+        # The model computes all states, so that what it calls inside need not know of indices.
+        if chooses_layers:
             kwargs["output_hidden_states"] = True
         items = None
         if not writes:
@@ -185,25 +186,43 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
         if items is not None and output.get("loss") is not None:
-            # What the loss of a batch is a mean over: labels that are not -100; without any, rows.
             batch = dict(zip(names, args, strict=False)) | kwargs
-            labels = batch.get("labels")
-            has_labels = isinstance(labels, torch.Tensor)
-            count = (labels != -100).sum() if has_labels else len(batch[self.main_input_name])
-            output["loss"] = output["loss"] * count / torch.as_tensor(items).clamp(min=1)
-        if choosing and output.get("hidden_states") is not None:
-            states = output["hidden_states"]
-            kept = {range(len(states))[index] for index in ([chosen] if isinstance(chosen, int) else chosen)}
-            output["hidden_states"] = tuple(state if index in kept else None for index, state in enumerate(states))
+            output["loss"] = output["loss"] * _rows_of_loss(self, batch) / torch.as_tensor(items).clamp(min=1)
+        if chooses_layers and output.get("hidden_states") is not None:
+            output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
     wrapper.scales_loss = not writes  # pyright: ignore[reportFunctionMemberAccess]
-    if forward.__doc__ is not None and "Args:" not in forward.__doc__:
-        texts = ARGUMENTS | LANGUAGE_ARGUMENTS if writes else ARGUMENTS
-        described = dict.fromkeys(name for name in (*names, *OUTPUT_KEYWORDS) if name in texts)
-        lines = [f"    {name}: {texts[name]}" for name in described]
-        wrapper.__doc__ = "\n".join([inspect.cleandoc(forward.__doc__), "", "Args:", *lines])
+    wrapper.__doc__ = _documented(forward.__doc__, names, writes)
     return wrapper
+
+
+def _rows_of_loss(model: PreTrainedModel, batch: dict[str, Any]) -> int | torch.Tensor:
+    """Count what the loss of a batch is a mean over: labels that are not -100; without any, rows."""
+    labels = batch.get("labels")
+    # Compared on the device: a Python number would wait for it in every step.
+    if isinstance(labels, torch.Tensor):
+        return (labels != -100).sum()
+    return len(batch[model.main_input_name])
+
+
+def _chosen_states(states: Sequence[torch.Tensor], chosen: int | Sequence[int]) -> tuple[torch.Tensor | None, ...]:
+    """Replace the hidden states that were not asked for by None; negative numbers count from the end."""
+    indices = [chosen] if isinstance(chosen, int) else chosen
+    # A range refuses numbers of layers that there are not, as a list would.
+    kept = {range(len(states))[index] for index in indices}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
+
+
+def _documented(docstring: str | None, names: Sequence[str], writes: bool) -> str | None:
+    """Add the descriptions of arguments that forward passes have in common to a docstring without its own."""
+    if docstring is None or "Args:" in docstring:
+        return docstring
+    texts = ARGUMENTS | LANGUAGE_ARGUMENTS if writes else ARGUMENTS
+    # A dictionary, as some forward passes name the output keywords themselves.
+    described = dict.fromkeys(name for name in (*names, *OUTPUT_KEYWORDS) if name in texts)
+    lines = [f"    {name}: {texts[name]}" for name in described]
+    return "\n".join([inspect.cleandoc(docstring), "", "Args:", *lines])
 
 
 def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:

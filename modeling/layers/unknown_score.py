@@ -112,6 +112,24 @@ class UnknownScore(nn.Module):
             signs["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
         return signs
 
+    def signs_of_stored(self, features: Tensor, logits: Tensor, groups: Tensor) -> dict[str, Tensor]:
+        """Return the signs `(rows,)` of the clouds whose features are stored, as if each was not among them.
+
+        `groups (rows,)` are numbers: a row, and others of its group, are no neighbors of it.
+        """
+        groups = groups.to(features.device)
+        apart = _distances(features, features).masked_fill(groups[:, None] == groups, torch.inf)
+        return self.signs(features, surprise(logits), apart.amin(dim=1))
+
+    def store(self, features: Tensor, bank: Tensor | None, projection: Tensor | None) -> None:
+        """Store features `(rows, width)`, those of things of no class, and the projection `(width, projected)`."""
+        # First the projection, as both are stored as it shows them.
+        if projection is not None:
+            self.projection = projection.to(self.features)
+        self.features.copy_(self.project(features))
+        if bank is not None:
+            self.bank = self.project(bank).to(self.features)
+
     def project(self, features: Tensor) -> Tensor:
         """Return features `(batch, width)` as they are stored."""
         return features if self.projection is None else features.float() @ self.projection.float()
@@ -160,7 +178,8 @@ class UnknownScoreMixin:
             ValueError: Features or logits hold NaN or infinite numbers; there are fewer than two groups; the model is
                 no classifier of two or more classes; or an adapter is stored for another number of rows.
         """
-        config, rows = self.config, len(features)
+        config = self.config
+        rows = len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
             raise ValueError(
                 f"problem_type={config.problem_type!r} with {config.num_labels} labels; expected a classifier that "
@@ -168,12 +187,34 @@ class UnknownScoreMixin:
             )
         if projection is not None and held_out is None:
             raise ValueError("projection without held_out; expected signs of clouds that it was not fitted to")
-        numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
         for name, values in {"features": features, "logits": logits, "bank": bank}.items():
             if values is not None and not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
-        if (count := len(numbers.unique())) < 2:
+        numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
+        count = len(numbers.unique())
+        if count < 2:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
+        score = self._sized_score(features, bank, projection)
+        score.store(features, bank, projection)
+        config.unknown_energy = None  # unless it is among the signs
+        signs = held_out
+        if signs is None:
+            signs = score.signs_of_stored(features, logits, numbers)
+        for name, values in signs.items():
+            usual = float(values.mean())
+            deviation = max(float(values.std()), _LEAST_DEVIATION)
+            # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
+            if name == "unknown_surprise":
+                deviation = max(usual, deviation)
+            setattr(config, name, [usual, deviation])
+        config.unknown_threshold, share = conformal_level(_sum_of(signs, config))
+        # The level of the training clouds themselves is no promise about others.
+        config.unknown_share = None if held_out is None else share
+
+    def _sized_score(self, features: Tensor, bank: Tensor | None, projection: Tensor | None) -> UnknownScore:
+        """Return the score with room for features, bank and projection: a new one if the sizes are others."""
+        config = self.config
+        rows = len(features)
         things = 0 if bank is None else len(bank)
         projected = None if projection is None else projection.shape[1]
         sizes = (config.unknown_rows, config.unknown_bank_rows, config.unknown_width)
@@ -186,26 +227,10 @@ class UnknownScoreMixin:
                 )
             score = UnknownScore(rows, features.shape[1], things, projected)
             self.unknown_score = score.to(features.device, self.dtype)
-        score = self.unknown_score
-        assert score is not None
-        if projection is not None:
-            score.projection = projection.to(score.features)
-        score.features.copy_(score.project(features))
-        if bank is not None:
-            score.bank = score.project(bank).to(score.features)
-        config.unknown_rows, config.unknown_bank_rows, config.unknown_width = rows, things, projected
-        config.unknown_energy = None  # unless it is among the signs
-        if (signs := held_out) is None:
-            numbers = numbers.to(features.device)
-            # A row, and others of its group, are no neighbors of it.
-            apart = _distances(features, features).masked_fill(numbers[:, None] == numbers, torch.inf)
-            signs = score.signs(features, surprise(logits), apart.amin(dim=1))
-        for name, values in signs.items():
-            usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
-            # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
-            setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
-        config.unknown_threshold, share = conformal_level(_sum_of(signs, config))
-        config.unknown_share = None if held_out is None else share
+        config.unknown_rows = rows
+        config.unknown_bank_rows = things
+        config.unknown_width = projected
+        return self.unknown_score
 
 
 def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float, float]:

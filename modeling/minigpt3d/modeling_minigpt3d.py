@@ -195,15 +195,14 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
             config._attn_implementation = attn_implementation
         if quantization_config is not None and not config.part("language_model").is_elsewhere:
             raise ValueError("quantization_config needs a language model that is kept elsewhere")
-        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
-        opened = {}
-        for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):
-            loading = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-            if part == "language_model" and quantization_config is not None:
-                loading |= {"quantization_config": quantization_config, "device_map": device_map}
-            opened[part], _ = open_part(
-                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
-            )
+        loading = {"dtype": dtype}
+        if attn_implementation is not None:
+            loading["attn_implementation"] = attn_implementation
+        # Only the language model is large enough to gain from it.
+        of_language_model = {}
+        if quantization_config is not None:
+            of_language_model = {"quantization_config": quantization_config, "device_map": device_map}
+        opened = _open_parts(name, config, loading, of_language_model)
         attention_of = {model: model.config._attn_implementation for model in opened.values()}
         model = cls._assemble(config, opened, attention_of, dtype)
         _load_stored(model, name, read_stored(name, hub))
@@ -606,6 +605,21 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub)
     shards, _ = get_checkpoint_shard_files(name, index, **hub)
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
+
+
+def _open_parts(
+    name: str, config: MiniGPT3DConfig, loading: dict[str, Any], of_language_model: dict[str, Any]
+) -> dict[str, PreTrainedModel]:
+    """Open the parts that the model in `name` does not hold itself, with arguments of `from_pretrained`."""
+    # The Q-Former is a part of BLIP-2, which is opened with its own config.
+    configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+    opened = {}
+    for part in PARTS:
+        recorded = config.part(part)
+        if recorded.is_elsewhere:
+            more = of_language_model if part == "language_model" else {}
+            opened[part], _ = open_part(part, recorded, config=configs[part], model=name, **loading, **more)
+    return opened
 
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:

@@ -156,8 +156,14 @@ class SetAbstraction(nn.Module):
             for layer in self.layers:
                 hidden_states = layer(hidden_states)
             return hidden_states.amax(dim=2)
-        # In evaluation the norms become part of the weights, and the rows of some centers at a time go through all
-        # layers while they are in the cache.
+        return self._encode_folded(xyz, features, centers, index)
+
+    def _encode_folded(
+        self, xyz: torch.Tensor, features: torch.Tensor, centers: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Encode groups in evaluation, as `encode` does."""
+        # The norms become part of the weights, and the rows of some centers at a time go through all layers while
+        # they are in the cache.
         weights = [folded(layer.linear, layer.norm) for layer in self.layers]
         widest = max(len(bias) for _, bias in weights)
         size = max(1, _PART // (index.shape[2] * widest))
@@ -165,11 +171,8 @@ class SetAbstraction(nn.Module):
         for cloud in range(len(index)):
             for start in range(0, index.shape[1], size):
                 part = slice(start, start + size)
-                rows = self._inputs(
-                    *(values[cloud : cloud + 1] for values in (xyz, features)),
-                    centers[cloud : cloud + 1, part],
-                    index[cloud : cloud + 1, part],
-                )
+                one = slice(cloud, cloud + 1)
+                rows = self._inputs(xyz[one], features[one], centers[one, part], index[one, part])
                 rows = rows.flatten(0, 2).to(weights[0][0].dtype)
                 for weight, bias in weights[:-1]:
                     rows = torch.addmm(bias, rows, weight.T).relu_()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -60,6 +60,51 @@ _STEPS = tuple(round(math.sqrt(prime) % 1 * _WHOLE) for prime in (2, 3, 5, 7, 11
 _AT_ONCE, _VIEWS_AT_ONCE = 64, 24
 # What a model of points says of a cloud besides its features.
 _OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
+
+
+def _head_of_wrap(wrap: Any, labels: int) -> ClassificationHead:
+    """Return the head of a classifier, as its adapter has trained it."""
+    head = getattr(wrap, "classifier", None)
+    # PEFT keeps the head that it was given beside the trained copy.
+    if isinstance(head, ModulesToSaveWrapper):
+        head = head.modules_to_save[head.active_adapters[0]]
+    if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
+        raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
+    return head
+
+
+def _open_part(
+    name: str, source: str | os.PathLike | PreTrainedModel, revision: str | None
+) -> tuple[PreTrainedModel, PretrainedPart | None]:
+    """Return the model of a part without its head, and the record of its weights unless the model was given.
+
+    Only the wrap may have an adapter.
+    """
+    may_adapt = name == "wrap"
+    if not isinstance(source, PreTrainedModel):
+        return open_pretrained_part(PretrainedPart(absolute_name(source), revision), with_adapter=may_adapt)
+    model = source.base_model
+    if may_adapt and has_adapter(source):
+        # transformers notes an adapter at the model with the head, which is left behind.
+        model.peft_config = source.peft_config
+    else:
+        refuse_adapter(source, name)
+    return model, None
+
+
+def _defaults_around(opened: Mapping[str, PreTrainedModel]) -> dict[str, Any]:
+    """Return the default settings of a model around opened parts, which are used unless others are given."""
+    more = [name for name, part in PART_OF.items() if part in opened and name != "encoder"]
+    read = [getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened]
+    defaults: dict[str, Any] = {
+        "features": ("descriptors", "encoder", *more),
+        # The model that reads most channels decides; others take the first ones.
+        "in_channels": max(read, default=3),
+    }
+    # Otherwise the encoder is the one that comes with the package.
+    if "encoder" in opened:
+        defaults["encoder_weights"] = "pretrained"
+    return defaults
 
 
 class PointFeaturesPreTrainedModel(
@@ -111,37 +156,21 @@ class PointFeaturesPreTrainedModel(
         sources = {name: part for name, part in sources.items() if part is not None}
         check_revisions(revisions, [name for name, part in sources.items() if not isinstance(part, PreTrainedModel)])
         head = None
-        if (labels := settings.get("wrap_labels")) is not None:
-            head = getattr(wrap, "classifier", None)
-            if isinstance(head, ModulesToSaveWrapper):  # as an adapter has trained it
-                head = head.modules_to_save[head.active_adapters[0]]
-            if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
-                raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
-        opened, records = {}, {}
-        for name, part in sources.items():
-            is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
-            if isinstance(part, PreTrainedModel):
-                opened[name] = part.base_model
-                if may_adapt and has_adapter(part):
-                    opened[name].peft_config = part.peft_config
-                else:
-                    refuse_adapter(part, name)
-            else:
-                recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
-                opened[name], recorded = open_pretrained_part(recorded, with_adapter=may_adapt)
-            if may_adapt and has_adapter(opened[name]):
-                settings["wrap_adapter"] = settle_adapter(opened[name], "wrap" if is_model else os.fspath(part))
-            elif not is_model and not os.path.isdir(part):
+        if settings.get("wrap_labels") is not None:
+            head = _head_of_wrap(wrap, settings["wrap_labels"])
+        opened = {}
+        records = {}
+        for name, source in sources.items():
+            revision = (revisions or {}).get(name)
+            opened[name], recorded = _open_part(name, source, revision)
+            if name == "wrap" and has_adapter(opened[name]):
+                # Stored with the model, so there is no repository of these weights to record.
+                origin = "wrap" if isinstance(source, PreTrainedModel) else os.fspath(source)
+                settings["wrap_adapter"] = settle_adapter(opened[name], origin)
+            elif recorded is not None and not os.path.isdir(source):
                 records[name] = recorded.to_dict()
             settings[f"{name}_config"] = opened[name].config
-        if encoder is not None:
-            settings.setdefault("encoder_weights", "pretrained")
-        more = tuple(name for name, part in PART_OF.items() if part in sources and name != "encoder")
-        settings.setdefault("features", ("descriptors", "encoder", *more))
-        read = (getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened)
-        # The model that reads most channels decides; others take the first ones.
-        settings.setdefault("in_channels", max(read, default=3))
-        model = cls(cls.config_class(**settings, parts=records or None), opened)
+        model = cls(cls.config_class(**_defaults_around(opened) | settings, parts=records or None), opened)
         if head is not None:
             model.base_model.wrap_head.load_state_dict(head.state_dict())
         return model.eval()
@@ -200,16 +229,15 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             if name not in config.features:
                 self.add_module(part, None)
                 continue
-            model, field = given.get(part), f"{part}_config"
+            model = given.get(part)
             if model is None:
-                model = AutoModel.from_config(getattr(config, field))
-                if part == "wrap" and config.wrap_adapter is not None:
-                    build_adapter(model, config.wrap_adapter)
+                model = self._build_part(part)
             if model.config._attn_implementation is None:
                 # Nesting a config in another one resets the attention implementation that its model was built with.
                 model.config._attn_implementation = config._attn_implementation
-            setattr(config, field, model.config)
+            setattr(config, f"{part}_config", model.config)
             self.add_module(part, model)
+            # No config says how many features a model gives, so one is asked.
             if getattr(config, f"{part}_width") is None:
                 setattr(config, f"{part}_width", self._find_width(name))
         if config.wrap_labels is not None:
@@ -228,13 +256,26 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         self.register_buffer("metric", torch.eye(width) if config.metric and width is not None else None)
         self.post_init()
         self.expect_parts_elsewhere()
-        is_packaged = self.encoder is not None and config.encoder_weights == "packaged"
-        if is_packaged and "encoder" not in given and self.mean.device.type != "meta":
-            self.encoder.load_state_dict(packaged_weights())
+        if "encoder" not in given:
+            self._load_packaged_encoder()
         for _, model in self._frozen_models():
             freeze(model)
         if self.wrap_head is not None:
             freeze(self.wrap_head)
+
+    def _build_part(self, part: str) -> PreTrainedModel:
+        """Build an untrained model of a part, with the adapter of the wrap."""
+        model = AutoModel.from_config(getattr(self.config, f"{part}_config"))
+        if part == "wrap" and self.config.wrap_adapter is not None:
+            build_adapter(model, self.config.wrap_adapter)
+        return model
+
+    def _load_packaged_encoder(self) -> None:
+        """Give the encoder the weights that come with the package, if the config says so."""
+        # On the meta device there is no memory to load them into.
+        is_empty = self.mean.device.type == "meta"
+        if self.encoder is not None and self.config.encoder_weights == "packaged" and not is_empty:
+            self.encoder.load_state_dict(packaged_weights())
 
     @torch.no_grad()
     def _find_width(self, name: str) -> int:
@@ -264,33 +305,37 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
-        sets, encoded = [], {}
+        sets = []
+        encoded = {}
         for name in config.features:
             if name == "descriptors":
                 features = describe(copies, config.up_axis, config.normals)
             elif name == "views":
                 # Views show the cloud itself; repeated for each copy, they are their own mean over the copies.
                 features = self._frozen_features(name, points, {})[0].repeat_interleave(config.copies, dim=0)
-            else:
+            elif name == main:
                 asked = {"output_hidden_states": with_states, "output_attentions": with_attentions}
-                features, output = self._frozen_features(name, copies, asked if name == main else {})
-                encoded = output if name == main else encoded
+                features, encoded = self._frozen_features(name, copies, asked)
+            else:
+                features, _ = self._frozen_features(name, copies, {})
             sets.append(features.float())
         features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (batch, width)
         features = (features - self.mean.float()) / self.scale.float()
         if self.metric is not None:
+            # The encoder's features come first, see `set_metric`.
             width = len(self.metric)
             compared = in_metric(features[:, :width], self.metric.float())
             features = torch.cat([compared, features[:, width:]], dim=1)
         hidden_states = encoded.get("hidden_states")
+        # Descriptors have no layers: their only state is the input.
         if with_states and main is None:
             hidden_states = (points.to(self.dtype),)
         return PointFeaturesOutput(
-            encoded.get("last_hidden_state"),
-            features.to(self.dtype),
-            encoded.get("centers"),
-            hidden_states,
-            encoded.get("attentions"),
+            last_hidden_state=encoded.get("last_hidden_state"),
+            pooler_output=features.to(self.dtype),
+            centers=encoded.get("centers"),
+            hidden_states=hidden_states,
+            attentions=encoded.get("attentions"),
         )
 
     def _frozen_features(self, name: str, points: Tensor, asked: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -299,29 +344,44 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         Returns its features `(rows, width)`, and what else it says of every `config.copies`-th row, the clouds
         themselves.
         """
-        model, config = getattr(self, PART_OF[name]), self.config
+        config = self.config
+        part = PART_OF[name]
+        model = getattr(self, part)
         # Depth views are drawn with the axis of the cloud itself.
-        if (axis := getattr(config, f"{PART_OF[name]}_up_axis", None)) is not None:
+        axis = getattr(config, f"{part}_up_axis", None)
+        if axis is not None:
             points = turned_up(points, config.up_axis, axis, config.normals)
-        # In one piece where gradients are wanted, or code is compiled for all sizes.
-        is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
-        size = max(1, _AT_ONCE // config.copies) * config.copies
+        pieces = self._pieces(name, points)
         if name == "views":
-            size = max(1, _VIEWS_AT_ONCE // config.views)
-            edge = config.image_size or getattr(config.vision_config, "image_size", None) or 224
-            edge = edge if isinstance(edge, int) else max(edge)
-        pooled, others = [], []
-        for piece in [points] if is_whole else points.split(size):
-            if name == "views":
-                pooled.append(self._see(depth_views(piece, edge, config.views, config.up_axis)))
-                continue
+            edge = self._view_edge()
+            seen = [self._see(depth_views(piece, edge, config.views, config.up_axis)) for piece in pieces]
+            return torch.cat(seen), {}
+        pooled = []
+        others = []
+        for piece in pieces:
             output = model(piece[..., : model.config.in_channels], **asked, return_dict=True)
             features = output.pooler_output
-            is_scored = name == "wrap" and self.wrap_head is not None
-            pooled.append(self.wrap_head(features).log_softmax(dim=-1) if is_scored else features)
+            if name == "wrap" and self.wrap_head is not None:
+                features = self.wrap_head(features).log_softmax(dim=-1)
+            pooled.append(features)
             others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
-        return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS if others}
+        return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS}
+
+    def _pieces(self, name: str, points: Tensor) -> Sequence[Tensor]:
+        """Split clouds `(rows, points, channels)` into pieces that a frozen model gets at once."""
+        # In one piece where gradients are wanted, or code is compiled for all sizes.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return [points]
+        if name == "views":
+            return points.split(max(1, _VIEWS_AT_ONCE // self.config.views))
+        # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
+        return points.split(max(1, _AT_ONCE // self.config.copies) * self.config.copies)
+
+    def _view_edge(self) -> int:
+        """Return the edge of the depth views, in pixels: what the vision model was trained with, unless it is set."""
+        edge = self.config.image_size or getattr(self.config.vision_config, "image_size", None) or 224
+        # Models of images that are no squares state both edges.
+        return edge if isinstance(edge, int) else max(edge)
 
     def _see(self, images: Tensor) -> Tensor:
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""

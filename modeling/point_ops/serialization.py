@@ -199,38 +199,59 @@ class PatchGroups:
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):
         check_numbers(1, patch_size=patch_size)
         self.counts, self.patch_size = tuple(counts), patch_size
-        full, tails, small = [], [], []
-        first = 0
-        for count in counts:
-            places = torch.arange(first, first + count)
-            if count >= patch_size:
-                split = count - count % patch_size
-                full.append(places[:split])
-                if split < count:
-                    # Queries and keys: the remaining voxels attend within the last full patch length.
-                    tails.append((places[split:], places[-patch_size:]))
-            elif count:
-                small.append((places, places))
-            first += count
+        full, tails, small = _cut(counts, patch_size)
         # Recorded attention weights are a single tensor, so all patches get the shape of the largest.
         if as_one:
-            tails = [(patch, patch) for places in full for patch in places.split(patch_size)] + tails
-            small, tails, full = [*tails, *small], [], []
+            pieces = [patch for places in full for patch in places.split(patch_size)]
+            small = [*((patch, patch) for patch in pieces), *tails, *small]
+            full = []
+            tails = []
+        rest = [queries for queries, _ in (*tails, *small)]
         # torch.cat refuses an empty list; a batch may be without voxels.
-        arranged = torch.cat([*full, *(own for own, _ in (*tails, *small)), torch.empty(0, dtype=torch.long)])
+        arranged = torch.cat([*full, *rest, torch.empty(0, dtype=torch.long)])
+        # The inverse of a permutation, without sorting.
         place_of = torch.empty_like(arranged).scatter_(0, arranged, torch.arange(len(arranged)))
         self.groups: list[PatchGroup] = []
         if full:
             self.groups.append(PatchGroup(slice(0, sum(map(len, full))), None, patch_size))
-        for patches in [patches for patches in (tails, small) if patches]:
-            queries, is_query = _fill([place_of[own] for own, _ in patches])
-            keys, is_key = _fill([place_of[keys] for _, keys in patches])
-            # Without a mask, attention can take kernels that support none.
-            mask = None if is_key.all() else is_key.to(device)
-            own = None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device)
-            self.groups.append(PatchGroup(queries.to(device), keys.to(device), keys.shape[1], mask, own))
+        # Tails have keys of one length, small clouds of many: apart, less is filled in.
+        for patches in (tails, small):
+            if patches:
+                self.groups.append(_filled_group(patches, place_of, device))
         self.arranged = arranged.to(device)
         """`(voxels,)`, the serialized place of each arranged voxel."""
+
+
+_Patch = tuple[Tensor, Tensor]
+"""Serialized places of a patch's queries and of its keys."""
+
+
+def _cut(counts: Sequence[int], patch_size: int) -> tuple[list[Tensor], list[_Patch], list[_Patch]]:
+    """Return the serialized places in full patches, and the patches that are left: ends of clouds, small clouds."""
+    full, tails, small = [], [], []
+    first = 0
+    for count in counts:
+        places = torch.arange(first, first + count)
+        if count >= patch_size:
+            split = count - count % patch_size
+            full.append(places[:split])
+            if split < count:
+                # Queries and keys: the remaining voxels attend within the last full patch length.
+                tails.append((places[split:], places[-patch_size:]))
+        elif count:
+            small.append((places, places))
+        first += count
+    return full, tails, small
+
+
+def _filled_group(patches: list[_Patch], place_of: Tensor, device: torch.device) -> PatchGroup:
+    """Fill patches of different lengths up to one shape; `place_of` is the arranged place of each serialized one."""
+    queries, is_query = _fill([place_of[own] for own, _ in patches])
+    keys, is_key = _fill([place_of[read] for _, read in patches])
+    # Without a mask, attention can take kernels that support none.
+    mask = None if is_key.all() else is_key.to(device)
+    own = None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device)
+    return PatchGroup(queries.to(device), keys.to(device), keys.shape[1], mask, own)
 
 
 def _fill(rows: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -239,11 +239,19 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
     def __post_init__(self, **kwargs: Any):
+        # Files hold pairs of a name and its numbers, see `to_dict`.
         if self.condition_classes is not None:
             self.condition_classes = dict(self.condition_classes)
         check_settings(self, _CHOICES, _RANGES)
+        self._check_stages()
+        self._check_conditions()
+        super().__post_init__(**kwargs)
+        self.check_parts((TEXT_TOWER, "base"))
+
+    def _check_stages(self) -> None:
+        """Check that there is a setting for each stage, and that blocks have what their rules read."""
         count = len(self.depths)
-        stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
+        stages: dict[str, int] = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1
         if self.use_decoder:
             names = ("decoder_depths", "decoder_hidden_sizes", "decoder_num_attention_heads")
@@ -253,21 +261,23 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
+        # The upper bits of a place along a curve are its place on a grid of half the edge.
         if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
             raise ValueError(f"pooling_strides={self.pooling_strides}; 'serialized' needs powers of 2")
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
-        own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
-        own_heads = self.segmentation_head != "layers"
-        for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
+
+    def _check_conditions(self) -> None:
+        """Check that the data set of the inputs is among those that have norms or heads of their own."""
+        has_own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
+        has_own_heads = self.segmentation_head != "layers"
+        for is_needed, name in ((has_own_norms, "norm_conditions"), (has_own_heads, "condition_classes")):
             known = getattr(self, name)
             if is_needed and (not known or self.condition not in known):
                 raise ValueError(f"condition={self.condition!r}; expected one of {name}, {known and list(known)}")
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
-        super().__post_init__(**kwargs)
-        self.check_parts((TEXT_TOWER, "base"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""

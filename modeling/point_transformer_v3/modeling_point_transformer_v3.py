@@ -13,6 +13,7 @@ voxels of the last stage (voxels, hidden_sizes[-1]) ─┬─► mean over a clo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.point_ops import grid_sample, has_duplicates, in_full_precision, scatter_mean
+from hf_any3d.modeling.point_ops import PatchGroups, grid_sample, has_duplicates, in_full_precision, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
@@ -174,60 +175,96 @@ class PointTransformerV3Attention(nn.Module):
         kind = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
         # Flash attention takes patches of any lengths in one call; the others get them in groups of equal shape.
-        is_varlen = "flash" in kind
-        groups = None if is_varlen else voxels.groups(as_one=kind == "eager")
+        groups = None if "flash" in kind else voxels.groups(as_one=kind == "eager")
         # Voxels are processed in the order of their patches; `places` restores their own.
         rows, places = voxels.arrange(block, groups)
         query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
         dtype = query.dtype
         if self.config.rope_theta is not None:
-            cosines, sines = (values[rows] for values in self._rotation(voxels))
-            query, key = (rotate(heads, cosines, sines).to(dtype) for heads in (query, key))
-        # Keys and values of prompts, (prompts, heads, channels) each.
-        extra = (
-            [] if prompts is None else list(self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))[:, 1:].unbind(1))
-        )
+            cosines, sines = self._rotation(voxels)
+            cosines = cosines[rows]
+            sines = sines[rows]
+            query = rotate(query, cosines, sines).to(dtype)
+            key = rotate(key, cosines, sines).to(dtype)
+        # Prompts have no place in space, so their keys are not rotated.
+        prompt_heads = self._keys_and_values(prompts)
         if self.config.upcast_attention:
             query, key, value = query.float(), key.float(), value.float()
-            extra = [heads.float() for heads in extra]
-        settings = {
-            "scaling": self.scaling,
-            "dropout": self.config.attention_dropout if self.training else 0.0,
-            "is_causal": False,
-        }
-        weights = None
+            prompt_heads = [heads.float() for heads in prompt_heads]
         if groups is None:
-            # `pad` repeats the keys and values of borrowed voxels, and of the prompts, for every patch that reads
-            # them.
-            lengths = dict(voxels.varlen(0 if prompts is None else len(prompts)))
-            pad = lengths.pop("pad")
-            if extra:
-                key, value = (torch.cat([heads, own]) for heads, own in zip((key, value), extra, strict=True))
-            # (1, heads, voxels or places, channels)
-            query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key[pad], value[pad]))
-            mixed = attend(self, query, key, value, None, **settings, **lengths)[0][0]
+            mixed = self._attend_by_lengths(attend, query, key, value, prompt_heads, voxels)
+            weights = None
         else:
             # In the order of the groups, as the queries and keys are.
             cells = None if self.relative_bias is None else voxels.grid_coord[rows]
-            parts = []
-            for group in groups.groups:
-                heads = [
-                    group.gather(given, of_keys=number > 0).transpose(1, 2)  # (patches, heads, places, channels)
-                    for number, given in enumerate((query, key, value))
-                ]
-                mask = self._mask(group, cells, query.dtype)
-                if extra:  # every patch reads the keys and values of all prompts
-                    heads[1:] = (
-                        torch.cat([own, added.transpose(0, 1).expand(len(own), -1, -1, -1)], dim=2)
-                        for own, added in zip(heads[1:], extra, strict=True)
-                    )
-                    mask = mask if mask is None else nn.functional.pad(mask, (0, len(extra[0])))
-                part, weights = attend(self, *heads, mask, **settings)
-                part = part.flatten(0, 1)  # (patches * queries, heads, channels)
-                parts.append(part if group.own is None else part[group.own])
-            mixed = torch.cat(parts) if len(parts) > 1 else parts[0]
-        mixed = mixed.flatten(1)[places].to(dtype)
+            mixed, weights = self._attend_in_groups(attend, query, key, value, prompt_heads, groups, cells)
+        mixed = mixed.flatten(1)[places].to(dtype)  # (voxels, channels), in their own order again
         return self.dropout(self.proj(mixed)), weights
+
+    def _keys_and_values(self, prompts: torch.Tensor | None) -> list[torch.Tensor]:
+        """Return keys and values `(prompts, heads, channels)` of prompts; nothing asks with their queries."""
+        if prompts is None:
+            return []
+        heads = self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))  # (prompts, 3, heads, channels)
+        return list(heads[:, 1:].unbind(1))
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments that all attention functions take."""
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return {"scaling": self.scaling, "dropout": dropout, "is_causal": False}
+
+    def _attend_by_lengths(
+        self,
+        attend: Callable[..., Any],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        prompt_heads: list[torch.Tensor],
+        voxels: Voxels,
+    ) -> torch.Tensor:
+        """Attend within patches of any lengths: `(voxels, heads, channels)`, for flash attention."""
+        # `pad` repeats the keys and values of borrowed voxels, and of the prompts, for every patch that reads them.
+        lengths = dict(voxels.varlen(len(prompt_heads[0]) if prompt_heads else 0))
+        pad = lengths.pop("pad")
+        if prompt_heads:
+            key = torch.cat([key, prompt_heads[0]])
+            value = torch.cat([value, prompt_heads[1]])
+        # One sequence that holds all patches: (1, heads, voxels or places, channels)
+        query = query.transpose(0, 1)[None]
+        key = key[pad].transpose(0, 1)[None]
+        value = value[pad].transpose(0, 1)[None]
+        return attend(self, query, key, value, None, **self._settings(), **lengths)[0][0]
+
+    def _attend_in_groups(
+        self,
+        attend: Callable[..., Any],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        prompt_heads: list[torch.Tensor],
+        groups: PatchGroups,
+        cells: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend within groups of patches of equal shape: `(voxels, heads, channels)`, and the last weights."""
+        parts = []
+        weights = None
+        for group in groups.groups:
+            # (patches, heads, places, channels) each
+            queries = group.gather(query).transpose(1, 2)
+            keys = group.gather(key, of_keys=True).transpose(1, 2)
+            values = group.gather(value, of_keys=True).transpose(1, 2)
+            mask = self._mask(group, cells, query.dtype)
+            if prompt_heads:
+                keys = _followed_by(keys, prompt_heads[0])
+                values = _followed_by(values, prompt_heads[1])
+                # Every patch may read all prompts, and no bias depends on a place that they do not have.
+                if mask is not None:
+                    mask = nn.functional.pad(mask, (0, len(prompt_heads[0])))
+            part, weights = attend(self, queries, keys, values, mask, **self._settings())
+            part = part.flatten(0, 1)  # (patches * queries, heads, channels)
+            # Without the queries that only fill up short patches.
+            parts.append(part if group.own is None else part[group.own])
+        return torch.cat(parts) if len(parts) > 1 else parts[0], weights
 
     def _mask(self, group: Any, cells: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """Return what is added to the logits of a group, `(patches, 1 or heads, queries, keys)`, or None."""
@@ -259,6 +296,11 @@ class PointTransformerV3Attention(nn.Module):
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
         return rotation_of(coord, frequencies, theta)
+
+
+def _followed_by(heads: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    """Add prompts `(prompts, heads, channels)` after the places of each patch `(patches, heads, places, channels)`."""
+    return torch.cat([heads, prompts.transpose(0, 1).expand(len(heads), -1, -1, -1)], dim=2)
 
 
 class LayerScale(nn.Module):
@@ -542,24 +584,16 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
-        if config.relative_position_bias and config._attn_implementation not in ("eager", "sdpa", None):
-            raise ValueError(f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True")
-        leaves = config.block_rule == "branch" or (config.use_decoder and config.decoder_convolution == "skip")
-        is_run_again = self.training and getattr(self.blocks[0], "gradient_checkpointing", False)
-        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
-        if leaves and is_run_again and getattr(run_again, "keywords", {}).get("use_reentrant", False):
-            # They would get no gradient of what they leave for the next block.
-            raise ValueError("use_reentrant=True with blocks that read what others left for them; expected False")
+        self._check_attention()
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
         if config.adaptive_norms:
-            # The row of the data set's embedding, which the heads number.
-            names = list(config.condition_classes or config.norm_conditions or ())
-            voxels.context = self.conditions.weight[names.index(config.condition or "")][None]
+            voxels.context = self._condition_embedding()
         stages = [voxels]
         for _ in config.pooling_strides:
             stages.append(stages[-1].pool(self._turns()))
+        kept = [] if return_hidden else None
         recorder = None
         if return_attentions:
             blocks = [*self.blocks, *self.decoder_blocks]
@@ -570,33 +604,70 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 hidden_states = self.embeddings(values, voxels, is_masked)
                 # NEFTune expects an axis of clouds.
                 hidden_states = self.input_tokens(hidden_states[None])[0]
-                kept, features = [hidden_states], []
-                remaining = iter(self.blocks)
-                for stage, depth in enumerate(config.depths):
-                    if stage:
-                        hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
-                    for _ in range(depth):
-                        block = next(remaining)
-                        # Adapters around a block may need the places of voxels.
-                        geometry = getattr(block, "takes_geometry", False)
-                        guidance = {"geometry": stages[stage].geometry} if geometry else {}
-                        hidden_states = block(hidden_states, stages[stage], **guidance)
-                        kept += [hidden_states] if return_hidden else []
-                    # A network beside the blocks adds to what heads read of a stage.
-                    beside = getattr(block, "stage_output", None)
-                    features.append(hidden_states if beside is None else beside(hidden_states))
+                features = self._run_stages(hidden_states, stages, kept)
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
-            attentions = recorder.weights if recorder is not None else None
-        return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
+            attentions = None if recorder is None else recorder.weights
+        states = None if kept is None else tuple(kept)
+        return _Encoded(stages, features, decoded, batch, of_point, states, attentions)
 
-    def _decode(self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor]) -> torch.Tensor:
-        hidden_states, remaining = features[-1], iter(self.decoder_blocks)
+    def _check_attention(self) -> None:
+        """Refuse attention and checkpointing that would leave out what the config asks for."""
+        config = self.config
+        # Others take no mask that has a value for each pair.
+        if config.relative_position_bias and config._attn_implementation not in ("eager", "sdpa", None):
+            raise ValueError(f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True")
+        leaves = config.block_rule == "branch" or (config.use_decoder and config.decoder_convolution == "skip")
+        if not leaves or not self.training or not getattr(self.blocks[0], "gradient_checkpointing", False):
+            return
+        function = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
+        if getattr(function, "keywords", {}).get("use_reentrant", False):
+            # They would get no gradient of what they leave for the next block.
+            raise ValueError("use_reentrant=True with blocks that read what others left for them; expected False")
+
+    def _condition_embedding(self) -> torch.Tensor:
+        """Return the embedding `(1, condition_size)` of the data set that inputs are from."""
+        # The heads number the data sets, where there are some.
+        names = list(self.config.condition_classes or self.config.norm_conditions or ())
+        return self.conditions.weight[names.index(self.config.condition or "")][None]
+
+    def _run_stages(
+        self, hidden_states: torch.Tensor, stages: list[Voxels], kept: list[torch.Tensor] | None
+    ) -> list[torch.Tensor]:
+        """Run the encoder's stages on `(voxels, hidden_sizes[0])`; returns the features of each stage's voxels."""
+        features = []
+        remaining = iter(self.blocks)
+        if kept is not None:
+            kept.append(hidden_states)
+        for number, (depth, voxels) in enumerate(zip(self.config.depths, stages, strict=True)):
+            if number:
+                hidden_states = self.poolings[number - 1](hidden_states, voxels)
+            beside = None
+            for _ in range(depth):
+                block = next(remaining)
+                # Adapters around a block may need the places of voxels.
+                guidance = {"geometry": voxels.geometry} if getattr(block, "takes_geometry", False) else {}
+                hidden_states = block(hidden_states, voxels, **guidance)
+                if kept is not None:
+                    kept.append(hidden_states)
+                # A network beside the blocks adds to what heads read of a stage, after its last block.
+                beside = getattr(block, "stage_output", None)
+            features.append(hidden_states if beside is None else beside(hidden_states))
+        return features
+
+    def _decode(
+        self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor] | None
+    ) -> torch.Tensor:
+        """Carry features from the last stage to the first: `(voxels of the first stage, decoder_hidden_sizes[0])`."""
+        hidden_states = features[-1]
+        remaining = iter(self.decoder_blocks)
+        # The coarsest stage first; the settings of the decoder name the finest first.
         for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
             hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1], stages[stage])
             for _ in range(self.config.decoder_depths[stage]):
                 # Adapters are in the encoder's blocks alone, so these need no places.
                 hidden_states = next(remaining)(hidden_states, stages[stage])
-                kept.append(hidden_states)
+                if kept is not None:
+                    kept.append(hidden_states)
         return hidden_states
 
     def _turns(self) -> list[int]:

@@ -170,23 +170,33 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         compared with the recorded ones like those of the recorded address.
         """
         settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
-        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+        base = settings.get("base_model_name_or_path")
         if not base or _is_same_place(base, recorded.name_or_path):
             return None
-        is_directory, is_lost = os.path.isdir(base), _is_lost(recorded.name_or_path)
-        if not is_directory and (_is_lost(base) or not is_lost and not cls._bases_are_parts):
-            return None
-        moved = dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
-        # An adapter on a model around a pretrained part names the model, whose config names the part.
-        around = {} if revision is None else {"revision": revision}
+        is_directory = os.path.isdir(base)
+        is_lost = _is_lost(recorded.name_or_path)
+        if not is_directory:
+            # A directory of another machine, say: the recorded place stands.
+            if _is_lost(base):
+                return None
+            # A repository, which holds a model around the part: it counts if the recorded place is gone.
+            if not is_lost and not cls._bases_are_parts:
+                return None
         try:
-            kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
+            return cls._part_of_base(base, settings.get("revision"), recorded)
         except OSError:
             if is_directory or is_lost:
                 raise
             return None  # no network, say; the recorded weights are the same
+
+    @classmethod
+    def _part_of_base(cls, base: str, revision: str | None, recorded: PretrainedPart) -> PretrainedPart | None:
+        """Return the pretrained part that an adapter's base model is or has, None if it is where it was recorded."""
+        around = {} if revision is None else {"revision": revision}
+        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
         if cls._bases_are_parts or kind != cls.config_class.model_type:
-            return moved
+            return dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
+        # An adapter on a model around a pretrained part names the model, whose config names the part.
         part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
         if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
             return None
@@ -299,24 +309,33 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if adapter is None:
             return super().from_pretrained(name, *args, **kwargs)
         if not _contains(name, CONFIG_NAME, hub):
-            settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
-            base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-            around = {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
-            around |= {} if revision is None else {"revision": revision}
-            kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
-            if kind != cls.config_class.model_type:
-                raise ValueError(
-                    f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
-                    f"{cls.__name__} that it was trained on; build that again and open the adapter with "
-                    "PeftModel.from_pretrained(model, …), or save it with "
-                    "modules_to_save=trainable_module_names(model)"
-                )
-            place = {key: hub[key] for key in hub if key in ("revision", "subfolder")}
-            adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
-            return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
+            return cls._from_base_of(adapter, name, hub, *args, **rest)
         if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
             return super().from_pretrained(name, *args, **kwargs)
         return cls._from_adapter_repository(os.fspath(name), hub, **rest)
+
+    @classmethod
+    def _from_base_of(
+        cls, adapter: str, name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any
+    ) -> PreTrainedModel:
+        """Load the base model that an adapter's config file names, and the adapter at `name` into it."""
+        settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
+        base = settings.get("base_model_name_or_path")
+        # Revision and subfolder say where the adapter is; the base has a revision of its own.
+        place = {key: value for key, value in hub.items() if key in ("revision", "subfolder")}
+        around = {key: value for key, value in hub.items() if key not in place}
+        if settings.get("revision") is not None:
+            around["revision"] = settings["revision"]
+        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
+        if kind != cls.config_class.model_type:
+            raise ValueError(
+                f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
+                f"{cls.__name__} that it was trained on; build that again and open the adapter with "
+                "PeftModel.from_pretrained(model, …), or save it with "
+                "modules_to_save=trainable_module_names(model)"
+            )
+        adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
+        return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
 
     @classmethod
     def _from_adapter_repository(

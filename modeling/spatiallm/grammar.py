@@ -84,27 +84,48 @@ class LayoutGrammar:
         parts = self._parts[state.kind]
         if state.item == len(parts):  # the line is complete
             return State(state.kind, state.counts) if character == "\n" else None
-        part, written = parts[state.item], state.written + character
+        part = parts[state.item]
         if part in (",", ")"):
-            if character != part:
-                return None
-            if part == ")":
-                counts = list(state.counts)
-                counts[state.kind] += 1
-                return State(state.kind, tuple(counts), state.item + 1)
-            return state._replace(item=state.item + 1, written="")
-        if part == "label":
-            begins, is_whole = written in self._labels, state.written in self.classes
-        else:
-            word, below = ("wall_", state.counts[0]) if part == "wall" else ("", self.num_bins)
-            number = written.removeprefix(word) if written.startswith(word) else ""
-            is_number = number.isascii() and number.isdigit() and (number == "0" or number[0] != "0")
-            begins = word.startswith(written) or (is_number and int(number) < below)
-            is_whole = len(state.written) > len(word)
-        if begins:
+            return self._separated(state, part) if character == part else None
+        written = state.written + character
+        if self._begins(part, written, state.counts):
             return state._replace(written=written)
+        if not self._is_whole(part, state.written):
+            return None
         # The part is complete, and the character the comma or parenthesis after it.
-        return self._next(state._replace(item=state.item + 1, written=""), character) if is_whole else None
+        return self._next(state._replace(item=state.item + 1, written=""), character)
+
+    def _separated(self, state: State, separator: str) -> State:
+        """Return the state after a comma, or after the parenthesis that closes a line."""
+        if separator == ",":
+            return state._replace(item=state.item + 1, written="")
+        counts = list(state.counts)
+        counts[state.kind] += 1
+        return State(state.kind, tuple(counts), state.item + 1)
+
+    def _begins(self, part: str, written: str, counts: tuple[int, ...]) -> bool:
+        """Return whether a label, a wall's name or a number can begin like this."""
+        if part == "label":
+            return written in self._labels
+        word = ""
+        below = self.num_bins
+        if part == "wall":
+            word = "wall_"
+            below = counts[0]  # a door is in a wall of an earlier line
+        if word.startswith(written):
+            return True
+        if not written.startswith(word):
+            return False
+        number = written.removeprefix(word)
+        # Python's own check takes digits of other scripts, and layouts write no leading zeros.
+        is_number = number.isascii() and number.isdigit() and (number == "0" or number[0] != "0")
+        return is_number and int(number) < below
+
+    def _is_whole(self, part: str, written: str) -> bool:
+        """Return whether what was written of a part, a beginning as `_begins` allows, may end there."""
+        if part == "label":
+            return written in self.classes
+        return len(written) > (len("wall_") if part == "wall" else 0)
 
     def _open(self, state: State, character: str) -> State | None:
         """Continue the beginning of a line, whose kind is open while several begin alike."""
