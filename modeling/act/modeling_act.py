@@ -147,6 +147,8 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.blocks = PointBlocks(config)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        # A small network beside the transformer, for training without a gradient through it; at first both count
+        # alike.
         self.side = PatchEncoder(config.in_channels, width, config.patch_widths) if config.side_network else None
         self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
@@ -162,6 +164,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
     ) -> ActOutput:
         """Encode point clouds."""
         patches = self.cut(points)
+        # Patches are relative to their centers, so where they are is for the positions to say.
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
         returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)
         encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
@@ -301,6 +304,7 @@ class ActSegmenter(ActPreTrainedModel):
         # All layers share the final norm.
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
+        # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         if self.config.segmentation_pooling == "tokens":
             cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
@@ -384,7 +388,10 @@ class ActForPartSegmentation(ActSegmenter):
         category = checked_category(category, points, self.config.num_categories)
         embedded = self.category_norm(self.category_embedding(category))
         condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
+        # Which parts there can be depends on the category, which a cloud's shape need not show.
         logits, output = self.point_logits(points, condition, **kwargs)
+        # The loss of the released program is over the parts of all categories; its evaluation compares those of the
+        # category.
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
         return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
@@ -566,6 +573,7 @@ class ActForPreTraining(ActPreTrainedModel):
             # Known here, so that no accelerator has to count the mask.
             num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
             mask = MASKS[self.config.mask_type](patches.centers, num_masked)
+        # By indices, not by the mask itself, whose number of rows an accelerator would have to wait for.
         visible, hidden = split_by_mask(mask, num_masked)
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
@@ -606,6 +614,7 @@ class ActForPreTraining(ActPreTrainedModel):
         """Compute the frozen autoencoder's features of all patches, `(batch, groups, target width)`."""
         config, teacher = self.config, self.autoencoder
         if noise is None and config.noisy_targets:
+            # As released: the codes of the targets are drawn anew at each step.
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)
             noise = gumbel_noise(patches.centers.new_empty(shape))
         elif noise is None and (teacher.training or teacher.config.noise_in_eval):
@@ -630,6 +639,7 @@ class ActForPreTraining(ActPreTrainedModel):
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
         super().train(mode)
+        # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
 

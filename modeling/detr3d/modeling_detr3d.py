@@ -303,6 +303,7 @@ class Detr3DAttention(nn.Module):
             layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, ·, width / heads)
             for layer, states in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
+        # transformers chooses by the config at each call, so that `set_attn_implementation` works on a built model.
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         mixed, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
@@ -398,8 +399,11 @@ class Detr3DEncoder(nn.Module):
         states, attentions = [tokens], []
         for number, layer in enumerate(self.layers):
             if number == 1 and self.downsampling is not None:
+                # The first layer reads all tokens; the maximum over groups of them halves their number for
+                # the others.
                 groups = self.downsampling(centers, tokens, mask)
                 tokens, centers, mask = groups.features, groups.centers, groups.mask
+                # Numbers of the tokens become those of the points that they stand for.
                 index = index.gather(1, groups.index)
             tokens, weights = layer(tokens, additive_mask(self.visible(number, centers, mask), tokens.dtype))
             states.append(tokens)
@@ -463,11 +467,13 @@ class PointEncoderTokens(nn.Module):
         """Encode clouds `(batch, points, channels)`, in full precision."""
         middle, radius = 0.0, 1.0
         if self.scale is not None:  # into the unit sphere
+            # Padding counts neither for the mean nor for the radius.
             xyz, weight = points[..., :3], torch.ones_like(points[..., :1]) if mask is None else mask.unsqueeze(2)
             middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)  # (batch, 1, 3)
             radius = ((xyz - middle).norm(dim=2, keepdim=True) * weight).amax(dim=1, keepdim=True).clamp_min(1e-6)
             points = torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2)
         if self.up_axis == "y":
+            # A quarter turn, (x, z, -y). Only exchanging y and z would mirror the cloud.
             points = torch.cat([points[..., 0:3:2], -points[..., 1:2], points[..., 3:]], dim=2)
         is_flat = getattr(self.model.config, "flat_tokens", False)
         if mask is not None and not is_flat:
@@ -475,9 +481,11 @@ class PointEncoderTokens(nn.Module):
                 f"points_mask with a point encoder of type {self.model.config.model_type!r}, which takes clouds of "
                 "one size; expected clouds without padding"
             )
+        # Encoders of voxels take clouds of any lengths, so that padding need not be encoded.
         clouds = points if mask is None else [cloud[own] for cloud, own in zip(points, mask, strict=True)]
         output = self.model(clouds, return_dict=True)
         if is_flat:
+            # Their tokens are flat, those of one cloud after the other; the decoder needs an axis of clouds.
             counts = output.offsets.diff(prepend=output.offsets.new_zeros(1))  # voxels of each cloud
             tokens, centers = (
                 nn.utils.rnn.pad_sequence(values.split(counts.tolist()), batch_first=True)
@@ -490,8 +498,11 @@ class PointEncoderTokens(nn.Module):
             tokens, centers, valid = output.last_hidden_state, output.centers, None
             tokens = tokens[:, tokens.shape[1] - centers.shape[1] :]
         if self.up_axis == "y":
+            # The inverse of the turn above.
             centers = torch.stack([centers[..., 0], -centers[..., 2], centers[..., 1]], dim=-1)
+        # Boxes are predicted around the queries' centers, in the units of the input.
         centers = centers.to(points) * radius + middle
+        # Such tokens are at means of points, at none of them.
         index = torch.zeros(centers.shape[:2], dtype=torch.long, device=centers.device)
         return Encoded(tokens, centers, index, valid, (tokens,), ())
 
@@ -551,6 +562,7 @@ class Detr3DDecoderLayer(GradientCheckpointingLayer):
         Returns queries, and the weights of both attentions. Positions are added to queries and keys, not to values.
         """
         normed = self.self_attn_layer_norm(hidden_states)
+        # Positions steer where a query looks; what it reads there carries none.
         placed = normed + query_positions
         mixed, weights = self.self_attn(placed, placed, normed)
         hidden_states = hidden_states + self.dropout(mixed)
@@ -593,6 +605,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
                 min_squared_norm=config.sampling_min_squared_norm,
             )
             self.encoder = Detr3DEncoder(config)
+        # As released: three layers after an encoder of full attention, two after the one with radii.
         is_vanilla = config.point_encoder_config is None and config.attention_radii is None
         between = [width, width] if is_vanilla else [width]
         self.memory_projection = shared_layers((width, *between, hidden))
@@ -662,11 +675,15 @@ class Detr3DModel(Detr3DPreTrainedModel):
             memory = layer(in_precision_of(layer, memory))
         pooled = memory
         if encoded.mask is not None:
+            # The maximum over a cloud must not see tokens that do not count.
             pooled = memory.masked_fill(~encoded.mask.unsqueeze(2), torch.finfo(memory.dtype).min)
+        # Sec. 3.2: queries are sampled from the tokens instead of learned, so that their number can change after the
+        # training.
         query_index, _ = sample_centers(
             encoded.centers, config.num_queries, encoded.mask, config.sampling_min_squared_norm
         )
         centers = gather_points(encoded.centers, query_index)  # (batch, queries, 3)
+        # Relative to the cloud's bounds: the random frequencies are for positions from 0 to 1.
         memory_positions, query_positions = (
             self.positions((places - low) / extent).to(memory.dtype) for places in (encoded.centers, centers)
         )
@@ -675,6 +692,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
         visible = None if encoded.mask is None else encoded.mask.unsqueeze(1)  # (batch, 1, tokens)
         memory_mask = additive_mask(visible, memory.dtype)
 
+        # Queries begin without content and differ by their positions alone, as in DETR (arXiv 2005.12872).
         hidden_states = torch.zeros_like(query_positions)
         states, normed, attentions, cross_attentions = [], [], [], []
         for layer in self.layers:
@@ -682,6 +700,8 @@ class Detr3DModel(Detr3DPreTrainedModel):
                 hidden_states, query_positions, memory, memory_positions, memory_mask
             )
             states.append(hidden_states)
+            # The heads, which all layers share in training, read every layer after this norm; the next layer gets what
+            # is before it.
             normed.append(self.layer_norm(hidden_states))
             attentions.append(weights)
             cross_attentions.append(cross_weights)
@@ -716,6 +736,7 @@ def cloud_extent(
     low = high = xyz
     if mask is not None:
         padding = ~mask.bool().unsqueeze(2)
+        # What padding is filled with can be neither the smallest nor the largest.
         low, high = xyz.masked_fill(padding, math.inf), xyz.masked_fill(padding, -math.inf)
     low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
     return low, (high - low).clamp_min(min_extent)
@@ -758,6 +779,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         self.detr3d = Detr3DModel(config, point_encoder)
         width, bins = config.hidden_size, config.num_heading_bins
         head = partial(ClassificationHead, width, widths=(width, width), bias=False, dropout=config.head_dropout)
+        # The last class is "no object", as most queries find none.
         self.class_head = head(config.num_labels + 1)
         self.center_head, self.size_head = head(3), head(3)
         self.heading_class_head, self.heading_residual_head = head(bins), head(bins)
@@ -814,9 +836,11 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         )
         # In full precision: half precision would round places in a room to centimeters.
         offset = (2 * offset.to(centers).sigmoid() - 1) * self.config.max_center_offset
+        # In extents of the cloud: no box is longer than it.
         sizes = size.to(centers).sigmoid()
         bins = self.config.num_heading_bins
         best = heading_logits.argmax(dim=-1, keepdim=True)  # (layers, batch, queries, 1)
+        # The middle of the likeliest bin, and the rest that is predicted for it.
         chosen = best.squeeze(-1) * (2 * math.pi / bins)
         heading = wrap_heading(chosen + residuals.to(centers).gather(-1, best).squeeze(-1) * (math.pi / bins))
         if bins == 1:  # along the axes

@@ -25,6 +25,7 @@ _PUBLISHED_EDGE, _PUBLISHED_VOLUME = 1e-6, 1e-8
 
 def wrap_heading(heading: Tensor) -> Tensor:
     """Return the same directions as angles above -pi up to pi."""
+    # The remainder is from 0 on and below a turn: subtracted twice, pi stays pi and is not -pi.
     return math.pi - torch.remainder(math.pi - heading, 2 * math.pi)
 
 
@@ -39,6 +40,7 @@ def box_corners(boxes: Tensor) -> Tensor:
 def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z."""
     x, y, z = np.asarray(up, dtype=np.float64) / max(float(np.linalg.norm(up)), 1e-300)
+    # Otherwise it is no direction near the axis; opposite to z, the formula would divide by 0.
     if not z > 0:
         raise ValueError(f"up={tuple(up)} does not point up along its axis; expected a direction near it")
     # Rodrigues' formula for the turn about (y, -x, 0).
@@ -50,6 +52,7 @@ def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
 def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
     """Return the rotation `(3, 3)` that turns one of `UP_AXES`, or the direction `up (3,)` near it, to z."""
     if up is not None:
+        # First the axis itself, by a quarter turn; the rest, by which the scan is tilted, is then small.
         upright = upright_rotation(up_axis)
         return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
     sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), ("x", "y", "z").index(up_axis.removeprefix("-"))
@@ -70,6 +73,7 @@ def bounding_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest coordinates `(…, 3)` of boxes `(…, 7)`."""
     cos, sin = boxes[..., 6].cos().abs(), boxes[..., 6].sin().abs()
     length, width, height = boxes[..., 3:6].unbind(dim=-1)
+    # Of a turned rectangle, the bounds are the sums of what both sides reach along an axis.
     half = torch.stack([cos * length + sin * width, sin * length + cos * width, height], dim=-1) / 2
     return boxes[..., :3] - half, boxes[..., :3] + half
 
@@ -129,6 +133,8 @@ def base_intersection(first: Tensor, second: Tensor) -> Tensor:
     mean = sum(
         (shares[n + 1] - shares[n]) * (heights[n] + heights[n + 1]) / 2 for n in range(3)
     )  # of the heights along the edge
+    # Counterclockwise edges run backward above and forward below: the sum is minus the area. Rounding may leave a
+    # little above 0.
     return -((to_x - from_x) * mean).sum(dim=-1).clamp(max=0)
 
 
@@ -141,6 +147,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     """Compute the intersection over union of boxes `(…, 7)`, pair by pair: `(…,)`, 0 where neither has a volume."""
     intersection = box_intersection(first, second)
     union = box_volumes(first) + box_volumes(second) - intersection
+    # Two boxes without a volume have no union.
     return intersection / union.clamp_min(torch.finfo(union.dtype).tiny)
 
 
@@ -169,6 +176,7 @@ def published_giou(first: Tensor, second: Tensor, is_turned: bool) -> Tensor:
     low = torch.maximum(ours[..., 2, :], theirs[..., 2, :])
     high = torch.minimum(ours[..., 0, :], theirs[..., 0, :])
     area = (high - low).clamp_min(0).prod(dim=-1)
+    # The shortcut first: where it finds nothing, the program does not look further.
     if is_turned:
         area = torch.where(area == 0, 0.0, base_intersection(first, second))
     intersection = area * _common_height(first, second)
@@ -181,6 +189,7 @@ def published_giou(first: Tensor, second: Tensor, is_turned: bool) -> Tensor:
 
 
 def _published_volumes(boxes: Tensor) -> Tensor:
+    # Edges below a millimeter count as a millimeter.
     edges = boxes[..., 3:6].square().clamp_min(_PUBLISHED_EDGE).sqrt()
     return edges.prod(dim=-1).clamp_min(_PUBLISHED_VOLUME)
 
@@ -284,6 +293,7 @@ def select_detections(
     kept = torch.ones_like(objectness, dtype=torch.bool)
     if rule.min_points:
         if len(boxes):
+            # Box by box: all pairs at once would need hundreds of megabytes for a room.
             kept = torch.stack([points_in_boxes(points, box[None])[0].sum() for box in boxes]) >= rule.min_points
             if not kept.any():
                 kept[objectness.argmax()] = True

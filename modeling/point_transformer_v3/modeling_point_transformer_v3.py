@@ -181,6 +181,7 @@ class PointTransformerV3Attention(nn.Module):
         query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
         dtype = query.dtype
         if self.config.rope_theta is not None:
+            # Rotated before any cast to half precision, by the positions of voxels in float32.
             cosines, sines = self._rotation(voxels)
             cosines = cosines[rows]
             sines = sines[rows]
@@ -348,6 +349,8 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, voxels: Voxels, prompts: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run on `(voxels, channels)`, with attention to `prompts (prompts, channels)`, too."""
+        # With the rule "branch", a block's convolution reads what the MLP of the block before has added, as the
+        # weights of the original layout were trained.
         source = voxels.source_of(self.in_decoder, self.number)
         hidden_states = hidden_states + self.positions(hidden_states if source is None else source, voxels)
         # Prompts take the place of voxels before this norm, so they pass it too.
@@ -356,11 +359,13 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
             prompts = normed(self.norm1, prompts, voxels)
         branch = self.scale1(self.attention(entry, voxels, self.number, prompts)[0])
         hidden_states = hidden_states + self.drop_path(branch)
+        # Norms after the sums, as in the first transformers.
         if not self.pre_norm:
             hidden_states = normed(self.norm1, hidden_states, voxels)
         entry = normed(self.norm2, hidden_states, voxels) if self.pre_norm else hidden_states
         branch = self.drop_path(self.scale2(self.dropout(self.mlp(entry))))
         if self.leaves_branch:
+            # Without the residual sum; the gradient flows through it.
             voxels.sources[self.in_decoder, self.number + 1] = branch
         hidden_states = hidden_states + branch
         return hidden_states if self.pre_norm else normed(self.norm2, hidden_states, voxels)
@@ -662,6 +667,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         remaining = iter(self.decoder_blocks)
         # The coarsest stage first; the settings of the decoder name the finest first.
         for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
+            # Each voxel gets the features of the larger cell that it was pooled to, besides its own.
             hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1], stages[stage])
             for _ in range(self.config.decoder_depths[stage]):
                 # Adapters are in the encoder's blocks alone, so these need no places.
@@ -673,6 +679,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
     def _turns(self) -> list[int]:
         """Draw the order of the curves for a stage, or return that of the config."""
         count, when = len(self.config.curves), self.config.shuffle_curves
+        # The released programs draw anew at each stage, on the CPU, in evaluation too.
         is_shuffled = when == "always" or (when == "training" and self.training)
         return torch.randperm(count, device="cpu").tolist() if is_shuffled else list(range(count))
 
@@ -702,6 +709,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             if bool_masked_pos is not None:
                 raise ValueError("bool_masked_pos: expected grid_coord too, so that points are voxels")
             sample = grid_sample(values[:, :3], config.grid_size, batch.cloud, count)
+            # One point stands for all of its cell; the others get its features by `of_point`.
             values, cells, of_point = values[sample.kept], sample.grid_coord, sample.inverse
             cloud = batch.cloud[sample.kept]
         else:
@@ -711,6 +719,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             of_point = torch.arange(len(cells), device=cells.device)
             if bool_masked_pos is not None:
                 is_masked = batch.flatten(bool_masked_pos, "bool_masked_pos").bool()
+        # On the host, as the patches of all stages are cut there.
         counts = tuple(torch.bincount(cloud, minlength=count).tolist())
         voxels = Voxels(config, 0, values[:, :3], cells, cloud, counts, self._turns())
         return values, voxels, batch, of_point, is_masked

@@ -59,11 +59,13 @@ class ConditionNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Normalize `(voxels, channels)`; with `adaptive_norms`, `context (1, condition_size)` shifts and scales."""
+        # The config names one data set for all clouds of a batch.
         conditions = self.config.norm_conditions
         normed = self.norms[conditions.index(self.config.condition)](hidden_states)
         if self.modulation is None or context is None:
             return normed
         shift, scale = self.modulation(nn.functional.silu(context)).chunk(2, dim=1)
+        # Around 1, so that a layer of zeros changes nothing.
         return normed * (1 + scale) + shift
 
 
@@ -82,6 +84,7 @@ def block_norm(config: PointTransformerV3Config, width: int) -> nn.Module:
     """Build a norm within a block."""
 
     def make() -> nn.Module:
+        # Only norms of their own may leave weight and bias to the modulation.
         affine = config.norm_affine or not config.condition_layer_norms
         return nn.LayerNorm(width, eps=config.layer_norm_eps, elementwise_affine=affine)
 
@@ -98,6 +101,7 @@ def _for_conditions(
 
 def normed(norm: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
     """Apply a norm, which may depend on the data set that the voxels are from."""
+    # Norms that all data sets share take no context.
     if voxels.context is None or isinstance(norm, (nn.LayerNorm, nn.BatchNorm1d)):
         return norm(hidden_states)
     return norm(hidden_states, voxels.context)
@@ -125,10 +129,12 @@ class PointTransformerV3Embeddings(nn.Module):
         if hasattr(self, "projection"):
             embedded = self.projection(values)
         else:
+            # The original's stem, a kernel of 5³ cells without a bias, as a norm follows.
             embedded = self.convolution(values, voxels.wide_neighbors)
         hidden_states = nn.functional.gelu(normed(self.norm, embedded, voxels))
         if is_masked is None:
             return hidden_states
+        # After the stem, as released: the token is no input of the layer.
         return torch.where(is_masked[:, None], self.mask_token.to(hidden_states.dtype), hidden_states)
 
 
@@ -143,6 +149,7 @@ class PointTransformerV3Pooling(nn.Module):
     def forward(self, hidden_states: torch.Tensor, pooled: Voxels) -> torch.Tensor:
         """Pool `(voxels, in_width)` to `(pooled voxels, out_width)`."""
         projected = self.projection(hidden_states)
+        # The maximum is taken before norm and GELU, as in the released programs.
         largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
         return nn.functional.gelu(normed(self.norm, largest, pooled))
 
@@ -162,8 +169,10 @@ class PointTransformerV3Unpooling(nn.Module):
         self, hidden_states: torch.Tensor, skipped: torch.Tensor, pooled: Voxels, voxels: Voxels
     ) -> torch.Tensor:
         """Join `(pooled voxels, in_width)` and `(voxels, skip_width)` to `(voxels, out_width)`."""
+        # All voxels of a larger cell get the same from it.
         below = nn.functional.gelu(normed(self.norm, self.projection(hidden_states), pooled))[pooled.inverse]
         own = nn.functional.gelu(normed(self.skip_norm, self.skip_projection(skipped), voxels))
+        # For the convolution of the first block, which reads what the encoder has left here, and not the sum.
         if self.is_copied:
             voxels.sources[True, 0] = own
         return own + below
@@ -181,6 +190,7 @@ class ClassTextHead(nn.Module):
         super().__init__()
         self.config = config
         self.projection = nn.Linear(config.point_feature_size, config.text_embedding_size)
+        # Data sets share texts, so their classes are numbers in one list.
         texts = 1 + max(max(rows) for rows in (config.condition_classes or {}).values())
         self.register_buffer("class_embeddings", torch.zeros(texts, config.text_embedding_size))
         # That of the text model, which is not trained.

@@ -38,6 +38,7 @@ class LayoutGrammar:
     """
 
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):
+        # What ends a label cannot be in one, or texts would have two readings.
         if wrong := [name for name in classes if not name or set(name) & set(",()\n")]:
             raise ValueError(f"classes has {wrong[0]!r}; expected names without commas, parentheses and line breaks")
         self.num_bins, self.classes = num_bins, tuple(classes)
@@ -49,6 +50,7 @@ class LayoutGrammar:
         # After its first part, a line is parts and what separates them.
         self._parts: list[list[str]] = []
         for kind in KINDS.values():
+            # Doors and windows begin with the wall that they are in, boxes with their label.
             first = {Wall: [], Box: ["label"]}.get(kind, ["wall"])
             parts = [part for name in (*first, *["number"] * len(number_names(kind))) for part in (name, ",")]
             self._parts.append([*parts[:-1], ")"])
@@ -131,6 +133,7 @@ class LayoutGrammar:
         """Continue the beginning of a line, whose kind is open while several begin alike."""
         written = state.written + character
         for kind in self.kinds:
+            # Kinds follow each other: after the first door there are no more walls.
             if kind < state.kind or (kind > 0 and state.counts[kind] >= _MOST):
                 continue
             if kind in (1, 2) and not state.counts[0]:  # no wall to be in

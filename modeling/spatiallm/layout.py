@@ -31,6 +31,7 @@ class _Sized:
     """Refuses lengths below 0, which would turn a wall or a box inside out."""
 
     def __post_init__(self):
+        # Positions and angles may be below 0.
         for own in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, own.name)
             if own.metadata.get("limits") in (_LENGTH, _SIZE) and value < 0:
@@ -187,11 +188,13 @@ class Layout:
 
     def write(self) -> str:
         """Return the text; as in the released program, only walls have numbers above 999."""
+        # In the order in which models are trained to write: walls first, which doors and windows name.
         words, lines = {kind: word for word, kind in KINDS.items()}, []
         for entity in self.entities:
             word, number = words[type(entity)], entity.id
             values = [str(getattr(entity, name)) for name in number_names(type(entity))]
             if not isinstance(entity, Wall):
+                # As the released program writes them: its models have seen no larger ones.
                 number %= 1000
                 values.insert(0, entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}")
             lines.append(f"{word}_{number}={word.capitalize()}({','.join(values)})")
@@ -212,6 +215,7 @@ class Layout:
         A bin means its center, or with `lower_edge` its lower edge, as in the released program, whose values are
         therefore half a bin too small on average.
         """
+        # The lower edge is not even stable: writing and reading it again loses a bin for some numbers.
         shift = 0.0 if lower_edge else 0.5
         return self._mapped(lambda value, low, high: (value + shift) / num_bins * (high - low) + low)
 
@@ -247,6 +251,7 @@ class Layout:
         leveled.
         """
         turned = dataclasses.replace(self, up_axis=up_axis, up=up)
+        # From the old axis to z, and from z to the new one.
         turn = turned.upright_rotation.T @ self.upright_rotation
         return turned._moved(lambda place: turn @ place)
 
@@ -255,6 +260,7 @@ class Layout:
 
         def moved(entity: Entity) -> Entity:
             changed: dict[str, float] = {}
+            # Both ends of a wall are positions; sizes and angles do not move.
             for names in (("ax", "ay", "az"), ("bx", "by", "bz")) if isinstance(entity, Wall) else (("x", "y", "z"),):
                 place = move(np.array([getattr(entity, name) for name in names], dtype=np.float64))
                 changed |= dict(zip(names, place.tolist(), strict=True))
@@ -290,6 +296,7 @@ class Layout:
 
         def turned(box: Box) -> Box:
             wrapped = (box.angle + angle + math.pi) % (2 * math.pi) - math.pi
+            # A box that is as long as wide looks the same after each quarter turn.
             period = math.pi / 2 if np.isclose(box.sx, box.sy, atol=1e-3) else math.pi
             return dataclasses.replace(box, angle=(wrapped + math.pi) % period - math.pi)
 
@@ -305,6 +312,7 @@ class Layout:
             quarters = round(box.angle / (math.pi / 2))
             if not math.isclose(box.angle, quarters * math.pi / 2, abs_tol=1e-3):
                 return box
+            # After an odd number of them, length and width lie along each other's axis.
             sizes = {"sx": box.sy, "sy": box.sx} if quarters % 2 else {}
             return dataclasses.replace(box, angle=0.0, **sizes)
 
@@ -333,6 +341,7 @@ class Layout:
                 wall = dataclasses.replace(wall, **ends)
             walls.append(wall)
         walls.sort(key=lambda wall: key(wall.az, wall.ay, wall.ax, wall.bz, wall.by, wall.bx))
+        # Doors and windows name their walls, which have got new numbers.
         numbers = {wall.id: number for number, wall in enumerate(walls)}
 
         def renumbered(entities: Iterable[Any]) -> tuple[Any, ...]:
@@ -370,12 +379,15 @@ class Layout:
         for wall in self.walls:
             along = np.array([wall.bx - wall.ax, wall.by - wall.ay, wall.bz - wall.az])
             angle = math.atan2(along[1], along[0])
+            # If a number occurs twice, doors are in the first of these walls.
             walls.setdefault(wall.id, (wall, angle))
+            # A wall is given by the lower ends of its center line, a box by its center.
             middle = [(wall.ax + wall.bx) / 2, (wall.ay + wall.by) / 2, (wall.az + wall.bz + wall.height) / 2]
             rows.append([*middle, float(np.linalg.norm(along)), wall.thickness, wall.height, angle])
             labels.append("wall")
         for word, openings in (("door", self.doors), ("window", self.windows)):
             for opening in openings:
+                # It has no direction and thickness of its own.
                 wall, angle = walls[opening.wall_id]
                 place = [opening.x, opening.y, opening.z]
                 rows.append([*place, opening.width, wall.thickness, opening.height, angle])
@@ -416,6 +428,7 @@ def read_lines(
         if not line.strip():
             continue
         try:
+            # `walls` has those of earlier lines: a model cannot refer to what it has not written.
             entity = _read_line(line, walls, keep_unclosed, strict)
             if strict and not _LINE.fullmatch(line):
                 raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
@@ -443,6 +456,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     if word not in KINDS:
         raise ValueError(f"begins with {word!r:.40}; expected one of {', '.join(KINDS)}")
     number = _number(rest[0] if rest else "", int, " after the name; expected a whole number")
+    # What stands between the name and the parenthesis is not compared, as in the released program.
     kind: Any = KINDS[word]
     arguments = _arguments_of(line, keep_unclosed)
     first: dict[str, Any] = {}
