@@ -155,6 +155,8 @@ def _pushed(operation: OpcodeInfo, argument: object, taken: list[_Value]) -> Ite
             known = _Made(taken[0].known)
         elif taken:
             known = None
+        # Counted without building them: shared parts count as often as they occur, as whoever hashes or prints them
+        # would see them.
         depth = max((value.depth for value in taken), default=0) + 1
         parts = sum(value.parts for value in taken) + 1
         if depth > _DEEPEST or parts > _MOST_PARTS:

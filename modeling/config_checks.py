@@ -71,6 +71,7 @@ def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> N
     named = _arguments(own)
     described: dict[str, str] = {**FIELDS, **(texts or {})}
     fields: dict[str, None] = {}
+    # From the base on, so that a class may describe a field anew.
     for base in reversed(config_class.__mro__):
         if base.__module__.startswith("hf_any3d."):  # fields of transformers and PEFT are described there
             if base is not config_class:

@@ -140,11 +140,17 @@ IMAGEBIND = {
     "encoder_names": IMAGEBIND_NAMES,
     "layers": MODEL + "encoder.layers",
 }
+# What all six programs do, then what those of one kind of encoder or of one dataset do.
 _RELEASED = {"normalize_centers": False, "sampling_min_squared_norm": 1e-3, "sampling_tie_rule": "cuda"}
+# Clouds come first where CLIP's layers expect tokens first: so they attend over the clouds of a batch.
 _LINE = {"line_mapping": "wrap", "attention_axis": "batch"}
+# The sampled positions have channels before tokens, and are read as if they had tokens first.
 _PLANE = {"plane_mapping": "wrap", "transposed_plane_positions": True}
+# Its 12 by 19 positions times 16, the size of a patch.
 _IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 304), "plane_distance": 1.4}
+# Positions are added before every block, and not before them.
 _DINOV2_PLANE = {**_PLANE, "plane_size": (518, 518), "position_injection": "every_layer"}
+# Offsets are divided by the largest of their group, without an epsilon; a flat group gives NaN.
 _SCAN = {
     **_RELEASED,
     "id2label": dict(enumerate(scanobjectnn.DATASET.class_names)),
@@ -154,6 +160,7 @@ _SCAN = {
     "head_bias": False,
     "final_norm_eps": 1e-6,
 }
+# One deviation of all offsets of a batch, so that features depend on the other clouds.
 _MODELNET = {
     **_RELEASED,
     "id2label": dict(enumerate(modelnet40.CLASS_NAMES)),
@@ -164,6 +171,7 @@ _MODELNET = {
     "final_norm_eps": 1e-5,
 }
 _SAMPLED = {"num_points": 1024, "sampling": "farthest", "center": True}
+# Clouds of ScanObjectNN keep their size: the program's settings switch the division by the radius off.
 _SCAN_DATA = {"dataset": "ScanObjectNN (PB_T50_RS)", "processor": {**_SAMPLED, "scale": None}}
 _MODELNET_DATA = {
     "dataset": "ModelNet40",
@@ -173,6 +181,7 @@ _MODELNET_DATA = {
 
 def _adapter(r: int, bottleneck: float, aggregation: float, cell_size: float, **others: Any) -> dict[str, Any]:
     """Return settings of `GuidedAdapterConfig`, with the scales of both branches."""
+    # In training, the norms of cells count empty ones as rows of zeros.
     shared = {"attention_width": 12, "attention_heads": 6, "voxel_size": 0.16, "count_empty_cells": True}
     scales = {"bottleneck_scale": bottleneck, "aggregation_scale": aggregation}
     return {**shared, "r": r, **scales, "cell_size": cell_size, "pooling": "mean", **others}
@@ -244,10 +253,12 @@ VARIANTS = {
 
 def variant_of(names: Iterable[str]) -> dict[str, str] | None:
     """Return the argument `variant` of checkpoints with tensors of these names; None if they are not Any2Point's."""
+    # Some programs store all but the head under this prefix.
     plain = [name.removeprefix("encoder.") for name in names]
     if not any(name.startswith("patch_embed.EncP.") for name in plain):
         return None
     # Names that only one of the encoders has.
+    # DINOv2 alone has layer scales, and of the others CLIP alone is written with torch's own attention.
     marks = {"clip": ".attn.in_proj_", "dinov2": ".ls1.gamma", "imagebind": ""}
     encoder = next(encoder for encoder, mark in marks.items() if any(mark in name for name in plain))
     is_modelnet = any("cls_head_finetune." in name for name in plain)

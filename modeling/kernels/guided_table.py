@@ -105,6 +105,7 @@ def guided_table(
     batch, views, rows, tokens = members.pool.shape
     cell_rows, device = views * rows, members.pool.device
     pool = torch.cat([members.pool.flatten(1, 2), voxels.pool[:, 0]], dim=1).to(dtype)  # (batch, rows, tokens)
+    # The voxels, behind the cells of all views, are the last group however many there are.
     group = (torch.arange(pool.shape[1], device=device) // rows).clamp_max_(views)
     of_group = (group == torch.arange(views + 1, device=device)[:, None]).to(dtype)  # (groups, rows)
     inside = torch.cat([members.occupied.flatten(1), voxels.occupied[:, 0]], dim=1).to(dtype)  # (batch, rows)
@@ -112,6 +113,7 @@ def guided_table(
     count = occupied.sum(dim=1, keepdim=True)
     total, missing = count, None
     if count_empty:
+        # Empty voxels never count: as released, their norm sees the occupied ones alone.
         total = torch.cat([torch.full_like(count[:-1], batch * members.cells), count[-1:]])
         missing = (total - count) / total
     sequence = special + tokens
@@ -133,6 +135,7 @@ def guided_table(
         unbiased=total / (total - 1).clamp_min(1),
         missing=missing,
         own_view=of_group[:views, :cell_rows].T.unsqueeze(-1).contiguous(),
+        # Places in the sequence: each cloud has its special tokens in front.
         order=links.order + (links.order // tokens + 1) * special,
         lengths=links.lengths,
         has_voxel=inside[:, cell_rows:].unsqueeze(-1).contiguous(),
@@ -182,17 +185,20 @@ def table_aggregation_plain(
     largest = torch.segment_reduce(
         hidden.flatten(0, 1)[table.order], "max", lengths=table.lengths, initial=_LOWEST, unsafe=True
     ).unflatten(0, (len(hidden), -1))
+    # The mean of a cell or voxel, to which cells add attention within them, and voxels the maximum.
     rows = table.pool @ tokens + torch.cat([of_cells, largest * table.has_voxel], dim=1)  # (batch, rows, hidden)
     mean = table.share @ rows.flatten(0, 1)  # (groups, hidden)
     centered = rows - mean[table.group]
     variance = table.share @ centered.square().flatten(0, 1)
     if table.missing is not None:
+        # Empty rows are zeros, so each lies as far from the mean as the mean is large.
         variance = variance + table.missing * mean.square()
     gain = torch.cat([view_weight, voxel_weight]) * (variance + eps).rsqrt()
     normed = centered * gain[table.group] + torch.cat([view_bias, voxel_bias])[table.group]
     active = nn.functional.gelu(normed)
     unit = active / active.norm(dim=-1, keepdim=True).clamp_min(_SHORTEST)
     cosine = table.in_voxel @ (unit[:, cells:] @ unit[:, :cells].transpose(1, 2))  # (batch, tokens, cell rows)
+    # Weights of the views, whose sum is 1 for each token.
     agreement = (1 + cosine) * table.in_cell
     mix = agreement / agreement.sum(dim=-1, keepdim=True)
     added = nn.functional.pad(mix @ active[:, :cells], (0, 0, special, 0))

@@ -97,6 +97,7 @@ def _with_running_statistics(points: Tensor, layers: MiniPointNet) -> Tensor:
     k = points.shape[1]
     lift, lift_bias = folded(layers.lift, layers.lift_norm)
     join, join_bias = folded(layers.join, layers.join_norm)
+    # The third layer reads [patch maximum ; point], so its columns are of the one or the other.
     join_patch, join_point = join.chunk(2, dim=1)
     through = (join_point @ layers.widen.weight).T.contiguous()  # (lifted, joined): no norm between the two
     join_bias = join_bias + join_point @ layers.widen.bias
@@ -105,8 +106,10 @@ def _with_running_statistics(points: Tensor, layers: MiniPointNet) -> Tensor:
     for part in points.split(max(1, _PART // (k * len(join)))):
         rows = torch.addmm(lift_bias, part.flatten(0, 1), lift.T).relu_()  # (patches * k, lifted)
         most = (rows @ widen).view(len(part), k, -1).amax(dim=1).add_(layers.widen.bias)
+        # Once for a patch, not for each of its points.
         shared = torch.addmm(join_bias, most, join_patch)  # (patches, joined)
         joined = (rows @ through).view(len(part), k, -1).add_(shared.unsqueeze(1)).relu_()
+        # A bias is the same for all points: it is added after the maximum, below.
         tokens.append((joined.flatten(0, 1) @ out).view(len(part), k, -1).amax(dim=1))
     return torch.cat(tokens).add_(layers.out.bias)
 
@@ -158,6 +161,7 @@ class _Patches:
         self.parts = [slice(start, min(start + step, len(points))) for start in range(0, len(points), step)]
         wide = weights.lift.to(statistics_dtype(points))
         self.lifted_mean = (wide @ mean.to(wide)).to(points.dtype)
+        # Of a linear layer: w C wᵀ for each row w. Rounding may leave a little below 0.
         variance = ((wide @ covariance.to(wide)) * wide).sum(dim=1).clamp_min(0)
         self.lifted_variance = variance.to(points.dtype)
         self.deviation = (self.lifted_variance + eps).rsqrt()
@@ -182,6 +186,7 @@ class _PooledPatches(torch.autograd.Function):
         count, k = points.shape[0] * points.shape[1], points.shape[1]
         wide = points.flatten(0, 1).to(statistics_dtype(points))
         mean = wide.mean(dim=0)
+        # Centered first: a mean of squares minus the squared mean would lose digits.
         wide = wide - mean
         mean, covariance = mean.to(points.dtype), (wide.T @ wide / count).to(points.dtype)
         patches = _Patches(points, own, mean, covariance, layers.lift_norm.eps)
@@ -295,6 +300,7 @@ def _through_join(
         grad_through.addmm_(rows.T, patches.lifted(part))
         grad_lifted.append(rows @ through)
     grad_shared = torch.cat(grad_shared)  # (patches, joined)
+    # In the order of the columns: for the patch maximum, then for a point.
     grad_join = torch.cat([grad_shared.T @ patch_max, grad_through @ own.widen.T], dim=1)
     grad_widen = own.join_point.T @ grad_through
     pooled = PooledGradient(grad_shared @ own.join_patch, patch_winners, patches.k, patches.parts)
@@ -316,5 +322,6 @@ def _through_lift(
     # Centered only now: the sums over points were of the points as they are.
     product = product - total.outer(statistics.mean)
     grad_gain = patches.deviation * (own.lift * product).sum(dim=1)
+    # What the gradient does through the variance, which is quadratic in the weights.
     spread = (patches.deviation * grad_gain).unsqueeze(1) * (own.lift @ statistics.covariance)
     return patches.gain.unsqueeze(1) * (product - spread), grad_gain, total

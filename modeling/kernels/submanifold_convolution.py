@@ -64,6 +64,7 @@ class NeighborTable:
         """Return the voxels with a neighbor at a kernel position, except the central one, and the neighbors."""
         if position < self.center:
             return self.pairs[position]
+        # Opposite positions have the same pairs: if b is right of a, a is left of b.
         voxels, neighbors = self.pairs[2 * self.center - position]
         return neighbors, voxels
 
@@ -88,6 +89,7 @@ def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor |
     """
     kernel = weight.flatten(1, 3)  # (out_channels, positions, in_channels)
     center = table.center
+    # Every voxel is its own neighbor at the center, so nothing is gathered there.
     total = torch.nn.functional.linear(values, kernel[:, center], bias)
     dtype, total = total.dtype, total.to(_wide(total.dtype))
     for position in range(kernel.shape[1]):
@@ -130,6 +132,7 @@ class _Convolution(torch.autograd.Function):
             if position == center:
                 continue
             voxels, neighbors = ctx.table.at(position)
+            # Gathered once for both gradients, and again here rather than saved in the forward pass.
             own = gradient[voxels]  # (pairs, out_channels)
             if to_values is not None:
                 to_values.index_add_(0, neighbors, (own @ kernel[:, position]).to(to_values.dtype))

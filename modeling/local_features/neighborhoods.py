@@ -125,6 +125,7 @@ class Neighborhoods:
         shapes: np.ndarray | None = None
         for edge in edges:
             size = _Size.around(centers, means, shapes, edge, self._origin, measured.cut)
+            # From small to large, as each size averages shapes of the one before.
             shapes = size.passed_on[size.of_center]
             self._sizes.append(size)
 
@@ -188,14 +189,17 @@ class _Size:
         heights = values[:, 0]
         moments = np.stack([x, y, z, x * x, x * y, x * z, y * y, y * z, z * z, heights * heights], axis=1)
         parts = [moments, values] if shapes is None else [moments, values, shapes]
+        # Sums are added over the 27 voxels of a box; means would not be.
         sums = np.concatenate([*map(voxels.sums, parts), voxels.counts[:, None]], axis=1)
         in_box = voxels.box_sums(sums)
         count = in_box[:, -1]
         means = in_box[:, :-1] / count[:, None]
         place, squares = means[:, :3], means[:, 3:9]
+        # The six different entries of a symmetric matrix: xx, xy, xz, yy, yz, zz.
         covariances = squares - place[:, [0, 0, 0, 1, 1, 2]] * place[:, [0, 1, 2, 1, 2, 2]]
         shape, normals = _shape(covariances)
         values = means[:, 10:]  # mean height, what is averaged, shapes of the size below
+        # Rounding may leave a variance a little below 0.
         deviation = np.sqrt((means[:, 9] - values[:, 0] ** 2).clip(min=0))
         above, below, lowest, highest = voxels.columns(sums[:, 2] / voxels.counts)
         columns = [
@@ -229,6 +233,7 @@ def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = eigenvalues(covariances).clip(min=_LEAST_VARIANCE)
     large, middle, small = values.T
     normals = eigenvectors(covariances, small)
+    # An eigenvector has no sign of its own.
     normals *= np.where(normals[:, 2:] < 0, -1, 1)
     axes = eigenvectors(covariances, large)
     shape = (
@@ -238,6 +243,7 @@ def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         small / (large + middle + small),
         normals[:, 2],
         np.abs(axes[:, 2]),
+        # Half the logarithm of a variance is that of a length.
         np.log(large) / 2,
         np.log(small) / 2,
     )
