@@ -194,6 +194,7 @@ def build_act(
     # Without memory, as sizes that a file implies can be anything.
     with torch.device("meta"), no_init_weights():
         expected = model_class(config).state_dict()
+    # The embeddings of a teacher are in our model, but in no file: point tokens do not pass them.
     unused = set(_unused_names(expected))
     account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unused})
     with no_init_weights():
@@ -208,6 +209,7 @@ def _autoencoder_config(
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
     frozen = sizes.below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
+    # What the released program computes, in evaluation too: noise on the codes' scores.
     settings: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
     settings["group_size"] = choices.group_size or shapes["group_size"]
     # No tensor depends on the number of patches.

@@ -124,6 +124,7 @@ def convert_detr3d(
         if num_attention_heads is not None:
             fields |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), num_attention_heads)
         fields["attention_radii"] = RELEASED_RADII if masked else None
+        # With the quirks of the released program, which its weights were trained with.
         config = Detr3DConfig(**(sizes | RELEASED | fields))
         if name in _DATASETS:
             config.id2label = dict(enumerate(facts["classes"]))

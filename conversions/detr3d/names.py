@@ -105,9 +105,11 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
         if (match := re.fullmatch(r"(.*in_proj_)(\w+):(weight|bias)", name)) is not None:
             attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
             continue
+        # The original's layers on points are convolutions of length 1, with as many axes behind.
         axes = next((axes for pattern, axes in _AXES.items() if pattern.fullmatch(name)), 0)
         reverted[name] = tensor[(..., *[None] * axes)]
     for name, parts in attention.items():
+        # torch's attention keeps queries, keys and values as one matrix, in this order.
         reverted[name] = torch.cat([parts[part] for part in _QKV])
     return reverted
 
@@ -119,8 +121,10 @@ def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> di
     `back` undoes it, for the released program.
     """
     layer, norm = (f"detr3d.group_encoder.layers.0.{name}" for name in ("linear.weight", "norm.running_mean"))
+    # In double precision, so that there and back gives the same numbers again.
     weight = state[layer].double()
     factor = weight.new_ones(weight.shape[1])
+    # Offsets to the center are the first three columns, colors the next.
     factor[3:6] = 256 / 255 if back else 255 / 256
     theirs = (weight if not back else weight * factor)[:, 3:6]  # (outputs, 3)
     shift = theirs @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256
@@ -136,6 +140,7 @@ def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             name = f"{head}.out.{kind}"
             if name in turned:
                 rows = turned[name]
+                # Bin 0 stays, and bin k changes places with bin n - k.
                 turned[name] = sign * rows[-torch.arange(len(rows)) % max(len(rows), 1)]
     return turned
 
@@ -156,6 +161,7 @@ def detr3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "decoder_layers": count_of(state, r"detr3d\.layers\.(\d+)\."),
         "decoder_ffn_dim": state["detr3d.layers.0.mlp.fc1.weight"].shape[0],
         "num_heading_bins": state["heading_class_head.out.weight"].shape[0],
+        # The last row is "no object".
         "num_labels": state["class_head.out.weight"].shape[0] - 1,
     }
     if is_masked(state):

@@ -77,6 +77,7 @@ def convert_ptv3(
     """
     original = read_checkpoint(checkpoint, ("state_dict",))
     supervised = {"trained_with": trained_with, "dataset": dataset, "arguments": arguments}
+    # The supervised layout alone has a convolution as stem.
     is_supervised = any("embedding.stem.conv." in name for name in original)
     others = {"preset": preset, "head": head} if is_supervised else supervised
     if unused := [name for name, value in others.items() if value is not None]:
@@ -100,11 +101,13 @@ def convert_ptv3(
         model_class = PointTransformerV3ForPointCloudSegmentation
         files["Head"] = Path(head)
         state = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
+        # A linear probe: it reads the features of all stages, carried up to the points.
         with errors_about(head):
             weights = rename_tensors(read_checkpoint(head, ("state_dict",)), _HEAD)
             # A head has one row for each class, and no names of them.
             config.num_labels = len(weights["segmenter.out.weight"])
         state |= weights
+    # Channels are xyz, color and normal, in this order; a model of six has no normals.
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
     setattr(config, RECORD, terms_of(SYSTEM))

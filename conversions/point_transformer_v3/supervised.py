@@ -36,6 +36,7 @@ class Rules:
     defaults: Mapping[str, Any] | None
 
 
+# Their constructor's defaults differ from those of the detached repository, which are in `_BASE`.
 _POINTCEPT = {"order": ("z", "z-trans"), "enc_patch_size": (48,) * 5, "dec_patch_size": (48,) * 4}
 TRAINED_WITH: dict[str, Rules] = {
     "pointcept-1.5.1": Rules(
@@ -54,7 +55,9 @@ _BASE = {
     "enc_patch_size": (1024,) * 5,
     "dec_patch_size": (1024,) * 4,
 }
+# As published: with biases of relative positions, patches are smaller.
 _RELATIVE = {"enable_rpe": True, "enc_patch_size": (128,) * 5, "dec_patch_size": (128,) * 4}
+# Trained on three data sets at once, with norms for each.
 _SEVERAL = {"pdnorm_bn": True, "pdnorm_ln": True, "pdnorm_conditions": ("ScanNet", "S3DIS", "Structured3D")}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": _BASE,
@@ -99,6 +102,7 @@ def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, A
     """Return the published variant that a file is, and the arguments of its constructor."""
     sizes = sizes_of(original)
     for name, arguments in VARIANTS.items():
+        # Of what tensors show; heads, patches and curves are then those of the published configuration.
         if all(sizes[size] == arguments.get(size, False) for size in _SIZES):
             return name, arguments
     told = ", ".join(f"{size}={sizes[size]}" for size in _SIZES)
@@ -111,6 +115,7 @@ def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, A
 
 def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> Benchmark:
     """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels."""
+    # A model of several data sets compares features with texts, or has a head for each data set.
     several = "seg_head.weight" not in original
     channels = original["backbone.embedding.stem.conv.weight"].shape[4]
     if dataset is None:
@@ -136,6 +141,7 @@ def fields_of(
     settings = {"in_channels": benchmark.channels, **(rules.defaults or {}), **arguments}
     fields = supervised_fields(settings, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
     fields["reads_coordinates"] = benchmark.reads_coordinates
+    # Our points always begin with xyz, which indoor models do not read.
     fields["in_channels"] = settings["in_channels"] + 3 * (not benchmark.reads_coordinates)
     if "seg_head.weight" not in original:
         is_texts = "proj_head.weight" in original
@@ -145,6 +151,7 @@ def fields_of(
             "condition_classes": CONDITION_CLASSES,
             "text_embedding_size": original["class_embedding"].shape[1] if is_texts else 512,
         }
+    # No published norm reads the table, but files hold it.
     if "embedding_table.weight" in original:
         fields["condition_size"] = original["embedding_table.weight"].shape[1]
     fields["id2label"] = dict(enumerate(benchmark.classes))

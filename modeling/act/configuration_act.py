@@ -153,6 +153,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
 
     def __post_init__(self, **kwargs: Any):
         check_settings(self, _AUTOENCODER_CHOICES, _AUTOENCODER_RANGES)
+        # The decoder folds a grid of so many points around each coarse point.
         if self.group_size % POINTS_PER_COARSE_POINT:
             raise ValueError(f"group_size={self.group_size}; expected a multiple of {POINTS_PER_COARSE_POINT}")
         if self.detach_teacher and self.num_prompts:

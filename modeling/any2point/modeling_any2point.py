@@ -199,6 +199,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if point_index is not None:
             wanted["point_index"] = point_index
         tokens = self.point_tokenizer(points, **wanted)
+        # Projected from the same distance, clouds of any size fill the views alike.
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         geometry = Geometry(
@@ -212,6 +213,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
         # Encoders with relative or rotary positions get them in their layers; here they add zeros.
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        # The class token has a learned position of its own, in front.
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
         recorder = self.record_attentions() if return_attentions else None

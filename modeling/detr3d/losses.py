@@ -100,6 +100,7 @@ def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, con
 def heading_targets(headings: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Split headings into the number of the nearest bin and the rest, in halves of a bin, from -1 to 1."""
     width = 2 * math.pi / bins
+    # The middle of bin k is at k widths, so that bin 0 is around 0.
     shifted = torch.remainder(headings + width / 2, 2 * math.pi)
     number = (shifted / width).long().clamp(max=bins - 1)
     return number, (shifted - number * width - width / 2) / (width / 2)
@@ -121,6 +122,7 @@ def match_boxes(
     probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
     layers, batch, queries = probabilities.shape[:3]
     index = targets.classes.to(probabilities.device)[None, :, None].expand(layers, batch, queries, -1)
+    # Of probabilities, not logarithms, so that all costs are of one size, as in DETR.
     costs = -config.class_cost * probabilities.gather(-1, index)
     costs = costs - config.objectness_cost * (1 - probabilities[..., -1:])
     if config.center_cost:
@@ -176,6 +178,7 @@ def detection_loss(
         ),
     }
     if config.giou_loss_weight:
+        # Again, with a gradient, for the matched boxes alone.
         matched = overlap(predictions.boxes[layer, cloud, query], boxes[cloud, number])
         sums["giou"] = (config.giou_loss_weight, 1 - matched)
     terms = {
@@ -184,12 +187,14 @@ def detection_loss(
         if weight
     }
 
+    # Queries without an object are to answer "no object".
     wanted = torch.full(predictions.logits.shape[:3], classes - 1, device=boxes.device)
     wanted[layer, cloud, query] = targets.classes.to(boxes.device)[cloud, number]
     if config.class_loss_weight:
         terms["class"] = config.class_loss_weight * _class_loss(predictions.logits, wanted, config)
     loss = torch.stack(list(terms.values())).sum() if terms else predictions.logits.sum() * 0
     with torch.no_grad():
+        # For logs only, as in DETR.
         answers = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
         objects = torch.tensor(targets.counts, device=answers.device)
         terms["cardinality"] = (answers - objects).abs().float().mean(dim=1)
@@ -231,6 +236,7 @@ def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig
     """Return the weighted mean of the cross-entropy of each layer, `(layers,)`."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logs = logits.log_softmax(dim=-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (layers, batch, queries)
+    # Most queries have no object: with full weight, they would outweigh the others.
     weights = torch.where(wanted == logits.shape[-1] - 1, config.no_object_weight, 1.0).to(logs)
     rows = -logs
     if config.focal_gamma:

@@ -185,6 +185,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if encoder.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation
+        # What the config says counts, even for an encoder that was loaded in another dtype.
         if (dtype := encoder_dtype(config)) is not None:
             convert_encoder(encoder, dtype)
         self.config.encoder_config = encoder.config
@@ -264,6 +265,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         """Set the mode of everything except the encoder's own modules, which stay in eval mode unless they train."""
         super().train(mode)
         owner = self._encoder_owner
+        # `unfreeze`, or a released program whose teacher keeps its dropout.
         encoder = None if getattr(owner, "_encoder_trains", False) else frozen_encoder_of(self)
         for module in encoder.modules() if encoder is not None else ():
             # Not getattr: adapters forward unknown attributes to the wrapped layer.
@@ -325,6 +327,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
             if ours.checksum is None:
                 return None
+            # Checksums are of tensors or of files: only those of one kind compare.
             alike = ours.checksum.startswith(CHECKSUM_PREFIX) == theirs.checksum.startswith(CHECKSUM_PREFIX)
             return ours.checksum if alike else open_recorded(ours).checksum_like(theirs.checksum)
         changed = differing(own_state(self.adapted_part), own_state(load_encoder(config)))

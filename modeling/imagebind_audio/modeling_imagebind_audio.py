@@ -37,6 +37,7 @@ class ImageBindAudioEmbeddings(nn.Module):
         self.expected = torch.Size([1, config.num_mel_bins, config.num_frames])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        # Patches overlap: the stride is smaller than they are.
         self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, config.stride, bias=False)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.patch_norm_eps)
 
@@ -78,6 +79,7 @@ class ImageBindAudioAttention(nn.Module):
         query, key, value = (
             project(hidden_states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
         )  # each (batch, heads, tokens, head width)
+        # Every token may attend to this pair instead of to any other.
         if self.bias_k is not None:
             key, value = (
                 # Appended at the end, as in torch's MultiheadAttention with add_bias_kv, which the released model
@@ -183,6 +185,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
                 if return_hidden:
                     states.append(hidden_states)
             attentions = recorder.weights if return_attentions else None
+        # Layers have their norms before attention and MLP, so that the last sum has none yet.
         hidden_states = self.layernorm(hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,

@@ -67,6 +67,7 @@ class FourierPositions(nn.Module):
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         """Return `(cells, 63)` float32 of `(cells, 3)` integers."""
+        # From 0 to 1 over the whole range, not over the cloud: a wall at 3 m has the same position in each scan.
         place = cells.float() / (self.resolution - 1)
         frequencies = math.pi * torch.linspace(1, _HIGHEST, _FREQUENCIES, device=cells.device)
         angles = place[:, None] * frequencies[:, None]  # (cells, frequencies, axes)
@@ -124,6 +125,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         width, hidden = config.point_config.hidden_size, config.text_config.hidden_size
         self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
         self.positions = FourierPositions(config.fourier_resolution)
+        # Features say what is there, Fourier channels where: the language model has to write coordinates.
         self.input_projection = nn.Linear(width + FourierPositions.channels, width)
         layers = [nn.Linear(width, width), nn.GELU()] if config.projector == "mlp" else []
         self.projector = nn.Sequential(*layers, nn.Linear(width, hidden))
@@ -141,13 +143,17 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         and colors in [-1, 1]; their cells are as `SpatialLMProcessor` makes them. The mask `(clouds, voxels)` is False
         where a cloud is filled up.
         """
+        # Cells beyond the range have numbers that the model has no words for; the released program clips them
+        # silently.
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
         if largest >= self.config.num_bins:
             raise ValueError(f"grid_coord has a cell {largest}; expected less than num_bins, {self.config.num_bins}")
         encoded = self.point_encoder(points, point_mask=point_mask, grid_coord=grid_coord, return_dict=True)
+        # Of the cells of the last stage, one for each token.
         positions = self.positions(encoded.grid_coord)
         joined = torch.cat([encoded.last_hidden_state, positions.to(encoded.last_hidden_state.dtype)], dim=1)
         context = self.input_projection(in_precision_of(self.input_projection, joined))
+        # Tokens of all clouds are flat, those of one after the other.
         return context.tensor_split(encoded.offsets[:-1].cpu())
 
     def get_point_features(
