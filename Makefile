@@ -24,7 +24,7 @@ PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies, what the package
 # was made with, checks of GPUs and of published files.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_published.py test_extending.py \
-	examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
+	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	test_gpu_check.py test_mutation.py test_packaging.py studies)
 # Tests of what pages and notebooks show, and of pages in a browser: a fifth of all.
 PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py docs/test_programs.py \
@@ -129,7 +129,7 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-search: docs ## Ask the search of the built site what people type; a browser is needed
+search: docs ## Ask the search of the built site what people type; Node is needed
 	@$(BIN)/python -m docs.tools.search
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)

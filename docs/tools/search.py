@@ -1,23 +1,21 @@
-"""Questions to the search of the built site: `python -m docs.tools.search` asks them in a browser.
+"""Questions to the search of the built site: `python -m docs.tools.search` asks them.
 
-The first page that the site's own search names must be one of those that answer the question. Without a browser
-nothing is asked, and the command says so.
+The first page that the site's own search names must be one of those that answer the question. Node runs the script
+that answers in a browser; without Node nothing is asked, and the command says so.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import sys
-import tempfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from docs.tools.site import ROOT
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    "train on my own data": ("few_scans", "fine_tune", "few_tiles", "data"),
+    "train on my own data": ("few_scans", "fine_tune", "few_tiles"),
     "load a ply file": ("formats", "data", "classify"),
     "out of memory": ("troubleshooting",),
     "push to hub": ("share",),
@@ -45,51 +43,40 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "which model": ("which_model",),
     "too slow": ("troubleshooting",),
     "file too large": ("troubleshooting",),
+    "multiple gpus": ("scale",),
+    "resume training": ("fine_tune", "scale", "troubleshooting"),
+    "gaussian splats": ("data", "formats"),
+    "teeth": ("label_your_meshes",),
+    "embeddings": ("point_features",),
+    "bounding boxes": ("detection",),
+    "viewer": ("visuals",),
+    "wandb": ("tracking",),
+    "model card": ("model_cards",),
+    "add a model": ("extending",),
+    "datasets": ("datasets", "dataset_licenses"),
+    "command line": ("command_line",),
 }
 """What people type, and the pages that answer it."""
-SECONDS = 30
-# The box is there but hidden on small windows; this opens it as a click does.
-OPENED = "document.querySelector('#__search').checked = true"
-BOX = "input.md-search__input"
-TOLD = "return document.querySelector('.md-search-result__meta').innerText"  # "12 matching documents"
-FIRST = "a.md-search-result__link"
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing for each file."""
+def first_pages(site: Path, questions: list[str] | None = None) -> dict[str, str]:
+    """Return for each question the page that the search of a built site names first, without its ending.
 
-
-def first_pages(site: Path) -> dict[str, str]:
-    """Return for each question the page that the search of a built site names first, without its ending."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    from tests.visualization.browser import headless_browser
-
-    pages: dict[str, str] = {}
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with tempfile.TemporaryDirectory() as profile, headless_browser(Path(profile)) as browser:
-            driver = browser.driver
-            for question in QUESTIONS:
-                # A new page for each: what is left of the last answer would be taken for the next one.
-                driver.get(f"http://127.0.0.1:{server.server_port}/index.html")
-                driver.execute_script(OPENED)
-                driver.find_element("css selector", BOX).send_keys(question)
-                WebDriverWait(driver, SECONDS).until(lambda it: "matching" in it.execute_script(TOLD))
-                links = driver.find_elements("css selector", FIRST)
-                path = urlsplit(links[0].get_attribute("href")).path if links else "/no page"
-                pages[question] = path.removeprefix("/").removesuffix(".html")
-        server.shutdown()
-    return pages
+    Args:
+        site: The folder of the site.
+        questions: What to ask, by default `QUESTIONS`.
+    """
+    asked = list(QUESTIONS) if questions is None else questions
+    command = ["node", str(Path(__file__).with_name("ask_search.js")), str(site), json.dumps(asked)]
+    answered = subprocess.run(command, capture_output=True, text=True, check=True)
+    pages = json.loads(answered.stdout)
+    return {question: (pages[question] or ["no page"])[0].removesuffix(".html") for question in asked}
 
 
 def main() -> int:
     """Ask all questions, and print those that find another page first."""
-    from shutil import which
-
-    if not (which("chromium") and which("chromedriver")):
-        print("no browser, so the search of the site was not asked (`make browser`)")
+    if shutil.which("node") is None:
+        print("no node, so the search of the site was not asked")
         return 0
     pages = first_pages(ROOT / "build" / "site")
     missed = {question: page for question, page in pages.items() if page not in QUESTIONS[question]}

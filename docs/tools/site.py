@@ -30,7 +30,16 @@ OUTSIDE = (
     "studies/speed/results/*",
 )
 """Files outside `docs` that the site has, at their paths in the repository; README is its home."""
-BOOST = {"Start": 4, "Guides": 4, "Concepts": 0.5, "Reference": 1.5, "Results": 0.05, "API": 0.05, "Project": 0.05}
+BOOST = {
+    "Start": 5,
+    "Guides": 4,
+    "Notebooks": 2,
+    "Concepts": 2,
+    "Reference": 1.5,
+    "Results": 0.05,
+    "API": 0.05,
+    "Project": 0.05,
+}
 """How much the search prefers pages of a part of the site: people who search mostly want a guide.
 
 Others, such as cards and lists of examples, are not searched.
