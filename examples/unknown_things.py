@@ -112,15 +112,15 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int = 0) 
         are_low = [((of_solids / t).softmax(-1).amax(-1) > 0.5).float().mean() <= SOLIDS_ABOVE for t in warmer]
         temperature = warmer[are_low.index(True)] if True in are_low else warmer[-1]
     own, _ = outputs_of(model, np.stack(quickstart.plain_rows(learned)["points"][:]))
-    pairs = UnknownScore(*own.shape).signs(
+    pairs = UnknownScore(*own.shape).terms(
         features, surprise(logits / temperature), torch.cdist(features, own).amin(dim=1)
     )
     found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
     # As `fit_unknown_score` does: certainty does not outweigh distance.
     found["unknown_surprise"][1] = max(found["unknown_surprise"])
-    signs = torch.stack([(values - found[name][0]) / found[name][1] for name, values in pairs.items()]).sum(dim=0)
+    terms = torch.stack([(values - found[name][0]) / found[name][1] for name, values in pairs.items()]).sum(dim=0)
     # Features of another model are at other distances: this level holds for that model alone, see `find_level`.
-    return {"temperature": temperature, **found, "unknown_threshold": conformal_level(signs)[0]}
+    return {"temperature": temperature, **found, "unknown_threshold": conformal_level(terms)[0]}
 
 
 def find_level(model: Any, kept_apart: Dataset) -> dict[str, float]:

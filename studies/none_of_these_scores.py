@@ -3,7 +3,7 @@
     python -m studies.none_of_these_scores --kicad FOLDER
 
 AUROC of other classes, and of noise, planes, bars and rooms, against test shapes, with ten scans a class. Sums are of
-signs in standard deviations of what scans have that a fold holds out.
+terms in standard deviations of what scans have that a fold holds out.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from studies.few_scans_draws import CLASSES_OF_A_DRAW, draw
 from studies.none_of_these import DRAWS, sets_of
 
 SHOTS = 10
-Signs = dict[str, np.ndarray]
+Terms = dict[str, np.ndarray]
 
 
-def signs_of(head: LinearHead, features: np.ndarray, labels: np.ndarray, bank: np.ndarray, asked: np.ndarray) -> Signs:
-    """Compute signs (asked rows,) of unlikeness to features (rows, width) that a head has learned."""
+def terms_of(head: LinearHead, features: np.ndarray, labels: np.ndarray, bank: np.ndarray, asked: np.ndarray) -> Terms:
+    """Compute terms (asked rows,) of unlikeness to features (rows, width) that a head has learned."""
     logits = head.logits(asked)
-    signs = {
+    terms = {
         "surprise": logsumexp(logits, axis=1) - logits.max(axis=1),
         "highest logit": -logits.max(axis=1),
         "energy": -np.asarray(logsumexp(logits, axis=1)),
@@ -43,21 +43,21 @@ def signs_of(head: LinearHead, features: np.ndarray, labels: np.ndarray, bank: n
             near.mean(axis=0),
         )
         apart = cdist(here, near)
-        signs[f"{space}, distance"] = np.log(apart.min(axis=1))
-        signs[f"{space}, three"] = np.log(np.sort(apart)[:, :3].mean(axis=1))
-        signs[f"{space}, side"] = np.log(apart.min(axis=1) / cdist(here, away).min(axis=1))
-        signs[f"{space}, angle"] = cdist(here - center, near - center, "cosine").min(axis=1)
-        signs[f"{space}, mean"] = np.log(cdist(here, means).min(axis=1))
-        signs[f"{space}, mean angle"] = cdist(here - center, means - center, "cosine").min(axis=1)
-        signs[f"{space}, relative"] = signs[f"{space}, mean"] - np.log(np.linalg.norm(here - center, axis=1))
-    return signs
+        terms[f"{space}, distance"] = np.log(apart.min(axis=1))
+        terms[f"{space}, three"] = np.log(np.sort(apart)[:, :3].mean(axis=1))
+        terms[f"{space}, side"] = np.log(apart.min(axis=1) / cdist(here, away).min(axis=1))
+        terms[f"{space}, angle"] = cdist(here - center, near - center, "cosine").min(axis=1)
+        terms[f"{space}, mean"] = np.log(cdist(here, means).min(axis=1))
+        terms[f"{space}, mean angle"] = cdist(here - center, means - center, "cosine").min(axis=1)
+        terms[f"{space}, relative"] = terms[f"{space}, mean"] - np.log(np.linalg.norm(here - center, axis=1))
+    return terms
 
 
 FOUR = ("distance", "angle", "side")
 SCORES: dict[str, tuple[str, ...]] = {
     "distance, side and surprise": ("plain, distance", "plain, side", "surprise"),
-    "now: distance, angle, side and surprise, whitened": (*(f"whitened, {sign}" for sign in FOUR), "surprise"),
-    "the same without surprise": tuple(f"whitened, {sign}" for sign in FOUR),
+    "now: distance, angle, side and surprise, whitened": (*(f"whitened, {term}" for term in FOUR), "surprise"),
+    "the same without surprise": tuple(f"whitened, {term}" for term in FOUR),
     "the same to class means": ("whitened, mean", "whitened, mean angle", "whitened, side"),
     "Mahalanobis distance to the nearest class mean": ("whitened, mean",),
     "the same against that to the mean of all": ("whitened, relative",),
@@ -69,14 +69,14 @@ SCORES: dict[str, tuple[str, ...]] = {
 WEIGHTED = "now, weights learned from classes that were left out"
 
 
-def held_out(features: np.ndarray, labels: np.ndarray, folds: np.ndarray, bank: np.ndarray) -> Signs:
-    """Compute the signs of rows by models of the other folds; a fold may be a class."""
-    found: Signs = {}
+def held_out(features: np.ndarray, labels: np.ndarray, folds: np.ndarray, bank: np.ndarray) -> Terms:
+    """Compute the terms of rows by models of the other folds; a fold may be a class."""
+    found: Terms = {}
     for fold in np.unique(folds):
         held = folds == fold
         classes, numbers = np.unique(labels[~held], return_inverse=True)
         head = fit_head(features[~held], numbers, len(classes), 1.0)
-        for name, values in signs_of(head, features[~held], numbers, bank, features[held]).items():
+        for name, values in terms_of(head, features[~held], numbers, bank, features[held]).items():
             found.setdefault(name, np.empty(len(labels)))[held] = values
     return found
 
@@ -87,21 +87,21 @@ def areas(
     """Compute for each score the AUROC of all but the first of the asked features against the first, known ones."""
     held = held_out(features, labels, folds, bank)
     head = fit_head(features, labels, CLASSES_OF_A_DRAW, 1.0)
-    found = [signs_of(head, features, labels, bank, rows) for rows in asked]
+    found = [terms_of(head, features, labels, bank, rows) for rows in asked]
 
-    def judged(signs: tuple[str, ...], weigh: Callable[[np.ndarray], np.ndarray]) -> list[float]:
-        usual = np.array([held[name].mean() for name in signs])
-        spread = np.array([max(held[name].std(), usual[n] * (name == "surprise")) for n, name in enumerate(signs)])
-        sums = [weigh((np.stack([own[name] for name in signs], axis=1) - usual) / spread) for own in found]
+    def judged(terms: tuple[str, ...], weigh: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+        usual = np.array([held[name].mean() for name in terms])
+        spread = np.array([max(held[name].std(), usual[n] * (name == "surprise")) for n, name in enumerate(terms)])
+        sums = [weigh((np.stack([own[name] for name in terms], axis=1) - usual) / spread) for own in found]
         return [area(sums[0], other) for other in sums[1:]]
 
-    results = {name: judged(signs, lambda rows: rows.sum(axis=1)) for name, signs in SCORES.items()}
-    signs = next(signs for name, signs in SCORES.items() if name.startswith("now"))
+    results = {name: judged(terms, lambda rows: rows.sum(axis=1)) for name, terms in SCORES.items()}
+    terms = next(terms for name, terms in SCORES.items() if name.startswith("now"))
     left_out = held_out(features, labels, labels, bank)
-    rows = np.concatenate([np.stack([own[name] for name in signs], axis=1) for own in (held, left_out)])
+    rows = np.concatenate([np.stack([own[name] for name in terms], axis=1) for own in (held, left_out)])
     usual, spread = rows[: len(labels)].mean(axis=0), rows[: len(labels)].std(axis=0)
     model = LogisticRegression(C=0.1).fit((rows - usual) / spread, np.repeat([0, 1], len(labels)))
-    results[WEIGHTED] = judged(signs, lambda rows: rows @ model.coef_[0])
+    results[WEIGHTED] = judged(terms, lambda rows: rows @ model.coef_[0])
     return results
 
 

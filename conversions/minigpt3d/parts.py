@@ -93,15 +93,15 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
         original = read_checkpoint(file, ("base_model",))
         named = convert_minigpt3d_state_dict({_ENCODER + name: tensor for name, tensor in original.items()})
         state = {name.removeprefix(_ENCODER): tensor for name, tensor in named.items()}
-        settings = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
+        config_kwargs = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
         layers = ("lift", "widen", "join")
-        settings["patch_widths"] = [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in layers]
-        settings["patch_pooled_width"] = state["patch_encoder.out.weight"].shape[0]
-        settings["num_attention_heads"] = heads_of(settings["hidden_size"])
-        settings |= {"num_groups": num_groups} if num_groups else {}
-        settings |= {"group_size": group_size} if group_size else {}
+        config_kwargs["patch_widths"] = [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in layers]
+        config_kwargs["patch_pooled_width"] = state["patch_encoder.out.weight"].shape[0]
+        config_kwargs["num_attention_heads"] = heads_of(config_kwargs["hidden_size"])
+        config_kwargs |= {"num_groups": num_groups} if num_groups else {}
+        config_kwargs |= {"group_size": group_size} if group_size else {}
         published = MiniGPT3DConfig().to_dict()["point_config"]
-        config = ActConfig(**published | settings)
+        config = ActConfig(**published | config_kwargs)
     return _make_part(file, [Path(file)], ActModel, config, state)
 
 
@@ -135,15 +135,15 @@ def read_language_model(directory: str | os.PathLike) -> Part:
     stored = read_json(file)
     with errors_about(file):
         one_of("model_type", stored.get("model_type"), _KNOWN)
-        settings = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
+        config_kwargs = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
         if "n_embd" in stored:
             # What Microsoft's program computes where its config has no `n_inner`.
-            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
-            if "rotary_dim" in settings:
-                width = settings["hidden_size"] // settings["num_attention_heads"]
+            config_kwargs.setdefault("intermediate_size", 4 * config_kwargs["hidden_size"])
+            if "rotary_dim" in config_kwargs:
+                width = config_kwargs["hidden_size"] // config_kwargs["num_attention_heads"]
                 # The first configs count rotated channels of a head; today's give their share.
-                settings["partial_rotary_factor"] = settings["rotary_dim"] / width
-        config = NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
+                config_kwargs["partial_rotary_factor"] = config_kwargs["rotary_dim"] / width
+        config = NormedPhiConfig(**{name: config_kwargs[name] for name in _FIELDS if name in config_kwargs})
     original, files = read_weights(directory)
     with errors_about(directory):
         state = convert_phi_state_dict(original, config.num_attention_heads)

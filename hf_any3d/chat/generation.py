@@ -126,11 +126,11 @@ class Answerer:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        settings: dict[str, Any],
+        generation_kwargs: dict[str, Any],
         features: torch.Tensor | None = None,
         cache: Cache | None = None,
     ) -> torch.Tensor:
-        """Generate answers, with `settings` of `generate`, and return `(answers, tokens)` of prompts and answers.
+        """Generate answers, with arguments of `generate`, and return `(answers, tokens)` of prompts and answers.
 
         A repetition penalty applies to the answer only, not to the prompt, as in the released programs. `features` are
         those of the prompts' clouds, concatenated, by default of `Prompt.points`. The cache holds the beginning of a
@@ -145,19 +145,19 @@ class Answerer:
             )
         if features is None:
             features = self.features(cloud for prompt in prompts for cloud in prompt.points)
-        settings = dict(settings)
-        config, default = settings.get("generation_config"), self.model.generation_config
+        generation_kwargs = dict(generation_kwargs)
+        config, default = generation_kwargs.get("generation_config"), self.model.generation_config
         penalties = (
-            settings.pop("repetition_penalty", None),
+            generation_kwargs.pop("repetition_penalty", None),
             *(getattr(part, "repetition_penalty", None) for part in (config, default)),
         )
         penalty = next((value for value in penalties if value is not None), 1.0)
         if config is None:
-            settings["repetition_penalty"] = 1.0  # otherwise the model's own config would apply it
+            generation_kwargs["repetition_penalty"] = 1.0  # otherwise the model's own config would apply it
         else:
-            settings["generation_config"] = copy.deepcopy(config)  # the caller's stays as it is
-            settings["generation_config"].repetition_penalty = 1.0
-        processors = LogitsProcessorList(settings.pop("logits_processor", None) or [])
+            generation_kwargs["generation_config"] = copy.deepcopy(config)  # the caller's stays as it is
+            generation_kwargs["generation_config"].repetition_penalty = 1.0
+        processors = LogitsProcessorList(generation_kwargs.pop("logits_processor", None) or [])
         if penalty != 1:
             # The stock penalty also counts the prompt: words of the question, and the places of clouds, would be
             # avoided.
@@ -166,7 +166,7 @@ class Answerer:
         # The language model has a score for it, like for a word, but no text.
         if point_token < self.model.config.get_text_config().vocab_size:
             processors.append(SuppressTokensLogitsProcessor([point_token], str(self.model.device)))
-        stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
+        stops = StoppingCriteriaList(generation_kwargs.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
         with evaluation_mode(self.model):
             return self.model.generate(  # pyright: ignore[reportAttributeAccessIssue] its mixin is a dummy to pyright
@@ -176,7 +176,7 @@ class Answerer:
                 **{CACHE: cache},
                 logits_processor=processors,
                 stopping_criteria=stops,
-                **{"tokenizer": self.processor.tokenizer} | settings,  # which finds `stop_strings`
+                **{"tokenizer": self.processor.tokenizer} | generation_kwargs,  # which finds `stop_strings`
             )
 
 

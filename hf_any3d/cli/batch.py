@@ -123,7 +123,7 @@ class Job:
     device: str | None = None
     batch_size: int | None = None
 
-    def identity(self, words: Sequence[str]) -> dict[str, Any]:
+    def description(self, words: Sequence[str]) -> dict[str, Any]:
         """Return what two runs must have in common for the second one to continue the first."""
         from hf_any3d.data.fingerprints import model_fingerprint
 
@@ -292,7 +292,9 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
                 bar.update()
 
     suffix = output.suffix.lower()
-    table = Table(output, job.identity(words), None if suffix == ".jsonl" else partial(_write_table, job.task, suffix))
+    table = Table(
+        output, job.description(words), None if suffix == ".jsonl" else partial(_write_table, job.task, suffix)
+    )
     before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=options.retry)
     earlier = f", {before} of them before" if before else ""
     print_line(f"{output}: {counted(len(files), 'file')}{earlier}, {done.failed} failed")

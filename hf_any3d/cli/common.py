@@ -36,9 +36,9 @@ CHAT = "point-cloud-text-to-text"
 PATIENCE = 2.0
 
 
-def option(help: str, *names: str, **settings: Any) -> Any:
+def option(help: str, *names: str, **arguments: Any) -> Any:
     """Make an option whose help has no default, since that is None or named in the text."""
-    return typer.Option(*names, help=help, show_default=False, **settings)
+    return typer.Option(*names, help=help, show_default=False, **arguments)
 
 
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]

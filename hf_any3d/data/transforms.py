@@ -347,23 +347,23 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
     """Build a chain of transforms from names, as given on a command line or in a JSON file.
 
     Args:
-        spec: names in order, each with or without settings: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
-            mapping from name to settings: `{"scale": {"low": 0.9}, "jitter": {}}`.
+        spec: names in order, each with or without arguments: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
+            mapping from name to arguments: `{"scale": {"low": 0.9}, "jitter": {}}`.
     """
     if isinstance(spec, Mapping):
-        items = [(name, dict(settings)) for name, settings in spec.items()]
+        items = [(name, dict(arguments)) for name, arguments in spec.items()]
     else:
         items = [parse_transform(text) for text in ([spec] if isinstance(spec, str) else spec)]
-    return Compose([build_named(TRANSFORMS, name, settings) for name, settings in items])
+    return Compose([build_named(TRANSFORMS, name, arguments) for name, arguments in items])
 
 
 def parse_transform(text: str) -> tuple[str, dict]:
-    """Split a text such as "rotate:axis=z,limit=0.5" into a name and settings.
+    """Split a text such as "rotate:axis=z,limit=0.5" into a name and arguments.
 
     Truth values may be written as in Python, or as in YAML and JSON.
     """
     name, _, rest = text.partition(":")
-    settings = {}
+    arguments = {}
     # Commas in brackets separate the numbers of one setting.
     for part in filter(None, re.split(r",(?![^\[(]*[\])])", rest)):
         key, equals, value = part.partition("=")
@@ -371,17 +371,17 @@ def parse_transform(text: str) -> tuple[str, dict]:
             raise ValueError(f"transform {text!r}: {part!r} is not a setting; expected name:key=value,key=value")
         try:
             # Numbers, True and None as in Python; it runs no code.
-            settings[key.strip()] = ast.literal_eval(value.strip())
+            arguments[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             word = value.strip()  # a bare word such as the axis
             # As a word, false would be taken for true.
-            settings[key.strip()] = {"true": True, "false": False, "null": None}.get(word, word)
-    return name.strip(), settings
+            arguments[key.strip()] = {"true": True, "false": False, "null": None}.get(word, word)
+    return name.strip(), arguments
 
 
-def build_named(kinds: Mapping[str, type], name: str, settings: Mapping[str, Any]) -> Any:
-    """Return an object of the class that `kinds` has under a name, with settings."""
+def build_named(kinds: Mapping[str, type], name: str, arguments: Mapping[str, Any]) -> Any:
+    """Return an object of the class that `kinds` has under a name, with arguments."""
     one_of("transform", name, kinds)
-    for setting in settings:
+    for setting in arguments:
         one_of(f"setting of {name}", setting, [field.name for field in fields(kinds[name])])
-    return kinds[name](**settings)
+    return kinds[name](**arguments)

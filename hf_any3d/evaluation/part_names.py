@@ -93,10 +93,10 @@ def named_part_scores(
     return {**part_means(by_category), "category_ious": means, "accuracy": right / total}
 
 
-def part_bank(
+def part_embeddings(
     features: Mapping[str, torch.Tensor], category_parts: Mapping[str, Sequence[int]], num_parts: int
 ) -> torch.Tensor:
-    """Return vectors of all part numbers of a dataset.
+    """Return text embeddings of all part numbers of a dataset.
 
     Args:
         features: For each named category `(parts, width)` unit vectors of its names.
@@ -106,13 +106,16 @@ def part_bank(
     Returns:
         `(num_parts, width)` unit vectors; rows without a name have the direction of the mean of the others.
     """
-    bank, is_named = None, torch.zeros(num_parts, dtype=torch.bool)
+    embeddings = None
+    is_named = torch.zeros(num_parts, dtype=torch.bool)
     for category, vectors in features.items():
         parts = list(category_parts[category])
         if len(parts) != len(vectors):
             raise ValueError(f"{category!r} has {len(vectors)} vectors; expected {len(parts)}, one for each part")
-        bank = vectors.new_zeros(num_parts, vectors.shape[1]) if bank is None else bank
-        bank[parts], is_named[parts] = vectors, True
-    assert bank is not None, "there are no categories"
-    bank[~is_named] = nn.functional.normalize(bank[is_named].mean(dim=0), dim=0)
-    return bank
+        if embeddings is None:
+            embeddings = vectors.new_zeros(num_parts, vectors.shape[1])
+        embeddings[parts] = vectors
+        is_named[parts] = True
+    assert embeddings is not None, "there are no categories"
+    embeddings[~is_named] = nn.functional.normalize(embeddings[is_named].mean(dim=0), dim=0)
+    return embeddings

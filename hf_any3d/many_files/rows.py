@@ -40,7 +40,7 @@ _FILES_AT_A_TIME, _ROWS_AT_A_TIME = 64, 16
 class Step:
     """A pipeline that adds a column, with the arguments of a call and the feature of an extraction to keep.
 
-    `identity` is that of the model, see `model_fingerprint`; rows of another one are no continuation.
+    `identity` is the fingerprint of the model, as runs store it; rows of another one are no continuation.
     """
 
     task: str

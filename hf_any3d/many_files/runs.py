@@ -51,16 +51,16 @@ class Table:
     """The rows of a run, one line of JSON each; `write` makes a table of another type of them.
 
     They are appended as they come, which several processes do in any order, and have that of the files at the end. A
-    table of other work, by its `identity`, is refused.
+    table of other work, by its `description`, is refused.
     """
 
     def __init__(
         self,
         output: Path,
-        identity: dict[str, Any],
+        description: dict[str, Any],
         write: Callable[[Path, Iterable[dict[str, Any]]], None] | None = None,
     ):
-        self.output, self.identity, self.write = output, identity, write
+        self.output, self.description, self.write = output, description, write
         self.path = output if write is None else output.with_name(f".{output.name}.jsonl")
 
     @contextmanager
@@ -70,16 +70,16 @@ class Table:
             file = self.output.with_name(f".{self.output.name}.job.json")
             stored = read_json(file)
             # Through JSON, as the stored one went: tuples come back as lists.
-            is_other = stored != json.loads(json.dumps(self.identity))
+            is_other = stored != json.loads(json.dumps(self.description))
             if is_other and (self.output.exists() or self.path.exists()):
                 was = f"was made by other settings or from other files ({stored})" if stored else "exists already"
-                settings, before = self.identity["settings"], stored or {}
-                if before.get("settings") == settings and before.get("model") != self.identity.get("model"):
+                settings, before = self.description["settings"], stored or {}
+                if before.get("settings") == settings and before.get("model") != self.description.get("model"):
                     was = f"was made by other weights or files of the model {settings['model']}"
                 raise ValueError(
                     f"--output: {self.output} {was}; expected a new name, or the same command to continue it"
                 )
-            write_json(file, self.identity)
+            write_json(file, self.description)
             yield
 
     def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:

@@ -46,10 +46,10 @@ def describe(subject: Subject) -> Description:
     description.what, description.tags = f"{description.what}. Method: {name}{description.stage}.", method.tags
     if rows := getattr(subject.config, "unknown_rows", 0):
         things = subject.config.unknown_bank_rows
-        bank = f" and how like {things} drawn things of no class" if things else ""
+        negatives = f" and how like {things} drawn things of no class" if things else ""
         description.what += (
-            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{bank}, from 0 "
-            "to 1."
+            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{negatives}, "
+            "from 0 to 1."
         )
         if (share := subject.config.unknown_share) is not None:
             description.what += (

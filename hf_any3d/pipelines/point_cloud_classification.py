@@ -15,7 +15,7 @@ _FUNCTIONS = {
 }
 
 # What a model may tell of a cloud besides its label, by the names of outputs and arguments.
-_SIGNS = ("unknown", "one_sided")
+_FURTHER_OUTPUTS = ("unknown", "one_sided")
 # Smallest and largest factor of an axis, as in the votes of the quickstart's recipe.
 _STRETCH = (0.8, 1.25)
 
@@ -79,7 +79,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
                 raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
             model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
-        tensors = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _SIGNS})}
+        tensors = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _FURTHER_OUTPUTS})}
         if votes > 1:
             tensors = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in tensors.items()}
         return {**tensors, "stem": stem}

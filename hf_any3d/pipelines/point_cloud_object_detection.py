@@ -115,11 +115,11 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             points = points.masked_fill(~model_inputs["points_mask"].bool().unsqueeze(2), torch.inf)
         return {"logits": output.logits.float(), "boxes": output.pred_boxes.float(), "points": points, **block}
 
-    def postprocess(self, outputs: list[dict[str, Any]], **settings: Any) -> list[dict[str, Any]]:
-        """Choose among the boxes of all blocks of a cloud; `settings` are those of `DetectionRule`."""
-        if settings.get("scores") == "per_class":
-            settings = {"threshold": 0.0} | settings
-        rule = DetectionRule(**settings)
+    def postprocess(self, outputs: list[dict[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
+        """Choose among the boxes of all blocks of a cloud; `arguments` are those of `DetectionRule`."""
+        if arguments.get("scores") == "per_class":
+            arguments = {"threshold": 0.0} | arguments
+        rule = DetectionRule(**arguments)
         scan: Scan = outputs[-1]["scan"]
         for output in outputs:
             refuse_non_finite(output["logits"], scan.stem)

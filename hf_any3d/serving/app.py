@@ -330,7 +330,7 @@ async def acknowledged(
         raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
     # What the answer depends on: a key that comes with another request is refused, not answered.
     content = [
-        service.identity,
+        service.fingerprint,
         request.url.path,
         settings.model_dump_json(),
         *(part for upload in uploads for part in (upload.name, upload.digest())),

@@ -62,8 +62,8 @@ class Service:
         self.metrics.queued.set_function(lambda: len(self.batcher))
 
     @cached_property
-    def identity(self) -> str:
-        """Identity of the model: a stored answer belongs to these weights and settings."""
+    def fingerprint(self) -> str:
+        """Fingerprint of the model: a stored answer belongs to these weights and settings."""
         return f"{pipeline_fingerprint(self.pipe)} {self.chat_template}"
 
     @property

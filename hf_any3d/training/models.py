@@ -57,7 +57,7 @@ MODEL_TYPES = tuple(
     for name, kind in registry.MODEL_TYPES.items()
     if {"point-cloud-classification", "point-cloud-segmentation"} & kind.heads.keys()
 )
-_AROUND_ENCODERS = next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].wraps_encoder)
+_AROUND_ENCODERS = next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].has_frozen_encoder)
 # Weights of the frozen encoder: those of `Any2PointConfig.encoder_weights`, and none.
 ENCODER_WEIGHTS = ("pretrained", "random", "shuffled", "none")
 # Config settings that a fine-tuning protocol requires.
@@ -102,7 +102,7 @@ class PointModelArguments(ModelArguments):
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
         check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
         self._set_encoder_weights()
-        if self.wraps_encoder:
+        if self.has_frozen_encoder:
             self._check_frozen_encoder()
         else:
             self._check_point_encoder()
@@ -138,9 +138,9 @@ class PointModelArguments(ModelArguments):
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
     @property
-    def wraps_encoder(self) -> bool:
+    def has_frozen_encoder(self) -> bool:
         """True if the model is trained around a frozen encoder of another modality."""
-        return registry.MODEL_TYPES[str(self.model_type)].wraps_encoder
+        return registry.MODEL_TYPES[str(self.model_type)].has_frozen_encoder
 
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
@@ -156,7 +156,7 @@ class PointModelArguments(ModelArguments):
         """Return what a report lists about the start of training; empty with a frozen encoder."""
         if self.encoder_weights == "none":
             return {"model": None, "encoder weights": "none"}
-        if self.wraps_encoder:
+        if self.has_frozen_encoder:
             return {}
         drift = {"drifting statistics": True} if self.drifting_statistics else {}
         return {"model": self.model_name_or_path, "tuning": self.tuning, **drift}
@@ -188,7 +188,7 @@ def build_model(
     model_class = find_model_class(arguments.model_type, task)
     if arguments.encoder_weights == "none":
         return _build_without_encoder(task, arguments, adapter, labels, **config)
-    if arguments.wraps_encoder:
+    if arguments.has_frozen_encoder:
         config["encoder_weights"] = arguments.encoder_weights
         model_class = cast(type[Any2PointPreTrainedModel], model_class)
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
@@ -216,7 +216,7 @@ def _build_point_encoder(
 ) -> PreTrainedModel:
     """Build a point encoder with a head, with pretrained weights if the arguments name some."""
     assert isinstance(arguments.model_config, dict)
-    settings = {
+    config_kwargs = {
         **_label_settings(labels),
         **config,
         **_PROTOCOL_SETTINGS.get(arguments.tuning, {}),
@@ -225,21 +225,21 @@ def _build_point_encoder(
     config_class = model_class.config_class
     assert config_class is not None
     if "autoencoder_config" in config_class.__dataclass_fields__:
-        settings.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
+        config_kwargs.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
     check_fields(config_class, arguments.model_config, "--model_config")
     if arguments.model_name_or_path is None:
         attention = arguments.attn_implementation
-        return model_class(config_class(**settings, attn_implementation=attention))  # pyright: ignore[reportCallIssue] not a field
-    settings["attn_implementation"] = arguments.attn_implementation
+        return model_class(config_class(**config_kwargs, attn_implementation=attention))  # pyright: ignore[reportCallIssue] not a field
+    config_kwargs["attn_implementation"] = arguments.attn_implementation
     if _has_other_classes(arguments.model_name_or_path, labels):
         # The head of a classifier of other classes is of no use.
-        model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **settings))
+        model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **config_kwargs))
         trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
             arguments.model_name_or_path, attn_implementation=arguments.attn_implementation
         )
         model.base_model.load_state_dict(trained.state_dict())
     else:
-        model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
+        model = model_class.from_pretrained(arguments.model_name_or_path, **config_kwargs)
     if isinstance(model, UnknownScoreMixin):
         model.drop_unknown_score()
     return model
@@ -267,10 +267,10 @@ def _build_without_encoder(
     check_fields(Any2PointConfig, arguments.model_config, "--model_config")
     # The encoder gives the tokens their width.
     encoder = encoder_settings(arguments.encoder_name_or_path, arguments.tower, arguments.encoder_revision)
-    settings = {**_label_settings(labels), **config, **arguments.model_config}
+    config_kwargs = {**_label_settings(labels), **config, **arguments.model_config}
     # The same as with the encoder.
-    settings = Any2PointForPointCloudClassification.complete_settings(encoder["encoder_config"], settings)
-    complete = Any2PointConfig(encoder_config=encoder["encoder_config"], **settings)
+    config_kwargs = Any2PointForPointCloudClassification.complete_settings(encoder["encoder_config"], config_kwargs)
+    complete = Any2PointConfig(encoder_config=encoder["encoder_config"], **config_kwargs)
     return PointTokenizerForPointCloudClassification(PointTokenizerConfig.without_encoder(complete))
 
 
@@ -279,7 +279,7 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
 
     Empty for a model around a frozen encoder, and for a pretrained point encoder, whose config has them.
     """
-    if arguments.wraps_encoder or arguments.model_name_or_path is not None:
+    if arguments.has_frozen_encoder or arguments.model_name_or_path is not None:
         return {}
     source = resolve_encoder(arguments.encoder_name_or_path, arguments.encoder_revision)
     tower = text_tower_settings(arguments.encoder_name_or_path, arguments.encoder_revision)
@@ -355,7 +355,7 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
     }
 
 
-def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | None = None) -> PeftConfig:
+def build_peft_config(name: str, model: nn.Module, config_kwargs: dict[str, Any] | None = None) -> PeftConfig:
     """Build the config of a PEFT method for `get_peft_model(model, config)`.
 
     By default all methods adapt the linear layers of the encoder (`ln_tuning` its norms), and train what is not
@@ -367,28 +367,28 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     config = methods.get(name.lower())
     if config is None:
         raise ValueError(f"peft method {name!r} is unknown or does not fit; expected one of {', '.join(methods)}")
-    settings = dict(settings or {})
+    config_kwargs = dict(config_kwargs or {})
     # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
-    if "modules_to_save" not in settings:
-        settings["modules_to_save"] = trainable_module_names(model)
+    if "modules_to_save" not in config_kwargs:
+        config_kwargs["modules_to_save"] = trainable_module_names(model)
     # This package's methods find their target modules themselves.
     if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
-        if "target_modules" not in settings and name.lower() == "ln_tuning":
-            settings["target_modules"] = encoder_module_pattern(
+        if "target_modules" not in config_kwargs and name.lower() == "ln_tuning":
+            config_kwargs["target_modules"] = encoder_module_pattern(
                 model, lambda module: "norm" in type(module).__name__.lower()
             )
-        elif "target_modules" not in settings:
-            settings["target_modules"] = encoder_linear_pattern(model)
-        if "feedforward_modules" in config.__dataclass_fields__.keys() - settings.keys():
+        elif "target_modules" not in config_kwargs:
+            config_kwargs["target_modules"] = encoder_linear_pattern(model)
+        if "feedforward_modules" in config.__dataclass_fields__.keys() - config_kwargs.keys():
             # IA3 scales the inputs of layers that project the feed-forward branch back to the hidden size, and the
             # outputs of others (arXiv 2205.05638, Sec. 3.3).
             stack = layer_stack(model)
             width = stack.stage_of(stack.layers[0]).width
-            settings["feedforward_modules"] = encoder_module_pattern(
+            config_kwargs["feedforward_modules"] = encoder_module_pattern(
                 model,
                 lambda module: isinstance(module, nn.Linear) and module.out_features == width < module.in_features,
             )
-    return config(**settings)
+    return config(**config_kwargs)
 
 
 def drop_attention(model: nn.Module, share: float) -> int:

@@ -137,12 +137,12 @@ def build_trainer(
     validation_rows: Any,
     processor: PointCloudProcessor,
     trainer_class: type[_Trainer] = PointTrainer,
-    **settings: Any,
+    **trainer_arguments: Any,
 ) -> _Trainer:
     """Build a trainer that sets the epoch of its training rows and stores the processor with the model.
 
     Without validation rows, on which weights are selected, evaluation is switched off and the last weights are kept.
-    `settings` are further arguments of Trainer, such as `data_collator` and `compute_metrics`.
+    `trainer_arguments` are further arguments of Trainer, such as `data_collator` and `compute_metrics`.
     """
     if validation_rows is None:
         # Nothing to evaluate, and so nothing to select the weights by.
@@ -161,7 +161,7 @@ def build_trainer(
         eval_dataset=validation_rows,
         processing_class=processor,
         callbacks=[EpochCallback(train_rows), *first],
-        **settings,
+        **trainer_arguments,
     )
 
 

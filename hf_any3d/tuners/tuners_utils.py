@@ -79,9 +79,9 @@ class EncoderTunerConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
 
     @classmethod
-    def published(cls, **settings: Any) -> Self:
+    def published(cls, **kwargs: Any) -> Self:
         """Return the config of the released program."""
-        return cls(**(copy.deepcopy(cls.released) | settings))
+        return cls(**(copy.deepcopy(cls.released) | kwargs))
 
 
 @dataclass
@@ -123,16 +123,16 @@ class WrappedModule(nn.Module, BaseTunerLayer):
             # Not `self.base_layer`, which would come back here for ever while it is not set.
             return getattr(super().__getattr__("base_layer"), name)
 
-    def update_layer(self, adapter_name: str, config: Any, earlier: Any = None, **settings: Any) -> None:
+    def update_layer(self, adapter_name: str, config: Any, earlier: Any = None, **kwargs: Any) -> None:
         """Add an adapter, which uses weights or the state of an `earlier` layer, if there is one."""
         self.configs[adapter_name] = config
         if earlier is not None:
             self.earlier[adapter_name] = (earlier,)
-        self.build(adapter_name, config, **settings)
+        self.build(adapter_name, config, **kwargs)
         self._move_adapter_to_device_of_base_layer(adapter_name)
 
     @abstractmethod
-    def build(self, adapter_name: str, config: Any, **settings: Any) -> None:
+    def build(self, adapter_name: str, config: Any, **kwargs: Any) -> None:
         """Create and initialize the weights of an adapter."""
 
     def _owner_for(self, adapter_name: str) -> Any:

@@ -508,13 +508,13 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
 
     @classmethod
     def from_teacher_pretrained(
-        cls, encoder_name_or_path: str | os.PathLike | None = None, **settings: Any
+        cls, encoder_name_or_path: str | os.PathLike | None = None, **kwargs: Any
     ) -> ActAutoencoder:
         """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
 
         The same as `from_encoder_pretrained`, which describes each setting, under ACT's name.
         """
-        return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
+        return cls.from_encoder_pretrained(encoder_name_or_path, **kwargs)
 
     @strict_forward
     def forward(

@@ -13,7 +13,7 @@ RECORD = Record(
                 "zero-shot-point-cloud-classification": ("Any2PointForZeroShotPointCloudClassification",),
             },
             part_heads=("Any2PointForPartSegmentation",),
-            wraps_encoder=True,
+            has_frozen_encoder=True,
             has_parts=True,
             says="a frozen encoder of another modality",
             method=Method("Any2Point", "2404.07989", ("any2point",)),

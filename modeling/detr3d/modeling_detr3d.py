@@ -183,7 +183,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         revision: str | None = None,
         freeze: bool = True,
         encoder_config: PreTrainedConfig | None = None,
-        **settings: Any,
+        **config_kwargs: Any,
     ) -> Any:
         """Build an untrained decoder, and heads, on a pretrained point encoder.
 
@@ -194,7 +194,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
             revision: Branch, tag or commit of the encoder's repository; the commit is recorded.
             freeze: Whether the encoder is not trained.
             encoder_config: Config of the encoder, such as its own with more tokens; None for its own.
-            **settings: Further settings of the config.
+            **config_kwargs: Further config_kwargs of the config.
 
         Returns:
             A model of this class. Its directory names the encoder, and holds its weights only if they have changed.
@@ -206,16 +206,16 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         if (name is None) == (config is None):
             given = "is missing" if name is None else "is given beside config, which names one"
             raise ValueError(f"name {given}; expected a point encoder, by its name or by a config")
-        check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
+        check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
         encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision), encoder_config)
-        settings = {"in_channels": encoder.config.in_channels} | settings
+        config_kwargs = {"in_channels": encoder.config.in_channels} | config_kwargs
         config = Detr3DConfig(
             point_encoder_config=encoder.config,
             freeze_point_encoder=freeze,
             parts={"point_encoder": record.to_dict()},
-            **settings,
+            **config_kwargs,
         )
         return cls(config, encoder).eval()
 

@@ -23,7 +23,7 @@ from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, strict_f
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.modeling.layers.tasks import refuse_problem_type
-from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_signs, surprise
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_terms, surprise
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.point_encoders.base_model import PointCloudModel
 from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
@@ -135,13 +135,13 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         logits = self.classifier(features) / (self.config.members * self.config.temperature)
         unknown = None
         if self.unknown_score is not None:
-            signs = self.unknown_signs(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
-            unknown = score_of_signs(signs, self.config).view(logits.shape[:2])
+            terms = self.unknown_terms(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
+            unknown = score_of_terms(terms, self.config).view(logits.shape[:2])
         states = output.hidden_states if with_states else None
         return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
 
-    def unknown_signs(self, standard: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Return the signs `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
+    def unknown_terms(self, standard: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Return the terms `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
         score = self.unknown_score
         assert score is not None
         seen, known = score.project(standard).float(), score.features.float()

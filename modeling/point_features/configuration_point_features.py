@@ -54,7 +54,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         encoder_up_axis: The axis that points up in what the encoder reads: clouds with another `up_axis` are turned
             for it. None turns nothing, as models did before there was this field. By default ("known") that of the
             packaged encoder, and None for another one.
-        wrap_config: Config of the wrap.
+        wrap_config: Config of that trained model, the wrap.
         wrap_width: Features of the wrap; None to find out.
         wrap_up_axis: The same axis of the wrap; None turns nothing.
         wrap_adapter: Settings of the adapter with which the wrap was trained, as PEFT writes them, and whose weights

@@ -150,7 +150,7 @@ def test_lists_of_other_lengths_are_refused_by_their_name():
 def test_a_deviation_of_0_of_the_unknown_score_is_refused():
     config = unknown_score.UnknownScoreConfigMixin(unknown_distance=[0.3, 0.0])
     with raises(ValueError, naming="unknown_distance"):
-        unknown_score.score_of_signs({"unknown_distance": torch.zeros(2)}, config)
+        unknown_score.score_of_terms({"unknown_distance": torch.zeros(2)}, config)
 
 
 def test_texts_for_numbers_and_booleans_are_refused_by_their_name(tmp_path):

@@ -1,10 +1,16 @@
-"""Scores of parts that were asked for by name, and banks of the vectors of names."""
+"""Scores of parts that were asked for by name, and embeddings of their names."""
 
 import numpy as np
 import pytest
 import torch
 
-from hf_any3d.evaluation.part_names import FORMS, SHAPENETPART_NAMES, named_part_iou, named_part_scores, part_bank
+from hf_any3d.evaluation.part_names import (
+    FORMS,
+    SHAPENETPART_NAMES,
+    named_part_iou,
+    named_part_scores,
+    part_embeddings,
+)
 from tests.errors import raises
 
 TRUE = np.array([0, 0, 0, 1, 1, -100])
@@ -69,9 +75,9 @@ def test_the_form_is_that_of_the_scores():
 
 def test_a_bank_has_the_mean_direction_for_parts_without_a_name():
     vectors = {"Cup": torch.eye(3)[:2], "Lamp": torch.tensor([[0.0, 0, 1]])}
-    bank = part_bank(vectors, {"Cup": [3, 1], "Lamp": [2], "Mug": [0]}, 5)
+    found = part_embeddings(vectors, {"Cup": [3, 1], "Lamp": [2], "Mug": [0]}, 5)
     expected = torch.tensor([[1.0, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0], [1, 1, 1]])
-    torch.testing.assert_close(bank, torch.nn.functional.normalize(expected, dim=1))
+    torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=1))
     with raises(ValueError, naming="'Cup' has 2 vectors; expected"):
-        part_bank(vectors, {"Cup": [3], "Lamp": [2]}, 5)
+        part_embeddings(vectors, {"Cup": [3], "Lamp": [2]}, 5)
     assert sum(map(len, SHAPENETPART_NAMES.values())) == 50

@@ -20,12 +20,12 @@ def classifier(**config) -> PointCloudClassificationPipeline:
     return pipe
 
 
-def outputs(**signs) -> dict:
-    return {"logits": LOGITS, "stem": ["a"], **{name: torch.tensor([value]) for name, value in signs.items()}}
+def outputs(**further) -> dict:
+    return {"logits": LOGITS, "stem": ["a"], **{name: torch.tensor([value]) for name, value in further.items()}}
 
 
 @pytest.mark.parametrize(
-    ("signs", "settings", "labels", "more"),
+    ("further", "settings", "labels", "more"),
     [
         ({}, {}, ["lamp"], {}),
         ({}, {"top_k": 2}, ["lamp", "sofa"], {}),
@@ -46,10 +46,10 @@ def outputs(**signs) -> dict:
         ),
     ],
 )
-def test_an_answer_has_the_best_labels_and_what_else_is_known_of_the_cloud(signs, settings, labels, more):
+def test_an_answer_has_the_best_labels_and_what_else_is_known_of_the_cloud(further, settings, labels, more):
     scores = dict(zip(NAMES.values(), LOGITS[0].softmax(0).tolist(), strict=True))
     expected = [{"label": label, "score": pytest.approx(scores[label or "lamp"])} | more for label in labels]
-    assert classifier().postprocess(outputs(**signs), **settings) == expected
+    assert classifier().postprocess(outputs(**further), **settings) == expected
 
 
 def test_without_a_stated_share_every_cloud_gets_a_label():

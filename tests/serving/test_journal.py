@@ -59,7 +59,7 @@ def test_answers_are_on_the_disk_for_days_and_other_files_are_refused(tmp_path):
 def test_an_answer_belongs_to_the_model_that_gave_it(client, tmp_path):
     service = client(journal=Journal(tmp_path / "answers.db"))
     assert service.post("/v1/classify", **files(0), headers=KEY).status_code == 200
-    service.service.identity = "other weights"
+    service.service.fingerprint = "other weights"
     assert service.post("/v1/classify", **files(0), headers=KEY).status_code == 422
 
 

@@ -88,10 +88,10 @@ def test_short_names_of_controls(given, weights):
 
 
 def test_the_type_is_that_of_the_model_that_training_starts_from(tmp_path):
-    assert PointModelArguments().model_type == "any2point" and PointModelArguments().wraps_encoder
+    assert PointModelArguments().model_type == "any2point" and PointModelArguments().has_frozen_encoder
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "pointnet2"}))
     found = PointModelArguments(model_name_or_path=str(tmp_path))
-    assert found.model_type == "pointnet2" and not found.wraps_encoder
+    assert found.model_type == "pointnet2" and not found.has_frozen_encoder
     # That nothing is there is told when it is opened.
     assert PointModelArguments(model_name_or_path=str(tmp_path / "absent")).model_type == "act3d"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))

@@ -109,7 +109,7 @@ def answer_held_out(rows: TrainingRows, strength: float) -> HeldOutAnswers:
         features = torch.from_numpy(head.standardize(rows.features[held_out])).float()
         # Surprise is added later, by logits that a temperature has calibrated.
         without_surprise = torch.zeros(len(features))
-        for name, values in score.signs(features, without_surprise).items():
+        for name, values in score.terms(features, without_surprise).items():
             if name not in terms:
                 terms[name] = torch.full((len(rows.labels),), torch.nan)
             terms[name][torch.from_numpy(held_out)] = values

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hf_any3d.modeling.layers.unknown_score import (
     UnknownScore,
     is_none_of_these,
-    score_of_signs,
+    score_of_terms,
     surprise,
     with_energy,
 )
@@ -238,7 +238,7 @@ def _estimate(
     """Judge the answers for scans; views of them, which follow if they are learned, only add to how it was judged."""
     # As `predict` does: a scan that gets no label counts as wrong, whatever class has the highest logit.
     refused = np.zeros(len(rows.labels), bool)
-    refused[rows.held_out] = is_none_of_these(score_of_signs(terms, config), config).numpy()
+    refused[rows.held_out] = is_none_of_these(score_of_terms(terms, config), config).numpy()
     scans = slice(len(examples.scans.labels))
     views = slice(len(examples.scans.labels), None)
     accuracy_of_views = None

@@ -370,13 +370,13 @@ class Judged:
     Attributes:
         estimate: IoUs.
         temperature: Divisor of the logits that calibrates them.
-        signs: Signs (rows,) of the unknown score, by their fields in the config.
+        terms: Terms (rows,) of the unknown score, by their fields in the config.
         folds: (rows,) fold of each row.
     """
 
     estimate: TilesEstimate
     temperature: float
-    signs: dict[str, torch.Tensor]
+    terms: dict[str, torch.Tensor]
     folds: np.ndarray
 
 
@@ -392,7 +392,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     is_whole = rows.copies == 0
     steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
     kept_logits, kept_labels, kept_units, kept_folds = [], [], [], []
-    signs: dict[str, list[torch.Tensor]] = {}
+    terms: dict[str, list[torch.Tensor]] = {}
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
     for fold in np.unique(folds):
         held, learned = rows.part((folds == fold) & is_whole), rows.part(folds != fold)
@@ -401,8 +401,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         model = fit_network(learned, config, examples.may_miss, arguments.seed, steps)
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
-        for name, values in model.unknown_signs(torch.from_numpy(standard), torch.from_numpy(logits)).items():
-            signs.setdefault(name, []).append(values.detach())
+        for name, values in model.unknown_terms(torch.from_numpy(standard), torch.from_numpy(logits)).items():
+            terms.setdefault(name, []).append(values.detach())
         units = held.places if places > 1 else held.tiles
         weights = _point_weights(held, examples.labeled)
         for number in np.unique(units):
@@ -427,7 +427,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     estimate = TilesEstimate(matrices, examples.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.
     temperature = fit_temperature(logits.astype(np.float64)[::20], labels[::20])
-    joined = {name: torch.cat(values) for name, values in signs.items()}
+    joined = {name: torch.cat(values) for name, values in terms.items()}
     return Judged(estimate, temperature, joined, np.concatenate(kept_folds))
 
 
@@ -484,13 +484,13 @@ def _add_unknown_score(
     """Calibrate the unknown score by points of tiles that were held out."""
     _set_known(model, examples.rows, seed)
     config = model.config
-    for name, values in judged.signs.items():
+    for name, values in judged.terms.items():
         usual, deviation = float(values.mean()), max(float(values.std()), 1e-3)
         setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
     # The level that no fold exceeds by more than the share: points of a place are alike, so that it is places that
     # have to be counted.
     sums = torch.zeros(len(judged.folds))
-    for name, values in judged.signs.items():
+    for name, values in judged.terms.items():
         usual, deviation = getattr(config, name)
         sums += (values - usual) / deviation
     levels = [np.quantile(sums[judged.folds == fold].numpy(), 1 - REFUSED_SHARE) for fold in np.unique(judged.folds)]

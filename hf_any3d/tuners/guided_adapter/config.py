@@ -61,9 +61,9 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     )
 
     @classmethod
-    def light(cls, **settings: Any) -> Self:
+    def light(cls, **kwargs: Any) -> Self:
         """Return the config for little data, which goes with the settings that `from_encoder_pretrained` fills in.
 
         Gates that start near the layer's input, and voxels that hold several of few tokens.
         """
-        return cls(**{**LIGHT_ADAPTER, **settings})
+        return cls(**{**LIGHT_ADAPTER, **kwargs})

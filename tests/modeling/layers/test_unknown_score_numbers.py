@@ -47,14 +47,14 @@ def test_a_fit_stores_what_plain_loops_find(groups, bank):
         math.log(nearest(row, [o for o, own in zip(features, numbers, strict=True) if own != number]))
         for row, number in zip(features, numbers, strict=True)
     ]
-    signs = {"unknown_distance": near, "unknown_surprise": [surprise_of(row) for row in logits]}
+    terms = {"unknown_distance": near, "unknown_surprise": [surprise_of(row) for row in logits]}
     if bank is not None:
-        signs["unknown_side"] = [
+        terms["unknown_side"] = [
             own - math.log(nearest(row, list(bank))) for own, row in zip(near, features, strict=True)
         ]
-    expected = {name: [np.mean(values), np.std(values, ddof=1)] for name, values in signs.items()}
+    expected = {name: [np.mean(values), np.std(values, ddof=1)] for name, values in terms.items()}
     expected["unknown_surprise"][1] = max(expected["unknown_surprise"])
-    sums = sum((np.array(values) - expected[name][0]) / expected[name][1] for name, values in signs.items())
+    sums = sum((np.array(values) - expected[name][0]) / expected[name][1] for name, values in terms.items())
 
     model = Classifier(5)
     model.fit_unknown_score(features, logits, groups, bank)
@@ -78,16 +78,16 @@ def test_a_fit_stores_what_plain_loops_find(groups, bank):
 
 def test_a_projection_adds_the_angle_between_projected_rows():
     features, matrix, bank = rows(11, 5, seed=1), rows(5, 2, seed=2), rows(4, 5, seed=3)
-    signs = {f"unknown_{name}": rows(1, 30, seed=9)[0] for name in ("distance", "angle", "side", "surprise")}
+    terms = {f"unknown_{name}": rows(1, 30, seed=9)[0] for name in ("distance", "angle", "side", "surprise")}
     model = Classifier(5)
     with raises(ValueError, naming="projection without held_out"):
         model.fit_unknown_score(features, rows(11, 3, seed=4), projection=matrix)
-    model.fit_unknown_score(features, rows(11, 3, seed=4), None, bank, signs, matrix)
+    model.fit_unknown_score(features, rows(11, 3, seed=4), None, bank, terms, matrix)
     assert model.config.unknown_width == 2 and model.config.unknown_share == 1 / 31
     known, things = features @ matrix, bank @ matrix
     torch.testing.assert_close((model.unknown_score.features, model.unknown_score.bank), (known, things))
     center = known.mean(dim=0)
-    found = model.unknown_score.signs(rows(6, 5, seed=5), torch.zeros(6))
+    found = model.unknown_score.terms(rows(6, 5, seed=5), torch.zeros(6))
     for number, row in enumerate(rows(6, 5, seed=5) @ matrix):
         seen = [(row - center) @ (one - center) / ((row - center).norm() * (one - center).norm()) for one in known]
         assert found["unknown_angle"][number].item() == pytest.approx(1 - float(max(seen)), abs=1e-5)

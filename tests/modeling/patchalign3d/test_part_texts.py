@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from hf_any3d import TextBank
-from hf_any3d.evaluation.part_names import SHAPENETPART_NAMES, part_bank
+from hf_any3d.evaluation.part_names import SHAPENETPART_NAMES, part_embeddings
 from hf_any3d.modeling.patchalign3d import clean_label, part_prompts
 from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
 from tests.errors import raises
@@ -51,10 +51,10 @@ def test_the_bank_of_a_dataset_agrees():
         vectors = {
             name: embed_prompts(Tower(), part_prompts(SHAPENETPART_NAMES[name], setting, name)) for name in numbers
         }
-        found[setting] = (part_bank(vectors, numbers, 50) - expected).abs().max().item()
+        found[setting] = (part_embeddings(vectors, numbers, 50) - expected).abs().max().item()
     assert min(found.values()) <= 1e-6, found
     with raises(ValueError, naming="'Lamp' has 3 vectors; expected"):
-        part_bank({"Lamp": torch.ones(3, 2)}, numbers, 50)
+        part_embeddings({"Lamp": torch.ones(3, 2)}, numbers, 50)
 
 
 def test_labels_and_templates_that_make_no_text_are_refused():
