@@ -210,29 +210,29 @@ def _autoencoder_config(
     frozen = sizes.below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
     # What the released program computes, in evaluation too: noise on the codes' scores.
-    settings: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
-    settings["group_size"] = choices.group_size or shapes["group_size"]
+    config_kwargs: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
+    config_kwargs["group_size"] = choices.group_size or shapes["group_size"]
     # No tensor depends on the number of patches.
-    settings["num_groups"] = choices.num_groups or _NUM_GROUPS
+    config_kwargs["num_groups"] = choices.num_groups or _NUM_GROUPS
     if teacher is None:
         if choices.teacher is not None:
             raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
-        return ActAutoencoderConfig(**settings), None
+        return ActAutoencoderConfig(**config_kwargs), None
     program = TEACHERS[teacher]
-    settings |= program.released
+    config_kwargs |= program.released
     # That program gives its layers clouds first, where they expect tokens first.
     if teacher == "clip_vision_model" and shapes["prompt_depth"] == "deep":
-        settings["attention_axis"] = "batch"
+        config_kwargs["attention_axis"] = "batch"
     # Without prompts the programs run the teacher without a gradient.
     if not shapes["num_prompts"]:
-        settings["detach_teacher"] = True
+        config_kwargs["detach_teacher"] = True
     if choices.teacher is not None:
         named, encoder = _named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
         if choices.store_encoder:
             named.pop("parts", None)  # an encoder without a name is saved with the model
-        return ActAutoencoderConfig(**settings | named), encoder
+        return ActAutoencoderConfig(**config_kwargs | named), encoder
     of_teacher = sizes.teacher_sizes(frozen)
-    settings["encoder_config"] = AutoConfig.for_model(
+    config_kwargs["encoder_config"] = AutoConfig.for_model(
         teacher,
         **of_teacher,
         **program.config,
@@ -240,24 +240,24 @@ def _autoencoder_config(
         num_attention_heads=heads_of(of_teacher["hidden_size"]),
         layer_norm_eps=program.layer_norm_eps,
     )
-    return ActAutoencoderConfig(**settings), None
+    return ActAutoencoderConfig(**config_kwargs), None
 
 
 def _named_teacher(
     checkpoint: str | os.PathLike, kind: str, frozen: _State, name: str | os.PathLike, revision: str | None
 ) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two; return its settings too."""
+    """Open a public encoder, as deep as the teacher in a checkpoint; compare the two, and return config fields too."""
     teacher = TEACHERS[kind]
-    settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
-    config = settings["encoder_config"]
+    config_kwargs = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
+    config = config_kwargs["encoder_config"]
     check_encoder(name, config, teacher.config)
     # The released programs built the teacher with this epsilon, whatever its own checkpoint says.
     config.layer_norm_eps = teacher.layer_norm_eps
-    encoder = load_encoder(ActAutoencoderConfig(**settings))
+    encoder = load_encoder(ActAutoencoderConfig(**config_kwargs))
     # Of the teacher, a checkpoint holds only the layers that point tokens pass.
     expected = {key: value for key, value in encoder.state_dict().items() if not key.startswith(_UNUSED)}
     check_frozen(checkpoint, os.fspath(name), expected, frozen, "--teacher")
-    return settings, encoder
+    return config_kwargs, encoder
 
 
 def _task_config(
@@ -265,11 +265,11 @@ def _task_config(
 ) -> tuple[ActConfig, TrainedOn | None]:
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
     dataset = _dataset_of(kind, num_labels, choices)
-    settings = _student_settings(state, choices) | _head_widths(kind, state)
+    config_kwargs = _student_settings(state, choices) | _head_widths(kind, state)
     if choices.num_groups is not None:
-        settings["num_groups"] = choices.num_groups
+        config_kwargs["num_groups"] = choices.num_groups
     elif dataset is not None:
-        settings["num_groups"] = dataset.num_groups
+        config_kwargs["num_groups"] = dataset.num_groups
     else:
         # A guess would give other features without an error.
         raise ValueError(
@@ -277,19 +277,19 @@ def _task_config(
             "tensor shows, is not known; give --num-groups: 64 for ModelNet40, 128 for the others"
         )
     if choices.group_size is not None:
-        settings["group_size"] = choices.group_size
+        config_kwargs["group_size"] = choices.group_size
     if dataset is None:
-        settings["num_labels"] = num_labels
+        config_kwargs["num_labels"] = num_labels
     else:
-        settings["id2label"] = dict(enumerate(dataset.labels))
+        config_kwargs["id2label"] = dict(enumerate(dataset.labels))
     if kind == "partseg":
-        count, settings["category_width"] = state["category_embedding.weight"].shape
+        count, config_kwargs["category_width"] = state["category_embedding.weight"].shape
         # Tensors do not show which parts a category has, so every category may have all of them.
-        settings["category_parts"] = [list(range(num_labels))] * count
+        config_kwargs["category_parts"] = [list(range(num_labels))] * count
         if dataset is not None:
-            settings["category_names"] = list(dataset.categories)
-            settings["category_parts"] = [list(parts) for parts in dataset.categories.values()]
-    return ActConfig(**settings, **further), dataset
+            config_kwargs["category_names"] = list(dataset.categories)
+            config_kwargs["category_parts"] = [list(parts) for parts in dataset.categories.values()]
+    return ActConfig(**config_kwargs, **further), dataset
 
 
 def _head_widths(kind: str, state: _State) -> dict[str, Any]:
@@ -316,9 +316,9 @@ def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | Non
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
-    settings = sizes.student_sizes(state)
-    heads = heads_of(settings["hidden_size"], choices.num_attention_heads)
-    return settings | {"num_attention_heads": heads} | _RELEASED
+    config_kwargs = sizes.student_sizes(state)
+    heads = heads_of(config_kwargs["hidden_size"], choices.num_attention_heads)
+    return config_kwargs | {"num_attention_heads": heads} | _RELEASED
 
 
 def _unused_names(names: Iterable[str]) -> list[str]:

@@ -1,11 +1,11 @@
 """Scores of how unlike all training clouds of a classifier a cloud is, between 0 and 1, beside the label.
 
-Signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the nearest
-training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things that are
-of no class, adds that distance against the one to the nearest of the bank. A projection, after which features vary
-equally in all directions within classes, adds the angle to the nearest training feature, seen from the mean of all;
-all distances are then between projected features. Where a level was found on held-out clouds, those above it are of
-none of the classes, by `is_none_of_these`.
+Terms are added, each in standard deviations of what known clouds have: the logarithm of the distance to the nearest
+training feature, and the surprise, minus the logarithm of the highest probability. Negatives, features of things that
+are of no class, add that distance against the one to the nearest of them; they are stored as `bank`. A projection,
+after which features vary equally in all directions within classes, adds the angle to the nearest training feature,
+seen from the mean of all; all distances are then between projected features. Where a level was found on held-out
+clouds, those above it are of none of the classes, by `is_none_of_these`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class UnknownScoreConfigMixin:
 
     Args:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
-        unknown_bank_rows: Features of things of no class that are stored besides.
+        unknown_bank_rows: Negatives, features of things of no class, that are stored besides.
         unknown_width: Width of projected features; None if there is no projection.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
             nearest training feature.
         unknown_angle: The same of 1 minus the cosine of the smallest angle to a projected training feature.
-        unknown_side: The same of the logarithm of the distance minus that of the distance to the nearest of the bank.
+        unknown_side: The same of the logarithm of the distance minus that of the distance to the nearest negative.
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
         unknown_energy: The same of minus the logarithm of the sum of the exponentials of all logits, which then takes
@@ -92,34 +92,34 @@ class UnknownScore(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds: `(batch,)` from 0 to 1."""
-        signs = self.signs(features, surprise(logits))
+        terms = self.terms(features, surprise(logits))
         if config.unknown_energy is not None:
-            signs = with_energy(signs, logits)
-        return score_of_signs(signs, config)
+            terms = with_energy(terms, logits)
+        return score_of_terms(terms, config)
 
-    def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the signs `(batch,)` by their fields in the config, for features `(batch, width)` and surprise."""
+    def terms(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the terms `(batch,)` by their fields in the config, for features `(batch, width)` and surprise."""
         features = self.project(features)
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
         near = distance.clamp(min=_SMALLEST).log()
-        signs = {"unknown_distance": near, "unknown_surprise": surprised}
+        terms = {"unknown_distance": near, "unknown_surprise": surprised}
         if self.projection is not None:
             center = self.features.float().mean(dim=0)
             seen, known = (nn.functional.normalize(rows - center, dim=1) for rows in (features, self.features.float()))
-            signs["unknown_angle"] = 1 - (seen @ known.T).amax(dim=1)
+            terms["unknown_angle"] = 1 - (seen @ known.T).amax(dim=1)
         if self.bank is not None:
-            signs["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
-        return signs
+            terms["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+        return terms
 
-    def signs_of_stored(self, features: Tensor, logits: Tensor, groups: Tensor) -> dict[str, Tensor]:
-        """Return the signs `(rows,)` of the clouds whose features are stored, as if each was not among them.
+    def terms_of_stored(self, features: Tensor, logits: Tensor, groups: Tensor) -> dict[str, Tensor]:
+        """Return the terms `(rows,)` of the clouds whose features are stored, as if each was not among them.
 
         `groups (rows,)` are numbers: a row, and others of its group, are no neighbors of it.
         """
         groups = groups.to(features.device)
         apart = _distances(features, features).masked_fill(groups[:, None] == groups, torch.inf)
-        return self.signs(features, surprise(logits), apart.amin(dim=1))
+        return self.terms(features, surprise(logits), apart.amin(dim=1))
 
     def store(self, features: Tensor, bank: Tensor | None, projection: Tensor | None) -> None:
         """Store features `(rows, width)`, those of things of no class, and the projection `(width, projected)`."""
@@ -167,12 +167,12 @@ class UnknownScoreMixin:
             features: `(rows, width)`, the `pooler_output` of the training clouds.
             logits: `(rows, labels)`, predictions for these clouds by heads that were fitted without them.
             groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each other.
-            bank: `(things, width)`, the `pooler_output` of things that are of no class.
-            held_out: `UnknownScore.signs` of known clouds that nothing has learned from. With them the level is found
-                above which a cloud gets no label; without, the score only ranks. Signs of `energy` are used in the
+            bank: `(things, width)`, negatives: the `pooler_output` of things that are of no class.
+            held_out: `UnknownScore.terms` of known clouds that nothing has learned from. With them the level is found
+                above which a cloud gets no label; without, the score only ranks. Terms of `energy` are used in the
                 place of those of surprise from then on.
             projection: `(width, projected)` by which features are seen, such as a whitening; takes `held_out`, with
-                signs of projected features.
+                terms of projected features.
 
         Raises:
             ValueError: Features or logits hold NaN or infinite numbers; there are fewer than two groups; the model is
@@ -186,7 +186,7 @@ class UnknownScoreMixin:
                 "chooses one of two or more classes"
             )
         if projection is not None and held_out is None:
-            raise ValueError("projection without held_out; expected signs of clouds that it was not fitted to")
+            raise ValueError("projection without held_out; expected terms of clouds that it was not fitted to")
         for name, values in {"features": features, "logits": logits, "bank": bank}.items():
             if values is not None and not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
@@ -196,18 +196,18 @@ class UnknownScoreMixin:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
         score = self._sized_score(features, bank, projection)
         score.store(features, bank, projection)
-        config.unknown_energy = None  # unless it is among the signs
-        signs = held_out
-        if signs is None:
-            signs = score.signs_of_stored(features, logits, numbers)
-        for name, values in signs.items():
+        config.unknown_energy = None  # unless it is among the terms
+        terms = held_out
+        if terms is None:
+            terms = score.terms_of_stored(features, logits, numbers)
+        for name, values in terms.items():
             usual = float(values.mean())
             deviation = max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
             if name == "unknown_surprise":
                 deviation = max(usual, deviation)
             setattr(config, name, [usual, deviation])
-        config.unknown_threshold, share = conformal_level(_sum_of(signs, config))
+        config.unknown_threshold, share = conformal_level(_sum_of(terms, config))
         # The level of the training clouds themselves is no promise about others.
         config.unknown_share = None if held_out is None else share
 
@@ -244,9 +244,9 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
     return float(values.sort().values[count - above]), above / (count + 1)
 
 
-def score_of_signs(signs: dict[str, Tensor], config: Any) -> Tensor:
-    """Return the scores `(batch,)` from 0 to 1 of signs `(batch,)`."""
-    return torch.sigmoid(_sum_of(signs, config) - config.unknown_threshold)
+def score_of_terms(terms: dict[str, Tensor], config: Any) -> Tensor:
+    """Return the scores `(batch,)` from 0 to 1 of terms `(batch,)`."""
+    return torch.sigmoid(_sum_of(terms, config) - config.unknown_threshold)
 
 
 def is_none_of_these(unknown: Any, config: Any) -> Any:
@@ -259,12 +259,12 @@ def surprise(logits: Tensor) -> Tensor:
     return -logits.float().log_softmax(dim=-1).amax(dim=-1)
 
 
-def with_energy(signs: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
-    """Put the energy of `(batch, labels)` logits in the place of the surprise among signs `(batch,)`.
+def with_energy(terms: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
+    """Put the energy of `(batch, labels)` logits in the place of the surprise among terms `(batch,)`.
 
     Source: Liu et al., "Energy-based out-of-distribution detection" (arXiv 2010.03759), Eq. 4.
     """
-    others = {name: values for name, values in signs.items() if name != "unknown_surprise"}
+    others = {name: values for name, values in terms.items() if name != "unknown_surprise"}
     return {**others, "unknown_energy": -logits.float().logsumexp(dim=-1)}
 
 
@@ -273,9 +273,9 @@ def _distances(features: Tensor, rows: Tensor) -> Tensor:
     return torch.cdist(features.float(), rows.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _sum_of(signs: dict[str, Tensor], config: Any) -> Tensor:
-    """Add signs `(batch,)`, each in standard deviations from its mean."""
-    usual = {name: getattr(config, name) for name in signs}
-    # Divided by 0, a sign that is as usual is NaN, and one that is not outweighs all others.
+def _sum_of(terms: dict[str, Tensor], config: Any) -> Tensor:
+    """Add terms `(batch,)`, each in standard deviations from its mean."""
+    usual = {name: getattr(config, name) for name in terms}
+    # Divided by 0, a term that is as usual is NaN, and one that is not outweighs all others.
     check_numbers(0, above=True, **{f"deviation of {name}": deviation for name, (_, deviation) in usual.items()})
-    return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in signs.items()]).sum(dim=0)
+    return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in terms.items()]).sum(dim=0)

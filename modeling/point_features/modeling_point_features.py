@@ -129,7 +129,7 @@ class PointFeaturesPreTrainedModel(
         wrap: str | os.PathLike | PreTrainedModel | None = None,
         vision: str | os.PathLike | PreTrainedModel | None = None,
         revisions: Mapping[str, str] | None = None,
-        **settings: Any,
+        **config_kwargs: Any,
     ) -> _Model:
         """Build a model around pretrained models, which stay frozen; its head is not fitted.
 
@@ -144,20 +144,20 @@ class PointFeaturesPreTrainedModel(
                 a model with a head of so many labels.
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
-            **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
-                of the given parts, and clouds are not turned for a part that is given.
+            **config_kwargs: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and
+                those of the given parts, and clouds are not turned for a part that is given.
 
         Raises:
             ValueError: `wrap_labels` of a wrap that is no classifier of so many labels.
             OSError: There is no such directory or repository, or the hub cannot be reached.
         """
-        check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
+        check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_parts_pretrained")
         sources = {"encoder": encoder, "wrap": wrap, "vision": vision}
         sources = {name: part for name, part in sources.items() if part is not None}
         check_revisions(revisions, [name for name, part in sources.items() if not isinstance(part, PreTrainedModel)])
         head = None
-        if settings.get("wrap_labels") is not None:
-            head = _head_of_wrap(wrap, settings["wrap_labels"])
+        if config_kwargs.get("wrap_labels") is not None:
+            head = _head_of_wrap(wrap, config_kwargs["wrap_labels"])
         opened = {}
         records = {}
         for name, source in sources.items():
@@ -166,11 +166,11 @@ class PointFeaturesPreTrainedModel(
             if name == "wrap" and has_adapter(opened[name]):
                 # Stored with the model, so there is no repository of these weights to record.
                 origin = "wrap" if isinstance(source, PreTrainedModel) else os.fspath(source)
-                settings["wrap_adapter"] = settle_adapter(opened[name], origin)
+                config_kwargs["wrap_adapter"] = settle_adapter(opened[name], origin)
             elif recorded is not None and not os.path.isdir(source):
                 records[name] = recorded.to_dict()
-            settings[f"{name}_config"] = opened[name].config
-        model = cls(cls.config_class(**_defaults_around(opened) | settings, parts=records or None), opened)
+            config_kwargs[f"{name}_config"] = opened[name].config
+        model = cls(cls.config_class(**_defaults_around(opened) | config_kwargs, parts=records or None), opened)
         if head is not None:
             model.base_model.wrap_head.load_state_dict(head.state_dict())
         return model.eval()
