@@ -162,20 +162,7 @@ def _obstacles(model: Exportable) -> Iterator[str]:
     # In a batch of another size, a file of such a model would classify the same cloud differently.
     if flags := getattr(config, "batch_dependent_flags", None):
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
-    if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
-        assert isinstance(encoder, PreTrainedConfig)
-        if encoder.model_type not in _ENCODERS:
-            yield (
-                f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
-                f"encoder, or one of {', '.join(_ENCODERS)}"
-            )
-    if isinstance(model, PointFeaturesForPointCloudClassification):
-        if "views" in config.features:
-            yield f"features={list(config.features)}: depth views cannot be exported"
-        for name in ("encoder", "wrap"):
-            kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
-            if kind not in (None, *_OF_POINTS):
-                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
+    yield from _obstacles_of_parts(model)
     if isinstance(model, Any2PointForPointCloudClassification):
         frozen, settings = model.any2point.encoder, model.config.encoder_config
     else:
@@ -188,6 +175,25 @@ def _obstacles(model: Exportable) -> Iterator[str]:
         yield f"attn_implementation={implementation!r} cannot be exported; load the model with 'sdpa' or 'eager'"
     if model.device.type == "meta":
         yield "the model is on the meta device and has no weights to export"
+
+
+def _obstacles_of_parts(model: Exportable) -> Iterator[str]:
+    """Yield the reasons why a model inside a detector or a classifier of features cannot be exported."""
+    if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
+        assert isinstance(encoder, PreTrainedConfig)
+        if encoder.model_type not in _ENCODERS:
+            yield (
+                f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
+                f"encoder, or one of {', '.join(_ENCODERS)}"
+            )
+    if isinstance(model, PointFeaturesForPointCloudClassification):
+        config = model.config
+        if "views" in config.features:
+            yield f"features={list(config.features)}: depth views cannot be exported"
+        for name in ("encoder", "wrap"):
+            kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
+            if kind not in (None, *_OF_POINTS):
+                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
 
 
 def _nearest(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:

@@ -111,9 +111,13 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
+        # Others, such as the start and the end of the server, have no answer to count.
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, limits, begun = self.service, self.service.limits, time.monotonic()
         headers = Headers(scope=scope)
         sent_id = headers.get("x-request-id", "")
@@ -126,11 +130,7 @@ class AdmissionMiddleware:
             nonlocal status, is_started
             if message["type"] == "http.response.start":
                 is_started, status = True, message["status"]
-                answer_headers = MutableHeaders(scope=message)
-                answer_headers["X-Request-ID"] = request_id
-                # So that the client opens its next connection to another server.
-                if service.is_draining:
-                    answer_headers["Connection"] = "close"
+                self._complete_headers(message, request_id)
             elif body is not None and not message.get("more_body", False):
                 # The work is done: a client that reads its answer slowly keeps no place.
                 body.close()
@@ -173,3 +173,11 @@ class AdmissionMiddleware:
                 0 if body is None else body.size,
                 1000 * seconds,
             )
+
+    def _complete_headers(self, message: Message, request_id: str) -> None:
+        """Add what every answer has to the headers at its start."""
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-ID"] = request_id
+        # So that the client opens its next connection to another server.
+        if self.service.is_draining:
+            headers["Connection"] = "close"

@@ -182,6 +182,7 @@ class TokenizerStage(nn.Module):
             neighbors = nearest(centers, xyz, config)  # (batch, centers, k)
         k = neighbors.shape[2]
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
+        # Neighborhoods are wide where points are sparse: scaled, the sinusoids below see the same shapes alike.
         offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
         points = xyz.shape[1]
         neighborhoods = Neighborhoods(
@@ -191,6 +192,7 @@ class TokenizerStage(nn.Module):
             offsets.flatten(0, 1),
             offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
         )
+        # Gathering, sinusoids, blocks and maximum in one, as a row for each neighbor of all centers is large.
         return kernels.pooled_blocks(neighborhoods, self.blocks).view(*centers.shape[:2], self.width)
 
 
@@ -238,6 +240,7 @@ class PatchTokenizer(Tokenizer):
         neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
         patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
+        # Patches are relative to their centers, so tokens get the place of the center besides.
         place = self.place(in_precision_of(self.place, centers))
         if not with_levels:
             return PointTokens(self.local(patches) + place, centers, index)

@@ -60,6 +60,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         if table.weight is not None:
             wrapped = config.line_mapping == "wrap"
             vectors = _read_stretched_line(table.weight, place) if wrapped else table.lookup(place)
+        # Cells divide the line, however long the encoder's is.
         cell_size = columns / config.line_cells
     else:
         if config.swapped_plane_shape:
@@ -76,6 +77,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         vectors = _read_plane(table, entry, config) if table.weight is not None else None
         cell_size = extent[0] / config.plane_cells
     places = TokenPlaces.with_class_token(entry, table.rows, columns)
+    # One position for a token: the mean over the views (Any2Point, Sec. 3.2).
     return Projection(place, extent, cell_size, None if vectors is None else vectors.mean(dim=1), places)
 
 
@@ -117,6 +119,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     unit = constant(direction, rotated)
     unit = unit / unit.norm()
     # Coordinates along the line's direction, from the mean of the cloud.
+    # As released; the mean cancels where the smallest is subtracted.
     along = ((rotated - rotated.mean(dim=2, keepdim=True)) * unit).sum(dim=-1)  # (batch, views, tokens)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
@@ -136,6 +139,7 @@ def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[flo
     depth = rotated[..., 2] + distance
     if mapping == "wrap":
         slope = rotated[..., :2] / (depth + 1e-12).unsqueeze(-1)
+        # Points outside the image come in again on its other side.
         x = ((slope[..., 0] + 1) * width / 2 - 0.5).remainder(width)
         y = ((slope[..., 1] * (height / width) + 1) * height / 2 - 0.5).remainder(height)
         return torch.stack([x, y], dim=-1)
@@ -149,7 +153,9 @@ def _read_stretched_line(weight: torch.Tensor, place: torch.Tensor) -> torch.Ten
     """Interpolate as the released programs: stretched over the batch, zero at integral places and beyond the end."""
     last = weight.shape[0] - 1
     place = place.squeeze(-1)
+    # Over all clouds of a batch at once, so that a cloud's positions depend on the others.
     place = place * last / (place.amax() - place.amin())
     low, high = place.floor().clamp(0, last), place.ceil().clamp(0, last)
+    # At whole places both neighbors are one entry and both weights 0, hence a position of zeros.
     weights = (high - place).unsqueeze(-1), (place - low).unsqueeze(-1)
     return weights[0] * weight[low.long()] + weights[1] * weight[high.long()]

@@ -35,6 +35,7 @@ class NormedPhiAttention(PhiAttention):
 
     def __init__(self, config: NormedPhiConfig, layer_idx: int):
         super().__init__(config, layer_idx)
+        # The superclass has made layers of its own for the three.
         del self.q_proj, self.k_proj, self.v_proj
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.num_attention_heads * self.head_dim)
 
@@ -50,6 +51,7 @@ class NormedPhiAttention(PhiAttention):
         # Rows of the layer are ordered by head, then query, key and value.
         fused = self.query_key_value(hidden_states).view(batch, tokens, -1, 3, self.head_dim)
         query, key, value = fused.transpose(1, 2).unbind(dim=3)  # (batch, heads, tokens, head_dim) each
+        # One norm for the channels of all heads, before the rotation, as released; Phi itself has the option.
         query, key = self.q_layernorm(query), self.k_layernorm(key)
 
         # The first channels of each head have rotary positions; the others have none.

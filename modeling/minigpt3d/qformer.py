@@ -48,6 +48,7 @@ class QueryExperts(nn.Module):
     def __init__(self, config: MiniGPT3DConfig):
         super().__init__()
         self.config = config
+        # The first set is that of the stages before, so that their checkpoints fit.
         shape = (config.num_query_tokens, config.qformer_config.hidden_size)
         self.queries = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in range(config.num_query_experts))
         self.router = nn.Sequential(
@@ -76,6 +77,7 @@ class QueryExperts(nn.Module):
         index = weights.topk(self.config.router_top_k).indices.sort(dim=-1).values
         weights = weights.gather(1, index)
         if self.config.normalize_router_weights:
+            # The released program does not: the chosen sets' weights then add up to less than 1.
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return Routing(logits, index, weights)
 
@@ -155,6 +157,7 @@ class Bridge(nn.Module):
         if routing is None:
             queried = self.query(self.experts.first(len(encoded)), encoded, mask)[:, 0]
         else:
+            # The experts are sets of queries alone: all go through one Q-Former.
             queried = routing.mix(self.query(self.experts.chosen(routing), encoded, mask))
         return Bridged(self.projector(queried), routing)
 

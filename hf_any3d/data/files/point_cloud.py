@@ -119,8 +119,12 @@ class PointCloudData:
         for name in MEASURED:
             if (values := getattr(self, name)) is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
+        self._check_faces()
+
+    def _check_faces(self) -> None:
+        """Check the faces, and the colors and labels of each."""
         if self.faces is not None:
-            self.faces = _faces(self.faces, count)
+            self.faces = _faces(self.faces, len(self.points))
         if self.face_colors is not None:
             self.face_colors = _colors("face_colors", self.face_colors, self._face_count)
         if self.face_labels is not None:
