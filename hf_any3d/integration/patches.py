@@ -1,12 +1,14 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks first whether it is about one of
-  our models, by the model itself, its config.json, the name of a published checkpoint or the task, and calls the
-  original with what it was given for all others. `tests/integration/test_patches.py` shows for each that the original
-  still does what its reason says: where that test fails, a release has made the patch unnecessary.
+- Six functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks whether it is about one of our
+  models, by the model itself, its config.json or the name of a published checkpoint, and calls the original with what
+  it was given for all others. `tests/integration/test_patches.py` shows for each that the original still does what
+  its reason says: where that test fails, a release has made the patch unnecessary. What would replace each upstream
+  is in docs/upstream.md.
 - `apply_patches` also writes to tables of theirs that have no function for it: our auto classes become attributes of
-  `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
-  adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
+  `transformers` and `transformers.models.auto`, our language models get entries in PEFT's table of what LoRA adapts
+  by default, and every Trainer gets a callback that acts on our adapters alone. Where transformers asks for a PEFT
+  that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
   alone is elsewhere, in `register_method` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
@@ -22,16 +24,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from inspect import getattr_static, signature
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 import transformers.integrations.peft as peft_integration
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR, PROCESSOR_NAME
 from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
@@ -49,7 +53,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 )
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
-from hf_any3d.registry import MODEL_TYPES, TASKS, pipeline_task
+from hf_any3d.registry import MODEL_TYPES, pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.import_watcher import when_imported
 
@@ -68,11 +72,11 @@ class Patch:
     """A decorator that makes a function the wrapper of one of the libraries, which it gets as its first argument.
 
     Attributes:
-        target: Where that is looked up, as `module:attribute`.
+        targets: Where that is looked up, as `module:attribute`: one place for each module that has imported it.
         reason: What it does that does not fit our models.
     """
 
-    target: str
+    targets: tuple[str, ...]
     reason: str
     call: Callable | None = None
 
@@ -83,11 +87,14 @@ class Patch:
         return call
 
     def apply(self) -> None:
-        """Replace the function by its wrapper, once."""
-        module, _, path = self.target.partition(":")
+        """Replace the function by its wrapper where it is looked up, once."""
+        for target in self.targets:
+            self._apply_to(target)
+
+    def _apply_to(self, target: str) -> None:
+        module, _, path = target.partition(":")
         place, _, name = path.rpartition(".")
         owner: Any = pkgutil.resolve_name(f"{module}:{place}")
-        getattr(owner, name)  # transformers looks up what is in it only when it is asked for
         # Not getattr, which binds a class method to its class.
         attribute = getattr_static(owner, name)
         original = attribute.__func__ if isinstance(attribute, classmethod) else attribute
@@ -97,10 +104,6 @@ class Patch:
         wrapper: Any = functools.wraps(original)(lambda *args, **kwargs: call(original, *args, **kwargs))
         wrapper._patched_by_hf_any3d = True
         setattr(owner, name, classmethod(wrapper) if isinstance(attribute, classmethod) else wrapper)
-        # transformers keeps what was looked up in it, as by `from transformers import pipeline`.
-        for package in (transformers, sys.modules["transformers"]):
-            if vars(package).get(name) is original:
-                setattr(package, name, wrapper)
 
 
 PATCHES: list[Patch] = []
@@ -133,7 +136,8 @@ def apply_patches(
     peft_integration.MIN_PEFT_VERSION = "0.20.0"
     _MODELS.update(models)
     for patch in PATCHES:
-        when_imported(patch.target.partition(":")[0], patch.apply)
+        when_imported(patch.targets[0].partition(":")[0], patch.apply)
+    when_imported("transformers.trainer", _add_callback)
 
 
 class PointCloudPeftModel(PeftModel):
@@ -218,8 +222,10 @@ class PointCloudPeftModel(PeftModel):
             EncoderMismatchError: If it was trained on other pretrained weights than this model has.
             ValueError: If the weights of the base model are offloaded: PEFT would lose the adapter's.
         """
+        check_name(model_id, kwargs)
         if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
             model_id = Path(model_id, adapter_name)
+        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
         refuse_adapter_without_weights(Path(model_id, kwargs.get("subfolder") or ""))
         model = cast(PreTrainedModel, self.get_base_model())
         # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
@@ -276,7 +282,7 @@ def _is_ours(model: Any) -> bool:
 
 
 @Patch(
-    "peft.peft_model:PeftModel.__init__",
+    ("peft.peft_model:PeftModel.__init__",),
     "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
     "write templates as cards, load adapters onto a base with other weights, and leave a new decoder untrained",
 )
@@ -300,10 +306,12 @@ def _become_ours(
 
 
 @Patch(
-    "transformers.pipelines:find_adapter_config_file",
+    (
+        "transformers.pipelines:find_adapter_config_file",
+        "transformers.models.auto.auto_factory:find_adapter_config_file",
+    ),
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
-@Patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
     _refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
@@ -311,7 +319,7 @@ def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **
 
 
 @Patch(
-    "transformers.pipelines:get_task",
+    ("transformers.pipelines:get_task",),
     "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
 )
 def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
@@ -325,32 +333,7 @@ def _find_task_in_config(original: Callable, model: str, token: str | None = Non
 
 
 @Patch(
-    "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model; "
-    "asks to run code of a directory whose processor does not say what it is",
-)
-def _refuse_missing_paths(original: Callable, *args: Any, **kwargs: Any) -> Any:
-    call = signature(original).bind(*args, **kwargs).arguments
-    if call.get("task") in TASKS:
-        check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
-        _check_processor_file(call.get("model"))
-    return original(*args, **kwargs)
-
-
-def _check_processor_file(model: Any) -> None:
-    """Check that the processor of a directory says what it is."""
-    file = Path(model, PREPROCESSOR) if isinstance(model, (str, os.PathLike)) else None
-    if file is None or not file.is_file():
-        return
-    with stored_settings(file):
-        settings = dict(json.loads(file.read_text(encoding="utf-8")))
-    if settings.get("auto_map") and not settings.get("feature_extractor_type"):
-        expected = settings.get("processor_class") or "PointCloudProcessor"
-        raise ValueError(f"{file}: lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
-
-
-@Patch(
-    "transformers.utils.hub:cached_files",
+    ("transformers.utils.hub:cached_files",),
     "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone, or no "
     "processor of an adapter with a name of its own, which is saved one folder above it",
 )
@@ -371,18 +354,8 @@ def _open_published_checkpoints(
     return original(path_or_repo_id, filenames, *args, **kwargs)
 
 
-@Patch("peft.peft_model:PeftModel.from_pretrained", "looks a path that does not exist up on the hub")
-def _refuse_missing_adapters(
-    original: Callable, cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any
-) -> Any:
-    if _is_ours(model):
-        check_name(model_id, kwargs)
-        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
-    return original(cls, model, model_id, *args, **kwargs)
-
-
 @Patch(
-    "peft.auto:_BaseAutoPeftModel.from_pretrained",
+    ("peft.auto:_BaseAutoPeftModel.from_pretrained",),
     "opens the base model by a class of a library that it knows, which this is not, and not by the config",
 )
 def _open_adapter_repository_as_peft_model(
@@ -429,22 +402,39 @@ def _open_adapter_repository_as_peft_model(
     return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
 
-@Patch(
-    "transformers.trainer:Trainer._load_best_model",
-    "loads the weights at the top of a checkpoint, which are those of the adapter that is called default, into the "
-    "active one, and finds none of an adapter with a name of its own",
-)
-def _load_best_adapters(original: Callable, self: Any) -> None:
-    is_split = self.is_deepspeed_enabled or self.is_fsdp_enabled
-    if not isinstance(self.model, PointCloudPeftModel) or is_split:
-        original(self)
-        return
-    for name in self.model.peft_config:
-        self.model.load_adapter(self.state.best_model_checkpoint, name)
+class BestAdaptersCallback(TrainerCallback):
+    """At the end of a training that loads the best checkpoint, load every adapter of one of our models from it.
+
+    Trainer loads the active adapter, and only from a checkpoint that holds one called default.
+    """
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Load the adapters; where weights are split over processes, Trainer has loaded them in its own way."""
+        if not isinstance(model, PointCloudPeftModel):
+            return
+        is_split = AcceleratorState().distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if not args.load_best_model_at_end or state.best_model_checkpoint is None or is_split:
+            return
+        for name in model.peft_config:
+            model.load_adapter(state.best_model_checkpoint, name)
+
+
+def _add_callback() -> None:
+    from transformers.trainer import DEFAULT_CALLBACKS  # imports `datasets`, which takes long
+
+    if BestAdaptersCallback not in DEFAULT_CALLBACKS:
+        DEFAULT_CALLBACKS.append(BestAdaptersCallback)
 
 
 @Patch(
-    "transformers.trainer:Trainer.compute_loss",
+    ("transformers.trainer:Trainer.compute_loss",),
     "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
 )
 def _keep_the_objective(

@@ -6,9 +6,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
+from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import model_errors, one_line
 
 _SHOWN: dict[Any, int] = {}  # what has been warned of
@@ -132,15 +134,33 @@ class RowsWork:
 
 
 def open_pipeline(task: str, model: str, device: Any) -> Any:
-    """Open a directory or hub repository as a pipeline, on the fastest device if `device` is None."""
+    """Open a directory or hub repository as a pipeline, on the fastest device if `device` is None.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path, and nothing is there.
+        ValueError: If the processor of a directory does not say what it is.
+    """
     from transformers import pipeline
 
+    from hf_any3d.hub.names import check_name
     from hf_any3d.integration.registration import register
 
     register()
+    check_name(model)
+    _check_processor_file(Path(model, "preprocessor_config.json"))
     open_task: Any = pipeline  # typed for tasks of transformers alone
     with model_errors(model):
         return open_task(task, model=model, device=device, trust_remote_code=False)
+
+
+def _check_processor_file(file: Path) -> None:
+    """Check that a stored processor says what it is; transformers would look for its code in what it names instead."""
+    if not file.is_file():
+        return
+    settings = read_json_object(file)
+    if settings.get("auto_map") and not settings.get("feature_extractor_type"):
+        expected = settings.get("processor_class") or "PointCloudProcessor"
+        raise ValueError(f"{file}: lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
 
 
 def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:

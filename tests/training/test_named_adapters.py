@@ -95,7 +95,6 @@ def test_a_saved_adapter_opens_from_the_folder_of_its_name(tmp_path):
         ActForPointCloudClassification.from_pretrained,
         AutoModelForPointCloudClassification.from_pretrained,
         AutoPeftModel.from_pretrained,
-        lambda name: PeftModel.from_pretrained(base_of(CASE), name),
         lambda name: transformers.pipeline("point-cloud-classification", model=name),
         lambda name: transformers.pipeline(model=name),
     ):
