@@ -82,9 +82,9 @@ def check_path(
 ) -> None:
     """Raise an error if a name that does not exist here is meant as a path; see `check_name`.
 
-    Our own classes, pipelines and commands call this before they ask the hub. `AutoModel` and `AutoConfig` of
-    transformers cannot: they learn only from the config that a model is ours, and asking for it is the request that
-    is to be avoided. They look the name up on the hub first.
+    Our own classes, auto classes and commands call this before they ask the hub. `pipeline`, `AutoModel` and
+    `AutoConfig` of transformers and `PeftModel.from_pretrained` of PEFT cannot: they learn only from the config that
+    a model is ours, and asking for it is the request that is to be avoided. They look the name up on the hub first.
     """
     if not is_path_like(name, needs_owner):
         return
