@@ -26,7 +26,7 @@ from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
-from hf_any3d.integration.patches import PATCHES, adapted_class
+from hf_any3d.integration.patches import PATCHES, BestAdaptersCallback, adapted_class
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.mutation.mutants import ROOT, source_files
@@ -266,17 +266,19 @@ def trainer_of(model, folder, **settings):
 def test_trainers_find_no_best_weights_of_an_adapter_with_a_name_of_its_own(tmp_path):
     model = get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig(init_weights=False), adapter_name="mine")
     model.save_pretrained(tmp_path)
-    stored = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".mine." in name}
-    trainer = trainer_of(model, tmp_path, load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch")
+    trained = {name: weight for name, weight in model.named_parameters() if ".mine." in name}
+    stored = {name: weight.clone() for name, weight in trained.items()}
+    trainer = trainer_of(model, tmp_path)
+    trainer.args.load_best_model_at_end = True
     trainer.state.best_model_checkpoint = str(tmp_path)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".mine." in name:
-                parameter.add_(1)
+        for weight in trained.values():
+            weight.add_(1)
     trainer._load_best_model()
-    assert not any(torch.equal(model.state_dict()[name], tensor) for name, tensor in stored.items())
-    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in stored.items())
+    assert not any(torch.equal(weight, stored[name]) for name, weight in trained.items())
+    callback = trainer.pop_callback(BestAdaptersCallback)
+    callback.on_train_end(trainer.args, trainer.state, trainer.control, model=model)
+    assert all(torch.equal(weight, stored[name]) for name, weight in trained.items())
 
 
 def test_trainers_smooth_labels_of_any_loss(tmp_path):
