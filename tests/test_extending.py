@@ -258,59 +258,15 @@ print("pospool (a small network, trained from scratch)" in " ".join(command("tra
 """
 
 
-def add_model_of_linear_layers(folder: Path) -> str:
-    """Deep Sets (arXiv 1703.06114), from the files of the page: without norms, neighbors and sizes of its own."""
-    (own := folder / "modeling/deep_sets").mkdir()
-    (own / "__init__.py").write_text(
-        "from hf_any3d.modeling.deep_sets.modeling_deep_sets import (\n"
-        "    DeepSetsConfig, DeepSetsForPointCloudClassification, DeepSetsModel, DeepSetsPreTrainedModel)\n"
-    )
-    (own / "modeling_deep_sets.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
-        "from hf_any3d.modeling.layers.heads import ClassificationHead\n"
-        "from hf_any3d.modeling.layers.losses import classification_loss\n"
-        "from hf_any3d.modeling.point_encoders.base_model import (\n"
-        "    PointCloudConfig, PointCloudModel, PointCloudPreTrainedModel)\n"
-        "from transformers.modeling_outputs import SequenceClassifierOutput\n"
-        "class DeepSetsConfig(PointCloudConfig):\n"
-        "    model_type = 'deep_sets'\n"
-        "class DeepSetsPreTrainedModel(PointCloudPreTrainedModel):\n"
-        "    config_class = DeepSetsConfig\n"
-        "    base_model_prefix = 'deep_sets'\n"
-        "class DeepSetsModel(PointCloudModel, DeepSetsPreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        sizes = (config.in_channels, *config.hidden_sizes)\n"
-        "        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))\n"
-        "        self.post_init()\n"
-        "    def encode(self, points):\n"
-        "        states = [self.input_tokens(points.to(self.dtype))]\n"
-        "        for layer in self.layers:\n"
-        "            states.append(torch.relu(layer(states[-1])))\n"
-        "        return states, points[..., :3]\n"
-        "class DeepSetsForPointCloudClassification(DeepSetsPreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        self.deep_sets = DeepSetsModel(config)\n"
-        "        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.head_widths)\n"
-        "        self.post_init()\n"
-        "    @strict_forward\n"
-        "    def forward(self, points, labels=None, **kwargs):\n"
-        "        'Return the logits of clouds.'\n"
-        "        output = self.deep_sets(points, **kwargs, return_dict=True)\n"
-        "        logits = self.classifier(output.pooler_output)\n"
-        "        loss = classification_loss(logits, labels, self.config)\n"
-        "        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)\n"
-    )
-    (own / "about.py").write_text(
-        "from hf_any3d.modeling.records import ModelType, Record\n"
-        "HEADS = {'point-cloud-classification': ('DeepSetsForPointCloudClassification',)}\n"
-        "RECORD = Record({'deep_sets': ModelType('DeepSetsConfig', 'DeepSetsModel', HEADS)})\n"
-    )
-    add_line(folder / "hf_any3d/registry.py", "for folder in (", "        'deep_sets',")
-    return "from hf_any3d.registry import MODEL_TYPES; print('deep_sets' in MODEL_TYPES)"
+def add_skeleton(folder: Path) -> str:
+    """Add the skeleton as it is, and one that becomes Deep Sets (arXiv 1703.06114): linear layers and nothing else."""
+    for name in ("my_model", "deep_sets"):
+        # In the copy: the command writes where it is run.
+        subprocess.run([sys.executable, "-m", "tests.skeleton", name], cwd=folder, check=True, capture_output=True)
+    modeling = folder / "modeling/deep_sets/modeling_deep_sets.py"
+    replace(modeling, "        self.norm = nn.LayerNorm(outputs)\n", "")
+    replace(modeling, "torch.relu(self.norm(self.linear(features)))", "torch.relu(self.linear(features))")
+    return "from hf_any3d.registry import MODEL_TYPES; print('my_model' in MODEL_TYPES, 'deep_sets' in MODEL_TYPES)"
 
 
 def add_peft_method(folder: Path) -> str:
@@ -369,7 +325,7 @@ ADDITIONS = {
     "encoder_family": add_encoder_family,
     "head": add_head,
     "model": add_model,
-    "model_of_linear_layers": add_model_of_linear_layers,
+    "skeleton": add_skeleton,
     "peft_method": add_peft_method,
 }
 """Each adds something to a copy of the source and returns a program that uses it."""
@@ -411,15 +367,26 @@ def test_a_model_with_a_converter_and_a_released_file_is_its_files_and_a_line(co
     ]
 
 
+def test_the_skeleton_is_registered_by_its_command(copy):
+    assert copy.printed("skeleton").split() == ["True", "True"]
+
+
+def test_a_name_that_is_there_or_is_none_is_refused_in_a_line(copy):
+    for name, told in (("my_model", "my_model"), ("My Model", "no name of a model")):
+        words = [sys.executable, "-m", "tests.skeleton", name]
+        done = subprocess.run(words, cwd=copy.folder, capture_output=True, text=True)
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
     suites = [f"tests/common/test_{name}.py" for name in ("models", "gradients", "problem_types", "export")]
     suites.append("tests/common/test_quantization.py")
-    words = [*suites, "-k", "PosPool or DeepSets", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = [*suites, "-k", "PosPool or MyModel or DeepSets", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # A head with other base classes needs a line in tests/common/models.py.
     replace(copy.folder / "modeling/any2point/about.py", ' "Any2PointForPointCloudRegression"', "")
     done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
-    assert done.stdout.count(".") > 120
+    assert done.stdout.count(".") > 180
 
 
 def test_a_peft_method_is_a_folder_and_an_import(copy):

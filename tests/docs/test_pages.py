@@ -174,3 +174,11 @@ def test_drawings_are_small_follow_the_colors_of_a_page_and_are_used(drawing):
     root = ElementTree.fromstring(drawing.read_text(encoding="utf-8"))
     assert root.get("stroke") == "currentColor" and drawing.stat().st_size < 20_000
     assert any(f"drawings/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_what_every_model_is_asked_names_tests_that_there_are():
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| .* \| `(test_\w+\.py)::(test_\w+)` \|$", page, flags=re.M)
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / "common" / file).read_text(encoding="utf-8"), name
