@@ -92,6 +92,7 @@ def convert_spatiallm(
     words = open_tokenizer(folder if tokenizer is None else tokenizer, text)
     with errors_about(folder if tokenizer is None else tokenizer):
         for field, token in _SPECIAL.items():
+            # The model finds the places of clouds by these numbers; a tokenizer of another checkpoint has other ones.
             number, expected = words.convert_tokens_to_ids(token), getattr(config, field)
             if number != expected:
                 raise ValueError(f"the tokenizer has {token} as {number}; the config has {field}={expected}")
@@ -100,6 +101,7 @@ def convert_spatiallm(
         config,
         words,
         system=_SYSTEM[published["model_type"]],
+        # As the released program reads bins.
         lower_edge=True,
         # With another text than that of the training, each prompt warns.
         code_template="" if code_template is None else Path(code_template).read_text(encoding="utf-8"),
@@ -139,6 +141,7 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
         settings = published_config(model.config)
         state = published_names(model.state_dict(), model.config)
     if settings["tie_word_embeddings"]:
+        # Tied to the embeddings, whose file holds it once.
         del state["lm_head.weight"]
     processor: Any = AutoProcessor.from_pretrained(checkpoint)
     with new_directory(output) as directory:
@@ -156,6 +159,7 @@ def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationC
     named: Mapping[str, Any] = read_json(file) if file.is_file() else {}
     ends = named.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    # Chat templates end a turn with another token than the text's own end.
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return GenerationConfig(eos_token_id=ends, pad_token_id=pad, max_new_tokens=_MOST_TOKENS)

@@ -63,6 +63,7 @@ class EdgeConvolution(nn.Module):
     def forward(self, features: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Map `(batch, points, inputs)` and neighbors `(batch, points, k)` to `(batch, points, widths[-1])`."""
         neighbors = self.from_neighbor(features)  # (batch, points, width)
+        # W_n (x_j - x_i) + W_p x_i, with x_i's two products joined.
         edges = group(neighbors, index) + (self.from_point(features) - neighbors).unsqueeze(2)
         edges = leaky_relu(self.norm(edges.flatten(0, 2)))  # (batch * points * k, width)
         for layer in self.layers:
@@ -99,6 +100,8 @@ class DgcnnModel(PointCloudModel, DgcnnPreTrainedModel):
         states = [self.input_tokens(points.to(self.dtype))]
         for number, edges in enumerate(self.edges):
             if number:
+                # The graph is dynamic (Sec. 3.2): after the first, neighbors are near in features, and may be far in
+                # space.
                 index = nearest_features(states[-1], self.config.num_neighbors)
             states.append(edges(states[-1], index))
         hidden_states = torch.cat(states[1:], dim=-1)
@@ -141,6 +144,7 @@ class DgcnnForPointCloudClassification(DgcnnPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
         output = self.dgcnn(points, **kwargs, return_dict=True)
+        # Maximum and mean, as published.
         pooled = torch.cat([output.pooler_output, output.last_hidden_state.mean(dim=1)], dim=-1)
         logits = self.classifier(pooled)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)

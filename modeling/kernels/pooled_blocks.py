@@ -308,6 +308,7 @@ def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tens
         products[half:, half:] += hidden[:, half:].T @ hidden[:, half:]
     products[half:, :half] = products[:half, half:].T
     mean = total / neighborhoods.count
+    # The second norm's statistics follow from these: its layer is linear, so its rows need not exist for them.
     covariance = products / neighborhoods.count - mean.outer(mean)
     expand = block.expand.to(wide)
     # The diagonal of `expand @ covariance @ expand.T`, which rounding may leave below 0.

@@ -105,6 +105,7 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
         if self.config.trained == "all":
             return
         encoder = self.base_model
+        # As published: the first stage trains the encoder, the second its end alone.
         trained: list[nn.Module] = [encoder.projection]
         if self.config.trained == "last_block":
             trained += [encoder.blocks.layers[-1], encoder.norm, encoder.patch_encoder.project, encoder.class_token]

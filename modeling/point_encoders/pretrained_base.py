@@ -150,6 +150,8 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
             if is_quantized(adapted):
+                # Quantized weights equal no file's; that nothing has changed since they were read is known of each
+                # tensor.
                 is_source = changed_since_loading(adapted) == []
             else:
                 is_source = ours.keys() == stored.keys() and not differing(ours, stored)
@@ -161,6 +163,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         """Save the point transformer as a checkpoint of its own, without a model card."""
         config = self.config_to_store()
         config.set_part("base", None)
+        # Without heads and adapters, whatever this model has around it.
         base = self.base_class()(config)
         base.load_state_dict(state)
         PreTrainedModel.save_pretrained(base, folder)
