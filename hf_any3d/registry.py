@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_any3d.modeling.records import FEATURES as FEATURES, Record
+from hf_any3d.modeling.records import FEATURES as FEATURES, ModelType, Record
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,13 @@ PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar")
 
 def task_of_class(name: str) -> str | None:
     """Return the task of a model class of this package, or None for other classes."""
-    return next((models[name] for kind in MODEL_TYPES.values() if name in (models := kind.models())), None)
+    kind = type_of_class(name)
+    return None if kind is None else kind.models()[name]
+
+
+def type_of_class(name: str) -> ModelType | None:
+    """Return the model type that a model class of this package belongs to, or None for other classes."""
+    return next((kind for kind in MODEL_TYPES.values() if name in kind.models()), None)
 
 
 def pipeline_task(architectures: Sequence[str] | None) -> str:

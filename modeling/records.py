@@ -45,9 +45,15 @@ class ModelType:
         has_frozen_encoder: Whether training starts from a pretrained encoder of another modality, which stays frozen.
         is_point_encoder: Whether training can start from a saved model of this type, pretrained on point clouds.
         has_parts: Whether a saved model may leave the weights of pretrained parts in other repositories.
+        exported: Model classes that are written as ONNX or as a program of torch.export. Not for models that look for
+            the points of a ball in a way that depends on their number, or whose operators depend on the cloud.
+        exported_in: Models that are exported with one of this type as a part of them: "features" computes numbers of
+            a cloud with it, "detector" has its decoder on it.
+        captures_steps: Whether a training step can be captured as a CUDA graph.
         says: What it is, in a few words for the help of commands.
         method: What it implements; None if that is not published.
         methods: Model class -> its method, where that is another one.
+        cards: Model class -> name of its text in `hf_any3d.model_card.TASKS`, where that is not the text of its task.
         composition: What the models consist of, which decides how a card describes them; see
             `hf_any3d.model_card.descriptions`.
         package: Folder in `modeling/`; the registry fills it in.
@@ -61,9 +67,13 @@ class ModelType:
     has_frozen_encoder: bool = False
     is_point_encoder: bool = False
     has_parts: bool = False
+    exported: tuple[str, ...] = ()
+    exported_in: tuple[str, ...] = ()
+    captures_steps: bool = False
     says: str = ""
     method: Method | None = None
     methods: Mapping[str, Method] = field(default_factory=dict)
+    cards: Mapping[str, str] = field(default_factory=dict)
     composition: str = "encoder"
     package: str = ""
 

@@ -31,7 +31,8 @@ from hf_any3d.data import load_point_dataset
 from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.modeling.layers.boxes import UP_AXES
-from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
+from hf_any3d.modeling.layers.layouts import Layout
+from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import END, PLACE, START, TASKS, SpatialLMProcessor
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.layout_objects import LayoutTrainer

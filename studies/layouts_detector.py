@@ -23,7 +23,7 @@ from transformers import set_seed
 from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.spatiallm import Box, Layout
+from hf_any3d.modeling.layers.layouts import Box, Layout
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.detection import DetectionTrainer, DetectionTrainingArguments, SceneRows, collate_scenes
 from hf_any3d.training.program import build_trainer

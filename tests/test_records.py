@@ -15,11 +15,9 @@ MOST = 6
 """Files elsewhere that may name a model: at least the registry, and those in which it is the example of an option."""
 # Systems with programs of their own, and how many files name them. The numbers only fall.
 MORE = {
-    "act": (20, "the point transformer that others start from, and a pretraining of its own"),
-    "any2point": (13, "the model that training builds around a pretrained encoder"),
-    "minigpt3d": (12, "chat: a processor, sessions, stages of training, an evaluation"),
-    "point_features": (12, "what few scans are learned with"),
-    "spatiallm": (11, "layouts of rooms: files, training, metrics and pipelines of their own"),
+    "act": (11, "the point transformer that others start from, and a pretraining of its own"),
+    "minigpt3d": (11, "chat: a processor, sessions, stages of training, an evaluation"),
+    "point_features": (10, "what few scans are learned with"),
 }
 # Words of other meanings too, which alone do not name a model.
 _PLAIN_WORDS = {"act", "local_features", "point_features"}

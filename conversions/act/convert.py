@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as sizes, teacher_of
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.common_layers import below, student_sizes
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, new_directory, write_card
 from hf_any3d.data.options import one_of
@@ -176,7 +177,7 @@ def build_act(
         config, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
     elif kind == "pretrain":
         model_class = ActForPreTraining
-        tensors = sizes.below(state, _AUTOENCODER)
+        tensors = below(state, _AUTOENCODER)
         autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
         config = ActConfig(
             autoencoder_config=autoencoder,
@@ -207,7 +208,7 @@ def build_act(
 def _autoencoder_config(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
-    frozen = sizes.below(state, "encoder.")
+    frozen = below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
     # What the released program computes, in evaluation too: noise on the codes' scores.
     config_kwargs: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
@@ -316,7 +317,7 @@ def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | Non
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
-    config_kwargs = sizes.student_sizes(state)
+    config_kwargs = student_sizes(below(state, "act."))
     heads = heads_of(config_kwargs["hidden_size"], choices.num_attention_heads)
     return config_kwargs | {"num_attention_heads": heads} | _RELEASED
 

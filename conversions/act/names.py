@@ -7,26 +7,17 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.any2point.variants import BLOCK, CLIP_NAMES
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
+from hf_any3d.conversions.common_layers import (
+    BLOCK,
+    BLOCKS,
+    CLIP_NAMES,
+    PATCH_ENCODER,
+    STUDENT,
+)
 from hf_any3d.conversions.renaming import HEAD, Names, as_linear, as_vector, count_of, fits, rename_tensors, under
 
 _State = Mapping[str, torch.Tensor]
-
-
-def student_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActConfig` for the student below `act.`, without attention heads and patch counts."""
-    state = below(state, "act.")
-    width = state["norm.weight"].shape[0]
-    return {
-        "in_channels": state["patch_encoder.lift.weight"].shape[1],
-        "hidden_size": width,
-        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
-        "mlp_ratio": state["blocks.layers.0.mlp.fc1.weight"].shape[0] / width,
-        "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
-        "use_class_token": "class_token.token" in state,
-        "side_network": "side_alpha" in state,
-    }
 
 
 def autoencoder_sizes(state: _State) -> dict[str, Any]:
@@ -66,32 +57,6 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
     }
 
 
-def below(state: _State, prefix: str) -> dict[str, torch.Tensor]:
-    """Return the tensors below a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-PATCH_ENCODER: Names = {
-    r"first_conv\.0\.": "lift.",
-    r"first_conv\.1\.": "lift_norm.",
-    r"first_conv\.3\.": "widen.",
-    r"second_conv\.0\.": "join.",
-    r"second_conv\.1\.": "join_norm.",
-    r"second_conv\.3\.": "out.",
-}
-# Layers of `PointBlocks`; the original has `blocks.` once or twice before their numbers.
-BLOCKS: Names = {r"(?P<layer>\d+)\.attn\.": "{layer}.attention.", r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}."}
-STUDENT: Names = {
-    r"cls_token$": "class_token.token",
-    r"cls_pos$": "class_token.position",
-    **under("encoder.", "patch_encoder.", PATCH_ENCODER),
-    r"pos_embed\.": "position_embed.",
-    **under("blocks.blocks.", "blocks.layers.", BLOCKS),
-    r"norm\.": "norm.",
-    **under("side.", "side.", PATCH_ENCODER),
-    r"side_projection\.": "side_projection.",
-    r"side_alpha$": "side_alpha",
-}
 # A linear head has layer 0 alone; see `_names`.
 LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
 DEEP_HEAD: Names = under("cls_head_finetune.", "classifier.", HEAD)

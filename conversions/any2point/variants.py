@@ -8,19 +8,11 @@ from typing import Any
 
 import torch
 
+from hf_any3d.conversions.common_layers import BLOCK, CLIP_NAMES
 from hf_any3d.conversions.renaming import HEAD, Names, as_linear, as_vector, rename_tensors, under
 from hf_any3d.data.catalog import modelnet40, scanobjectnn
 
 MODEL = "any2point."
-BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
-_CLIP = "encoder.layers.{layer}."
-CLIP_NAMES: Names = {
-    BLOCK + r"attn\.in_proj_(?P<tensor>\w+)": tuple(_CLIP + f"self_attn.{part}_proj.{{tensor}}" for part in "qkv"),
-    BLOCK + r"attn\.out_proj\.": _CLIP + "self_attn.out_proj.",
-    BLOCK + r"ln_(?P<norm>[12])\.": _CLIP + "layer_norm{norm}.",
-    BLOCK + r"mlp\.c_fc\.": _CLIP + "mlp.fc1.",
-    BLOCK + r"mlp\.c_proj\.": _CLIP + "mlp.fc2.",
-}
 
 
 def _vit_names(layer: str) -> dict[str, Any]:

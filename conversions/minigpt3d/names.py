@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hf_any3d.conversions.act.names import STUDENT
+from hf_any3d.conversions.common_layers import STUDENT
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, rename_tensors, under
 
 _LAYER = r"(transformer\.h|model\.layers)\.(?P<layer>\d+)\."

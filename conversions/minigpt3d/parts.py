@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.conversions.act.names import student_sizes
 from hf_any3d.conversions.checkpoints import (
     account,
     check_finite,
@@ -18,6 +17,7 @@ from hf_any3d.conversions.checkpoints import (
     read_json,
     read_weights,
 )
+from hf_any3d.conversions.common_layers import student_sizes
 from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_minigpt3d_state_dict, convert_phi_state_dict
 from hf_any3d.conversions.renaming import count_of, heads_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
@@ -93,7 +93,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
         original = read_checkpoint(file, ("base_model",))
         named = convert_minigpt3d_state_dict({_ENCODER + name: tensor for name, tensor in original.items()})
         state = {name.removeprefix(_ENCODER): tensor for name, tensor in named.items()}
-        config_kwargs = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
+        config_kwargs = student_sizes(state)
         layers = ("lift", "widen", "join")
         config_kwargs["patch_widths"] = [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in layers]
         config_kwargs["patch_pooled_width"] = state["patch_encoder.out.weight"].shape[0]

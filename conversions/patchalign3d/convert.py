@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.act.names import STUDENT
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
+from hf_any3d.conversions.common_layers import STUDENT
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DConfig,

@@ -11,8 +11,8 @@ from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import Names, rename_tensors
 from hf_any3d.data.options import one_of
+from hf_any3d.modeling.layers.layouts import EXTENT
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
-from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 
 LANGUAGE_MODELS = {"spatiallm_qwen": "qwen2", "spatiallm_llama": "llama"}
 """Model type of a released config -> that of its language model."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.act.names import PATCH_ENCODER
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
+from hf_any3d.conversions.common_layers import PATCH_ENCODER
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors, under
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
 

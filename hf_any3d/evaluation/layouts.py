@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from hf_any3d.evaluation.detection import check_lengths, check_thresholds
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.modeling.spatiallm import Layout
+from hf_any3d.modeling.layers.layouts import Layout
 
 THRESHOLDS = (0.25, 0.5)
 _SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))

@@ -5,36 +5,20 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, PointTokenizerForPointCloudClassification
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
-from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
-from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
+from hf_any3d.registry import MODEL_TYPES
 
-# OpenShape and PointNet++ are not among them: the number of points decides how they look for those of a ball.
-Exportable = (
-    Any2PointForPointCloudClassification
-    | Detr3DForPointCloudObjectDetection
-    | PatchAlign3DForPointCloudClassification
-    | PointFeaturesForPointCloudClassification
-    | PointNetForPointCloudClassification
-    | PointTokenizerForPointCloudClassification
-    | Uni3DForPointCloudClassification
-)
-
-# Under the decoder of a detector; voxels of Point Transformer V3 have no graph of fixed operators.
-_ENCODERS = ("act3d", "uni3d")
-# Models of points whose features are exported: as above, and without depth views, whose images no program draws.
-_OF_POINTS = ("act3d", "any2point", "patchalign3d", "pointnet", "uni3d")
+# Model classes that are exported, by the records of their models.
+EXPORTED = tuple(name for kind in MODEL_TYPES.values() for name in kind.exported)
 
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
@@ -96,24 +80,23 @@ def trace(model: nn.Module) -> ExportedProgram:
     return program
 
 
-def exportable(model: nn.Module) -> Exportable:
+def exportable(model: nn.Module) -> PreTrainedModel:
     """Return the classifier or detector itself if a PEFT method wraps it."""
     base = getattr(model, "get_base_model", lambda: model)()
-    if not isinstance(base, Exportable):
-        names = [kind.__name__ for kind in get_args(Exportable)]
+    if not any(parent.__name__ in EXPORTED for parent in type(base).__mro__):
         raise ValueError(
             f"{type(base).__name__}: only classifiers and detectors can be exported, not of every system; expected "
-            f"one of {', '.join(names)}, with or without adapters"
+            f"one of {', '.join(EXPORTED)}, with or without adapters"
         )
-    return base
+    return cast(PreTrainedModel, base)
 
 
-def output_names(model: Exportable) -> tuple[str, ...]:
+def output_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return the names of a file's outputs, which are fields of the model's output."""
     return ("logits", "pred_boxes") if isinstance(model, Detr3DForPointCloudObjectDetection) else ("logits",)
 
 
-def least_points(model: Exportable) -> int:
+def least_points(model: PreTrainedModel) -> int:
     """Return the smallest number of points of a cloud for a file.
 
     A detector pads the tokens of smaller clouds, which is another graph.
@@ -156,17 +139,16 @@ class _Outputs(nn.Module):
         return tuple(found) if len(found) > 1 else found[0]
 
 
-def _obstacles(model: Exportable) -> Iterator[str]:
+def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     """Yield the reasons why a model cannot be exported."""
     config = model.config
     # In a batch of another size, a file of such a model would classify the same cloud differently.
     if flags := getattr(config, "batch_dependent_flags", None):
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     yield from _obstacles_of_parts(model)
-    if isinstance(model, Any2PointForPointCloudClassification):
-        frozen, settings = model.any2point.encoder, model.config.encoder_config
-    else:
-        frozen, settings = model, config
+    frozen, settings = model, config
+    if MODEL_TYPES[config.model_type].wraps_encoder:
+        frozen, settings = model.base_model.encoder, config.encoder_config
     if getattr(frozen, "hf_quantizer", None) is not None:
         yield "quantization_config: a quantized encoder cannot be exported; load the model without it"
     assert isinstance(settings, PreTrainedConfig)
@@ -177,23 +159,30 @@ def _obstacles(model: Exportable) -> Iterator[str]:
         yield "the model is on the meta device and has no weights to export"
 
 
-def _obstacles_of_parts(model: Exportable) -> Iterator[str]:
+def _obstacles_of_parts(model: PreTrainedModel) -> Iterator[str]:
     """Yield the reasons why a model inside a detector or a classifier of features cannot be exported."""
     if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
         assert isinstance(encoder, PreTrainedConfig)
-        if encoder.model_type not in _ENCODERS:
+        allowed = _exported_in("detector")
+        if encoder.model_type not in allowed:
             yield (
                 f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
-                f"encoder, or one of {', '.join(_ENCODERS)}"
+                f"encoder, or one of {', '.join(allowed)}"
             )
     if isinstance(model, PointFeaturesForPointCloudClassification):
         config = model.config
         if "views" in config.features:
             yield f"features={list(config.features)}: depth views cannot be exported"
+        allowed = _exported_in("features")
         for name in ("encoder", "wrap"):
             kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
-            if kind not in (None, *_OF_POINTS):
-                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
+            if kind not in (None, *allowed):
+                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(allowed)}"
+
+
+def _exported_in(place: str) -> list[str]:
+    """Return the model types that are exported as a part of other models."""
+    return [name for name, kind in MODEL_TYPES.items() if place in kind.exported_in]
 
 
 def _nearest(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,8 @@ def build_model_card(
         # Without the places in the room, which the processor adds.
         channels=getattr(config, "position_channel", 0) or getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        auto_class=auto_class.format(model_class=subject.named_task[0]),
+        auto_class=auto_class.format(model_class=subject.named_task[0], base=subject.model_type.base),
+        processor=subject.model_type.processor.rpartition(".")[2],
         logits=task.logits.format(count=count),
         model_class=subject.model_class.__name__,
         base_program=description.base_program.format(name=quoted) if subject.method else "",

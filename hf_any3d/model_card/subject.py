@@ -69,15 +69,21 @@ class Subject:
         for name in (base.__name__ for base in self.model_class.__mro__):
             if name in TASKS:
                 return name, TASKS[name]
-            if any(name in kind.part_heads for kind in registry.MODEL_TYPES.values()):
-                return name, PARTS
-            if (task := registry.task_of_class(name)) is not None:
-                return name, TASKS[task]
+            kind = registry.type_of_class(name)
+            if kind is not None:
+                text = PARTS if name in kind.part_heads else TASKS[kind.cards.get(name) or kind.models()[name]]
+                return name, text
         name = self.model_class.__name__
         raise ValueError(
             f"{name} cannot be described in a model card: hf_any3d.registry does not have it; expected an entry "
             f"{name!r} of hf_any3d.model_card.TASKS"
         )
+
+    @property
+    def model_type(self) -> registry.ModelType:
+        """The registered model type of the model's class, or of one that it derives from."""
+        kinds = [registry.type_of_class(base.__name__) for base in self.model_class.__mro__]
+        return next((kind for kind in kinds if kind is not None), registry.MODEL_TYPES[self.config.model_type])
 
     @property
     def encoder(self) -> str | None:

@@ -19,10 +19,10 @@ class CardTask:
     class_score: str = "accuracy by class"
     limits: str = ""
     has_classes: bool = True
-    opens: str | None = None  # class that loads a saved model; `{model_class}` is its own, None the auto class
+    # Class that loads a saved model: `{model_class}` is its own, `{base}` the one without a head, None the auto class.
+    opens: str | None = None
     factors: Mapping[str, float] = field(default_factory=dict)  # of metrics that are not shares
     class_factor: float | None = None  # of the score of each class; None for a share
-    processor: str = "PointCloudProcessor"
 
 
 _CLASSIFICATION = CardTask(
@@ -154,7 +154,6 @@ models. What it writes has no scores, may be incomplete, and is not checked agai
 """,
     has_classes=False,
     opens="{model_class}",
-    processor="SpatialLMProcessor",
 )
 _RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
@@ -175,8 +174,8 @@ outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) recon
     class_score="CD-L1 × 1000 by category",
     opens="{model_class}",
     limits="""\
-It is meant as a teacher: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are
-better; distances and F-score are means over the clouds of each category, then over categories.
+It is meant as a teacher: `AutoModelForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD)
+are better; distances and F-score are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
@@ -211,7 +210,6 @@ answers; it does not measure whether generated answers are true.
 """,
     has_classes=False,
     factors={"perplexity": 1.0},
-    processor="MiniGPT3DProcessor",
 )
 
 TASKS = {
@@ -225,19 +223,19 @@ TASKS = {
     "zero-shot-point-cloud-segmentation": _PARTS_BY_NAME,
     "pre-training": _FEATURES,
     # It answers with boxes, like a detector, but without scores.
-    "SpatialLMForConditionalGeneration": _LAYOUT,
-    "LocalFeaturesForPointCloudSegmentation": replace(
+    "room layout": _LAYOUT,
+    "surroundings of points": replace(
         _SCENES,
         intro="Labels each point of a scan by its surroundings: {count} classes.",
         use="""answer = segment("tile.laz", output_dir="segmented")  # also writes a colored PLY and a web page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
         logits="""logits = model(**processor("tile.laz", return_tensors="pt")).logits  # (1, some points, {count})""",
         portions="surroundings are those in the whole scan; a call of the processor describes {points}.",
-        processor="LocalFeaturesProcessor",
     ),
-    # The student of ACT is what is of use after pretraining.
-    "ActForPreTraining": replace(_FEATURES, opens="ActModel"),
+    # The student is what is of use after pretraining.
+    "distilled student": replace(_FEATURES, opens="{base}"),
     # How its texts relate to shapes was learned from some classes.
-    "Any2PointForZeroShotPointCloudClassification": _ZERO_SHOT,
+    "zero-shot from some classes": _ZERO_SHOT,
 }
-"""Text by the task of a model class in `hf_any3d.registry`, or by the name of a class that needs its own."""
+"""Text by the task of a model class in `hf_any3d.registry`, by the name of a class that needs its own, or by a name
+that the record of a model gives for one of its classes (`ModelType.cards`)."""

@@ -18,8 +18,9 @@ from hf_any3d.data.options import one_of
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
+from hf_any3d.modeling.layers.layouts import DroppedLine, Layout, Wall, read_lines
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline

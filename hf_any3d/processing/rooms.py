@@ -21,10 +21,9 @@ from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
 from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.boxes import UP_AXES
-from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
-from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.layers.layouts import EXTENT, KINDS, Layout
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
-from hf_any3d.modeling.spatiallm.layout import KINDS
 from hf_any3d.processing.point_clouds import errors_of_cloud, fill_up
 
 CLASSES = tuple(

@@ -22,12 +22,15 @@ from transformers.hf_argparser import HfArg
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
 from hf_any3d.modeling.config_checks import check_numbers, check_settings
+from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
 
 DECAY_RULES = ("trainer", "matrices", "all")
 FILE_TYPES = (".json", ".yaml", ".yml")
+# Model types whose steps are captured.
+_CAPTURED = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
 STARTS = ("model_name_or_path", "encoder_name_or_path")
 """Arguments that name the models that a training starts from."""
 _DATA = ("data_dir", "train_file", "validation_file", "test_file")
@@ -209,7 +212,7 @@ class PointTrainingArguments(TrainingArguments):
         "all of them, so that results do not depend on their number.",
     )
     two_steps_per_batch: bool = argument(
-        False, help="Step twice with each gradient, first unclipped, as ACT's segmentation programs do."
+        False, help="Step twice with each gradient, first unclipped, as released segmentation programs do."
     )
     epoch_cosine: dict | str | None = argument(
         None,
@@ -222,7 +225,7 @@ class PointTrainingArguments(TrainingArguments):
     index_in_workers: bool = argument(
         False,
         help="Sample centers and search neighbors where batches are made, in the workers of "
-        "--dataloader_num_workers, instead of in the model (classifiers of Any2Point).",
+        "--dataloader_num_workers, instead of in the model (classifiers around a frozen encoder).",
     )
     compile_layers: bool = argument(
         False,
@@ -232,7 +235,7 @@ class PointTrainingArguments(TrainingArguments):
     cuda_graphs: bool = argument(
         False,
         help="Capture forward and backward pass of a batch as one CUDA graph and repeat it for batches of its size, "
-        "in one process (Any2Point and ACT).",
+        f"in one process ({', '.join(_CAPTURED)}).",
     )
     weight_decay_on: str = argument(
         "trainer",

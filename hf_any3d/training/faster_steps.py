@@ -9,12 +9,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from hf_any3d.modeling.act import ActPreTrainedModel
-from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import layer_stack
 
 Capture = Callable[..., Any]
-_CAPTURED = (Any2PointPreTrainedModel, ActPreTrainedModel)
 
 
 def compile_layers(model: nn.Module, **options: Any) -> int:
@@ -43,9 +41,10 @@ class CapturedSteps:
     """
 
     def __init__(self, model: nn.Module, core: nn.Module, capture: Capture = torch.cuda.make_graphed_callables):
-        if not isinstance(core, _CAPTURED):
+        captured = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
+        if getattr(getattr(core, "config", None), "model_type", None) not in captured:
             raise ValueError(
-                f"--cuda_graphs: {type(core).__name__} is not captured; expected an Any2Point or ACT model"
+                f"--cuda_graphs: {type(core).__name__} is not captured; expected a model of {' or '.join(captured)}"
             )
         self._model, self._capture = model, capture
         self._shapes: Any = None

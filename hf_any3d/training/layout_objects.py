@@ -28,9 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
-from hf_any3d.modeling.spatiallm import Box, Layout
-from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
-from hf_any3d.modeling.spatiallm.layout import number_names
+from hf_any3d.modeling.layers.layouts import EXTENT, Box, Layout, number_names
 from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.training.trainer import PointTrainer
 

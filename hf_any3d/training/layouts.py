@@ -25,8 +25,9 @@ from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.layers.layouts import Box, Layout
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
+from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping

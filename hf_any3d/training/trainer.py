@@ -24,8 +24,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, Trai
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.act.codebook import Codebook
-from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
@@ -94,7 +92,7 @@ class PointTrainer(Trainer):
             if "point_index" not in inspect.signature(core.forward).parameters:
                 raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
             collator = cast(PointCloudCollator, self.data_collator)
-            self.data_collator = replace(collator, indexer=PointIndexer(core.config))
+            self.data_collator = replace(collator, indexer=core.point_indexer)
         self._compiles = getattr(self.args, "compile_layers", False)
         if self._compiles:
             compile_layers(self._bare_model)
@@ -141,8 +139,7 @@ class PointTrainer(Trainer):
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if training and (is_ddp or self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            codebooks = (module for module in model.modules() if isinstance(module, Codebook))
-            if any(codes.updates_itself for codes in codebooks):
+            if any(getattr(module, "updates_itself", False) for module in model.modules()):  # a codebook
                 raise ValueError("code_ema_decay or code_restart_share in several processes, whose codes would differ")
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:

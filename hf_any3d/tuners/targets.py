@@ -21,8 +21,8 @@ def encoder_owner(model: nn.Module) -> nn.Module:
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:
             return module
     raise ValueError(
-        f"{type(model).__name__} has no frozen encoder for point tokens and no point transformer; expected an "
-        "Any2Point or ACT model"
+        f"{type(model).__name__} has no frozen encoder for point tokens and no point transformer; expected a model "
+        "with one of them"
     )
 
 

@@ -14,6 +14,8 @@ RECORD = Record(
             },
             part_heads=("ActForPartSegmentation",),
             is_point_encoder=True,
+            captures_steps=True,
+            exported_in=("features", "detector"),
             says="a point transformer",
             method=Method(
                 "ACT",
@@ -21,6 +23,7 @@ RECORD = Record(
                 ("act",),
                 "A point transformer of {config.num_hidden_layers} blocks reads patches of points",
             ),
+            cards={"ActForPreTraining": "distilled student"},
             composition="student",
         ),
         "act3d_autoencoder": ModelType(

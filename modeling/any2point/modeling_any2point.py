@@ -33,6 +33,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.point_index import PointIndexer
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
@@ -105,6 +106,11 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
     config: Any2PointConfig
     base_model_prefix = "any2point"
     small_data_defaults: ClassVar[Mapping[str, Any]] = LIGHT
+
+    @property
+    def point_indexer(self) -> PointIndexer:
+        """What computes the `point_index` of the forward pass where batches are made."""
+        return PointIndexer(self.config)
 
     @classmethod
     def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
+from hf_any3d.modeling.any2point.point_index import PointIndexer
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
@@ -29,6 +30,11 @@ class PointTokenizerPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoA
     config_class = PointTokenizerConfig
     config: PointTokenizerConfig
     base_model_prefix = "point_tokenizer_model"  # the model has a module `point_tokenizer` itself
+
+    @property
+    def point_indexer(self) -> PointIndexer:
+        """What computes the `point_index` of the forward pass where batches are made."""
+        return PointIndexer(self.config)
 
 
 class PointTokenizerModel(PointTokenizerPreTrainedModel):

@@ -8,6 +8,7 @@ RECORD = Record(
             "Detr3DConfig",
             "Detr3DModel",
             {"point-cloud-object-detection": ("Detr3DForPointCloudObjectDetection",)},
+            exported=("Detr3DForPointCloudObjectDetection",),
             says="a detection transformer",
             method=Method(
                 "3DETR",

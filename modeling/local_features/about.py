@@ -17,6 +17,7 @@ RECORD = Record(
                 "A small network of {config.members} times {config.hidden_sizes} units reads {config.num_features} "
                 "numbers of each point's surroundings",
             ),
+            cards={"LocalFeaturesForPointCloudSegmentation": "surroundings of points"},
         ),
     },
 )

@@ -22,6 +22,8 @@ RECORD = Record(
                 "pre-training": ("PatchAlign3DForPreTraining",),
             },
             is_point_encoder=True,
+            exported=("PatchAlign3DForPointCloudClassification",),
+            exported_in=("features",),
             says="a point transformer whose patches are aligned with texts",
             method=Method(
                 "PatchAlign3D",

@@ -9,6 +9,7 @@ RECORD = Record(
             "PointFeaturesModel",
             {"point-cloud-classification": ("PointFeaturesForPointCloudClassification",)},
             has_parts=True,
+            exported=("PointFeaturesForPointCloudClassification",),
             says="computed features, with those of a frozen encoder if one is named",
             method=Method("Point features", None, ("point_features",), "{config.described_features}"),
             composition="features",

@@ -18,6 +18,8 @@ RECORD = Record(
             "PointNetConfig",
             "PointNetModel",
             {"point-cloud-classification": ("PointNetForPointCloudClassification",)},
+            exported=("PointNetForPointCloudClassification",),
+            exported_in=("features",),
             says="a small baseline, trained from scratch",
             method=Method(
                 "PointNet",

@@ -28,6 +28,7 @@ RECORD = Record(
             processor="processing.rooms.SpatialLMProcessor",
             says="a language model that writes the layout of a room",
             method=Method("SpatialLM", "2506.07491", ("spatiallm",)),
+            cards={"SpatialLMForConditionalGeneration": "room layout"},
             composition="layout writer",
         ),
     },

@@ -10,10 +10,9 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import CACHE
+from hf_any3d.modeling.layers.layouts import EXTENT
 from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin
 
-EXTENT = 32.0
-"""Meters along each axis that cells and the layout language cover."""
 PROJECTORS = ("mlp", "linear")
 _RANGES: Ranges = {"num_bins": (1, 2**20)}
 

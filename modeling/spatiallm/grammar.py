@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from hf_any3d.modeling.spatiallm.layout import KINDS, Box, Wall, number_names
+from hf_any3d.modeling.layers.layouts import KINDS, Box, Wall, number_names
 
 _MOST = 1000
 """Numbers of doors, windows and boxes are written modulo this, so there are no more."""

@@ -48,6 +48,8 @@ RECORD = Record(
                 "zero-shot-point-cloud-classification": ("Uni3DForZeroShotPointCloudClassification",),
             },
             is_point_encoder=True,
+            exported=("Uni3DForPointCloudClassification",),
+            exported_in=("features", "detector"),
             says="a point transformer aligned with texts",
             method=Method(
                 "Uni3D",

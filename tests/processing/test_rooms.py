@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file
 
 from hf_any3d.data.room_voxels import clean_room, voxelize_room
+from hf_any3d.modeling.layers.layouts import KINDS
 from hf_any3d.modeling.spatiallm import Layout, Wall
-from hf_any3d.modeling.spatiallm.layout import KINDS
 from hf_any3d.processing.rooms import CLASSES, END, PLACE, START, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.errors import raises

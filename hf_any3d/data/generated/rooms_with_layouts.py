@@ -13,8 +13,7 @@ from datasets import Array2D, DatasetDict, Value
 from hf_any3d.data.boxes import box_features
 from hf_any3d.data.generated import rooms
 from hf_any3d.data.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, with_boxes
-from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
-from hf_any3d.modeling.spatiallm.layout import Entity
+from hf_any3d.modeling.layers.layouts import Box, Door, Entity, Layout, Wall, Window
 
 LICENSE = rooms.LICENSE
 _EDGES, _HEIGHTS = (3.5, 6.0), (2.4, 3.0)

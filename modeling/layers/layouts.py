@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from hf_any3d.modeling.layers.boxes import box_corners, upright_rotation
-from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 
+EXTENT = 32.0
+"""Meters along each axis that positions in a layout, and the cells of a scan, cover."""
 _POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
 
 
