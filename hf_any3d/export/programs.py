@@ -147,7 +147,7 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     yield from _obstacles_of_parts(model)
     frozen, settings = model, config
-    if MODEL_TYPES[config.model_type].wraps_encoder:
+    if MODEL_TYPES[config.model_type].has_frozen_encoder:
         frozen, settings = model.base_model.encoder, config.encoder_config
     if getattr(frozen, "hf_quantizer", None) is not None:
         yield "quantization_config: a quantized encoder cannot be exported; load the model without it"

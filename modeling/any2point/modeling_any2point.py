@@ -109,7 +109,7 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
 
     @property
     def point_indexer(self) -> PointIndexer:
-        """What computes the `point_index` of the forward pass where batches are made."""
+        """Function that computes the `point_index` of the forward pass where batches are made."""
         return PointIndexer(self.config)
 
     @classmethod

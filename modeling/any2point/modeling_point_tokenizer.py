@@ -33,7 +33,7 @@ class PointTokenizerPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoA
 
     @property
     def point_indexer(self) -> PointIndexer:
-        """What computes the `point_index` of the forward pass where batches are made."""
+        """Function that computes the `point_index` of the forward pass where batches are made."""
         return PointIndexer(self.config)
 
 
