@@ -202,8 +202,8 @@ class {name}(Any2PointForPointCloudClassification):
     imported = folder / "modeling/any2point/__init__.py"
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
-    one = '"Any2PointForPointCloudClassification",'
-    replace(folder / "modeling/any2point/about.py", f"({one})", f'({one} "{name}")')
+    heads = '"point-cloud-classification": ("Any2PointForPointCloudClassification",'
+    replace(folder / "modeling/any2point/about.py", f"{heads})", f'{heads} "{name}")')
     program = f"""
 import hf_any3d, json, torch
 from transformers import ViTConfig, ViTModel, pipeline
