@@ -85,8 +85,6 @@ class PointTrainer(Trainer):
                 f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "
                 "has no smoothing; expected 0"
             )
-        if self.label_smoother is not None and self.compute_loss_func is not None:
-            raise ValueError("--label_smoothing_factor with a loss function of its own; expected 0")
         if getattr(self.args, "index_in_workers", False):
             core = self._bare_model
             if "point_index" not in inspect.signature(core.forward).parameters:
