@@ -113,5 +113,6 @@ def _write_room(path: Path) -> str:
     rooms = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1)
     room = rooms["test"].with_format("numpy")[0]
     colors = np.asarray(room["colors"]) if "colors" in room else None
-    write_point_cloud(path, PointCloudData(np.asarray(room["points"]), colors=colors))
+    # The file says which axis points up, so that viewers and models need not be told.
+    write_point_cloud(path, PointCloudData(np.asarray(room["points"]), colors, up_axis="z", meters_per_unit=1.0))
     return f"{path}: a generated room in meters, z up"

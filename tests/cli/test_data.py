@@ -100,6 +100,14 @@ def test_a_scan_in_e57_stands_upright_and_shows_its_intensities(tmp_path):
     assert (shown["colorings"][0]["low"], shown["colorings"][0]["high"]) == pytest.approx((0.01, 0.99), abs=0.02)
 
 
+def test_the_room_to_try_stands_upright(tmp_path):
+    assert run("data", "example", "room.ply", "--output", tmp_path).code == 0
+    room = read_point_cloud(tmp_path / "room.ply")
+    assert (room.up_axis, room.meters_per_unit) == ("z", 1.0)
+    assert run("show", tmp_path / "room.ply", "--output", tmp_path / "room.html").code == 0
+    assert content((tmp_path / "room.html").read_text())[0]["panels"][0]["up"] == "z"
+
+
 def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
     code, out, err = run("show", scans, "--output", tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
