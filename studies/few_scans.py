@@ -1,8 +1,8 @@
 """A few labeled scans of ten classes that no feature has seen, of three kinds: which way answers best, at what cost.
 
     python -m studies.few_scans --kicad FOLDER                              # heads on frozen features, in minutes
-    python -m studies.few_scans --kicad FOLDER --trained trained best --draws 4    # what is trained, too
-    python -m studies.few_scans --kicad FOLDER --paired --draws 5                  # `--way best` against no settings
+    python -m studies.few_scans --kicad FOLDER --trained trained both --draws 4    # what is trained, too
+    python -m studies.few_scans --kicad FOLDER --paired --draws 5                  # `--way both` against no settings
 
 The plan, chosen before the first result, and the results: `results/few_scans.md`, from which
 `hf_any3d/training/few_scans/plan.py` follows. Features and runs are stored and not repeated.
@@ -36,8 +36,8 @@ DRAWS = 12
 COPIES = 8
 TRAINED_SHOTS = (5, 10)
 """Shapes of a class from which models are trained."""
-DEFAULT, BEST = "default", "best"
-"""The ways that `--paired` compares: `hf-any3d train` without settings, and with `--way best`."""
+DEFAULT, BOTH = "default", "both"
+"""The ways that `--paired` compares: `hf-any3d train` without settings, and with `--way both`."""
 SOURCES = ("descriptors", "encoder", "views")
 
 
@@ -248,7 +248,7 @@ def paired_table(runs: Sequence[dict[str, Any]]) -> str:
 
     The last line of a set with several numbers of shapes pools its draws.
     """
-    lines = ["| set | scans a class | no settings | --way best | difference | draws |", "|---" * 6 + "|"]
+    lines = ["| set | scans a class | no settings | --way both | difference | draws |", "|---" * 6 + "|"]
     for name in dict.fromkeys(run["set"] for run in runs):
         own = [run for run in runs if run["set"] == name]
         sizes = sorted({run["shots"] for run in own})
@@ -257,11 +257,11 @@ def paired_table(runs: Sequence[dict[str, Any]]) -> str:
             lines_of_set.append(sizes)
         for shots in lines_of_set:
             found = {(run["way"], run["shots"], run["draw"]): run["accuracy"] for run in own if run["shots"] in shots}
-            pairs = [key[1:] for key in found if key[0] == f"--way {BEST}"]
+            pairs = [key[1:] for key in found if key[0] == f"--way {BOTH}"]
             plain = 100 * np.array([found[f"--way {DEFAULT}", *pair] for pair in pairs])
-            best = 100 * np.array([found[f"--way {BEST}", *pair] for pair in pairs])
+            both = 100 * np.array([found[f"--way {BOTH}", *pair] for pair in pairs])
             size = " and ".join(map(str, shots))
-            cells = f"{plain.mean():.1f} | {best.mean():.1f} | {mean_gain(best - plain)}"
+            cells = f"{plain.mean():.1f} | {both.mean():.1f} | {mean_gain(both - plain)}"
             lines.append(f"| {name} | {size} | {cells} | {len(pairs)} |")
     return "\n".join(lines)
 
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--views", action="store_true", help="also depth views through DINOv2 of `make donors`")
     parser.add_argument("--trained", nargs="*", default=[], help="values of --way to train")
     parser.add_argument("--trained-shots", nargs="+", type=int, default=list(TRAINED_SHOTS), help="of which sizes")
-    parser.add_argument("--paired", action="store_true", help="`--way best` against no settings alone")
+    parser.add_argument("--paired", action="store_true", help="`--way both` against no settings alone")
     parser.add_argument("--draws", type=int, default=DRAWS, help="draws of what is trained")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
         loaders["parts"] = lambda: parts(options.kicad)
     sets = {name: load() for name, load in loaders.items()}
     if options.paired:
-        runs = trained_runs((DEFAULT, BEST), sets, options)
+        runs = trained_runs((DEFAULT, BOTH), sets, options)
         summary = {"machine": machine(), "runs": runs}
         write_results(options.output_dir, "few_scans_paired", summary, paired_table(runs))
         return

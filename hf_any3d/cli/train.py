@@ -45,7 +45,6 @@ class Way(StrEnum):
     FEATURES = "features"
     TRAINED = "trained"
     BOTH = "both"
-    BEST = "best"
 
 
 class Task(StrEnum):
@@ -321,7 +320,7 @@ def _take_labeled_files(data: str | None, words: list[str], task: Task | None) -
 
 def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Way | None) -> bool:
     """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
-    if way in (Way.BOTH, Way.BEST):
+    if way is Way.BOTH:
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
     if way is Way.TRAINED and len(files) == 1 and Path(files[0]).is_dir():
         return False
@@ -342,12 +341,12 @@ def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Wa
 
 def _check_way(way: Way | None, source: _Source, earlier: Path | None) -> None:
     """Refuse frozen features where something else asks for a training."""
-    if earlier is None and way not in (Way.FEATURES, Way.BOTH, Way.BEST):
+    if earlier is None and way not in (Way.FEATURES, Way.BOTH):
         return
     contradiction = None
     if source.recipe is not None:
         contradiction = "a recipe"
-    elif way is Way.TRAINED or (way in (Way.BOTH, Way.BEST) and earlier is not None):
+    elif way is Way.TRAINED or (way is Way.BOTH and earlier is not None):
         contradiction = f"--way {way}"
     elif source.task is Task.SEGMENTATION:
         contradiction = "labels of points"

@@ -430,7 +430,7 @@ def _add_callback() -> None:
     from transformers.trainer import DEFAULT_CALLBACKS  # imports `datasets`, which takes long
 
     if BestAdaptersCallback not in DEFAULT_CALLBACKS:
-        cast(list[type[TrainerCallback]], DEFAULT_CALLBACKS).append(BestAdaptersCallback)
+        DEFAULT_CALLBACKS.append(BestAdaptersCallback)  # pyright: ignore[reportArgumentType]
 
 
 @Patch(

@@ -245,7 +245,7 @@ LISTED: list[str] = []
 sys.addaudithook(lambda event, given: LISTED.append(str(given[0])) if event == "os.walk" else None)
 
 
-@pytest.mark.parametrize("way", [None, "features", "trained", "both", "best"])
+@pytest.mark.parametrize("way", [None, "features", "trained", "both"])
 def test_scans_are_loaded_once(way, tmp_path):
     write_scans(tmp_path / "scans", 3)
     words = [*FASTEST[:2], *([] if way is None else ["--way", way]), *([] if way == "trained" else FASTEST[2:])]

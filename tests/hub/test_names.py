@@ -1,13 +1,13 @@
 """Names that are meant as paths never reach the hub, and what is not in the cache is reported without it."""
 
 import pytest
-import transformers
-from peft import PeftModel
+from peft import get_peft_model
 
 from hf_any3d import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
     MiniGPT3DProcessor,
     PointCloudProcessor,
     PointNetForPointCloudClassification,
@@ -15,6 +15,7 @@ from hf_any3d import (
 )
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.hub.names import SILENT_HUB, check_name, check_path, is_path_like, similar_path
+from hf_any3d.many_files.work import open_pipeline
 from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 
@@ -26,9 +27,8 @@ OPEN = {
     "processor": PointCloudProcessor.from_pretrained,
     "chat processor": MiniGPT3DProcessor.from_pretrained,
     "encoder": Any2PointForPointCloudClassification.from_encoder_pretrained,
-    "pipeline": lambda name: transformers.pipeline("point-cloud-classification", model=name),
-    "pipeline without a head": lambda name: transformers.pipeline("point-cloud-feature-extraction", model=name),
-    "adapter": lambda name: PeftModel.from_pretrained(tiny_model(), name),
+    "pipeline of the commands": lambda name: open_pipeline("point-cloud-classification", name, "cpu"),
+    "adapter": lambda name: get_peft_model(tiny_model(), GuidedAdapterConfig()).load_adapter(name, "other"),
     "dataset": load_point_dataset,
 }
 # The others have messages of their own.

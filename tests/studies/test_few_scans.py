@@ -53,10 +53,10 @@ def test_every_way_learns_what_its_features_tell_and_the_table_ranks_them(shapes
     runs = [
         {"set": name, "way": way, "shots": 3, "draw": 0, "accuracy": share}
         for name in ("one", "two")
-        for way, share in (("good", 0.9), ("bad", 0.4), ("--way best", 0.95))
+        for way, share in (("good", 0.9), ("bad", 0.4), ("--way both", 0.95))
     ]
     assert mean_ranks(runs, ["good", "bad"], 3) == {"good": 1.0, "bad": 2.0}
-    assert "| good | 90.0 | 90.0 | 1.0 |" in report(runs) and "| --way best | 3 | 95.0 | 95.0 | – | 1 |" in report(
+    assert "| good | 90.0 | 90.0 | 1.0 |" in report(runs) and "| --way both | 3 | 95.0 | 95.0 | – | 1 |" in report(
         runs
     )
 
@@ -66,7 +66,7 @@ def test_paired_ways_are_compared_draw_by_draw():
         {"set": "one", "way": f"--way {way}", "shots": shots, "draw": draw, "accuracy": share + 0.1 * draw}
         for shots in (5, 10)
         for draw in (0, 1)
-        for way, share in (("default", 0.5), ("best", 0.5 + shots / 100))
+        for way, share in (("default", 0.5), ("both", 0.5 + shots / 100))
     ]
     five, ten, both = paired_table(runs).splitlines()[2:]
     assert five == "| one | 5 | 55.0 | 60.0 | +5.0 ± 0.0 | 2 |" and "+10.0 ± 0.0 | 2 |" in ten

@@ -19,7 +19,7 @@ from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.pipelines import default_model
 from hf_any3d.training import program
-from hf_any3d.training.few_scans.plan import BEST, BOTH, FEATURES, TRAINED, WRAP_WEIGHT, best_way
+from hf_any3d.training.few_scans.plan import FEATURES, TRAINED, WRAP_WEIGHT
 from hf_any3d.training.few_scans.preparation import prepare
 from hf_any3d.training.few_scans.request import implied_up_axis
 from hf_any3d.training.few_scans.training import FewScans, Learned, learn_few_scans
@@ -41,8 +41,7 @@ def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) ->
 
     Args:
         scans: The request to learn them by frozen features.
-        way: One of `WAYS`, where "best" is the one that is best for so many scans if minutes do not count; None for
-            what is asked, or else what the number of scans says.
+        way: One of `WAYS`; None for what is asked, or else what the number of scans says.
         trains: Whether something is asked that only a training can do.
 
     Returns:
@@ -51,10 +50,6 @@ def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) ->
     # Scans are only added to models of frozen features.
     if scans.arguments.from_model is not None:
         return FEATURES, None
-    if way == BEST:
-        # Options of training would have no effect on frozen features alone.
-        rows = scans.load()
-        return BOTH if trains else best_way(_counts(rows)), rows
     if way is not None:
         return way, None
     if trains:

@@ -5,7 +5,7 @@ import pytest
 
 from hf_any3d.evaluation.classification import wilson_interval
 from hf_any3d.training.few_scans.confidence import Estimate
-from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, best_way, plan_for
+from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, plan_for
 
 NAMES = ["ball", "cone", "stick"]
 
@@ -95,10 +95,3 @@ def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
     assert plan_for({"a": usual - 1, "b": usual + 1, "c": usual}) == TABLE[row]
     assert plan_for({"a": MOST_SCANS}).way == "features" and plan_for({"a": MOST_SCANS + 1}).way == "trained"
     assert plan_for({"a": usual, "b": usual}, copies=TABLE[row].copies) == TABLE[row]  # is no request
-
-
-@pytest.mark.parametrize(
-    ("counts", "way"), [((2, 2), "features"), ((4, 4, 9), "features"), ((5, 5, 1), "both"), ((201, 200), "trained")]
-)
-def test_the_best_way_trains_from_five_scans_of_a_usual_class(counts, way):
-    assert best_way(dict(enumerate(counts))) == way
