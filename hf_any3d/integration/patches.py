@@ -22,7 +22,7 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getattr_static
 from pathlib import Path
@@ -159,43 +159,59 @@ class PointCloudPeftModel(PeftModel):
     ) -> None:
         """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
-        for config in self.peft_config.values():
-            # Without a name it is None, or an empty text before PEFT 0.21.
-            if not config.base_model_name_or_path and getattr(model.config, "encoder_name_or_path", None):
-                # A model that was not loaded from a repository is its encoder and what is saved here.
-                config.base_model_name_or_path = model.config.encoder_name_or_path
-                config.revision = config.revision or model.config.encoder_revision
+        self._name_encoder_as_base(model.config)
         if isinstance(model, AdapterLoadingMixin):
             refuse_merged_adapters(model)  # before anything is written
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
             # models read no words, and an adapter with embeddings would not open.
-            save_embedding_layers = False if save_embedding_layers == "auto" else save_embedding_layers
+            if save_embedding_layers == "auto":
+                save_embedding_layers = False
         given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
         super().save_pretrained(save_directory, *given, **kwargs)
         if not opens_from_adapter(type(model), model.config) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]
-        for name in selected_adapters or self.peft_config:
+        names = list(selected_adapters or self.peft_config)
+        self._save_configs(save_directory, names)
+        if isinstance(model, LibraryModelMixin):
+            # Again: saving may have found that a pretrained part has changed, and stored it.
+            self._write_cards(save_directory, names)
+
+    def _name_encoder_as_base(self, config: Any) -> None:
+        """Name the encoder as base of adapters whose model was not loaded from a repository."""
+        encoder = getattr(config, "encoder_name_or_path", None)
+        if not encoder:
+            return
+        for adapter in self.peft_config.values():
+            # Without a name it is None, or an empty text before PEFT 0.21.
+            if not adapter.base_model_name_or_path:
+                adapter.base_model_name_or_path = encoder
+                adapter.revision = adapter.revision or config.encoder_revision
+
+    def _save_configs(self, save_directory: str, names: Sequence[str]) -> None:
+        """Save the config of the model beside each adapter that opens without its base, and warn of others."""
+        model = cast(AdapterLoadingMixin, self.get_base_model())
+        for name in names:
             if missing := left_out_modules(self, name):
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             else:
-                directory = save_directory if name == "default" else f"{save_directory}/{name}"
-                cast(AdapterLoadingMixin, model).save_with_adapter(directory)
-        if isinstance(model, LibraryModelMixin):
-            # Again: saving may have found that a pretrained part has changed, and stored it.
-            active, names = self.active_adapter, list(selected_adapters or self.peft_config)
-            if "default" not in names:  # that of the active one on top
-                hooks().describe(self, save_directory, None)
-            try:
-                for name in names:
-                    self.active_adapter = name  # the one that is described; nothing is switched
-                    hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
-            finally:
-                self.active_adapter = active
+                model.save_with_adapter(save_directory if name == "default" else f"{save_directory}/{name}")
+
+    def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
+        """Write a card for each adapter, on top that of the default or the active one."""
+        active = self.active_adapter
+        if "default" not in names:
+            hooks().describe(self, save_directory, None)
+        try:
+            for name in names:
+                self.active_adapter = name  # the one that is described; nothing is switched
+                hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
+        finally:
+            self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -145,6 +145,15 @@ class RelativePositionBias(nn.Module):
         return self.table[place].sum(dim=3).permute(0, 3, 1, 2)
 
 
+class AttentionHeads(NamedTuple):
+    """Query, key and value of voxels `(voxels, heads, channels)`, and keys and values of prompts, if there are any."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    prompts: list[torch.Tensor]
+
+
 class PointTransformerV3Attention(nn.Module):
     """Attention within patches of voxels that follow each other along a curve.
 
@@ -192,13 +201,14 @@ class PointTransformerV3Attention(nn.Module):
         if self.config.upcast_attention:
             query, key, value = query.float(), key.float(), value.float()
             prompt_heads = [heads.float() for heads in prompt_heads]
+        heads = AttentionHeads(query, key, value, prompt_heads)
         if groups is None:
-            mixed = self._attend_by_lengths(attend, query, key, value, prompt_heads, voxels)
+            mixed = self._attend_by_lengths(attend, heads, voxels)
             weights = None
         else:
             # In the order of the groups, as the queries and keys are.
             cells = None if self.relative_bias is None else voxels.grid_coord[rows]
-            mixed, weights = self._attend_in_groups(attend, query, key, value, prompt_heads, groups, cells)
+            mixed, weights = self._attend_in_groups(attend, heads, groups, cells)
         mixed = mixed.flatten(1)[places].to(dtype)  # (voxels, channels), in their own order again
         return self.dropout(self.proj(mixed)), weights
 
@@ -214,22 +224,15 @@ class PointTransformerV3Attention(nn.Module):
         dropout = self.config.attention_dropout if self.training else 0.0
         return {"scaling": self.scaling, "dropout": dropout, "is_causal": False}
 
-    def _attend_by_lengths(
-        self,
-        attend: Callable[..., Any],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        prompt_heads: list[torch.Tensor],
-        voxels: Voxels,
-    ) -> torch.Tensor:
+    def _attend_by_lengths(self, attend: Callable[..., Any], heads: AttentionHeads, voxels: Voxels) -> torch.Tensor:
         """Attend within patches of any lengths: `(voxels, heads, channels)`, for flash attention."""
+        query, key, value, prompts = heads
         # `pad` repeats the keys and values of borrowed voxels, and of the prompts, for every patch that reads them.
-        lengths = dict(voxels.varlen(len(prompt_heads[0]) if prompt_heads else 0))
+        lengths = dict(voxels.varlen(len(prompts[0]) if prompts else 0))
         pad = lengths.pop("pad")
-        if prompt_heads:
-            key = torch.cat([key, prompt_heads[0]])
-            value = torch.cat([value, prompt_heads[1]])
+        if prompts:
+            key = torch.cat([key, prompts[0]])
+            value = torch.cat([value, prompts[1]])
         # One sequence that holds all patches: (1, heads, voxels or places, channels)
         query = query.transpose(0, 1)[None]
         key = key[pad].transpose(0, 1)[None]
@@ -237,30 +240,23 @@ class PointTransformerV3Attention(nn.Module):
         return attend(self, query, key, value, None, **self._settings(), **lengths)[0][0]
 
     def _attend_in_groups(
-        self,
-        attend: Callable[..., Any],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        prompt_heads: list[torch.Tensor],
-        groups: PatchGroups,
-        cells: torch.Tensor | None,
+        self, attend: Callable[..., Any], heads: AttentionHeads, groups: PatchGroups, cells: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend within groups of patches of equal shape: `(voxels, heads, channels)`, and the last weights."""
         parts = []
         weights = None
         for group in groups.groups:
             # (patches, heads, places, channels) each
-            queries = group.gather(query).transpose(1, 2)
-            keys = group.gather(key, of_keys=True).transpose(1, 2)
-            values = group.gather(value, of_keys=True).transpose(1, 2)
-            mask = self._mask(group, cells, query.dtype)
-            if prompt_heads:
-                keys = _followed_by(keys, prompt_heads[0])
-                values = _followed_by(values, prompt_heads[1])
+            queries = group.gather(heads.query).transpose(1, 2)
+            keys = group.gather(heads.key, of_keys=True).transpose(1, 2)
+            values = group.gather(heads.value, of_keys=True).transpose(1, 2)
+            mask = self._mask(group, cells, heads.query.dtype)
+            if heads.prompts:
+                keys = _followed_by(keys, heads.prompts[0])
+                values = _followed_by(values, heads.prompts[1])
                 # Every patch may read all prompts, and no bias depends on a place that they do not have.
                 if mask is not None:
-                    mask = nn.functional.pad(mask, (0, len(prompt_heads[0])))
+                    mask = nn.functional.pad(mask, (0, len(heads.prompts[0])))
             part, weights = attend(self, queries, keys, values, mask, **self._settings())
             part = part.flatten(0, 1)  # (patches * queries, heads, channels)
             # Without the queries that only fill up short patches.
