@@ -188,6 +188,12 @@ def type_of_class(name: str) -> ModelType | None:
     return next((kind for kind in MODEL_TYPES.values() if name in kind.models()), None)
 
 
+def type_of_model(model_class: type) -> ModelType | None:
+    """Return the model type of a class of this package or of the first one that it derives from, or None."""
+    kinds = (type_of_class(base.__name__) for base in model_class.__mro__)
+    return next((kind for kind in kinds if kind is not None), None)
+
+
 def pipeline_task(architectures: Sequence[str] | None) -> str:
     """Return the task of the pipeline for a saved model; feature extraction for models without a head."""
     task = task_of_class((architectures or [""])[0])

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
-from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.registry import MODEL_TYPES, type_of_model
 
 # Model classes that are exported, by the records of their models.
 EXPORTED = tuple(name for kind in MODEL_TYPES.values() for name in kind.exported)
@@ -147,7 +147,8 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     yield from _obstacles_of_parts(model)
     frozen, settings = model, config
-    if MODEL_TYPES[config.model_type].has_frozen_encoder:
+    kind = type_of_model(type(model))
+    if kind is not None and kind.has_frozen_encoder:
         frozen, settings = model.base_model.encoder, config.encoder_config
     if getattr(frozen, "hf_quantizer", None) is not None:
         yield "quantization_config: a quantized encoder cannot be exported; load the model without it"

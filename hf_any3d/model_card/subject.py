@@ -82,8 +82,7 @@ class Subject:
     @property
     def model_type(self) -> registry.ModelType:
         """The registered model type of the model's class, or of one that it derives from."""
-        kinds = [registry.type_of_class(base.__name__) for base in self.model_class.__mro__]
-        return next((kind for kind in kinds if kind is not None), registry.MODEL_TYPES[self.config.model_type])
+        return registry.type_of_model(self.model_class) or registry.MODEL_TYPES[self.config.model_type]
 
     @property
     def encoder(self) -> str | None:

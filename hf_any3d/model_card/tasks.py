@@ -174,8 +174,8 @@ outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) recon
     class_score="CD-L1 × 1000 by category",
     opens="{model_class}",
     limits="""\
-It is meant as a teacher: `AutoModelForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD)
-are better; distances and F-score are means over the clouds of each category, then over categories.
+It is meant as a teacher, which pretraining distils into a point transformer. Lower Chamfer distances (CD) are better;
+distances and F-score are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 DECAY_RULES = ("trainer", "matrices", "all")
 FILE_TYPES = (".json", ".yaml", ".yml")
-# Model types whose steps are captured.
-_CAPTURED = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
+CAPTURED = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
+"""Model types whose training steps `cuda_graphs` captures."""
 STARTS = ("model_name_or_path", "encoder_name_or_path")
 """Arguments that name the models that a training starts from."""
 _DATA = ("data_dir", "train_file", "validation_file", "test_file")
@@ -235,7 +235,7 @@ class PointTrainingArguments(TrainingArguments):
     cuda_graphs: bool = argument(
         False,
         help="Capture forward and backward pass of a batch as one CUDA graph and repeat it for batches of its size, "
-        f"in one process ({', '.join(_CAPTURED)}).",
+        f"in one process ({', '.join(CAPTURED)}).",
     )
     weight_decay_on: str = argument(
         "trainer",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.training.arguments import CAPTURED
 from hf_any3d.tuners.targets import layer_stack
 
 Capture = Callable[..., Any]
@@ -41,10 +41,9 @@ class CapturedSteps:
     """
 
     def __init__(self, model: nn.Module, core: nn.Module, capture: Capture = torch.cuda.make_graphed_callables):
-        captured = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
-        if getattr(getattr(core, "config", None), "model_type", None) not in captured:
+        if getattr(getattr(core, "config", None), "model_type", None) not in CAPTURED:
             raise ValueError(
-                f"--cuda_graphs: {type(core).__name__} is not captured; expected a model of {' or '.join(captured)}"
+                f"--cuda_graphs: {type(core).__name__} is not captured; expected a model of {' or '.join(CAPTURED)}"
             )
         self._model, self._capture = model, capture
         self._shapes: Any = None

@@ -33,7 +33,7 @@ def how_judged(
     """Tell how an estimate was made: by which folds and heads, and what it leaves out."""
     how = f"cross-validation in {folds.max() + 1} folds"
     if is_joined:
-        how += " of the linear head alone (the wrap, which has seen all scans, is not judged and usually adds to it)"
+        how += " of the linear head alone (the trained model, which has seen all scans, is not judged)"
     elif "wrap" in config.features:
         how += " (flattering if the wrap has learned from these scans)"
     if np.median(list(scans.counts.values())) < _FEW:
