@@ -34,7 +34,7 @@ _DIRECTORIES = {kind: program for record in RECORDS.values() for kind, program i
 
 @dataclass(frozen=True)
 class Recognized:
-    """A file or directory, and what it is."""
+    """A file or directory, and the kind of checkpoint in it."""
 
     path: Path
     program: Program

@@ -20,7 +20,7 @@ from hf_any3d.modeling.config_checks import name_fields, stored_settings
 
 
 class ModelWarning(UserWarning):
-    """Says something of a model, whatever its input."""
+    """Warning about a model, whatever its input."""
 
 
 def _no_weights(name: str, revision: str | None) -> tuple[Path, str | None]:

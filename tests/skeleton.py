@@ -160,13 +160,18 @@ def write_skeleton(name: str, root: Path) -> Path:
         raise ValueError(f"{root} is not the root of a checkout: it has no hf_any3d/registry.py")
     folder = root / "modeling" / name
     folder.mkdir()
-    class_name = "".join(word.capitalize() for word in name.split("_"))
+    class_name = class_name_of(name)
     for file, text in FILES.items():
         text = sort_imports(text.replace("MyModel", class_name).replace("my_model", name))
         (folder / file.replace("my_model", name)).write_text(text, encoding="utf-8")
     lines = registry.read_text(encoding="utf-8")
     registry.write_text(lines.replace(REGISTERED, f'        "{name}",\n{REGISTERED}', 1), encoding="utf-8")
     return folder
+
+
+def class_name_of(name: str) -> str:
+    """Return the name that the classes of a model begin with, such as MyModel."""
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 def sort_imports(text: str) -> str:
@@ -189,8 +194,7 @@ def main() -> int:
     except (ValueError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return 2
-    class_name = "".join(word.capitalize() for word in name.split("_"))
-    print(f"{folder.relative_to(Path.cwd())}: registered; try: python -m pytest tests/common -k {class_name}")
+    print(f"{folder.relative_to(Path.cwd())}: registered; try: python -m pytest tests/common -k {class_name_of(name)}")
     return 0
 
 

@@ -295,7 +295,7 @@ def _print_result(folder: str, lines: list[str], command: str) -> None:
 
 
 def _store_facts(folder: str) -> None:
-    """Store what `info` says of a model: everything is imported now, which the first `info` then need not do."""
+    """Store the facts that `info` prints of a model while all is imported, so that the first `info` is fast."""
     if Path(folder).is_dir():
         from hf_any3d.cli.model import store_facts
         from hf_any3d.cli.model_facts import model_facts

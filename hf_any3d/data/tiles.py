@@ -60,9 +60,12 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     """Return the facts about a cloud."""
     offset = np.zeros(3) if cloud.offset is None else cloud.offset
     low, high = ((getattr(cloud.points, end)(axis=0) + offset).tolist() for end in ("min", "max"))
-    labeled, codes, labels = "points", cloud.labels, None
+    labeled = "points"
+    codes = cloud.labels
+    labels = None
     if codes is None and cloud.face_labels is not None:
-        labeled, codes = "faces", cloud.face_labels
+        labeled = "faces"
+        codes = cloud.face_labels
     if codes is not None:
         kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))

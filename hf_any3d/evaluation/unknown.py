@@ -1,4 +1,4 @@
-"""The unknown score in evaluation: clouds that a classifier says are none of its classes.
+"""Evaluate classifiers with an unknown score, which may assign a cloud to none of their classes.
 
 A model computes it by `UnknownScore`, and `is_none_of_these` compares it with the level in the model's config.
 """

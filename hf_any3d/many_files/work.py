@@ -138,7 +138,7 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
 
     Raises:
         FileNotFoundError: If the name looks like a path, and nothing is there.
-        ValueError: If the processor of a directory does not say what it is.
+        ValueError: If the processor of a directory does not name its class.
     """
     from transformers import pipeline
 
@@ -154,7 +154,7 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
 
 
 def _check_processor_file(file: Path) -> None:
-    """Check that a stored processor says what it is; transformers would look for its code in what it names instead."""
+    """Check that a stored processor names its class; without, transformers asks to run the code of its `auto_map`."""
     if not file.is_file():
         return
     settings = read_json_object(file)

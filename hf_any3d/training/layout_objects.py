@@ -51,7 +51,7 @@ def points_in_box(box: Box, points: np.ndarray, margin: float) -> np.ndarray:
 def object_targets(
     room: VoxelizedRoom, layout: Layout, processor: SpatialLMProcessor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what each token of a cloud is to tell.
+    """Return the target of each token of a cloud.
 
     Returns:
         Of the object that most points of the token are on: `(tokens, FIELDS * WORDS)` int64, the ids of the first

@@ -73,7 +73,7 @@ class Measured:
         return self.heights[:, min(1, self.heights.shape[1] - 1)]
 
     def part(self, index: np.ndarray | slice) -> Measured:
-        """Return what is known of some points."""
+        """Return the measurements of some points."""
         point = {name: values[index] for name, values in self.point.items()}
         around = {name: values[index] for name, values in self.around.items()}
         return Measured(self.heights[index], point, around, self.cut)
@@ -251,7 +251,7 @@ def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return what is told by return numbers and numbers of returns (points,): of points, and of those around them."""
+    """Return features of points from their return numbers and counts (points,), and those to average over boxes."""
     point = {"return": number, "returns": count, "place among returns": number / np.maximum(count, 1)}
     several = ((count > 1).astype(np.float32), (number < count).astype(np.float32))
     return point, dict(zip(_RETURNS, several, strict=True))

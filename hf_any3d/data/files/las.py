@@ -218,7 +218,7 @@ def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> 
 
 
 def _records_after(data: bytes, end: int, size: int) -> int:
-    """Return how many records of points follow the declared ones, before whatever the header says comes then."""
+    """Return how many point records follow the declared ones, before the next part that the header names."""
     begins = [len(data)]
     if data[25] >= 3 and len(data) >= 235:
         begins.append(int.from_bytes(data[227:235], "little"))  # of waveforms

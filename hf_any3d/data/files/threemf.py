@@ -186,7 +186,7 @@ class Package:
 
 
 class _ModelReader:
-    """Fills a part with what its elements say, in the order of the file."""
+    """Builds a part from its elements, in the order of the file."""
 
     def __init__(self, name: str, package: Package):
         self.name, self.package, self.part = name, package, Part()

@@ -1,4 +1,4 @@
-"""Confidence in the IoUs of a few tiles: what models say of places that they have not learned, with an interval."""
+"""Estimate the IoUs of a model of a few tiles at places that it has not learned, with an interval."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def read_tile(path: Path) -> PointCloudData:
 
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
-    """Collect what is known of a tile."""
+    """Collect the facts about a tile."""
     measured = {name for name, values in _MEASURED.items() if getattr(cloud, values) is not None}
     if cloud.is_mesh:
         # Faces tell them.

@@ -1,4 +1,4 @@
-"""Labels in a copy of the file that they are of: every point and everything else as it was, only the class is new."""
+"""Write labels into a copy of a file, in which nothing but the class of each point changes."""
 
 from hf_any3d.data.files.labels.writing import check_labels_fit, copy_endings, write_labels
 

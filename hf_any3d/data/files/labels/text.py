@@ -189,7 +189,7 @@ class TextCopy:
 
 
 class _Quiet(Source):
-    """A source whose reader has said everything when it read the file."""
+    """Source without warnings, for a file whose warnings were given when it was read."""
 
     def warn(self, text: str) -> None:
         """Say nothing."""
