@@ -4,7 +4,8 @@
 
 Generated objects as meshes of some thousand faces, one category at a time, turned about the vertical: 1, 2, 5 and 10
 are learned as `hf-any3d train` does, and others are judged. Controls: the largest class, and the label of the nearest
-labeled place. Results: `results/labeled_objects.md`.
+labeled place. The network also labels each face by the nearest point on the surface, and `--no-normals` learns
+without directions of faces. Results: `results/labeled_objects.md`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hf_any3d.training.tiles.training import TilesArguments, rows_of
 
 SIZES, POOL, JUDGED, DRAWS = (1, 2, 5, 10), 12, 8, 3
 CATEGORIES = ("chair", "lamp", "plane")
-METHODS = ("learned", "nearest place", "largest class")
+METHODS = ("learned", "learned, nearest point", "nearest place", "largest class")
 _EDGE = 0.06  # longest edge of a face, as a share of the diagonal
 _SAMPLES, _RESAMPLED = 16_384, 2000
 
@@ -42,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--categories", nargs="*", default=CATEGORIES, choices=list(parts.CATEGORIES))
     parser.add_argument("--output", type=Path, default=Path("outputs/tiles_objects"))
+    parser.add_argument("--no-normals", action="store_true", help="learn without directions of faces")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for category in arguments.categories:
         start = time.process_time()
-        found = judge(category, arguments.output)
+        found = judge(category, arguments.output, not arguments.no_normals)
         (arguments.output / f"{category}.json").write_text(json.dumps(found))
         for method in METHODS:
             cells = [_cell(np.array(found[method][str(size)])) for size in SIZES]
@@ -55,9 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{category}: {time.process_time() - start:.0f} processor seconds", flush=True)
 
 
-def judge(category: str, folder: Path) -> dict[str, dict[str, list[list[float]]]]:
+def judge(category: str, folder: Path, normals: bool = True) -> dict[str, dict[str, list[list[float]]]]:
     """Return method -> size -> (draws, judged objects) mean IoU of faces."""
-    processor = LocalFeaturesProcessor(unit="diagonal", edges=OBJECT_EDGES, up_axis="y", features=["xyz", "normals"])
+    measured = ["xyz", "normals"] if normals else ["xyz"]
+    processor = LocalFeaturesProcessor(unit="diagonal", edges=OBJECT_EDGES, up_axis="y", features=measured)
+    left_out = [processor.channels_of(("normals",))] if normals else []
     names = parts.PARTS[category]
     classes = Classes(list(names), list(range(len(names))), {number: number for number in range(len(names))})
     pool = [_learned(category, number, classes, processor, folder) for number in range(POOL)]
@@ -72,14 +76,15 @@ def judge(category: str, folder: Path) -> dict[str, dict[str, list[list[float]]]
             config = LocalFeaturesConfig(
                 in_channels=3 + rows.features.shape[1], members=2, id2label=dict(enumerate(names))
             )
-            model = fit_network(rows, config, [processor.channels_of(("normals",))], draw, OBJECT_STEPS)
+            model = fit_network(rows, config, left_out, draw, OBJECT_STEPS)
             whole = rows.part(rows.copies == 0)
             tree = KDTree(whole.features[:, places])
             largest = np.bincount(whole.labels).argmax()
             of_method: dict[str, list[float]] = {method: [] for method in METHODS}
-            for features, truth in judged:
+            for features, of_points, nearest, truth in judged:
                 answers = (
                     logits_of(model, features)[0].argmax(axis=1),
+                    logits_of(model, of_points)[0].argmax(axis=1)[nearest],
                     whole.labels[tree.query(features[:, places])[1]],
                     np.full(len(truth), largest),
                 )
@@ -116,14 +121,24 @@ def _learned(category: str, number: int, classes: Classes, processor: LocalFeatu
     return rows_of(tile, number, number, classes, processor, TilesArguments(), FACES)[0]
 
 
-def _judged(category: str, number: int, processor: LocalFeaturesProcessor) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and true labels of the faces of an object, as the pipeline describes them."""
+def _judged(
+    category: str, number: int, processor: LocalFeaturesProcessor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return an object as the pipeline describes it.
+
+    Returns:
+        Features of its faces; features of points on its surface, and which of them is nearest to each face; and the
+        true labels of the faces.
+    """
     mesh = labeled_mesh(category, number)
     assert mesh.faces is not None and mesh.face_labels is not None
     cloud, marks = with_marks(mesh.sample_surface(_SAMPLES, 0), mesh)
     scan = processor.describe(cloud, marks=marks)
     of_faces = np.arange(_SAMPLES, _SAMPLES + len(mesh.faces))
-    return scan.neighborhoods(np.arange(len(cloud))).features(of_faces), mesh.face_labels
+    around = scan.neighborhoods(np.arange(len(cloud)))
+    centers = mesh.points[mesh.faces].mean(axis=1)
+    nearest = np.asarray(KDTree(cloud.points[:_SAMPLES]).query(centers)[1])
+    return around.features(of_faces), around.features(np.arange(_SAMPLES)), nearest, mesh.face_labels
 
 
 def _mean_iou(answer: np.ndarray, truth: np.ndarray, count: int) -> float:

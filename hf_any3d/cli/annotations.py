@@ -1,4 +1,4 @@
-"""`hf-any3d data annotations`: boxes and point labels between programs for labeling."""
+"""`hf-any3d data annotations`: boxes, and labels of points and faces, between programs for labeling."""
 
 from __future__ import annotations
 
@@ -38,23 +38,27 @@ def convert_annotations(
         typer.Argument(
             metavar="DATA",
             help="boxes.json, as `hf-any3d detect --output` writes it; a folder with boxes of Label Cloud, CVAT, "
-            "KITTI or of this package; a folder that Label Cloud has segmented; or files whose points have labels.",
+            "KITTI or of this package; a folder that Label Cloud has segmented; files whose points have labels; or "
+            "OBJ meshes with named parts, or with a JSON file of labels beside each.",
         ),
     ],
     to: Annotated[
         Form,
         typer.Option(
             help="label-cloud (boxes, or labels of points), datumaro, supervisely or kitti-raw (boxes, for CVAT), "
-            "json (boxes of this package), ply (labels of points, for CloudCompare and training)."
+            "json (boxes of this package), ply (labels of points or faces, for CloudCompare and training)."
         ),
     ],
     output: Annotated[Path, option("Folder to write; a new one, or an empty one.")],
     class_names: Annotated[
         str | None,
-        option('JSON object with names of classes of points, such as {"2": "ground"}; LAS has its own.', "--names"),
+        option(
+            'JSON object with names of classes, such as {"2": "ground"}; LAS has its own. For OBJ: names of parts.',
+            "--names",
+        ),
     ] = None,
 ) -> None:
-    """Convert boxes and labels of points between programs for labeling; z is up."""
+    """Convert boxes and labels of points or faces between programs for labeling; z is up."""
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
     is_segmented = source.is_dir() and any(True for _ in source.glob(_SEGMENTED))
@@ -111,12 +115,16 @@ def _convert_points(
         raise ValueError(f"--to is {to.value!r}; {source} has labels of points, which go to label-cloud or ply")
     files = find_inputs([str(source / "pointclouds" if is_segmented else source)]).files
     _check_names(source, [file.name for file in files])
+    given = {int(code): str(name) for code, name in json_object("--names", names).items()}
+    # Their points have no labels; what they have are names of parts.
+    if all(file.name.lower().endswith(".obj") for file in files):
+        return _convert_meshes([Path(file.name) for file in files], to, output, given)
     called: dict[int, str] = {}
     if is_segmented:
         called = label_cloud_names(source)
     elif any(file.name.lower().endswith((".las", ".laz")) for file in files):
         called = dict(ASPRS_CLASSES)
-    called |= {int(code): str(name) for code, name in json_object("--names", names).items()}
+    called |= given
 
     def labeled() -> Iterator[tuple[str, PointCloudData]]:
         # One after the other, as all may not fit into memory.
@@ -129,3 +137,13 @@ def _convert_points(
     write = write_label_cloud_points if to is Form.LABEL_CLOUD else write_labeled_ply
     written = write(output, labeled(), called)
     return written, f"labels of the points of {counted(len(files), 'cloud')}"
+
+
+def _convert_meshes(files: list[Path], to: Form, output: Path, names: dict[int, str]) -> tuple[list[Path], str]:
+    from hf_any3d.data.annotation_files import write_labeled_ply
+    from hf_any3d.data.mesh_labels import read_labeled_meshes
+
+    if to is not Form.PLY:
+        raise ValueError(f"--to is {to.value!r}; labels of meshes go to ply")
+    meshes, called = read_labeled_meshes(files, names)
+    return write_labeled_ply(output, meshes, called), f"labels of {counted(len(files), 'mesh')}"

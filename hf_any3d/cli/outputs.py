@@ -137,8 +137,8 @@ def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number with its noun, such as "1 file", "2 files" or "2 boxes"."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('x') else 's'}"
+    """Return a number with its noun, such as "1 file", "2 files", "2 boxes" or "2 meshes"."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith(('x', 'sh')) else 's'}"
 
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:

@@ -177,12 +177,15 @@ Clouds = Iterable[tuple[str, PointCloudData]]
 def write_labeled_ply(folder: Path, clouds: Clouds, names: dict[int, str]) -> list[Path]:
     """Write labeled clouds as `NAME.ply` with the property `label`, a scalar field in CloudCompare; and their classes.
 
+    Faces of meshes have it, too.
+
     `classes.json` has the name of each label where there are names.
     """
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, cloud in clouds:
-        _check_labels(name, cloud)
+        if cloud.face_labels is None:
+            _check_labels(name, cloud)
         written.append(folder / f"{_stem(name)}.ply")
         write_point_cloud(written[-1], cloud)
     return [*written, _json(folder / "classes.json", names)] if names else written

@@ -219,3 +219,72 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
 def test_scalar_fields_of_cloudcompare_are_labels(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     assert read_point_cloud(tmp_path / name).labels.tolist() == [2, 6, 5]
+
+
+TWO_PARTS = """\
+o chair
+v 0 0 0
+v 1 0 0
+v 1 1 0
+v 0 1 0
+v 0 0 -1
+{seat} the seat
+f 1 2 3 4
+{leg} leg
+f 1 2 5
+"""
+
+
+@pytest.mark.parametrize("statement", ["g", "o", "usemtl"])
+def test_parts_of_meshes_with_names_are_labels_of_faces(statement, tmp_path):
+    (tmp_path / "meshes").mkdir()
+    text = TWO_PARTS.format(seat=statement, leg=statement)
+    (tmp_path / "meshes" / "a.obj").write_text(text)
+    # A part that no class is named for: its faces are not learned.
+    (tmp_path / "meshes" / "b.obj").write_text(text.replace("the seat", "gum"))
+    code, out, _ = run("data", "annotations", tmp_path / "meshes", "--to", "ply", "--output", tmp_path / "all")
+    assert code == 0 and "labels of 2 meshes" in out
+    names = {int(code): name for code, name in json.loads((tmp_path / "all" / "classes.json").read_text()).items()}
+    # `o` names the part that the first line has, too, but no face is in it.
+    assert names == {0: "gum", 1: "leg", 2: "the seat"}
+    assert read_point_cloud(tmp_path / "all" / "a.ply").face_labels.tolist() == [2, 2, 1]
+    assert read_point_cloud(tmp_path / "all" / "b.ply").face_labels.tolist() == [0, 0, 1]
+    called = json.dumps({"7": "the seat", "3": "leg"})
+    code, *_ = run(
+        *("data", "annotations", tmp_path / "meshes", "--to", "ply", "--output", tmp_path / "named", "--names", called)
+    )
+    assert code == 0
+    assert read_point_cloud(tmp_path / "named" / "a.ply").face_labels.tolist() == [7, 7, 3]
+    assert read_point_cloud(tmp_path / "named" / "b.ply").face_labels.tolist() == [-1, -1, 3]
+
+
+def test_meshes_without_such_parts_are_refused(tmp_path):
+    (tmp_path / "a.obj").write_text(TWO_PARTS.format(seat="g", leg="g").replace("the seat", "leg"))
+    arguments = ("data", "annotations", tmp_path / "a.obj", "--output", tmp_path / "new")
+    code, _, err = run(*arguments, "--to", "ply")
+    assert code != 0 and "no groups, objects or materials of two names" in err
+    code, _, err = run(*arguments, "--to", "ply", "--names", '{"1": "tooth"}')
+    assert code != 0 and "called tooth" in err
+    code, _, err = run(*arguments, "--to", "label-cloud")
+    assert code != 0 and "labels of meshes go to ply" in err
+
+
+def test_labels_of_vertices_stand_in_a_json_file_beside_each_mesh(tmp_path):
+    # As in Teeth3DS: numbers of teeth by the FDI notation, 0 for the gum.
+    text = TWO_PARTS.format(seat="g", leg="g")
+    meshes = tmp_path / "meshes"
+    meshes.mkdir()
+    for name in ("a", "b"):
+        (meshes / f"{name}.obj").write_text(text)
+        content = {"id_patient": name, "jaw": "lower", "labels": [0, 0, 44, 44, 45], "instances": [0, 0, 1, 1, 2]}
+        (meshes / f"{name}.json").write_text(json.dumps(content))
+    arguments = ("data", "annotations", meshes, "--to", "ply", "--output")
+    assert run(*arguments, tmp_path / "new", "--names", '{"0": "gum"}').code == 0
+    labeled = read_point_cloud(tmp_path / "new" / "b.ply")
+    assert labeled.labels.tolist() == [0, 0, 44, 44, 45] and labeled.face_labels is None
+    (meshes / "b.json").write_text(json.dumps({"labels": [0, 44]}))
+    code, _, err = run(*arguments, tmp_path / "short")
+    assert code != 0 and "2 labels for the 5 vertices of b.obj" in err
+    (meshes / "b.json").unlink()
+    code, _, err = run(*arguments, tmp_path / "missing")
+    assert code != 0 and "b.json: no such file" in err

@@ -5,13 +5,13 @@ import mmap
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import PointCloudError, Source, file_errors, open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
 # Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
@@ -24,10 +24,20 @@ _LONGEST_LINE = 4096  # of names of material files
 _POLYPAINT, _PAINTED = re.compile(rb"(?:[0-9a-fA-F]{8})+"), 8  # of ZBrush: mask, red, green, blue of each vertex
 _UP_AXIS, _UNIT = re.compile(rb"up_axis\s+([xyz])"), re.compile(rb"meters_per_unit\s+(\S+)")
 # Statements that change neither points nor triangles; `p` draws points that are there already.
-_WITHOUT_LOSS = frozenset(b"vt vp g o s p mg usemap maplib shadow_obj trace_obj lod bevel c_interp d_interp".split())
+_WITHOUT_LOSS = frozenset(b"vt vp s p mg usemap maplib shadow_obj trace_obj lod bevel c_interp d_interp".split())
+# Statements after which faces belong to another part.
+_NAMES_A_PART = {b"g": "group", b"o": "object", b"usemtl": "material"}
 _MOST_STATEMENTS = 1000
 NOT_READ = "texture coordinates; groups; normals, if corners of one vertex have several"
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
+
+
+class Part(NamedTuple):
+    """Names of what faces belong to, as the file has them; empty where it has none."""
+
+    group: bytes = b""
+    object: bytes = b""
+    material: bytes = b""
 
 
 def read(source: Source) -> PointCloudData:
@@ -39,6 +49,20 @@ def read(source: Source) -> PointCloudData:
     and groups without one. Polygons are cut into triangles that start at their first corner; those of one or two
     corners, which some programs write, give none.
     """
+    return _read(source)[0]
+
+
+def read_parts(path: Path) -> tuple[PointCloudData, list[Part]]:
+    """Read a mesh, and what each of its triangles belongs to."""
+    source = open_source(path, "obj", ("obj",))
+    with file_errors(source.name, "OBJ file"), np.errstate(all="ignore"):
+        cloud, parts, polygon = _read(source)
+        source.tell_left_out()
+    return cloud, [parts[number] for number in polygon]
+
+
+def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
+    """Return the cloud, the part of each polygon, and the polygon of each triangle (faces,)."""
     text = unix_lines(source.data)
     if b"\\\n" in text:
         # A backslash at the end continues the line. As many lines follow, so that those after them keep their numbers.
@@ -51,15 +75,17 @@ def read(source: Source) -> PointCloudData:
     table = _vertices(bytes(statements.vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
     if table.shape[1] not in _WIDTHS:
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 'v x y z', perhaps with a color")
-    materials = _read_materials(source, statements.libraries, any(polygons.materials))
-    faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
+    materials = _read_materials(source, statements.libraries, any(part.material for part in polygons.parts))
+    # Only then is it known whether their normals follow the vertices.
+    faces, polygon = polygons.faces(materials, source)
     vertex_normals = None
     if (order := polygons.normals_of_vertices(len(table))) is not None:
         rows = numbers(normalized_lines(bytes(statements.normals)), columns=3)
         vertex_normals = usable_normals(rows[order], source)
     source.leave_out(f"statements {name}" for name in statements.others)
     colors = _colors(table, bytes(statements.paint), source)
-    return PointCloudData(table[:, :3], colors, vertex_normals, **faces, **statements.frame)
+    cloud = PointCloudData(table[:, :3], colors, vertex_normals, **faces, **statements.frame)
+    return cloud, polygons.parts, polygon
 
 
 class _Statements:
@@ -84,8 +110,8 @@ class _Statements:
             self.polygons.add(rest.split(b"#")[0].strip(), number)
         elif key == b"vn":
             self.polygons.normals += 1
-        elif key == b"usemtl":
-            self.polygons.material = _name(rest)
+        elif key in _NAMES_A_PART:
+            self.polygons.part = self.polygons.part._replace(**{_NAMES_A_PART[key]: _name(rest)})
         elif key == b"mtllib":
             self.libraries[rest.strip()] = None
         elif key.startswith(b"#"):
@@ -146,8 +172,8 @@ class _Polygons:
 
     def __init__(self):
         self.vertices = self.normals = 0
-        self.material = b""
-        self.materials: list[bytes] = []
+        self.part = Part()
+        self.parts: list[Part] = []  # of each face; those of one part share it
         self._normal_of = np.zeros(0, np.int64)  # the normal of each vertex so far, `_NONE` of those without
         self._have_one_normal = True
         self._text = bytearray()
@@ -157,7 +183,7 @@ class _Polygons:
         self._pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def add(self, corners: bytes, line: int) -> None:
-        self.materials.append(self.material)
+        self.parts.append(self.part)
         at = 0
         while len(corners) - at > _AT_A_TIME and (blank := _BLANK.search(corners, at + _AT_A_TIME)):
             self._append(corners[at : blank.start()], line)
@@ -190,7 +216,7 @@ class _Polygons:
         if self._have_one_normal:
             self._add_normals(corners, self._numbers(letters, chosen & (field == 2), starts, earlier[:, 1]))
         # All pieces of a long face but its last fill a split, so the last face here is the last one so far.
-        first = len(self.materials) - len(self._known)
+        first = len(self.parts) - len(self._known)
         counts = np.bincount(line, minlength=len(self._known))
         self._pieces.append((first, counts, corners.astype(np.int32 if self.vertices < 2**31 else np.int64)))
         self._text.clear()
@@ -253,18 +279,21 @@ class _Polygons:
                         )
         return PointCloudError("the corners of the faces cannot be read")
 
-    def faces(self, materials: dict[bytes, list[float] | None], source: Source) -> dict:
+    def faces(
+        self, materials: dict[bytes, list[float] | None], source: Source
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return `faces` and perhaps `face_colors`, and the polygon (faces,) that each triangle is cut from."""
         if self._text:
             self._split()
         if not self._pieces:
-            return {}
-        counts = np.zeros(len(self.materials), np.int64)
+            return {}, np.zeros(0, np.int64)
+        counts = np.zeros(len(self.parts), np.int64)
         for first, of_piece, _ in self._pieces:
             counts[first : first + len(of_piece)] += of_piece
         corners = np.concatenate([corners for _, _, corners in self._pieces])
         self._pieces.clear()
         faces, polygon = fan_triangles(counts, corners, source)
-        names = sorted(set(self.materials))
+        names = sorted({part.material for part in self.parts})
         used = [materials[name] for name in names if name in materials]
         if None in used:
             textured = used.count(None)
@@ -272,11 +301,12 @@ class _Polygons:
                 ["colors of faces"], f"{textured} of {len(names)} materials have a texture, which is not read"
             )
         if None in used or not used:
-            return {"faces": faces}
+            return {"faces": faces}, polygon
         number = {name: i for i, name in enumerate(names)}
         colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
         # A color for each polygon, and from that one for each of its triangles.
-        return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
+        of_polygons = colors[[number[part.material] for part in self.parts]]
+        return {"faces": faces, "face_colors": of_polygons[polygon]}, polygon
 
 
 def _name(rest: bytes) -> bytes:
