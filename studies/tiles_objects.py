@@ -32,7 +32,7 @@ from hf_any3d.training.tiles.reading import FACES, look_at, read_tile
 from hf_any3d.training.tiles.training import TilesArguments, rows_of
 
 SIZES, POOL, JUDGED, DRAWS = (1, 2, 5, 10), 12, 8, 3
-CATEGORIES = ("chair", "lamp", "plane")
+CATEGORIES = ("chair", "lamp", "mug", "plane")
 METHODS = ("learned", "learned, nearest point", "nearest place", "largest class")
 _EDGE = 0.06  # longest edge of a face, as a share of the diagonal
 _SAMPLES, _RESAMPLED = 16_384, 2000
