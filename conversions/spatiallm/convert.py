@@ -157,8 +157,9 @@ def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationC
     """Return the settings of greedy answers that end at any end token that the checkpoint names."""
     file = folder / GENERATION_CONFIG_NAME
     named: Mapping[str, Any] = read_json(file) if file.is_file() else {}
-    ends = named.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ends = named.get("eos_token_id", [])
+    if not isinstance(ends, list):
+        ends = [] if ends is None else [ends]
     # Chat templates end a turn with another token than the text's own end.
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

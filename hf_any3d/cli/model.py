@@ -84,8 +84,10 @@ def info(
     for fact, value in facts.items():
         if isinstance(value, list):
             text = ", ".join(map(str, value)) or "none"
+        elif isinstance(value, int):
+            text = f"{value:,}"
         else:
-            text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+            text = "–" if value is None else str(value)
         lines.append({"fact": fact, "value": text})
     write_results(facts, lines, None, as_json, as_csv)
     width = max(map(len, facts))

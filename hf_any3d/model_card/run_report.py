@@ -116,7 +116,9 @@ def best_step(trainer: Trainer) -> dict[str, Any]:
 
 def training_facts(trainer: Trainer) -> dict[str, Any]:
     """Return the settings of a trainer's run that a report lists."""
-    arguments, state = trainer.args, trainer.state
+    arguments = trainer.args
+    state = trainer.state
+    half = "bfloat16" if arguments.bf16 else "float16"
     return {
         "seed": arguments.seed,
         "steps": state.global_step,
@@ -126,7 +128,7 @@ def training_facts(trainer: Trainer) -> dict[str, Any]:
         "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
         "weight_decay": arguments.weight_decay,
         "label_smoothing": arguments.label_smoothing_factor,
-        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+        "precision": half if arguments.bf16 or arguments.fp16 else "float32",
     }
 
 

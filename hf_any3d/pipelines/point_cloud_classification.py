@@ -98,7 +98,9 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         if function_to_apply is None:
             # The softmax of a single label would be 1 for every cloud.
             is_multiple = problem == "multi_label_classification" or num_labels == 1
-            function_to_apply = "none" if problem == "regression" else "sigmoid" if is_multiple else "softmax"
+            function_to_apply = "sigmoid" if is_multiple else "softmax"
+            if problem == "regression":
+                function_to_apply = "none"
         # In float32: in half precision many scores would be equal.
         scores = _FUNCTIONS[function_to_apply](outputs["logits"][0].float())
         if problem == "regression":  # none of its numbers is better than another

@@ -165,9 +165,12 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         """
         num_points = self.num_points if num_points is None else num_points
         at_least(1, num_points=num_points)
-        entries, rows = split_clouds(clouds), []
-        has_seeds = isinstance(seed, (Sequence, np.ndarray))
-        seeds: Any = seed if has_seeds else [self.seed if seed is None else seed] * len(entries)
+        entries = split_clouds(clouds)
+        rows = []
+        seeds: Any = self.seed if seed is None else seed
+        if not isinstance(seed, (Sequence, np.ndarray)):
+            # One seed is that of every cloud.
+            seeds = [seeds] * len(entries)
         for number, (entry, cloud_seed) in enumerate(zip(entries, seeds, strict=True)):
             with errors_of_cloud(number, len(entries)):
                 cloud = self._open(entry, up_axis)

@@ -88,5 +88,8 @@ def check_texts(texts: Any, service: Service) -> None:
 def _characters(texts: Any) -> int:
     if isinstance(texts, str):
         return len(texts)
-    parts = texts.values() if isinstance(texts, dict) else texts if isinstance(texts, (list, tuple)) else ()
-    return sum(map(_characters, parts))
+    if isinstance(texts, dict):
+        return sum(map(_characters, texts.values()))
+    if isinstance(texts, (list, tuple)):
+        return sum(map(_characters, texts))
+    return 0

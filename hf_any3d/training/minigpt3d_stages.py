@@ -301,9 +301,11 @@ def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
         if parameter.requires_grad:
             first, second, *_ = name.split(".")
             part = f"{first} {second}" if first == "bridge" else first
-            kind = (
-                " LoRA" if ".lora_" in name else " norms" if first == "language_model" or second == "qformer" else ""
-            )
+            kind = ""
+            if ".lora_" in name:
+                kind = " LoRA"
+            elif first == "language_model" or second == "qformer":
+                kind = " norms"  # all else in them is frozen
             groups[part.replace("_", " ") + kind] += parameter.numel()
     return dict(groups)
 

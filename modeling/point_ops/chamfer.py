@@ -109,9 +109,14 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
         points - others.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
         for (points, others, _), index in zip(sides, nearest, strict=True)
     )
-    # Several times faster than a sum over a last dimension of three.
-    there, back = (dx + dy + dz for dx, dy, dz in (offset.square().unbind(dim=2) for offset in differences))
+    there, back = (_sum_of_three(offset.square()) for offset in differences)
     return there, back
+
+
+def _sum_of_three(values: Tensor) -> Tensor:
+    """Sum `(batch, points, 3)` over its last dimension, several times faster than torch does for three."""
+    dx, dy, dz = values.unbind(dim=2)
+    return dx + dy + dz
 
 
 def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:

@@ -83,7 +83,10 @@ def _transpose_hilbert(axes: Sequence[Tensor], depth: int | Tensor) -> list[Tens
     # Skilling's loop from coordinates to the transposed index, with masks in place of branches: where an axis has the
     # bit, the lower bits of the first axis are inverted; where it has not, they are exchanged with the first axis.
     first, *others = (axis.clone() for axis in axes)
-    deepest = depth if isinstance(depth, int) else int(depth.max()) if len(depth) else 0
+    if isinstance(depth, int):
+        deepest = depth
+    else:
+        deepest = int(depth.max()) if len(depth) else 0
     for bit in range(deepest - 1, 0, -1):  # bit 0 would change nothing: its mask of lower bits is empty
         below: int | Tensor = (1 << bit) - 1
         if not isinstance(depth, int):

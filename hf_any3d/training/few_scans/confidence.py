@@ -119,11 +119,11 @@ class Estimate:
     def section(self) -> str:
         """Return the Markdown of a card's section."""
         lines = [f"Accuracy {self.text()}, by {self.how}."]
-        rows = [
-            f"| {inline(name)} | {int(self.matrix[number].sum())} | {int(self.matrix[number, number])} | "
-            + ", ".join(f"{inline(other)} {times}" for true, other, times in self.confused() if true == name)
-            + " |"
-            for number, name in enumerate(self.classes)
-            if self.matrix[number].any()
-        ]
+        rows = []
+        for number, name in enumerate(self.classes):
+            scans = int(self.matrix[number].sum())
+            if scans:
+                taken = [f"{inline(other)} {times}" for true, other, times in self.confused() if true == name]
+                right = int(self.matrix[number, number])
+                rows.append(f"| {inline(name)} | {scans} | {right} | {', '.join(taken)} |")
         return "\n".join([*lines, "", "| class | scans | right | taken for |", "|---|---|---|---|", *rows])

@@ -71,8 +71,9 @@ def extruded(outline: np.ndarray, length: float) -> Faces:
     sides = [
         np.array([[near[i], near[j], far[j]], [near[i], far[j], far[i]]]) for i, j in enumerate(following.tolist())
     ]
-    fans = [np.stack([[end[0], end[i], end[i + 1]] for i in range(1, len(outline) - 1)]) for end in (near, far)]
-    return [*sides, *fans]
+    # Each end as a fan of triangles around its first corner.
+    fan = np.array([[0, i, i + 1] for i in range(1, len(outline) - 1)])
+    return [*sides, near[fan], far[fan]]
 
 
 def revolved(profile: np.ndarray) -> Faces:

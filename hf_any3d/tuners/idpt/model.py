@@ -31,8 +31,9 @@ class IDPTModel(EncoderTuner):
 
     def _prompt_layers(self, peft_config: IDPTConfig) -> list[int]:
         """Return the numbers of the layers that make prompts."""
-        count, numbers = len(layer_stack(self.model).layers), peft_config.prompt_layers
-        numbers = [count - 1] if numbers is None else [numbers] if isinstance(numbers, int) else sorted(set(numbers))
+        count = len(layer_stack(self.model).layers)
+        asked = count - 1 if peft_config.prompt_layers is None else peft_config.prompt_layers
+        numbers = [asked] if isinstance(asked, int) else sorted(set(asked))
         if wrong := [number for number in numbers if not 0 <= number < count]:
             raise ValueError(f"prompt_layers={wrong}; expected numbers from 0 to {count - 1}")
         return numbers

@@ -187,9 +187,11 @@ def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False)
     """Return the numbers of some points as text; empty for points that keep what they have, unless it is new."""
     values, answered = column.block(start, stop)
     form = "%d" if values.dtype.kind in "iub" else "%.9g"
-    fill = b"nan" if np.isnan(column.fill) else b"%d" % int(column.fill)
+    unanswered = b""
+    if is_new:
+        unanswered = b"nan" if np.isnan(column.fill) else b"%d" % int(column.fill)
     return [
-        (form % value).encode() if has_answer else (fill if is_new else b"")
+        (form % value).encode() if has_answer else unanswered
         for value, has_answer in zip(values.tolist(), answered.tolist(), strict=True)
     ]
 
