@@ -12,6 +12,17 @@ from typing import Any
 
 FEATURES = "point-cloud-feature-extraction"
 """The task of models without a head."""
+POINT_ENCODER = "act3d"
+"""Model type of the point transformer that models with a point encoder as a part have by default."""
+# Options of `hf-any3d convert` that several conversions take, and what they are for; see `Converter.takes`.
+DATASET = {
+    "dataset": "dataset that names the labels: scanobjectnn, modelnet40, shapenetpart, s3dis, scannet, scannet200, "
+    "nuscenes, waymo, sunrgbd or none; by default by their number"
+}
+HEADS = {"num_attention_heads": "attention heads"}
+PATCHES = {"num_groups": "patches per cloud", "group_size": "points per patch"}
+POINTS = {"num_points": "points per cloud"}
+REVISION = {"revision": "branch, tag or commit of a named encoder"}
 
 
 @dataclass(frozen=True)
@@ -108,11 +119,18 @@ class Converter:
         module: Module below `hf_any3d.conversions` that has it.
         needs: Its arguments for files that have to be given.
         of_parts: Function that converts files of the system among which no `checkpoint` is.
+        title: Whose files it converts, for help texts; needed where it takes options.
+        takes: Option of `hf-any3d convert` -> what it is for, for help texts.
+        chosen_by: Option that no other conversion takes and that chooses this one before a file is read, so that its
+            own errors tell what is wrong with the file.
     """
 
     module: str
     needs: tuple[str, ...] = ("checkpoint",)
     of_parts: str | None = None
+    title: str = ""
+    takes: Mapping[str, str] = field(default_factory=dict)
+    chosen_by: str | None = None
 
 
 @dataclass(frozen=True)

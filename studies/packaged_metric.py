@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from hf_any3d.modeling.point_features.packaged_metric import PACKAGED_METRIC
+from hf_any3d.modeling.point_encoders.packaged_metric import PACKAGED_METRIC
 from hf_any3d.training.few_scans.linear_head import Metric, fit_head
 from hf_any3d.training.few_scans.solids import draw_solid
 from studies.few_scans import COPIES, stored_features

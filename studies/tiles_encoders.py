@@ -16,7 +16,7 @@ import torch
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.act import ActModel
-from hf_any3d.modeling.point_features.packaged_encoder import FOLDER, PACKAGED_UP_AXIS
+from hf_any3d.modeling.point_encoders.packaged_encoder import FOLDER, PACKAGED_UP_AXIS
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor

@@ -13,12 +13,6 @@ from tests.test_house_rules import files_of, imported_by, relative
 
 MOST = 6
 """Files elsewhere that may name a model: at least the registry, and those in which it is the example of an option."""
-# Systems with programs of their own, and how many files name them. The numbers only fall.
-MORE = {
-    "act": (11, "the point transformer that others start from, and a pretraining of its own"),
-    "minigpt3d": (11, "chat: a processor, sessions, stages of training, an evaluation"),
-    "point_features": (10, "what few scans are learned with"),
-}
 # Words of other meanings too, which alone do not name a model.
 _PLAIN_WORDS = {"act", "local_features", "point_features"}
 
@@ -80,8 +74,7 @@ def test_few_files_elsewhere_name_a_model(folder, code):
     names, own = names_of(folder), tuple(own_places(folder))
     naming = {file for file, text in code.items() if not file.startswith(own) and names.search(text)}
     print(folder, len(naming), *sorted(naming), sep="\n    ")
-    most, _ = MORE.get(folder, (MOST, ""))
-    assert len(naming) <= most, sorted(naming)
+    assert len(naming) <= MOST, sorted(naming)
 
 
 @pytest.mark.parametrize("folder", RECORDS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +16,16 @@ from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
 
 
+def _help(name: str) -> str:
+    """Return whose files an option is for and what it is for, by the records of the models."""
+    titles: dict[str, list[str]] = {}
+    for record in RECORDS.values():
+        for converter in record.converters.values():
+            if name in converter.takes and converter.title not in titles.setdefault(converter.takes[name], []):
+                titles[converter.takes[name]].append(converter.title)
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in titles.items()) + "."
+
+
 def convert(
     files: Annotated[
         list[str],
@@ -27,68 +35,30 @@ def convert(
         ),
     ],
     output: Annotated[Path | None, option("Directory to create; published checkpoints go to the cache.")] = None,
-    variant: Annotated[str | None, option("Any2Point: clip-scan, dinov2-modelnet and so on.")] = None,
-    kind: Annotated[str | None, option("ACT: dvae, pretrain, cls, partseg or semseg.")] = None,
-    base: Annotated[
-        str | None, option("PointGST, IDPT, DAPT, PPT: the pretrained transformer, to compare it and leave it out.")
-    ] = None,
-    encoder: Annotated[str | None, option("Any2Point: the frozen encoder, if not the authors'.")] = None,
-    teacher: Annotated[
-        str | None, option("ACT: the frozen teacher of stages I and II, to compare it and leave it out.")
-    ] = None,
+    variant: Annotated[str | None, option(_help("variant"))] = None,
+    kind: Annotated[str | None, option(_help("kind"))] = None,
+    base: Annotated[str | None, option(_help("base"))] = None,
+    encoder: Annotated[str | None, option(_help("encoder"))] = None,
+    teacher: Annotated[str | None, option(_help("teacher"))] = None,
     revision: Annotated[str | None, option("Branch, tag or commit of these or of a published one.")] = None,
-    store_encoder: Annotated[
-        bool, typer.Option("--store-encoder", help="Any2Point, ACT: store a named encoder or teacher too.")
-    ] = False,
-    dataset: Annotated[
-        str | None,
-        option(
-            "ACT, PointGST, 3DETR, Point Transformer V3: dataset that names the labels: scanobjectnn, modelnet40, "
-            "shapenetpart, s3dis, scannet, scannet200, nuscenes, waymo, sunrgbd or none; by default by their number."
-        ),
-    ] = None,
-    tokenizer: Annotated[str | None, option("MiniGPT-3D, SpatialLM: the tokenizer, if it is elsewhere.")] = None,
-    stage: Annotated[
-        int | None, option("MiniGPT-3D: which stage, if the last file is of stage II or III; else 3.", min=2, max=3)
-    ] = None,
-    store_parts: Annotated[
-        bool, typer.Option("--store-parts", help="MiniGPT-3D: store converted parts too, instead of naming them.")
-    ] = False,
-    dtype: Annotated[
-        str | None,
-        option("MiniGPT-3D, SpatialLM: float32, bfloat16 or float16; by default float32, or as SpatialLM's files."),
-    ] = None,
-    code_template: Annotated[Path | None, option("SpatialLM: code_template.txt of its training.")] = None,
-    preset: Annotated[
-        str | None,
-        option(
-            "Point Transformer V3: how clouds are prepared: sonata, concerto, concerto_outdoor, utonia_indoor, "
-            "utonia_outdoor, utonia_objects, utonia_tabletop or utonia_city; by default as for rooms."
-        ),
-    ] = None,
-    trained_with: Annotated[
-        str | None,
-        option(
-            "Supervised Point Transformer V3: pointcept-1.5.1, pointcept-1.5.2 or pointcept-1.6, whose rules differ "
-            "and are in no file; published weights are of the first."
-        ),
-    ] = None,
-    arguments: Annotated[
-        Path | None,
-        option("Supervised Point Transformer V3 or Find3D of your own sizes: JSON with its constructor's arguments."),
-    ] = None,
-    num_groups: Annotated[int | None, option("Patches per cloud.", min=1)] = None,
-    group_size: Annotated[int | None, option("Points per patch.", min=1)] = None,
-    group_radius: Annotated[float | None, option("OpenShape: radius of a patch.", min=0)] = None,
-    num_attention_heads: Annotated[
-        int | None, option("ACT and adapters on it, Uni3D, 3DETR: attention heads.", min=1)
-    ] = None,
-    num_points: Annotated[int | None, option("ACT and adapters on it, 3DETR: points per cloud.", min=1)] = None,
-    pooling: Annotated[
-        str | None, option("PointGST, IDPT, DAPT, PPT: what the head reads, such as cls,prompt_mean,max.")
-    ] = None,
-    prompt_layer: Annotated[int | None, option("IDPT: block, from 0, before which the prompt is.", min=0)] = None,
-    prompt_groups: Annotated[int | None, option("PPT: number of further patches.", min=1)] = None,
+    store_encoder: Annotated[bool, typer.Option("--store-encoder", help=_help("store_encoder"))] = False,
+    dataset: Annotated[str | None, option(_help("dataset"))] = None,
+    tokenizer: Annotated[str | None, option(_help("tokenizer"))] = None,
+    stage: Annotated[int | None, option(_help("stage"), min=2, max=3)] = None,
+    store_parts: Annotated[bool, typer.Option("--store-parts", help=_help("store_parts"))] = False,
+    dtype: Annotated[str | None, option(_help("dtype"))] = None,
+    code_template: Annotated[Path | None, option(_help("code_template"))] = None,
+    preset: Annotated[str | None, option(_help("preset"))] = None,
+    trained_with: Annotated[str | None, option(_help("trained_with"))] = None,
+    arguments: Annotated[Path | None, option(_help("arguments"))] = None,
+    num_groups: Annotated[int | None, option(_help("num_groups"), min=1)] = None,
+    group_size: Annotated[int | None, option(_help("group_size"), min=1)] = None,
+    group_radius: Annotated[float | None, option(_help("group_radius"), min=0)] = None,
+    num_attention_heads: Annotated[int | None, option(_help("num_attention_heads"), min=1)] = None,
+    num_points: Annotated[int | None, option(_help("num_points"), min=1)] = None,
+    pooling: Annotated[str | None, option(_help("pooling"))] = None,
+    prompt_layer: Annotated[int | None, option(_help("prompt_layer"), min=0)] = None,
+    prompt_groups: Annotated[int | None, option(_help("prompt_groups"), min=1)] = None,
     size: Annotated[str | None, option("Of a published checkpoint: such as base; also as NAME:SIZE.")] = None,
 ) -> None:
     """Convert checkpoints of original programs into directories that `from_pretrained` opens, or the other way.
@@ -166,25 +136,15 @@ _AMBIGUOUS = ("bin", "npz")  # of weights, too
 
 def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     from hf_any3d import conversions
-    from hf_any3d.conversions.act.convert import Choices
-    from hf_any3d.conversions.programs import PROGRAMS, plan
+    from hf_any3d.conversions.programs import CONVERTERS, PROGRAMS, plan
 
-    # An option that one program alone has names it, so that its own errors tell what is wrong with the file.
-    named = next((function for name, function in _OF_ONE_PROGRAM.items() if name in options), None)
+    named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
     name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
-    function = getattr(conversions, name)
-    parameters = inspect.signature(function).parameters
-    allowed = set(parameters)
-    if "choices" in parameters:  # keyword arguments that become this dataclass
-        allowed |= {choice.name for choice in dataclasses.fields(Choices)}
+    allowed = CONVERTERS[name].takes.keys()
     if unused := sorted(options.keys() - allowed):
         title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
-        expected = _listed(allowed & inspect.signature(convert).parameters.keys() - {"output"}) or "none"
-        raise ValueError(f"{_listed(unused)}: not for a file of {title}; expected {expected}")
-    return function(output=output, **{**arguments, **options})
-
-
-_OF_ONE_PROGRAM = {"variant": "convert_any2point", "kind": "convert_act"}
+        raise ValueError(f"{_listed(unused)}: not for a file of {title}; expected {_listed(allowed) or 'none'}")
+    return getattr(conversions, name)(output=output, **{**arguments, **options})
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -142,9 +142,10 @@ def export(
     model = check_model(model, *(["chat"] if is_chat else ["predict", "detect"]), revision=revision)
     load_libraries()
 
+    from transformers import AutoProcessor
+
     from hf_any3d.export import export_file, export_language_model
     from hf_any3d.integration import auto
-    from hf_any3d.processing.chat import MiniGPT3DProcessor
     from hf_any3d.processing.point_clouds import PointCloudProcessor
 
     command = (kind_of_model(read_model_config(model, revision)) or ("", "predict"))[1]
@@ -154,7 +155,7 @@ def export(
         with model_errors(model):
             loaded = auto_class.from_pretrained(model, revision=revision or "main")
             if is_chat:
-                processor = MiniGPT3DProcessor.from_pretrained(model, revision=revision or "main")
+                processor = AutoProcessor.from_pretrained(model, revision=revision or "main")
         if is_chat:
             difference = export_language_model(loaded, output, processor.tokenizer)
             size, what, settings = sum(file.stat().st_size for file in output.iterdir()), "logits", ""

@@ -12,9 +12,8 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.integration.registration import MODELS, register
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DPreTrainedModel, set_stage, trained_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import check_model_type
+from hf_any3d.registry import MODEL_TYPES, check_model_type
 
 # Config fields with the number of tokens of a cloud.
 _TOKENS = ("num_query_tokens", "num_tokens", "num_groups")
@@ -39,13 +38,14 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     }
     if getattr(config, "encoder_config", None) is not None:
         facts |= _encoder_facts(config)
-    if isinstance(config, MiniGPT3DConfig):
+    is_chat = MODEL_TYPES[config.model_type].composition == "chat model"
+    if is_chat:
         facts |= _chat_facts(config)
     facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
     facts |= {"trained parameters": trained, "total parameters": total}
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
-    elif not isinstance(config, MiniGPT3DConfig):
+    elif not is_chat:
         facts["labels"] = [label for _, label in sorted((config.id2label or {}).items())]
     facts["points"] = points
     facts["channels"] = config.in_channels
@@ -67,8 +67,8 @@ def _encoder_facts(config: Any) -> dict[str, Any]:
     }
 
 
-def _chat_facts(config: MiniGPT3DConfig) -> dict[str, Any]:
-    """Return the stage of a MiniGPT-3D, and its parts with the places that have their weights."""
+def _chat_facts(config: Any) -> dict[str, Any]:
+    """Return the stage of a chat model, and its parts with the places that have their weights."""
     facts: dict[str, Any] = {"stage of training": config.stage}
     for part, prefix in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
         title = part.replace("_", " ")
@@ -98,8 +98,8 @@ def build_model(config: PreTrainedConfig, adapter: PeftConfig | None) -> Any:
     base, heads = MODELS[type(config)]
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
     model = named.get((config.architectures or [""])[0], base)(config)
-    if isinstance(model, MiniGPT3DPreTrainedModel) and config.stage:
-        set_stage(model, config.stage)
+    if stage := getattr(config, "stage", None):
+        model.set_stage(stage)
     if adapter is None:
         return model
     # A saved adapter is set to inference, in which none of its parameters would count as trained.
@@ -112,6 +112,7 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
     with torch.device("meta"):
         model = build_model(config, adapter)
     trained, total = count_parameters(model)
-    if isinstance(model, MiniGPT3DPreTrainedModel):  # its stage defines the trained parameters
-        trained = sum(model.base_model.get_parameter(name).numel() for name in trained_names(model))
+    # Also those of earlier stages. An adapter around such a model, which forwards attributes, trains its own alone.
+    if hasattr(type(model), "trained_by_stages"):
+        trained = sum(model.base_model.get_parameter(name).numel() for name in model.trained_by_stages())
     return trained, total

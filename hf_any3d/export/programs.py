@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES, type_of_model
 
 # Model classes that are exported, by the records of their models.
@@ -170,15 +169,16 @@ def _obstacles_of_parts(model: PreTrainedModel) -> Iterator[str]:
                 f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
                 f"encoder, or one of {', '.join(allowed)}"
             )
-    if isinstance(model, PointFeaturesForPointCloudClassification):
-        config = model.config
+    kind = type_of_model(type(model))
+    if kind is not None and kind.composition == "features":
+        config: Any = model.config
         if "views" in config.features:
             yield f"features={list(config.features)}: depth views cannot be exported"
         allowed = _exported_in("features")
         for name in ("encoder", "wrap"):
-            kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
-            if kind not in (None, *allowed):
-                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(allowed)}"
+            part = getattr(getattr(config, f"{name}_config"), "model_type", None)
+            if part not in (None, *allowed):
+                yield f"{name}_config of the type {part!r} cannot be exported; expected one of {', '.join(allowed)}"
 
 
 def _exported_in(place: str) -> list[str]:

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from hf_any3d.chat.generation import Answerer, take_generation
 from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown, without_none
-from hf_any3d.processing.chat import MiniGPT3DProcessor
+from hf_any3d.processing.chat import ChatProcessor
 from hf_any3d.processing.chat_messages import is_conversation
 from hf_any3d.processing.chat_templates import Prompt
 
@@ -62,7 +62,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         ```
     """
 
-    processor: MiniGPT3DProcessor
+    processor: ChatProcessor
     _load_processor = True
     _load_feature_extractor = False
     _pipeline_calls_generate = True

@@ -422,6 +422,10 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
 
 
+ChatProcessor = MiniGPT3DProcessor
+"""What chat pipelines and trainings call: the processor of any chat model, of which there is one so far."""
+
+
 def _answer_mask(labels: Sequence[int]) -> list[int]:
     return [int(label != IGNORED) for label in labels]
 

@@ -13,13 +13,14 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
-from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
+from hf_any3d.modeling.records import POINT_ENCODER
 from hf_any3d.processing.chat import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training.arguments import PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.schedules import StepCosine
 from hf_any3d.training.text_rows import ConversationRows, MixedBatches
@@ -35,6 +36,7 @@ SIZES = {"brief": (1, 9), "detailed": (2, 6), "single_round": (3, 10), "multi_ro
 PROCESSOR_SETTINGS = ("max_answer_tokens", "end_mark", "hide_inner_bos")
 ROUTING = ("router", "router_top_k", "normalize_router_weights", "load_balancing_weight")
 """Fields of `MiniGPT3DConfig` that change how query experts are mixed, and no weight."""
+_POINT_ENCODERS = [name for name, kind in MODEL_TYPES.items() if kind.is_point_encoder]
 PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
     "text_lora": {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05},
     "qformer_lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]},
@@ -53,8 +55,8 @@ class StageArguments:
     model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
     point_encoder: str | None = argument(
         None,
-        help="To build a model from parts: hub name or directory of a point encoder, such as one of act3d, openshape "
-        "or uni3d; all but act3d with its processor.",
+        help=f"To build a model from parts: hub name or directory of a point encoder, of one of the types "
+        f"{', '.join(_POINT_ENCODERS)}; all but {POINT_ENCODER} with its processor.",
     )
     point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")
     qformer: str | None = argument(None, help="The same of a BLIP-2 model; none for a new Q-Former.")
@@ -271,7 +273,7 @@ def _build_model(
         **quantized,
         **config,
     )
-    if cast(PreTrainedConfig, model.config.point_config).model_type == ActConfig.model_type:
+    if cast(PreTrainedConfig, model.config.point_config).model_type == POINT_ENCODER:
         points = PointCloudProcessor(**RELEASED_POINTS)
     else:
         # Axes, colors and scale differ between other encoders.

@@ -32,7 +32,6 @@ from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
-from hf_any3d.modeling.point_features import PointFeaturesPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
@@ -203,7 +202,8 @@ def build_model(
         # The report lists it as the protocol of the run.
         arguments.tuning = "adapter"
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
-    if arguments.tuning == "full" and isinstance(model, PointFeaturesPreTrainedModel):
+    kind = registry.type_of_model(type(model))
+    if arguments.tuning == "full" and kind is not None and kind.composition == "features":
         return model  # all that is not frozen by its class
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):

@@ -14,7 +14,7 @@ from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose
 from hf_any3d.modeling.point_encoders.text_templates import CAPTION_TEMPLATES, fill_templates
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts
-from hf_any3d.processing.chat import MiniGPT3DProcessor
+from hf_any3d.processing.chat import ChatProcessor
 from hf_any3d.processing.chat_messages import training_messages
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
@@ -84,7 +84,7 @@ class ConversationRows(torch.utils.data.Dataset):
         processor: Processor, which defines the columns that are needed.
     """
 
-    def __init__(self, dataset: Dataset, processor: MiniGPT3DProcessor):
+    def __init__(self, dataset: Dataset, processor: ChatProcessor):
         clouds = ["points", *(ATTRIBUTES[name] for name in processor.feature_extractor.features[1:])]
         # A custom format reads clouds from their files, row by row; other rows are in Arrow tables, read in one step.
         self._whole = dataset if dataset.format["type"] == "custom" else None
@@ -118,7 +118,7 @@ class ConversationRows(torch.utils.data.Dataset):
 class ConversationCollator:
     """Collate rows to a batch of token ids, points, and labels of the answers."""
 
-    def __init__(self, processor: MiniGPT3DProcessor):
+    def __init__(self, processor: ChatProcessor):
         self.processor = processor
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,17 @@
 """ACT as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Record
+from hf_any3d.modeling.records import (
+    DATASET,
+    HEADS,
+    PATCHES,
+    POINTS,
+    REVISION,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Record,
+)
 
 RECORD = Record(
     model_types={
@@ -37,8 +48,36 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_act": Converter("act.convert"),
-        "convert_act_adapter": Converter("act.adapters"),
+        "convert_act": Converter(
+            "act.convert",
+            title="ACT",
+            takes={
+                "kind": "dvae, pretrain, cls, partseg or semseg",
+                "teacher": "the frozen teacher of stages I and II, to compare it and leave it out",
+                "store_encoder": "store a named teacher too",
+                **REVISION,
+                **DATASET,
+                **PATCHES,
+                **HEADS,
+                **POINTS,
+            },
+            chosen_by="kind",
+        ),
+        "convert_act_adapter": Converter(
+            "act.adapters",
+            title="PointGST, IDPT, DAPT, PPT",
+            takes={
+                "base": "the pretrained transformer, to compare it and leave it out",
+                "pooling": "what the head reads, such as cls,prompt_mean,max",
+                "prompt_layer": "of IDPT: block, from 0, before which the prompt is",
+                "prompt_groups": "of PPT: number of further patches",
+                **REVISION,
+                **DATASET,
+                **PATCHES,
+                **HEADS,
+                **POINTS,
+            },
+        ),
     },
     programs=(
         # Classifiers of ACT with adapters in their blocks, by a tensor that no other method has.

@@ -1,6 +1,13 @@
 """Any2Point as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Record
+from hf_any3d.modeling.records import (
+    REVISION,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Record,
+)
 
 RECORD = Record(
     model_types={
@@ -37,6 +44,18 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_any2point": Converter("any2point.convert")},
+    converters={
+        "convert_any2point": Converter(
+            "any2point.convert",
+            title="Any2Point",
+            takes={
+                "variant": "clip-scan, dinov2-modelnet and so on",
+                "encoder": "the frozen encoder, if not the authors'",
+                "store_encoder": "store a named encoder too",
+                **REVISION,
+            },
+            chosen_by="variant",
+        )
+    },
     programs=(Program("Any2Point", "convert_any2point", recognizer="any2point.variants.variant_of"),),
 )

@@ -11,6 +11,7 @@ from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, source_property
+from hf_any3d.modeling.records import POINT_ENCODER
 
 RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3, "neighbor_order": "first", "published_overlap": True}
 """What the released program does and new models do not, as changes of the config's defaults."""
@@ -95,7 +96,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """
 
     model_type = "detr3d"
-    sub_configs_defaults = {"point_encoder_config": SubConfigSpec(AutoConfig, model_type="act3d", optional=True)}
+    sub_configs_defaults = {"point_encoder_config": SubConfigSpec(AutoConfig, model_type=POINT_ENCODER, optional=True)}
     # A list, which Trainer adds to another one.
     keys_to_ignore_at_inference = [
         *("auxiliary_outputs", "loss_dict", "heading_logits", "heading_residuals", "last_hidden_state"),

@@ -1,6 +1,8 @@
 """MiniGPT-3D as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
 from hf_any3d.modeling.records import (
+    PATCHES,
+    POINT_ENCODER,
     BorrowedPart,
     Converter,
     LanguageModel,
@@ -44,8 +46,24 @@ RECORD = Record(
         LanguageModel("NormedPhiConfig", "NormedPhiModel", "NormedPhiForCausalLM", ("query_key_value", "dense")),
     ),
     converters={
-        "convert_minigpt3d": Converter("minigpt3d.convert", needs=_PARTS, of_parts="convert_minigpt3d_parts"),
-        "convert_minigpt3d_parts": Converter("minigpt3d.convert"),
+        "convert_minigpt3d": Converter(
+            "minigpt3d.convert",
+            needs=_PARTS,
+            of_parts="convert_minigpt3d_parts",
+            title="MiniGPT-3D",
+            takes={
+                "tokenizer": "the tokenizer, if it is elsewhere",
+                "stage": "which stage, if the last file is of stage II or III; else 3",
+                "store_parts": "store converted parts too, instead of naming them",
+                "dtype": "float32 (the default), bfloat16 or float16",
+                **PATCHES,
+            },
+        ),
+        "convert_minigpt3d_parts": Converter(
+            "minigpt3d.convert",
+            title="MiniGPT-3D",
+            takes={"dtype": "float32 (the default), bfloat16 or float16", **PATCHES},
+        ),
     },
     programs=(
         # Files of its training, by their place among each other; later ones hold tensors of earlier ones too.
@@ -64,7 +82,7 @@ RECORD = Record(
     ),
     # Parts as released or converted.
     directories={
-        "act3d": Program(*_PROGRAM, role="point_encoder"),
+        POINT_ENCODER: Program(*_PROGRAM, role="point_encoder"),
         "blip-2": Program(*_PROGRAM, role="qformer"),
         "phi": Program(*_PROGRAM, role="language_model"),
         "phi-msft": Program(*_PROGRAM, role="language_model"),

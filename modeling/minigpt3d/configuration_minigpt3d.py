@@ -11,6 +11,7 @@ from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin
+from hf_any3d.modeling.records import POINT_ENCODER
 
 ROUTERS = ("sparse", "soft", "constant")
 _RANGES: Ranges = {"num_query_experts": (1, 1_024), "stage": (0, 4)}
@@ -60,7 +61,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "point_config": SubConfigSpec(
             AutoConfig,
-            model_type="act3d",
+            model_type=POINT_ENCODER,
             init_kwargs={"in_channels": 6, "num_groups": 512, "patch_pooled_width": 256, "drop_path_rate": 0.1},
         ),
         # The Q-Former has no dropout of its own; its LoRA has.

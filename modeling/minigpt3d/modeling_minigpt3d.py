@@ -51,7 +51,7 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import names_in
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
-from hf_any3d.modeling.minigpt3d.stages import trained_names
+from hf_any3d.modeling.minigpt3d.stages import set_stage, trained_names
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     apply_settings,
@@ -123,6 +123,14 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
     config: MiniGPT3DConfig
     # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
     base_model_prefix = "minigpt3d"
+
+    def set_stage(self, stage: int) -> None:
+        """Prepare the model for a training stage, from 1 to 4; see `hf_any3d.modeling.minigpt3d.set_stage`."""
+        set_stage(self, stage)
+
+    def trained_by_stages(self) -> list[str]:
+        """Return the names of the parameters that the stages up to `config.stage` train, in `base_model`."""
+        return trained_names(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -394,7 +402,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
-        trained, path = set(trained_names(self)), self._part_paths[name]
+        trained, path = set(self.trained_by_stages()), self._part_paths[name]
         return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:

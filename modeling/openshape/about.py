@@ -1,6 +1,16 @@
 """OpenShape as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    PATCHES,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="OpenShape",
@@ -34,7 +44,11 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_openshape": Converter("openshape.convert")},
+    converters={
+        "convert_openshape": Converter(
+            "openshape.convert", title="OpenShape", takes={"group_radius": "radius of a patch", **PATCHES}
+        )
+    },
     programs=(Program("OpenShape", "convert_openshape", {r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.": {}}),),
     published={
         "OpenShape/openshape-pointbert-vitg14-rgb": Published(SYSTEM, {None: _SCALED}, *_BIGG),

@@ -1,6 +1,16 @@
 """PatchAlign3D as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    PATCHES,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="PatchAlign3D",
@@ -33,7 +43,7 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_patchalign3d": Converter("patchalign3d.convert")},
+    converters={"convert_patchalign3d": Converter("patchalign3d.convert", title="PatchAlign3D", takes=PATCHES)},
     # MiniGPT-3D's point encoder has the same layers, without a projection beside them.
     programs=(Program("PatchAlign3D", "convert_patchalign3d", {r"encoder\.first_conv\.": {}}, entry="proj"),),
     published={

@@ -10,12 +10,13 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
+from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS, packaged_settings
 from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
-from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS, packaged_settings
 from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
+from hf_any3d.modeling.records import POINT_ENCODER
 
-_WITH_HEADS = ("any2point", "act3d")
+_WITH_HEADS = ("any2point", POINT_ENCODER)
 PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
 """Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""
 FEATURE_SETS = ("descriptors", *PART_OF)
@@ -89,7 +90,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
 
     model_type = "point_features"
     sub_configs_defaults = {
-        "encoder_config": SubConfigSpec(AutoConfig, model_type="act3d", optional=True),
+        "encoder_config": SubConfigSpec(AutoConfig, model_type=POINT_ENCODER, optional=True),
         "wrap_config": SubConfigSpec(AutoConfig, model_type="any2point", optional=True),
         "vision_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True),
     }

@@ -41,11 +41,11 @@ from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
+from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_weights
+from hf_any3d.modeling.point_encoders.packaged_metric import in_metric
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
 from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
-from hf_any3d.modeling.point_features.packaged_encoder import packaged_weights
-from hf_any3d.modeling.point_features.packaged_metric import in_metric
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    DATASET,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="Point Transformer V3 (Sonata, Concerto, Utonia)",
@@ -109,6 +119,7 @@ _PUBLISHED = {
 }
 
 _PROGRAM = ("Point Transformer V3", "convert_ptv3")
+_ARGUMENTS = "of a supervised model of your own sizes: JSON with its constructor's arguments"
 
 RECORD = Record(
     model_types={
@@ -141,8 +152,19 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_find3d": Converter("point_transformer_v3.find3d"),
-        "convert_ptv3": Converter("point_transformer_v3.convert"),
+        "convert_find3d": Converter("point_transformer_v3.find3d", title="Find3D", takes={"arguments": _ARGUMENTS}),
+        "convert_ptv3": Converter(
+            "point_transformer_v3.convert",
+            title="Point Transformer V3",
+            takes={
+                "preset": "how clouds are prepared: sonata, concerto, concerto_outdoor, utonia_indoor, "
+                "utonia_outdoor, utonia_objects, utonia_tabletop or utonia_city; by default as for rooms",
+                "trained_with": "of a supervised model: pointcept-1.5.1, pointcept-1.5.2 or pointcept-1.6, whose "
+                "rules differ and are in no file; published weights are of the first",
+                "arguments": _ARGUMENTS,
+                **DATASET,
+            },
+        ),
         "convert_ptv3_back": Converter("point_transformer_v3.convert"),
     },
     programs=(

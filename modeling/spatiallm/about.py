@@ -33,7 +33,15 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_spatiallm": Converter("spatiallm.convert"),
+        "convert_spatiallm": Converter(
+            "spatiallm.convert",
+            title="SpatialLM",
+            takes={
+                "tokenizer": "the tokenizer, if it is elsewhere",
+                "dtype": "float32, bfloat16 or float16; by default as its files",
+                "code_template": "code_template.txt of its training",
+            },
+        ),
         "convert_spatiallm_back": Converter("spatiallm.convert"),
     },
     programs=(Program("SpatialLM", "convert_spatiallm", {r"point_backbone\.": {}}),),

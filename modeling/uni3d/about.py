@@ -2,7 +2,18 @@
 
 from dataclasses import replace
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    HEADS,
+    PATCHES,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="Uni3D",
@@ -59,7 +70,7 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_uni3d": Converter("uni3d.convert")},
+    converters={"convert_uni3d": Converter("uni3d.convert", title="Uni3D", takes={**PATCHES, **HEADS})},
     programs=(Program("Uni3D", "convert_uni3d", {r"point_encoder\.visual\.": {}}),),
     published={"BAAI/Uni3D": Published(SYSTEM, _files(), "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)")},
 )

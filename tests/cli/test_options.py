@@ -8,7 +8,7 @@ import pytest
 from hf_any3d import conversions
 from hf_any3d.cli import app
 from hf_any3d.conversions.act.convert import Choices
-from hf_any3d.conversions.programs import PROGRAMS
+from hf_any3d.conversions.programs import CONVERTERS
 from tests.cli.conftest import run
 
 
@@ -28,8 +28,15 @@ def test_every_command_that_opens_a_name_accepts_licenses(name):
     assert ("--accept-license" in run(*name.split(), "--help").out) is bool(words)
 
 
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_records_say_which_options_of_convert_a_conversion_takes(name):
+    parameters = set(inspect.signature(getattr(conversions, name)).parameters)
+    if "choices" in parameters:  # keyword arguments that become this dataclass
+        parameters |= {field.name for field in dataclasses.fields(Choices)}
+    options = set(inspect.signature(COMMANDS["convert"]).parameters) - {"files", "output"}
+    assert set(CONVERTERS[name].takes) == parameters & options
+
+
 def test_every_option_of_convert_is_one_of_a_conversion():
-    names = {program.convert for program in PROGRAMS} | {"convert_minigpt3d_parts"}
-    taken = {name for each in names for name in inspect.signature(getattr(conversions, each)).parameters}
-    taken |= {field.name for field in dataclasses.fields(Choices)}
-    assert set(inspect.signature(COMMANDS["convert"]).parameters) - taken <= {"files", "size", "revision"}
+    taken = {name for converter in CONVERTERS.values() for name in converter.takes}
+    assert set(inspect.signature(COMMANDS["convert"]).parameters) - taken == {"files", "output", "size"}

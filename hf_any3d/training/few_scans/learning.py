@@ -16,8 +16,8 @@ from hf_any3d.modeling.layers.unknown_score import (
     surprise,
     with_energy,
 )
+from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.training.few_scans.confidence import Estimate
 from hf_any3d.training.few_scans.cross_validation import (
     HeldOutAnswers,

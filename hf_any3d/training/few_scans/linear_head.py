@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 
-from hf_any3d.modeling.point_features.packaged_metric import in_metric, packaged_metric
+from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
 
 # Features that differ less between scans, in units of the largest deviation, are constants with rounding errors.
 _CONSTANT = 1e-6

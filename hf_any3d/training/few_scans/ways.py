@@ -16,7 +16,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
+from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.pipelines import default_model
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.plan import FEATURES, TRAINED, WRAP_WEIGHT

@@ -10,7 +10,7 @@ from hf_any3d import (
     PointFeaturesConfig,
     PointFeaturesForPointCloudClassification,
 )
-from hf_any3d.modeling.point_features.packaged_metric import in_metric, packaged_metric
+from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
 from tests.common.case import varied_clouds
 from tests.errors import raises
 from tests.tiny_features import tiny_features

@@ -10,7 +10,7 @@ from hf_any3d import (
     PointNetConfig,
     PointNetModel,
 )
-from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings, packaged_weights
+from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_settings, packaged_weights
 from hf_any3d.pipelines import default_model
 from tests.common.case import varied_clouds
 
