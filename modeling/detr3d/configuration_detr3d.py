@@ -17,6 +17,7 @@ RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3, "neighbor_order":
 """What the released program does and new models do not, as changes of the config's defaults."""
 RELEASED_RADII = (0.4**2, 0.8**2, 1.2**2)
 """Radii of the masked encoder's attention in the released program, which squares them before it compares distances."""
+# In meters; wide enough for any unit, but above 0, as lengths are divided by.
 _RANGES: Ranges = {
     **dict.fromkeys(("group_radius", "downsampling_radius", "attention_radii"), (1e-6, 1e6)),
     **dict.fromkeys(("max_center_offset", "min_extent"), (1e-6, 1e6)),
@@ -110,6 +111,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     group_radius: float = 0.2
     num_neighbors: int = 64
     group_widths: list[int] | tuple[int, ...] = (64, 128)
+    # The two released quirks of sampling, see `RELEASED`, are off.
     neighbor_order: str = "nearest"
     sampling_min_squared_norm: float | None = None
 
@@ -143,6 +145,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     min_extent: float = 0.1
     head_dropout: float = 0.3
 
+    # Costs and weights are those of the released detector for ScanNet.
     class_cost: float = 1.0
     center_cost: float = 0.0
     giou_cost: float = 2.0
@@ -166,8 +169,10 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         }
         check_settings(self, choices, _RANGES)
         self.check_parts(("point_encoder",))
+        # The masked encoder has one mask a layer.
         if self.attention_radii is not None and len(self.attention_radii) != self.encoder_layers:
             raise ValueError(f"attention_radii={self.attention_radii}; expected one for each layer, or None")
+        # Queries are sampled from the tokens; how many another encoder returns is known only when it runs.
         if self.point_encoder_config is None and self.num_queries > self.num_encoder_tokens:
             raise ValueError(
                 f"num_queries={self.num_queries}; expected at most the {self.num_encoder_tokens} tokens of the encoder"
@@ -181,6 +186,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     @property
     def num_encoder_tokens(self) -> int:
         """Tokens of a cloud after the encoder."""
+        # The masked encoder halves its tokens after the first layer (Sec. 3.4).
         return self.num_tokens if self.attention_radii is None else self.num_tokens // 2
 
     @property

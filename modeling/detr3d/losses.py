@@ -71,6 +71,7 @@ class BoxTargets:
 def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, config: Detr3DConfig) -> None:
     """Check the `class_labels (objects,)` and `boxes (objects, 7)` of one cloud; `where` is for messages."""
     count = len(class_labels) if class_labels.ndim == 1 else -1
+    # A cloud without objects may have an empty list of boxes, which has no second axis.
     shapes = [(count, BOX_SIZE), (0,)] if count == 0 else [(count, BOX_SIZE)]
     if class_labels.ndim != 1 or class_labels.is_floating_point() or tuple(boxes.shape) not in shapes:
         raise ValueError(
@@ -124,6 +125,7 @@ def match_boxes(
     index = targets.classes.to(probabilities.device)[None, :, None].expand(layers, batch, queries, -1)
     # Of probabilities, not logarithms, so that all costs are of one size, as in DETR.
     costs = -config.class_cost * probabilities.gather(-1, index)
+    # The same for all objects of a query: it decides only which queries are used.
     costs = costs - config.objectness_cost * (1 - probabilities[..., -1:])
     if config.center_cost:
         costs = costs + config.center_cost * torch.cdist(predictions.centers.to(centers), centers, p=1)
@@ -147,6 +149,7 @@ def detection_loss(
     centers = (boxes[..., :3] - low) / extent
     sizes = boxes[..., 3:6] / extent
     layers, _, _, classes = predictions.logits.shape
+    # The released program tests for headings above 0, which are below 0 here: it turns boxes clockwise.
     is_turned = any(bool((own[:count, 6] < 0).any()) for own, count in zip(boxes, targets.counts, strict=True))
 
     def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -157,6 +160,7 @@ def detection_loss(
         pairs_of_layers = [overlap(own.unsqueeze(2), boxes.unsqueeze(1)) for own in predictions.boxes]
         overlaps = torch.stack(pairs_of_layers)  # (layers, batch, queries, objects)
     matches = match_boxes(predictions, targets, overlaps, centers, config)
+    # (matches,) each: which layer, cloud and query found which object
     layer, cloud, query, number = _rows_of(matches).to(boxes.device).T
     count = _objects_of_processes(targets, boxes)
     bins, residuals = heading_targets(wrap_heading(boxes[cloud, number, 6]), config.num_heading_bins)
@@ -192,6 +196,7 @@ def detection_loss(
     wanted[layer, cloud, query] = targets.classes.to(boxes.device)[cloud, number]
     if config.class_loss_weight:
         terms["class"] = config.class_loss_weight * _class_loss(predictions.logits, wanted, config)
+    # With all weights at 0 there are no terms, but a training step still needs a gradient.
     loss = torch.stack(list(terms.values())).sum() if terms else predictions.logits.sum() * 0
     with torch.no_grad():
         # For logs only, as in DETR.

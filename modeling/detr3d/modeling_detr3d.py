@@ -124,6 +124,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
     config: Detr3DConfig
     base_model_prefix = "detr3d"
     _supports_flash_attn = False  # which has no masks of pairs
+    # Half precision would move random frequencies, see `FourierPositions`.
     _keep_in_fp32_modules_strict = ["frequencies"]
     _no_split_modules = ["Detr3DEncoderLayer", "Detr3DDecoderLayer"]
     _adapted_part = "point_encoder"
@@ -143,6 +144,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
             init.normal_(module.frequencies)
         elif isinstance(module, SetAbstraction):
             for layer in module.layers:
+                # As in the released program: Kaiming's rule for set abstraction, Xavier's for attention and MLPs.
                 init.kaiming_normal_(layer.linear.weight)
         elif isinstance(module, Detr3DAttention):
             for layer in (module.q_proj, module.k_proj, module.v_proj):
@@ -167,6 +169,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         An adapter is stored without their running statistics.
         """
         super().train(mode)
+        # More modules than its own are those of adapters.
         own = [own.module for own in own_modules(self)]
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
@@ -209,6 +212,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
+        # The record has the commit and the checksum, so that a saved model finds the same weights again.
         encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision), encoder_config)
         config_kwargs = {"in_channels": encoder.config.in_channels} | config_kwargs
         config = Detr3DConfig(
@@ -235,6 +239,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
         """Load the point encoder that a config names, in full precision; the model's revision is not the encoder's."""
         part = config.part("point_encoder")
+        # Token and cache are of use for the encoder too; revision and subfolder are those of the model's repository.
         own = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
         return open_pretrained_part(part, _config_of_part(config, loading), own)[0]
 
@@ -376,6 +381,7 @@ class Detr3DEncoder(nn.Module):
         width = config.encoder_hidden_size
         self.radii = config.attention_radii
         self.layers = nn.ModuleList(Detr3DEncoderLayer(config) for _ in range(config.encoder_layers))
+        # Only the masked encoder has it.
         self.downsampling = None
         if self.radii is not None:
             self.downsampling = SetAbstraction(
@@ -445,6 +451,7 @@ class PointEncoderTokens(nn.Module):
         if model.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             model.config._attn_implementation = config._attn_implementation
+        # So that what is saved describes the encoder that is used.
         config.point_encoder_config = model.config
         self.model = model
         self.is_frozen = config.freeze_point_encoder
@@ -592,6 +599,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
         self.input_tokens = nn.Identity()
         if config.point_encoder_config is not None:
             self.point_encoder = PointEncoderTokens(config, point_encoder)
+            # The decoder reads tokens of any width through `memory_projection`.
             width = token_width(config.point_encoder_config)
         else:
             self.group_encoder = SetAbstraction(
@@ -778,6 +786,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         super().__init__(config)
         self.detr3d = Detr3DModel(config, point_encoder)
         width, bins = config.hidden_size, config.num_heading_bins
+        # As released: two hidden layers without a bias, which their norms would cancel.
         head = partial(ClassificationHead, width, widths=(width, width), bias=False, dropout=config.head_dropout)
         # The last class is "no object", as most queries find none.
         self.class_head = head(config.num_labels + 1)
@@ -801,6 +810,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         """
         targets = None if labels is None else BoxTargets.checked(labels, len(points), self.config)
         output = self.detr3d(points, points_mask=points_mask, **kwargs, return_dict=True)
+        # Of all points, as given: sizes are relative to them.
         low, extent = cloud_extent(points, points_mask, self.config.min_extent)
         # In training the norms of the heads measure the queries of all layers.
         of_all_layers = self.training or targets is not None
@@ -810,6 +820,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         if targets is not None:
             loss, terms = detection_loss(predictions, targets, low, extent, self.config)
             auxiliary = [predictions.outputs_of(number) for number in range(len(states) - 1)]
+        # What both outputs have by the same name, and the model has returned.
         kept = {field.name for field in fields(Detr3DObjectDetectionOutput)} & output.keys()
         return Detr3DObjectDetectionOutput(
             loss=loss,
@@ -826,6 +837,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
 
         `centers (batch, queries, 3)` are their positions, `low` and `extent` those of `cloud_extent`.
         """
+        # The queries of all layers at once: in training, the norms' statistics are over all of them, as released.
         rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
         logits, offset, size, heading_logits, residuals = (
             head(rows).unflatten(0, shape)

@@ -79,6 +79,7 @@ class LayerStack:
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers."""
+        # `first` is the number of the stage's first layer.
         layers, first = list(self.layers), 0
         if layer not in layers:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
@@ -154,6 +155,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+            # Defaults may depend on the encoder, such as the number of its positions.
             config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)
             config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)
         elif attn_implementation is not None:
@@ -245,6 +247,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         """Return a recorder of the attention weights of the encoder's layers."""
         kinds: dict[type[nn.Module], int] = {}
         for module in self.encoder.modules():
+            # transformers declares by class what its layers return.
             recorded = (getattr(type(module), "_can_record_outputs", None) or {}).get("attentions")
             # A class whose second output is the weights, a recorder with the class and the output's index, or a list.
             for entry in recorded if isinstance(recorded, list) else [recorded]:
@@ -321,6 +324,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the encoder's checksum in the kind that the config of an adapter has, or say that it was changed."""
+        # An adapter fits the weights that it was trained with: these are compared by checksum, or tensor by tensor.
         ours, theirs = self.config.part("encoder"), config.part("encoder")
         if not theirs.is_elsewhere:
             return self.checksum_in_memory(self.stored_dtype(config))
@@ -346,6 +350,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if not model.config.part("encoder").is_elsewhere:
             raise ValueError(f"quantization_config: {name} stores its encoder itself; expected one of a repository")
         loading = {"device_map": {"": owner.device}, "quantization_config": quantization_config}
+        # Quantized from its own repository, as the model's was already loaded in full precision.
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **loading))
         owner._encoder_is_random = False
         return opened
@@ -397,12 +402,14 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if without_file is None:  # a model inside the one that is being loaded, which alone is passed the missing keys
             weights = encoder.named_parameters()
             return sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
+        # Tied weights are stored once, under the other name.
         without_file -= set(self.all_tied_weights_keys)
         return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
 
 
 def _fetch_weights(encoder: PreTrainedModel, config: PreTrainedConfig) -> None:
     """Load the weights of an encoder from the repository that the config names."""
+    # A second copy until its tensors take the places of the first one's.
     source = load_encoder(config, dtype=encoder.dtype)
     encoder.load_state_dict(source.state_dict(), assign=True)
     # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
@@ -449,6 +456,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())
+    # All at first, to ask autograd which of them a run depends on.
     encoder.requires_grad_(True)
     # Layer drop in train mode would leave out layers by chance.
     with evaluation_mode(model), torch.enable_grad():
@@ -460,6 +468,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     owner._encoder_trains = True
     for module in model.modules():
         if isinstance(module, FrozenEncoderMixin):
+            # Trained weights are no longer those of the repository, so they are stored with the model.
             module.config.change_part("encoder", stored=True, checksum=None, subfolder=None)
     model.train(model.training)  # now that it trains, the encoder follows the model's mode
     return trained

@@ -35,6 +35,7 @@ def _widened(argument: Any) -> Any:
     return argument.float() if isinstance(argument, torch.Tensor) and argument.dtype in _HALF else argument
 
 
+# Masks are made as for SDPA: without an entry of its own, an implementation gets none.
 AttentionInterface.register(_IMPLEMENTATION, _attend)
 AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
@@ -46,6 +47,7 @@ def full_precision_attention(encoder: PreTrainedModel) -> Iterator[None]:
     Not for layers that gradient checkpointing runs again: that happens outside of this context.
     """
     chosen = encoder.config._attn_implementation
+    # Under autocast, weights are in float32 and queries in half precision.
     is_half = encoder.dtype in _HALF or torch.is_autocast_enabled("cpu")
     if chosen != "sdpa" or not is_half or encoder.device.type != "cpu" or torch.compiler.is_compiling():
         yield

@@ -48,6 +48,7 @@ def encoder_settings(
         UnsupportedEncoder: No family of encoders has this `model_type`, or the checkpoint lacks the tower.
         EncoderUnavailableError: Its files are neither on the hub nor in the cache.
     """
+    # Config and weights come from the same commit, even if the branch moves in between.
     source = resolve_encoder(name_or_path, revision)
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
@@ -132,6 +133,7 @@ def open_encoder(
             **loading,
         )
     set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
+    # Converted after loading, as transformers keeps some of them in float32 by a list of its own.
     if family.one_precision and not is_quantized(encoder):
         for parameter in encoder.parameters():
             parameter.data = parameter.data.to(dtype or torch.float32)
@@ -177,6 +179,7 @@ def freeze(encoder: _Module) -> _Module:
             if type(child) is QuickGELUActivation:  # without weights, and values stay the same
                 setattr(module, name, FusedQuickGELU())
     for module in encoder.modules():
+        # Before any adapter is added, so that everything here is the encoder's own.
         setattr(module, FROZEN, True)
     encoder.requires_grad_(False)
     return encoder.eval()
@@ -196,6 +199,7 @@ def _class_of(family: EncoderFamily) -> type:
 
 def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:
     for path in family.unused:
+        # Removed from memory, and from what is saved.
         parent, _, name = path.rpartition(".")
         delattr(encoder.get_submodule(parent), name)
     return encoder

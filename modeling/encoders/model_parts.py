@@ -88,6 +88,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     if list(adapters) != [_ADAPTER]:
         raise ValueError(f"{name}: has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
     config = adapters[_ADAPTER]
+    # PEFT keeps the original beside the trained copy: only the copy is used.
     for path, module in list(model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
             parent, _, child = path.rpartition(".")
@@ -103,6 +104,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     for module in model.modules():
         # The model around it initializes what is not marked.
         module._is_hf_initialized = True
+    # Without memory: only names and shapes are compared, to find out now whether the part can be built again.
     with torch.device("meta"):
         twin = AutoModel.from_config(model.config)
         build_adapter(twin, settings)
@@ -146,8 +148,10 @@ def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
 @torch.no_grad()
 def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
     """Copy the weights of a model that was opened elsewhere, without those of adapters, and mark them as complete."""
+    # Weights in adapted layers have another path than in the model that was opened.
     paths = {own.name: own.path for own in own_tensors(model)}
     state = {paths[name]: tensor for name, tensor in source.state_dict().items()}
+    # Without memory, the tensors of the source are taken; otherwise they are copied, to keep device and dtype.
     is_meta = any(weight.is_meta for weight in model.parameters())
     model.load_state_dict(state, strict=len(paths) == len(model.state_dict()), assign=is_meta)
     for (*_, module), (*_, other) in zip(own_modules(model), own_modules(source), strict=True):

@@ -46,8 +46,10 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     prefix = _prefix.get()
     if prefix is _COMPUTE:
+        # Leaves the layer by an error: its queries' attention, output projection and MLP never run.
         raise _Computed(Prefix(key, value))
     if prefix is not None:
+        # (batch, heads, prompts + tokens, head width); prompts in front, as they would be in one sequence
         key = torch.cat([prefix.keys.expand(len(key), -1, -1, -1), key], dim=2)
         value = torch.cat([prefix.values.expand(len(value), -1, -1, -1), value], dim=2)
     return sdpa_attention_forward(module, query, key, value, *args, **kwargs)

@@ -86,6 +86,7 @@ class EncoderFamily:
 
     def norm_of(self, encoder: nn.Module, path: Path) -> nn.Module | None:
         """Return the norm at `path` (`final_norm` or `input_norm`), or None if the encoder has none."""
+        # Some families have the norm in another place, or none, depending on the config.
         path = path(encoder.config) if callable(path) else path
         return None if path is None else encoder.get_submodule(path)
 
@@ -94,6 +95,7 @@ class EncoderFamily:
         return _registered, (self.model_types[0],)
 
 
+# By `model_type`: families, sub-configs of the towers of composite checkpoints, and reasons of refusals.
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
 _REFUSED: dict[str, str] = {}
@@ -165,8 +167,10 @@ def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfi
                 f"a '{config.model_type}' checkpoint holds several encoders: tower={tower!r}, "
                 f"expected one of {', '.join(map(repr, towers))}"
             )
+        # From here on, the tower is an encoder like any other.
         config = getattr(config, towers[tower])
     family = find_family(config)
+    # An encoder of one tower needs no choice; a wrong one is refused rather than passed over.
     if tower not in (None, family.tower):
         raise UnsupportedEncoder(
             f"tower={tower!r} does not fit: '{config.model_type}' is a {family.tower} encoder; leave tower out"

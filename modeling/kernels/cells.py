@@ -99,6 +99,7 @@ class Membership(Visited):
         first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
         rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
         ordered, order = rows.flatten().sort()
+        # Bounds of all rows, empty ones included, without asking the device how many are occupied.
         bounds = torch.searchsorted(ordered, torch.arange(batch * views * count + 1, device=rows.device))
         return Links(rows, order, bounds[:-1], bounds.diff())
 
@@ -139,6 +140,7 @@ class FlatCells(Visited):
 def _pairs_of(row: Tensor, counts: Tensor) -> Pairs:
     """Return the pairs of tokens with equal cells `(tokens,)`, given the tokens of each cell `(cells,)`."""
     tokens = torch.arange(len(row), device=row.device)
+    # Tokens by cell, in their own order within one.
     order = row.argsort(stable=True)
     first = counts.cumsum(0) - counts
     place = torch.empty_like(order).scatter_(0, order, tokens - first[row[order]])  # of a token within its cell
@@ -156,6 +158,7 @@ def membership(cell: Tensor, cells: int) -> Membership:
     tokens = cell.shape[-1]
     # With more cells than tokens, a cell is named after its first token, so that there are as many rows as tokens.
     rows, row = (cells, cell) if cells <= tokens else (tokens, same.to(torch.uint8).argmax(dim=-1))
+    # (batch, views, rows, tokens), 1 where a token is in the row's cell
     member = (row.unsqueeze(-2) == torch.arange(rows, device=cell.device).unsqueeze(-1)).float()
     count = member.sum(dim=-1, keepdim=True)  # (batch, views, rows, 1)
     apart = torch.zeros(same.shape, device=cell.device).masked_fill_(~same, -torch.inf)

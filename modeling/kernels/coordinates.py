@@ -38,6 +38,7 @@ def refuse_out_of_range(name: str, values: Tensor, largest: float = LARGEST_COOR
     """
     if not values.numel():
         return
+    # NaN makes both bounds NaN, and a comparison with NaN is False.
     low, high = values.detach().aminmax()
     in_range = (low >= -largest) & (high <= largest)
     if values.device.type != "cpu":
@@ -47,6 +48,7 @@ def refuse_out_of_range(name: str, values: Tensor, largest: float = LARGEST_COOR
         return
     if in_range:
         return
+    # Only now, for the message: which cloud, and how far off.
     sizes = values.detach().abs().flatten(1).amax(dim=1)  # (batch,); NaN where a number is
     cloud = int((sizes <= largest).logical_not().nonzero()[0])
     if not sizes[cloud].isfinite():

@@ -61,6 +61,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """
 
     def define(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Compilers may reorder and drop calls of what changes none of its arguments.
         torch.library.define(f"hf_any3d::{name}", torch.library.infer_schema(function, mutates_args=()))
         torch.library.impl(f"hf_any3d::{name}", "default", function)
         IMPLEMENTATIONS[name] = function
@@ -96,6 +97,7 @@ def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *gradients: Any) -> R:
+        # One of the gradients may be a list; those of outputs that nothing depends on are None.
         flat = [part for gradient in gradients for part in (gradient if isinstance(gradient, list) else [gradient])]
         device = next((gradient.device.type for gradient in flat if gradient is not None), None)
         if device is None or not _is_autocast_enabled(device):
@@ -143,6 +145,7 @@ class Kernel(Generic[P, R]):
 
     def is_chosen_on(self, device: torch.device) -> bool:
         """Return whether the setting and the device, if not the arguments, allow the fused implementation."""
+        # The setting counts before the device: "accelerator" stands for a GPU, whatever the device is.
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
         return self.devices is None or ("cuda" if _setting == "accelerator" else device.type) in self.devices
@@ -162,6 +165,8 @@ class Kernel(Generic[P, R]):
         device: Any = args[0].device.type
         if not _is_autocast_enabled(device):
             return self.fused(*args, **kwargs)
+        # Autocast would round the inputs of every product inside, those of sums and statistics among them.
         with torch.autocast(device, enabled=False):
             result = self.fused(*args, **kwargs)
+        # Later layers find the dtype that the plain implementation would have given them.
         return result.to(torch.get_autocast_dtype(device)) if self.result_in_autocast else result

@@ -47,6 +47,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        # all_gather writes into tensors that must exist and be contiguous.
         gathered = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
         distributed.all_gather(gathered, rows.contiguous())
         ctx.rows = len(rows)
@@ -74,11 +75,13 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalize `(rows, channels, ...)`."""
         if not self.training:
             return super().forward(input)
+        # Channels last, as one view: the computation is that of the cells of several views.
         rows = input.movedim(1, -1)
         table = rows.reshape(1, -1, rows.shape[-1])  # (1, rows, channels)
         weight, bias = (table.new_ones(1) if own is None else own for own in (self.weight, self.bias))
         if self.bias is None:
             bias = torch.zeros_like(weight)
+        # Processes may have different numbers of rows.
         total = summed_over_processes(torch.full((1, 1), table.shape[1], dtype=torch.float32, device=table.device))
         normed, mean, variance = joined_norm(table, None, weight, bias, total, total, self.eps)
         if self.track_running_stats:

@@ -89,6 +89,7 @@ class Neighborhoods:
     def rows(self, part: slice) -> Tensor:
         """Compute the rows of a part, `(rows, width)`: features of neighbor and center plus the encoded offset."""
         rows = self.table.read(self._coordinates(part)).view(-1, self.width)
+        # A row is [neighbor ; center] plus the encoding: each half takes one of the two.
         half = self.features.shape[1]
         rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         centers = self.features.index_select(0, self.centers[part])
@@ -124,6 +125,7 @@ class Neighborhoods:
         tables = self.features.new_zeros(3, len(self.table.waves), len(weight))
         parts = self.parts()
         # Several parts together: every sum by index has a cost per bin.
+        # All but the last part have as many centers as the first.
         some = max(1, _ADDED // (len(weight) * self.neighbors.shape[1] * parts[0].stop))
         for numbers in (slice(start, start + some) for start in range(0, len(parts), some)):
             together = parts[numbers]
@@ -132,6 +134,7 @@ class Neighborhoods:
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
             self.table.add_to_axes(tables, rows, self._coordinates(part))
+        # (3, hidden, nodes) @ (nodes, width / 3), back in the weight's order: x, y and z side by side
         grad_weight = (tables.transpose(1, 2) @ self.table.waves).transpose(0, 1).reshape_as(weight)
         grad_weight[:, :half].addmm_(as_neighbor.T, self.features)
         grad_weight[:, half:].addmm_(as_center.T, self.features)

@@ -71,6 +71,7 @@ def blocks_are_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBloc
     Offsets may not need a gradient.
     """
     pairs = [pair for block in blocks for pair in _layers(block)]
+    # Norms of one tokenizer train or evaluate together; a mixture fails the check of training and runs plainly.
     if any(norm.training for _, norm in pairs):
         return not neighborhoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
     inputs = neighborhoods.features, neighborhoods.offsets
@@ -89,6 +90,7 @@ def pooled_blocks_fused(neighborhoods: Neighborhoods, blocks: Sequence[ResidualB
     if not blocks[0].reduce_norm.training:
         return _with_running_statistics(neighborhoods, blocks)
     pairs = [pair for block in blocks for pair in _layers(block)]
+    # Autograd sees only tensors that are arguments: weights are passed one by one, in the order of `Block`.
     weights = [weight for pair in pairs for layer in pair for weight in (layer.weight, layer.bias)]
     return _PooledBlocks.apply(neighborhoods.features.to(weights[0].dtype), neighborhoods, pairs, *weights)
 
@@ -98,8 +100,10 @@ def _with_running_statistics(neighborhoods: Neighborhoods, blocks: Sequence[Resi
     dtype = torch.promote_types(blocks[0].reduce.weight.dtype, torch.float32)
     rounded = neighborhoods.features.dtype == torch.bfloat16  # half precision under autocast
     neighborhoods = replace(neighborhoods, features=neighborhoods.features.to(dtype))
+    # Four tensors a block: weight and bias of either linear layer, with its norm.
     weights = [tuple(weight for pair in _layers(block) for weight in folded(*pair)) for block in blocks]
     count, k = neighborhoods.neighbors.shape
+    # (centers, width)
     pooled = neighborhoods.features.new_empty(count, neighborhoods.width)
     last = len(blocks) - 1
     for part, reduced in zip(neighborhoods.parts(), neighborhoods.reduced_rows(weights[0][0]), strict=True):
@@ -182,6 +186,7 @@ class Saved:
         """Invert `pack` for the tensors of all blocks."""
         saved, tensors = [], iter(tensors)
         for number in range(blocks):
+            # Six statistics, then the parts of rows that `pack` saved: none for the first block, or the first two.
             lists = [list(islice(tensors, 6)), *(list(islice(tensors, parts * (number > skip))) for skip in (0, 1))]
             saved.append(Saved(*lists[0], *lists[1:]))
         return saved
@@ -189,6 +194,7 @@ class Saved:
 
 def multiply(rows: Tensor, weight: Tensor, rounded: bool) -> Tensor:
     """Multiply rows by a weight, in bfloat16 if `rounded`."""
+    # The accumulated product is widened, so that sums of rows stay in float32.
     return (rows.bfloat16() @ weight.bfloat16()).to(weight.dtype) if rounded else rows @ weight
 
 
@@ -215,12 +221,14 @@ class _PooledBlocks(torch.autograd.Function):
         saved = [_first_half(own, first, own.reduced_rows(first.reduce), [])]
         # The input of the first block is computed only here, one part at a time, and overwritten.
         sums, shift = _second_half(first, saved[0], map(own.rows, own.parts()), rounded)
+        # Generators run when the next block reads them: a part passes between blocks while it is in the cache.
         for number, block in enumerate(others, start=1):
             inputs: list[Tensor] = []
             saved.append(_first_half(own, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
             # The input is overwritten; from the third block on, the backward pass needs it (see `Saved.pack`).
             sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
         pooled = features.new_empty(len(own.neighbors), own.width)
+        # (centers, width), the neighbor that has the maximum
         winners = own.neighbors.new_empty(pooled.shape)
         for part, rows in zip(own.parts(), sums, strict=True):
             pooled[part], winners[part] = largest(rows.view(-1, own.neighbors.shape[1], own.width))
@@ -243,6 +251,7 @@ class _PooledBlocks(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, rounded = iter(ctx.saved_tensors), ctx.rounded
+        # In the order of `save_for_backward`: neighborhoods, eight weights a block, maxima, what blocks saved.
         neighborhoods = Neighborhoods(*islice(saved, 5))
         blocks = _blocks(list(islice(saved, 4 * len(ctx.eps))), ctx.eps)
         pooled, winners = islice(saved, 2)
@@ -257,6 +266,7 @@ class _PooledBlocks(torch.autograd.Function):
         for number in reversed(range(len(blocks))):
             block, own = blocks[number], halves[number]
             grad_reduced, grad_norm, grad_expand = _through_expand(neighborhoods, block, own, grad_output, rounded)
+            # Rows of the first block are sums of few rows of tables: its gradient goes there without rows of its own.
             if number:
                 inputs = (
                     _second_inputs(neighborhoods, blocks[0], halves[0], rounded)
@@ -271,6 +281,7 @@ class _PooledBlocks(torch.autograd.Function):
                 grad_output.add_to_features(grad_features, neighborhoods)
             # The norm after a layer cancels its bias.
             biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
+            # In front of those of later blocks, as the arguments of `forward` were.
             gradients[:0] = [grad_reduce, biases[0], *grad_norm, grad_expand[0], biases[1], *grad_expand[1:]]
         return grad_features, None, None, *gradients
 
@@ -283,6 +294,7 @@ def _next_rows(
     block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list[Tensor], rounded: bool
 ) -> Iterator[Tensor]:
     """Finish the previous block and apply this block's first linear layer, in parts; appends its input to `inputs`."""
+    # The rows are kept after the ReLU: the next block adds its residual to them.
     for rows in sums:
         inputs.append(rows.add_(shift).relu_())
         yield multiply(rows, block.reduce.T, rounded)
@@ -290,6 +302,7 @@ def _next_rows(
 
 def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
     """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
+    # Mean and variance of each part while it is in the cache; they are pooled once all parts are known.
     reduced, statistics = [], []
     for rows in parts:
         reduced.append(rows)
@@ -349,6 +362,7 @@ class _PooledGradient(PooledGradient):
     def add_to_features(self, out: Tensor, neighborhoods: Neighborhoods) -> None:
         """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         half = out.shape[1]
+        # The first half of a row's channels is the neighbor's features, the second half the center's.
         out.scatter_add_(0, neighborhoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
         out.index_add_(0, neighborhoods.centers, self.values[:, half:])
 
@@ -408,6 +422,7 @@ class _ReducedGradient:
         """Compute the rows `(rows, hidden)` of several parts together."""
         grad_norm, reduced = self.grad_norm[numbers], self.reduced[numbers]
         sizes = [len(rows) for rows in grad_norm]
+        # (rows of the parts, hidden), written part by part without another copy
         together = self.gain.new_empty(sum(sizes), len(self.gain))
         for out, rows, entered in zip(together.split(sizes), grad_norm, reduced, strict=True):
             torch.addcmul(self.constant, rows, self.gain, out=out).addcmul_(entered, self.slope)
@@ -425,10 +440,12 @@ def _through_expand(
     product = grad_output.product(saved.hidden(block))  # (width, hidden)
     grad_shift = grad_output.total()
     deviation = (saved.expand_variance + block.expand_eps).rsqrt()
+    # The norm as factors of the layer's output: its gain over the deviation of each channel.
     gain = block.expand_gain * deviation
     # The output of the second layer is not saved. Its products with the gradient and with the hidden rows follow from
     # the layer's weight and the products of the hidden rows with the gradient and with themselves.
     grad_gain = deviation * ((block.expand * product).sum(dim=1) - saved.expand_mean * grad_shift)
+    # In training, the statistics depend on every row: through the variance, and through the mean (`constant` below).
     share = (gain * deviation * grad_gain).unsqueeze(1) * block.expand  # (width, hidden)
     grad_weight = gain.unsqueeze(1) * (product - grad_shift.outer(saved.hidden_mean)) - share @ saved.hidden_covariance
     weight = gain.unsqueeze(1) * block.expand
@@ -444,6 +461,7 @@ def _through_expand(
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
         total += rows.sum(dim=0)
         moment += torch.sub(reduced, saved.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
+    # The first norm in the same way: of its input, two sums are enough (see `_ReducedGradient`).
     deviation = (saved.reduce_variance + block.reduce_eps).rsqrt()
     gain = block.reduce_gain * deviation
     slope = gain * deviation.square() * moment / -neighborhoods.count

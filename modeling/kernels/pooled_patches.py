@@ -83,6 +83,7 @@ def pooled_patches_fused(patches: Tensor, layers: MiniPointNet) -> Tensor:
     points = patches.flatten(0, 1).to(layers.lift.weight.dtype)  # (batch * groups, k, channels)
     if not layers.lift_norm.training:
         return _with_running_statistics(points, layers).unflatten(0, patches.shape[:2])
+    # In the order of `_Weights`: autograd sees only tensors that are arguments.
     weights = [layers.lift.weight, layers.lift_norm.weight, layers.lift_norm.bias, layers.widen.weight]
     weights += [layers.join.weight, layers.join_norm.weight, layers.join_norm.bias]
     weights += [layers.out.weight, layers.out.bias]
@@ -103,6 +104,7 @@ def _with_running_statistics(points: Tensor, layers: MiniPointNet) -> Tensor:
     join_bias = join_bias + join_point @ layers.widen.bias
     widen, join_patch, out = layers.widen.weight.T, join_patch.T, layers.out.weight.T
     tokens = []
+    # As many patches as fit into the cache with their widest rows.
     for part in points.split(max(1, _PART // (k * len(join)))):
         rows = torch.addmm(lift_bias, part.flatten(0, 1), lift.T).relu_()  # (patches * k, lifted)
         most = (rows @ widen).view(len(part), k, -1).amax(dim=1).add_(layers.widen.bias)
@@ -190,6 +192,7 @@ class _PooledPatches(torch.autograd.Function):
         wide = wide - mean
         mean, covariance = mean.to(points.dtype), (wide.T @ wide / count).to(points.dtype)
         patches = _Patches(points, own, mean, covariance, layers.lift_norm.eps)
+        # The only rows that are saved: all others follow from them or from the points.
         joined_all = points.new_empty(count, len(own.join))
         patch_max, patch_winners = _empty_maxima(points, len(own.widen))
         tokens, winners = _empty_maxima(points, len(own.out))
@@ -214,6 +217,7 @@ class _PooledPatches(torch.autograd.Function):
         gain = own.join_gain * (joined_variance + layers.join_norm.eps).rsqrt()
         shift = own.join_shift - joined_mean * gain
         for part in patches.parts:
+            # The second norm needed all rows; with its statistics known, parts are finished one by one.
             hidden = torch.addcmul(shift, joined_all[patches.rows_of(part)], gain).relu_()
             tokens[part], winners[part] = largest((hidden @ own.out.T).view(-1, k, len(own.out)))
         # Contribution of the biases to the output of the third layer.
@@ -237,6 +241,7 @@ class _PooledPatches(torch.autograd.Function):
         own, statistics = _Weights(*saved[8:17]), _Statistics(*saved[17:])
         lift_eps, join_eps = ctx.eps
         patches = _Patches(points, own, statistics.mean, statistics.covariance, lift_eps)
+        # Backwards: last layer and maximum, second norm, third and second layer with the first maximum, first layer.
         deviation = (statistics.joined_variance + join_eps).rsqrt()
         pooled = PooledGradient(gradient, winners, patches.k, patches.parts)
         grad_out, grad_hidden, total, moment = _through_out(patches, own, statistics, deviation, joined, pooled)
@@ -297,6 +302,7 @@ def _through_join(
     grad_through, grad_shared, grad_lifted = torch.zeros_like(through), [], []
     for rows, part in zip(grad_joined, patches.parts, strict=True):
         grad_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
+        # `through` is the product of the third and second weight: the gradient of each follows from its own.
         grad_through.addmm_(rows.T, patches.lifted(part))
         grad_lifted.append(rows @ through)
     grad_shared = torch.cat(grad_shared)  # (patches, joined)

@@ -48,6 +48,7 @@ class PooledGradient:
 
     def times(self, weight: Tensor, number: int) -> Tensor:
         """Multiply a part by `weight` `(width, hidden)`: `(rows, hidden)`."""
+        # A bag is a row of the part: the weight's rows of the channels that it wins, times their gradients.
         channels, values, starts = self._by_row
         part, width = self.parts[number], self.values.shape[1]
         entries = slice(part.start * width, part.stop * width)
@@ -69,6 +70,7 @@ class PooledGradient:
 
     def transposed_times(self, hidden: Tensor, number: int) -> Tensor:
         """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
+        # A bag is a channel: its winning row of every center in the part.
         rows, values = self._rows(number), self.values[self.parts[number]]
         starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
         return nn.functional.embedding_bag(
@@ -86,6 +88,7 @@ class PooledGradient:
         centers, width = self.winners.shape
         places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
         rows = (self.winners + places).flatten().int()  # int32 sorts in half the time of int64
+        # Entries are numbered center by center, channel by channel, so `order % width` is the channel.
         order = rows.argsort()
         count = count_index(rows.long(), centers * self.k)
         starts = count.cumsum(0) - count
@@ -127,6 +130,7 @@ def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
         index: `(rows,)` integers, 0 to `count` - 1.
         count: Number of results.
     """
+    # (count,), 0 where a result has no rows
     lengths = count_index(index, count)
     if torch.compiler.is_exporting():
         # Exported formats do not support segments.
@@ -136,6 +140,7 @@ def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
         # Rows sorted by index are reduced in consecutive runs: several times faster than scatter_reduce.
         rows = rows.index_select(0, index.argsort(stable=True))
         largest = torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
+    # Empty segments are -inf until here.
     return largest.masked_fill(lengths[:, None] == 0, 0)
 
 
@@ -146,6 +151,7 @@ def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
     """
     if not is_unmodified(linear, norm) or not norm.training:
         return False
+    # Without a momentum a norm averages over all batches, which `update_running_statistics` does not.
     return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
 
 
@@ -163,6 +169,7 @@ def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a linear layer and the norm after it, with running statistics, in full precision."""
     wide = torch.promote_types(linear.weight.dtype, torch.float32)
     mean, variance = norm.running_mean.to(wide), norm.running_var.to(wide)
+    # gain * (W x + b - mean) + shift, as weight and bias of one layer
     gain = norm.weight.to(wide) * (variance + norm.eps).rsqrt()
     bias = -mean if linear.bias is None else linear.bias.to(wide) - mean
     return linear.weight.to(wide) * gain.unsqueeze(1), bias * gain + norm.bias.to(wide)
@@ -187,5 +194,6 @@ def update_running_statistics(
     if rows < 2:
         raise ValueError(f"{rows} row in training; expected at least 2 points in the neighborhoods of a batch")
     norm.num_batches_tracked += 1
+    # Means move with the bias that was left out; variances do not.
     norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
     norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

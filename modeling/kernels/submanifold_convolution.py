@@ -35,6 +35,7 @@ class NeighborTable:
         if self._pairs is None:
             assert self._table is not None
             half = self._table[: self.center]
+            # Voxels with a neighbor at each position of the first half; the second half holds the same pairs.
             voxels = [(row >= 0).nonzero()[:, 0] for row in half]
             self._pairs = [(own, row[own].long()) for own, row in zip(voxels, half, strict=True)]
         return self._pairs
@@ -53,6 +54,7 @@ class NeighborTable:
             assert self._pairs is not None
             device = self._pairs[0][0].device
             self._table = torch.full((2 * self.center + 1, count), -1, dtype=torch.int32, device=device)
+            # -1 stays where a voxel has no neighbor; at the center, every voxel is its own.
             self._table[self.center] = torch.arange(count, device=device)
             for position in range(len(self._table)):
                 if position != self.center:
@@ -91,6 +93,7 @@ def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor |
     center = table.center
     # Every voxel is its own neighbor at the center, so nothing is gathered there.
     total = torch.nn.functional.linear(values, kernel[:, center], bias)
+    # Up to 27 products are added to a row: in half precision, each sum would round.
     dtype, total = total.dtype, total.to(_wide(total.dtype))
     for position in range(kernel.shape[1]):
         if position != center:
@@ -122,8 +125,10 @@ class _Convolution(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
+        # (out_channels, positions, in_channels)
         kernel, center = weight.flatten(1, 3), ctx.table.center
         needs_values, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        # The center first, as in the forward pass: all rows in order, without an index.
         to_values = (gradient @ kernel[:, center]).to(_wide(values.dtype)) if needs_values else None
         to_weight = torch.empty_like(kernel) if needs_weight else None
         if to_weight is not None:
@@ -135,6 +140,7 @@ class _Convolution(torch.autograd.Function):
             # Gathered once for both gradients, and again here rather than saved in the forward pass.
             own = gradient[voxels]  # (pairs, out_channels)
             if to_values is not None:
+                # Each pair the other way round: the gradient of a voxel's output goes to its neighbor's input.
                 to_values.index_add_(0, neighbors, (own @ kernel[:, position]).to(to_values.dtype))
             if to_weight is not None:
                 to_weight[:, position] = own.T @ values[neighbors]

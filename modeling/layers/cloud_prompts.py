@@ -151,6 +151,7 @@ class CloudLanguageModelMixin:
     ) -> Embedded:
         """Embed tokens, with those of clouds, arguments of `get_point_features`, at their placeholders."""
         encoded, points = (mm_encoder_outputs or {}).get("point"), clouds.get("points")
+        # Clouds come as points, as features, or encoded by `generate`; two of them could contradict each other.
         sources = {"points": points, "point_features": point_features, "mm_encoder_outputs['point']": encoded}
         used = [name for name, value in sources.items() if value is not None]
         if inputs_embeds is not None:

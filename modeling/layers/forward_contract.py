@@ -52,6 +52,7 @@ class PointTokensMixin:
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        # transformers passes a partial of `checkpoint` with the keywords that were chosen.
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else checkpoint)
         # Re-entrant checkpoints pass no gradient to adapters in a layer unless its input requires one, and the input
         # of the first layer does not if only adapters are trained.
@@ -164,6 +165,7 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     share in the mean over all of that batch: parts may have different numbers of clouds or labeled points.
     """
     parameters = inspect.signature(forward).parameters
+    # Without `self`
     names = tuple(parameters)[1:]
     writes = "inputs_embeds" in parameters
     known = frozenset(OUTPUT_KEYWORDS if "kwargs" in names else ()) | frozenset(names) - {"kwargs"}
@@ -182,10 +184,12 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             kwargs["output_hidden_states"] = True
         items = None
         if not writes:
+            # Trainer passes the number of labels of all parts of a batch; language models scale their loss themselves.
             items = kwargs.pop("num_items_in_batch", None)
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
         if items is not None and output.get("loss") is not None:
+            # Labels may have been passed by position.
             batch = dict(zip(names, args, strict=False)) | kwargs
             output["loss"] = output["loss"] * _rows_of_loss(self, batch) / torch.as_tensor(items).clamp(min=1)
         if chooses_layers and output.get("hidden_states") is not None:
@@ -287,6 +291,7 @@ class AttentionRecorder:
     def __init__(self, layers: Sequence[nn.Module], kinds: Mapping[type[nn.Module], int], owner: str):
         self._recorded: list[torch.Tensor | None] = [None] * len(layers)
         self._owner = owner
+        # The first module of a recorded kind in each layer, wherever adapters have moved it; None if it has none.
         self._places = [
             next(((m, index) for m in layer.modules() for kind, index in kinds.items() if isinstance(m, kind)), None)
             for layer in layers
@@ -295,6 +300,7 @@ class AttentionRecorder:
 
     def __enter__(self) -> AttentionRecorder:
         def record(number: int, index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            # Other implementations than eager return the output alone, or None in the place of the weights.
             self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
 
         self._handles = [
@@ -311,6 +317,7 @@ class AttentionRecorder:
     @property
     def weights(self) -> tuple[torch.Tensor, ...]:
         """Attention weights of each layer, `(batch, heads, queries, keys)`."""
+        # Asked for and not there is an error: a tuple with None would fail far from its cause.
         if any(weights is None for weights in self._recorded):
             raise ValueError(f"output_attentions=True: the layers of '{self._owner}' returned no attention weights")
         return tuple(self._recorded)
@@ -323,6 +330,7 @@ def onloaded(*modules: nn.Module) -> Iterator[None]:
     Both load a module's weights when the module is called. Weights that are read without a call, such as a position
     table, must be read inside this context; results computed from them remain valid after it.
     """
+    # accelerate leaves empty tensors on "meta" until its hook has run.
     offloaded = [
         module
         for module in modules
@@ -406,6 +414,7 @@ def has_no_hooks(module: nn.Module) -> bool:
 
 def batch_dependent_flags(model: nn.Module) -> list[str]:
     """Return the settings of a model and its adapters by which predictions depend on the other clouds of a batch."""
+    # PEFT has a dictionary of configs by name; other libraries may use the attribute for something else.
     adapters = getattr(model, "peft_config", None)
     configs = [model.config, *(adapters.values() if isinstance(adapters, dict) else ())]
     return [flag for config in configs for flag in getattr(config, "batch_dependent_flags", None) or ()]

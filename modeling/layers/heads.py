@@ -71,6 +71,7 @@ class ClassificationHead(nn.Module):
             self.norms.append(HeadNorm(width))
             self.dropouts.append(nn.Dropout(rate))
             features = width
+        # `features` is the width of the last hidden layer by now.
         self.out = nn.Linear(features, num_labels)
         self.activation = activation
 
@@ -85,6 +86,7 @@ class ClassificationHead(nn.Module):
     def calibrate(self, temperature: float) -> None:
         """Divide all logits by a temperature from now on: it becomes part of the last layer."""
         check_numbers(0, above=True, temperature=temperature)
+        # Dividing weight and bias divides the logits, so that stored models need no setting for it.
         self.out.weight.div_(temperature)
         self.out.bias.div_(temperature)
 

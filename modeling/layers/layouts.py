@@ -20,6 +20,7 @@ from hf_any3d.modeling.layers.boxes import box_corners, upright_rotation
 
 EXTENT = 32.0
 """Meters along each axis that positions in a layout, and the cells of a scan, cover."""
+# Positions cover 32 m, lengths of walls and openings 25.6 m, sizes of boxes 20 m, angles a full turn either way.
 _POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
 
 
@@ -97,6 +98,7 @@ KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox
 
 def number_names(kind: type) -> tuple[str, ...]:
     """Return the names of an entity's numbers, in the order of a line."""
+    # Only numbers have limits: identifiers and labels have no metadata.
     return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
 
 
@@ -104,6 +106,7 @@ _SMALLEST_BOX = 0.15
 
 
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+# What stands before the numbers of a line: nothing, a label, or the wall that an opening is in.
 _FIRST = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
 _LINE = re.compile(
     "|".join(
@@ -158,6 +161,7 @@ class Layout:
         of_kind: dict[type, list[Any]] = {kind: [] for kind in KINDS.values()}
         for entity in entities:
             of_kind[type(entity)].append(entity)
+        # `KINDS` is in the order of the fields.
         walls, doors, windows, boxes = map(tuple, of_kind.values())
         return cls(walls, doors, windows, boxes, tuple(dropped))
 
@@ -222,6 +226,7 @@ class Layout:
 
     def _mapped(self, change: Callable[[float, float, float], float]) -> Layout:
         def mapped(entity: Entity) -> Entity:
+            # Identifiers and labels have no range, and stay as they are.
             numbers = [number for number in dataclasses.fields(entity) if number.metadata]
             values = {
                 number.name: change(getattr(entity, number.name), *number.metadata["limits"]) for number in numbers
@@ -251,6 +256,7 @@ class Layout:
         `up` is the direction near that axis that points up in fact; None for the axis, so that a tilted layout is
         leveled.
         """
+        # Built first, as it checks the new axis and direction.
         turned = dataclasses.replace(self, up_axis=up_axis, up=up)
         # From the old axis to z, and from z to the new one.
         turn = turned.upright_rotation.T @ self.upright_rotation
@@ -292,6 +298,7 @@ class Layout:
         """
         self._check_upright()
         cosine, sine = math.cos(angle), math.sin(angle)
+        # Counterclockwise, seen from above
         matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
         moved = self._moved(lambda place: matrix @ place)
 
@@ -335,6 +342,7 @@ class Layout:
         def key(*values: float) -> tuple[float, ...]:
             return values if resolution is None else tuple(round(value / resolution) for value in values)
 
+        # So that a wall has one text, whichever end it was drawn from.
         walls = []
         for wall in self.walls:
             if key(wall.az, wall.ay, wall.ax) > key(wall.bz, wall.by, wall.bx):
@@ -353,6 +361,7 @@ class Layout:
                 for number, entity in enumerate(sorted(entities, key=lambda entity: key(entity.y, entity.x)))
             )
 
+        # As in the released program: without boxes of no class, and those below 15 cm along every axis.
         boxes = (
             box
             for box in self.boxes
@@ -372,6 +381,7 @@ class Layout:
         Boxes are `(boxes, 7)` float64: center, full sizes, the third upward, and angle; each has a label.
         """
         if self.up_axis != "z" or self.up is not None:
+            # Boxes turn about z only: leveled, made, and their centers turned back.
             boxes, names = self.with_up_axis("z").as_boxes()
             boxes[:, :3] = boxes[:, :3] @ self.upright_rotation
             return boxes, names
@@ -400,6 +410,7 @@ class Layout:
 
     def corners(self) -> np.ndarray:
         """Return the corners `(boxes, 8, 3)` of what `as_boxes` returns: four of the bottom, then those above them."""
+        # Leveled, since boxes of another axis have sizes and angles in the frame where z points up.
         boxes, _ = self.with_up_axis("z").as_boxes()
         return box_corners(torch.from_numpy(boxes)).numpy() @ self.upright_rotation
 
@@ -431,6 +442,7 @@ def read_lines(
         try:
             # `walls` has those of earlier lines: a model cannot refer to what it has not written.
             entity = _read_line(line, walls, keep_unclosed, strict)
+            # After reading, whose errors say more about what is wrong.
             if strict and not _LINE.fullmatch(line):
                 raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
             if strict and isinstance(entity, Wall):
@@ -456,6 +468,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     word, *rest = name.split("_")
     if word not in KINDS:
         raise ValueError(f"begins with {word!r:.40}; expected one of {', '.join(KINDS)}")
+    # A name may have further words after its number, which the released program passes over.
     number = _number(rest[0] if rest else "", int, " after the name; expected a whole number")
     # What stands between the name and the parenthesis is not compared, as in the released program.
     kind: Any = KINDS[word]
@@ -468,7 +481,9 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     names = number_names(kind)
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
+    # Further arguments are passed over, as in the released program.
     values = {name: _number(text) for name, text in zip(names, arguments, strict=False)}
+    # A sign of a size has no meaning; only a strict reading refuses it.
     if kind is Box and not strict:
         values |= {name: abs(values[name]) for name in ("sx", "sy", "sz")}
     return kind(id=number, **first, **values)
@@ -480,6 +495,7 @@ def _arguments_of(line: str, keep_unclosed: bool) -> list[str]:
     end = line.find(")")
     if start < 0 or (end < 0 and not keep_unclosed):
         raise ValueError(f"{'(' if start < 0 else ')'} is missing")
+    # Without a closing parenthesis `end` is -1, which drops the last character: the released program's rule.
     return line[start + 1 : end].split(",")
 
 

@@ -33,17 +33,21 @@ def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Source: Berman et al., The Lovász-Softmax loss (2018), Alg. 1.
     """
+    # Only classes that occur count; the softmax is over all of them.
     kept = labels != IGNORED
     probabilities, labels = logits[kept].float().softmax(dim=1), labels[kept]
+    # A zero with a gradient, for batches without labels.
     losses = [logits.float().sum() * 0]
     for number in labels.unique().tolist():
         is_class = (labels == number).float()
+        # The surrogate weighs errors by rank, the largest first.
         errors, order = (is_class - probabilities[:, number]).abs().sort(descending=True)
         hits = is_class[order]
         total = hits.sum()
         # The Jaccard loss if the errors up to each rank were the only ones.
         jaccard = 1 - (total - hits.cumsum(0)) / (total + (1 - hits).cumsum(0))
         losses.append(errors @ jaccard.diff(prepend=jaccard.new_zeros(1)))
+    # The zero is no class.
     return torch.stack(losses).sum() / max(len(losses) - 1, 1)
 
 
@@ -90,6 +94,7 @@ def classification_loss(
 
 def _check_labels(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> None:
     """Refuse labels of another shape than the logits', which broadcasting could make a loss of."""
+    # Numbers of classes have one axis less than logits.
     is_numbers = problem_type == "single_label_classification" and labels.ndim == 1
     # A single number per cloud needs no axis of its own.
     is_squeezed = problem_type == "regression" and logits.shape[-1] == 1 and labels.shape == logits.shape[:1]

@@ -14,6 +14,7 @@ from hf_any3d.modeling.layers.losses import classification_loss as classificatio
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
     """Return which parts an object of each category can have, `(batch, parts)` bool on the device of `category`."""
+    # (categories, parts)
     table = torch.zeros(len(category_parts), num_parts, dtype=torch.bool)
     for number, parts in enumerate(category_parts):
         table[number, list(parts)] = True
@@ -33,6 +34,7 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
     """Return the categories `(batch,)` of clouds; optional if there is only one category."""
     if category is None and num_categories == 1:
         return torch.zeros(len(points), dtype=torch.long, device=points.device)
+    # A single number would be broadcast to all clouds.
     if category is None or category.shape != points.shape[:1]:
         got = "is missing" if category is None else f"has shape {tuple(category.shape)}"
         raise ValueError(f"category {got}; expected ({len(points)},), from 0 to {num_categories - 1} for each cloud")

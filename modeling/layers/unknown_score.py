@@ -86,6 +86,7 @@ class UnknownScore(nn.Module):
     def __init__(self, rows: int, width: int, bank_rows: int = 0, projected: int | None = None):
         super().__init__()
         stored = projected or width
+        # Buffers, so that they are stored, cast and moved with the weights, and no optimizer changes them.
         self.register_buffer("features", torch.zeros(rows, stored))
         self.register_buffer("bank", torch.zeros(bank_rows, stored) if bank_rows else None)
         self.register_buffer("projection", torch.zeros(width, projected) if projected else None)
@@ -102,13 +103,16 @@ class UnknownScore(nn.Module):
         features = self.project(features)
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
+        # Of a stored feature itself the distance is 0, whose logarithm is none.
         near = distance.clamp(min=_SMALLEST).log()
         terms = {"unknown_distance": near, "unknown_surprise": surprised}
         if self.projection is not None:
+            # Angles depend on the origin: seen from the mean, directions spread over the whole sphere.
             center = self.features.float().mean(dim=0)
             seen, known = (nn.functional.normalize(rows - center, dim=1) for rows in (features, self.features.float()))
             terms["unknown_angle"] = 1 - (seen @ known.T).amax(dim=1)
         if self.bank is not None:
+            # Above 0 for clouds that are nearer to a negative than to any training feature.
             terms["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
         return terms
 
@@ -118,6 +122,7 @@ class UnknownScore(nn.Module):
         `groups (rows,)` are numbers: a row, and others of its group, are no neighbors of it.
         """
         groups = groups.to(features.device)
+        # Neither a row itself, its own nearest neighbor, nor another scan of its object tells what is usual.
         apart = _distances(features, features).masked_fill(groups[:, None] == groups, torch.inf)
         return self.terms(features, surprise(logits), apart.amin(dim=1))
 
@@ -190,6 +195,7 @@ class UnknownScoreMixin:
         for name, values in {"features": features, "logits": logits, "bank": bank}.items():
             if values is not None and not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+        # Without groups, each row is a group of its own.
         numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
         count = len(numbers.unique())
         if count < 2:
@@ -202,6 +208,7 @@ class UnknownScoreMixin:
             terms = score.terms_of_stored(features, logits, numbers)
         for name, values in terms.items():
             usual = float(values.mean())
+            # Terms are compared in standard deviations, by the same numbers for every later cloud.
             deviation = max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
             if name == "unknown_surprise":
@@ -219,6 +226,7 @@ class UnknownScoreMixin:
         projected = None if projection is None else projection.shape[1]
         sizes = (config.unknown_rows, config.unknown_bank_rows, config.unknown_width)
         if self.unknown_score is None or sizes != (rows, things, projected):
+            # PEFT copies modules that it stores: a new one would not be the one that is saved.
             if getattr(self, "_hf_peft_config_loaded", False) or hasattr(self, "peft_config"):
                 raise ValueError(
                     f"unknown_rows={config.unknown_rows} and unknown_bank_rows={config.unknown_bank_rows} with an "
@@ -240,6 +248,7 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
     """
     check_numbers(0, 1, share=share)
     count = len(values)
+    # Of n + 1 exchangeable values, the last is as likely at any rank; so many ranks lie at or above the level.
     above = max(1, int(share * (count + 1)))
     return float(values.sort().values[count - above]), above / (count + 1)
 
@@ -251,6 +260,7 @@ def score_of_terms(terms: dict[str, Tensor], config: Any) -> Tensor:
 
 def is_none_of_these(unknown: Any, config: Any) -> Any:
     """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages."""
+    # Without a level found on held-out clouds, a score of 0.5 means nothing.
     return unknown > (0.5 if config.unknown_share is not None else float("inf"))
 
 
@@ -264,6 +274,7 @@ def with_energy(terms: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
 
     Source: Liu et al., "Energy-based out-of-distribution detection" (arXiv 2010.03759), Eq. 4.
     """
+    # Both are of the logits alone, and would count twice.
     others = {name: values for name, values in terms.items() if name != "unknown_surprise"}
     return {**others, "unknown_energy": -logits.float().logsumexp(dim=-1)}
 

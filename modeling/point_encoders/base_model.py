@@ -70,6 +70,7 @@ class PointCloudModel(nn.Module):
 
     def __init__(self, config: PointCloudConfig):
         super().__init__(config)
+        # What embeddings are to a language model: the module whose output enters the first layer.
         self.input_tokens = nn.Identity()
 
     def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -92,6 +93,7 @@ class PointCloudModel(nn.Module):
             groups them, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
             positions.
         """
+        # Models that group points need as many as the config says; others need one.
         check_channels(points, self.config.in_channels, getattr(self.config, "min_points", 1))
         with_states = self.returns_states(output_hidden_states, output_attentions)
         states, centers = self.encode(in_full_precision(points, self.dtype))

@@ -32,6 +32,7 @@ def part_prompts(
     if isinstance(templates, str):
         templates = TEMPLATE_SETS[templates]
     check_templates("templates", templates, most=2)
+    # Names of parts come from files and programs, such as "Chair_Arm"; text towers know words.
     names = [clean_label(label) for label in labels]
     asked = None if category is None else clean_label(category)
     if asked is None and (pairs := [template for template in templates if template.count("{}") == 2]):
@@ -40,6 +41,7 @@ def part_prompts(
     for name in names:
         # Not str.format: templates may contain other braces.
         pieces = (template.split("{}") for template in templates)
+        # The first placeholder is the part, a second one the category.
         texts.append([before + name + (asked.join(rest) if asked else rest[0]) for before, *rest in pieces])
     return texts
 
@@ -72,6 +74,7 @@ def text_targets(
         )
     if text_mask is not None and text_mask.shape != (batch, texts):
         raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({batch}, {texts})")
+    # Masks may overlap, numbers cannot.
     masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
     return masks, None if text_mask is None else text_mask.bool()
 

@@ -66,6 +66,7 @@ def group_patches(
     Source: Point-BERT, Sec. 3.1.
     """
     xyz = points[..., :3].contiguous()
+    # From the first point on, so that patches depend on which point comes first.
     index = farthest_point_sample(xyz, num_groups, min_squared_norm=sampling_min_squared_norm)
     return patches_around(points, index, group_size)
 
@@ -77,6 +78,7 @@ def patches_around(points: torch.Tensor, center_index: torch.Tensor, group_size:
     neighbor_index = knn(centers, xyz, group_size)  # (batch, groups, neighbors)
     neighbors = group(points, neighbor_index)  # (batch, groups, neighbors, channels)
     offsets = neighbors[..., :3] - centers.unsqueeze(2)
+    # Colors and normals do not depend on the place.
     if points.shape[2] > 3:
         offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
     return Patches(offsets, centers, center_index, neighbor_index)
@@ -125,6 +127,7 @@ class PatchEncoder(nn.Module):
         """Compute features of every point in its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
         batch, groups, k, channels = neighborhoods.shape
         rows = in_precision_of(self, neighborhoods.reshape(-1, channels))  # (batch * groups * k, channels)
+        # The same two layers for every point of every patch.
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
         patch_max = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
         # An adapter or a quantized layer must be called on the concatenation that it was made for.
@@ -236,6 +239,7 @@ class PointBlock(GradientCheckpointingLayer):
         """
         if positions is not None:
             hidden_states = hidden_states + positions
+        # The second output, the attention weights, is read by a recorder around the module.
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
         if second_half is not None:
             return second_half(hidden_states)
@@ -331,6 +335,7 @@ class TokenGrids(Geometry):
 
     def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
         given = centers.detach().float()
+        # In radii, so that one cell size fits clouds of any unit.
         centers = normalize_centers(given)
         views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
         # Grids in space do not end as lines and images do, so there is no extent.

@@ -72,6 +72,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         part = config.part("base")
         quantization = loading.pop("quantization_config", None)
         pinned = {} if part.revision is None else {"revision": part.revision}
+        # Checksums are of full weights, so these are opened first, whatever is used afterwards.
         base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
         if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
             raise EncoderMismatchError(
@@ -143,6 +144,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         for part in (recorded, *opened):
             if not part.is_elsewhere:
                 continue
+            # Opened as a user of the adapter would, by a config that names this source.
             config = self.config_to_store()
             config.set_part("base", part)
             try:

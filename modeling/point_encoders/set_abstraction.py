@@ -76,8 +76,10 @@ def sample_centers(
     index = farthest_point_sample(places, count, start_index=start, min_squared_norm=min_squared_norm)
     if mask is None and count == num_centers:
         return index, None
+    # All clouds of a batch get as many rows; those that there are no points for are marked below.
     index = torch.cat([index, index[:, :1].expand(-1, num_centers - count)], dim=1)
     if mask is None:
+        # (batch,), the points that each cloud has
         points = torch.full((len(xyz),), count, device=xyz.device)
     else:
         points = mask.sum(dim=1)
@@ -99,8 +101,10 @@ def ball_neighbors(
         xyz = torch.where(mask.unsqueeze(2), xyz, beyond[:, None, None])
     if order == "first":
         return ball_query(centers, xyz, radius, count)
+    # A small cloud may have fewer points than a ball takes.
     available = min(count, xyz.shape[1])
     index, distance = knn(centers, xyz, available, return_distances=True)
+    # What is beyond the radius is replaced by the nearest point, the center itself; a maximum does not change by it.
     index = torch.where(distance <= radius**2, index, index[..., :1])
     return torch.cat([index, index[..., :1].expand(-1, -1, count - available)], dim=2)
 
@@ -165,6 +169,7 @@ class SetAbstraction(nn.Module):
         # The norms become part of the weights, and the rows of some centers at a time go through all layers while
         # they are in the cache.
         weights = [folded(layer.linear, layer.norm) for layer in self.layers]
+        # The widest rows decide how many centers fit into the cache.
         widest = max(len(bias) for _, bias in weights)
         size = max(1, _PART // (index.shape[2] * widest))
         pooled = []

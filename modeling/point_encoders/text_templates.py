@@ -34,6 +34,7 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list
 
 def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
     """Check that there are templates, and that each has one `{}`, or up to `most`."""
+    # A string is a sequence too, of letters.
     is_list = not isinstance(templates, str) and len(templates) > 0
     if not is_list or not all(isinstance(text, str) and 1 <= text.count("{}") <= most for text in templates):
         expected = "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"

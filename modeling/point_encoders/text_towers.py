@@ -37,6 +37,7 @@ _TEXTS_PER_STEP = 512  # of the progress bar
 
 
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    # A copy, since it is changed below.
     text = copy.deepcopy(config.text_config)
     # If they differ, the checkpoint's own value is right.
     if getattr(config, "projection_dim", None) is not None:
@@ -166,6 +167,7 @@ def text_tower_settings(
     if text_pooling is not None and (text_pooling not in POOLINGS or not family.pools_words):
         allowed = f"one of {', '.join(map(repr, POOLINGS))}" if family.pools_words else f"None for {family.name}"
         raise ValueError(f"text_pooling={text_pooling!r}; expected {allowed}")
+    # Its files say how it was trained, and another pooling gives vectors without meaning.
     if family.pools_words and text_pooling is None:
         text_pooling = sentence_pooling(source)
     return {"text_width": family.width(family.text_config(config)), "text_pooling": text_pooling}
@@ -197,6 +199,7 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
         return None
     name, path = family.projections[config.encoder_tower]
     tower = family.text_config(checkpoint) if config.encoder_tower == "text" else checkpoint.vision_config
+    # As for the text tower: the checkpoint's own value is right.
     if getattr(checkpoint, "projection_dim", None) is not None:
         tower.projection_dim = checkpoint.projection_dim
     weight = _load(source, name, tower).get_submodule(path).weight.detach()

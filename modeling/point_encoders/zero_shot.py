@@ -114,12 +114,14 @@ class CloudsAndTextsMixin(TextFeaturesMixin):
         **kwargs: Any,
     ) -> ZeroShotOutput:
         """Compare clouds with texts."""
+        # As in CLIPModel, the loss is asked for; labels ask for it too.
         with_loss = labels is not None if return_loss is None else return_loss
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, with_loss)
         output = self.base_model(points, **kwargs, return_dict=True)
         point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
         logits = loss = None
         if text_embeds is not None:
+            # Given features may have any length, so they are normalized like those that are computed here.
             text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
             logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
         if with_loss:
@@ -196,8 +198,10 @@ def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tenso
     """
     directions = []
     for scores, positive in ((logits.float(), matches), (logits.float().T, matches.T)):
+        # (rows, 1), the number of matches that share a row's target
         positives = positive.sum(dim=1, keepdim=True)
         # Rows without positives have a target, and so a loss, of zero: selecting rows would wait for an accelerator.
         losses = nn.functional.cross_entropy(scores, positive / positives.clamp(min=1), reduction="none")
+        # A mean over the rows that have a match, whatever their number.
         directions.append(losses.sum() / (positives > 0).sum())
     return (directions[0] + directions[1]) / 2

@@ -44,6 +44,7 @@ FIND3D = System(
 FIND3D_TOWER = "google/siglip-base-patch16-224"
 """Model whose texts share the space of Find3D's points."""
 
+# A conversion finds the sizes from the tensors, and must find these.
 _BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
 _LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
 _UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
@@ -54,6 +55,7 @@ def _pretrained(name: str, config: Mapping[str, Any], remark: str = "", preset: 
 
 
 def _with_head(name: str, config: Mapping[str, Any], preset: str | None = None) -> PublishedFile:
+    # The probe is a file of its own beside the encoder's.
     file = _pretrained(name, config, "with a linear head for ScanNet", preset)
     parts = {"head": f"{name}_linear_prob_head_sc.pth"}
     return replace(file, parts=parts, model_class="PointTransformerV3ForPointCloudSegmentation")
@@ -99,6 +101,7 @@ _PUBLISHED = {
         SUPERVISED,
         {
             "scannet": _supervised("scannet-semseg-pt-v3m1-0-base", "scannet"),
+            # Point prompt training: one model for several data sets, of which an option chooses one.
             "scannet-ppt": _supervised("scannet-semseg-pt-v3m1-1-ppt-extreme", "scannet", (48, 96, 192, 384, 512)),
             "scannet200": _supervised("scannet200-semseg-pt-v3m1-0-base", "scannet200"),
             "s3dis": _supervised("s3dis-semseg-pt-v3m1-0-rpe", "s3dis"),
@@ -168,6 +171,7 @@ RECORD = Record(
         "convert_ptv3_back": Converter("point_transformer_v3.convert"),
     },
     programs=(
+        # The first program whose pattern is among a file's names is taken, so the more special ones come first.
         Program("Find3D", "convert_find3d", {r"extractor\.embedding\.stem\.": {}}),
         Program(SUPERVISED.title, "convert_ptv3", {r"(backbone\.)?embedding\.stem\.conv\.": {}}),
         Program(*_PROGRAM, {r"(backbone\.)?embedding\.stem\.": {}}),

@@ -12,6 +12,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_enc
 from hf_any3d.modeling.point_ops import CURVES
 from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, part_property, source_property
 
+# The layout of the first release: convolution as stem, batch norms, curves computed once, and a decoder.
 _SUPERVISED: dict[str, Any] = {
     "stem": "convolution",
     "reads_coordinates": False,
@@ -29,6 +30,7 @@ _SUPERVISED: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "sonata": {},
+    # Inferred from the number of parameters; a conversion takes the sizes of the file's own config.
     "concerto_small": {
         "depths": (2, 2, 2, 6, 2),
         "hidden_sizes": (32, 64, 128, 256, 512),
@@ -36,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "concerto_base": {},
     "concerto_large": {"hidden_sizes": (64, 128, 256, 512, 768), "num_attention_heads": (4, 8, 16, 32, 48)},
+    # Widths of a head are multiples of 6: rotary positions need pairs of channels for three axes.
     "utonia": {
         "hidden_sizes": (54, 108, 216, 432, 576),
         "rope_theta": 10.0,
@@ -44,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grid_size": 0.01,
     },
     "supervised": {**_SUPERVISED, "lovasz_weight": 1.0},
+    # 768 is the width of SigLIP's texts; a column of zeros stands for none of the parts.
     "find3d": {**_SUPERVISED, "text_embedding_size": 768, "none_label": True},
 }
 """Sizes and layouts of the released models, as changes of the config's defaults."""
@@ -169,6 +173,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     curves: list[str] | tuple[str, ...] = CURVES
     shuffle_curves: str = "training"
     depth_of_batch: bool = False
+    # The rule of Sonata, Concerto and Utonia; released supervised weights have "max".
     depth_rule: str = "max_plus_one"
     reads_coordinates: bool = True
 
@@ -191,6 +196,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     block_rule: str = "full"
     stage_norm: str = "layer"
     layer_norm_eps: float = 1e-5
+    # As in the first release, unlike torch's 1e-5 and 0.1.
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.01
     initializer_range: float = 0.02
@@ -254,6 +260,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         stages: dict[str, int] = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1
         if self.use_decoder:
+            # Every stage but the coarsest has a counterpart in the decoder.
             names = ("decoder_depths", "decoder_hidden_sizes", "decoder_num_attention_heads")
             stages |= dict.fromkeys(names, count - 1)
         for name, expected in stages.items():
@@ -270,6 +277,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     def _check_conditions(self) -> None:
         """Check that the data set of the inputs is among those that have norms or heads of their own."""
         has_own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
+        # Heads and norms may be of different lists of data sets, in orders of their own.
         has_own_heads = self.segmentation_head != "layers"
         for is_needed, name in ((has_own_norms, "norm_conditions"), (has_own_heads, "condition_classes")):
             known = getattr(self, name)
@@ -299,6 +307,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     @property
     def point_feature_size(self) -> int:
         """Channels of a point's features: those of all stages, or of the last one of the decoder."""
+        # Without a decoder, points read what all stages have found, carried up (Sonata's linear probe).
         return self.decoder_hidden_sizes[0] if self.use_decoder else sum(self.hidden_sizes)
 
     @property

@@ -187,6 +187,7 @@ class PointTransformerV3Attention(nn.Module):
         groups = None if "flash" in kind else voxels.groups(as_one=kind == "eager")
         # Voxels are processed in the order of their patches; `places` restores their own.
         rows, places = voxels.arrange(block, groups)
+        # (voxels, heads, channels) each, in the order of the patches
         query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
         dtype = query.dtype
         if self.config.rope_theta is not None:
@@ -268,6 +269,7 @@ class PointTransformerV3Attention(nn.Module):
         mask = None
         if group.mask is not None:
             queries = group.queries.shape[1]
+            # (patches, keys), False for the places that fill up a short patch
             mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
             mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None].expand(-1, 1, queries, -1)
         if cells is None or self.relative_bias is None:
@@ -285,6 +287,7 @@ class PointTransformerV3Attention(nn.Module):
         def draw(count: int, largest: float) -> torch.Tensor:
             return coord.new_empty(count).uniform_(-largest, largest)
 
+        # Utonia's augmentation, drawn for each block: positions of attention alone, not those of voxels.
         if config.rope_shift:
             coord = coord + draw(3, config.rope_shift)
         if config.rope_jitter:
@@ -504,6 +507,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 below = widths[stage]
         if config.condition_size is not None:
             names = config.condition_classes or config.norm_conditions or ()
+            # Released weights of several data sets have it even where nothing reads it.
             self.conditions = nn.Embedding(len(names), config.condition_size)
         self.post_init()
 
@@ -591,6 +595,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             batch, of_point = follow(inverse, batch, of_point)
         if config.adaptive_norms:
             voxels.context = self._condition_embedding()
+        # Places of all stages first: they depend on coordinates alone, and each draws its turns of the curves.
         stages = [voxels]
         for _ in config.pooling_strides:
             stages.append(stages[-1].pool(self._turns()))

@@ -40,6 +40,7 @@ def products(embeds: torch.Tensor, texts: torch.Tensor, counts: tuple[int, ...])
     `embeds` `(voxels, width)` are those of all clouds, with `counts` voxels each; `texts` are `(texts, width)`, or
     `(clouds, texts, width)`, own texts for each cloud.
     """
+    # One list of texts for all clouds is a single product.
     if texts.ndim == 2:
         return embeds @ texts.T
     return torch.cat([own @ words.T for own, words in zip(embeds.split(counts), texts, strict=True)])
@@ -58,6 +59,7 @@ def mask_means(
     parts = list(zip(points.split(counts), embeds.split(counts), strict=True))
     numbers = torch.stack([own.sum(dim=0) for own, _ in parts])  # (clouds, texts)
     sums = torch.stack([own.T @ vectors for own, vectors in parts])  # (clouds, texts, width)
+    # Masks without points have a mean of 0, not NaN; the loss leaves them out.
     return sums / (numbers + 1e-12)[..., None], numbers
 
 
@@ -75,6 +77,7 @@ def mask_text_loss(
     rows = counted.nonzero(as_tuple=True)
     logits = scale * texts.expand_as(means)[rows] @ means[rows].T  # (texts, masks)
     own = torch.arange(len(logits), device=logits.device)
+    # Texts and masks have one order, so the right answer of each is its own number.
     targets = torch.where(numbers[rows] > 0, own, -100)
 
     def mean_loss(scores: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ _REACHED = "interpolated bias of each pair, mean over the views"
 def _t5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     # The first layer alone has the biases; it hands them on to the others.
     attention = call.layers[0].layer[0].SelfAttention
+    # T5 in an encoder counts distances in both directions; its decoder's buckets are for preceding tokens.
     bucket = partial(
         attention._relative_position_bucket,
         bidirectional=True,
@@ -51,6 +52,7 @@ def _umt5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 def _mpnet_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     stack = call.encoder.encoder
+    # MPNet's layers share one table, which the stack holds.
     bias = line_bias(call.places, stack.relative_attention_bias, stack.relative_position_bucket)
     for _ in call.layers:
         yield {"position_bias": bias.to(call.hidden_states.dtype)}
@@ -67,6 +69,7 @@ def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     place = entry[:, torch.arange(heads, device=entry.device) % entry.shape[1], :, 0]  # (batch, heads, tokens)
     distance = (place.unsqueeze(-1) - place.unsqueeze(-2)).round().long()
     if config.model_type == "deberta-v2":
+        # v2 and v3 of published checkpoints put far distances into logarithmic buckets.
         if stack.position_buckets > 0:
             distance = make_log_bucket_position(distance, stack.position_buckets, stack.max_relative_positions).long()
         distance = distance.flatten(0, 1).unsqueeze(0)  # (1, batch * heads, tokens, tokens)
@@ -90,6 +93,7 @@ def _deberta_positions(model: PreTrainedModel) -> PositionTable:
 def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     if not config.relative_attention:
         return "relative_attention=False; expected True, as in all published checkpoints"
+    # DeBERTa v2's convolution reads neighbors in the order of the words.
     if getattr(config, "conv_kernel_size", 0) > 0:
         return "a convolution over neighboring words runs parallel to its first layer"
     return narrow_embeddings(config)

@@ -24,6 +24,7 @@ from hf_any3d.modeling.layers.forward_contract import onloaded
 
 
 def _optional_grid(model: PreTrainedModel) -> PositionTable:
+    # Without a table, as with relative biases alone, tokens still have places on the grid.
     rows, columns = image_grid(model.config)
     table = getattr(model.embeddings, "position_embeddings", None)
     return PositionTable("plane", None, rows, columns) if table is None else plane(table, 1, rows)
@@ -31,6 +32,7 @@ def _optional_grid(model: PreTrainedModel) -> PositionTable:
 
 def _beit_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     shared = call.encoder.shared_position_bias
+    # BEiT has biases in each layer, shared by all, or none; only the mask leads to coordinates off its grid.
     for layer in call.layers:
         own = layer.relative_position_bias
         bias = _bias(call, shared, own)
@@ -40,6 +42,7 @@ def _beit_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 def _data2vec_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     shared = getattr(call.encoder.encoder, "relative_position_bias", None)
+    # A layer with biases of its own adds them to those that it is passed, so those of its grid are taken away there.
     for layer in call.layers:
         own = getattr(layer.attention.attention, "relative_position_bias", None)
         bias = _bias(call, shared, own)
@@ -52,8 +55,10 @@ def _bias(call: LayerPass, shared: torch.nn.Module | None, own: torch.nn.Module 
     if shared is None and own is None:
         return None
     holders = [module for module in (shared, own) if module is not None]
+    # Biases are linear in their tables, so tables are added before they are interpolated.
     with onloaded(*holders):
         table = sum(module.relative_position_bias_table for module in holders)
+    # (batch, heads, tokens, tokens)
     bias = plane_bias(call.places, table)
     if own is not None:
         bias = bias - own((call.places.rows, call.places.columns), True, dim_size=call.hidden_states.shape[1])
@@ -75,6 +80,7 @@ def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     sizes = constant([call.places.rows, call.places.columns], call.places.entry)
     # Centers of patches are in (-1, 1), rows first.
     coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
+    # Sines and cosines are the same for all layers.
     pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
     for _ in call.layers:
         yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": pair}

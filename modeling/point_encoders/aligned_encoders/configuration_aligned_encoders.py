@@ -63,6 +63,7 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
     def __post_init__(self, **kwargs: Any):
+        # Only some subclasses have balls of a radius; others ignore the range.
         check_settings(self, ranges={"group_radius": (1e-6, 1e6)})
         self.check_parts((TEXT_TOWER, "base"))
         super().__post_init__(**kwargs)

@@ -161,6 +161,7 @@ class AlignedClassifier(AlignedPreTrainedModel):
 
     def __init__(self, config: AlignedEncoderConfig):
         super().__init__(config)
+        # Under the name of the base model, so that checkpoints of the encoder alone open with this class.
         setattr(self, self.base_model_prefix, self.base_class()(config))
         self.classifier = ClassificationHead(
             config.feature_size, config.num_labels, config.head_widths, dropout=config.head_dropout
@@ -203,6 +204,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         # Centers are in full precision, whatever the model's is.
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
+        # (batch, 2 * token width + feature_size): maximum and mean of the tokens, and the feature of the cloud
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
         logits = self.segmenter(features, clouds)  # (batch, points, labels)
         return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
@@ -213,6 +215,7 @@ class TextAlignment(nn.Module):
 
     def __init__(self, temperature: float, largest_scale: float | None = None):
         super().__init__()
+        # Its logarithm is learned, so that the scale stays above 0 (CLIP).
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.largest_scale = largest_scale
 
