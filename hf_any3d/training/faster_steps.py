@@ -24,6 +24,10 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
     layers = layer_stack(model).layers
     for layer in layers:
         layer.compile(**options)
+    for module in model.modules():
+        # The class, not the module: adapters look up unknown attributes in the module that they wrap.
+        if hasattr(type(module), "compile_surroundings"):
+            module.compile_surroundings(**options)
     return len(layers)
 
 

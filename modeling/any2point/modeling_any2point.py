@@ -19,11 +19,11 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -33,8 +33,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.point_index import PointIndexer
-from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.any2point.point_index import PointIndexer, check_point_index
+from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PointTokens
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.config_checks import check_built
@@ -48,6 +48,7 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.hooks import LibraryModelMixin
+from hf_any3d.modeling.layers.compilation import mark_batch
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
@@ -70,6 +71,16 @@ from hf_any3d.modeling.point_encoders.text_towers import (
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
+
+
+class _Embedded(NamedTuple):
+    """Tokens of point clouds, the places of their centers, and the input of the layers with positions to add to it."""
+
+    tokens: PointTokens
+    centers: torch.Tensor
+    projection: Projection
+    hidden_states: torch.Tensor
+    positions: torch.Tensor
 
 
 @dataclass
@@ -170,6 +181,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.point_tokenizer.start()
         if encoder is not None:
             self._start_from_encoder()
+        self._compiled_embed: Callable[..., _Embedded] | None = None
+        self._compiled_finish: Callable[..., Any] | None = None
+
+    def compile_surroundings(self, **options: Any) -> None:
+        """Let torch compile what precedes and follows the layers in training, by options of `torch.compile`."""
+        self._compiled_embed = torch.compile(Any2PointModel._embed, **options)
+        self._compiled_finish = torch.compile(Any2PointModel._finish, **options)
 
     @torch.no_grad()
     def _start_from_encoder(self) -> None:
@@ -204,24 +222,22 @@ class Any2PointModel(Any2PointPreTrainedModel):
         wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
         if point_index is not None:
             wanted["point_index"] = point_index
-        tokens = self.point_tokenizer(points, **wanted)
-        # Projected from the same distance, clouds of any size fill the views alike.
-        centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
-        projection = project(centers, self.family.positions_of(self.encoder), config)
+        embed = self._compiled_embed if self.training else None
+        if embed is None:
+            embed = Any2PointModel._embed
+        else:
+            if point_index is not None:
+                check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
+            mark_batch(points, point_index)
+        tokens, centers, projection, hidden_states, positions = embed(self, points, wanted)
         geometry = Geometry(
-            # Cells are numbers of places, which have no gradient.
-            centers.detach().float(),
+            centers,
             projection.view_positions,
             projection.extent,
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
             layers_run_again=self.gradient_checkpointing,
         )
-        # Encoders with relative or rotary positions get them in their layers; here they add zeros.
-        embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
-        # The class token has a learned position of its own, in front.
-        hidden_states, positions = self.class_token(tokens.tokens, embedding)
-        hidden_states = self.input_tokens(hidden_states)
         recorder = self.record_attentions() if return_attentions else None
         # Not for layers that checkpointing runs again outside of it; inference is as fast in half precision.
         precise = torch.is_grad_enabled() and not self.gradient_checkpointing
@@ -229,18 +245,47 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
-        # Trained parts run in their own precision, whatever that of the frozen encoder.
-        hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
+        finish = self._compiled_finish if self.training else None
+        if finish is None:
+            finish = Any2PointModel._finish
+        else:
+            mark_batch(hidden_states)
+        hidden_states, pooled = finish(self, hidden_states)
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
             hidden_states,
-            pool(hidden_states, config.pooling),
+            pooled,
             tokens.centers,
             tokens.index,
             levels,
             tuple(states) if return_hidden else None,
             attentions,
         )
+
+    def _embed(self, points: torch.Tensor, wanted: dict[str, Any]) -> _Embedded:
+        """Compute the input of the layers and the places of its tokens; `wanted` are arguments of the tokenizer."""
+        config = self.config
+        tokens = self.point_tokenizer(points, **wanted)
+        # Projected from the same distance, clouds of any size fill the views alike.
+        centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
+        projection = project(centers, self.family.positions_of(self.encoder), config)
+        # Encoders with relative or rotary positions get them in their layers; here they add zeros.
+        embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        # The class token has a learned position of its own, in front.
+        hidden_states, positions = self.class_token(tokens.tokens, embedding)
+        hidden_states = self.input_tokens(hidden_states)
+        if config.position_injection != "every_layer":
+            hidden_states = hidden_states + positions
+        hidden_states = self._normed_input(hidden_states.to(self.encoder.dtype))
+        # Cells are numbers of places, which have no gradient.
+        places = centers.detach().float()
+        return _Embedded(tokens, places, projection, hidden_states, positions.to(self.encoder.dtype))
+
+    def _finish(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the final norm to the output of the layers, and pool the tokens."""
+        # Trained parts run in their own precision, whatever that of the frozen encoder.
+        hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
+        return hidden_states, pool(hidden_states, self.config.pooling)
 
     def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
         """Return the positions to add to the tokens, `(batch, tokens, hidden)`; zeros if only layers use positions."""
@@ -259,11 +304,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         states: list[torch.Tensor] | None,
     ) -> torch.Tensor:
         """Run the layers on `(batch, 1 + tokens, hidden)`; appends the hidden states to `states`."""
-        where = self.config.position_injection
-        if where != "every_layer":
-            hidden_states = hidden_states + positions
-        hidden_states = self._normed_input(hidden_states.to(self.encoder.dtype))
-        positions = positions.to(self.encoder.dtype)
         if geometry.batch_second:
             # The layers take their first axis for the batch: so attention is over the clouds, as in a released
             # program.
@@ -281,10 +321,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
             # Tokens that adapters add go on only to layers of the same kind.
             if not getattr(layer, "takes_added_tokens", False):
                 hidden_states = hidden_states[:, :count]
-            if where != "input":
+            if self.config.position_injection != "input":
                 # Those of added tokens are their adapter's business.
                 behind = hidden_states.shape[1] - count
-                hidden_states = hidden_states + nn.functional.pad(positions, (0, 0, 0, behind))
+                added = nn.functional.pad(positions, (0, 0, 0, behind)) if behind else positions
+                if getattr(layer, "adds_positions", False):
+                    arguments = {**arguments, "positions": added}
+                else:
+                    hidden_states = hidden_states + added
             hidden_states = self._run_layer(layer, hidden_states, arguments, geometry)
             if states is not None:
                 made.append(hidden_states[:, :count])
@@ -362,7 +406,12 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         if config.unknown_rows:
             sizes = (config.unknown_rows, features, config.unknown_bank_rows, config.unknown_width)
             self.unknown_score = UnknownScore(*sizes)
+        self._compiled_classify: Callable[..., Any] | None = None
         self.post_init()
+
+    def compile_surroundings(self, **options: Any) -> None:
+        """Let torch compile head and loss in training, by options of `torch.compile`."""
+        self._compiled_classify = torch.compile(Any2PointForPointCloudClassification._classify, **options)
 
     @strict_forward
     def forward(
@@ -374,10 +423,19 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
-        loss = classification_loss(logits, labels, self.config)
+        classify = self._compiled_classify if self.training else None
+        if classify is None:
+            classify = Any2PointForPointCloudClassification._classify
+        else:
+            mark_batch(output.pooler_output, labels)
+        logits, loss = classify(self, output.pooler_output, labels)  # (batch, labels)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
+
+    def _classify(self, pooled: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits `(batch, labels)` of pooled features, and their loss."""
+        logits = self.classifier(pooled)
+        return logits, classification_loss(logits, labels, self.config)
 
 
 class PointPropagation(nn.Module):

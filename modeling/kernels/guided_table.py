@@ -122,7 +122,12 @@ def guided_table(
     apart = pool.new_full((batch, views, 1, sequence, padded), -torch.inf)[..., :sequence]
     apart[..., special:, special:] = members.apart
     apart[..., :special, :special] = 0
-    links = voxels.links
+    row = voxels.row[:, 0]  # (batch, tokens)
+    number = torch.arange(tokens, device=device)
+    # A token's place in the list of its cloud's tokens by voxel: how many come before it. Sorting is more kernels.
+    rank = row * tokens + number
+    place = (rank[:, None] < rank[:, :, None]).sum(dim=-1)  # (batch, tokens)
+    order = torch.zeros_like(place).scatter_(1, place, number.expand_as(place))
     per_row = total.reciprocal()
     return GuidedTable(
         pool=pool,
@@ -136,8 +141,8 @@ def guided_table(
         missing=missing,
         own_view=of_group[:views, :cell_rows].T.unsqueeze(-1).contiguous(),
         # Places in the sequence: each cloud has its special tokens in front.
-        order=links.order + (links.order // tokens + 1) * special,
-        lengths=links.lengths,
+        order=(order + torch.arange(batch, device=device)[:, None] * sequence + special).flatten(),
+        lengths=(voxels.pool[:, 0] > 0).sum(dim=-1).flatten(),
         has_voxel=inside[:, cell_rows:].unsqueeze(-1).contiguous(),
         apart=apart.expand(-1, -1, heads, -1, -1).flatten(1, 2),
         special=special,

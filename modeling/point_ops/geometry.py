@@ -161,13 +161,27 @@ class Geometry:
         return self._derived[key]
 
     def table(
-        self, cell_size: float | None, voxel_size: float, heads: int, count_empty: bool, dtype: torch.dtype
+        self,
+        cell_size: float | None,
+        voxel_size: float,
+        heads: int,
+        count_empty: bool,
+        dtype: torch.dtype,
+        compiled: Callable[..., GuidedTable] | None = None,
     ) -> GuidedTable:
-        """Return cells and voxels of all views as one table; see `guided_table`."""
+        """Return cells and voxels of all views as one table; see `guided_table`. `compiled` may be a compiled
+        `table_of_places`.
+        """
         key = ("table", cell_size or self.cell_size, voxel_size, heads, count_empty, dtype)
         if key not in self._derived:
-            cells, voxels = self.view_cells(cell_size), self.voxels(voxel_size)
-            self._derived[key] = guided_table(cells, voxels, self.special_tokens, heads, count_empty, dtype)
+            settings = voxel_size, heads, count_empty, dtype
+            if compiled is None:
+                self._derived[key] = table_of(self, cell_size, *settings)
+            else:
+                places = self.centers, self.view_positions, self.extent, self.special_tokens
+                for tensor in places[:2]:
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+                self._derived[key] = compiled(*places, cell_size or self.cell_size, *settings)
         return self._derived[key]
 
     def of_weights(self, owner: Hashable, compute: Callable[[], Any]) -> Any:
@@ -183,6 +197,26 @@ class Geometry:
         if key not in self._derived:
             self._derived[key] = compute(self.centers if self.given_centers is None else self.given_centers)
         return self._derived[key]
+
+
+def table_of(
+    geometry: Geometry, cell_size: float | None, voxel_size: float, heads: int, count_empty: bool, dtype: torch.dtype
+) -> GuidedTable:
+    """Make the table of cells and voxels of all views; see `guided_table`."""
+    cells, voxels = geometry.view_cells(cell_size), geometry.voxels(voxel_size)
+    return guided_table(cells, voxels, geometry.special_tokens, heads, count_empty, dtype)
+
+
+def table_of_places(
+    centers: Tensor,
+    view_positions: Tensor,
+    extent: tuple[float, ...],
+    special_tokens: int,
+    cell_size: float,
+    *settings: Any,
+) -> GuidedTable:
+    """Make a table of the places of a `Geometry`, as a function of tensors and numbers that compilers take."""
+    return table_of(Geometry(centers, view_positions, extent, cell_size, special_tokens), cell_size, *settings)
 
 
 class FlatGeometry:

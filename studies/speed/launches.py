@@ -11,22 +11,32 @@ launches for it: none for a view, one for most others, `KERNELS` for the rest.
 from __future__ import annotations
 
 import argparse
+import copy
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._inductor import config as inductor_config
-from torch._inductor.async_compile import AsyncCompile
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor import config as inductor_config, utils as inductor_utils
+from torch._inductor.codegen.triton import TritonScheduling
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.runtime.hints import DeviceProperties
+from torch._inductor.scheduler import Scheduler
+from torch._inductor.virtualized import V
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
+from hf_any3d.modeling.kernels import set_kernels
+from hf_any3d.training.faster_steps import compile_layers
 from studies.speed.any2point_wrapper import PRESETS, Built, build
 
 FORWARD, BACKWARD = PHASES = ("forward", "backward")
@@ -66,6 +76,8 @@ _NO_KERNEL = {
 }
 # Kernels of memory-efficient attention in the backward pass: a product, its sum, and the gradients.
 _ATTENTION_BACKWARD = 3
+# The function whose operations a compiler takes, and the place of their launches.
+_COMPILED = "_compiled"
 _PLACES = ("modeling/", "hf_any3d/tuners/", "transformers/models/", "transformers/activations")
 
 
@@ -90,18 +102,24 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def add(self, kernels: int, place: str | None = None) -> None:
-        """Count kernels of a place, by default the one that runs."""
-        self.counts[self.phase, place or self.place()] += kernels
+        """Count kernels of a place, by default the one that runs, unless it is part of a compiled region."""
+        place = place or self.place()
+        if place != _COMPILED:
+            self.counts[self.phase, place] += kernels
 
     def place(self) -> str:
         """Return the file of the model whose code, or whose gradient, runs."""
-        files = [frame.filename for frame in traceback.extract_stack()]
+        frames = [(frame.filename, frame.name) for frame in traceback.extract_stack()]
         if self.phase == BACKWARD:
             node: Any = torch._C._current_autograd_node()
             if node is None or node.name().endswith("AccumulateGrad"):
                 return "sums of gradients"
-            files += [line.split('"')[1] for line in node.metadata.get("traceback_", ())]
-        for file in reversed(files):
+            for line in node.metadata.get("traceback_", ()):
+                _, file, after = line.split('"', 2)
+                frames.append((file, after.split(" in ", 1)[1].split("\n", 1)[0]))
+        if any(name == _COMPILED for _, name in frames):
+            return _COMPILED
+        for file, _ in reversed(frames):
             if (of_model := _file_of_model(file)) is not None:
                 return of_model
         return "elsewhere"
@@ -193,58 +211,166 @@ def count_built(built: Built) -> tuple[Launches, Launches]:
     return count(lambda: model(**inputs).loss), count(bare)
 
 
-class _Skipped(torch.autograd.Function):
-    """Stands for a compiled layer: launches nothing, and passes gradients to all that the layer reads."""
+@dataclass
+class Region:
+    """Function that a step runs compiled as one, how often it calls it, and the kernels and products by phase."""
+
+    name: str
+    calls: int = 0
+    kernels: Counter[str] = field(default_factory=Counter)
+    products: Counter[str] = field(default_factory=Counter)
+    backend: Callable[..., Any] | None = None  # one for all calls, or each would be compiled again
+
+
+class _Boundary(torch.autograd.Function):
+    """The edge of a compiled region: its backward pass hands out one gradient for each input."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_states: Tensor, *others: Tensor) -> Tensor:
-        ctx.shapes = hidden_states, *others
-        return torch.empty_like(hidden_states)
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.shapes)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients
 
 
-def count_outside(preset: str, batch: int = 2) -> Launches:
-    """Count the launches of a step outside of its layers, whose passes are left out."""
+def count_compiled(preset: str, batch: int = 2) -> tuple[Launches, list[Region]]:
+    """Count the launches of a step outside of its compiled regions, and the kernels of each region.
 
-    def skipped(layer: GuidedAdapterLayer, hidden_states: Tensor, geometry: Any, tables: Any, *args: Any) -> Any:
-        folded = [part for table in tables.values() for part in (*table.folded, table.attention.out_bias)]
-        views = hidden_states.new_empty(layer.views + 1, layer.hidden_size)
-        return _Skipped.apply(hidden_states, *folded), dict.fromkeys(tables, (views, views))
-
-    with patch.object(GuidedAdapterLayer, "_pass", skipped):
-        return count_preset(preset, batch)[0]
-
-
-def count_region(preset: str) -> Counter[str]:
-    """Count the kernels of a layer that inductor makes for a CPU, forward and backward, without running them.
-
-    Each loop nest, product and operator of torch counts as one, memory-efficient attention as in `Launches`.
+    Outside, a step launches what it launches without compilation. Inside, inductor orders and merges the operations
+    of a graph as it does for a GPU, and is stopped before it writes the kernels, for which it would need one. Each
+    merged loop nest, product and operator of torch counts as one, memory-efficient attention as in `Launches`.
     """
-    counts: Counter[str] = Counter()
-    phases = iter(PHASES)
-
-    def count_nodes(nodes: list[Any]) -> list[Any]:
-        phase = next(phases)
-        for node in nodes:
-            name = getattr(node.node, "python_kernel_name", None) or ""
-            is_attention = "_backward" in name and "attention" in name
-            # Results of an operator with several, and what is never computed, are nodes, too.
-            if type(node.node).__name__ != "MultiOutput" and "Nop" not in type(node).__name__:
-                counts[phase] += _ATTENTION_BACKWARD if is_attention else 1
-        return nodes
-
-    built = build(preset, 3)
-    layers = [module for module in built.model.modules() if isinstance(module, GuidedAdapterLayer)]
-    for layer in layers:
-        layer.compile()
-    settings = {"_post_fusion_custom_pass": count_nodes, "force_disable_caches": True}
-    nothing = patch.object(AsyncCompile, "cpp_pybinding", lambda *args, **kwargs: lambda *args: None)
-    with inductor_config.patch(settings), nothing:
+    torch.compiler.reset()  # sizes of earlier models would be taken for such that change
+    regions: dict[str, Region] = {}
+    with patch.object(torch, "compile", partial(_counted_region, regions)):
+        built = build(preset, batch)
+        compile_layers(built.model.get_base_model())
+        outside, _ = count_built(built)
+    with patch.object(torch, "compile", partial(_scheduled_region, regions, torch.compile)):
+        built = build(preset, batch)
+        compile_layers(built.model.get_base_model())
         built.model(points=built.clouds, labels=built.labels, point_index=built.point_index).loss.backward()
-    return counts
+    return outside, list(regions.values())
+
+
+def _counted_region(regions: dict[str, Region], function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Stand for `torch.compile` on "meta": what runs inside of the function is not counted, but its calls are."""
+    region = regions.setdefault(function.__qualname__, Region(function.__qualname__))
+
+    def _compiled(*args: Any, **kwargs: Any) -> Any:
+        before = set_kernels("torch")  # the backward passes of others have no line of the model
+        try:
+            return function(*args, **kwargs)
+        finally:
+            set_kernels(before)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        region.calls += 1
+        leaves, structure = tree_flatten((args, kwargs))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if places:
+            for place, tensor in zip(places, _Boundary.apply(*[leaves[place] for place in places]), strict=True):
+                leaves[place] = tensor
+        args, kwargs = tree_unflatten(leaves, structure)
+        return _compiled(*args, **kwargs)
+
+    return call
+
+
+def _scheduled_region(
+    regions: dict[str, Region], compiler: Callable[..., Any], function: Callable[..., Any], **options: Any
+) -> Callable[..., Any]:
+    """Stand for `torch.compile`: count the kernels that inductor would make of a function for a GPU."""
+    region = regions.setdefault(function.__qualname__, Region(function.__qualname__))
+    settings = options.pop("options", {})
+
+    def scheduled(graph: Any, inputs: Any, **kwargs: Any) -> Callable[..., Any]:
+        # Passes over the graph change it in place.
+        kept = GraphModule(graph, copy.deepcopy(graph.graph))
+        phase = BACKWARD if kwargs.get("is_backward") else FORWARD
+        try:
+            with _scheduling_for_a_gpu(settings):
+                compile_fx_inner(graph, inputs, **kwargs)
+        except Exception as error:
+            nodes = _scheduled_nodes(error)
+        for node in nodes:
+            kernels, is_product = _kernels_of(node)
+            region.kernels[phase] += kernels
+            region.products[phase] += is_product
+        return make_boxed_func(kept.forward)
+
+    region.backend = region.backend or partial(compile_fx, inner_compile=scheduled)
+    return compiler(function, backend=region.backend, **options)
+
+
+class _Scheduled(Exception):
+    """Stops inductor when its kernels are decided on."""
+
+    def __init__(self, nodes: list[Any]):
+        super().__init__("all kernels are counted")
+        self.nodes = nodes
+
+
+def _scheduled_nodes(error: BaseException) -> list[Any]:
+    """Return the kernels with which inductor was stopped."""
+    found: Any = error
+    while found is not None and not isinstance(found, _Scheduled):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        raise error
+    return found.nodes
+
+
+@contextmanager
+def _scheduling_for_a_gpu(settings: dict[str, Any]) -> Iterator[None]:
+    """Let inductor schedule graphs of a CPU as for an H100, and stop before it writes kernels."""
+
+    def backend(scheduler: Scheduler, device: torch.device) -> TritonScheduling:
+        V.graph.add_device_info(device)
+        return TritonScheduling(scheduler)
+
+    def stop(scheduler: Scheduler) -> None:
+        raise _Scheduled(scheduler.nodes)
+
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (Scheduler, "create_backend", backend),
+            (Scheduler, "codegen", stop),
+            (DeviceProperties, "create", staticmethod(lambda device: _H100)),
+            (inductor_utils, "GPU_TYPES", [*inductor_utils.GPU_TYPES, "cpu"]),
+        ):
+            stack.enter_context(patch.object(owner, name, value))
+        always = {"cpu_backend": "triton", "fx_graph_cache": False}
+        stack.enter_context(inductor_config.patch(always | settings))
+        yield
+
+
+_H100 = DeviceProperties(
+    type="cuda",
+    index=0,
+    multi_processor_count=132,
+    cc=90,
+    major=9,
+    regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048,
+    max_threads_per_block=1024,
+    warp_size=32,
+)
+
+
+def _kernels_of(node: Any) -> tuple[int, bool]:
+    """Return the launches of a node of inductor's schedule, and whether it is a matrix product."""
+    # Results of an operator with several, and what is never computed, are nodes, too.
+    if type(node.node).__name__ == "MultiOutput" or "Nop" in type(node).__name__:
+        return 0, False
+    # Such as "torch.ops.aten.sort.stable", "aten.scatter_reduce_.two", "extern_kernels.mm".
+    operator = getattr(node.node, "python_kernel_name", None) or ""
+    names = [name.rstrip("_") for name in operator.split(".")]
+    if any("attention" in name and name.endswith("_backward") for name in names):
+        return _ATTENTION_BACKWARD, False
+    kernels = next((KERNELS[name] for name in names if name in KERNELS), 1)
+    return kernels, names[-1].endswith("mm")
 
 
 def main() -> None:
@@ -260,10 +386,19 @@ def main() -> None:
         for place, (forward, backward) in step.by_place().items():
             print(f"  {place:<64}{forward:>6}{backward:>6}")
         if options.compiled:
-            outside, region = count_outside(preset), count_region(preset)
-            layers = PRESETS[preset][0]["num_hidden_layers"]
-            whole = [outside.total(phase) + layers * region[phase] for phase in PHASES]
-            print(f"  with {layers} compiled layers of {[region[phase] for phase in PHASES]} kernels: {whole}")
+            _print_compiled(*count_compiled(preset))
+
+
+def _print_compiled(outside: Launches, regions: list[Region]) -> None:
+    """Print the launches of a step with compiled layers."""
+    whole = {phase: outside.total(phase) + sum(of.calls * of.kernels[phase] for of in regions) for phase in PHASES}
+    products = sum(of.calls * of.products.total() for of in regions)
+    print(f"  compiled: {sum(whole.values())} launches a step, {list(whole.values())}, of which {products} products")
+    for of in regions:
+        print(f"  {of.calls:>4} x {of.name:<58}{of.kernels[FORWARD]:>6}{of.kernels[BACKWARD]:>6}")
+    print("  outside:")
+    for place, (forward, backward) in outside.by_place().items():
+        print(f"    {place:<62}{forward:>6}{backward:>6}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import nn
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.kernels.guided_table import mark_batch
 from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
-from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, table_of_places
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.module import (
     CellAttention,
@@ -18,6 +18,7 @@ from hf_any3d.tuners.guided_adapter.module import (
     Guidance,
     LayerGate,
     LayerTable,
+    TableCode,
     add_bottleneck,
     aggregate_by_table,
     guided_aggregation,
@@ -42,6 +43,7 @@ class GuidedAdapterLayer(WrappedModule):
     )
     other_param_names = (*WrappedModule.other_param_names, "guided_adapter_dropout", "guidance")
     takes_geometry = True
+    adds_positions = True
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
         super().__init__(base_layer)
@@ -50,6 +52,7 @@ class GuidedAdapterLayer(WrappedModule):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
         self._compiled_pass: Callable[..., Any] | None = None
+        self._table_code = TableCode()
         # Only a hook can add to the branch before the residual sum inside the layer.
         self.hooks = [base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)]
 
@@ -97,23 +100,34 @@ class GuidedAdapterLayer(WrappedModule):
         Passes without a table of all cells, such as those in evaluation, are not compiled.
         """
         self._compiled_pass = torch.compile(GuidedAdapterLayer._pass, fullgraph=True, **options)
+        self._table_code = TableCode(
+            torch.compile(table_of_places, fullgraph=True, **options),
+            torch.compile(CellAttention.folded, fullgraph=True, **options),
+        )
 
     def forward(
-        self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry | FlatGeometry, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        *args: Any,
+        geometry: Geometry | FlatGeometry,
+        positions: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """Run the frozen layer, then the active adapters in order."""
+        """Add the positions, if any, then run the frozen layer and the active adapters in order."""
         running = self._running_adapters()
         guided = [name for name in running if name in self.guidance]
         tables = {name: table for name in guided if (table := self._table(name, hidden_states, geometry)) is not None}
         compiled = self._compiled_pass if self.training and running and len(tables) == len(guided) else None
         if compiled is not None and isinstance(geometry, Geometry):
             # Batches of any size run the same code.
-            torch._dynamo.maybe_mark_dynamic(hidden_states, 1 if geometry.batch_second else 0)
+            for of_batch in (hidden_states, positions):
+                if of_batch is not None:
+                    torch._dynamo.maybe_mark_dynamic(of_batch, 1 if geometry.batch_second else 0)
             for prepared in tables.values():
                 mark_batch(prepared.table)
-            hidden_states, statistics = compiled(self, hidden_states, None, tables, args, kwargs)
+            hidden_states, statistics = compiled(self, hidden_states, positions, None, tables, args, kwargs)
         else:
-            hidden_states, statistics = self._pass(hidden_states, geometry, tables, args, kwargs)
+            hidden_states, statistics = self._pass(hidden_states, positions, geometry, tables, args, kwargs)
         for name, of_batch in statistics.items():
             norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
             update_statistics(*norms, tables[name], *of_batch)
@@ -126,7 +140,8 @@ class GuidedAdapterLayer(WrappedModule):
         modules = self._modules_of(name)
         if not takes_table(hidden_states, *modules, self.guidance[name], self._compiled_pass is not None):
             return None
-        return prepare_table(*modules, geometry, self.guidance[name])
+        code = self._table_code if self.training else TableCode()
+        return prepare_table(*modules, geometry, self.guidance[name], code)
 
     def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
         """Return the attention of an adapter, which may be that of an earlier layer, and its two norms."""
@@ -143,6 +158,7 @@ class GuidedAdapterLayer(WrappedModule):
     def _pass(
         self,
         hidden_states: torch.Tensor,
+        positions: torch.Tensor | None,
         geometry: Geometry | FlatGeometry | None,
         tables: dict[str, LayerTable],
         args: tuple[Any, ...],
@@ -155,6 +171,8 @@ class GuidedAdapterLayer(WrappedModule):
         Returns:
             The hidden states, and the statistics of the batch of adapters with tables; see `aggregate_by_table`.
         """
+        if positions is not None:
+            hidden_states = hidden_states + positions
         inputs, statistics = hidden_states, {}
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():

@@ -4,7 +4,9 @@ All views are computed at once without copies of the tokens: linear maps come be
 computed between cells and voxels (Any2Point, Sec. 3.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -151,11 +153,13 @@ class FoldedWeights(NamedTuple):
         weight: `(3 * views * width, hidden)`, projection to queries, keys and values of normalized tokens.
         bias: `(3 * views * width,)`.
         widen: `(views * width, hidden)`, the last product.
+        widen_bias: `(views, hidden)`.
     """
 
     weight: Tensor
     bias: Tensor
     widen: Tensor
+    widen_bias: Tensor
 
 
 class CellAttention(nn.Module):
@@ -226,6 +230,7 @@ class CellAttention(nn.Module):
             weight.unflatten(1, (3, -1)).transpose(0, 1).flatten(0, 2),
             bias.unflatten(1, (3, -1)).transpose(0, 1).flatten(),
             self.out_weight.transpose(1, 2).flatten(0, 1),
+            self.out_bias,
         )
 
     @property
@@ -325,14 +330,26 @@ def takes_table(
     return is_compiled or kernels.table_aggregation.is_chosen_on(hidden_states.device)
 
 
+class TableCode(NamedTuple):
+    """Compiled code for what `prepare_table` makes: `table_of_places`, and `CellAttention.folded`."""
+
+    table: Callable[..., GuidedTable] | None = None
+    folded: Callable[[CellAttention], FoldedWeights] = CellAttention.folded
+
+
 def prepare_table(
-    attention: CellAttention, view_norm: CellNorm, voxel_norm: CellNorm, geometry: Geometry, guidance: Guidance
+    attention: CellAttention,
+    view_norm: CellNorm,
+    voxel_norm: CellNorm,
+    geometry: Geometry,
+    guidance: Guidance,
+    code: TableCode = TableCode(),  # noqa: B008
 ) -> LayerTable:
     """Make what `aggregate_by_table` needs, once for all layers that share it."""
     sizes = guidance.cell_size, guidance.voxel_size
     with autocast_disabled(geometry.centers.device):
-        table = geometry.table(*sizes, attention.heads, view_norm.count_empty, view_norm.weight.dtype)
-        folded = geometry.of_weights(attention, attention.folded)
+        table = geometry.table(*sizes, attention.heads, view_norm.count_empty, view_norm.weight.dtype, code.table)
+        folded = geometry.of_weights(attention, partial(code.folded, attention))
     return LayerTable(attention, table, folded, geometry.batch_second)
 
 
@@ -351,7 +368,7 @@ def aggregate_by_table(
         attended = attention.attend(sequence, table, folded)
         norms = view_norm.weight, view_norm.bias, voxel_norm.weight, voxel_norm.bias
         out, mean, variance = kernels.table_aggregation(
-            sequence, attended, folded.widen, attention.out_bias, *norms, table, scale, view_norm.eps
+            sequence, attended, folded.widen, folded.widen_bias, *norms, table, scale, view_norm.eps
         )
         unbiased = variance * table.unbiased
     out = out.to(hidden_states.dtype)
