@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._inductor import config as inductor_config, utils as inductor_utils
 from torch._inductor.codegen.triton import TritonScheduling
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -285,7 +285,7 @@ def _scheduled_region(
     region = regions.setdefault(function.__qualname__, Region(function.__qualname__))
     settings = options.pop("options", {})
 
-    def scheduled(graph: Any, inputs: Any, **kwargs: Any) -> Callable[..., Any]:
+    def scheduled(graph: Any, inputs: Any, **kwargs: Any) -> Any:
         # Passes over the graph change it in place.
         kept = GraphModule(graph, copy.deepcopy(graph.graph))
         phase = BACKWARD if kwargs.get("is_backward") else FORWARD
