@@ -19,6 +19,7 @@ SHARE = (0, 1)
 COMMON_RANGES: Ranges = {
     **dict.fromkeys(("drop_path_rate", "decoder_drop_path_rate", "mask_ratio"), SHARE),
     **dict.fromkeys(("layer_norm_eps", "batch_norm_eps", "final_norm_eps", "offset_eps"), SHARE),
+    # Upper bounds are far beyond any model: a stored number that is damaged would ask for all memory.
     "num_hidden_layers": (1, 512),
     "in_channels": (3, 4096),
     "temperature": (1e-3, 1e3),
@@ -76,8 +77,10 @@ def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> N
         if base.__module__.startswith("hf_any3d."):  # fields of transformers and PEFT are described there
             if base is not config_class:
                 described |= _arguments(base.__doc__ or "")
+            # Fields of a dataclass are annotated; class variables are no settings.
             kinds = inspect.get_annotations(base)
             fields |= dict.fromkeys(name for name, kind in kinds.items() if "ClassVar" not in str(kind))
+    # Private fields and those without a text stay out.
     missing = [name for name in fields if name not in named and name in described and not name.startswith("_")]
     if missing:
         lines = [f"    {name}: {described[name]}" for name in missing]
@@ -99,12 +102,15 @@ def stored_settings(place: object = None) -> Iterator[None]:
     before = "" if place is None else f"{place}: "
     try:
         yield
+    # The place is not to blame for these.
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except ValueError as error:
+        # Subclasses have a meaning that callers test for, and some messages name the place already.
         if type(error) not in (ValueError, JSONDecodeError) or str(place) in str(error):
             raise
         raise ValueError(f"{before}{error}") from error
+    # Whatever a setting of the wrong type fails with, in here it is the file's fault.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
@@ -123,8 +129,10 @@ def check_settings(
     numbers = sorted(map(int, getattr(config, "id2label", None) or ()))
     if numbers != list(range(len(numbers))):  # a class would be answered by the name of its neighbor
         raise ValueError(f"id2label has the numbers {numbers[:8]}; expected those from 0 to {len(numbers) - 1}")
+    # Of any model: fields that end so are lists of layers' widths.
     widths = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
     for name, (low, high) in {**COMMON_RANGES, **widths, **(ranges or {})}.items():
+        # Not getattr: properties are computed from fields, and may fail for wrong ones.
         value = vars(config).get(name)
         if value is None:
             continue
@@ -155,6 +163,7 @@ def check_numbers(low: float, high: float = math.inf, /, *, above: bool = False,
     is an argument that is not given.
     """
     for name, number in numbers.items():
+        # Written so that NaN, which every comparison refuses, is refused here.
         if number is None or (low < number <= high if above else low <= number <= high):
             continue
         expected = f"above {low:,}" if above else f"at least {low:,}"
@@ -165,6 +174,7 @@ def check_numbers(low: float, high: float = math.inf, /, *, above: bool = False,
 
 def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, Any], method: str) -> None:
     """Refuse settings that a config does not have; it would accept any, without an effect."""
+    # An instance, as fields that every config has are set in transformers' own class.
     known = config_class()
     if unknown := [name for name in settings if not hasattr(known, name)]:
         raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")

@@ -18,6 +18,7 @@ def refuse_later(failed: Tensor, message: str) -> None:
     """
     if torch.compiler.is_compiling() or (failed.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
+    # In the order of the batches; a copy that has not arrived is left for a later call.
     while _pending and _pending[0][0].query():
         _, has_failed, earlier = _pending.popleft()
         if has_failed:

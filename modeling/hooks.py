@@ -120,6 +120,7 @@ class LibrarySettingsMixin:
 
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the JSON file of `save_pretrained`, with the reference to the package."""
+        # For the file alone: the object itself opens its class without it.
         if references := hooks().code_references(type(self), self._opened_by):
             self.auto_map = references
         try:

@@ -90,7 +90,9 @@ class ModelType:
 
     def models(self) -> dict[str, str]:
         """Return its model classes with their tasks, the one without a head first."""
+        # A model may have several tasks: the last one counts.
         named = {name: task for task, names in self.heads.items() for name in names}
+        # The base may be listed among the heads, then its task is the one there.
         return {self.base: named.get(self.base, FEATURES)} | named
 
 

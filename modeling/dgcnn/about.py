@@ -32,6 +32,7 @@ RECORD = Record(
         ),
     },
     converters={"convert_dgcnn": Converter("dgcnn"), "convert_dgcnn_back": Converter("dgcnn")},
+    # The last layer of the network for rooms
     programs=(Program("DGCNN", "convert_dgcnn", {r"conv9\.weight$": {}}),),
     directories={"dgcnn": Program("DGCNN", "convert_dgcnn_back")},
     published={

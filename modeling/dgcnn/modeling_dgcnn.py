@@ -89,6 +89,7 @@ class DgcnnModel(PointCloudModel, DgcnnPreTrainedModel):
 
     def __init__(self, config: DgcnnConfig):
         super().__init__(config)
+        # Layers read the outputs of all edge convolutions side by side (Sec. 3.2).
         sizes = [config.in_channels, *(widths[-1] for widths in config.edge_widths)]
         self.edges = nn.ModuleList(map(EdgeConvolution, sizes, config.edge_widths))
         self.layers = nn.ModuleList(DgcnnLayer(*pair) for pair in pairwise((sum(sizes[1:]), *config.hidden_sizes)))

@@ -32,6 +32,7 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     patch_norm_eps: float = 1e-5
     patch_size: int = 16
+    # Patches of 16 overlap by 6 bins and frames.
     stride: int = 10
     num_mel_bins: int = 128
     num_frames: int = 204
@@ -46,6 +47,7 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows (mel) and columns (time) of patches."""
+        # As many as a convolution without padding gives.
         rows, columns = (
             (length - self.patch_size) // self.stride + 1 for length in (self.num_mel_bins, self.num_frames)
         )

@@ -50,6 +50,7 @@ class ImageBindAudioEmbeddings(nn.Module):
             )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
         patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
+        # (batch, 1, hidden), in front, as the first row of the positions is its own.
         class_token = self.cls_token.expand(len(patches), -1, -1)
         return torch.cat([class_token, patches], dim=1) + self.position_embeddings
 
@@ -63,6 +64,7 @@ class ImageBindAudioAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
+        # Apart, as layers of transformers are; the released weights have them in one matrix.
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
         )
@@ -119,6 +121,7 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """Map `(batch, tokens, hidden)` to the same shape."""
+        # Weights, the second output, are read by a recorder around the attention.
         hidden_states = hidden_states + self.attention(self.norm1(hidden_states), attention_mask, **kwargs)[0]
         return hidden_states + self.mlp(self.norm2(hidden_states))
 

@@ -50,6 +50,7 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
             self, ranges={"in_channels": (4, 4096), "members": (1, 64), "dropout": SHARE, "largest": (1, 1e6)}
         )
         super().__post_init__(**kwargs)
+        # Codes are read by the number of a label.
         for name in ("class_codes", "learned_codes"):
             codes = getattr(self, name)
             if codes is not None and len(codes) != self.num_labels:

@@ -17,11 +17,14 @@ def eigenvalues(matrices: np.ndarray) -> np.ndarray:
     """
     xx, xy, xz, yy, yz, zz = matrices.T
     mean = (xx + yy + zz) / 3
+    # The matrix less its mean eigenvalue, whose eigenvalues have the sum 0: then a cosine gives all three.
     a, b, c = xx - mean, yy - mean, zz - mean
     spread = np.sqrt((a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
     determinant = a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
+    # Rounding may leave [-1, 1], and matrices without any spread would divide by 0.
     cosine = determinant / np.maximum(2 * spread**3, _SMALLEST)
     angle = np.arccos(cosine.clip(-1, 1)) / 3
+    # The third follows from the trace, the sum of all three.
     largest = mean + 2 * spread * np.cos(angle)
     smallest = mean + 2 * spread * np.cos(angle + 2 * np.pi / 3)
     return np.stack([largest, 3 * mean - largest - smallest, smallest], axis=1).clip(min=0)

@@ -47,10 +47,13 @@ class GroundSurface:
         # Few points may span a map: then cells are larger.
         area = np.prod((flat.max(axis=0) - corner) / cell + 1)
         cell *= max(1.0, float(np.sqrt(area / _MOST_CELLS)))
+        # Wherever there is ground to see, the lowest point of a cell lies on it.
         lowest, is_empty = _lowest_points(points, corner, cell)
         surface, is_cut = _opened(lowest, windows, slope * cell)
         steep, _ = _opened(lowest, windows, STEEP * cell)
+        # Under things, the ground is that of the nearest cell which no opening has cut.
         ground = ndimage.uniform_filter(_filled(lowest, is_cut | is_empty), 3, mode="nearest")
+        # A single wide window cuts hills too, which the growing ones keep by their slope.
         opened = ndimage.grey_opening(lowest, size=windows[-1], mode="nearest")
         widest = ndimage.uniform_filter(opened, 5, mode="nearest")
         return cls(corner, cell, np.stack([surface, ground, widest, steep]))
@@ -58,6 +61,7 @@ class GroundSurface:
     def heights_above(self, points: np.ndarray) -> np.ndarray:
         """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""
         place = (points[:, :2] - self.corner).T / self.cell - 0.5  # in cells, from the center of the first
+        # Linear between centers of cells; beyond the grid, the nearest cell.
         below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
         return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
 
@@ -70,6 +74,7 @@ def _opened(heights: np.ndarray, windows: Sequence[int], rise: float) -> tuple[n
     is_cut, last = np.zeros(heights.shape, bool), 1
     for window in windows:
         opened = ndimage.grey_opening(heights, size=window, mode="nearest")
+        # Zhang et al.: a window may cut what the slope allows over its growth, and one step more.
         is_thing = heights - opened > STEP + rise * (window - last) / 2
         heights, is_cut, last = np.where(is_thing, opened, heights), is_cut | is_thing, window
     return heights, is_cut
@@ -83,6 +88,7 @@ def _lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple
     np.minimum.at(lowest, (row, column), points[:, 2])
     is_empty = np.isinf(lowest)
     lowest = _filled(lowest, is_empty)
+    # The second lowest of 5 × 5 cells: a pit of one cell lies below it, ground does not.
     second = ndimage.rank_filter(lowest, 1, size=5, mode="nearest")
     return np.where(lowest < second - _PIT, second, lowest), is_empty
 

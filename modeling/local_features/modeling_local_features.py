@@ -63,6 +63,7 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
     def __init__(self, config: LocalFeaturesConfig):
         super().__init__(config)
         width = config.in_channels - 3
+        # Of the features that were learned from; set by training.
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         # Members are beside each other, so that a layer is one of all members.
@@ -80,6 +81,7 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
     def hidden_layers(self, standard: Tensor) -> list[Tensor]:
         """Return the outputs `(…, members * width)` of all layers for standardized features `(…, features)`."""
         outputs: list[Tensor] = []
+        # All members read the same features, and from then on their own layers.
         inputs = [standard] * self.config.members
         for layer in self.layers:
             members = cast("nn.ModuleList", layer)
@@ -132,9 +134,11 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         with_states = self.returns_states(output_hidden_states, output_attentions)
         output = self.local_features(points, output_hidden_states=True, return_dict=True)
         features = in_precision_of(self.classifier, output.last_hidden_state)
+        # A mean of members, as the layer adds them up, and softened by the temperature.
         logits = self.classifier(features) / (self.config.members * self.config.temperature)
         unknown = None
         if self.unknown_score is not None:
+            # Of what the first layer reads: hidden layers keep only what tells known classes apart.
             terms = self.unknown_terms(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
             unknown = score_of_terms(terms, self.config).view(logits.shape[:2])
         states = output.hidden_states if with_states else None

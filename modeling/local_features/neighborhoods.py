@@ -116,9 +116,11 @@ class Neighborhoods:
         self._measured, self._kept = measured, kept
         around = list(measured.around.values())
         columns = np.stack([measured.height, *around], axis=1)
+        # Only what was measured, or sampled, fills voxels; further points are described by it.
         seen = slice(None) if described_by is None else slice(described_by.max() + 1)
         fine = SparseVoxels(points[seen], edges[0] * _FINE)
         self._fine_of_point = fine.of_point if described_by is None else fine.of_point[described_by]
+        # From here on a fine voxel is a point.
         centers, means = fine.means(points[seen]), fine.means(columns[seen])
         self._origin = np.floor(points.mean(axis=0))
         self._sizes: list[_Size] = []
@@ -266,5 +268,6 @@ def spacing_of(points: np.ndarray, cell: float = 2.0) -> float:
     """Return the usual distance of neighboring points, seen from above, by the area of the cells that have points."""
     cells = np.floor(points[:, :2] / cell).astype(np.int64)
     cells -= cells.min(axis=0)
+    # Two coordinates as one number: np.unique of rows is slower.
     filled = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
     return float(np.sqrt(filled * cell * cell / len(points)))

@@ -54,6 +54,7 @@ class SparseVoxels:
         total = np.zeros((len(self), values.shape[1]))
         for x, y in _AROUND:
             keys = self._keys + x * self._row + y * self._height
+            # Keys from one below to one above: three voxels of a column, wherever some of them are empty.
             total += until[np.searchsorted(self._keys, keys + 2)]
             total -= until[np.searchsorted(self._keys, keys - 1)]
         return total
@@ -67,6 +68,7 @@ class SparseVoxels:
         """
         above, below = np.zeros(len(self)), np.zeros(len(self))
         lowest, highest = np.full(len(self), np.inf), np.full(len(self), -np.inf)
+        # Key of the lowest voxel that a column could have.
         bottoms = self._keys // self._height * self._height
         for x, y in _AROUND:
             shift = x * self._row + y * self._height

@@ -21,6 +21,7 @@ SYSTEM = System(
     license_source="the cards of the repositories",
     page="https://github.com/Colin97/OpenShape_code",
 )
+# Two layouts were released: this one, aligned with ViT-bigG, and a smaller one for ViT-L and ViT-B.
 _SCALED = PublishedFile("model.pt", {"hidden_size": 512, "num_groups": 384, "projection_dim": 1280})
 _BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 
@@ -49,6 +50,7 @@ RECORD = Record(
             "openshape.convert", title="OpenShape", takes={"group_radius": "radius of a patch", **PATCHES}
         )
     },
+    # Files differ in the modules around the patch encoder: all, some or none of these prefixes.
     programs=(Program("OpenShape", "convert_openshape", {r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.": {}}),),
     published={
         "OpenShape/openshape-pointbert-vitg14-rgb": Published(SYSTEM, {None: _SCALED}, *_BIGG),
@@ -62,6 +64,7 @@ RECORD = Record(
         ),
         "OpenShape/openshape-pointbert-vitb32-rgb": Published(
             SYSTEM,
+            # Without a projection: the class token itself lies in the space of ViT-B/32.
             {None: PublishedFile("model.pt", {"hidden_size": 512, "num_groups": 64, "projection_dim": None})},
             "CLIP ViT-B/32",
             "openai/clip-vit-base-patch32",

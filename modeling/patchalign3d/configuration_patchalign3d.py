@@ -44,8 +44,10 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     in_channels: int = 3
     num_groups: int = 128
     group_size: int = 32
+    # It mirrors a cloud, so that clouds which are only turned give other features.
     exchange_axes: bool = True
     patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
+    # As Point-BERT's: a pooled patch of 256 channels, and a layer to the width of a token.
     patch_pooled_width: int = 256
     intermediate_size: int = 1536
     num_attention_heads: int = 6

@@ -137,6 +137,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
     def cut(self, points: torch.Tensor) -> Patches:
         """Group clouds `(batch, points, in_channels)` into patches in the model's axes."""
         check_channels(points, self.config.in_channels)
+        # Exchanged before anything else: centers, offsets and positions are all in the model's axes.
         return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
 
     def embed(self, patches: Patches) -> Tokens:
@@ -252,6 +253,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
             missing = "target_features" if target_features is None else "target_centers"
             raise ValueError(f"{missing} is missing; the other targets mean nothing without")
         output = self.base_model(points, **kwargs, return_dict=True)
+        # Of each patch, without the class token.
         predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
         loss = distance = None
         if return_loss and target_features is not None and target_centers is not None:
@@ -330,7 +332,9 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         loss = accuracy = None
         if labels is not None:
             masks, counted = text_targets(labels, text_mask, points.shape[:2], text_embeds.shape[-2])
+            # A text that names no point of a cloud says nothing about its patches.
             counted = masks.any(dim=-1) if counted is None else counted
+            # A patch at a border belongs to several parts, to each by its share of points.
             shares = patch_shares(masks, output.patch_index).to(cosines)
             with autocast_disabled(patch_embeds.device):
                 loss = part_loss(scale * cosines, shares, counted)
@@ -372,6 +376,7 @@ def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Te
     """
     count = masks.shape[1]
     numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
+    # Numbers from 1, so that 0 is a point without any label.
     last = (masks * numbers).amax(dim=1)  # (batch, points), 0 without a label
     own = (last.unsqueeze(1) == numbers).transpose(1, 2).float()  # (batch, points, labels)
     votes = group(own, patch_index).sum(dim=2)  # (batch, groups, labels)
@@ -390,6 +395,7 @@ def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor)
     Source: stage 2 of the released program; the paper describes a contrastive loss.
     """
     number = counted.sum(dim=1)  # (batch,)
+    # One positive weighs as much as all other labels, which outnumber it.
     weight = (number - 1).clamp(min=1).to(scores.dtype).view(-1, 1, 1)
     terms = -(
         weight * shares * nn.functional.logsigmoid(scores) + (1 - shares) * nn.functional.logsigmoid(-scores)

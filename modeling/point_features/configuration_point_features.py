@@ -16,11 +16,13 @@ from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 from hf_any3d.modeling.records import POINT_ENCODER
 
+# Types of models whose classifiers have a `ClassificationHead`, described by their config.
 _WITH_HEADS = ("any2point", POINT_ENCODER)
 PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
 """Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""
 FEATURE_SETS = ("descriptors", *PART_OF)
 """Allowed values of `features`."""
+# Words for cards, one for each set
 _NAMES = {
     "descriptors": "hand-made descriptors of the shape",
     "encoder": "a frozen point encoder",
@@ -30,6 +32,7 @@ _NAMES = {
 _RANGES: Ranges = {
     "wrap_labels": (2, 1_000_000),
     "copies": (1, 64),
+    # Either way, so that 180 degrees are any heading.
     "copy_turn": (0, 180),
     "copy_scale": (0.1, 10),
     "copy_jitter": (0, 1),
@@ -127,10 +130,12 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
 
     def __post_init__(self, **kwargs: Any):
         self._check_features()
+        # Only the packaged encoder is known to have been trained with one axis up.
         reads_packaged = "encoder" in self.features and self.encoder_weights == "packaged"
         if self.encoder_up_axis == "known":
             self.encoder_up_axis = PACKAGED_UP_AXIS if reads_packaged else None
         if "encoder" in self.features and self.encoder_config is None:
+            # The settings of the packaged weights, which are read from a file beside them.
             self.encoder_config = packaged_settings()
         axes = ("x", "y", "z")
         choices: dict[str, tuple[str | None, ...]] = {
@@ -149,6 +154,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):
             config = getattr(self, f"{name}_config")
+            # Features are of clouds in radii, and voxels have an edge in meters.
             if getattr(config, "flat_tokens", False):
                 raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
 
@@ -156,10 +162,12 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         features = list(self.features)
         if not features or len(set(features)) != len(features) or set(features) - set(FEATURE_SETS):
             raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
+        # Each setting belongs to a set of features, without which it would have no effect.
         owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
         for setting, name in owners.items():
             if getattr(self, setting) is not None and name not in features:
                 raise ValueError(f"{setting} with features={features}; expected {name!r} among them")
+        # The stored matrix is of the first columns.
         if self.metric and features[0] != "encoder":
             raise ValueError(f"metric=True with features={features}; expected 'encoder' as the first")
 
@@ -174,6 +182,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         for name in self.features:
             part = PART_OF.get(name)
             width = count_descriptors(self.normals) if part is None else getattr(self, f"{part}_width")
+            # With its own head, a wrap gives a log-probability for each label.
             widths[name] = self.wrap_labels if part == "wrap" and self.wrap_labels is not None else width
         return widths
 

@@ -83,6 +83,7 @@ def _open_part(
     may_adapt = name == "wrap"
     if not isinstance(source, PreTrainedModel):
         return open_pretrained_part(PretrainedPart(absolute_name(source), revision), with_adapter=may_adapt)
+    # Heads of a given model are left out: features are what is below them.
     model = source.base_model
     if may_adapt and has_adapter(source):
         # transformers notes an adapter at the model with the head, which is left behind.
@@ -156,6 +157,7 @@ class PointFeaturesPreTrainedModel(
         sources = {name: part for name, part in sources.items() if part is not None}
         check_revisions(revisions, [name for name, part in sources.items() if not isinstance(part, PreTrainedModel)])
         head = None
+        # Before the wrap is opened, which leaves its head behind.
         if config_kwargs.get("wrap_labels") is not None:
             head = _head_of_wrap(wrap, config_kwargs["wrap_labels"])
         opened = {}
@@ -252,6 +254,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             )
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
+        # Without a metric, features are compared as they are.
         width = config.encoder_width
         self.register_buffer("metric", torch.eye(width) if config.metric and width is not None else None)
         self.post_init()
@@ -281,6 +284,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     def _find_width(self, name: str) -> int:
         """Count the features that a frozen model gives for a cloud."""
         model = getattr(self, PART_OF[name])
+        # Any cloud will do; the generator leaves the caller's random numbers as they are.
         count = 2 * self.config.min_points
         points = torch.rand(2, count, self.config.in_channels, generator=torch.Generator().manual_seed(0))
         with evaluation_mode(model):
@@ -299,11 +303,13 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         config = self.config
         with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
+        # States and attention weights are of one model alone.
         main = next((name for name in ("encoder", "wrap") if name in config.features), None)
         if with_attentions and main is None:
             raise ValueError(f"output_attentions=True: {list(config.features)} have no attention over points")
         check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
+        # Copies of one cloud follow each other, the cloud itself first.
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
         sets = []
         encoded = {}
@@ -349,6 +355,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         model = getattr(self, part)
         # Depth views are drawn with the axis of the cloud itself.
         axis = getattr(config, f"{part}_up_axis", None)
+        # Encoders were trained with one axis up, and clouds come with another.
         if axis is not None:
             points = turned_up(points, config.up_axis, axis, config.normals)
         pieces = self._pieces(name, points)
@@ -362,8 +369,10 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             output = model(piece[..., : model.config.in_channels], **asked, return_dict=True)
             features = output.pooler_output
             if name == "wrap" and self.wrap_head is not None:
+                # Log-probabilities, as probabilities of other labels would all be near 0.
                 features = self.wrap_head(features).log_softmax(dim=-1)
             pooled.append(features)
+            # Only of the clouds themselves: states of all copies would be many times as large.
             others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
         return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS}
 
@@ -476,6 +485,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         Raises:
             ValueError: A tensor has another shape, or NaN or infinite numbers; names it.
         """
+        # Everything is checked before anything is changed.
         core, head = self.point_features, self.classifier
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}
         values = {"weight": weight, "bias": bias, "mean": mean, "scale": scale}
@@ -526,6 +536,7 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     if config.copies == 1:
         return points.unsqueeze(1)
     device, kind = points.device, points.dtype
+    # From 1 on: the multiple of 0 would be another copy without a turn.
     number = torch.arange(config.copies - 1, device=device) + 1
     turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)  # (copies - 1,)
     low, high = config.copy_scale
@@ -547,9 +558,11 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     if config.copy_jitter:
         place = torch.arange(xyz.shape[1], device=device) + 1
         noise = [_spread(place, 4 + axis, number[:, None]) for axis in range(3)]  # (copies - 1, points) each
+        # In radii, as files have any unit.
         radius = (xyz - xyz.mean(dim=1, keepdim=True)).square().sum(-1).amax(dim=1).sqrt()  # (batch,)
         moved = (2 * torch.stack(noise, dim=-1) - 1).to(kind) * config.copy_jitter
         changed = changed + moved * radius[:, None, None, None]
+    # Further channels, such as colors, do not change with the pose.
     others = points[:, None, :, 3:].expand(-1, config.copies - 1, -1, -1)
     if config.normals:
         others = torch.cat([turned(points[..., 3:6]), others[..., 3:]], dim=-1)

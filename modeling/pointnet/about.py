@@ -43,6 +43,7 @@ RECORD = Record(
         ),
     },
     converters={"convert_pointnet": Converter("pointnet"), "convert_pointnet_back": Converter("pointnet")},
+    # Other programs name their first layer without the module around it.
     programs=(Program("PointNet", "convert_pointnet", {r"feature_model\.conv1\.": {}}),),
     directories={"pointnet": Program("PointNet", "convert_pointnet_back")},
     published={

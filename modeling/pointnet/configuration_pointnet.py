@@ -41,6 +41,7 @@ class PointNet2Config(PointCloudConfig):
     model_type = "pointnet2"
 
     num_centers: list[int] | tuple[int, ...] = (128, 32)
+    # Of clouds in the unit sphere
     radii: list[float] | tuple[float, ...] = (0.2, 0.4)
     num_neighbors: list[int] | tuple[int, ...] = (16, 16)
     level_widths: list[list[int]] | tuple[tuple[int, ...], ...] = ((32, 32, 64), (64, 64, 128))

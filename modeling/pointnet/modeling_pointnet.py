@@ -121,9 +121,11 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
 
     def __init__(self, config: PointNet2Config):
         super().__init__(config)
+        # A level reads what the one before has found, the first one the channels after xyz.
         inputs = [config.in_channels - 3, *(widths[-1] for widths in config.level_widths)]
         levels = zip(config.num_centers, config.radii, config.num_neighbors, config.level_widths, strict=True)
         self.levels = nn.ModuleList(SetAbstraction(inputs[number], *level) for number, level in enumerate(levels))
+        # The last level reads all centers as one group.
         self.layers = shared_layers((3 + inputs[-1], *config.hidden_sizes))
         self.post_init()
 
@@ -131,6 +133,7 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
         """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers."""
         points = self.input_tokens(points)
         states = [points.to(self.dtype)]
+        # Coordinates stay in full precision, as levels measure distances.
         xyz, features = points[..., :3].contiguous(), states[0][..., 3:]
         for level in self.levels:
             xyz, features, _, _ = level(xyz, features)

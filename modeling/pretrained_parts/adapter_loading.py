@@ -44,6 +44,7 @@ def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
     """Raise an OSError that names them if a directory holds no model or adapter itself, but folders of adapters."""
     folder = Path(folder)
     adapters = sorted(folder.glob(f"*/{ADAPTER_CONFIG_NAME}"))
+    # PEFT saves several adapters of a model as folders beside each other.
     if adapters and not (folder / CONFIG_NAME).is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
         names = ", ".join(path.parent.name for path in adapters)
         raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
@@ -169,6 +170,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
         compared with the recorded ones like those of the recorded address.
         """
+        # Without such a file, an empty text stands for no settings.
         settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
         base = settings.get("base_model_name_or_path")
         if not base or _is_same_place(base, recorded.name_or_path):
@@ -205,6 +207,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
         """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
         part = self.adapted_part
+        # Checksums are of the bytes that were stored.
         if is_quantized(part) or part.dtype != dtype:
             return None
         state = own_state(part)
@@ -246,6 +249,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                     f"Load the base model with revision={theirs.revision!r}, or load the adapter's repository with an "
                     "auto class, which does so automatically"
                 )
+        # Fields of the library's own configs, without those of transformers, such as versions and names.
         fields = type(self.config).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
         different = []
         for name in sorted(fields & recorded.keys()):
@@ -270,6 +274,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
         config = self.config_to_store()
         config.set_part(name, source)
+        # A record in the config leads from the adapter to its base; PEFT's own file may name another place.
         config.save_pretrained(directory)
         if self._bases_are_parts and source.is_elsewhere:
             self._name_base(source, Path(directory, ADAPTER_CONFIG_NAME))
@@ -296,6 +301,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         name = pretrained_model_name_or_path
         if name is None:
             return super().from_pretrained(name, *args, **kwargs)
+        # Arguments that find files go to every look-up, the others to the model alone.
         hub, rest = {}, {}
         for key, value in kwargs.items():
             if key not in HUB_ARGUMENTS:
@@ -326,6 +332,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         around = {key: value for key, value in hub.items() if key not in place}
         if settings.get("revision") is not None:
             around["revision"] = settings["revision"]
+        # The type is compared before anything is downloaded.
         kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
         if kind != cls.config_class.model_type:
             raise ValueError(
@@ -359,6 +366,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         dtype = dtype_named(dtype or torch_dtype)
         loading = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
         with stored_settings(name):
+            # Of the class that was saved, as the adapter has weights of its head too.
             saved_class = class_of_saved(cls, config)
             model = saved_class.build_for_adapter(
                 name, config, hub, **loading, quantization_config=quantization_config
@@ -410,6 +418,7 @@ def _add_adapter(
 
     with stored_settings(name):
         config = PeftConfig.from_pretrained(name, **hub)
+        # Loaded for use: nothing is trained until the caller asks for it.
         config.inference_mode = True
         adapted = PeftModel(model, config)
     with weights_of(name):
@@ -434,6 +443,7 @@ def _add_adapter(
 
 def _is_lost(name: str) -> bool:
     """Return whether a name is that of a directory that is not there; another one may be a repository."""
+    # Names on the hub have at most one slash.
     is_path = os.path.isabs(name) or name.startswith(".") or name.count(os.sep) > 1
     return is_path and not os.path.isdir(name)
 

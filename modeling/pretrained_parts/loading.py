@@ -32,6 +32,7 @@ _WITHOUT_EFFECT = {
 def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
     """Set fields of a config, in place, from arguments of `from_pretrained`; a TypeError for those that it lacks."""
     for name, value in arguments.items():
+        # None is what callers pass for an argument that they leave out.
         if name in _WITHOUT_EFFECT or (value is None and not hasattr(config, name)):
             continue
         if not hasattr(config, name):
@@ -70,6 +71,7 @@ def single_device(device_map: Any) -> Any:
 @contextmanager
 def unused_weights_expected() -> Iterator[None]:
     """Suppress transformers' report of unused weights, for checkpoints of which only a part is loaded on purpose."""
+    # transformers has no switch for this report alone.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -81,6 +83,7 @@ def unused_weights_expected() -> Iterator[None]:
 def is_quantized(part: PreTrainedModel) -> bool:
     """Return whether a model or a part of it has quantized weights, however they came to be so."""
     for _, _, module in own_modules(part):
+        # Of transformers, or of torch's own quantization.
         if vars(module).get("hf_quantizer") is not None or "_packed_params" in module._modules:
             return True
         for name, weight in (*module._parameters.items(), *module._buffers.items()):
@@ -118,6 +121,7 @@ def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> N
 
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that a config was saved with if it is one of ours, else `model_class`."""
+    # A config that was never saved names no class.
     names = config.architectures or ()
     if model_class.__name__ in names:
         return model_class
@@ -153,10 +157,12 @@ def refuse_whole_numbers(model: PreTrainedModel, name: str | os.PathLike, hub: d
     whole = []
     for file in filter(None, files):
         with safe_open(file, framework="pt") as stored:
+            # Only headers are read: I and U are the signed and unsigned integers of safetensors.
             whole += [key for key in stored.keys() if stored.get_slice(key).get_dtype()[0] in "IU"]
     if not whole:
         return
     prefix = f"{model.base_model_prefix}."
+    # Names with and without the prefix of a base model are of the same tensor.
     floats = {key.removeprefix(prefix) for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
     if wrong := sorted(key for key in whole if key.removeprefix(prefix) in floats):
         raise ValueError(f"{name}: stores {listed(wrong)} as whole numbers; expected floats, as they were trained")

@@ -57,6 +57,7 @@ class PretrainedPartsMixin:
         name, returns_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
+        # Quantized weights are whole numbers by intent.
         if hasattr(model, "hf_quantizer"):
             keep_unpacked(model)
         elif name is not None:
@@ -65,6 +66,7 @@ class PretrainedPartsMixin:
             hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
             config = type(model).config_class.from_pretrained(name, **hub)
             saved_class = class_of_saved(type(model), config)
+            # Only its names are needed: what the saved class has, the files must hold.
             with stored_settings(name), torch.device("meta"):
                 saved = saved_class(config).state_dict()
             prefix = f"{type(model).base_model_prefix}."
@@ -121,6 +123,7 @@ class PretrainedPartsMixin:
             some = listed(changed, 3)
             if is_quantized(self.get_submodule(self._part_paths[name])):
                 raise ValueError(f"the quantized {name} is no longer that of {source} ({some}), and cannot be stored")
+            # The model and its base model have configs of their own, which must agree.
             for module in self.modules():
                 if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
                     module.config.change_part(name, stored=True, checksum=None, subfolder=None)
@@ -173,9 +176,11 @@ class PretrainedPartsMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change."""
         owners = [module for module in self.modules() if isinstance(module, PretrainedPartsMixin)]
+        # Before anything is written, since weights that changed are then saved and named in the config.
         for owner in owners if kwargs.get("is_main_process", True) else ():
             if any(owner.owns_part(name) for name in owner._part_paths):
                 owner.store_changed_parts()
+        # Computed at each call, as parts may have been changed or stored since the last one.
         self._keys_to_ignore_on_save = self.names_stored_elsewhere()
         super().save_pretrained(save_directory, **kwargs)
 

@@ -55,6 +55,7 @@ class PartsConfigMixin:
 
     def part(self, name: str) -> PretrainedPart:
         """Return the record of a part; an empty one if the part is stored with the model and has no source."""
+        # A config holds dictionaries, as JSON has no other form for them.
         return PretrainedPart(**(self.parts or {}).get(name, {}))
 
     def set_part(self, name: str, part: PretrainedPart | None) -> None:
@@ -62,6 +63,7 @@ class PartsConfigMixin:
         parts = {other: recorded for other, recorded in (self.parts or {}).items() if other != name}
         if part is not None and (recorded := part.to_dict()):
             parts[name] = recorded
+        # None rather than an empty dictionary, so that a model without parts has no field in its file.
         self.parts = parts or None
 
     def change_part(self, name: str, **changes: Any) -> None:
@@ -95,6 +97,7 @@ def source_property(part: str, doc: str) -> property:
 
     def set_(config: PartsConfigMixin, value: str | os.PathLike | None) -> None:
         if value is not None:
+            # A new source replaces stored weights.
             config.change_part(part, name_or_path=os.fspath(value), stored=False)
         # Weights stored with the model keep the name that they were trained from.
         elif not config.part(part).stored:

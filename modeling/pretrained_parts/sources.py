@@ -84,6 +84,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
         raise ValueError(f"{directory}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
+    # An error now, and not when the weights are read.
     weight_files(directory)
     return EncoderSource(name, directory, revision)
 
@@ -104,6 +105,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
         EncoderMismatchError: They have another checksum than the recorded one.
     """
     name = part.name_or_path
+    # Examples and archives have the encoder in a folder of the model.
     if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):
         name = str(Path(model, name))
     lost = (
@@ -116,6 +118,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
     try:
         source = resolve_encoder(name, part.revision)
     except RevisionNotFoundError:
+        # Without a checksum, other weights would pass for the recorded ones.
         if part.checksum is None:
             raise
         source = resolve_encoder(name)

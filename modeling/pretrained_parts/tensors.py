@@ -41,6 +41,7 @@ def own_modules(module: nn.Module) -> list[OwnModule]:
             stack.append(OwnModule(name, f"{path}.{inside}" if path else inside, module._modules[inside]))
             continue
         modules.append(OwnModule(name, path, module))
+        # The stack is emptied from its end, so that modules come in the model's own order.
         for child, submodule in reversed(module._modules.items()):
             if submodule is not None:
                 names = (f"{name}.{child}" if name else child, f"{path}.{child}" if path else child)
@@ -86,6 +87,7 @@ def changed_since_loading(part: nn.Module, tensors: Mapping[str, torch.Tensor] |
     """Return the sorted names of tensors that changed; None if their precision did, or nothing is remembered."""
     digests: dict[str, tuple[torch.dtype, str]] | None = vars(part).get(_DIGESTS)
     tensors = own_state(part) if tensors is None else tensors
+    # Bytes of two precisions say nothing about each other.
     if digests is None or any(name in digests and digests[name][0] != each.dtype for name, each in tensors.items()):
         return None
     return sorted(

@@ -38,6 +38,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     model_type = "spatiallm"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        # Sizes of the released 0.5B model; cells of 2.5 cm are 32 m divided by 1280.
         "point_config": SubConfigSpec(
             AutoConfig, model_type="point_transformer_v3", init_kwargs={"in_channels": 6, "grid_size": 0.025}
         ),
@@ -60,6 +61,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     num_bins: int = 1280
     projector: str = "mlp"
+    # In the vocabulary of Qwen2.5, three of its tokens for vision.
     point_start_token_id: int = 151652
     point_end_token_id: int = 151653
     point_token_id: int = 151654

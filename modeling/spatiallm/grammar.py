@@ -42,7 +42,9 @@ class LayoutGrammar:
         if wrong := [name for name in classes if not name or set(name) & set(",()\n")]:
             raise ValueError(f"classes has {wrong[0]!r}; expected names without commas, parentheses and line breaks")
         self.num_bins, self.classes = num_bins, tuple(classes)
+        # Numbers of kinds, in the order in which a text has them.
         self.kinds = sorted({_KINDS.index(word) for word in kinds})
+        # A box cannot be written without a label.
         if not self.classes:
             self.kinds = [number for number in self.kinds if KINDS[_KINDS[number]] is not Box]
         # Beginnings of labels, complete ones among them.
@@ -64,6 +66,7 @@ class LayoutGrammar:
     @property
     def longest_line(self) -> int:
         """Characters of the longest line, its break included."""
+        # Each number with the comma or parenthesis behind it.
         numbers = max(len(number_names(kind)) for kind in KINDS.values()) * (len(str(self.num_bins)) + 1)
         return numbers + max((len(name) for name in self.classes), default=0) + len("window_999=Window(wall_999,)\n")
 
@@ -101,6 +104,7 @@ class LayoutGrammar:
         """Return the state after a comma, or after the parenthesis that closes a line."""
         if separator == ",":
             return state._replace(item=state.item + 1, written="")
+        # A line counts once its parenthesis is closed: an unfinished wall cannot be named.
         counts = list(state.counts)
         counts[state.kind] += 1
         return State(state.kind, tuple(counts), state.item + 1)
@@ -164,6 +168,7 @@ class _Vocabulary:
         """Return the tokens with the characters of an alphabet; an empty key has the tokens that end there."""
         if alphabet in self._trees:
             return self._trees[alphabet]
+        # Special tokens and those with other characters never fit, so the search need not see them.
         root = self._trees[alphabet] = {}
         for number, text in self.texts.items():
             if text and alphabet.issuperset(text):
@@ -216,6 +221,7 @@ class LayoutLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Return scores `(rows, vocabulary)` that are minus infinity for all other tokens."""
+        # The first call has the prompt alone, which is not of the language.
         if self._start is None:
             self._start = input_ids.shape[1]
         rows = input_ids[:, self._start :].tolist()
@@ -234,6 +240,7 @@ class LayoutLogitsProcessor(LogitsProcessor):
     def _state(self, answer: tuple[int, ...]) -> State | None:
         """Return the state after an answer; None after its end."""
         known = len(answer)
+        # Beams may have been exchanged since the last step: the longest known beginning is continued.
         while answer[:known] not in self._states and known:
             known -= 1
         state = self._states.get(answer[:known], State())
@@ -250,16 +257,20 @@ class LayoutLogitsProcessor(LogitsProcessor):
     def _allowed(self, state: State | None, must_end: bool) -> torch.Tensor:
         if state is None:
             return torch.tensor(self.ends)
+        # The same states return in every line, and a search of the whole vocabulary is slow.
         key = (state, must_end)
         if key in self._choices:
             self._choices.move_to_end(key)
             return self._choices[key]
         allowed: list[int] = list(self.ends) if self.grammar.may_end(state) else []
+        # With little room left, an answer that may end must end.
         if not (must_end and allowed):
+            # Branches of the tree that leave the language are cut with all tokens behind them.
             stack = [(self._tree, state)]
             while stack:
                 node, reached = stack.pop()
                 for character, child in node.items():
+                    # A line that is begun may be finished; a further one may not fit.
                     if character == "" or (must_end and character == "\n"):
                         continue
                     following = self.grammar.advance(reached, character)

@@ -36,6 +36,7 @@ from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig
 
 Clouds = torch.Tensor | list[torch.Tensor]
+# As released: ten frequencies from π to 30 π.
 _FREQUENCIES, _HIGHEST = 10, 30.0
 # What quantization leaves in full precision.
 _IN_FULL = (r"(?:.*\.)?(?:point_encoder|input_projection|projector)", r"(?:.*\.)?language_model\.(?:.*\.)?lm_head")
@@ -187,6 +188,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         text = self.language_model.base_model
         keywords = self.text_keywords(text, kwargs)
         clouds = {"points": points, "grid_coord": grid_coord, "point_mask": point_mask}
+        # The clouds' tokens are among the embeddings, so the language model needs no change.
         embedded = self.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, **clouds)
         output = text(
             inputs_embeds=embedded.inputs_embeds,

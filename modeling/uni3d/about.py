@@ -38,10 +38,12 @@ def _files() -> dict[str | None, PublishedFile]:
     files: dict[str | None, PublishedFile] = {}
     for size, (letters, width, depth) in _SIZES.items():
         config = {"hidden_size": width, "num_hidden_layers": depth, "projection_dim": 1024}
+        # The program's own page names the files of these three sizes alone.
         remark = "" if size in ("base", "large", "giant") else _UNVERIFIED
         for ending in ("", "-no-lvis"):
             path = f"modelzoo/uni3d-{letters}{ending}/model.pt"
             files[f"{size}{ending}"] = PublishedFile(path, config, remark)
+    # Further files of the giant model, named after benchmarks
     for name in ("lvis", "mnet40", "scanobjnn"):
         path = f"modelzoo/uni3d-g/{name}/model.pt"
         files[f"giant-{name}"] = replace(files["giant"], path=path, remark=_UNVERIFIED)

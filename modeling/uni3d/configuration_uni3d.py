@@ -29,6 +29,7 @@ class Uni3DConfig(AlignedEncoderConfig):
     hidden_size: int = 768
     intermediate_size: int = 2048
     num_attention_heads: int = 12
+    # As EVA-02 base and large; tiny and small have no norm inside, giant no gate.
     gated_mlp: bool = True
     mlp_norm: bool = True
     qkv_bias: bool = True

@@ -46,6 +46,7 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
             config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
         )
         self.class_token = ClassToken(width)
+        # 128 channels between, in all released sizes
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
         self.post_init()
 
@@ -110,4 +111,5 @@ class Uni3DForZeroShotPointCloudClassification(Uni3DPreTrainedModel, AlignedZero
         ```
     """
 
+    # The released program keeps the scale below this after every step of training.
     _largest_scale = LARGEST_SCALE
