@@ -68,6 +68,7 @@ def _write_label_cloud(folder: Path, boxes: Boxes) -> list[Path]:
             for box in boxes_of_file
         ]
         name = Path(file).name
+        # Label Cloud keeps clouds in `pointclouds`, beside `labels`.
         content = {"folder": "pointclouds", "filename": name, "path": f"pointclouds/{name}", "objects": objects}
         written.append(_json(labels / f"{_stem(file)}.json", content))
     classes = _label_cloud_classes(class_names(boxes.values()), "object_detection", "centroid_rel")
@@ -93,6 +94,7 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
         ]
         cloud = {"path": Path(file).name}
         items.append({"id": _stem(file), "annotations": annotations, "attr": {"frame": frame}, "point_cloud": cloud})
+    # Annotations refer to a label by its place in this list.
     labels = [{"name": name, "parent": "", "attributes": []} for name in names]
     content = {
         "info": {},
@@ -105,6 +107,7 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
 
 def _write_supervisely(folder: Path, boxes: Boxes) -> list[Path]:
     names, written = class_names(boxes.values()), []
+    # Everything with a key gets a number, too, which the project keeps in a file of its own.
     keys: dict[str, dict[str, int]] = {"tags": {}, "objects": {}, "figures": {}, "videos": {}}
     for frame, (file, boxes_of_file) in enumerate(boxes.items(), 1):
         key = _key(file)
@@ -148,6 +151,7 @@ def _write_kitti_raw(folder: Path, boxes: Boxes) -> list[Path]:
             poses = f"<poses><count>1</count><item_version>0</item_version><item>{pose}</item></poses>"
             tracklets.append(f"<item>{head}{poses}<finished>1</finished></item>")
     body = f"<count>{len(tracklets)}</count><item_version>1</item_version>" + "\n".join(tracklets)
+    # The envelope of boost's XML archives, which KITTI's own programs write
     text = (
         '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n<!DOCTYPE boost_serialization>\n'
         f'<boost_serialization version="9" signature="serialization::archive">\n<tracklets>{body}</tracklets>\n'
@@ -184,6 +188,7 @@ def write_labeled_ply(folder: Path, clouds: Clouds, names: dict[int, str]) -> li
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, cloud in clouds:
+        # A mesh may have labels of its faces alone.
         if cloud.face_labels is None:
             _check_labels(name, cloud)
         written.append(folder / f"{_stem(name)}.ply")
@@ -245,6 +250,7 @@ def label_cloud_names(folder: Path) -> dict[int, str]:
     """Read the names of the classes of a folder that Label Cloud has segmented."""
     path = folder / "labels" / LABEL_CLOUD_CLASSES
     with file_errors(path, "classes of Label Cloud"):
+        # Some editors put a byte order mark first.
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         return {int(entry["id"]): str(entry["name"]) for entry in content["classes"]}
 

@@ -99,6 +99,7 @@ class PointCloud:
             PointCloudError: An array is not `(points, 3)`, or a value is none that a cloud is made of.
             PointCloudFileError: The type of a file is unknown.
         """
+        # A text may be a URL and stays as it is; the path of an object is made absolute.
         if isinstance(value, str):
             return self._encode_file({"path": value})
         if isinstance(value, os.PathLike):
@@ -107,10 +108,12 @@ class PointCloud:
             return self._encode_file({"bytes": value})
         if isinstance(value, Mapping) and "points" not in value:
             return self._encode_file(value)
+        # By the name of its module, as trimesh need not be installed
         if isinstance(value, PointCloudData) or type(value).__module__.partition(".")[0] == "trimesh":
             cloud = to_cloud(value)
         elif isinstance(value, Mapping):
             points = as_array(value["points"], "points")
+            # Further columns have keys of their own here, other than in an array.
             if points.ndim == 2 and points.shape[1] != 3:
                 raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
             cloud = to_cloud({**value, "points": points})
@@ -165,6 +168,7 @@ class PointCloud:
             names = {kind.field(number).name for number in range(kind.num_fields)}
             if not names & {"bytes", "path"}:
                 raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
+            # A struct may have only one of the two.
             data = storage.field("bytes") if "bytes" in names else None
             path = storage.field("path") if "path" in names else None
             return array_cast(self._struct(data, path, storage), self.pa_type)
@@ -222,6 +226,7 @@ class PointCloud:
     def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
         data = pa.nulls(len(storage), pa.binary()) if data is None else data
         path = pa.nulls(len(storage), pa.string()) if path is None else path
+        # A missing row is a missing struct, not a struct of two missing values.
         return pa.StructArray.from_arrays([data, path], ["bytes", "path"], mask=storage.is_null())
 
 
@@ -240,7 +245,9 @@ def type_of_path(path: str) -> str:
 
     Such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
     """
+    # Of a chain such as zip://a.off::scans.zip, the first part is the file itself.
     inner = path.split("::", 1)[0]
+    # The query of a URL is no part of the name.
     if "://" in inner:
         inner = inner.split("?", 1)[0]
     file_type = os.path.splitext(inner)[1].lower().removeprefix(".")

@@ -150,9 +150,11 @@ def points_to_files(
     """
     feature, features = PointCloud(format=format), _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
+    # Only checks the names; nothing is read with it.
     CloudColumns(columns=used)
     others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
     check_free([column], others)
+    # Rows of streams stay as they are: `_write_batch` makes arrays of them.
     return _map(
         dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
@@ -179,6 +181,7 @@ def add_preview(
         num_points: most points of a file; larger clouds are thinned out.
         num_proc: processes that write in parallel; not for streams.
     """
+    # Older versions of `datasets` have no such type.
     from datasets import Mesh
 
     features = _features_of(dataset)
@@ -193,6 +196,7 @@ def add_preview(
         num_proc=num_proc,
         description="Drawing previews",
     )
+    # The format of a stream lists no columns.
     if not isinstance(dataset, Dataset):
         return rows
     form = dataset.format
@@ -217,6 +221,7 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
         if hasattr(feature, "embed_storage"):
             # Without decoding, which would read every file only to get its path.
             stamp = _stamp(dataset.cast_column(name, replace(feature, decode=False)), name, stamp)
+    # As Arrow tables, which `embed_table_storage` takes
     embedded = dataset.with_format("arrow").map(
         embed_table_storage,
         cache_file_name=_cache_file(dataset, "embed_files", stamp),
@@ -260,6 +265,7 @@ class CloudColumns:
     @property
     def features(self) -> "dict[str, FeatureType]":
         """Types of the columns in `datasets`."""
+        # (points, 3) for all at first; columns of another shape are replaced below
         types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
         for name in {*types} & {*_NUMBERS}:
             types[name] = List(Value(_TYPES[name]), length=self.num_points or -1)
@@ -284,6 +290,7 @@ class CloudColumns:
         """
         # Seeded by its own points, a cloud gives the same sample whatever its path and the other files.
         generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points).data)])
+        # Points of a mesh are drawn already, so all of them are taken.
         index = slice(None)
         if cloud.is_mesh:
             cloud = cloud.sample_surface(self.num_points or self.mesh_points, generator)
@@ -329,6 +336,7 @@ def _map(
     **options: Any,
 ) -> Any:
     """Map a dataset or a stream; return the same kind."""
+    # Rows that are read need memory as well as rows that are written.
     size = min(_ROWS_OF_FILES, rows_at_a_time(_features_of(dataset)), rows_at_a_time(features))
     options |= {"batched": True, "batch_size": size, "fn_kwargs": arguments}
     if num_proc is not None:
@@ -350,6 +358,7 @@ def _cache_file(dataset: Dataset, *arguments: Any) -> str | None:
     """Return a cache file for a dataset in memory, since `Dataset.map` would keep its result in memory too."""
     if dataset.cache_files:
         return None  # map writes next to them
+    # Another version of this package may read the same file otherwise.
     key = Hasher.hash((__version__, dataset._fingerprint, *arguments))
     folder = Path(config.HF_DATASETS_CACHE) / "hf_any3d" / "conversions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -360,6 +369,7 @@ def _read_batch(
     *batch: Any, column: str, converter: CloudColumns, kept: tuple[str, ...], skip: bool, stamp: int = 0
 ) -> dict:
     """Read the files of a batch; with `skip`, drop unreadable rows and return the `kept` columns too."""
+    # `map` passes all columns as one dict, or those of `input_columns` one by one.
     files = batch[0][column] if skip else batch[0]
     rows: dict[str, list] = {name: [] for name in converter.names}
     places = []  # of the files that could be read
@@ -384,6 +394,7 @@ def _read_batch(
 def _read_file(file: Any, converter: CloudColumns) -> dict[str, Any]:
     """Read a stored file, or what a function of a stream made of it, and convert its cloud to columns."""
     name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
+    # A row without a file is an error like any other, that of `read_stored`.
     if file is None:
         file = {"path": None}
     if not (isinstance(file, Mapping) and "path" in file):
@@ -408,6 +419,7 @@ def _write_batch(
 
 
 def _features_of(dataset: Any) -> Features:
+    # A stream may know its columns only from its first rows.
     if isinstance(dataset, IterableDataset):
         dataset = dataset._resolve_features()
     assert dataset.features is not None
@@ -422,10 +434,12 @@ def check_free(names: Iterable[str], features: Iterable[str]) -> None:
 
 def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
     """Return a number that changes when one of the files does, for the cache key."""
+    # As Arrow tables, so that no embedded file becomes a Python object
     batches = stored.select_columns([column]).with_format("arrow").iter(batch_size=1000)
     for batch in cast("Iterator[pa.Table]", batches):
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
             path = None if path is None else local_path(path)
+            # Remote files, and names of embedded ones, have no stamp.
             if path is not None and os.path.isfile(path):
                 stamp = zlib.crc32(f"{path} {read_stamp(path)}".encode(), stamp)
     return stamp

@@ -55,11 +55,14 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         return splits  # a transform adds the points, as arrays
     prepared = type(splits)(splits)
     for split, rows in splits.items():
+        # A stream may not know its columns.
         features = rows.features or {}
         feature = features.get("points")
         has_files = any(isinstance(column, PointCloud) for column in features.values())
+        # Columns of files may stand in for points.
         if has_files and not isinstance(feature, (Array2D, List)):
             continue
+        # No channels, and so an error below, unless the type or the first row tells their number
         shape = (None, 0)
         if isinstance(feature, Array2D):
             shape = feature.shape
@@ -91,11 +94,13 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         return splits
     for split in labeled:
         stored = splits[split].features["label"]
+        # Labels that are classes already must number them as the training split does.
         if isinstance(stored, ClassLabel):
             if stored.names != feature.names:
                 seen = f"{origin}: the classes of split {split} are {stored.names}"
                 raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
+        # Only tables can be searched: a stream would have to be read to its end.
         if isinstance(splits[split], Dataset) and _is_text(stored):
             if further := sorted(set(splits[split].unique("label")) - {None, *feature.names}):
                 expected = ", ".join(feature.names[:8])
@@ -116,7 +121,9 @@ def _classes_of(splits: DatasetDict, labeled: list[str], first: str) -> ClassLab
     if not isinstance(splits[first], Dataset):
         return None
     if _is_text(feature):
+        # Alphabetical, so that numbers do not depend on the order of the rows
         return ClassLabel(names=sorted(splits[first].unique("label")))
+    # Whole numbers are those of classes from 0 on, over all splits together.
     values = {value for split in labeled for value in splits[split].unique("label")}
     if not all(isinstance(value, int) and value >= 0 for value in values):
         return None
@@ -251,6 +258,7 @@ def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
     splits: Any = {}
     for split, rows in listed.items():
+        # Absolute, since rows may be read in another working directory
         paths = [str(root.absolute() / name) for name in rows[FILE]]
         names = ["point_cloud", *rows.column_names]
         check_free(["point_cloud"], rows.column_names)
@@ -278,6 +286,7 @@ def _read(
     # Stamps of the files are part of the cache key, so that a changed file is read again.
     stamped = [(row, path, *read_stamp(path)) for row, path in files]
     if options.get("num_proc"):
+        # `datasets` divides the shards among its processes.
         arguments["shards"] = [[file] for file in stamped]
     else:
         # `datasets` does not split tuples into shards.
@@ -334,6 +343,7 @@ def _splits_of_metadata(
     if not names:
         raise PointCloudError("the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
+    # Where the metadata have labels, folders only store the files.
     if drop_labels or "label" in metadata.column_names:
         return by_split(unlabeled(root, parts))
     if drop_labels is False:
@@ -353,10 +363,12 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
         columns["label"] = pa.array([file.label for file in files])
         types["label"] = Value("string")
     if metadata is not None:
+        # The metadata in the order of the split's files
         row_of = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
         chosen = metadata.take([row_of[name] for name in names]).drop_columns([FILE_NAME])
         check_free([FILE], chosen.column_names)
         columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
+        # Types that only `datasets` knows, such as classes, are stored in the schema.
         stored = Features.from_arrow_schema(metadata.schema)
         types |= {name: stored[name] for name in chosen.column_names}
     # The label comes first, wherever the metadata have it, and then the name of the file.

@@ -94,10 +94,12 @@ def load(
     one_of("layout", layout, (None, *LAYOUTS))
     root = DATASET.root(data_dir)
     layout, folder = find_layout(root, LAYOUTS if layout is None else (layout,))
+    # Files of these two layouts have a fixed number of points.
     if num_points is not None and (layout in ("txt", "h5") or num_points < 1):
         raise ValueError(
             f"num_points is {num_points} in layout {layout!r}; expected None, or at least 1 for off or pickle"
         )
+    # Options are part of the cache key: of each layout those that change its rows.
     options: dict[str, Any] = {"normals": normals}
     if layout == "txt":
         points = None  # all in the files, 10,000
@@ -117,6 +119,7 @@ def load(
     if normals:
         features["normals"] = Array2D((points, 3), "float32")
     features["label"] = DATASET.class_label()
+    # The other layouts do not store the names of models.
     if layout in ("txt", "off"):
         features["file"] = Value("string")
     return load_published(DATASET, folder, sources, features, variant=layout, options=options, **conversion)
@@ -140,6 +143,7 @@ def _hdf5_sources(folder: Path, normals: bool) -> dict[str, SplitSource]:
     for split in SPLITS:
         # By number, as 10 comes before 2 in the order of names.
         files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+        # A gap in the numbers is a missing file.
         numbers = range(max(files, default=0) + 1)
         DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
         sources[split] = hdf5_source([files[number] for number in numbers], columns)
@@ -156,6 +160,7 @@ def _pickle_sources(folder: Path, points: int) -> dict[str, SplitSource]:
 def pickle_source(file: Path) -> SplitSource:
     """Return the clouds of a pickled cache: a list of arrays (points, 6) and a list of their labels."""
     with file_errors(file, "cache of points"):
+        # The cache has one list of clouds and one of labels.
         rows = list(zip(*read_pickle(file), strict=True))
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
@@ -210,11 +215,13 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
         generator = np.random.default_rng([seed, zlib.crc32(path.stem.encode())])
         with file_errors(path):
             cloud = mesh.sample_surface(num_points, generator)
+        # airplane/train/airplane_0001.off: the class is the second folder above.
         row = {"points": cloud.points, "label": path.parents[1].name, "file": path.stem}
         yield {**row, "normals": cloud.normals} if normals else row
 
     sources = {}
     for split in SPLITS:
+        # By class and name, in whichever order the file system lists them
         files = [path for name in CLASS_NAMES for path in sorted((folder / name / split).glob("*.off"))]
         if not files:
             raise DATASET.not_found(f"{folder}: no meshes in the folders {split} of the classes")

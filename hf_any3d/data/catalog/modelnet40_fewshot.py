@@ -92,6 +92,7 @@ def load(
     pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
     labels = [label for label, _ in pairs]
     originals = [original for _, original in pairs]
+    # No label may be missing, no class unknown or behind two labels.
     if labels != list(range(way)) or len({*originals} & {*range(len(DATASET.class_names))}) != way:
         raise PointCloudFileError(f"{files[0]}: {pairs[:20]}; expected labels 0 to {way - 1}, each of one class")
     sources = {split: _source(files, split, shapes[split]) for split in SPLITS}
@@ -122,6 +123,7 @@ def _fold(
 ) -> tuple[list[Path], dict[str, list[Shape]]]:
     """Return the files of a fold and its shapes, from the first of its three forms that exists."""
     tables = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
+    # A fold of which only one split was converted is read from another form.
     if all(path.is_file() for path in tables.values()):
         return list(tables.values()), {split: _shapes_of_table(path) for split, path in tables.items()}
     path = folder / f"{fold}.json"
@@ -141,6 +143,7 @@ def _shapes_of_table(path: Path) -> list[Shape]:
         labels = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
         shapes = []
         for number, row in enumerate(labels):
+            # `partial` keeps this row's number, where a closure would take the last one of the loop.
             read = partial(rows.__getitem__, number)
             shapes.append(Shape(_whole(row["label"]), _whole(row["original_label"]), read))
     return shapes
@@ -158,6 +161,7 @@ def _named_shapes(path: Path, modelnet_dir: str | os.PathLike | None) -> dict[st
             for name, label in content[split]:
                 # The class is what precedes the last underscore: flower_pot_0001.
                 class_name = name.rpartition("_")[0]
+                # A slash could lead out of the folder.
                 if class_name not in DATASET.class_names or "/" in name:
                     raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
                 file = clouds / class_name / f"{name}.txt"
@@ -183,6 +187,7 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
         shape = shapes[number]
         with file_errors(describe(number), "fold"):
             cloud = shape.read()
+            # Rows of Parquet have points and normals in columns of their own.
             if isinstance(cloud, dict):
                 cloud = np.concatenate([cloud[name] for name in ("points", "normals") if name in cloud], axis=1)
             columns = points_and_normals(cloud)
@@ -200,4 +205,5 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
 
 def _whole(value: object) -> int:
     """Convert a label, which may be an array of one number, and is an error if it is none or not whole."""
+    # `operator.index` takes no floating point number, not even a whole one.
     return operator.index(np.asarray(value).reshape(()).item())

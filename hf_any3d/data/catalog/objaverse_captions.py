@@ -57,6 +57,7 @@ BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a
 """Objects whose published colors are damaged."""
 
 CONVERSATIONS = {"conversations": List({"from": Value("string"), "value": Value("string")})}
+# Places below the given folder, in the order in which they are searched
 CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
 ANNOTATIONS = ("anno_data", "data/anno_data", "")
 
@@ -142,11 +143,14 @@ def load(
         ids = frozenset(_listed(ids))
     root = DATASET.root(data_dir)
     clouds, annotations = _find(root)
+    # The default of `verify` is that of `load_published`, which gets the option as well.
     files = _AnnotationFiles(annotations, root, conversion.get("verify", True))
     skip = conversion.get("on_error") == "skip"
     in_files = streaming or not copy_clouds
     sources = {}
+    # Damaged colors make an object useless only where colors are read.
     for split, entries in _choose(files, which, names, BROKEN_COLORS if colors else frozenset(), ids).items():
+        # Before files are looked for, of which there may be 660 thousand
         entries = entries[:limit]
         # A row that is asked for by its number cannot be left out later.
         if skip and not copy_clouds:
@@ -154,6 +158,7 @@ def load(
         sources[split] = _source(files.path(which, split), entries, clouds, in_files)
     cloud_columns = cloud_features(colors)
     columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
+    # A conversation has no single answer that describes the object.
     if which in ("brief", "detailed"):
         columns["caption"] = Value("string")
     options = {
@@ -236,6 +241,7 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
 
     # The choice of entries depends on other files too, such as the list of reserved objects.
     chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
+    # Each object once: several conversations may be about it.
     objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
     stamps = hashlib.sha256()
     missing = []
@@ -245,6 +251,7 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
             stamps.update(f"{object_id} {file_stamp(f'{clouds}/{object_id}{SUFFIX}')}\n".encode())
         except FileNotFoundError:
             missing.append(cloud_path(clouds, object_id))
+    # Files of clouds change the rows only where they are copied.
     key = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {stamps.hexdigest()}"
     return SplitSource(annotations, read, [path], len(annotations), describe, missing, key)
 
@@ -341,15 +348,18 @@ def _choose(
     chosen: dict[str, list[Annotation]] = {}
     named: set[str] = set()  # objects
     for split in splits:
+        # The other splits have brief captions, whatever is trained on.
         types = WHICH[which] if split == "train" else TYPES[:1]
         only = None if ids is None else frozenset(ids)
         name = files.name(which, split)
+        # The full file has the captions of all objects, from which the reserved ones are taken.
         if (split, name) == ("validation", FULL):
             only = reserved if only is None else reserved & only
         kept = _entries_about(files.entries(name), types, only, unwanted_in[split])
         if kept or ids is None:
             chosen[split] = kept
         named.update(entry.object_id for entry in kept)
+    # An id with a typing error would otherwise only make the dataset smaller.
     if unknown := sorted(set(ids or ()) - named):
         raise ValueError(
             f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {files.folder}, the "
@@ -414,6 +424,7 @@ class CloudAdder:
                 logger.warning("left out %s", error)
                 continue
             kept.append(number)
+        # Without the rows that were left out, so that all columns are of one length
         rows = {name: [values[number] for number in kept] for name, values in batch.items()}
         return {**{name: [cloud[name] for cloud in clouds] for name in self.features}, **rows}
 

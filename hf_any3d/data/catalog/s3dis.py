@@ -29,6 +29,7 @@ CLUTTER = "clutter"
 LONGEST_ROOM = 1000.0
 """In meters, far beyond any hallway: a larger extent is damage, and would be cut into endless blocks."""
 
+# Area -> kind of room -> how many there are, numbered from 1
 _ROOMS: Mapping[int, Mapping[str, int]] = {
     1: {"WC": 1, "conferenceRoom": 2, "copyRoom": 1, "hallway": 8, "office": 31, "pantry": 1},
     2: {"WC": 2, "auditorium": 2, "conferenceRoom": 1, "hallway": 12, "office": 14, "storage": 9},
@@ -142,6 +143,7 @@ def load(
     options: dict[str, object] = {}
     cut = None
     if block_size is not None:
+        # All that determines the blocks is part of the cache key.
         options = {"size": block_size, "points": block_points, "overlap": block_overlap, "seed": seed}
         cut = partial(
             split_into_blocks,
@@ -190,6 +192,7 @@ def _source(
 
     def read(room: Room) -> Iterator[Mapping[str, object]]:
         arrays = _read(_path(layout, folder, room))
+        # A whole room is a single block.
         blocks: Any = [slice(None)] if cut is None else cut(arrays["points"])
         for block in blocks:
             row: dict[str, object] = {name: values[block] for name, values in arrays.items()}
@@ -265,6 +268,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npy":
         table = read_npy(path)
         with file_errors(path, "room"):
+            # A class is a floating point number in the table, and has to be whole.
             labels = integers(table[:, 6], "class")
             return {"points": _at_origin(table[:, :3]), "colors": _colors(table[:, 3:6]), "labels": labels}
     points, colors, labels = [], [], []
@@ -284,6 +288,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         name = piece.name.partition("_")[0]
         labels.append(np.full(len(table), CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)))
     with file_errors(path, "room"):
+        # Over all pieces together, since each of them alone would be moved elsewhere
         xyz = _at_origin(np.concatenate(points))
         return {"points": xyz, "colors": np.concatenate(colors), "labels": np.concatenate(labels)}
 
@@ -299,6 +304,7 @@ def _colors(values: np.ndarray) -> np.ndarray:
 
 def _at_origin(xyz: np.ndarray) -> np.ndarray:
     """Move the smallest x, y and z to 0 before rounding to float32, since areas are far from their origin."""
+    # Infinite coordinates and NaN are refused below.
     with np.errstate(over="ignore", invalid="ignore"):
         moved = xyz - xyz.min(axis=0)
     if not moved.max() <= LONGEST_ROOM:  # or NaN

@@ -28,9 +28,11 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """
     try:
         yield
+    # The first has its name already; a missing package, or a warning made an error, is no fault of the file.
     except (PointCloudFileError, ImportError, Warning):
         raise
     except PointCloudError as error:
+        # The error without a name is left out, what caused it stays.
         raise file_error(name, error) from error.__cause__
     except MemoryError:
         raise PointCloudFileError(f"{name}: needs more memory than there is") from None
@@ -63,9 +65,11 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
 
 def _names_and_reason(names: Iterable[str], why: str) -> str:
     """Return such as "intensity, time (OBJ has no place for them)"; "" without names."""
+    # Each once, in the order of the file
     unique = list(dict.fromkeys(names))
     if not unique:
         return ""
+    # A damaged file may have any number of names of any length.
     listed = ", ".join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])
     more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
     return f"{listed}{more} ({why})"
@@ -99,6 +103,7 @@ class ReadLimits:
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0, stored: int | None = None) -> None:
         """Raise an error beyond the limits; `decoded` are the bytes of arrays to be created, `stored` of the file."""
+        # Rounded up, so that just above the limit is too much
         expanded = 0 if stored is None or decoded <= FREE_BYTES else -(-decoded // max(stored, 1))
         limited = {"points": points, "faces": faces, "bytes": decoded, "expansion": expanded}
         for name, value in limited.items():
@@ -151,6 +156,7 @@ class Source:
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0) -> None:
         """Raise an error beyond the limits; see `ReadLimits.check`."""
+        # What a file refers to may make up most of its content.
         stored = len(self.data) + sum(map(len, self._neighbors.values()))
         self.limits.check(points=points, faces=faces, decoded=decoded, stored=stored)
 
@@ -162,12 +168,14 @@ class Source:
         if reference not in self._references:
             if len(self._references) == MAX_REFERENCES:
                 raise PointCloudError(f"refers to more than {MAX_REFERENCES} files; expected at most that many")
+            # References that lead nowhere count as well.
             self._references[reference] = None if self.folder is None else path_of_reference(self.folder, reference)
         path = self._references[reference]
         if path is None:
             return None
         try:
             if path not in self._neighbors:
+                # The sum of all such files, before the next one is read
                 self.limits.check(decoded=sum(map(len, self._neighbors.values())) + path.stat().st_size)
                 self._neighbors[path] = path.read_bytes()
             return self._neighbors[path]
@@ -177,6 +185,7 @@ class Source:
 
 def path_of_reference(folder: Path, reference: str) -> Path | None:
     """Return the path of a file that one in a folder refers to; None unless it is there or below."""
+    # A NUL would end the path in calls of the system, and nothing is ever downloaded.
     if not reference or "\0" in reference or "://" in reference:
         return None
     try:
@@ -184,6 +193,7 @@ def path_of_reference(folder: Path, reference: str) -> Path | None:
         # Links are followed before the comparison, or one could lead out of the folder.
         path = (folder / reference).resolve()
         return path if path.is_relative_to(folder) and path.is_file() else None
+    # A loop of links raises either of the first two, depending on the version of Python.
     except (OSError, RuntimeError, ValueError):
         return None
 
@@ -220,9 +230,11 @@ def open_source(
             data = bytes(cast(BinaryIO, source).read())
         else:
             data = bytes(cast(bytes, source))
+        # File objects tell their size only after they are read.
         limits.check(decoded=len(data))
         if not data:
             raise PointCloudError("the file is empty")
+        # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
     return Source(name, data, kind, None if path is None else path.parent, limits)

@@ -101,6 +101,7 @@ def push_point_dataset(
     closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
     if closed and not rights_confirmed:
         _check_private(api, repo_id, private, closed[0])
+    # This reads all clouds, so a damaged one stops before anything is uploaded.
     statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
     if preview:
@@ -147,10 +148,12 @@ def _check_private(api: HfApi, repo_id: str, private: bool | None, license: str)
 def split_statistics(split: str, rows: Dataset) -> dict:
     """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
     sizes = []
+    # (3,), over all clouds, in the units of the files
     lower = np.full(3, np.inf)
     upper = np.full(3, -np.inf)
     labels: Counter = Counter()
     feature = rows.features.get("label")
+    # Other columns may be files, which would be opened for nothing.
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))
     for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
@@ -173,11 +176,13 @@ def split_statistics(split: str, rows: Dataset) -> dict:
 
 def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
     """Return the metadata at the head of the card; the license is an identifier of the hub, or terms in words."""
+    # The size categories that the hub knows
     steps = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
     size = next((name for name, limit in steps if num_rows < limit), "n>10M")
     data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"], "size_categories": [size]}
     if license in OPEN_LICENSES:
         return DatasetCardData(license=license, **data)
+    # Terms in words are no identifier of the hub, which calls them "other".
     links = [word for word in one_line(license, 1000).split() if word.startswith("https://")]
     if links:
         data["license_link"] = links[-1]  # `str(License)` ends with the link
@@ -192,6 +197,7 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
     # A fence inside would end the block.
     cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
     citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
+    # Addresses within the terms become links, all else is escaped.
     words = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
     terms = " ".join(words)
     columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
@@ -202,6 +208,7 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         repo_id=literal(repo_id),
         call=code(f"load_point_dataset({literal(repo_id)})"),
         split=literal(split),
+        # The first size is None where clouds have different numbers of points.
         shape=f"({features['points'].shape[0] or 'points'}, {features['points'].shape[1]})",
         columns="\n".join(columns),
         splits="\n".join(sizes),
@@ -243,6 +250,7 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     lines = ["## Clouds of each class", "", f"| label | class | {' | '.join(map(inline, statistics))} |"]
     lines.append("|---|---|" + "---|" * len(statistics))
     for number, name in enumerate(feature.names):
+        # A split may lack some of the classes.
         counts = " | ".join(str(of_split.get("labels", {}).get(name, 0)) for of_split in statistics.values())
         lines.append(f"| {number} | {inline(name)} | {counts} |")
     return "\n".join(lines) + "\n\n"
@@ -250,4 +258,5 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
 
 def _link(address: str) -> str:
     address = one_line(address, 1000)
+    # Anything else could be markup rather than an address.
     return address if re.fullmatch(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", address) else inline(address)

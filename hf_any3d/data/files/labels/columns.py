@@ -49,6 +49,7 @@ class Column:
     def of_file(self, count: int, kept: np.ndarray | None) -> "Column":
         """Return the column for a file of so many points, of which the reader has kept those with `kept`, or all."""
         assert self.values is not None
+        # Labels of all points, also of those that the reader would leave out
         if len(self.values) == count:
             return self
         total = count if kept is None else int(kept.sum())
@@ -56,6 +57,7 @@ class Column:
             read = "" if total == count else f", of which {total} are read"
             raise PointCloudError(f"{len(self.values)} labels for a file with {count} points{read}; expected one each")
         assert kept is not None
+        # Place of each kept point among those that were kept
         rows = np.where(kept, np.cumsum(kept) - 1, NO_LABEL)
         return replace(self, rows=rows)
 
@@ -68,10 +70,12 @@ class Column:
         else:
             rows = self.rows[start:stop]
             answered = rows != NO_LABEL
+            # Points without a label take the first number, which `answered` masks.
             values = np.asarray(self.values[np.maximum(rows, 0)])
         if self.is_class:
             answered &= values >= 0
             if self.codes is not None:
+                # Negative labels have no code; they are masked, too.
                 values = self.codes[np.maximum(values, 0)]
         return values, answered
 
@@ -80,6 +84,7 @@ class Column:
         values, answered = self.block(start, stop)
         numbers = values.astype(kind)
         if not answered.all():
+            # Types without a sign have no -1 and no NaN.
             numbers[~answered] = 0 if np.dtype(kind).kind == "u" else self.fill
         return numbers
 
@@ -90,6 +95,7 @@ class Column:
             # Whole numbers beyond the digits of the type would be rounded.
             return self.kind == "<f4" or max(abs(self.least), abs(self.most)) < 2 ** np.finfo(dtype).nmant
         limits = np.iinfo(dtype)
+        # Probabilities would all become 0 in a type of whole numbers.
         return self.kind != "<f4" and limits.min <= self.least and self.most <= limits.max
 
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
@@ -115,13 +121,16 @@ def class_column(
         values = _whole("labels", labels)
         least, most = _range(values)
         if table is not None:
+            # A label without a code would be written as -1.
             missing = [number for number in _present(values) if number >= len(table) or table[number] < 0]
             if missing:
                 raise ValueError(f"codes has none for label {missing[0]}")
+        # Without codes, labels are written as they are, in 32 bits.
         elif values.dtype.kind in "iu" and most >= 2**31:
             raise ValueError(f"labels go to {most}; expected at most {2**31 - 1}")
     else:
         least, most = 0, 0
+    # With codes, these are what is written, also before there are labels.
     if table is not None:
         valid = table[table >= 0]
         least, most = int(valid.min()), int(valid.max())
@@ -134,6 +143,7 @@ def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
     for name, values in (("score", scores), ("unknown", unknown)):
         if values is not None:
             numbers = None if values is True else np.asarray(values, np.float32).reshape(-1)
+            # NaN where there is no answer, since 0 is a score
             columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers))
     if objects is not None:
         numbers = None if objects is True else _whole("objects", objects)
@@ -177,6 +187,7 @@ def _present(values: np.ndarray) -> list[int]:
 def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Return which points have coordinates that float32 holds, (points,) bool, as `read_point_cloud` keeps them."""
     kept = np.ones(len(columns[0]), bool)
+    # Coordinates beyond float32 become infinite, which is what is asked here.
     with np.errstate(over="ignore", invalid="ignore"):
         for column in columns:
             kept &= np.isfinite(np.asarray(column).astype(np.float32))
@@ -186,6 +197,7 @@ def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
 def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False) -> list[bytes]:
     """Return the numbers of some points as text; empty for points that keep what they have, unless it is new."""
     values, answered = column.block(start, stop)
+    # Nine digits tell any two numbers of float32 apart.
     form = "%d" if values.dtype.kind in "iub" else "%.9g"
     unanswered = b""
     if is_new:

@@ -118,6 +118,7 @@ class LasCopy:
         self.dimensions: list[_Dimension] = []
         self.new_size = self.size
         for column in columns:
+            # `classification` names the place that every record has for the class, not a dimension of extra bytes
             if column.is_class and (column.name or "classification").lower() == "classification":
                 self._check_codes(column)
                 self.class_column = column
@@ -127,14 +128,18 @@ class LasCopy:
         named = [column for column in columns if column is not self.class_column]
         if named:
             self._add_dimensions(named)
+        # Last, since the compressor has to know the final size of a record
         self._replace_laszip()
 
     def _read_head(self) -> None:
         """Read the header and the records before the points, and check that the points are all there."""
         self.file.seek(0)
+        # The header of LAS 1.4, the longest one
         head = self.file.read(375)
         self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
+        # LAZ sets the highest bit of the point format.
         self.format, self.is_packed = kind & 63, kind >= _LAZ
+        # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
         if head[25] >= 4 and len(head) >= 255:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
         self.end = self.file.seek(0, 2)
@@ -152,6 +157,7 @@ class LasCopy:
         self.head = bytearray(before[: self.head_size])
         self.records: list[_Record] = []
         at = self.head_size
+        # A damaged number of records must not run on through the points.
         for _ in range(number):
             if at > self.start:
                 break
@@ -160,12 +166,14 @@ class LasCopy:
             at += size
         if at > self.start:
             raise PointCloudError(f"{number} records reach into the points; the file may be damaged")
+        # Bytes between the last record and the first point, which the copy keeps
         self.gap = before[at:]
         for record in self.records:
             if (reason := _REFUSED.get(record.key[0])) is not None:
                 raise PointCloudError(f"is {reason}, of which no labeled copy is written; rewrite it as plain LAZ")
 
     def _check_codes(self, column: Column) -> None:
+        # Older formats keep the class in five bits, beside three flags.
         most = 255 if self.format >= _SINCE_14 else 31
         if column.most > most:
             raise PointCloudError(
@@ -186,6 +194,7 @@ class LasCopy:
                 place = len(descriptions)
                 descriptions.append(_new_description(column))
                 self.new_size += _size_of(descriptions[-1])
+            # Dimensions follow the fixed fields of a record in the order of their descriptions.
             at = _SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
             descriptions[place] = _without_range(descriptions[place])
@@ -197,6 +206,7 @@ class LasCopy:
         body = b"".join(records)
         descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
         left = self.size - _SIZES[self.format] - sum(map(_size_of, descriptions))
+        # Where descriptions do not add up to the size of a record, the place of a new dimension cannot be told.
         if len(body) % _DESCRIPTION or left < 0 or (left and self._describes_later()):
             raise PointCloudError(
                 f"describes its {self.size - _SIZES[self.format]} extra bytes after the points, or other ones; no "
@@ -212,6 +222,7 @@ class LasCopy:
         if first is not None:
             self.records[self.records.index(first)] = first.with_body(body)
         else:
+            # Reserved bytes, user, number, size (set together with the body) and a text
             head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
 
@@ -220,6 +231,7 @@ class LasCopy:
         at, number = self._place(235, 247), int.from_bytes(self.head[243:247], "little")
         if self.head[25] < 4 or self.head_size < 375:
             return False
+        # Records after the points have headers of 60 bytes; a damaged number of them must not take forever.
         for _ in range(min(number, 1000)):
             self.file.seek(at)
             head = self.file.read(60)
@@ -237,6 +249,8 @@ class LasCopy:
             if _name_of(description) != column.name:
                 continue
             kind, options = description[2], description[3]
+            # Code 0 stands for bytes of no type, codes beyond the list for arrays: like scaled numbers, they take no
+            # labels.
             is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
             column.check_fits(_TYPES[kind] if is_plain else "u1", "dimension", is_plain=is_plain)
             return place
@@ -256,6 +270,7 @@ class LasCopy:
         old = self.packed_by
         has_free_sizes = old is not None and lazrs.LazVlr(old).uses_variable_size_chunks()
         body = bytearray(lazrs.LazVlr.new_for_compression(self.format, extra, has_free_sizes).record_data())
+        # An item has a type, a size and a version of 2 bytes each; LASzip reads waveforms of version 1 alone.
         for item in range(int.from_bytes(body[las.LASZIP_ITEMS - 2 : las.LASZIP_ITEMS], "little")):
             at = las.LASZIP_ITEMS + 6 * item
             if int.from_bytes(body[at : at + 2], "little") == _WAVE_PACKET:
@@ -271,6 +286,7 @@ class LasCopy:
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy, some hundred thousand points at a time."""
+        # No point of LAS is left out by the reader, so another number of labels is an error, which `of_file` words.
         if self.columns and any(len(column.values) != self.count for column in self.columns):  # pyright: ignore
             for column in self.columns:
                 column.of_file(self.count, None)
@@ -308,6 +324,7 @@ class LasCopy:
         """Write chunks with as many points as those of the input have."""
         lazrs, check = package("lazrs", "files"), 0
         self.file.seek(self.start)
+        # The table of the input has the number of points and of bytes of each chunk.
         sizes = [count for count, _ in lazrs.read_chunk_table(self.file, lazrs.LazVlr(self.packed_by))]
         compressor = lazrs.LasZipCompressor(output, self.laszip)
         for block in self._blocks(_cut(self._points(), sizes, self.size)):
@@ -336,6 +353,7 @@ class LasCopy:
         """Yield labeled records, (points, bytes of a record of the copy) uint8."""
         first = 0
         for old in points:
+            # New dimensions come after the bytes that a point has.
             new = np.zeros((len(old), self.new_size), np.uint8)
             new[:, : self.size] = old
             stop = first + len(old)
@@ -347,6 +365,7 @@ class LasCopy:
             first = stop
 
     def _set_class(self, rows: np.ndarray, codes: np.ndarray, answered: np.ndarray) -> None:
+        # The class is byte 16 of a record from format 6 on, byte 15 before.
         if self.format >= _SINCE_14:
             rows[answered, 16] = codes[answered]
         else:
@@ -372,10 +391,12 @@ class LasCopy:
         lazrs = package("lazrs", "files")
         vlr = lazrs.LazVlr(self.packed_by)
         self.file.seek(self.start)
+        # Packed points begin with the place of the table of chunks, or -1 if it was not known when they were written.
         table = int.from_bytes(self.file.read(8), "little", signed=True)
         if table == -1:
             # Then the table, and where it is, end the file.
             return self.end
+        # Nothing states the size of the table, so it is written once more to see how long it is.
         self.file.seek(self.start)
         written = io.BytesIO()
         lazrs.write_chunk_table(written, lazrs.read_chunk_table(self.file, vlr), vlr)
@@ -402,6 +423,7 @@ class LasCopy:
         for number, record in enumerate(self.records):
             if record.key == _LASZIP:
                 body = bytearray(record.body)
+                # Further records of the compressor, after the points, move along with what follows them.
                 special, place = struct.unpack_from("<qq", body, 16)
                 if special > 0 and place >= old_end:
                     struct.pack_into("<q", body, 24, place - old_end + new_end)
@@ -449,6 +471,7 @@ def _cut(blocks: Iterator[np.ndarray], sizes: list[int], width: int) -> Iterator
     left = np.zeros((0, width), np.uint8)
     for size in sizes:
         parts = [left]
+        # Blocks have sizes of their own: gather enough of them for the next piece.
         while sum(map(len, parts)) < size and (block := next(blocks, None)) is not None:
             parts.append(block)
         joined = np.concatenate(parts)
@@ -462,8 +485,10 @@ def _name_of(description: bytes) -> str:
 
 def _size_of(description: bytes) -> int:
     kind, options = description[2], description[3]
+    # Bytes of no type state their number in the place of the options.
     if kind == _UNDOCUMENTED:
         return options
+    # Codes 11 to 20 are arrays of two, 21 to 30 of three numbers of the types 1 to 10.
     number, single = divmod(kind - 1, 10)
     return (number + 1) * np.dtype(_TYPES[single + 1]).itemsize
 
@@ -489,4 +514,5 @@ def _without_range(description: bytes) -> bytes:
     """Take the least and largest number out of a description, which are those of the old numbers."""
     if not description[3] & _HAS_RANGE:
         return description
+    # Both numbers take 24 bytes each, from byte 64 on.
     return description[:3] + bytes([description[3] & ~_HAS_RANGE]) + description[4:64] + bytes(48) + description[112:]

@@ -31,10 +31,13 @@ class NpzCopy:
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
             self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            # By the sizes that the archive states, before anything is unpacked
             ReadLimits.current().check(decoded=sum(info.file_size for info in self.members.values()))
+            # A single array is the points, whatever its name.
             names = npy.POINTS if len(self.members) > 1 else tuple(self.members)
             self.points = points = next(name for name in names if name in self.members)
             self.headers = {}
+            # Shapes and types are in the headers; the numbers are not read yet.
             for name, info in self.members.items():
                 with archive.open(info) as member:
                     version = np.lib.format.read_magic(member)
@@ -49,6 +52,7 @@ class NpzCopy:
         """Find the array of a column, after checking that it takes it."""
         shapes = ((self.count,), (self.count, 1))
         name = column.name
+        # The array that the reader takes for labels is replaced, if there is one.
         if name is None:
             found = (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in shapes)
             name = next(found, "labels")
@@ -62,11 +66,13 @@ class NpzCopy:
         """Write the copy, each array compressed as it was."""
         with zipfile.ZipFile(self.file) as archive, zipfile.ZipFile(output, "w") as copy:
             kept = None
+            # Points are read only to tell which of them the reader left out.
             if any(len(column.values) != self.count for column in self._of_points()):  # pyright: ignore
                 kept = self._kept(npy.parse_array(archive.read(self.members[self.points])))
             new = {str(column.name): column.of_file(self.count, kept) for column in self._of_points()}
             if self.faces is not None:
                 new["face_labels"] = self.columns[-1]
+            # New arrays are compressed in the way of the last old one.
             method = zipfile.ZIP_DEFLATED
             for name, info in self.members.items():
                 method = info.compress_type
@@ -82,12 +88,14 @@ class NpzCopy:
 
     def _kept(self, points: np.ndarray) -> np.ndarray:
         """Return which points `read_point_cloud` keeps."""
+        # A plain array has x, y and z in its first columns, a structured one has them in fields.
         if points.dtype.names is None:
             return finite_rows(list(points[:, :3].T))
         fields = {name.lower(): points[name] for name in points.dtype.names}
         flat = {name: values for name, values in fields.items() if values.ndim == 1}
         if named := fields_of(flat).get("points"):
             return finite_rows([flat[name] for name in named])
+        # One field may hold all three coordinates.
         several = next(fields[name] for name in npy.POINTS if name in fields)
         return finite_rows(list(several[:, :3].T))
 
@@ -96,6 +104,7 @@ def _changed(old: np.ndarray, column: Column) -> bytes:
     """Return an array with new numbers, in its type; points without an answer keep theirs."""
     values, answered = column.block(0, len(old))
     new = old.copy()
+    # (points,), of an array that may be (points, 1)
     new.reshape(-1)[answered] = values[answered]
     return _bytes(new)
 

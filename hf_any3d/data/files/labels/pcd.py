@@ -53,6 +53,7 @@ class PcdCopy:
 
     def _edit(self, column: Column) -> _Edit:
         name = column.name
+        # The field that the reader takes for labels is replaced, if there is one.
         if name is None:
             name = (fields_of(self.names).get("labels") or ["label"])[0]
         named = replace(column, name=check_word(name))
@@ -62,10 +63,12 @@ class PcdCopy:
             return _Edit(named, None, "<u4" if is_plain else column.kind)
         kind = self.row[key].base.str
         named.check_fits(kind, "field")
+        # Fields of the row's type are called f0, f1, … by their places.
         return _Edit(named, int(key[1:]), kind)
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy."""
+        # Points are read only to tell which of them the reader left out.
         if any(len(edit.column.values) != self.count for edit in self.edits):  # pyright: ignore[reportArgumentType]
             kept = self._kept()
             for edit in self.edits:
@@ -82,6 +85,7 @@ class PcdCopy:
     def _new_header(self) -> bytes:
         """Return the header with new fields at the ends of the lines that describe them."""
         new = [edit for edit in self.edits if edit.place is None]
+        # Each new field has one number of 4 bytes for a point.
         words = {
             b"FIELDS": [str(edit.column.name) for edit in new],
             b"SIZE": ["4"] * len(new),
@@ -105,12 +109,14 @@ class PcdCopy:
         self.file.seek(self.start)
         body = self.file.read()
         if self.kind == "ascii":
+            # A field may have several numbers, each a column of the text.
             sizes = [prod(self.row[key].shape) for key in self.row.names or ()]
             starts = np.cumsum([0, *sizes])
             table = numbers(normalized_lines(body), columns=sum(sizes))
             columns = [table[:, starts[int(key[1:])]] for key in keys]
         elif self.kind == "binary":
             rows = np.frombuffer(body, self.row, self.count)
+            # A field is (points, numbers of the field).
             columns = [rows[key][:, 0] for key in keys]
         else:
             data = self._decompressed(body)
@@ -118,6 +124,7 @@ class PcdCopy:
         return finite_rows(columns)
 
     def _decompressed(self, body: bytes) -> bytearray:
+        # The sizes of the packed and of the plain bytes come first, 4 bytes each.
         return pcd.decompress(body[8 : 8 + int.from_bytes(body[:4], "little")], self.count * self.row.itemsize)
 
     def _fields(self) -> dict[str, Any]:
@@ -144,6 +151,7 @@ class PcdCopy:
                 rows[answered, place : place + written.shape[1]] = written[answered]
                 at += 4 if edit.place is None else 0
             output.write(rows.data)
+        # Whatever follows the declared points stays.
         while piece := self.file.read(1 << 22):
             output.write(piece)
 
@@ -167,6 +175,7 @@ class PcdCopy:
             packed = _runs(bytes(data))
         for edit in self.edits:
             if edit.place is None:
+                # Runs of plain bytes may follow packed ones, so that new fields need no compressor.
                 new = _bytes(edit, 0, self.count)[1].tobytes()
                 packed += _runs(new)
                 plain += len(new)
@@ -190,6 +199,7 @@ class PcdCopy:
                         added.append(text[number % _BLOCK])
                     elif text[number % _BLOCK]:
                         changed.append((spans[starts[edit.place]], text[number % _BLOCK]))
+                # From right to left, so that the places of the others stay true
                 for (begin, end), text in sorted(changed, reverse=True):
                     body = body[:begin] + text + body[end:]
                 line = b" ".join([body, *added]) + rest
@@ -209,6 +219,7 @@ def _bytes(edit: _Edit, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are written, and the bytes of each row's number, (rows, bytes)."""
     values = edit.column.filled(first, stop, edit.kind)
     written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    # A field that was there keeps what it says of points without an answer.
     answered = edit.column.block(first, stop)[1] if edit.place is not None else np.ones(len(values), bool)
     return answered, written
 
@@ -220,5 +231,6 @@ def _runs(data: bytes) -> bytes:
     runs = np.empty((whole, _RUN + 1), np.uint8)
     runs[:, 0] = _RUN - 1
     runs[:, 1:] = raw[: whole * _RUN].reshape(whole, _RUN)
+    # A shorter run; no run is empty, as the length is stored minus one.
     rest = raw[whole * _RUN :].tobytes()
     return runs.tobytes() + (bytes([len(rest) - 1]) + rest if rest else b"")

@@ -64,6 +64,7 @@ class PlyCopy:
         names = [name for name, _, _ in properties]
         name = column.name
         if name is None:
+            # What the reader takes for labels is replaced; a list cannot be it.
             scalars = [name for name, _, length in properties if not length]
             name = (fields_of(scalars).get("labels") or ["label"])[0]
         named = replace(column, name=check_word(name))
@@ -79,13 +80,16 @@ class PlyCopy:
         self._fit_columns()
         output.write(self._new_header())
         self.file.seek(self.start)
+        # ASCII has no byte order.
         if not self.order:
             self._write_text(output)
             return
         file: Any = self.file
+        # All that follows the last changed element is copied as it is, whatever its layout.
         last = max(self.edits)
         for place, element in enumerate(self.elements[: last + 1]):
             edits = self.edits.get(place, [])
+            # Rows with lists have any length: the rest of the file is read to find where they end.
             if element.has_lists:
                 data = file.read()
                 rows, size = self._list_rows(data, element, edits)
@@ -103,6 +107,7 @@ class PlyCopy:
         element = self.elements[self.vertex]
         kept = None
         edits = self.edits[self.vertex]
+        # Values of the file are needed only to tell which vertices the reader left out.
         if any(len(edit.column.values) != element.count for edit in edits):  # pyright: ignore[reportArgumentType]
             kept = self._kept()
         for edit in edits:
@@ -115,14 +120,17 @@ class PlyCopy:
     def _fit_faces(self, kept: np.ndarray | None) -> bool:
         """Give each polygon the label of its first triangle; return whether that can be told."""
         assert self.face is not None
+        # With vertices left out, so are triangles, and labels of faces can no longer be matched.
         polygons = self._polygons(self.face, self._values()[self.face]) if kept is None else None
         if polygons is None:
             return False
+        # A polygon of n corners is read as n - 2 triangles.
         triangles = np.maximum(polygons[0].astype(np.int64) - 2, 0)
         edit = self.edits[self.face][0]
         assert edit.column.values is not None
         if triangles.sum() != len(edit.column.values):
             return False
+        # The place of each polygon's first triangle among all triangles; some polygons have none
         first = np.where(triangles > 0, np.cumsum(triangles) - triangles, NO_LABEL)
         edit.column = replace(edit.column, rows=first)
         return True
@@ -139,6 +147,7 @@ class PlyCopy:
         if self.order:
             return ply.read_binary(data, self.start, self.elements, self.order)[0]
         text = normalized_lines(data[self.start :].rstrip(b"\0 \t\r\n"))
+        # An element without properties has no lines.
         filled = [element for element in self.elements if element.properties]
         rows = iter(blocks_of_lines(text, [element.count for element in filled]))
         return [ply.ascii_rows(next(rows), element) if element.properties else {} for element in self.elements]
@@ -149,6 +158,7 @@ class PlyCopy:
         values = self._values()
         vertices = {name: array for name, array in values[self.vertex].items() if isinstance(array, np.ndarray)}
         kept = finite_rows([vertices[name] for name in fields_of(vertices)["points"]])
+        # An empty element of faces, or faces without corners, leave a cloud of points.
         is_mesh = any(
             self._polygons(place, block) is not None
             for place, block in enumerate(values)
@@ -160,6 +170,7 @@ class PlyCopy:
 
     def _new_header(self) -> bytes:
         """Return the header with a line for each new property, after the last one of its element."""
+        # Lines with whichever line ends they have
         lines = re.findall(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)", self.header)
         ends: dict[int, int] = {}
         element = -1
@@ -170,6 +181,7 @@ class PlyCopy:
                 ends[element] = number
         added: dict[int, list[bytes]] = {}
         for place, edits in self.edits.items():
+            # A new line ends as the first one does.
             line_end = lines[0][len(lines[0].rstrip(b"\r\n")) :]
             added[ends[place]] = [
                 f"property {_NAMES[edit.kind]} {edit.column.name}".encode() + line_end
@@ -182,7 +194,9 @@ class PlyCopy:
         """Yield rows of one size, some hundred thousand at a time."""
         row = element.row(self.order, [])
         fields: dict[str, Any] = {str(name): value for name, value in (row.fields or {}).items()}
+        # Bytes before each property in a row; new properties come after the old row.
         offsets = [fields[f"value{place}"][1] for place in range(len(element.properties))]
+        # Types without their own byte order, in that of the file
         new = [np.dtype(self.order + edit.kind[-2:]) for edit in edits if edit.place is None]
         for first in range(0, element.count, _BLOCK):
             count = min(_BLOCK, element.count - first)
@@ -211,6 +225,7 @@ class PlyCopy:
     def _list_rows(self, data: bytes, element: ply.Element, edits: list[_Edit]) -> tuple[bytes, int]:
         """Return the rows of an element with lists, and how many bytes they had."""
         rows = ply.RaggedRows(element, self.order)
+        # Places of each list in all rows, and where the last row ends
         places, stop = rows.walk(ply.lengths_in(data, element, self.order), 0, len(data), element.count)
         if not edits or not element.count:
             return data[:stop], stop
@@ -220,6 +235,7 @@ class PlyCopy:
             ends.append(at + width + item * rows.lengths(data, number, at).astype(np.int64))
         row_ends = ends[-1] + rows.tail
         row_starts = np.append(0, row_ends[:-1])
+        # A scalar is a fixed distance after the list before it, or else after the start of its row.
         scalars = {name: (before, distance) for name, _, before, distance in rows.scalars}
         pieces = []
         for edit in edits:
@@ -229,6 +245,7 @@ class PlyCopy:
                 continue
             before, distance = scalars[element.properties[edit.place][0]]
             at = (ends[before - 1] if before else row_starts) + distance
+            # (answered rows, bytes of a number), since each row has its number in another place
             raw[at[answered, None] + np.arange(written.shape[1])] = written[answered]
         if not pieces:
             return raw.tobytes(), stop
@@ -255,7 +272,9 @@ class PlyCopy:
             texts: list[list[bytes]] = []
             while element.properties and number < element.count:
                 line = next(lines)
+                # Blank lines between rows stay, and are no rows.
                 if line.strip():
+                    # Texts are made for a block of rows at once, and only those are in memory.
                     if edits and number % _BLOCK == 0:
                         stop = min(number + _BLOCK, element.count)
                         texts = [number_texts(edit.column, number, stop, is_new=edit.place is None) for edit in edits]
@@ -297,6 +316,7 @@ def _new_line(line: bytes, element: ply.Element, edits: list[_Edit], texts: list
             added.append(text)
         elif text:
             changed.append((spans[starts[edit.place]], text))
+    # From right to left, so that the places of the others stay true
     for (begin, end), text in sorted(changed, reverse=True):
         body = body[:begin] + text + body[end:]
     return b" ".join([body, *added]) + rest

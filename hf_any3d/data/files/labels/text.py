@@ -45,6 +45,7 @@ class TextCopy:
         self.file = file
         file.seek(0)
         sample = file.read(_SAMPLE)
+        # A line that the end of the sample cuts would look like a row with fewer columns.
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind(b"\n") + 1]
         plain = unix_lines(sample)
@@ -57,6 +58,7 @@ class TextCopy:
         # Where commas are decimal ones, they do not separate numbers.
         self.has_decimal_commas = b"," in first and len(re.findall(rb"[^\s,;]+", _body(first))) != self.width
         self.token = re.compile(rb"[^\s;]+" if self.has_decimal_commas else rb"[^\s,;]+")
+        # New columns are separated in the way of the first two numbers.
         spans = [match.span() for match in self.token.finditer(_body(first))]
         self.separator = first[spans[0][1] : spans[1][0]]
         self.seen: set[bytes] = set()
@@ -68,6 +70,7 @@ class TextCopy:
             )
 
     def _table(self, rows: bytes) -> np.ndarray:
+        # Neither quotes nor comments are part of the numbers.
         rows = re.sub(rb"//[^\n]*", b"", normalized_lines(rows.replace(b'"', b"")))
         return numbers(rows if self.declared is None else text.COUNT_LINE.sub(b"", rows))
 
@@ -88,6 +91,7 @@ class TextCopy:
         if wanted is None:
             wanted = (fields_of(self.names).get("labels") or ["label"])[0]
         place = self.names.index(wanted) if wanted in self.names else None
+        # Only a new name has to be a plain word; the file's own may have any form.
         return _Edit(replace(column, name=wanted if place is not None else check_word(wanted)), place)
 
     def _unnamed(self, column: Column, table: np.ndarray, name: str, file_type: str) -> _Edit:
@@ -106,6 +110,7 @@ class TextCopy:
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy, line by line."""
+        # A first pass counts the rows, to see whether labels are of all points or of those that the reader keeps.
         count = sum(1 for _ in self._rows())
         if any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
             kept = self._kept()
@@ -117,6 +122,7 @@ class TextCopy:
             if place == self.title:
                 line = self._new_title(line)
             elif place >= self.head_lines and self._is_row(line):
+                # Texts are made for a block of rows at once, and only those are in memory.
                 if number % _BLOCK == 0:
                     texts = [self._texts(edit, number, min(number + _BLOCK, count)) for edit in self.edits]
                 line = self._new_row(line, [column[number % _BLOCK] for column in texts])
@@ -138,6 +144,7 @@ class TextCopy:
                 yield line
 
     def _is_row(self, line: bytes) -> bool:
+        # The line with the number of points is a number, too, and no row.
         if self.declared is not None and text.COUNT_LINE.fullmatch(line.rstrip(b"\r\n")):
             return False
         return bool(line.strip()) and not _COMMENT.match(line)
@@ -152,11 +159,13 @@ class TextCopy:
 
     def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
         texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
+        # New numbers have the decimal sign of the file's own.
         return [value.replace(b".", b",") for value in texts] if self.has_decimal_commas else texts
 
     def _new_title(self, line: bytes) -> bytes:
         added = [str(edit.column.name).encode() for edit in self.edits if edit.place is None]
         body = line.rstrip()
+        # Names may be separated otherwise than the numbers are.
         separator = next((mark for mark in (b",", b";", b"\t") if mark in body), b" ")
         return _joined(body, separator, added) + line[len(body) :]
 
@@ -164,6 +173,7 @@ class TextCopy:
         body = _body(line)
         rest = line[len(body) :]
         spans = [match.span() for match in self.token.finditer(body)]
+        # Only the first megabyte was looked at before.
         if len(spans) != self.width:
             raise PointCloudError(f"a row has {len(spans)} columns; expected {self.width}")
         changed, added = [], []
@@ -172,6 +182,7 @@ class TextCopy:
                 added.append(new)
             elif new:
                 changed.append((spans[edit.place], new))
+        # From right to left, so that the places of the others stay true
         for (begin, end), new in sorted(changed, reverse=True):
             if self.names is None:
                 self._check_class(body[begin:end])

@@ -27,6 +27,7 @@ _WRITERS = {
     "xyz": ("text", ("xyz",)),
 }
 _WITH_FACES = ("ply", "npz")
+# Why files of the other types take no labels, and what to do instead
 _REASONS = {
     "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",
     "obj": "OBJ has no place for labels; convert it to .ply first",
@@ -98,6 +99,7 @@ def write_labels(
     columns = [class_column(labels, field, codes), *further_columns(scores, unknown, objects)]
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
+        # All checks come before the target is touched.
         copy, name = _opened(source, path, columns, faces, file_type, stack)
         target = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
         with file_errors(name, "file whose points can be labeled"):
@@ -119,6 +121,7 @@ def check_labels_fit(
 
     Only headers are read. `codes` are those that may occur, and the others say whether there will be such columns.
     """
+    # Columns without values stand for those to come: names, types and codes can be checked already.
     columns = [class_column(None, field, None if codes is None else list(codes))]
     columns += further_columns(scores or None, unknown or None, objects or None)
     with ExitStack() as stack:
@@ -131,6 +134,7 @@ def _opened(
     """Return the copy of an opened file, which is not written yet, and the file's name."""
     kind = (file_type or _ending(source)).lower().removeprefix(".")
     name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "<file>"
+    # A file object has no ending: its copy is of the file's own type.
     is_stream = hasattr(path, "write")
     new_kind = kind if is_stream else _ending(path)
     target = name if is_stream else printable(os.fspath(path))
@@ -155,6 +159,7 @@ def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
         return io.BytesIO(source)
     if hasattr(source, "read"):
         return source
+    # The same file by another name, such as a link, counts as well.
     if path is not None and Path(path).exists() and os.path.samefile(source, path):
         raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
     return stack.enter_context(open(source, "rb"))
@@ -162,6 +167,7 @@ def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
 
 @contextmanager
 def _written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    # Readable too, since waveforms of LAS are read back once they are written
     with atomic_write(path) as unfinished, open(unfinished, "w+b") as file:
         yield file
 
