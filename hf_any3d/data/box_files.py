@@ -208,6 +208,7 @@ def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
     corners = np.array(vertices, dtype=np.float64).reshape(8, 3)
     along, across, up = corners[3] - corners[0], corners[1] - corners[0], corners[4] - corners[0]
     size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
+    # How far the sides rise, and how far the upright edge leans
     tilts = np.abs([along[2], across[2], *up[:2]])
     # Coordinates are rounded to three decimals.
     if not tilts.max() <= max(_UPRIGHT * max(size), 2e-3):
@@ -282,6 +283,7 @@ def read_tracklets(path: Path) -> Boxes:
                 center = [float(pose.findtext(axis, "")) for axis in ("tx", "ty", "tz")]
                 heading = _upright(where, [float(pose.findtext(axis, "")) for axis in ("rx", "ry", "rz")], 1.0)
                 box = named_box(where, tracklet.findtext("objectType"), center, size, heading)
+                # Poses follow each other, one a frame.
                 boxes[names[first + place]].append(box)
     return boxes
 
@@ -333,6 +335,7 @@ def _camera_to_scanner(file: Path) -> np.ndarray:
     """Return the transform (4, 4) from the rectified camera to the laser scanner."""
     with file_errors(file, "calibration of KITTI"):
         lines = dict(line.split(":", 1) for line in _lines(file) if ":" in line)
+        # (3, 3) and (3, 4) in the file, filled up to (4, 4)
         rectify, to_camera = np.eye(4), np.eye(4)
         rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
         to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)

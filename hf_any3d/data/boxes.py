@@ -63,6 +63,7 @@ class Scene:
         """Return the scene of a row; `points` (points, channels) replace those of the row, such as with its colors."""
         boxes = np.asarray(row["boxes"], dtype=np.float32)
         labels = np.asarray(row["box_labels"], dtype=np.int64).reshape(-1)
+        # An empty list has no second axis.
         if not boxes.size:
             boxes = np.zeros((0, BOX_SIZE), np.float32)
         if boxes.shape != (len(labels), BOX_SIZE):
@@ -108,6 +109,7 @@ class RandomCuboid:
             if inside.sum() < self.min_points:
                 continue
             points, centers = scene.points[inside], scene.boxes[:, :3]
+            # The box of the remaining points, which may be smaller than the drawn part
             low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
             kept = ((centers >= low) & (centers <= high)).all(axis=1)
             # A part without any object teaches nothing but where nothing is.
@@ -176,6 +178,7 @@ class RandomTurn:
         cos, sin = math.cos(angle), math.sin(angle)
         matrix = np.array([[cos, -sin], [sin, cos]])
         points, boxes = scene.points.copy(), scene.boxes.copy()
+        # Points are rows, so the matrix is transposed.
         points[:, :2] = points[:, :2] @ matrix.T
         boxes[:, :2] = boxes[:, :2] @ matrix.T
         if self.along_axes:

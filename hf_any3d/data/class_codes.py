@@ -40,6 +40,7 @@ def class_codes(
     if stored is not None and learned == _names_of(config):
         if len(stored) != len(learned):
             raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(learned)} classes")
+        # The class for none of these, which no config lists, comes last.
         return [int(code) for code in stored] + [_NEVER_CLASSIFIED] * (len(names) - len(learned))
     if not are_asprs:
         return None
@@ -57,6 +58,7 @@ def parse_classes(text: str) -> dict[str, int]:
     """Parse codes by the names of classes, such as "ground=2,building=6"."""
     codes: dict[str, int] = {}
     for part in filter(None, map(str.strip, text.split(","))):
+        # By the last sign, as names may have one of their own
         name, _, code = part.rpartition("=")
         if not name.strip() or not code.strip().isdecimal():
             raise ValueError(f"classes has {part!r}; expected a name and a code, such as 'ground=2,building=6'")
@@ -69,6 +71,7 @@ def _mapped(names: Sequence[str], classes: Mapping[str, int]) -> list[int]:
         raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
     if missing := [name for name in names if name not in classes and _OTHERS not in classes]:
         raise ValueError(f"classes has no code for {_listed(missing)}; give each one, or '*=1' for all others")
+    # Each class has a code by now, so 0 is never taken.
     return [int(classes.get(name, classes.get(_OTHERS, 0))) for name in names]
 
 

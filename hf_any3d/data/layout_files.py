@@ -20,6 +20,7 @@ from hf_any3d.utils.atomic_files import atomic_write, write_text
 
 LAYOUT_FILES = ("txt", "json", "obj", "glb")
 """Endings that `write_layout` knows."""
+# Walls of no thickness would be no solids.
 _THINNEST = 0.02
 # Corners of a cuboid, the bottom ones first, and its faces, counterclockwise seen from outside.
 _CORNERS = np.array([(x, y, z) for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
@@ -39,11 +40,13 @@ class Solid(NamedTuple):
 
 def layout_solids(layout: Layout) -> list[Solid]:
     """Return walls with holes for their doors and windows, and boxes."""
+    # Walls and boxes stand upright along z here, and are turned back in the end.
     upright = layout.with_up_axis("z")
     solids = [_wall(wall, upright) for wall in upright.walls]
     for box in upright.boxes:
         vertices = _cuboid((box.x, box.y, box.z), (box.sx, box.sy, box.sz), box.angle)
         solids.append(Solid(f"bbox_{box.id}_{box.label}", vertices, _FACES))
+    # Points are rows: times the matrix itself, they turn by its inverse.
     back = layout.upright_rotation
     return [solid._replace(vertices=solid.vertices @ back) for solid in solids]
 
@@ -61,6 +64,7 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
     holes = []
     for opening in (*layout.doors, *layout.windows):
         if opening.wall_id == wall.id:
+            # Where the middle of the opening is along the wall, and its lower edge above the foot of the wall
             place = float((np.array([opening.x, opening.y]) - (wall.ax, wall.ay)) @ along)
             bottom = opening.z - opening.height / 2 - wall.az
             holes.append((place - opening.width / 2, place + opening.width / 2, bottom, bottom + opening.height))
@@ -69,12 +73,14 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
     upward = [0, wall.height, *(edge for hole in holes for edge in hole[2:])]
     upward = np.unique(np.clip(upward, 0, wall.height)).tolist()
     vertices, faces = [np.zeros((0, 3))], [np.zeros((0, 3), dtype=np.int64)]
+    # A piece between neighboring edges is in an opening, or outside of all, as a whole.
     for left, right in zip(across, across[1:], strict=False):
         for bottom, top in zip(upward, upward[1:], strict=False):
             middle, height = (left + right) / 2, (bottom + top) / 2
             if any(hole[0] < middle < hole[1] and hole[2] < height < hole[3] for hole in holes):
                 continue
             place = np.array([wall.ax, wall.ay]) + along * middle
+            # Faces count the vertices from those of the pieces before on.
             faces.append(_FACES + sum(map(len, vertices)))
             center = (*place.tolist(), wall.az + height)
             vertices.append(_cuboid(center, (right - left, thickness, top - bottom), angle))
@@ -96,12 +102,14 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
     elif kind == "json":
         write_text(path, json.dumps(layout.to_dict(), indent=1))
     else:
+        # A wall that is nothing but opening has no faces.
         solids = [solid for solid in layout_solids(layout) if len(solid.faces)]
         if not solids:
             raise ValueError(f"{path}: the layout has no walls and no boxes")
         if kind == "obj":
             lines, start = [], 1
             for solid in solids:
+                # A blank would end the name.
                 lines.append(f"o {solid.name.replace(' ', '_')}")
                 # Micrometers, also in map coordinates of millions of meters.
                 lines += [f"v {x:.13g} {y:.13g} {z:.13g}" for x, y, z in solid.vertices.round(6).tolist()]
@@ -109,6 +117,7 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
                 start += len(solid.vertices)
             write_text(path, "\n".join(lines) + "\n")
         else:
+            # Upright along z, then along y, in meters
             to_y_up = upright_rotation("y").T @ layout.upright_rotation * unit
             turned = [solid._replace(vertices=solid.vertices @ to_y_up.T) for solid in solids]
             with atomic_write(path) as temporary:
@@ -124,11 +133,13 @@ def _glb(solids: Sequence[Solid]) -> bytes:
     # Vertices are float32, too coarse for map coordinates, and places of nodes are not.
     places = [solid.vertices.min(axis=0) for solid in solids]
     for solid, place in zip(solids, places, strict=True):
+        # glTF's numbers of float32 and uint32, and of buffers of vertices and of indices
         for values, component, kind, target in (
             ((solid.vertices - place).astype("<f4"), 5126, "VEC3", 34962),
             (solid.faces.reshape(-1).astype("<u4"), 5125, "SCALAR", 34963),
         ):
             accessor = {"bufferView": len(views), "componentType": component, "count": len(values), "type": kind}
+            # Positions need bounds, other accessors do not.
             if kind == "VEC3":
                 accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
             views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes, "target": target})
@@ -149,6 +160,7 @@ def _glb(solids: Sequence[Solid]) -> bytes:
         "accessors": accessors,
     }
     text = json.dumps(content).encode()
+    # Chunks are multiples of 4 bytes; JSON is filled up with blanks.
     text += b" " * (-len(text) % 4)
     header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(data))
     return header + struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(data), b"BIN\0") + data

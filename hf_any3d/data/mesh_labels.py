@@ -36,6 +36,7 @@ def read_labeled_meshes(
     """
     beside = [file.with_suffix(".json") for file in files]
     without = [file for file in beside if not file.is_file()]
+    # Where one mesh has its labels beside it, all have to: groups of the others could mean anything.
     if len(without) < len(files):
         if without:
             raise PointCloudFileError(f"{without[0]}: no such file; other meshes have their labels beside them")
@@ -58,6 +59,7 @@ def _with_labels_beside(mesh: Path, path: Path) -> tuple[str, PointCloudData]:
 
 def _with_labels_of_parts(file: Path, kind: str, codes: Mapping[str, int]) -> tuple[str, PointCloudData]:
     cloud, parts = read_parts(file)
+    # Parts of other names are neither learned nor judged.
     cloud.face_labels = np.array([codes.get(_name(part, kind), NOT_LABELED) for part in parts], np.int64)
     if (cloud.face_labels == NOT_LABELED).all():
         raise PointCloudFileError(f"{file}: no face has a {kind} called {' or '.join(codes)}")
@@ -66,6 +68,7 @@ def _with_labels_of_parts(file: Path, kind: str, codes: Mapping[str, int]) -> tu
 
 def _codes_of_parts(files: Sequence[Path], names: Mapping[int, str]) -> tuple[str, dict[str, int]]:
     """Return whether groups, objects or materials are classes, and the label of each name."""
+    # Of all files together, since a single one may have parts of one name only
     parts = {part for file in files for part in read_parts(file)[1]}
     for kind in Part._fields:
         named = {_name(part, kind) for part in parts} - {""}

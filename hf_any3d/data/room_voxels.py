@@ -65,6 +65,7 @@ def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tupl
     """
     from scipy.spatial import KDTree
 
+    # Open3D's cells begin half a cell before the lowest point.
     origin = points.min(axis=0) - grid_size / 2
     cells = np.floor((points - origin) / grid_size).astype(np.int64)
     points, colors = means_of_cells(cells, points, colors)
@@ -92,6 +93,7 @@ def voxelize_room(
     cells = np.clip(cells - cells.min(axis=0), 0, num_bins - 1)
     # The order of cells decides which one a draw belongs to, so it is that of the released program's hash.
     keys = np.full(len(cells), 14695981039346656037, dtype=np.uint64)
+    # FNV, which multiplies by its prime and takes in a coordinate
     for axis in range(3):
         keys = (keys * np.uint64(1099511628211)) ^ cells[:, axis].astype(np.uint64)
     order = np.argsort(keys, kind="stable")
@@ -103,6 +105,7 @@ def voxelize_room(
         numbers = draws.integers(0, most, len(counts))
     else:
         numbers = draws
+    # Numbers go up to the fullest cell; the remainder is a point of each cell.
     index = order[first + numbers % counts]
     of_point = np.empty(len(cells), dtype=np.int64)
     of_point[order] = inverse.reshape(-1)

@@ -61,6 +61,7 @@ def validation_split(
         # One and a half times the fraction at most, unless there is nothing but small classes.
         most = round(fraction * (1.5 if validation else 1.0) * len(rows))
         validation += _draw_of_small(too_small, most - len(validation), generator, at_least_one=not validation)
+    # Rows keep their order.
     validation.sort()
     kept = np.setdiff1d(np.arange(len(rows)), validation)
     return DatasetDict({"train": rows.select(kept), "validation": rows.select(validation), **splits})
@@ -124,6 +125,7 @@ def draw_fold(
     for split, number in sizes.items():
         rows = [generator.choice(np.flatnonzero(labels[split] == kind), number, replace=False) for kind in classes]
         selected = splits[split].select(np.concatenate(rows))
+        # Rows were selected class by class.
         column = np.arange(way).repeat(number).tolist()
         relabeled = selected.remove_columns("label").add_column("label", column, feature=ClassLabel(names=names))
         drawn[split] = relabeled.with_format(selected.format["type"])
@@ -145,6 +147,7 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
             count += len(group)
         else:
             left.append(group)
+    # One group stays in training.
     if not left:
         taken.pop()
     return [index for group in taken for index in group]

@@ -58,6 +58,7 @@ class Tile:
 
 def tile_of(name: str, cloud: PointCloudData) -> Tile:
     """Return the facts about a cloud."""
+    # Points may be relative to an offset, and tiles are compared on the map.
     offset = np.zeros(3) if cloud.offset is None else cloud.offset
     low, high = ((getattr(cloud.points, end)(axis=0) + offset).tolist() for end in ("min", "max"))
     labeled = "points"
@@ -71,6 +72,7 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
     fields = ("colors", "intensity", "normals", "ring", "labels")
     has = tuple(field for field in fields if getattr(cloud, field) is not None)
+    # Other formats have no place for returns, so that they lack nothing.
     returns = cloud.return_number is not None if _is_las(name) else None
     return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns, labeled)
 
@@ -180,7 +182,9 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
     on_ground = [tile for tile in tiles if tile.density is not None][:_MOST_COMPARED]
     shared = []
     for tile, other in combinations(on_ground, 2):
+        # In meters, as tiles may have different units
         unit, other_unit = tile.meters_per_unit or 1.0, other.meters_per_unit or 1.0
+        # What both boxes share along x and y; negative where they are apart
         sides = [
             min(tile.high[axis] * unit, other.high[axis] * other_unit)
             - max(tile.low[axis] * unit, other.low[axis] * other_unit)
@@ -214,6 +218,7 @@ def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
         ("numbers of returns", lambda tile: tile.returns),
     ]
     for kind, has in kinds:
+        # None stands for a format that has no place for it.
         asked = [tile for tile in tiles if has(tile) is not None]
         without = [tile.name for tile in asked if not has(tile)]
         if 0 < len(without) < len(asked):

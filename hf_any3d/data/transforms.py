@@ -41,6 +41,7 @@ class PointTransform:
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, (int, float)):
+                # Probabilities and shares; all other numbers are lengths, factors or angles.
                 most = 1.0 if setting.name in ("p", "max_ratio") else np.inf
                 check_numbers(0, most, **{setting.name: value})  # pyright: ignore[reportArgumentType] not `above`
 
@@ -249,6 +250,7 @@ class RandomDropout(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Overwrite the dropped points."""
+        # Each point is dropped with one probability, which is drawn anew for each cloud.
         dropped = generator.random(len(points)) < generator.uniform(0, self.max_ratio)
         points[dropped] = points[np.argmin(dropped)]  # the first point when all are dropped
         return points
@@ -350,6 +352,7 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
         spec: names in order, each with or without arguments: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
             mapping from name to arguments: `{"scale": {"low": 0.9}, "jitter": {}}`.
     """
+    # Either form keeps the order in which the transforms run.
     if isinstance(spec, Mapping):
         items = [(name, dict(arguments)) for name, arguments in spec.items()]
     else:
@@ -381,6 +384,7 @@ def parse_transform(text: str) -> tuple[str, dict]:
 
 def build_named(kinds: Mapping[str, type], name: str, arguments: Mapping[str, Any]) -> Any:
     """Return an object of the class that `kinds` has under a name, with arguments."""
+    # Names come from command lines and files, so errors list what there is.
     one_of("transform", name, kinds)
     for setting in arguments:
         one_of(f"setting of {name}", setting, [field.name for field in fields(kinds[name])])

@@ -60,12 +60,14 @@ def load(
     one_of("question", question, range(len(CLASSIFICATION_QUESTIONS)))
     root = DATASET.root(data_dir)
     paths = [root / place / FILE for place in PLACES]
+    # Errors name the first of these places if the file is in none.
     path = next((path for path in paths if path.is_file()), paths[0])
     DATASET.require([path], root)
 
     columns = {"label": DATASET.class_label(), "object_id": Value("string"), **CONVERSATIONS}
     features = Features({**cloud_features(colors=True), **columns})
     source = pickle_source(path)
+    # Only the label is checked here, as its name becomes the answer; the row is checked as a whole afterwards.
     labels = Features({"label": features["label"]})
     black = np.zeros((NUM_POINTS, 3), np.float32)
     text = f"{POINT}\n{CLASSIFICATION_QUESTIONS[question]}"

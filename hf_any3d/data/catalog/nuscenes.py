@@ -121,6 +121,7 @@ def load(
     validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
     for split in ("train", "validation"):
         units = [sweep for sweep in sweeps if (_scene_number(sweep.scene) in validation) == (split == "validation")]
+        # Points and labels count alike, for the cache key and for what is missing.
         files = [path for sweep in units for path in (sweep.points, sweep.labels)]
         sources[split] = SplitSource(
             units,
@@ -149,6 +150,7 @@ _TABLES = ("category", "lidarseg", "sample", "sample_data", "scene")
 
 def _scene_number(name: str) -> int | None:
     """Return the number of a scene, None for one of another name, which is none of the benchmark's validation."""
+    # A bounded number of digits, as a damaged name may have thousands
     match = re.fullmatch(r"scene-(\d{1,18})", name, re.ASCII)
     return int(match[1]) if match else None
 
@@ -168,6 +170,7 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
     sweeps = []
     with file_errors(root, "tables of nuScenes"):
         labels = {entry["sample_data_token"]: entry["filename"] for entry, _ in scan_entries(tables["lidarseg"])}
+        # Tokens lead from a sweep to its sample, and from there to its scene.
         scenes = {entry["token"]: entry["name"] for entry, _ in scan_entries(tables["scene"])}
         samples = {entry["token"]: entry["scene_token"] for entry, _ in scan_entries(tables["sample"])}
         # Millions of entries, of which only those of labeled sweeps are kept.
@@ -182,6 +185,7 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
                         raise PointCloudError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
                 scene = scenes[samples[entry["sample_token"]]]
                 sweeps.append(Sweep(points, labeled, scene, int(entry["timestamp"])))
+        # Labels that found their sweep are taken out above.
         if labels:
             raise PointCloudError(f"sample_data.json: no sweep {next(iter(labels))[:40]!r}, which has labels")
     # In the order in which they were driven.
@@ -190,11 +194,13 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
 
 def _read(sweep: Sweep, classes: np.ndarray) -> Iterator[Mapping[str, object]]:
     cloud = read_point_cloud(sweep.points, file_type="nuscenes")
+    # A byte for each point, without a header
     data = open_source(sweep.labels, "bin", ("bin",)).data
     if len(data) != len(cloud):
         raise PointCloudFileError(f"{sweep.labels}: {len(data)} bytes; expected 1 for each of {len(cloud)} points")
     numbers = np.frombuffer(data, np.uint8)
     labels = classes[numbers]
+    # -1 is an index that the table of categories does not have, as opposed to one that is not judged.
     if (unknown := numbers[labels == -1]).size:
         raise PointCloudFileError(f"{sweep.labels}: category {unknown[0]}, which category.json does not have")
     measured = {"points": cloud.points, "intensity": cloud.intensity, "ring": cloud.ring}

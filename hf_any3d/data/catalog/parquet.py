@@ -46,12 +46,14 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
     """Return the Parquet files of a folder by split, as `datasets` reads their names; each has to be in one split."""
     visible = []
     for path in sorted(folder.rglob("*")):
+        # Hidden files and folders belong to other programs, such as caches.
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not is_hidden:
             visible.append(path)
     if others := [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]:
         rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
         logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
+    # Absolute, as the paths below that `datasets` returns for it
     base = os.fspath(folder.absolute())
     patterns = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
     splits = {str(split): [os.fspath(path) for path in paths] for split, paths in patterns.items() if paths}
@@ -68,8 +70,10 @@ def _check_same_classes(paths: Sequence[Path]) -> None:
     first: tuple[Path, list[str]] | None = None
     for path in paths:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        # The features that `datasets` stores in the schema
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = features.get("label", {}).get("names")
+        # Files of other programs have no names of classes.
         if names is None:
             continue
         first = first or (path, names)

@@ -18,6 +18,7 @@ CLASSIFICATION_QUESTIONS = ("What is this?", "This is an object of ")
 
 CAPTION_QUESTION = "Caption this 3D model in detail."
 
+# No slashes and no dot in front, since identifiers become names of files
 _IDENTIFIER = re.compile(r"[A-Za-z0-9@_-][A-Za-z0-9@._-]{0,127}")
 
 _SEPARATOR = re.compile(r"\s*([\[,\]])\s*")
@@ -37,6 +38,7 @@ class Annotation(NamedTuple):
 
 def annotation_row(value: Any) -> dict[str, Any]:
     """Check an entry: an object with alternating questions and answers."""
+    # An entry without a type is a brief description.
     identifier, kind = value["object_id"], value.get("conversation_type", TYPES[0])
     turns = [{"from": turn["from"], "value": turn["value"]} for turn in value["conversations"]]
     if not _IDENTIFIER.fullmatch(identifier) or kind not in TYPES:
@@ -46,6 +48,7 @@ def annotation_row(value: Any) -> dict[str, Any]:
         )
     speakers = [turn["from"] for turn in turns]
     are_texts = all(isinstance(turn["value"], str) for turn in turns)
+    # Of an odd number of turns, the last question has no answer, and the lists differ in length.
     if not turns or speakers != [*SPEAKERS] * (len(turns) // 2) or not are_texts:
         raise PointCloudError(f"conversations of {speakers!r:.60}; expected questions and answers in turn")
     return {"object_id": identifier, "conversation_type": kind, "conversations": turns}

@@ -22,6 +22,7 @@ NYU40 = {
     **{11: "picture", 12: "counter", 14: "desk", 16: "curtain", 24: "refrigerator", 28: "showercurtrain"},
     **{33: "toilet", 34: "sink", 36: "bathtub", 39: "garbagebin"},
 }
+# Number of NYU40 -> label
 _NUMBERS = {number: index for index, number in enumerate(NYU40)}
 _LISTS = {"train": "scannetv2_train.txt", "validation": "scannetv2_val.txt"}
 
@@ -78,6 +79,7 @@ def load(
         raise DATASET.not_found(f"{root}: {missing}")
     sources = {}
     for split, name in _LISTS.items():
+        # Only the list of validation scenes may be missing.
         if not (lists / name).is_file():
             continue
         listed = [scene for scene in map(str.strip, read_lines(lists / name)) if scene]
@@ -104,6 +106,7 @@ def _read(folder: Path, scene: str, colors: bool) -> Mapping[str, object]:
     if table.ndim != 2 or table.shape[1] < (6 if colors else 3) or not np.isfinite(table).all():
         raise PointCloudFileError(f"{path}: an array {table.shape}; expected finite numbers (points, 6): xyz, rgb")
     path = folder / f"{scene}_bbox.npy"
+    # Center, size and class of each box, (objects, 7)
     boxes = read_box_table(path, 7)
     # The last column of the boxes is a class of NYU40, of which 18 are judged.
     numbers = boxes[:, 6].astype(int)

@@ -78,11 +78,13 @@ def load(
     root = DATASET.root(data_dir)
     folder, name = FILES[variant]
     places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]
+    # Errors name the first of these places if the files are in none.
     place = next((place for place in places if place.is_dir()), places[0])
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
     DATASET.require(files.values(), root)
 
     features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label()})
+    # Name of the array in the file -> column
     columns = {"data": "points", "label": "label"}
     if masks:
         features["labels"] = List(ClassLabel(names=["background", "object"]))

@@ -75,6 +75,7 @@ def load(
     root = Path(data_dir)
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
     stored = {split: boxes_of(folder, layout) for split, folder in folders.items()}
+    # Over all splits together, so that labels mean the same in each
     occurring = class_names(boxes for files in stored.values() for boxes in files.values())
     names = occurring if classes is None else list(classes)
     if not names:
@@ -106,6 +107,7 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
                 add_boxes(file, boxes, read(file))
             return boxes
     if layout in (None, "kitti") and (files := sorted((folder / "label_2").glob("*.txt"))):
+        # Labels, calibration and points of a scan have the same number as their name.
         return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
     raise FileNotFoundError(f"{folder}: no boxes; expected {_EXPECTED}")
 
@@ -121,6 +123,7 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
     _warn_of_unnamed(folder, list(paths.values()))
     for name, scan_boxes in boxes.items():
         path = paths[name]
+        # Points of KITTI are rows of four numbers, those of nuScenes of five, both in .bin.
         is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
         cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
         if cloud.is_mesh:
@@ -131,8 +134,10 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
         if scan_boxes:
             _check_within_reach(folder / name, scan_boxes, points.min(axis=0) + offset, points.max(axis=0) + offset)
         kept = [box for box in scan_boxes if box.label in numbers]
+        # (boxes, 7), also of a scan without boxes
         rows = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
         rows[:, :3] -= offset
+        # Sizes and headings stay, since both are told about the up axis, whichever it is.
         if up_axis != UP_AXIS:
             points = turn_up_axis(points, up_axis, UP_AXIS)
             rows[:, :3] = turn_up_axis(rows[:, :3], up_axis, UP_AXIS)
@@ -183,6 +188,7 @@ def _point_file(folder: Path, name: str) -> Path:
     if path.is_file() and path.resolve().is_relative_to(root):
         return path
     for place in (folder, *(folder / name for name in _POINT_FOLDERS)):
+        # The stem may be all that annotations have of the name.
         for ending in supported_file_types():
             for candidate in (place / f"{name}.{ending}", place / name):
                 # A link could lead to any file of this machine.

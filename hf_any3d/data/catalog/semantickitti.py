@@ -97,9 +97,11 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
         sweeps = []
         for number in sequences:
             place = folder / f"{number:02}" / "velodyne"
+            # All published sweeps are expected, so that missing ones are told; a subset is what is there.
             published = [place / f"{sweep:06}.bin" for sweep in range(_SWEEPS[number])]
             sweeps += published if is_whole else sorted(place.glob("*.bin"))
         labels = [_labels_of(sweep) for sweep in sweeps]
+        # Labels are files of their own, for the cache key and for what is missing.
         source = SplitSource.from_paths(sweeps, _read, [path for path in labels if path.is_file()])
         missing = [*source.missing, *(path for path in labels if not path.is_file())]
         sources[split] = replace(source, missing=missing)
@@ -125,7 +127,9 @@ def _read(sweep: Path) -> Iterator[Mapping[str, object]]:
     data = open_source(path, "label", ("label",)).data
     if len(data) != 4 * len(cloud):
         raise PointCloudFileError(f"{path}: {len(data)} bytes; expected 4 for each of {len(cloud)} points")
+    # The upper 16 bits are the number of the object.
     numbers = np.frombuffer(data, "<u4") & 0xFFFF
+    # Looked up for all points at once; -1 where the number belongs to no class
     table = np.full(1 << 16, -1)
     table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
     labels = table[numbers]

@@ -37,6 +37,7 @@ LISTS = {
 CLOUDS = "shapenet_pc"
 PLACES = ("", "ShapeNet55-34", "ShapeNet55")
 NUM_POINTS = 8192
+# Neither slashes nor further dots, so that a line names a file of the folder of clouds
 _LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
 
 LICENSE = License(
@@ -104,6 +105,7 @@ def load(
     """
     one_of("split_set", split_set, LISTS)
     root = DATASET.root(data_dir)
+    # Errors name the given folder if the clouds are in none of these places.
     folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
     lists = {split: folder / name for split, name in LISTS[split_set].items()}
     DATASET.require(lists.values(), folder)
@@ -116,6 +118,7 @@ def load(
 
 def _source(file: Path, clouds: Path) -> SplitSource:
     names = read_lines(file)
+    # A damaged list is an error of its own, before its files are looked for.
     for number, name in enumerate(names, 1):
         match = _LINE.fullmatch(name)
         if not match or match[1] not in TAXONOMY:
@@ -125,4 +128,5 @@ def _source(file: Path, clouds: Path) -> SplitSource:
         # File names begin with the eight digits of the category.
         yield {"points": read_npy(path), "label": TAXONOMY[path.name[:8]], "file": path.stem}
 
+    # The list decides what the rows are, so it is part of the cache key.
     return SplitSource.from_paths([clouds / name for name in names], read, [file])

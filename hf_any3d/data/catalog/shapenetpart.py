@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 PART_NAMES = tuple(f"{category} {part}" for category, parts in PARTS.items() for part in parts)
 """Names of the 50 parts in the order of their labels, such as "Chair back"."""
 
+# The dataset's own list writes the names with capitals.
 SYNSETS = {number: name.capitalize() for number, name in shapenet55.TAXONOMY.items() if name.capitalize() in PARTS}
 """WordNet number of the category, which names its folder -> its name, in the order of the labels."""
 
@@ -48,6 +49,7 @@ CATEGORY_PARTS: dict[str, tuple[int, ...]] = {
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
+# Names of models have neither slashes nor dots, so that none leads out of the folder.
 _NAME = re.compile(r"shape_data/(\d{8})/([\w-]+)")
 
 DATASET = PublishedDataset(
@@ -112,6 +114,7 @@ def load(
     sources = {}
     for split, file in lists.items():
         paths = [folder / synset / f"{model}.txt" for synset, model in _listed(file)]
+        # Both lists decide what the rows are, so they are part of the cache key.
         sources[split] = SplitSource.from_paths(paths, _read, [file, names])
     return load_published(DATASET, folder, sources, features, options={"normals": normals}, **conversion)
 
@@ -131,6 +134,7 @@ def _listed(file: Path) -> list[tuple[str, str]]:
 def _read(path: Path) -> Iterator[Mapping[str, object]]:
     table = read_table(path, columns=7)
     category = SYNSETS[path.parent.name]
+    # A part is a floating point number in the table, and has to be whole.
     with file_errors(path):
         parts = integers(table[:, 6], "part")
     # Parts of a category have consecutive numbers.

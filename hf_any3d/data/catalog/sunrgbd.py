@@ -69,9 +69,11 @@ def load(
         folder = root / name
         scenes = sorted({path.name[:_NAME] for path in folder.glob("*_pc.npz")})
         if not scenes:
+            # A copy without the validation scenes can still be trained on.
             if split == "train":
                 raise DATASET.not_found(f"{folder}: no *_pc.npz")
             continue
+        # Points and boxes of a scene are files of their own.
         files = [folder / f"{scene}_{kind}" for scene in scenes for kind in ("pc.npz", "bbox.npy")]
         sources[split] = SplitSource(
             [folder / f"{scene}_pc.npz" for scene in scenes],
@@ -96,8 +98,10 @@ def _read(path: Path, colors: bool) -> Mapping[str, object]:
         row["colors"] = np.clip(np.rint(255 * cloud.colors), 0, 255).astype(np.uint8)
     path = path.with_name(f"{scene}_bbox.npy")
     table = read_box_table(path, 8)
+    # Center, half sizes, heading and class of each box, (objects, 8)
     labels = table[:, 7].astype(int)
     boxes = table[:, :7].copy()
+    # The file has half sizes, and headings clockwise.
     boxes[:, 3:6] *= 2
     boxes[:, 6] = wrapped(-boxes[:, 6])
     return {**row, "boxes": boxes.astype(np.float32), "box_labels": labels.astype(np.int64), "scene": scene}

@@ -13,6 +13,7 @@ OF_POINTS = "colors, normals, labels or intensities of the points beside them; a
 IMAGES = (".png", ".jpg", ".jpeg", ".tga", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".exr", ".heic")
 
 _ARRAYS = (".npy", ".npz", ".txt", ".csv")
+# Words for what points have, perhaps after the name of what they belong to
 _VALUES = re.compile(
     r"(?P<base>.*?)[ _.-]?(colou?rs?|rgba?|normals?|intensit(y|ies)|strengths?|reflectances?|labels?|segment(20|200)?|"
     r"segs?|segmentations?|semantics?|semantic_?(gt|labels?)(20|200)?|instances?|instance_?(gt|labels?|ids?)|classes)",
@@ -39,6 +40,7 @@ def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
         Name of an array -> name of its points.
     """
     names = list(names)
+    # Folder and name without a word for points -> file of points
     points: dict[tuple[PurePosixPath, str], str] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -48,6 +50,7 @@ def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
         if match := _POINTS.fullmatch(path.stem):
             points.setdefault((path.parent, match["base"]), name)
         if _is_named_by(_POINTS, path.parent):
+            # A slash marks the key of pairs of folders, such as points/room.npy and colors/room.npy.
             points.setdefault((path.parent.parent, f"/{path.stem}"), name)
     points_of_arrays = {}
     for name in names:
@@ -77,5 +80,6 @@ def photos(names: Iterable[str]) -> list[str]:
         suffixes[path.parent].add(path.suffix.lower())
         if path.suffix.lower() in IMAGES:
             images.append(path)
+    # Textures lie beside their mesh, or in a folder below it.
     around = [suffixes[path.parent] | suffixes.get(path.parent.parent, set()) for path in images]
     return [str(path) for path, others in zip(images, around, strict=True) if others.isdisjoint(_TEXTURED)]

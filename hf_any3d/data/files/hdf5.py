@@ -27,10 +27,12 @@ def open_hdf5(
     h5py = package("h5py", "files")
     limits = ReadLimits.current() if limits is None else limits
     with ExitStack() as opened:
+        # Only around the opening: what the caller raises while the file is open is no fault of the file.
         with file_errors(path, "HDF5 file"):
             limits.check(decoded=os.path.getsize(path))
             file = opened.enter_context(h5py.File(path, "r"))
             content = {str(name): file.get(name) for name in file.keys()}
+            # Numbers alone, no groups, texts or references
             arrays = {
                 name: array
                 for name, array in content.items()
@@ -38,6 +40,7 @@ def open_hdf5(
             }
             if missing := [name for name in required if name not in arrays]:
                 raise PointCloudError(f"no array {missing[0]!r}; found {listed(sorted(arrays))}")
+            # By the declared sizes, before a slice is read
             for array in arrays.values():
                 limits.check(decoded=array.nbytes)
         yield arrays

@@ -97,9 +97,11 @@ _LONGEST_START = 4096
 def content_of(data: bytes, file_type: str) -> str | None:
     """Return what a file that cannot be read as `file_type` is by its first bytes; None if nothing else is known."""
     start = data[:_LONGEST_START]
+    # The packing says nothing about what is packed.
     if start.startswith(_PACKED_IN.get(file_type, ())):
         return None
     other = next((kind for signature, kind in _SIGNATURES if signature.match(start)), None)
+    # Any archive may be a ZIP, so its mark alone does not make it an .npz.
     if other is not None and (file_type == "npz" or other != "npz"):
         return None if FORMATS[other] == FORMATS[file_type] else other.upper()
     content = next((content for signature, content in _FOREIGN if signature.match(start)), None)
@@ -153,6 +155,7 @@ def files_read(path: str | os.PathLike) -> list[Path]:
     """
     path = Path(path)
     module = FORMATS.get(path.suffix[1:].lower())
+    # Only formats whose files refer to others have this function.
     references = getattr(import_module(f".{module}", __package__), "references", None) if module else None
     if references is None:
         return [path]
@@ -215,9 +218,11 @@ def read_point_cloud(
     ):
         try:
             cloud = reader.read(opened)
+        # A missing package, too little memory, and a warning made an error say nothing about the content.
         except (ImportError, MemoryError, Warning):
             raise
         except Exception as error:
+            # The ending may be wrong: what the file is says more than where its parsing stopped.
             if (content := content_of(opened.data, opened.file_type)) is None:
                 raise
             expected = opened.file_type.upper()
@@ -225,5 +230,6 @@ def read_point_cloud(
         for number, total in left:
             opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
         opened.tell_left_out()
+        # Once more for what was read, whatever the header declared
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
     return cloud

@@ -148,6 +148,7 @@ class Package:
 
     def __init__(self, archive: zipfile.ZipFile, source: Source):
         self.archive, self.source = archive, source
+        # Relations write names of parts with a slash in front, which the ZIP has not.
         self.names = {info.filename.lstrip("/"): info for info in archive.infolist()}
         self.parts: dict[str, Part] = {}
         self.left_out: set[str] = set()
@@ -197,6 +198,7 @@ class _ModelReader:
 
     def _begin(self, shape: Shape) -> None:
         self.shape = shape
+        # Looked up once, since these are called for each of millions of elements
         self.add_vertex, self.add_corners = shape.vertices.extend, shape.corners.extend
         self.add_color = shape.colors.extend
 
@@ -260,6 +262,7 @@ class _ModelReader:
 
 
 def _rgb(text: str) -> tuple[float, ...]:
+    # An opacity may follow the color, and is left out.
     match = _COLOR.fullmatch(text)
     return tuple(byte / 255 for byte in bytes.fromhex(match[1])) if match else _NO_COLOR
 

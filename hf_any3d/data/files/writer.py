@@ -77,6 +77,7 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
             properties.append(_label_property("face_labels", data.face_labels))
         header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
         header += [f"property {kind} {name}" for name, kind, _ in properties]
+        # A face is a list: its length, and three corners.
         corners = [(f"corner{i}", "int", faces[:, i]) for i in range(3)]
         body.append(_table([("length", "uchar", np.full(len(faces), 3)), *corners, *properties]))
     file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
@@ -105,6 +106,7 @@ def _vertex_properties(data: PointCloudData) -> list[tuple[str, str, np.ndarray]
 def _label_property(name: str, labels: np.ndarray) -> tuple[str, str, np.ndarray]:
     if labels.min() < -(2**31) or labels.max() >= 2**31:
         raise ValueError(f"{name}: do not fit PLY's 32 bits; write .npz")
+    # Points and faces call it the same, each in its own element.
     return "label", "int", labels
 
 

@@ -91,11 +91,13 @@ def assemble(
     names = PARTS[category]
     at_least(fewest * len(names), num_points=num_points)
     drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
+    # A part may be of several meshes, such as four legs.
     meshes = {
         name: cast(trimesh.Trimesh, trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]))
         for name in names
     }
     areas = np.array([meshes[name].area for name in names])
+    # Each part has the fewest points, and the rest are shared out by area.
     counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
     # Rounding down leaves some points over, which the largest part notices least.
     counts[areas.argmax()] += num_points - counts.sum()
@@ -128,6 +130,7 @@ def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a seat, a back, and four legs or a pedestal."""
     height, width, thick = uniform(0.38, 0.55), uniform(0.38, 0.55), uniform(0.03, 0.09)
     back, base = uniform(0.35, 0.65), height + uniform(0.0, 0.12)
+    # The back leans about its lower edge.
     lean = trimesh.transformations.rotation_matrix(-uniform(0.0, 0.25), [1, 0, 0], [0, base, -width / 2])
     rest = _box((width * uniform(0.8, 1.0), back, 0.04), base, (0, -width / 2)).apply_transform(lean)
     parts = [("seat", _box((width, thick, width), height)), ("back", rest)]
@@ -158,6 +161,7 @@ def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     ring = height * uniform(0.25, 0.38)
     middle = (low + high) / 2 - tube
     if choose(2):
+        # The outline of the tube; half a turn of it is the half ring.
         angles = np.linspace(0, 2 * np.pi, 9)
         handle = trimesh.creation.revolve(
             np.stack([ring + tube * np.cos(angles), tube * np.sin(angles)], axis=1), angle=np.pi, sections=24
@@ -188,6 +192,7 @@ def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a body along x, wings, and a tail of fin and stabilizers."""
     length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
+    # Wings above or below the middle of the body, which is at a height of 0.5
     rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
     hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])
     # From y to x. Exchanging two axes turns faces inside out, which does not matter to points drawn by area.
@@ -226,6 +231,7 @@ def _swept(span: float, chord: float, sweep: float, height: float, front: float)
     """Make a flat swept wing across x."""
     # Subdivided, as a box has no vertices in the middle, where the wing bends.
     wing = trimesh.creation.box((chord, 0.02, span)).subdivide()
+    # Farther out, the wing is farther back.
     wing.vertices[:, 0] += sweep * np.abs(wing.vertices[:, 2])
     return wing.apply_translation([front + chord / 2, height, 0])
 

@@ -144,6 +144,7 @@ def compose_room(
         `angles` (objects,) float64, by which each object was rotated, from z towards x.
     """
     at_least(64 * num_objects, num_points=num_points)
+    # Without repetition, as long as there are enough objects
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
     edges = np.asarray(width, dtype=np.float64) * np.ones(2)
     boxes: list[np.ndarray] = []
@@ -195,6 +196,7 @@ def _free_place(
     standing: np.ndarray, boxes: list[np.ndarray], edges: np.ndarray, gap: float, generator: np.random.Generator
 ) -> np.ndarray | None:
     """Find a rectangle (x low, z low, x high, z high) for the footprint; None after 100 tries."""
+    # Half the footprint along x and z
     half = np.ptp(standing[:, [0, 2]], axis=0) / 2
     # The farthest that the center may be from the middle; not positive for an object wider than the floor.
     reach = edges / 2 - half
@@ -215,6 +217,7 @@ def _touching_place(
     """Find a rectangle where points of the object are about `gap` from those of another one; None after 100 tries."""
     half = np.ptp(standing[:, [0, 2]], axis=0) / 2
     reach = edges / 2 - half
+    # Of all points placed so far: the object stops at whichever it comes close to first.
     tree = KDTree(np.concatenate(others))
     for _ in range(_TRIES):
         other = others[int(generator.integers(len(others)))][:, [0, 2]]

@@ -74,6 +74,7 @@ def compose_room_with_layout(
     height = float(generator.uniform(*_HEIGHTS))
     # Counterclockwise seen from above, so that walls follow each other around the room.
     corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
+    # Rounded before points are drawn, so that the layout says exactly where they are
     corners = [(round(x, 4), round(y, 4)) for x, y in corners]
     walls = [Wall(n, *corners[n], 0.0, *corners[(n + 1) % 4], 0.0, round(height, 4)) for n in range(4)]
     openings = _openings(walls, generator)
@@ -109,6 +110,7 @@ def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Ent
         else:
             size = (generator.uniform(0.8, 1.8), generator.uniform(0.9, 1.3))
             middle = generator.uniform(1.45, 1.6)
+        # How far the opening may be from the middle of its wall
         reach = length / 2 - size[0] / 2 - _MARGIN
         center = (start + end) / 2 + (end - start) / length * generator.uniform(-reach, reach)
         values = (round(float(value), 4) for value in (*center, middle, *size))
@@ -120,6 +122,7 @@ def _on_walls(
     walls: Sequence[Wall], openings: Sequence[Any], count: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Draw points on the walls around the openings, equally dense everywhere."""
+    # (walls, 2, 2), both ends of each on the ground
     ends = np.array([[(wall.ax, wall.ay), (wall.bx, wall.by)] for wall in walls])
     along = ends[:, 1] - ends[:, 0]
     lengths = np.linalg.norm(along, axis=1)
@@ -133,6 +136,7 @@ def _on_walls(
         points = np.column_stack([places, generator.random(missing) * walls[0].height])
         free = np.ones(missing, dtype=bool)
         for opening in openings:
+            # Only openings of the point's own wall are holes in it.
             beside = np.linalg.norm(points[:, :2] - (opening.x, opening.y), axis=1) < opening.width / 2
             free &= (number != opening.wall_id) | ~beside | (np.abs(points[:, 2] - opening.z) >= opening.height / 2)
         kept.append(points[free])

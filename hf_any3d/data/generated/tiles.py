@@ -63,22 +63,28 @@ def draw_tile(seed: int, size: float = 36.0, houses: int = 3, trees: int = 6, bu
 
     def heights(flat: np.ndarray) -> np.ndarray:
         """Return the height of the ground (points,) at places (points, 2)."""
+        # Rolling ground with waves of about 95 and 130 m, which rises by 3 % along y
         waves = np.sin(flat[:, 0] / 15 + phases[0]) + np.sin(flat[:, 1] / 21 + phases[1])
         return 100 + waves + 0.03 * flat[:, 1]
 
+    # (points, 2), evenly over the tile
     flat = generator.uniform(0, size, (int(_PER_SQUARE_METER * size**2), 2))
     parts = []
+    # Houses are up to 12 m long and stay within the tile.
     for corner in generator.uniform(2, size - 14, (houses, 2)):
         sides = generator.uniform(8, 12, 2)
+        # From above, no ground is seen below a roof.
         flat = flat[~((flat > corner) & (flat < corner + sides)).all(axis=1)]
         eaves = heights(corner[None])[0] + generator.uniform(3, 6)
         parts.append((_house(generator, corner, sides, eaves), BUILDING, 1))
+    # A pulse that meets a crown has two returns.
     for foot in generator.uniform(3, size - 3, (trees, 2)):
         radius = generator.uniform(1.5, 3)
         crown = _crown(generator, np.append(foot, heights(foot[None]) + 2 + 1.3 * radius), radius)
         parts.append((crown, HIGH_VEGETATION, 2))
     for foot in generator.uniform(1, size - 1, (bushes, 2)):
         parts.append((_crown(generator, np.append(foot, heights(foot[None])), 1.2), LOW_VEGETATION, 1))
+    # A tenth of the open ground is grass.
     is_grass = generator.random(len(flat)) < 0.1
     ground = np.column_stack([flat, heights(flat)])
     ground[is_grass, 2] += generator.uniform(0.2, 0.6, is_grass.sum())
@@ -88,6 +94,7 @@ def draw_tile(seed: int, size: float = 36.0, houses: int = 3, trees: int = 6, bu
     points = np.concatenate([part for part, _, _ in parts])
     classes = np.concatenate([np.full(len(part), code) for part, code, _ in parts])
     counts = np.concatenate([np.full(len(part), count) for part, _, count in parts])
+    # Of two returns, a point is either one.
     numbers = np.where(counts == 1, 1, generator.integers(1, 3, len(points)))
     brightness = np.select([classes == BUILDING, classes == GROUND], [22_000, 20_000], 16_000)
     place = (1000 * seed, 0, 0)
@@ -119,10 +126,12 @@ def _crown(generator: np.random.Generator, center: np.ndarray, radius: float) ->
 
 def las_bytes(tile: Tile, *, labeled: bool = True) -> bytes:
     """Return a tile as a file: LAS 1.2, point format 1, with or without its classes (0, never classified)."""
+    # The offset of the coordinates, in whole meters
     least = np.floor(tile.points.min(axis=0))
     rows = np.zeros(len(tile.points), _POINT)
     rows["xyz"] = np.rint((tile.points - least) / _SCALE)
     rows["intensity"] = tile.intensities
+    # The number of the return in the lowest three bits, in the next three how many its pulse has
     rows["returns"] = tile.return_numbers | tile.return_counts << 3
     rows["classification"] = tile.classes if labeled else 0
     rows["time"] = np.arange(len(rows)) * 1e-5

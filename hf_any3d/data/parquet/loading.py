@@ -73,6 +73,7 @@ def load_published(
     name = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     place = {split: f"{root}: {name}, split {split}," for split in sources}  # for errors
     for split, source in sources.items():
+        # Missing files stop before anything is read, unless they are to be left out.
         if not skip:
             dataset.require(source.missing, root)
         _check_count(place[split], source.num_rows, expected.get(split))
@@ -95,6 +96,7 @@ def load_published(
         splits[split] = rows
     if not streaming:
         return _described(splits, dataset)
+    # Workers of a DataLoader share a stream by its shards.
     streams = {split: rows.to_iterable_dataset(min(len(rows), _STREAM_SHARDS)) for split, rows in splits.items()}
     return _described(IterableDatasetDict(streams), dataset)
 
@@ -120,6 +122,7 @@ def _cache_key(
     """Return a key of everything that changes the rows."""
     stamps: dict[str, list] = {}
     for split, source in sources.items():
+        # By relative paths, so that a moved folder keeps its cache
         stamps[split] = [(os.path.relpath(file, root), *file_stamp(file)) for file in source.files]
         stamps[split].append(source.digest)
     parts = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
@@ -135,9 +138,11 @@ def generated_dataset(generator: Callable[..., Iterator[dict]], features: Featur
         return Dataset.from_generator(generator, features, **options)
     except DatasetGenerationError as error:
         cause = error.__cause__
+        # A full disk, a used up quota, or a limit of the size of files
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = options.get("cache_dir") or config.HF_DATASETS_CACHE
             raise OSError(cause.errno, f"{place} could not be written ({os.strerror(cause.errno)})") from cause
+        # What readers say about a file or a row
         if isinstance(cause, (ValueError, OSError)):
             raise cause from None
         raise
@@ -151,6 +156,7 @@ def _convert(source: SplitSource, split: str, features: Features, folder: Path, 
     """Convert a split in pieces; each is in the cache as soon as it is done."""
     pieces = []
     reason = "there are none"
+    # At most 16 pieces, and none of fewer than 64 units: each piece is a file of the cache.
     size = max(_LEAST_UNITS, -(-len(source.units) // _PIECES))
     for start in range(0, len(source.units), size):
         # A tuple, which `datasets` does not split; the fingerprint stands for all arguments.
@@ -209,6 +215,7 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
 
 def _warn_of_missing(where: str, count: int, listed: int | None, expected: int | None) -> None:
     """Tell how many clouds were left out, which is not known any more when rows come from the cache."""
+    # The published number counts where the files do not tell theirs.
     missing = (listed or expected or 0) - count
     if missing > 0:
         logger.warning("%s has %d clouds; %d are left out", where, count, missing)
@@ -237,6 +244,7 @@ def _verify_checksums(root: Path, sources: Iterable[SplitSource]) -> None:
         match = _CHECKSUM_LINE.fullmatch(line)
         if not match:
             raise ValueError(f"{path}: a line is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
+        # Resolved, as names may have dots or lead over links
         sums[(root / match[2]).resolve()] = match[1].lower()
     files = {file for source in sources for file in source.files}
     listed = [file for file in sorted(files) if file.resolve() in sums]

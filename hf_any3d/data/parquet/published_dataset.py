@@ -70,6 +70,7 @@ class PublishedDataset:
         """Check that all `paths` exist; the notes of the error say where to get them."""
         missing = [path for path in paths if not path.is_file()]
         if missing:
+            # Thousands may be missing, of which some say enough.
             names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])
             rest = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
             raise self.not_found(f"{root}: missing {names}{rest}")
@@ -77,6 +78,7 @@ class PublishedDataset:
     def not_found(self, what: str) -> FileNotFoundError:
         """Return an error that names what is missing; its notes say where to get it and where it is expected."""
         error = FileNotFoundError(what)
+        # As notes, so that the message itself stays one line
         for note in (self.origin, f"Expected files of {self.name}:", self.layout):
             error.add_note(note)
         return error
