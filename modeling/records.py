@@ -61,6 +61,7 @@ class ModelType:
         exported_in: Models that are exported with one of this type as a part of them: "features" computes numbers of
             a cloud with it, "detector" has its decoder on it.
         captures_steps: Whether a training step can be captured as a CUDA graph.
+        embeds_further_patches: Whether adapters can have its encoder embed more patches of the clouds that it reads.
         says: What it is, in a few words for the help of commands.
         method: What it implements; None if that is not published.
         methods: Model class -> its method, where that is another one.
@@ -81,6 +82,7 @@ class ModelType:
     exported: tuple[str, ...] = ()
     exported_in: tuple[str, ...] = ()
     captures_steps: bool = False
+    embeds_further_patches: bool = False
     says: str = ""
     method: Method | None = None
     methods: Mapping[str, Method] = field(default_factory=dict)

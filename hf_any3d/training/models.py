@@ -30,7 +30,6 @@ from hf_any3d.modeling.config_checks import check_fields, check_settings
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
-from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
@@ -196,18 +195,16 @@ def build_model(
         raise ValueError(f"--peft {adapter.peft} freezes untrained weights; expected --model_name_or_path too")
     if is_adapted and arguments.tuning not in ("full", "adapter"):
         raise ValueError(f"--peft {adapter.peft} with --tuning {arguments.tuning}; expected one of them")
-    model = _build_point_encoder(model_class, arguments, labels, **config)
+    model: Any = _build_point_encoder(model_class, arguments, labels, **config)
     if is_adapted:
         assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
         # The report lists it as the protocol of the run.
         arguments.tuning = "adapter"
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
-    kind = registry.type_of_model(type(model))
-    if arguments.tuning == "full" and kind is not None and kind.composition == "features":
-        return model  # all that is not frozen by its class
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
-    if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
-        model.freeze_untrained()  # by its config
+    # Models with parts that are never trained, or by their config are not, freeze them again.
+    if arguments.tuning == "full" and hasattr(model, "freeze_untrained"):
+        model.freeze_untrained()
     return model
 
 

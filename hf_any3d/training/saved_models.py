@@ -33,7 +33,6 @@ from hf_any3d.integration.auto import (
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
 )
-from hf_any3d.modeling.act import ActAutoencoderOutput
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
@@ -175,7 +174,8 @@ def evaluate_autoencoder(
     label = rows.features.get("label")
     names = label.names if isinstance(label, ClassLabel) else []
     numbers: Any = list(rows["label"]) if names else None
-    ignored = ignored_outputs(output.name for output in fields(ActAutoencoderOutput))
+    outputs: Any = model.output_class
+    ignored = ignored_outputs(output.name for output in fields(outputs))
     with _trainer(
         model,
         settings,

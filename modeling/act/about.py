@@ -26,6 +26,7 @@ RECORD = Record(
             part_heads=("ActForPartSegmentation",),
             is_point_encoder=True,
             captures_steps=True,
+            embeds_further_patches=True,
             exported_in=("features", "detector"),
             says="a point transformer",
             method=Method(

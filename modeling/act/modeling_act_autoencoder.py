@@ -461,6 +461,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
+    output_class = ActAutoencoderOutput
 
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)

@@ -198,13 +198,18 @@ class PointFeaturesPreTrainedModel(
             if (model := getattr(self.base_model, part, None)) is not None:
                 yield part, model
 
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        for name, model in self._frozen_models():
-            restore_part(model, self.config.part(name))
-            # Loading replaces parameters with new ones, which would be trained.
+    def freeze_untrained(self) -> None:
+        """Freeze the models whose features are computed; what is after them is trained."""
+        for _, model in self._frozen_models():
             freeze(model)
         if self.base_model.wrap_head is not None:
             freeze(self.base_model.wrap_head)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        for name, model in self._frozen_models():
+            restore_part(model, self.config.part(name))
+        # Loading replaces parameters with new ones, which would be trained.
+        self.freeze_untrained()
         super()._initialize_missing_keys(is_quantized)
 
 
@@ -261,10 +266,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         self.expect_parts_elsewhere()
         if "encoder" not in given:
             self._load_packaged_encoder()
-        for _, model in self._frozen_models():
-            freeze(model)
-        if self.wrap_head is not None:
-            freeze(self.wrap_head)
+        self.freeze_untrained()
 
     def _build_part(self, part: str) -> PreTrainedModel:
         """Build an untrained model of a part, with the adapter of the wrap."""

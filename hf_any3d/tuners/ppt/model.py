@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_any3d.modeling.act import ActModel
+from hf_any3d.registry import MODEL_TYPES, type_of_model
 from hf_any3d.tuners.ppt.config import PPTConfig
 from hf_any3d.tuners.ppt.layer import PPTLayer
 from hf_any3d.tuners.targets import encoder_owner, layer_stack
@@ -20,11 +20,14 @@ class PPTModel(EncoderTuner):
 
     def check_layers(self, peft_config: PPTConfig, names: list[str], adapted: list[bool]) -> None:
         """Check that the model embeds patches of whole clouds, and that all blocks are adapted."""
-        if not isinstance(encoder_owner(self.model), ActModel) or hasattr(type(self.model), "teacher_features"):
+        kind = type_of_model(type(encoder_owner(self.model)))
+        is_able = kind is not None and kind.embeds_further_patches
+        # Pretraining with a teacher's features gives its encoder patches, not clouds.
+        if not is_able or hasattr(type(self.model), "teacher_features"):
+            able = [kind.base for kind in MODEL_TYPES.values() if kind.embeds_further_patches]
             raise ValueError(
                 f"PPT embeds further patches of each cloud, which the encoder of {type(self.model).__name__} cannot "
-                "do; expected a model that gives whole clouds to ACT's point transformer, such as "
-                "ActForPointCloudClassification"
+                f"do; expected a model that gives whole clouds to an encoder such as {' or '.join(able)}"
             )
         check_later_layers(names, adapted, 0)
 
