@@ -86,11 +86,13 @@ class FoundDataset:
 
     def labels(self) -> str | None:
         """Return whether labels belong to clouds, points, boxes or texts; None for data on the hub."""
+        # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
         import pyarrow.parquet
         import pyarrow.types
 
+        # All files of a folder have the same columns, so that one of them is enough.
         file = self.file or min(Path(self.folder or "").rglob("*.parquet"))
         try:
             columns = pyarrow.parquet.read_schema(file)
@@ -99,6 +101,7 @@ class FoundDataset:
         if columns.get_field_index("boxes") >= 0:
             return LABELED_WITH_BOXES
         place = columns.get_field_index("labels")
+        # A list belongs to the points of a cloud, a single value to the cloud.
         is_list = place >= 0 and pyarrow.types.is_nested(columns.field(place).type)
         return LABELED_POINTS if is_list else LABELED_CLOUDS
 
@@ -167,6 +170,7 @@ def prepare(
     Bad files are left out with a warning, and the exit code is then 2. `hf-any3d train FOLDER` trains on the result,
     `hf-any3d push FOLDER OWNER/NAME` shares it.
     """
+    # Files of earlier data beside the new ones would be read as further splits of one dataset.
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
     further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
@@ -179,11 +183,13 @@ def prepare(
     for split, rows in splits.items():
         if "points" not in rows.column_names:
             raise ValueError(f"split {split} has no points, but {', '.join(rows.column_names)}")
+        # A name by which `datasets` finds the split.
         with atomic_write(output / "data" / f"{split}-00000-of-00001.parquet") as unfinished:
             rows.with_format(None).to_parquet(unfinished)
         statistics[str(split)] = split_statistics(str(split), rows)
         print_line(f"{split}: {counted(len(rows), 'cloud')}")
     title = output.name
+    # The splits come from one source, and have its license.
     license = next(iter(splits.values())).info.license or ""
     card = card_metadata(title, license or "unknown", sum(splits.num_rows.values())).to_yaml()
     text = card_text(str(output), title, splits, license, statistics)
@@ -205,9 +211,11 @@ def describe(
     facts = {}
     for split, rows in splits.items():
         facts[str(split)] = {"columns": rows.column_names}
+        # A dataset on the hub may be about something else, and a split may have no rows.
         if "points" in rows.column_names and len(rows):
             facts[str(split)] |= split_statistics(str(split), rows)
     counts = []
+    # A row of the table for each split, with a column for each label.
     for split, about in facts.items():
         counts.append({"split": split, "clouds": about.get("num_rows", 0), **about.get("labels", {})})
     write_results(facts, counts, None, as_json, as_csv)
@@ -233,6 +241,7 @@ def _print_split(split: str, about: dict[str, Any]) -> None:
 
 def _print_labels(by_split: dict[str, dict[str, int]]) -> None:
     """Print how many clouds of each label the splits have."""
+    # Labels of the first split in their order, then those that only later splits have.
     labels = list(dict.fromkeys(label for of_split in by_split.values() for label in of_split))
     width = max((len(printable(label)) for label in labels), default=0)
     for label in labels:
@@ -261,6 +270,7 @@ def check(
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
+    # What is compared across the files is gathered while each of them is read.
     first_of: dict[str, str] = {}
     samples: dict[str, Any] = {}
     tiles: list[Tile] = []
@@ -270,6 +280,7 @@ def check(
 
     everything = replace(inputs, are_many=True)  # the summary counts a single bad file too
     rows = list(for_each_file(everything, answer))
+    # The usual extent is known only once all files are read.
     for row, text in _other_units(rows):
         row.setdefault("warnings", []).append(text)
         print_note(f"warning: {text}")
@@ -318,6 +329,7 @@ def _print_near_duplicates(samples: dict[str, Any]) -> None:
 
 
 def _cells(row: Row) -> Iterator[Row]:
+    # The warnings of a file before the error that made it unusable.
     notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
     extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
     yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
@@ -334,6 +346,7 @@ def _judge(
     from hf_any3d.data.tiles import tile_of
 
     data, points = cloud.data, cloud.data.points
+    # What training would leave out is bad here, too.
     try:
         data.check_usable()
     except ValueError as error:
@@ -346,8 +359,10 @@ def _judge(
     elif samples is not None:
         from hf_any3d.training.few_scans.scans import sample_of
 
+        # None of a cloud that is too small to be sampled, which is then compared by its checksum alone.
         if (sample := sample_of(data)) is not None:
             samples[cloud.name] = sample
+    # A mesh may have a large surface with few vertices.
     if len(points) < _FEW_POINTS and not data.is_mesh:
         doubts.append(f"{len(points)} points are few")
     extent = points.max(axis=0) - points.min(axis=0)
@@ -358,6 +373,7 @@ def _judge(
     tile = tile_of(cloud.name, data)
     tiles.append(tile)
     row = {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}
+    # For --json alone; the table has file, points, extent and problems.
     row |= {"low": list(tile.low), "high": list(tile.high), "meters_per_unit": tile.meters_per_unit}
     return row | {"points_per_square_meter": tile.density, "labels": tile.labels}
 
@@ -367,10 +383,12 @@ def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
 
     Sizes are compared in meters where a file says its unit, and as they are where it does not.
     """
+    # Damaged files have no extent, and clouds of equal points have none that could be compared.
     measured = [row for row in rows if max(row.get("extent", [0])) > 0]
     if len(measured) < _FEWEST_EXTENTS:
         return
     sizes = [max(row["extent"]) * (row.get("meters_per_unit") or 1.0) for row in measured]
+    # The middle one, which a few files of another unit do not move.
     usual = sorted(sizes)[len(sizes) // 2]
     all_known = all(row.get("meters_per_unit") is not None for row in measured)
     for row, size in zip(measured, sizes, strict=True):
@@ -389,12 +407,15 @@ def _scarce_classes(words: list[str], good: list[str]) -> str | None:
         return None
     from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
 
+    # The class is the folder nearest to a file that is not that of a split.
     folders = [Path(name).relative_to(words[0]).parts[:-1] for name in good]
     owned = [[name for name in parts if name.lower() not in SPLIT_NAMES] for parts in folders]
     counts = Counter(names[-1] for names in owned if names)
+    # Files of a single folder are not sorted by class.
     if len(counts) < 2:
         return None
     usual = float(np.median(list(counts.values())))
+    # Few in number, or few beside the others: less than half of what is usual here.
     scarce = sorted(
         (name for name in counts if counts[name] < max(_FEW_SCANS, usual / 2)), key=lambda name: counts[name]
     )
@@ -417,15 +438,18 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     points = cloud.points
     doubts = []
     size = float((points.max(axis=0) - points.min(axis=0)).max())
+    # Axis by axis: heights are small even where the other coordinates are those of a map.
     for axis, values in zip("xyz", points.T, strict=True):
         extent, distinct = float(values.max() - values.min()), len(np.unique(values))
         # The distance between neighboring float32 numbers grows with their size: at map coordinates it is decimeters.
         step = float(np.spacing(np.float32(np.abs(values).max())))
+        # Few different values alone may be floors, and coarse steps alone be spread over a large extent.
         if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
             doubts.append(
                 f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
                 "from the origin for its precision; subtract an offset before it is stored"
             )
+    # Formats that know an up axis or an offset are those of scanners and maps, which are not in millimeters.
     of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
     of_map |= cloud.meters_per_unit is not None
     if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
@@ -435,6 +459,7 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
 
 def _empty_folders(words: list[str]) -> Iterator[Path]:
     """Yield the folders below those given that hold no readable file, at any depth."""
+    # Endings as the suffix of a path has them.
     types = {f".{name}" for name in FORMATS}
     for root in (Path(word) for word in words if word != "-"):
         for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
@@ -486,8 +511,10 @@ def show(
         finish(rows_of_files)
         return
     page = _view_files(inputs, most) if rows is None else _view_rows(rows, most, what[0])
+    # The command line wins, then the dataset, then what the file of a cloud says.
     for view in page.views:
         view.up_axis = up_axis or page.up_axis or view.up_axis
+    # Without a view no file could be read, which `finish` tells.
     if page.views:
         write_views(output, page.views, title=", ".join(what), columns=columns, **page.settings)
         _tell(output, browser)
@@ -504,6 +531,7 @@ def _serve(inputs: Inputs) -> None:
     """Serve all points of one file until Ctrl-C."""
     from hf_any3d.visualization.show import class_colors, class_names, serve_scene
 
+    # A page in the browser holds one scene, whose points are sent in full.
     if len(inputs) != 1:
         raise ValueError(f"--serve: {len(inputs)} files; expected one")
     cloud = inputs.files[0].read()
@@ -539,6 +567,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     views: list[Any] = []
     names: list[str] = []
     titles = inputs.titles()
+    # .laz is compressed .las, with the same classes.
     formats = {Path(file.name).suffix.lower().replace(".laz", ".las") for file in inputs.files}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -548,7 +577,9 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
             named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
+            # Each file has labels up to its largest one; the longest list has the names for all.
             names = max(names, labels, key=len)
+        # Showing gives no answer, but a row is where errors and warnings stand.
         return [{} for _ in clouds]
 
     # Spread over all files, which are sorted by folder and so by class.
@@ -583,6 +614,7 @@ def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -
     path = Path(name)
     is_parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
     is_name = name in DATASETS or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
+    # A pattern of files is no name; of `owner/name`, a folder `owner` here makes it a path.
     if len(what) > 1 or not (is_parquet or (is_name and not path.exists() and not set("*?[") & set(name))):
         return None
     splits = _load(name, data_dir, None)

@@ -38,6 +38,7 @@ from hf_any3d.utils.messages import model_errors, print_json, print_line
 if TYPE_CHECKING:
     from hf_any3d.evaluation.llm_judge import Judge
 
+# Commands of the group that a call without the name of a command stands for.
 _DEFAULT, _LABELS = "classifier", "labels"
 # Type of models whose features are of the whole file around a point; blocks and rows have no such surroundings.
 _READS_FILES = "local_features"
@@ -62,6 +63,7 @@ _SHARES = {
     "recall_25": "recall@25",
     "recall_50": "recall@50",
 }
+# Metrics that are numbers of clouds or codes, printed without decimals.
 _COUNTS = ("codes_used", "none_of_these")
 
 
@@ -156,16 +158,20 @@ def evaluate(
     listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
     _check_data(data, dataset, recipe, data_dir)
+    # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
     if config.get("model_type") == _READS_FILES:
+        # Of options that are not given, flags are False and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
         unused |= {"max-samples": max_samples, "robustness": robustness or None, "report": report_file}
         _refuse_without_effect(model, unused)
+        # `dataset` and `recipe` were refused above, so that `data` is given.
         evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
         return
+    # An adapter alone has no config that names its kind; it is taken for a classifier's.
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
@@ -173,7 +179,9 @@ def evaluate(
     stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
     load_libraries()
     hide_bars_of_datasets()
+    # What the labels are for is left out: here the model decides it.
     arguments, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
+    # Only what is given, so that everything else stays as the recipe or the defaults have it.
     optional = {
         "data_dir": data_dir,
         "dataset_options": options,
@@ -197,6 +205,7 @@ def evaluate(
         if robustness:
             from hf_any3d.training.robustness import evaluate_robustness
 
+            # The metrics on the clean clouds are there already; all other conditions are compared with them.
             robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
@@ -207,10 +216,12 @@ def evaluate(
         facts["robustness"] = robust
     write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
     is_for_people = not as_json and not as_csv
+    # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
         _print_figures(metrics)
     if robust is not None:
         _write_robustness(robust, folder, print_table=is_for_people)
+    # Last, since it ends the command with another exit code if files were left out.
     left_out.finish()
 
 
@@ -237,6 +248,7 @@ def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> N
     if robustness:
         option = "--robustness"
     elif voting:
+        # 0 votes are none, which every model has.
         option = "--voting"
     if option is not None:
         raise ValueError(f"{option}: {model} is not a classifier; {option} is only for classifiers")
@@ -257,6 +269,7 @@ def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: b
 def _facts_of_training(model: str, arguments: Any, stated: dict[str, Any]) -> dict[str, Any]:
     from hf_any3d.model_card.evaluation_reports import known_facts
 
+    # A file has no name of a dataset; the facts do not take that of its loader for one.
     source = "parquet" if arguments.train_file is not None else arguments.dataset_name
     return known_facts(model, source, stated)
 
@@ -289,6 +302,7 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
     rows = []
     for split, figures in metrics.items():
         row = {"split": split, **figures}
+        # Each class has a column of its own, such as "iou of chair".
         for label, share in by_class.get(split, {}).items():
             row[f"{score} of {label}"] = share
         rows.append(row)
@@ -329,6 +343,7 @@ def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -
     from hf_any3d.training.protocol import ProtocolArguments
 
     kinds = DataArguments, ProtocolArguments
+    # A recipe also has arguments of the training, which an evaluation has no use for.
     below = None if recipe is None else read_recipe(recipe, kinds, others_in_file=True)
     data, protocol = build_arguments(kinds, settings, below)
     if data.dataset_name == "folder":
@@ -354,9 +369,12 @@ def _load_split(
         return split, load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
     if recipe is None:
         data.validation_fraction = 0  # of what the user gives, all is evaluated
+    # Labels of points are a column that the loader of folders reads only if it is asked to.
     loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment")
+    # A model of a few-shot protocol is judged on the rows of its fold alone.
     splits, _ = apply_protocol(*loaded, protocol)
     source = data.train_file or data.data_dir
+    # Of a single split it is clear what is meant, whatever its name.
     if split is None and "test" not in splits and len(splits) == 1:
         (split,) = map(str, splits)
         # The loader calls what has no folders of splits a training split, whatever it was made for.
@@ -373,6 +391,7 @@ def _load_split(
 
 def _is_of_user(data: Any) -> bool:
     """Return whether data are files or a folder of the user, rather than a dataset of the catalog or the hub."""
+    # With a folder, these names of the catalog stand for loaders of the user's own files.
     is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
     return data.train_file is not None or is_folder
 
@@ -442,7 +461,9 @@ def evaluate_minigpt3d(
     from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import PROTOCOLS, find_protocol
 
+    # Protocols that are named twice are evaluated once, in the order given.
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
+    # Prompts and JSON are read before a model is loaded, so that a mistake in them costs nothing.
     prompts = {}
     for text in judge_prompt or ():
         kind, _, file = text.partition("=")
@@ -454,11 +475,14 @@ def evaluate_minigpt3d(
     load_libraries()
 
     def load(protocol: Any) -> Any:
+        # What the user gives wins over the settings of the protocol.
         options_of_both = {**protocol.options, **dataset_options}
         rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **options_of_both)
         return _first(rows, max_samples)
 
+    # Bars and remarks of libraries go to stderr, so that stdout holds the summary alone.
     with contextlib.redirect_stdout(sys.stderr):
+        # The judge by class names is plain code, and has no model.
         needs_name = judge in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
         if needs_name != (judge_model is not None):
             raise ValueError(
@@ -472,6 +496,7 @@ def evaluate_minigpt3d(
             opened_judge = EndpointJudge(str(judge_model), judge_url, settings_of_judge, judge_key_variable)
         elif judge is JudgeKind.LOCAL:
             opened_judge = LanguageModelJudge(str(judge_model), judge_revision, settings_of_judge, device)
+        # Without a model, the answers that earlier runs left in the folder are judged.
         if model is not None:
             with model_errors(model):
                 generate, about = open_model(model, revision, device)
@@ -490,10 +515,12 @@ def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
     for name, result in summary.items():
         revision = f" at {result['revision']}" if result["revision"] else ""
         lines.append(f"{name}: {result['answers']} answers of {result['model']}{revision}")
+        # Without a judge there are metrics alone.
         if "figures" in result:
             shown = "   ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
             lines.append(f"  {shown}   judge {result['judge']['name']} ({', '.join(result['judge_revisions'])})")
         for metric, value in result.get("metrics", {}).items():
+            # A metric whose package or model is missing says why.
             if "not_available" in value:
                 lines.append(f"  {metric}: {value['not_available']}")
             else:

@@ -64,11 +64,14 @@ class TrainCommand(ModelCommand):
         if "--augment" in args and (not args[0].startswith("-") or "--dataset" in args):
             start = args.index("--augment") + 1
             end = next((place for place in range(start, len(args)) if args[place].startswith("-")), len(args))
+            # One value, as options of typer do not take an open number of words.
             args = [*args[:start], " ".join(args[start:end]), *args[end:]]
         return super().parse_args(ctx, args)
 
 
+# What the labels of data belong to -> the task that learns from them.
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
+# Task -> the command that runs a trained model, which is told at the end.
 _COMMANDS = {
     Task.CLASSIFICATION: "predict",
     Task.SEGMENTATION: "segment",
@@ -96,6 +99,7 @@ def _print_all_help(context: typer.Context, task: Task) -> None:
 def _print_arguments(*argument_classes: type) -> None:
     from transformers import HfArgumentParser
 
+    # Only for its help, without the line of usage; `read_words` reads the words themselves.
     parser = HfArgumentParser(argument_classes, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     _print_text(parser.format_help().partition("options:\n")[2])
 
@@ -122,6 +126,7 @@ class _Options:
 
     def of_tiles(self, first_file: str) -> dict[str, Any]:
         """Return the arguments for labeled files of which this is the first."""
+        # An output folder is always named, as these files come without a recipe.
         arguments = {
             "output_dir": str(self.output or Path("outputs") / Path(first_file).stem),
             "num_train_epochs": self.epochs,
@@ -132,6 +137,7 @@ class _Options:
             "encoder": self.encoder,
             "seed": self.seed,
         }
+        # An argument that is left out keeps the default of its class.
         return {name: value for name, value in arguments.items() if value is not None}
 
     def of_training(self, way: Way | None, default_folder: Path | None) -> dict[str, Any]:
@@ -149,7 +155,9 @@ class _Options:
             # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
             "augment": None if self.augment is None else re.split(r"\s+|,(?!\w+=)", self.augment.strip()),
         }
+        # An argument that is left out keeps the value of the recipe, or the default of its class.
         arguments = {name: value for name, value in arguments.items() if value is not None}
+        # Frozen features come from a point encoder of any type; a training has an argument for each kind of encoder.
         if self.encoder and way is Way.FEATURES:
             return arguments | {"encoder": find_model(self.encoder)}
         return arguments | _encoder_arguments(self.encoder)
@@ -235,9 +243,11 @@ def train(
     cannot be read are left out, and the exit code is then 2. Any other option may follow, such as
     --peft lora, spelled with - or _: --help-all lists them.
     """
+    # Before DATA is missed, as help needs none.
     if all_options:
         _print_all_help(context, task or Task.CLASSIFICATION)
         return
+    # Words and options that this command does not know are arguments of the training program.
     words = [*(words or ()), *context.args]
     data = words.pop(0) if words and not words[0].startswith("-") else None
     if data is None and dataset is None:
@@ -263,9 +273,11 @@ def train(
     # A recipe may name its folder itself.
     default_folder = None if source.recipe else Path("outputs") / Path(data or dataset or "").stem
     arguments = source.arguments | options.of_training(way, default_folder)
+    # What contradicts itself is refused before torch is loaded.
     _check_way(way, source, earlier)
     load_libraries()
     hide_bars_of_datasets()
+    # The arguments of trainings are classes on top of torch, so that they are read only now.
     from hf_any3d.cli.train_requests import parse_words
 
     arguments |= parse_words(source.task, words)
@@ -285,6 +297,7 @@ def _output_on_stderr() -> Iterator[LeftOutFiles]:
         with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
             yield left_out
     finally:
+        # The claim of the output folder ends with the training, also after an error or Ctrl-C.
         release_claims()
 
 
@@ -300,6 +313,7 @@ def _store_facts(folder: str) -> None:
         from hf_any3d.cli.model import store_facts
         from hf_any3d.cli.model_facts import model_facts
 
+        # The model is trained and saved; that its facts cannot be counted is no error of the training.
         with contextlib.suppress(ValueError, OSError):
             store_facts(folder, None, model_facts(folder))
 
@@ -308,11 +322,13 @@ def _take_labeled_files(data: str | None, words: list[str], task: Task | None) -
     """Return files and folders of labeled points, which are taken off the words; none for other data."""
     if data is None or task not in (None, Task.SEGMENTATION):
         return []
+    # A file of points can only have labels of points; a folder may have labels of clouds, so that --task has to tell.
     path = Path(data)
     is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
     if not is_file and not (task is Task.SEGMENTATION and path.is_dir() and find_dataset(data).name == "folder"):
         return []
     files = [data]
+    # As with other commands, several files may stand before the first option.
     while words and not words[0].startswith("-"):
         files.append(words.pop(0))
     return files
@@ -322,6 +338,7 @@ def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Wa
     """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
     if way is Way.BOTH:
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
+    # Known without a look at the files: the rows of a folder are those of a training.
     if way is Way.TRAINED and len(files) == 1 and Path(files[0]).is_dir():
         return False
     load_libraries()
@@ -341,6 +358,7 @@ def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Wa
 
 def _check_way(way: Way | None, source: _Source, earlier: Path | None) -> None:
     """Refuse frozen features where something else asks for a training."""
+    # These ask for no frozen features, and go with all data.
     if earlier is None and way not in (Way.FEATURES, Way.BOTH):
         return
     contradiction = None
@@ -363,6 +381,7 @@ def _train(source: _Source, arguments: dict[str, Any], way: Way | None) -> tuple
     from hf_any3d.training.few_scans.ways import learn_scans
     from hf_any3d.training.program import figures, train
 
+    # A recipe says how it is trained, so that no way is chosen.
     if source.task is Task.CLASSIFICATION and source.recipe is None:
         of_scans, rows = scans_request(arguments, way)
         return arguments["output_dir"], learn_scans(of_scans, rows).lines
@@ -372,6 +391,7 @@ def _train(source: _Source, arguments: dict[str, Any], way: Way | None) -> tuple
 
 def _find_source(data: str | None, dataset: str | None, task: Task | None) -> _Source:
     """Find the data, and what they are for if `task` does not say it."""
+    # Labels tell the task where the data are known; those on the hub are taken for labeled clouds.
     arguments, recipe, labels = find_data(data, dataset)
     if task is Task.DETECTION and arguments.get("dataset_name") == "folder":
         # Its error names the files of boxes.
@@ -387,10 +407,12 @@ def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Pa
         return {"dataset_name": entry.name, **folder}, None, entry.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
+        # The name of a packaged recipe, unless there is a file of this name here.
         packaged = _RECIPES_FOLDER / data
         recipe = packaged if packaged.is_file() and not Path(data).is_file() else Path(data)
         from hf_any3d.training.arguments import read_settings
 
+        # A recipe names its dataset, which tells what the labels belong to.
         return {}, recipe, DATASETS.get(str(read_settings(recipe).get("dataset_name", "")))
     entry = find_dataset(data)
     if entry.file is not None:
@@ -398,6 +420,7 @@ def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Pa
     arguments: dict[str, Any] = {"dataset_name": entry.name}
     if entry.folder is not None:
         arguments["data_dir"] = str(entry.folder)
+    # One damaged file is reported at the end, and does not waste a training.
     if entry.name == "folder":
         arguments["dataset_options"] = {"on_error": "skip"}
     return arguments, None, entry.labels()

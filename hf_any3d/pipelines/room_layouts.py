@@ -30,6 +30,7 @@ from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
 
 logger = logging.getLogger(__name__)
 
+# Points that are drawn on the surface of a mesh, and the axis of heights in the model's frame.
 _MESH_POINTS = 200_000
 _UP = "z"
 
@@ -55,8 +56,10 @@ class _LayoutPipeline(PointCloudPipeline):
     """Base of both pipelines, before that of the task."""
 
     processor: SpatialLMProcessor
+    # One processor reads scans and texts, so that there is no feature extractor beside it.
     _load_feature_extractor = False
     _pipeline_calls_generate = True
+    # Used by transformers for what neither the call nor the model's own settings say.
     _default_generation_config = GenerationConfig(max_new_tokens=4096, do_sample=False)
     usual_task: ClassVar[str]
 
@@ -73,11 +76,13 @@ class _LayoutPipeline(PointCloudPipeline):
 
     def _split_arguments(self, kwargs: dict[str, Any], expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arguments of `preprocess` and of `generate`."""
+        # Taken out one after the other, so that what is left is unknown.
         arguments = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
         grammar = without_none(grammar=kwargs.pop("grammar", None))
         generation = take_generation(kwargs)
         expected += "stop_sequence, generate_kwargs, arguments of generate"
         refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {expected}")
+        # Checked here, so that a wrong word is an error before any scan is read.
         if arguments["up_axis"] is not None:
             one_of("up_axis", arguments["up_axis"], UP_AXES)
         if arguments["align"] is not None:
@@ -102,8 +107,11 @@ class _LayoutPipeline(PointCloudPipeline):
         data = to_cloud(cloud, ("xyz", "rgb"))
         if data.is_mesh:
             data = data.sample_surface(_MESH_POINTS, 0)
+        # A list of one scan gives a list of one room.
         (room,) = self.processor.read(data, align=align, up_axis=up_axis)
+        # Boxes are answered in the frame of the file, whose up axis the processor was told or has found.
         scan = Scan(data, stem_of(cloud), _UP if room.frame is None else room.frame.up_axis)
+        # A frame that was guessed changes what the model sees, which people should know.
         if room.frame is not None and room.frame.is_changed and room.frame.sentences:
             logger.warning("%s: %s", scan.stem or "scan", "; ".join(room.frame.sentences))
         return Request(room, scan, task or self.usual_task, tuple(candidate_labels))
@@ -112,12 +120,14 @@ class _LayoutPipeline(PointCloudPipeline):
         """Let the model write; all requests ask the same."""
         generation = dict(generation)
         in_grammar = generation.pop("grammar", False)
+        # A batch has one task and one list of classes; its callers see to that.
         rooms, first = [request.room for request in requests], requests[0]
         inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         generation.setdefault("tokenizer", self.processor.tokenizer)  # which finds `stop_strings`
         settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
         if in_grammar:
+            # The grammar begins no line that could not end in time, so that it needs the limits that `generate` will use.
             limits = {
                 name: settings.get(name, getattr(self.model.generation_config, name, None))
                 for name in ("max_new_tokens", "eos_token_id")
@@ -125,10 +135,13 @@ class _LayoutPipeline(PointCloudPipeline):
             limiters = self.processor.grammar(first.task, first.classes, **limits)
             settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *limiters])
         with evaluation_mode(self.model):
+            # (batch, tokens) of the answers alone, without the prompt
             tokens = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         texts, ends = self.processor.answer_texts(tokens), settings.get("eos_token_id")
+        # Settings of the call win over those of the model; either may be a number, a list or missing.
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])
+        # (batch, tokens)
         at_end = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
         whole = at_end.any(dim=1).tolist()
         # Behind its end, a row is filled up.
@@ -169,6 +182,7 @@ class _LayoutPipeline(PointCloudPipeline):
         A layout holds the walls that were written before, too, as doors and windows refer to them; the entity is the
         last one of its kind. Closing the iterator stops the model.
         """
+        # As a call merges them: arguments of the pipeline, below those of this call.
         before, generation, _ = self._sanitize_parameters(**kwargs)
         request = self.request(cloud, **{**self._preprocess_params, **before})
         for layout in self.entities(request, {**self._forward_params, **generation}):
@@ -178,9 +192,11 @@ class _LayoutPipeline(PointCloudPipeline):
         """Yield the entities of a scan that was read as in `written`, and return the request with its answer."""
         generation = dict(generation)
         stops = generation.pop("stopping_criteria", ())
+        # Filled when the model has ended, which is when the last piece was read.
         answered: list[Request] = []
 
         def generate(**further: Any) -> list[Request]:
+            # Gradients are switched off for each thread, and this runs in one of its own.
             with torch.no_grad():
                 return self._answer([request], generation | further)
 
@@ -189,12 +205,14 @@ class _LayoutPipeline(PointCloudPipeline):
         )
 
         def pieces() -> Iterator[str]:
+            # `streamed` returns the answered requests after its last piece.
             answered.extend((yield from streamed(generate, streamer, stops)))
 
         walls: list[Wall] = []
         lines = map(self.processor.without_marks, _lines(pieces()))
         for entity in read_lines(lines):
             if isinstance(entity, DroppedLine):
+                # A line without sense costs itself alone; the lines behind it are read.
                 warnings.warn(f"{entity.text!r:.60} was left out: {entity.reason}", stacklevel=2)
                 continue
             if isinstance(entity, Wall):
@@ -232,6 +250,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     _non_generation_params = ("top_k",)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        # Programs for any detector give these settings along; here only their defaults make sense.
         usual = dataclasses.asdict(DetectionRule()) | {"num_return_sequences": 1}
         chosen = {name: kwargs.pop(name) for name in usual if name in kwargs}
         if wrong := [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]:
@@ -247,10 +266,12 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
 
     def preprocess(self, cloud: Any, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Prepare a scan, all at once."""
+        # One part, as the pipeline of other detectors may cut a scan into several.
         yield {"request": self.request(cloud, **arguments), "is_last": True}
 
     def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, Any]:
         requests = model_inputs["request"]
+        # A list from a batch, and a single one without.
         requests = requests if isinstance(requests, list) else [requests]
         return {"request": self._answer(requests, generation), "is_last": model_inputs["is_last"]}
 
@@ -262,6 +283,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
         return self._boxes(layout)
 
     def _boxes(self, layout: Layout) -> list[dict[str, Any]]:
+        # (boxes, 7): center, size and heading; corners are (boxes, 8, 3).
         boxes, labels = layout.as_boxes()
         places = zip(labels, boxes.tolist(), layout.corners().tolist(), strict=True)
         return [
@@ -276,6 +298,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Yield the boxes of one scan as soon as their lines are written; arguments are those of a call."""
         for _, layout in self.written(cloud, **kwargs):
+            # Before it stand the walls that doors and windows refer to.
             yield self._boxes(layout)[-1]
 
 
@@ -307,12 +330,14 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
 
     def __call__(self, inputs: Any, text: str | None = None, **kwargs: Any) -> Any:
         """Write the layout of one scan or many; see the class."""
+        # A list of messages would be taken for a list of scans.
         if is_conversation(inputs):
             inputs = {"messages": inputs}
         return PointCloudPipeline.__call__(self, inputs, **kwargs, **without_none(text=text))
 
     def preprocess(self, inputs: Any, **arguments: Any) -> dict[str, Any]:
         """Prepare one scan."""
+        # A conversation comes as an object of transformers, as a row of a dataset, or as a list of messages.
         messages: Any = getattr(inputs, "messages", None)
         if isinstance(inputs, Mapping) and "messages" in inputs:
             messages = inputs["messages"]
@@ -328,6 +353,7 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
 
     def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Request]]:
         requests = model_inputs["request"]
+        # A list from a batch, and a single one without.
         requests = requests if isinstance(requests, list) else [requests]
         if len({(request.task, request.classes) for request in requests}) > 1:  # of messages
             return {"request": [answered for one in requests for answered in self._answer([one], generation)]}
@@ -359,6 +385,7 @@ def last_line(layout: Layout) -> str:
 
 def _task_of(text: str) -> str:
     """Return the task of an instruction."""
+    # With its period or without, or the name of a task alone.
     words = text.strip().rstrip(".")
     task = next((task for task, instruction in TASKS.items() if words in (task, instruction.rstrip("."))), None)
     if task is None:
@@ -381,6 +408,7 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
     """Yield whole lines of a text that comes in pieces."""
     held = ""
     for piece in pieces:
+        # The last part may be the beginning of a line, which the next piece continues.
         *whole, held = (held + piece).split("\n")
         yield from whole
     yield held
