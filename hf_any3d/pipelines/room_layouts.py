@@ -127,7 +127,7 @@ class _LayoutPipeline(PointCloudPipeline):
         generation.setdefault("tokenizer", self.processor.tokenizer)  # which finds `stop_strings`
         settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
         if in_grammar:
-            # The grammar begins no line that could not end in time, so that it needs the limits that `generate` will use.
+            # The grammar begins no line that could not end in time, so that it needs the limits of `generate`.
             limits = {
                 name: settings.get(name, getattr(self.model.generation_config, name, None))
                 for name in ("max_new_tokens", "eos_token_id")
