@@ -119,6 +119,7 @@ class Job:
     """
 
     task: str
+    # Plain values, so that a job can be pickled for other processes and written into the description of a run.
     settings: dict[str, Any]
     device: str | None = None
     batch_size: int | None = None
@@ -127,16 +128,20 @@ class Job:
         """Return what two runs must have in common for the second one to continue the first."""
         from hf_any3d.data.fingerprints import model_fingerprint
 
+        # Not the device and the batch size, which may differ when a run is continued.
         same = {"task": self.task, "settings": self.settings, "given": list(words)}
+        # By content: under the same name there may be other weights now.
         return same | ({"model": model_fingerprint(self.settings["model"])} if "model" in self.settings else {})
 
     def open(self) -> tuple[Answer, int]:
         """Open what the job needs, and return the function of clouds with its batch size."""
+        # Conversion needs no model, and writes cloud by cloud.
         if self.task == "convert":
             return partial(_convert, **self.settings), 1
         settings = dict(self.settings)
         model = settings.pop("model")
         if self.task == "segment":
+            # A cloud at a time: its blocks fill the batches of the model.
             pipe = open_segmentation(model, settings["asked"], self.device)
             return copy_answerer(pipe, model, self.batch_size, **settings), 1
         pipe = open_pipeline(_TASKS[self.task][0], model, self.device)
@@ -156,6 +161,7 @@ def _convert(clouds: list[Cloud], output: str, to: str, root: str, points: int |
     rows = []
     for cloud in clouds:
         data = cloud.data
+        # Only meshes are drawn from: points of a scan are all kept.
         if points is not None and data.is_mesh:
             data = data.sample_surface(points)
         # The ending stays in the name: chair.obj and chair.stl are two files.
@@ -239,6 +245,7 @@ def segment(
 ) -> None:
     """Write a copy of each file in which only the class of each point is new."""
     name, files = split_model(files, model, "segment")
+    # The names of parts decide which pipeline opens; the others are arguments of its calls.
     asked = {} if labels is None else {"candidate_labels": labels}
     call = {"category": category, "up_axis": up_axis, "max_points": max_points, **copies.arguments()}
     settings = {"model": check_model(name, "segment"), "output": str(output), "asked": asked, "call": call}
@@ -267,10 +274,13 @@ def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> N
 
 
 def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> None:
+    # By name, so that a file has one row even if several words stand for it.
     files = {file.name: file for file in find_inputs(words).files}
+    # Standard input, which processes started later cannot read.
     data = {name: file for name, file in files.items() if file.data is not None}
     engine = options.engine
     if job.task in ("convert", "segment"):
+        # Results keep the folders that files have below the one that all share.
         root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in files])
         job = replace(job, settings=job.settings | {"root": root})
 
@@ -281,6 +291,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
             if job.task != "convert":
                 executor, device = executor.placed(job.device)
                 placed = replace(job, device=device)
+            # No more processes than files.
             count = executor.count(len(names))
         # A batch for each of several processes, so that all have work until the end and rows come soon.
         size = _MOST_FILES_AT_A_TIME if count == 1 else max(1, min(job.batch_size or 8, len(names) // count))
@@ -292,18 +303,22 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
                 bar.update()
 
     suffix = output.suffix.lower()
+    # Lines of JSON are the table itself; other types are made of them.
     table = Table(
         output, job.description(words), None if suffix == ".jsonl" else partial(_write_table, job.task, suffix)
     )
+    # The stamp tells on a second run whether a file has changed.
     before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=options.retry)
     earlier = f", {before} of them before" if before else ""
     print_line(f"{output}: {counted(len(files), 'file')}{earlier}, {done.failed} failed")
+    # The table is complete, with errors in it: the exit code tells a script so.
     if done.failed:
         print_error(f"{done.failed} of {len(files)} files could not be used; column error of {output} has the reasons")
         raise typer.Exit(SOME_FAILED)
 
 
 def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    # Never of conversion and copies, whose rows stay in .jsonl.
     pipeline, column, cells = _TASKS[task]
     if suffix == ".json":
         # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
@@ -316,9 +331,11 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
         from hf_any3d.many_files.parts import parquet_writer
         from hf_any3d.many_files.rows import Step
 
+        # Types by the task: no row tells them, as the first ones may all be errors.
         answer = Step(pipeline, "", column).type
         features = Features({"file": Value("string"), column: answer, "error": Value("string")})
         with parquet_writer(path, features) as written:
+            # Rows of errors have no answer, and good ones no error.
             for row in rows:
                 written.write({name: row.get(name) for name in features})
             written.finalize()

@@ -104,10 +104,12 @@ def _accept(
 
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its arguments that are dataclasses."""
+    # Resolved, as annotations are texts in modules that postpone them.
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
+        # A group stands for the options of its fields, at its own place among the others.
         if (group := groups.get(parameter.name)) is not None:
             types = get_type_hints(group, include_extras=True)
             options = inspect.signature(group).parameters.values()
@@ -117,6 +119,7 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def command(**values: Any) -> None:
+        # typer gives a value for each field, of which the function expects the group.
         for name, group in groups.items():
             values[name] = group(**{option: values.pop(option) for option in inspect.signature(group).parameters})
         function(**values)
@@ -158,8 +161,10 @@ class CommandLine(TyperGroup):
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
+        # A caller that wants no exit gets the errors themselves.
         if not standalone_mode:
             return super().main(args=words, standalone_mode=False, **settings)
+        # Never in standalone mode, in which typer prints errors in its own form, and exits.
         try:
             code = super().main(args=words, standalone_mode=False, **settings)
         except (typer.Exit, typer.Abort) as end_of_command:
@@ -177,16 +182,19 @@ class CommandLine(TyperGroup):
                 print_error(f"{text.rstrip('.')} ({where} --help)")
                 code = 2
             else:
+                # Errors of these types are meant for users; any other is a defect, whose type may help to find it.
                 is_expected = isinstance(error, (ValueError, OSError, ImportError))
                 text = f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)"
                 print_error(error if is_expected else text)
                 code = 1
+        # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
     """Read the JSON object of an option, an empty one without a text."""
     value = None
+    # No JSON at all is the same mistake as JSON that is no object.
     with suppress(ValueError):
         value = json.loads("{}" if text is None else text)
     if not isinstance(value, dict):
@@ -228,6 +236,7 @@ def load_libraries() -> None:
 
     from hf_any3d.integration.registration import register
 
+    # Remarks of libraries would stand between the lines of the command.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
@@ -257,6 +266,7 @@ def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
 def status(text: str) -> Iterator[None]:
     """Print what is being done on stderr if it takes more than two seconds and someone is watching."""
     timer = threading.Timer(PATIENCE, print_note, [f"{text} …"])
+    # A program that ends meanwhile does not wait for it.
     timer.daemon = True
     if sys.stderr.isatty():
         timer.start()
@@ -282,6 +292,7 @@ def find_model(name: str, revision: str | None = None) -> str:
             raise ValueError(f"{name}: no model in this directory, it has no {_CONFIG}{hint}")
         return str(path)
     elif path.exists() or path.suffix[1:].lower() in FORMATS:
+        # A file of points in the place of the model, which is no name on the hub.
         what = "a file" if path.exists() else f"no such file{similar_path(path)}"
         raise FileNotFoundError(f"{name}: {what}; expected the directory or hub name of a model")
     else:
@@ -332,6 +343,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             with status(f"looking for {name} on the hub"):
                 file = Path(huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision))
         except tuple(reasons) as error:
+            # The first that fits, as the error may be of a type that derives from another one here.
             reason = next(text for kind, text in reasons.items() if isinstance(error, kind))
             raise FileNotFoundError(f"{name}: {reason}") from None
     return read_json_object(file)
@@ -381,9 +393,11 @@ def published_models(command: str) -> Iterator[str]:
     rows = {}
     for name, published in PUBLISHED.items():
         system = published.system
+        # Files of one system may be of different classes, such as an encoder and a model with a head.
         tasks = {size: task_of_class(file.model_class or system.model_class) for size, file in published.files.items()}
         sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
         if sizes:
+            # The first size is part of the name, and a few more are listed behind the license.
             label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
             further = ", ".join(map(str, sizes[1:4])) + (", …" if len(sizes) > 4 else "")
             terms = f"{system.weights_license}{' *' if system.non_commercial else ''}"
@@ -413,6 +427,7 @@ def open_pipeline(task: str, model: str, device: str | None, template: str | Non
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 stands for a free one."""
     try:
+        # Only addresses of IPv6 have colons.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:

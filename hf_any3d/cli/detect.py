@@ -17,6 +17,7 @@ from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, caller
 from hf_any3d.utils.messages import printable
 
+# Of points without colors, and of boxes whose label the model did not list.
 _GRAY = (0.7, 0.7, 0.7)
 _WRITES = "Of layout models: "
 
@@ -46,9 +47,11 @@ class BoxOptions:
         from hf_any3d.data.scan_frames import frame_parts
         from hf_any3d.pipelines.base import without_none
 
+        # The parts of a frame are named only by those who want it found.
         align: Any = self.align
         if self.align_parts is not None:
             align = list(frame_parts(self.align_parts, "--align-parts"))
+        # None of layouts, since other detectors have no such arguments.
         settings = {"threshold": self.threshold, "nms_iou": self.nms_iou, "top_k": self.top_k, "up_axis": self.up_axis}
         return settings | without_none(task=self.task, candidate_labels=self.labels, align=align, grammar=self.grammar)
 
@@ -74,6 +77,7 @@ def detect(
     pipe = open_pipeline("point-cloud-object-detection", name, device)
     from hf_any3d.visualization.viewer import LOWEST_BOX, label_colors
 
+    # Colors by label, the same for all files.
     palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
     gallery = Gallery(output, len(inputs), boxes.up_axis or pipe.up_axis)
     legend: dict[str, list[float]] = {}
@@ -87,16 +91,20 @@ def detect(
         for cloud, row in zip(clouds, rows, strict=True):
             for box in row["boxes"]:  # a model may write a label that it was not trained on
                 palette.setdefault(box["label"], np.asarray(_GRAY, dtype=np.float32))
+            # Without a page or picture the cloud need not be read again.
             if gallery.output is not None:
                 _show(gallery, cloud, titles[cloud.name], row["boxes"], palette)
+            # Lower scores were for the slider of the page; layouts have no scores.
             row["boxes"] = [box for box in row["boxes"] if box["score"] is None or box["score"] >= boxes.threshold]
             legend.update({box["label"]: palette[box["label"]].tolist() for box in row["boxes"]})
         return rows
 
     def line(row: Row) -> str:
+        # Without a box nothing stands behind the number.
         return f"{counted(len(row['boxes']), 'box')}: {'   '.join(map(_text, row['boxes']))}".rstrip(": ")
 
     rows = answer_inputs(inputs, answer, line, box_cells, output, options, has_bar=True)
+    # A page has its own legend, of all labels and by a slider.
     further = {"box_names": list(palette), "threshold": boxes.threshold} if gallery.is_page else {}
     gallery.write(f"boxes by {name}", None if gallery.is_page else legend, **further)
     finish(rows)
@@ -140,6 +148,7 @@ def _show(
     data = to_cloud(cloud.row)
     if data.is_mesh:
         data = data.sample_surface(100_000)
+    # Boxes are in the coordinates of the file, and so have to be the points.
     points = data.points if data.offset is None else data.points + data.offset
     colors = np.tile(np.asarray(_GRAY, dtype=np.float32), (len(points), 1)) if data.colors is None else data.colors
     # Relative to the smallest coordinates, which float32 can hold.
@@ -150,6 +159,7 @@ def _show(
         places = zip(corners, boxes, strict=True)
         shown = [BoxView(box, detection["label"], detection["score"]) for box, detection in places]
         return gallery.add(points, colors, title, shown)
+    # (edge points, 3) of each box
     edges = [box_edges(box) for box in corners]
     painted = [
         np.tile(palette[detection["label"]], (len(edge), 1)) for detection, edge in zip(boxes, edges, strict=True)

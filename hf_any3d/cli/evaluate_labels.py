@@ -33,6 +33,7 @@ def are_points(word: str) -> bool:
     path = Path(word)
     if path.is_file():
         return path.suffix[1:].lower() in FORMATS
+    # Found one by one, and only as far as needed: folders of scans may have thousands of files.
     found = (file.suffix[1:].lower() for file in path.rglob("*"))
     return path.is_dir() and not is_model(path) and any(ending in _OF_POINTS for ending in found)
 
@@ -95,11 +96,13 @@ def evaluate_labels(
     unclassified = set(UNCLASSIFIED) if is_las else set()
     ignored = set(ignore) if ignore else unclassified
     names = dict(ASPRS_CLASSES) if is_las else {}
+    # Names that are given win over those of ASPRS.
     for label, name in json_object("--names", class_names).items():
         names[int(label)] = str(name)
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     rows, different = _compare_all(pairs, whole, tolerance, names)
+    # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
         raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, names)}")
     for text in alone:
@@ -117,6 +120,7 @@ def evaluate_labels(
 
 def _are_las(pairs: list[_Pair]) -> bool:
     """Return whether labels are codes of ASPRS, as those of LAS are."""
+    # There is one table for all files, in which a code has one meaning.
     are_las = []
     for pair in pairs:
         are_las += [path.suffix.lower() in (".las", ".laz") for path in (pair.predicted, pair.truth)]
@@ -140,6 +144,7 @@ def _compare_all(
                 print_error(row["error"])
             rows.append(row)
             if compared is not None:
+                # Clouds of all files would not fit into memory; a page shows the worst.
                 different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
     return rows, different
 
@@ -149,6 +154,7 @@ def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:
     for place in (predicted, truth):
         if not place.exists():
             raise FileNotFoundError(f"{place}: no such file or folder")
+    # Both have to be files, or both folders, whose files are matched by name.
     if predicted.is_file() != truth.is_file():
         raise ValueError(f"{predicted} and {truth}: a file and a folder; expected two files or two folders")
     if predicted.is_file():
@@ -193,6 +199,7 @@ def _compare(
         answers, true = _labels_of(predicted), _labels_of(truth)
         with file_errors(predicted.name):
             matches = match_points(predicted.data, truth.data, tolerance)
+        # Added to the figures of all files, and returned for the row of this one.
         own = whole.add(answers, true, matches)
     except FILE_ERRORS as error:
         if raise_errors:
@@ -202,6 +209,7 @@ def _compare(
     row = {"file": pair.name, "matching": "order" if matches.in_order else "nearest", "tolerance": matches.tolerance}
     if warned := [*predicted.warnings, *truth.warnings]:
         row["warnings"] = warned
+    # (true points,); -1 stands for no match, and picks an answer that `found` then hides.
     found = matches.indices >= 0
     accuracy = figures["accuracy"] or 0.0
     return row | figures, _Compared(pair.name, truth.data, true, answers[matches.indices], found, accuracy)
@@ -236,11 +244,13 @@ def comparison_lines(
     """Yield a table of the classes, with intervals where the figures have them, and the most frequent confusions."""
     from hf_any3d.data.las_classes import class_name
 
+    # Files may have been matched in different ways, which the figures do not show.
     ways = Counter(row["matching"] for row in rows if "matching" in row)
     told = {"order": "equal coordinates in the same order", "nearest": "the nearest point within the tolerance"}
     for way, count in ways.items():
         yield f"matched by {told[way]}" + (f": {counted(count, 'file')}" if len(ways) > 1 else "")
     yield from _class_lines(figures)
+    # By (true label, predicted label); equal ones are no confusion.
     wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
     if wrong:
         confused = [
@@ -259,6 +269,7 @@ def comparison_lines(
 def _class_lines(figures: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each class, and one for all."""
     width = max([len(row["name"]) for row in figures["classes"]] or [0])
+    # Intervals are there for a model that was evaluated on several files.
     with_intervals = "mean_iou_low" in figures
     interval = "  95 % interval" if with_intervals else ""
     yield f"{'class':<{width}}     IoU{interval}  recall  precision  true points  predicted"
@@ -287,6 +298,7 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
     equal, not_counted = len(labels), len(labels) + 1
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
     palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
+    # By all labels, those of the truth that do not count among them.
     ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
     views = []
     for one in compared:
@@ -295,9 +307,11 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
         predicted = np.where(np.isin(answers, labels), np.searchsorted(labels, answers), not_counted)
         differences = np.where(true == answers, equal, predicted)
         differences[np.isin(true, ignored)] = not_counted
+        # Numbers of `titles`, as a page counts labels from 0.
         shown = {"truth": np.searchsorted(labels, true), "prediction": predicted, "differences": differences}
         for kind, values in shown.items():
             title = f"{one.name}: {kind}"
             views.append(CloudView(points, labels=values, title=title, up_axis=one.truth.up_axis))
+    # The three views of a scan have one frame, so that they can be compared.
     settings: dict[str, Any] = {"names": titles, "label_name": "class", "palette": palette}
     write_views(page, views, title="true and predicted labels", columns=3, rows_share_frame=True, **settings)

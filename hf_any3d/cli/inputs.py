@@ -50,6 +50,7 @@ class Inputs:
     def titles(self) -> dict[str, str]:
         """Return captions by the names of files: their paths from the folder that all share."""
         paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
+        # From the folders, so that a single file keeps its name.
         root = os.path.commonpath([path.parent for path in paths.values()])
         return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
 
@@ -74,6 +75,7 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
     first = Path(files[0])
     # A word that is neither a file nor a pattern is taken for a name on the hub, unless it ends like a file of points.
     is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
+    # A directory with a model is the model, even if it has files of points, too.
     if is_model(first) or (is_name and first.suffix.lower()[1:] not in FORMATS):
         if len(files) > 1:
             return files[0], files[1:]
@@ -81,6 +83,7 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
             raise ValueError(f"{files[0]} is a model; expected files too")
     if command is None:
         return None, files
+    # Notes are printed below the line of the error.
     error = ValueError("--model is missing; expected the directory or hub name of a model")
     for line in published_models(command):
         error.add_note(line)
@@ -112,6 +115,7 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
     for path in map(Path, words):
         word = os.fspath(path)
         if word == "-":
+            # A list of files is many inputs, a cloud one.
             listed = _read_stdin(file_type)
             are_many |= len(listed) > 1
             files += listed
@@ -120,6 +124,7 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
         if path.is_dir():
             are_many, names = True, list(map(str, files_of_folder(path)))
         elif not path.exists():
+            # Only what is not there is a pattern, since names of files may have brackets, too.
             are_many, names = True, sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
         if not names:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
@@ -136,6 +141,7 @@ def files_of_folder(folder: Path) -> list[Path]:
     files: list[Path] = []
     prose: list[str] = []
     packed: list[str] = []
+    # All names at once, as files that belong to others are known by the names beside them.
     names = [path.as_posix() for path in sorted(folder.rglob("*"))]
     arrays = arrays_beside_points(names)
     for path in map(Path, without_companions(name for name in names if name not in arrays)):
@@ -144,6 +150,7 @@ def files_of_folder(folder: Path) -> list[Path]:
             prose.append(path.name) if is_prose(path) else files.append(path)
         elif place.lower().endswith(PACKED) and path.is_file():
             packed.append(str(path))
+    # Why files are left out, which people may have expected to be read.
     left = {
         "text without points": prose,
         "compressed, unpack it first": packed,
@@ -163,8 +170,10 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
 
     data = sys.stdin.buffer.read()
     if file_type is None:
+        # The beginning tells; the rest may be a cloud of gigabytes.
         lines = data[:65536].decode("utf-8", "replace").splitlines()
         # A list of files, as `find` writes it, if the first line is one.
+        # Paths are shorter and have no null byte; for others `exists` raises an error.
         if lines and len(lines[0]) < 4096 and "\0" not in lines[0] and Path(lines[0].strip()).exists():
             # Names may have bytes that are not UTF-8, which the system gets back unchanged.
             names = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
@@ -179,6 +188,7 @@ def for_each_file(
     """Yield the rows of `answer_files`, print warnings and errors, and show a bar; the error of a single is raised."""
 
     def read(file: InputFile) -> Cloud:
+        # A bar tells of several files what it tells of one.
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
             return file.read()
 
@@ -204,6 +214,7 @@ class FileNotes:
         """Add the texts of a file; `level` is "warning" or "error"."""
         for text in texts:
             said = text.removeprefix(f"{file}: ")
+            # What texts of one kind share: no name of a file, no numbers, and no list of the files of a batch.
             what = _NUMBER.sub("#", _BATCH.sub("", said).replace(file, "").replace(os.path.basename(file), ""))
             kind = self.kinds.setdefault((level, what), _Kind(file, text, said))
             kind.count += 1
@@ -219,6 +230,7 @@ class FileNotes:
 
 # A sign may also join two words.
 _NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
+# The beginning of a warning about a batch, whose files are not told apart.
 _BATCH = re.compile(r"^one of .*?: ")
 
 
@@ -268,12 +280,14 @@ class LeftOutFiles(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a warning about a file, or keep the names of all files that are left out."""
+        # The last record of the loader has the names; all others are warnings about a file.
         if (names := getattr(record, "left_out", None)) is None:
             text = record.getMessage()
             if text not in self.printed:  # a command may load its data twice
                 print_note(f"warning: {text}")
             self.printed.add(text)
             return
+        # Data that are loaded twice leave out the same files.
         self.names = list(dict.fromkeys([*self.names, *names]))
         self.total = max(self.total, record.__dict__["num_files"])
 

@@ -60,11 +60,14 @@ def info(
     Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration. The
     cost is that of a generated cloud with as many points as the model's processor keeps, and of random weights.
     """
+    # Every model of this package has facts, whatever its command.
     name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
     facts = None
+    # Without a readable store they are counted anew.
     with contextlib.suppress(OSError, importlib.metadata.PackageNotFoundError):
         facts = read_json(_facts_file(name, revision))
     if isinstance(facts, dict):
+        # Stored by the content of the files, which may lie elsewhere under another name.
         facts["model"] = name
     else:
         with status("counting parameters"), model_errors(model):
@@ -73,6 +76,7 @@ def info(
 
             facts = model_facts(name, revision)
         store_facts(name, revision, facts)
+    # Not stored, as it is of this machine.
     if cost:
         with status("counting and timing"), model_errors(model), warnings.catch_warnings():
             load_libraries()
@@ -104,6 +108,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
     digest = hashlib.sha256(json.dumps([*map(importlib.metadata.version, _PACKAGES)]).encode())
     for file in _CONFIGS:
         path: Any = folder / file if folder else try_to_load_from_cache(name, file, revision=revision)
+        # The cache answers with a marker, no path, for a file that a repository does not have.
         content = Path(path).read_bytes() if isinstance(path, (str, Path)) and Path(path).is_file() else b""
         # With lengths, so that no content can pass for two.
         digest.update(f"{file} {len(content)} ".encode() + content)
@@ -148,6 +153,7 @@ def export(
     from hf_any3d.integration import auto
     from hf_any3d.processing.point_clouds import PointCloudProcessor
 
+    # A config without a class is taken for a classifier's.
     command = (kind_of_model(read_model_config(model, revision)) or ("", "predict"))[1]
     auto_class = getattr(auto, next(task.auto_class for task in TASKS.values() if task.command == command))
     processor: Any = None
@@ -157,6 +163,7 @@ def export(
             if is_chat:
                 processor = AutoProcessor.from_pretrained(model, revision=revision or "main")
         if is_chat:
+            # The language model becomes a folder, and all others a single file.
             difference = export_language_model(loaded, output, processor.tokenizer)
             size, what, settings = sum(file.stat().st_size for file in output.iterdir()), "logits", ""
         else:
@@ -180,15 +187,18 @@ def push(
 
     Checkpoints and logs of the training stay here. An unedited model card gets the name of the repository.
     """
+    # As `data prepare` writes it, or Parquet files alone.
     kind = "dataset" if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")) else "model"
     if kind == "model":
         # With the slash it is a path, never a name on the hub.
         folder = Path(find_model(f"{folder}/"))
+        # A config that cannot be read is an error here, not on the hub.
         read_model_config(str(folder))
     skip_hub_if_offline()
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
+    # Without a network nothing is tried; the hub's client would take a minute to say so.
     if (reason := offline_reason()) is not None:
         raise OSError(f"{repository}: nothing was pushed, as {reason}")
     api = huggingface_hub.HfApi()
@@ -208,10 +218,12 @@ def push(
 def _push(
     api: HfApi, folder: Path, repository: str, kind: str, private: bool, revision: str | None, message: str | None
 ) -> tuple[RepoUrl, CommitInfo]:
+    # Hidden files stay here, except for scores, which the hub lists from this folder.
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
     with status(f"pushing {folder}"):
         # None leaves an organization's default for new repositories as it is; False would make them public.
         url = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
+        # Before the upload, since the examples of the card open the repository.
         if kind == "model":
             _name_card(folder, url.repo_id)
         commit = api.upload_folder(
@@ -235,6 +247,7 @@ def _name_card(folder: Path, repository: str) -> None:
         load_libraries()
         from hf_any3d.integration.registration import MODELS
 
+        # By name, as the config has the class of the model as a text.
         classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
         architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
         if architecture in classes:
@@ -242,11 +255,14 @@ def _name_card(folder: Path, repository: str) -> None:
                 write_model_card(classes[architecture].from_pretrained(folder), folder, repository)
         return
     text = path.read_text(encoding="utf-8", errors="replace")
+    # The place where the template of cards puts the name.
     example = re.search(r'pipeline\("[\w-]+", model="([^"]+)"', text)
     # A card that someone has edited is pushed as it is.
     if example is None or not may_be_replaced(text):
         return
+    # The title is the last part of a name or path.
     title, new_title = (name.rstrip("/").rpartition("/")[2] for name in (example[1], repository))
+    # Only these places, since the same word may stand in the text for something else.
     named = text.replace(f'"{example[1]}"', f'"{repository}"').replace(f"\n# {title}\n", f"\n# {new_title}\n")
     named = named.replace(f"\nmodel_name: {title}\n", f"\nmodel_name: {new_title}\n")
     if named != text:
@@ -301,6 +317,7 @@ def space(
     files = {"app.py": _APP, "requirements.txt": _SPACE_NEEDS, "README.md": _SPACE_CARD}
     if existing := [file for file in files if (output / file).exists()]:
         raise FileExistsError(f"{output / existing[0]} exists; expected a new folder for --output")
+    # The card has to name a version: that of this machine, or a fixed one where there is none.
     try:
         gradio = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
@@ -308,6 +325,7 @@ def space(
     title = title or name.rpartition("/")[2]
     values = {"model": name, "title": title, "gradio": gradio, "kind": kind[0], "version": __version__}
     for file, text in files.items():
+        # The title of the card as JSON, which is YAML too: it may have colons and quotes.
         write_text(output / file, text.format(**values, quoted_title=json.dumps(title, ensure_ascii=False)))
     print_line(f"{output}: {', '.join(files)}")
     print_line(f"try it: python {output / 'app.py'}; publish it: hf upload OWNER/NAME {output} . --repo-type space")

@@ -43,10 +43,12 @@ def check_output(
     if output is None:
         return ""
     suffix = "" if output.is_dir() else output.suffix.lower()
+    # One file of points has no place for several clouds.
     expected = [ending or "a folder" for ending in types if num_files == 1 or ending not in CLOUDS]
     if suffix not in types or (suffix in CLOUDS and num_files > 1):
         several = " for several files" if num_files > 1 else ""
         raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {', '.join(expected)}{several}")
+    # Known before the model runs, whose answers would be lost.
     if suffix == ".png":
         need_packages("visuals", "matplotlib")
     return suffix
@@ -65,9 +67,11 @@ def find_all(
 
     `predict` and `features` have a default model; models of the commands `also` do, too.
     """
+    # Of commands for any object; others have no model that fits most files.
     has_default = command in ("predict", "features")
     name, files = split_model(files, model, None if has_default else command)
     inputs = find_inputs(files, options.file_type)
+    # Where a folder is allowed, several files need one; elsewhere they share a table or page.
     suffix = check_output(
         output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs) if "" in types else 1
     )
@@ -132,6 +136,7 @@ def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json
 
 def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
     """Yield the CSV rows of the parts of a file; without any, one for the file, with its error if it has one."""
+    # A file without parts, such as a scan without objects, still has its row.
     parts = [{"file": row["file"], **part} for part in parts]
     yield from parts or [{name: row[name] for name in ("file", "error") if name in row}]
 
@@ -190,6 +195,7 @@ class Gallery:
         if data.labels is not None and data.labels.ndim == 1:
             from hf_any3d.visualization.viewer import label_colors
 
+            # Labels are numbers from 0, and negative ones stand for none.
             palette = label_colors(int(max(data.labels.max(), 0)) + 1)
             gray = (0.6, 0.6, 0.6)  # of points without a class
             colors = np.where(data.labels[:, None] < 0, gray, palette[np.maximum(data.labels, 0)])

@@ -72,6 +72,7 @@ def predict(
     A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
     are classified, and the exit code is 2.
     """
+    # Contradictions are refused before a model is looked for.
     if labels is None and text_features is not None:
         raise ValueError(f"--text-features {text_features} without --labels, whose vectors they are")
     if labels is not None and votes is not None:
@@ -81,6 +82,7 @@ def predict(
         return
     name, inputs, _ = find_all(files, model, "predict", output, (*VIEWS, *DATA), options)
     pipe = open_pipeline("point-cloud-classification", name, device)
+    # A scan from one side is a doubt of the same kind, so that one option silences both.
     arguments = {"top_k": top_k, "up_axis": up_axis, "votes": votes, "unknown": unknown, "one_sided": unknown}
     _classify(pipe, name, inputs, arguments, output, options, batch_size)
 
@@ -111,6 +113,7 @@ def zero_shot(
             f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
             "of them that were computed with it as --text-features FILE.npy"
         )
+    # Arrays alone: a pickled file could run code.
     features = None if text_features is None else np.load(text_features, allow_pickle=False)
     pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
     arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
@@ -126,6 +129,7 @@ def _classify(
     options: FileOptions,
     batch_size: int | None,
 ) -> None:
+    # Opened before the gallery, which needs the model's up axis.
     classifier = _Classifier(pipe, model, arguments)
     gallery = Gallery(output, len(inputs), classifier.up_axis)
     titles = inputs.titles()
@@ -151,10 +155,13 @@ class _Classifier:
         self.config = pipe.model.config
         self.up_axis: str = arguments["up_axis"] or pipe.feature_extractor.up_axis
         self.is_regression = self.config.problem_type == "regression"
+        # The pipeline's steps are run on batches, so that files that cannot be answered get an error of their own.
         self._run = prediction_answerer(pipe, model, **arguments)
         labels = arguments.get("candidate_labels")
+        # A zero-shot model has the labels of the call.
         names = self.config.id2label.values() if labels is None else map(str.strip, labels.split(","))
         self._width = max(len(printable(name)) for name in names)
+        # Only scores with a projection or an energy are near 0 for clouds like those of the training.
         is_of_scans = getattr(self.config, "unknown_width", None) or getattr(self.config, "unknown_energy", None)
         self._unlike_from = UNLIKE_FROM if is_of_scans else _UNLIKE_FROM_ELSE
 
@@ -164,6 +171,7 @@ class _Classifier:
         for cloud, row in zip(clouds, rows, strict=True):
             if "error" in row:
                 continue
+            # Taken out of what is printed; it is for the remark alone.
             one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]]
             reason = self._doubt(cloud, row["predictions"][0], one_sided[0])
             # The pipeline has warned of what is too large.
@@ -173,6 +181,7 @@ class _Classifier:
 
     def _doubt(self, cloud: Cloud, best: dict[str, Any], one_sided: float) -> str | None:
         """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
+        # From what is seen without the model to what only the model knows.
         reason = why_no_object(cloud.data, self.up_axis, self.config)
         if reason is None and best.get("unknown", 0.0) > self._unlike_from:
             reason = why_unlike(cloud, self.up_axis, best["unknown"], self._answer_turned)
@@ -192,6 +201,7 @@ class _Classifier:
     def best(self, row: Row) -> str:
         """Return the answer of a row in words; of a regression all numbers are the answer."""
         if self.is_regression:
+            # Numbers of any unit, of which six digits tell enough.
             return ", ".join(f"{number['label']} {number['score']:.6g}" for number in row["predictions"])
         best = row["predictions"][0]
         return f"{best['label']}, {100 * best['score']:.0f} %" if best["label"] else NONE_OF_THESE
@@ -202,6 +212,7 @@ class _Classifier:
         for prediction in row["predictions"]:
             score = prediction["score"]
             number = f"{score:12.6g}" if self.is_regression else f"{100 * score:5.1f} %"
+            # A cloud that is none of the classes has a single prediction without a label.
             if prediction["label"]:
                 texts.append(f"{printable(prediction['label']):<{self._width}} {number}")
         return "   ".join(texts) or NONE_OF_THESE
@@ -210,6 +221,7 @@ class _Classifier:
 def prediction_answerer(pipe: Any, model: str, **arguments: Any) -> Answer:
     """Return a function from clouds to rows with `predictions`."""
     run = answerer(pipe, model, **arguments)
+    # A dict is the error of a file, which is a row already.
     return lambda clouds: [result if isinstance(result, dict) else {"predictions": result} for result in run(clouds)]
 
 
@@ -219,6 +231,7 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     for number, prediction in enumerate(row.get("predictions") or (), 1):
         ending = "" if number == 1 else f"_{number}"
         cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
+        # The unknown score is of the cloud, and the same for each of its labels.
         if number == 1 and "unknown" in prediction:
             cells["unknown"] = f"{prediction['unknown']:.6f}"
     return file_cells(row, [cells] if cells else [])
@@ -229,8 +242,10 @@ def why_unlike(cloud: Cloud, up_axis: str, unknown: float, answer: Callable[[Clo
 
     Returns the reason, None if it is unlikely. `answer` returns the row of the cloud with another axis that points up.
     """
+    # Two more runs of the model, which only clouds in doubt get.
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
     first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    # If no class is likely either when it is turned, the axis is not what is wrong.
     labeled = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
     best = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
     if best is None or not clearly_less(labeled[best]["unknown"], unknown):
@@ -242,6 +257,7 @@ def clearly_less(unknown: float, other: float) -> bool:
     """Return whether a cloud is much less unlike those of the training than if another axis points up."""
     least = 1e-9  # a score in single precision may be 0 or 1
     first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
+    # As logits, since scores of known clouds differ only far behind the point.
     return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS
 
 
@@ -261,6 +277,7 @@ def features(
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
     types = (".npz", ".npy", *VIEWS, *DATA)
     name, inputs, suffix = find_all(files, model, "features", output, types, options, EMBEDDING_COMMANDS)
+    # The map is projected by t-SNE, which needs a few neighbors for each point.
     if suffix in VIEWS and len(inputs) < 4:
         raise ValueError(f"--output: {output} for {len(inputs)} files; a map needs at least 4")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
@@ -272,6 +289,7 @@ def features(
 
     size = batch_size or usual_batch_size(pipe)
     rows = answer_inputs(inputs, answer, line, feature_cells, output, options, size)
+    # Tables, which have errors too, are written already; arrays and maps have the other files alone.
     good = [row for row in rows if "error" not in row]
     if output is not None and suffix not in DATA and good:
         _write_features(output, [row["file"] for row in good], np.array([row["features"] for row in good], np.float32))
@@ -304,6 +322,7 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
 
         # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
+        # Colored by folder, which is the class where files are sorted by class.
         folders = [Path(name).parent.name or "." for name in names]
         classes = sorted(set(folders))
         labels = np.array([classes.index(folder) for folder in folders])

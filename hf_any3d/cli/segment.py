@@ -54,6 +54,7 @@ class CopyOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the pipeline."""
+        # Only what is given, so that an empty result means that no copy was asked for.
         arguments: dict[str, Any] = {}
         if self.field is not None:
             arguments["field"] = self.field
@@ -110,6 +111,7 @@ def segment(
     Find3D find parts by their names, which --labels gives. With an --output of the file's own ending, everything in
     it stays as it is but the class of each point; of .las and .laz either becomes the other.
     """
+    # Output and copies are checked before the model is opened.
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
     targets = _copies(inputs, output, suffix, copies)
     arguments = _text_arguments(labels, templates, text_features)
@@ -118,6 +120,7 @@ def segment(
     # A block of voxels may hold a million points.
     batch_size = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
     arguments |= {"category": category, "up_axis": up_axis, "max_points": max_points, "batch_size": batch_size}
+    # Only if they are asked for, as not all pipelines have these arguments.
     if votes:
         arguments["votes"] = True
     if none_of_these:
@@ -127,12 +130,14 @@ def segment(
     places, titles = inputs.places(), inputs.titles()
 
     def label(cloud: Cloud) -> dict[str, Any]:
+        # None where no copy is asked for, and where the format of the file cannot hold labels.
         target = targets.get(cloud.name)
         of_copy = {} if target is None else {"write": target, **copies.arguments()}
         with model_errors(name, "cannot answer"):
             result = pipe(cloud.row, progress=True, **arguments, **of_copy)
         shown.add(result, titles[cloud.name])
         if output is not None:
+            # Of a folder, each file has its own place.
             place = output / places[cloud.name] if not suffix else None
             _write_beside_copy(shown, result, output, place, targets, has_copy=target is not None)
         row = segment_row(result)
@@ -204,6 +209,7 @@ class _Shown:
 
     def add(self, answer: Mapping[str, Any], title: str) -> None:
         """Add a cloud to the gallery."""
+        # The legend of the page has the labels that occur in any cloud.
         self.present |= {*np.unique(answer["labels"]).tolist()}
         self._add(self.gallery, answer, title)
 
@@ -219,6 +225,7 @@ class _Shown:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         labels = answer["labels"]
+        # Labels as numbers, and as colors for programs that show no labels.
         write_point_cloud(path, PointCloudData(answer["points"], self.palette[labels], labels=labels))
 
     def _add(self, gallery: Gallery, answer: Mapping[str, Any], title: str) -> None:
@@ -229,8 +236,10 @@ class _Shown:
 
 def open_segmentation(name: str, texts: Mapping[str, Any], device: Any) -> Any:
     """Open the pipeline of a segmentation model, after checking whether it needs names of parts."""
+    # The class tells whether labels have to be named: both kinds have the same command.
     architecture = str((read_model_config(name).get("architectures") or [""])[0])
     finds_by_name = architecture.endswith("ForZeroShotPointCloudSegmentation")
+    # Templates and features are of names, and useless without them.
     if finds_by_name != bool(texts) or (texts and "candidate_labels" not in texts):
         raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
     return open_pipeline(f"{'zero-shot-' if finds_by_name else ''}point-cloud-segmentation", name, device)
@@ -253,6 +262,7 @@ def copy_answerer(
     arguments = {name: value for name, value in (asked | call).items() if value is not None}
     with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
         pipe._sanitize_parameters(**arguments, write=output)
+    # Models of voxels take blocks of up to a million points, one at a time.
     arguments["batch_size"] = batch_size or usual_batch_size(
         pipe, 8 if pipe.feature_extractor.returns_num_points else 1
     )
@@ -260,8 +270,10 @@ def copy_answerer(
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud in clouds:
+            # The place below the folder of results is that below the folder that all files share.
             path = Path(output) / os.path.relpath(os.path.abspath(cloud.name), root)
             with model_errors(model, "cannot answer"):
+                # The bar of the batch counts files.
                 result = pipe(cloud.row, progress=False, write=path, **arguments)
             rows.append({"output": str(path), **segment_row(result)})
         return rows
@@ -289,6 +301,7 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
     targets: dict[str, Path] = {}
     if output is not None and suffix not in VIEWS:
         targets = _copies_in(inputs, output) if not suffix else _copy_at(inputs, output, suffix)
+    # Of several files each is checked when its turn comes, so that one does not stop the others.
     if len(inputs) == 1:
         for name, path in targets.items():
             options.check(name, path)
@@ -304,6 +317,7 @@ def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
     from hf_any3d.data.files.labels import copy_endings
 
     titles = inputs.titles()
+    # Files of other formats get their points beside the copies.
     return {file.name: folder / titles[file.name] for file in inputs.files if copy_endings(file.name)}
 
 
