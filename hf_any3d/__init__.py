@@ -20,6 +20,7 @@ if not _models.is_dir():
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
 
+# Before torch is loaded, which reads these settings once.
 _share_processors()
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
@@ -58,6 +59,7 @@ _MODULES = {
 }
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
 """Public name -> module below this package, which is imported when the name is first used."""
+# Models and processors have their names in the records, so that a new model needs no line here.
 for _kind in _MODEL_TYPES.values():
     _PUBLIC |= dict.fromkeys((_kind.config, *_kind.models()), f"modeling.{_kind.package}")
     _module, _, _name = _kind.processor.rpartition(".")

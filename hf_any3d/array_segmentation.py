@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_any3d.registry import TASKS, pipeline_task
 
+# Of models with labels of their own, and of those that find parts by name.
 _TASKS = tuple(name for name, task in TASKS.items() if task.command == "segment")
 # Opened models stay open: programs call for one cloud after the other. Two, for one with labels and one with texts.
 _MOST_OPEN = 2
@@ -90,10 +91,12 @@ def segment(
         found.names[found.labels[0]]
         ```
     """
+    # Pipelines of these tasks alone have this method, so that none has to be imported to tell.
     pipe = model if hasattr(model, "label_names") else _opened(model, device)
     if pipe is model and device is not None:
         raise ValueError(f"device={device!r} with an open pipeline; expected None, as it has a device")
     row = {"points": points, "colors": colors, "normals": normals, "intensity": intensity, "ring": ring}
+    # What the model reads and is missing here is an error of the pipeline.
     row = {name: values for name, values in row.items() if values is not None}
     given = {"category": category, "up_axis": up_axis, "max_points": max_points, "votes": votes or None}
     arguments = {name: value for name, value in given.items() if value is not None}
@@ -122,6 +125,7 @@ def _opened(model: Any, device: Any) -> Any:
     # A directory that was written anew is opened anew.
     files = sorted(os.scandir(name), key=lambda file: file.name) if os.path.isdir(name) else ()
     key = (name, str(device), *((file.name, file_stamp(file)) for file in files if file.is_file()))
+    # Two threads that ask for one model open it once.
     with _lock:
         if key not in _open:
             architectures = AutoConfig.from_pretrained(name).architectures

@@ -110,11 +110,13 @@ def open_published(
         FileNotFoundError: There is no such file.
         OSError: There is no such repository or revision, or the hub cannot be reached and the cache does not have it.
     """
+    # Needed for the download, and left in the arguments for `from_pretrained`, too.
     hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
     converted = _find(name, size, revision, accept_license, cache_dir, hub)
     # The config knows which of the classes was converted; callers do not have to.
     (saved_class,) = json.loads((converted.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
     model_class = getattr(importlib.import_module("hf_any3d"), saved_class)
+    # A file is no name that other machines could find; its model is opened by the directory.
     if converted.name is None:
         return model_class.from_pretrained(converted.directory, **kwargs)
     # By its name, since adapters and reports must name what other machines find too.
@@ -178,6 +180,7 @@ def _find(
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
         return _from_file(path, accept_license, cache_dir)
+    # A folder of this name is not published, and is opened as any other folder.
     if text.partition(SIZE_MARK)[0] in PUBLISHED and not path.is_dir():
         return _from_hub(text, size, revision, accept_license, cache_dir, hub)
     is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin", ".t7") or text.startswith((".", "~", "/"))
@@ -207,6 +210,7 @@ def _system_of(path: Path) -> System:
         # Of systems with the same conversion, the one of this title; otherwise the first in the table.
         system = min(systems, key=lambda system: system.title != program.title)
         files = [file for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()]
+        # A file with parts does not make a model alone, and a path names no second one.
         if not all(file.parts for file in files):
             return system
     raise ValueError(
@@ -236,6 +240,7 @@ def _from_hub(
         of_parts = f"-{version.commit[:12]}" if file.parts else ""
         directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
         if not _is_whole(directory):
+            # None is the hub's own cache.
             hub_cache = None if cache_dir is None else Path(cache_dir) / "hub"
             record = {"name": repository, "file": file.path, "revision": version.commit}
             # Borrowed parts are cut out of other files, and exist only until the model is converted.
@@ -326,6 +331,7 @@ def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
 
 
 def _checksums(directory: Path) -> dict[str, str]:
+    # The card may be edited, and no model is opened from it.
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in (CARD, CHECKSUMS))
     return {path.relative_to(directory).as_posix(): file_digest(path) for path in files}
 
@@ -337,6 +343,7 @@ def _is_whole(directory: Path) -> bool:
     written = read_json_object(directory / CHECKSUMS)
     checksums = _checksums(directory)
     damaged = [name for name in written if checksums.get(name) != written[name]]
+    # A model without checksums was not written to its end, or its list is damaged.
     if not written:
         damaged = [CHECKSUMS]
     if damaged:

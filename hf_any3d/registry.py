@@ -35,6 +35,7 @@ TASKS = {
     "point-cloud-classification": Task(
         "AutoModelForPointCloudClassification", "a classifier", "predict", "PointCloudClassificationPipeline"
     ),
+    # A class of transformers, as a model without a head needs none of its own.
     "point-cloud-feature-extraction": Task(
         "AutoModel", "a model without a head", "features", "PointCloudFeatureExtractionPipeline"
     ),
@@ -62,6 +63,7 @@ TASKS = {
         "segment",
         "ZeroShotPointCloudSegmentationPipeline",
     ),
+    # Without a pipeline, since it is there to be trained further.
     "pre-training": Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features"),
 }
 """By the name of the pipeline."""
@@ -72,12 +74,14 @@ def _read_record(folder: str) -> Record:
 
     A later import finds the module that it becomes here, so that each object is there once.
     """
+    # The name that an import would give it.
     name = f"hf_any3d.modeling.{folder}.about"
     file = Path(__file__).parent / "modeling" / folder / "about.py"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs, as dataclasses look for their module there.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module.RECORD
@@ -106,6 +110,7 @@ RECORDS = {
 }
 """Folder in `modeling/` -> what it declares; see `hf_any3d.modeling.records`."""
 MODEL_TYPES = {
+    # A record does not repeat the name of its folder.
     name: replace(model_type, package=folder)
     for folder, record in RECORDS.items()
     for name, model_type in record.model_types.items()
@@ -153,6 +158,7 @@ FORMATS = {
     "e57": "e57",
     "glb": "gltf",
     "gltf": "gltf",
+    # As nuscenes below a type and no ending: such files end with .bin, which does not tell their columns.
     "kitti": "bin",
     "las": "las",
     "laz": "las",
@@ -185,17 +191,20 @@ def task_of_class(name: str) -> str | None:
 
 def type_of_class(name: str) -> ModelType | None:
     """Return the model type that a model class of this package belongs to, or None for other classes."""
+    # Classes have one type each, so that the first one is the only one.
     return next((kind for kind in MODEL_TYPES.values() if name in kind.models()), None)
 
 
 def type_of_model(model_class: type) -> ModelType | None:
     """Return the model type of a class of this package or of the first one that it derives from, or None."""
+    # From the class itself up to its bases, so that a subclass has the type of the nearest one.
     kinds = (type_of_class(base.__name__) for base in model_class.__mro__)
     return next((kind for kind in kinds if kind is not None), None)
 
 
 def pipeline_task(architectures: Sequence[str] | None) -> str:
     """Return the task of the pipeline for a saved model; feature extraction for models without a head."""
+    # A saved model names one class; others in the list are not looked at.
     task = task_of_class((architectures or [""])[0])
     return task if task is not None and TASKS[task].pipeline else FEATURES
 

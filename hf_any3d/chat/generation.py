@@ -147,6 +147,7 @@ class Answerer:
             features = self.features(cloud for prompt in prompts for cloud in prompt.points)
         generation_kwargs = dict(generation_kwargs)
         config, default = generation_kwargs.get("generation_config"), self.model.generation_config
+        # That of the call first, then of the config that it gives, then of the model's own.
         penalties = (
             generation_kwargs.pop("repetition_penalty", None),
             *(getattr(part, "repetition_penalty", None) for part in (config, default)),
@@ -258,6 +259,7 @@ def streamed(
             # The reading thread would wait for the end of the stream for ever.
             streamer.on_finalized_text("", stream_end=True)
 
+    # A program that ends does not wait for an answer.
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:

@@ -48,9 +48,11 @@ for command in (predict, zero_shot, segment, detect, features, chat, reconstruct
 app.add_typer(batch, name="batch", rich_help_panel=_ASK)
 for command in (demo, serve):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(command)
+# Options that `train` does not know are arguments of the training program.
 _words = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(cls=TrainCommand, context_settings=_words, rich_help_panel=_LEARN)(train)
 app.add_typer(evaluation, name="evaluate", rich_help_panel=_LEARN)
+# These belong to the data, but have a file each.
 data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
 data.command()(example)
@@ -63,6 +65,7 @@ for command in (export, space, convert):
 app.command("check-published", cls=ModelCommand, rich_help_panel=_SHARE)(check_published)
 
 
+# Without a command, so that --version alone is enough, and no word at all prints the help.
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,

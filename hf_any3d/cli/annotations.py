@@ -18,6 +18,7 @@ from hf_any3d.utils.messages import print_line
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
 
+# Where Label Cloud stores the classes of points.
 _SEGMENTED = "labels/segmentation/*.bin"
 
 
@@ -59,6 +60,7 @@ def convert_annotations(
     ] = None,
 ) -> None:
     """Convert boxes and labels of points or faces between programs for labeling; z is up."""
+    # Programs for labeling read a folder as a whole, with what was there before.
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
     is_segmented = source.is_dir() and any(True for _ in source.glob(_SEGMENTED))
@@ -67,6 +69,7 @@ def convert_annotations(
     if is_segmented or to is Form.PLY or (source.is_file() and not boxes_file):
         written, what = _convert_points(source, to, output, class_names, is_segmented)
     elif to is Form.LABEL_CLOUD and source.is_dir() and not _has_boxes(source):
+        # Label Cloud knows boxes and labels of points; without files of boxes, points are meant.
         written, what = _convert_points(source, to, output, class_names, False)
     else:
         written, what = _convert_boxes(source, to, output, boxes_file)
@@ -113,22 +116,26 @@ def _convert_points(
 
     if to not in (Form.PLY, Form.LABEL_CLOUD):
         raise ValueError(f"--to is {to.value!r}; {source} has labels of points, which go to label-cloud or ply")
+    # Label Cloud keeps clouds in `pointclouds`, beside `labels`.
     files = find_inputs([str(source / "pointclouds" if is_segmented else source)]).files
     _check_names(source, [file.name for file in files])
     given = {int(code): str(name) for code, name in json_object("--names", names).items()}
     # Their points have no labels; what they have are names of parts.
     if all(file.name.lower().endswith(".obj") for file in files):
         return _convert_meshes([Path(file.name) for file in files], to, output, given)
+    # Without a name, a class is written by its number.
     called: dict[int, str] = {}
     if is_segmented:
         called = label_cloud_names(source)
     elif any(file.name.lower().endswith((".las", ".laz")) for file in files):
         called = dict(ASPRS_CLASSES)
+    # Names that are given win over those of the program or of LAS.
     called |= given
 
     def labeled() -> Iterator[tuple[str, PointCloudData]]:
         # One after the other, as all may not fit into memory.
         for file in files:
+            # Labels belong to points by their order, which a point that is dropped would shift.
             cloud = file.read(on_invalid="raise").data
             if is_segmented:
                 cloud.labels = read_label_cloud_points(source, file.name, len(cloud))

@@ -42,13 +42,16 @@ def chat(
 
     with model_errors(model, "cannot answer"):
         session = ChatSession(pipe, str(file), chat_template=template, **generation)
+    # After all that may draw random numbers, so that the answers depend on the seed alone.
     if seed is not None:
         import torch
 
         torch.manual_seed(seed)
+    # Whoever pipes questions in needs no help.
     if sys.stdin.isatty():
         print_line(HELP)
     while (line := _read_line()) is not None:
+        # A line is a question unless it begins with a slash.
         command, _, rest = line.partition(" ")
         if command == "/quit":
             break

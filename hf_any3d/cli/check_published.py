@@ -43,6 +43,7 @@ def check_published(
         from hf_any3d.published import keep_download, published_names
 
     published = published_names()
+    # Records of earlier runs, which an interrupted check continues.
     runs = read_json_object(output)["runs"] if output.exists() else {}
     records, unopened = [], 0
     for name in _with_sizes(names or published, published):
@@ -50,6 +51,7 @@ def check_published(
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
         else:
             try:
+                # As if it had been fetched, for files whose server cannot be reached.
                 if files is not None:
                     keep_download(name, files)
                 with status(f"checking {name}"):
@@ -59,6 +61,7 @@ def check_published(
                 print_error(f"{name}: not opened: {one_line(error)}")
                 unopened += 1
                 continue
+            # After each checkpoint, since the next may take long or end the program.
             write_json(output, {"runs": runs})
         records.append({"name": name, **runs[name]})
         if not as_json:
@@ -67,6 +70,7 @@ def check_published(
         print_json(records)
     failed = sum(not record["passed"] for record in records)
     print_note(f"{output}: {len(records) - failed} passed, {failed} failed, {unopened} not opened")
+    # A wrong answer weighs more than a checkpoint that could not be opened.
     if failed or unopened:
         raise typer.Exit(1 if failed else SOME_FAILED)
 
@@ -75,6 +79,7 @@ def _with_sizes(names: Sequence[str], published: Sequence[str]) -> list[str]:
     """Return the published checkpoints that are named, each once; a name without a size stands for all its sizes."""
     checkpoints: dict[str, None] = {}
     for name in names:
+        # With the colon, so that no other repository is meant whose name begins so.
         sizes = [checkpoint for checkpoint in published if checkpoint == name or checkpoint.startswith(f"{name}:")]
         if not sizes:
             raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
@@ -87,5 +92,6 @@ def _print(record: dict[str, Any]) -> None:
     verdict = "passed" if record["passed"] else "FAILED"
     print_line(f"{record['name']:<52} {verdict:<8} {seconds['open']:.0f} s to open, {seconds['judge']:.0f} s to judge")
     for check in record["checks"]:
+        # None is a check that could not be judged, which is no failure.
         sign = {True: "ok", False: "no", None: "--"}[check["passed"]]
         print_line(f"  {sign}  {check['name']}: {check['seen']}")

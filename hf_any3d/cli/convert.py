@@ -19,6 +19,7 @@ from hf_any3d.utils.messages import print_line
 def _help(name: str) -> str:
     """Return whose files an option is for and what it is for, by the records of the models."""
     titles: dict[str, list[str]] = {}
+    # An option that several converters take in the same sense is explained once, with all their titles.
     for record in RECORDS.values():
         for converter in record.converters.values():
             if name in converter.takes and converter.title not in titles.setdefault(converter.takes[name], []):
@@ -89,6 +90,7 @@ def convert(
 
             directory = published_directory(files[0], **options)
             if output is not None:
+                # A copy, as the cache keeps the model that opens by its name.
                 with new_directory(output) as folder:
                     shutil.copytree(directory, folder, dirs_exist_ok=True)
             lines = [f"{directory if output is None else output}: {files[0]}"]
@@ -108,6 +110,7 @@ def _with_programs(text: str) -> str:
     return text.format(forth=", ".join(forth), back=", ".join(back))
 
 
+# typer prints the docstring as the help of the command.
 convert.__doc__ = _with_programs(convert.__doc__ or "")
 
 
@@ -115,6 +118,7 @@ def _check_files(files: list[str]) -> None:
     """Refuse files that there are not, unless a name may be that of a published checkpoint, and files of points."""
     for file in files:
         repository = file.partition(SIZE_MARK)[0]
+        # Of several files none can be a published name, each of which stands for a whole model.
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
             raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
     for file in files:
@@ -138,8 +142,11 @@ def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -
     from hf_any3d import conversions
     from hf_any3d.conversions.programs import CONVERTERS, PROGRAMS, plan
 
+    # Some options belong to one conversion alone, which is then known before a file is read.
     named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
+    # Several files are told apart by their tensors, whatever their order.
     name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
+    # Each conversion takes options of its own; one without effect would be a silent mistake.
     allowed = CONVERTERS[name].takes.keys()
     if unused := sorted(options.keys() - allowed):
         title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
@@ -161,6 +168,7 @@ def _report(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{part.replace('_', ' ')}: in {directory}, which must stay there"
     if facts.get("left_out"):
         yield f"left out, no part of the encoder: {', '.join(facts['left_out'])}"
+    # Files of the parts of a model have become a directory each.
     if isinstance(facts.get("parameters"), Mapping):
         for part, parameters in facts["parameters"].items():
             yield f"{Path(facts['output']) / part}: {parameters:,} parameters"

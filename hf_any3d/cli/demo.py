@@ -50,6 +50,7 @@ def demo(
     from hf_any3d.demo.page import ExampleShapes
 
     model = packaged_classifier() if model is None else find_model(model)
+    # A folder without shapes is an error before the model is loaded.
     shapes = ExampleShapes(examples)
     listen(host, port).close()  # before the model is loaded
     print_line(f"loading {model}; the first time, its weights are downloaded …")
@@ -61,11 +62,13 @@ def demo(
 
     # Visitors are told the name of a directory, not where it is.
     name = Path(model).resolve().name if Path(model).is_dir() else model
+    # Each visitor gets a conversation of their own; other models remember nothing of what they were asked.
     if task == CHAT:
         demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
     else:
         demo_page = TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
     page = demo_page.open(host, port, share)
+    # The second address is there with --share alone.
     for address in filter(None, (page.local_url, page.share_url)):
         print_line(f"open {address} in a browser; Ctrl-C stops")
     page.block_thread()

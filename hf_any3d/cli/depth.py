@@ -40,6 +40,7 @@ def from_depth(
 
     images = [image for place in depth for image in _images(place)]
     failed = 0
+    # All places are found before anything is written.
     for image, place in _places(images, output).items():
         try:
             cloud = read_rgbd(
@@ -50,6 +51,7 @@ def from_depth(
                 depth_truncation=depth_truncation,
             )
         except (ValueError, OSError) as error:
+            # The error of a single image ends the command; of several, the others are written.
             if len(images) == 1:
                 raise
             print_error(one_line(error))
@@ -70,6 +72,7 @@ def _places(images: list[Path], output: Path) -> dict[Path, Path]:
     are_many = len(images) > 1
     if not are_many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
         check_output(output, (*CLOUDS, ""), num_files=len(images))
+    # A name with an ending is that of the file, and any other that of a folder.
     if not are_many and output.suffix:
         return {images[0]: output}
     # Images of several folders may have one name.
@@ -88,6 +91,7 @@ def _images(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     names = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
+    # Hidden files, such as those that macOS adds to archives, are no images.
     images = sorted(name for name in names if name.suffix.lower() in _DEPTHS and not name.name.startswith("."))
     if not images:
         raise FileNotFoundError(f"{place}: no depth image{similar_path(place)}; expected {' or '.join(_DEPTHS)}")
@@ -99,4 +103,5 @@ def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:
     if not place.is_dir():
         return place
     names = [f"{image.stem}{ending}" for ending in endings]
+    # Without such a file the first name is returned, which the error of the reader then names.
     return next((place / name for name in names if (place / name).is_file()), place / names[0])

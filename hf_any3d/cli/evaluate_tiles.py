@@ -15,6 +15,7 @@ from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import print_line
 
 _SPLIT = "all"
+# Figures of all files together that stand for the split in JSON.
 _SHARES = ("mean_iou", "mean_iou_low", "mean_iou_high", "accuracy", "mean_class_accuracy", "places", "tiles")
 
 
@@ -36,16 +37,19 @@ def evaluate_tiles(
     def label(cloud: Any) -> Any:
         return pipe({"points": cloud}, progress=True)["labels"]
 
+    # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):
         judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files)
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])
     whole = judgment.comparison
+    # If files failed, that is the reason, and the command ends here.
     if not whole.pairs:
         finish(judgment.files)
         raise ValueError(f"{data}: no point has a class that {model} has learned")
     figures = judgment.figures()
+    # As other evaluations have it: metrics by split, then scores of classes by split.
     facts = {
         "metrics": {_SPLIT: {name: figures[name] for name in _SHARES if name in figures}},
         "class_iou": {_SPLIT: {row["name"]: row["iou"] for row in figures["classes"]}},
@@ -62,6 +66,7 @@ def evaluate_tiles(
 
 def warn_if_learned(model: str, name: str) -> None:
     """Warn if a model was trained on data of this name."""
+    # A model on the hub has no such file here, and gives no warning.
     trained = read_json_object(Path(model) / "metrics.json").get("data")
     if isinstance(trained, dict) and trained.get("name") == name:
         text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"

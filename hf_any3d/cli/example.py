@@ -40,6 +40,7 @@ def example(
     from hf_any3d.data.files import example_file
 
     folder = example_file().parent
+    # These are drawn or put together here; all other names are files to copy.
     writers: dict[str, Callable[[Path], str]] = {
         "scans": _write_scans,
         "tiles": _write_tiles,
@@ -47,6 +48,7 @@ def example(
         "room.ply": _write_room,
     }
     available = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
+    # All names are checked before the first is written.
     for name in examples or []:
         if name not in available:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
@@ -77,6 +79,7 @@ def _write_scans(folder: Path) -> str:
     labels = np.asarray(shapes["label"][:])
     for name in _CLASSES:
         (folder / name).mkdir(parents=True)
+        # The first ones of a class, so that everyone has the same scans.
         rows = np.flatnonzero(labels == shapes.features["label"].names.index(name))[:_SCANS_PER_CLASS]
         for number, row in enumerate(rows):
             write_point_cloud(folder / name / f"{number}.ply", PointCloudData(shapes[int(row)]["points"]))
@@ -90,6 +93,7 @@ def _write_tiles(folder: Path) -> str:
 
     folder.mkdir()
     for number in range(_LABELED_TILES):
+        # The number is the seed, by which everyone gets the same tile.
         (folder / f"{number}.las").write_bytes(las_bytes(draw_tile(number)))
     return f"{folder}: {counted(_LABELED_TILES, 'generated tile')} with ground, vegetation and buildings, z up"
 
@@ -98,6 +102,7 @@ def _write_new_tile(path: Path) -> str:
     """Write a generated tile whose points have no class."""
     from hf_any3d.data.generated.tiles import draw_tile, las_bytes
 
+    # The first seed that none of the labeled tiles has.
     path.write_bytes(las_bytes(draw_tile(_LABELED_TILES), labeled=False))
     return f"{path}: a generated tile whose points have no class yet"
 
@@ -110,6 +115,7 @@ def _write_room(path: Path) -> str:
     from hf_any3d.data.files import PointCloudData, write_point_cloud
 
     hide_bars_of_datasets()
+    # No other room is drawn than the one that is written.
     rooms = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1)
     room = rooms["test"].with_format("numpy")[0]
     colors = np.asarray(room["colors"]) if "colors" in room else None

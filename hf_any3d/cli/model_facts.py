@@ -36,6 +36,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         "model": name_or_path,
         "class": (config.architectures or [type(config).__name__])[0],
     }
+    # Only models around an encoder of another modality keep its config.
     if getattr(config, "encoder_config", None) is not None:
         facts |= _encoder_facts(config)
     is_chat = MODEL_TYPES[config.model_type].composition == "chat model"
@@ -43,6 +44,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         facts |= _chat_facts(config)
     facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
     facts |= {"trained parameters": trained, "total parameters": total}
+    # Models without classes have a config with the default labels of transformers.
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
     elif not is_chat:
@@ -97,7 +99,9 @@ def build_model(config: PreTrainedConfig, adapter: PeftConfig | None) -> Any:
     """Build a model with random weights, of which those require gradients that its training trains."""
     base, heads = MODELS[type(config)]
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
+    # A config without a class is that of the model without a head.
     model = named.get((config.architectures or [""])[0], base)(config)
+    # The stage decides which parameters require gradients.
     if stage := getattr(config, "stage", None):
         model.set_stage(stage)
     if adapter is None:

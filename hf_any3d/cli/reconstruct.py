@@ -40,6 +40,7 @@ def reconstruct(
     results: dict[str, Any] = {}  # by file
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        # Pages and files of points need the whole result; a row has scores and codes alone.
         rows = []
         for cloud, result in zip(clouds, run(clouds), strict=True):
             if "error" not in result:
@@ -49,15 +50,18 @@ def reconstruct(
         return rows
 
     def line(row: Row) -> str:
+        # In thousandths, as model cards state Chamfer distances.
         distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
         codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
         return f"{distances}   F-score {row['f_score']:.3f}   {codes}"
 
     def cells(row: Row) -> Iterator[Row]:
+        # Codes, one for each patch, are in JSON alone.
         return file_cells(row, [] if "error" in row else [{name: row[name] for name in _SCORES}])
 
     size = batch_size or usual_batch_size(pipe)
     rows = answer_inputs(inputs, answer, line, cells, output, options, size)
+    # Tables are written with the rows already.
     if output is not None and suffix not in DATA and results:
         _write(output, suffix, results, inputs, pipe.feature_extractor.up_axis)
     finish(rows)
@@ -69,12 +73,14 @@ def _write(output: Path, suffix: str, results: dict[str, Any], inputs: Inputs, u
     from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
     from hf_any3d.visualization.reconstruction import write_reconstructions
 
+    # A page or picture shows all clouds, and needs no folder.
     if suffix in VIEWS:
         titles = [Path(name).name for name in results]
         write_reconstructions(output, list(results.values()), titles, up_axis=up_axis)
         return
     places = inputs.places()
     for name, result in results.items():
+        # Not `with_suffix`, which would cut off the end of a name with a dot.
         path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_point_cloud(path, colored_by_patch(result))

@@ -63,6 +63,7 @@ def serve(
     from hf_any3d.serving.limits import ServeLimits
     from hf_any3d.serving.server import serve as serve_until_signal
 
+    # In bytes and seconds; the options have megabytes and milliseconds.
     limits = ServeLimits(
         body_bytes=int(max_megabytes * 2**20),
         points=max_points,
@@ -76,12 +77,14 @@ def serve(
     )
     model = packaged_classifier() if model is None else find_model(model)
     listening = listen(host, port)  # before the model is loaded
+    # Also before: a journal that cannot be written is an error at once.
     answers = None if journal is None else Journal(journal, journal_days)
     from hf_any3d.serving.service import Service
     from hf_any3d.serving.tasks import SERVED
 
     task, pipe = open_any_model(model, device, template, SERVED)
     service = Service(name or Path(model).name, task, pipe, limits, answers, template)
+    # The log has each request, and of other libraries warnings and errors.
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
     # IPv6 addresses are in brackets in URLs.
@@ -89,6 +92,7 @@ def serve(
     url = f"http://{address}:{listening.getsockname()[1]}"
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
     unanswered = serve_until_signal(service, listening, drain_seconds, cors_origin or ())
+    # The exit below skips what Python does at its end.
     sys.stdout.flush()
     sys.stderr.flush()
     # Answers are on disk and sent. Freeing every object of torch takes seconds on a busy machine, of the time that

@@ -61,6 +61,7 @@ def scans_request(
         raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
     if way == TRAINED or (way is None and of_training):
         return small_data_classification(**arguments), None
+    # The head gets its own options; the others are those of a training.
     scans = FewScans.from_settings({name: arguments[name] for name in arguments.keys() & OPTIONS})
     chosen, rows = choose_way(scans, way, trains=bool(of_training))
     if chosen == FEATURES:

@@ -60,8 +60,11 @@ def build_model_card(
     count = len(subject.classes)
     quoted = literal(name)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
+    # Without names of categories the example takes a number.
     categories = getattr(config, "category_names", None) or ["0"]
+    # Auto classes have the names of their tasks.
     auto_class = task.opens or f"AutoModelFor{task.task.title().replace('-', '')}"
+    # Those of the run, which may have been made elsewhere, or else those here.
     versions = report.versions if report else package_versions()
     metadata = _metadata(subject, name, description, license, language, base_model)
     text = _template().render(
@@ -76,6 +79,7 @@ def build_model_card(
         is_complete=subject.is_complete,
         left_out=", ".join(map(code, subject.left_out)),
         batch_flags=", ".join(map(code, _batch_flags(subject))),
+        # The example reads a chair.
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         # Without the places in the room, which the processor adds.
         channels=getattr(config, "position_channel", 0) or getattr(config, "point_config", config).in_channels,
@@ -137,6 +141,7 @@ def _parameters(subject: Subject, stored: str) -> str:
         return f"{stored[0].upper()}{stored[1:]}"
     counted = f"It has {total:,} parameters"
     counted += f", of which {report.trained_parameters:,} were trained" if report else ""
+    # A stated place in lower case continues the sentence; one in upper case begins its own.
     return f"{counted}; {stored}" if stored[0].islower() else f"{counted}. {stored}"
 
 
@@ -171,6 +176,7 @@ def _metadata(
         base_model=base_model,
         base_model_relation=description.relation if base_model else None,
         datasets=[dataset] if dataset else None,
+        # The first metric of a task is its main one.
         metrics=[next(iter(task.metrics))] if report else None,
         tags=["hf_any3d", *tags],
         model_name=_title(name),
@@ -180,12 +186,14 @@ def _metadata(
 
 def _scores(report: RunReport | None, task: CardTask, dataset: str | None) -> list[EvalResult]:
     """Return scores for the hub, each listed under the dataset or file that was evaluated."""
+    # The hub lists a score under the data that it is about.
     if report is None or not report.data.get("name"):
         return []
     dataset_type = one_line(dataset or report.data.get("hub_type") or "custom")
     files = report.data.get("files") or {}
     scores = []
     for split, metrics in report.metrics.items():
+        # Scores on the training split would pass for results.
         if split not in ("validation", "test"):
             continue
         # The name of the file alone: its folder is one of this machine.
@@ -217,6 +225,7 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
     selection = report.selection
     seed = report.training.get("seed")
     trained, total = report.trained_parameters, report.total_parameters
+    # Shares in percent; other scores by the factor of the task.
     factor, form = (100, "{:.0f} %") if task.class_factor is None else (task.class_factor, "{:.1f}")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():
@@ -225,6 +234,7 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
         "results": _results(report.metrics, task),
         "class_scores": ", ".join(f"{inline(name)} {form.format(factor * score)}" for name, score in scores.items()),
         "selection": {**selection, "metric": inline(selection["metric"])} if selection else None,
+        # A head that is fitted to frozen features has no steps, and so no best one.
         "has_steps": "steps" in report.training or not report.training,
         "test_chooses": report.data.get("validation") == TEST_CHOOSES,
         "seed": None if seed is None else inline(seed),
@@ -287,6 +297,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
+    # 0 and False are facts, too.
     shown = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
     return _table(
         [["", ""], *([inline(key.replace("_", " ")), inline(_plain(value), 1000)] for key, value in shown.items())]

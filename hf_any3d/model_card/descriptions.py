@@ -10,6 +10,7 @@ from hf_any3d.registry import MODEL_TYPES
 METHODS: dict[str, Method] = {}
 """By the `model_type` of a config, or the name of a class whose method is another one."""
 for _name, _kind in MODEL_TYPES.items():
+    # Some classes of a type follow another method than the type itself.
     METHODS |= _kind.methods
     if _kind.method is not None:
         METHODS[_name] = _kind.method
@@ -38,12 +39,15 @@ class Description:
 def describe(subject: Subject) -> Description:
     """Describe a model for its card."""
     method = method_of(subject)
+    # The type of a class from elsewhere has no record; its model is taken for a single encoder.
     kind = MODEL_TYPES.get(subject.config.model_type)
     description = _DESCRIBED["encoder" if kind is None else kind.composition](subject)
     name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
+    # An adapter whose base is opened from elsewhere; nothing that was trained is missing.
     if not subject.is_complete and not subject.left_out:
         description.stored = "only those of the adapter are stored in this repository."
     description.what, description.tags = f"{description.what}. Method: {name}{description.stage}.", method.tags
+    # Only models with an unknown score compare a cloud with those of their training.
     if rows := getattr(subject.config, "unknown_rows", 0):
         things = subject.config.unknown_bank_rows
         negatives = f" and how like {things} drawn things of no class" if things else ""
@@ -73,8 +77,10 @@ def _describe_encoder(subject: Subject) -> Description:
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:
+        # Without a report nothing is known of the start, and nothing is said.
         what += f", started from {_ORIGINS[getattr(config, 'tokenizer_weights', 'random')]}"
     what += _adapted(subject)
+    # The adapter alone is saved; its base stays where it was published.
     if subject.method and issubclass(subject.model_class, PretrainedBaseMixin):
         stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
     return Description(what, stored, start, "adapter" if subject.method else "finetune")
@@ -94,6 +100,7 @@ def _describe_student(subject: Subject) -> Description:
 def _describe_frozen_encoder(subject: Subject) -> Description:
     """Describe a frozen encoder between tokenizer and head, where it is stored, and the adapter."""
     config = subject.config
+    # A control has other weights on purpose, to show what the pretrained ones are worth.
     is_control = config.encoder_weights != "pretrained"
     started = None if is_control else config.encoder_trained_from
     if started:
@@ -102,6 +109,7 @@ def _describe_frozen_encoder(subject: Subject) -> Description:
         what = f"{_name_of_encoder(subject, is_control)} reads the points through a trained tokenizer"
         if config.tokenizer_weights != "random":
             what += f" that started from {_ORIGINS[config.tokenizer_weights]}"
+    # Of an encoder that was changed it says nothing that it has no adapters.
     what += _adapted(subject) or ("" if started else ", without adapters")
     # Weights that no hub has, changed or random ones, are stored with the model.
     is_stored_here = bool(started) or is_control
@@ -130,6 +138,7 @@ def _name_of_encoder(subject: Subject, is_control: bool) -> str:
 def _describe_autoencoder(subject: Subject) -> Description:
     """Describe the codes and the teacher, if any, and where the teacher is stored."""
     config, teacher = subject.config, subject.encoder
+    # A first stage without a teacher has codes and decoder alone.
     if config.encoder_config is None:
         what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
         return Description(what, base_model=teacher, stage=", first stage")
@@ -149,6 +158,7 @@ def _describe_autoencoder(subject: Subject) -> Description:
 def _describe_chat_model(subject: Subject) -> Description:
     """Describe the pretrained parts and where they are stored."""
     config = subject.config
+    # Parts without a record are stored in the repository.
     recorded = {name: config.part(name) for name in config.parts or {}}
     elsewhere = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
     kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
@@ -160,6 +170,7 @@ def _describe_chat_model(subject: Subject) -> Description:
         shown = ", ".join(map(subject.show_name, elsewhere.values()))
         stored = f"The parts {shown} are loaded from where they are published and checked against checksums."
     return Description(
+        # Not `capitalize`, which would lower the letters of names.
         f"{encoder[0].upper()}{encoder[1:]} reads the points, a Q-Former with {config.num_query_tokens} queries "
         f"extracts what matters, and {language_model} answers",
         stored,
@@ -196,6 +207,7 @@ def _describe_detector(subject: Subject) -> Description:
     if part.is_elsewhere:
         description.stored = f"The point {subject.locate_encoder(part.name_or_path)}"
         description.base_program = "from_point_encoder_pretrained(config=config)"
+    # A start of the whole detector says more than that of its encoder.
     description.base_model = description.base_model or part.name_or_path
     return description
 

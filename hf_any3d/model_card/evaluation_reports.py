@@ -40,6 +40,7 @@ _MEASURED: dict[str, tuple[tuple[type, ...], str]] = {
 }
 # Names of loaders, which say nothing about the data.
 _LOADERS = ("folder", "parquet")
+# Neither a file that is missing nor a hub that cannot be reached is an error.
 _IF_THERE: dict[str, Any] = dict.fromkeys(
     ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
 )
@@ -60,10 +61,12 @@ def known_facts(
     facts = _facts_of_files(model, config, adapter, dataset)
     for name, value in stated.items():
         types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
+        # Types have to be the same: True is an int for Python, and no seed.
         if type(value) not in types or facts[name] not in (None, value):
             said = f", as {model} says {facts[name]!r}" if facts.get(name) is not None else ""
             raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
         facts[name] = value
+    # All at once, so that a second call can state them.
     if missing := [name for name in FACTS if facts[name] is None]:
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
@@ -85,6 +88,7 @@ def _facts_of_files(
         "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
         "seed": None if run is None else run.training.get("seed"),
         "random": is_random,
+        # Without a report of the training it is unknown, and not False.
         "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
     }
 
@@ -113,10 +117,12 @@ def evaluation_report(
         raise ValueError(f"a report is about the split test; evaluated: {', '.join(metrics)}")
     published = _published(facts["dataset"])
     parameters = {} if published is None else inspect.signature(published.load).parameters
+    # Without the option, data are of the variant that the loader takes by default.
     variant = options.get("variant", parameters["variant"].default if "variant" in parameters else None)
     report = {**facts, "variant": variant, "rows": rows, **metrics["test"]}
     _check_rows(report)
     config = AutoConfig.from_pretrained(model)
+    # The frozen weights, by whichever part of the config has recorded them.
     checksums = {name: getattr(config, f"{name}_checksum", None) for name in ("encoder", "base")}
     return report | {
         "model": model_fingerprint(model),
@@ -131,6 +137,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         for name, (types, what) in {**FACTS, **_MEASURED}.items():
             value = report.get(name)
+            # The same types, as no bool may pass for a number; an accuracy above 1 would be one in percent.
             if type(value) not in types or (name == "accuracy" and not 0 <= value <= 1):
                 raise ValueError(f"{name}={value!r}; expected {what}")
         _check_rows(report)
@@ -154,5 +161,6 @@ def _check_rows(report: Mapping[str, Any]) -> None:
 
 
 def _published(dataset: str) -> Any:
+    # Loaders of folders and files have no published counts.
     module = dataset_module(dataset) if dataset in DATASETS else None
     return module if hasattr(module, "DATASET") else None

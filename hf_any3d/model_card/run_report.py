@@ -44,6 +44,7 @@ class RunReport:
     class_accuracy: dict[str, dict[str, float]]  # in segmentation the IoU, of each class of each evaluated split
     selection: dict[str, Any]  # metric that selected the final weights, its value, and the step
     training: dict[str, Any]  # seed, steps, batch sizes, learning rate and the like
+    # Called through a lambda, since the function is defined below the class.
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
     start: dict[str, Any] = field(default_factory=dict)  # of a model without a frozen encoder, and what was trained
 
@@ -57,6 +58,7 @@ class RunReport:
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
+            # A TypeError is that of other fields, as another version may have had them.
             raise ValueError(f"{path}: not a run report ({error})") from error
 
 
@@ -74,6 +76,7 @@ class Stopwatch:
         try:
             yield
         finally:
+            # Time that was spent until an error counts, too.
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def stop(self) -> dict[str, float]:
@@ -107,6 +110,7 @@ def peak_memory() -> dict[str, int]:
 def best_step(trainer: Trainer) -> dict[str, Any]:
     """Return metric, value and step that selected a trainer's final weights; empty if they are those of the last."""
     arguments, state = trainer.args, trainer.state
+    # Without an evaluation no step was chosen, whatever the settings say.
     if not arguments.load_best_model_at_end or state.best_metric is None:
         return {}
     metric = arguments.metric_for_best_model
@@ -118,13 +122,16 @@ def training_facts(trainer: Trainer) -> dict[str, Any]:
     """Return the settings of a trainer's run that a report lists."""
     arguments = trainer.args
     state = trainer.state
+    # Only one of both can be on.
     half = "bfloat16" if arguments.bf16 else "float16"
     return {
         "seed": arguments.seed,
         "steps": state.global_step,
         "epochs": state.epoch,
+        # Clouds that one step of the optimizer sees, on all devices.
         "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "learning_rate": float(arguments.learning_rate),
+        # A text or a value of an enum, as it was set.
         "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
         "weight_decay": arguments.weight_decay,
         "label_smoothing": arguments.label_smoothing_factor,
@@ -134,6 +141,7 @@ def training_facts(trainer: Trainer) -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results."""
+    # Packages that are not installed have no version, and are left out.
     installed = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
 

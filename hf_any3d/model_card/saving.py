@@ -67,6 +67,7 @@ def write_run_card(
 
 
 def _shown(directory: Path) -> str:
+    # The path of a folder on this machine says nothing to other people.
     return directory.name if directory.is_absolute() else str(directory)
 
 
@@ -78,6 +79,7 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
     """
     path = Path(path)
     if path.is_file():
+        # A card in another encoding was not written here, and does not fit its mark then.
         text = path.read_text(encoding="utf-8", errors="replace")
         if not may_be_replaced(text):
             logger.info("%s was written or edited by hand; it is kept", path)
@@ -91,6 +93,7 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
                 setattr(data, key, replaced[key])
     scores = {}
     for result in card.data.get("eval_results") or ():
+        # A name with an owner is on the hub, which lists nothing else.
         if "/" in result.dataset_type and result.dataset_split == "test":
             scores.setdefault(result.dataset_type, result)  # the first metric of a task is its main one
     for dataset, result in scores.items():
@@ -130,6 +133,7 @@ def _add_tags(data: ModelCardData, tags: Sequence[Any]) -> None:
 
 def sign_card(text: str) -> str:
     """Append the digest by which `may_be_replaced` recognizes an unedited card."""
+    # An earlier mark is of an earlier text.
     text = _MARK.sub("", text).rstrip()
     return f"{text}\n\n<!-- Written by hf_any3d ({_digest(_parsed(text))}); an edited card is never overwritten. -->\n"
 
@@ -145,6 +149,7 @@ def may_be_replaced(text: str) -> bool:
     if not body.strip():
         return not set(card.data.to_dict()) - {"tags", "library_name", "base_model", "pipeline_tag"}
     if marked := _MARK.search(body):
+        # The digest is of the card without its mark.
         card.text = _MARK.sub("", body)
         return marked[1] == _digest(card)
     if _TRAINER_TEMPLATE in " ".join(body.split()):
@@ -173,6 +178,7 @@ def write_trainer_card(
     It is called when the card is written: saving may find that a pretrained part has changed, and store it. The card
     is named after its repository, not by `model_name`; `tasks` are further tags, as the class of the model has one.
     """
+    # Of several processes one writes.
     if not trainer.is_world_process_zero():
         return None
     assert trainer.args.output_dir is not None  # has a default
@@ -182,12 +188,14 @@ def write_trainer_card(
         card = build()
     else:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        # The name on the hub if the model is pushed, else that of its folder.
         name = trainer.hub_model_id or (path.parent.name if path.is_absolute() else os.fspath(path.parent))
         subject = Subject.from_model(model, report_of_trainer(trainer, _listed(dataset), _listed(dataset_args)))
         card = build_model_card(
             subject, name, license=getattr(trainer.args, "license", None), base_model=finetuned_from
         )
     data = cast(ModelCardData, card.data)
+    # What is given wins over what the card says.
     data.license = one_line(license) if license else data.license
     data.language = language or data.language
     data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
@@ -213,6 +221,7 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     sizes = {split: len(split_rows) for split, split_rows in rows.items() if hasattr(split_rows, "__len__")}
     name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
     trained, total = count_parameters(model)
+    # Of the weights that were kept: the best ones, or the last.
     selection = best_step(trainer)
     metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
     name_of_loss = _name_of_loss(trainer)
@@ -254,6 +263,7 @@ def _name_of_loss(trainer: Trainer) -> str:
     if trainer.compute_loss_func is not None:
         return "loss (of the trainer's own function)"
     is_smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
+    # Trainers of this package evaluate without smoothing.
     if is_smoothed and not getattr(trainer, "judges_by_plain_loss", False):
         return "loss (label-smoothed)"
     return "loss"
@@ -261,5 +271,6 @@ def _name_of_loss(trainer: Trainer) -> str:
 
 def _digest(card: ModelCard) -> str:
     kept = {key: value for key, value in card.data.to_dict().items() if key not in _EDITED_BY_TOOLS}
+    # By lines, so that other line ends make no other card.
     whole = json.dumps([kept, card.text.strip().splitlines()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]

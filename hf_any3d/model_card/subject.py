@@ -44,6 +44,7 @@ class Subject:
         """Collect what is known of a loaded model, with or without an adapter."""
         inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         left_out: tuple[str, ...] = ()
+        # Other adapters need their base model anyway, so that they are incomplete without a list.
         if isinstance(model, PeftModel) and opens_from_adapter(type(inner), inner.config):
             active = model.active_adapter
             # An empty list once all adapters are deleted.
@@ -66,11 +67,13 @@ class Subject:
     @property
     def named_task(self) -> tuple[str, CardTask]:
         """Name of the registered class that the model's derives from, and its text."""
+        # A user's subclass has the card of the class that it derives from.
         for name in (base.__name__ for base in self.model_class.__mro__):
             if name in TASKS:
                 return name, TASKS[name]
             kind = registry.type_of_class(name)
             if kind is not None:
+                # Heads for parts are of a task that has other heads, too.
                 text = PARTS if name in kind.part_heads else TASKS[kind.cards.get(name) or kind.models()[name]]
                 return name, text
         name = self.model_class.__name__
@@ -82,6 +85,7 @@ class Subject:
     @property
     def model_type(self) -> registry.ModelType:
         """The registered model type of the model's class, or of one that it derives from."""
+        # Of a class that derives from no registered one, by the type in its config.
         return registry.type_of_model(self.model_class) or registry.MODEL_TYPES[self.config.model_type]
 
     @property
@@ -137,6 +141,7 @@ class Subject:
 
 def hub_name(name: Any) -> str | None:
     """Return a repository name as it is, and None for a local path."""
+    # A folder of this name is what was opened, and not the repository.
     if not name or not isinstance(name, (str, os.PathLike)) or os.path.isabs(name) or os.path.isdir(name):
         return None
     try:
@@ -156,6 +161,7 @@ def adapter_facts(model: nn.Module) -> dict[str, Any]:
         active = model.active_adapter
     else:
         active = next(iter(cast(PreTrainedModel, model).active_adapters()), None)
+    # Without an active adapter, the first one is meant.
     config = configs.get(active, next(iter(configs.values())))
     return {"method": config.peft_type.value.lower(), "settings": changed_settings(config)}
 
@@ -165,6 +171,7 @@ def changed_settings(config: PeftConfig) -> dict[str, Any]:
     changed = {}
     for setting in fields(config):
         value = getattr(config, setting.name)
+        # A default may be made anew for each config, such as a list.
         default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
         if setting.init and setting.name not in _NOT_SETTINGS and value != default:
             # Sets have no order, and cards of the same settings would differ.

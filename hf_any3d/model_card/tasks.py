@@ -46,6 +46,7 @@ answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     metrics={"mean_iou": "Mean IoU", "accuracy": "Accuracy of points"},
     class_score="IoU by class",
 )
+# The possible parts depend on the category, which every example has to name.
 PARTS = replace(
     _SCENES,
     task_name="Part segmentation of point clouds",
@@ -53,13 +54,16 @@ PARTS = replace(
     use="""answer = segment("chair.ply", category={category}, output_dir="segmented")  # also writes a PLY and a page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     portions="they are read in portions of {points}, and every point gets a label.",
+    # The model takes numbers of categories, one for each cloud.
     logits="""import torch
 
 inputs = processor("chair.ply", return_tensors="pt")
 logits = model(**inputs, category=torch.tensor([0])).logits  # (1, points, {count})""",
+    # Means over objects and over categories, of which rare ones count as much as others.
     metrics={"instance_miou": "Instance mIoU", "category_miou": "Category mIoU", "accuracy": "Accuracy of points"},
     class_score="IoU by part",
 )
+# Of models that learned with some classes, and are judged by classes that they have not seen.
 _ZERO_SHOT = CardTask(
     task="zero-shot-point-cloud-classification",
     task_name="Zero-shot point cloud classification",
@@ -68,6 +72,7 @@ _ZERO_SHOT = CardTask(
     use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
 logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
+    # Each group is judged among its own classes and among all; the harmonic mean is of the accuracies among all.
     metrics={
         "unseen_accuracy": "Unseen classes among themselves",
         "unseen_chance": "Chance level of that",
@@ -92,6 +97,7 @@ _ZERO_SHOT_PRETRAINED = replace(
     limits="""\
 Scores are shares among the labels given, not probabilities that a label is correct.
 """,
+    # Any text may be a label.
     has_classes=False,
 )
 _PARTS_BY_NAME = replace(
@@ -118,9 +124,11 @@ _DETECTION = CardTask(
     verb="detect",
     use="""for found in detect("room.ply", threshold=0.5):  # boxes in the frame and units of the file
     found["label"], found["score"], found["box"]["center"], found["box"]["size"], found["box"]["heading"]""",
+    # Neither moved nor scaled, as boxes are in the frame and units of the file.
     portions="scans are thinned to {points}.",
     logits="""outputs = model(**processor("room.ply", return_tensors="pt"))
 processor.post_process_object_detection(outputs, threshold=0.5)[0]  # boxes, labels and scores""",
+    # Overlaps are intersections over unions of boxes.
     metrics={
         "map_25": "mAP at an overlap of 0.25",
         "map_50": "mAP at 0.5",
@@ -146,12 +154,14 @@ _LAYOUT = replace(
 inputs = processor(rooms, task="layout")
 answers = model.generate(**inputs, max_new_tokens=2000, do_sample=False)[:, inputs["input_ids"].shape[1] :]
 layout = processor.decode_layouts(answers, rooms)[0]  # walls, doors, windows and boxes""",
+    # Not average precision, which needs scores to rank the boxes.
     metrics={"f1_25": "F1 at an overlap of 0.25", "f1_50": "F1 at 0.5"},
     class_score="F1 by class, at an overlap of 0.25",
     limits="""\
 It knows the objects that it was trained on, and no others: `CLASSES` of `hf_any3d.processing.rooms` for released \
 models. What it writes has no scores, may be incomplete, and is not checked against the scan.
 """,
+    # Objects are words that the language model writes, and not labels of a head.
     has_classes=False,
     opens="{model_class}",
 )
@@ -178,6 +188,7 @@ It is meant as a teacher, which pretraining distils into a point transformer. Lo
 distances and F-score are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
+    # Distances in the unit sphere are a few thousandths.
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
     class_factor=1000.0,
 )
@@ -188,6 +199,7 @@ _FEATURES = CardTask(
     verb="extract",
     use='extract("chair.ply")["pooled"]',
     logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
+    # Features have no accuracy of their own, but that of a simple classifier on them.
     metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
     opens="{model_class}",
     has_classes=False,
@@ -198,6 +210,7 @@ _CONVERSATION = CardTask(
     intro="Answers questions about colored 3D point clouds.",
     verb="chat",
     use='chat("chair.ply", text="What is this?", max_new_tokens=60)',
+    # Doubled braces, as the text is filled in by `format`.
     logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]
 inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], tokenize=True)
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
@@ -209,6 +222,7 @@ Answers can be wrong in any detail and sound as certain as correct ones. The los
 answers; it does not measure whether generated answers are true.
 """,
     has_classes=False,
+    # No share, and printed as it is.
     factors={"perplexity": 1.0},
 )
 
@@ -221,6 +235,7 @@ TASKS = {
     "point-cloud-text-to-text": _CONVERSATION,
     "zero-shot-point-cloud-classification": _ZERO_SHOT_PRETRAINED,
     "zero-shot-point-cloud-segmentation": _PARTS_BY_NAME,
+    # Until it is trained further, it is of use for its features.
     "pre-training": _FEATURES,
     # It answers with boxes, like a detector, but without scores.
     "room layout": _LAYOUT,

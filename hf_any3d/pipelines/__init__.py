@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+# All are imported, since those of single model types register themselves with the pipeline of their task.
 from hf_any3d.pipelines.local_features import LocalFeaturesSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
@@ -31,6 +32,7 @@ __all__ = [
     "scene_features",
 ]
 
+# Task -> the model that opens if none is named.
 DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}
 
 

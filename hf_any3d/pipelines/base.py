@@ -157,6 +157,7 @@ class PointCloudPipeline(Pipeline):
 
 def unwrapped(model: Any) -> Any:
     """Return the model within a PEFT model or one of `torch.compile`."""
+    # A compiled model may be around the adapter or within it.
     model = getattr(model, "_orig_mod", model)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(model, "_orig_mod", model)
@@ -226,6 +227,7 @@ def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor
     longest = max((tensor.shape[1] for tensor in tensors if tensor.ndim > 1), default=0)
     filled = []
     for tensor in tensors:
+        # Values of a whole cloud, such as its category, have no points to fill up.
         if tensor.ndim > 1:
             missing = tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)
             tensor = torch.cat([tensor, missing], dim=1)

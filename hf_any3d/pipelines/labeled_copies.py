@@ -47,11 +47,13 @@ class LabeledCopies:
     def check(self, source: str | None, names: Sequence[str], config: Any) -> None:
         """Check, before the model runs, that the copy can be written."""
         if source is None or not os.path.isfile(source):
+            # Only a file can be copied: an array has none, and one on a server is not written here.
             raise ValueError(f"write={os.fspath(self.write)!r}: {source or 'the cloud'} is no file of this machine")
         codes = self._codes(source, names, config)
         check_labels_fit(
             source,
             self.target(source),
+            # Without codes, the numbers of the classes are written.
             codes=range(len(names)) if codes is None else codes,
             scores=self.scores,
             unknown=self.unknown,
@@ -83,6 +85,7 @@ def codes_in_file(
     field: str | None,
 ) -> list[int] | None:
     """Return the codes of classes in a file of this name; those of ASPRS in the classification of LAS."""
+    # In other fields a code has no meaning that LAS knows.
     is_classification = field is None or field.lower() == "classification"
     are_asprs = is_classification and path.lower().endswith(_LAS)
     return class_codes(names, config, classes, are_asprs=are_asprs)
@@ -105,8 +108,10 @@ def labels_of_mesh(mesh: PointCloudData, samples: np.ndarray, answer: Mapping[st
     Returns:
         The same, (vertices,) each, and `face_labels (faces,)` of the faces' centers.
     """
+    # (vertices,) rows of samples
     nearest = nearest_rows(mesh.points, samples)
     of_vertices = {name: answer[name][nearest] for name in ("labels", "scores", "unknown") if name in answer}
     assert mesh.faces is not None
+    # (faces, 3), added up in double precision and compared in that of the samples
     centers = mesh.points[mesh.faces].mean(axis=1, dtype=np.float64).astype(samples.dtype)
     return {**of_vertices, "face_labels": answer["labels"][nearest_rows(centers, samples)]}

@@ -19,6 +19,7 @@ from hf_any3d.registry import NONE_OF_THESE
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
+# Points whose features are in memory at a time.
 _PIECE = 65_536
 
 
@@ -50,6 +51,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             during["none_of_these"] = none_of_these
             if none_of_these:
                 after["names"] = (*self.label_names(), NONE_OF_THESE)
+                # What the copy can hold is checked before the model runs, with this label.
                 if "copy" in before:
                     before["copy"] = replace(before["copy"], names=after["names"])
         return before, during, after
@@ -71,8 +73,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Label one cloud."""
+        # Read and sampled as for other models; parts are cut here in another way.
         scene = self._cut(inputs, **preprocess_params)
         processor, config = self.feature_extractor, self.model.config
+        # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
         cloud, marks = scene.part, 0
         if scene.mesh is not None:
             cloud, marks = with_marks(scene.part, scene.mesh)
@@ -80,11 +84,13 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
         with tqdm(total=len(cloud), unit="point", disable=hidden, delay=2, leave=False) as bar:
+            # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
             for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
                 self._label(scan, inside, near, answers)
                 return_free_memory()
                 bar.update(len(inside))
         if forward_params.get("none_of_these") and answers.all_unknown is not None:
+            # The number after the last class, with how unlike the point is as its score.
             far = is_none_of_these(answers.all_unknown, config)
             answers.labels[far], answers.scores[far] = config.num_labels, answers.all_unknown[far]
         return self._answer(scene, answers, **postprocess_params)
@@ -97,6 +103,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         return answer
 
     def _answer_of_mesh(self, scene: Any, merged: Any, answer: dict[str, Any]) -> dict[str, Any]:
+        # First the faces, then the vertices, as `with_marks` adds them.
         count = len(scene.mesh.faces)
         marked = merged.of_marks()
         of_mesh = {name: values[count:] for name, values in marked.items()}
@@ -124,12 +131,14 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             logits = output["logits"][0]
             refuse_non_finite(logits, None)
             if shares is None:
+                # (rows, labels); the first output tells how many labels there are.
                 shares = np.empty((len(rows), logits.shape[1]), np.float32)
             shares[start : start + _PIECE] = logits.softmax(dim=1).numpy()
             if output["unknown"] is not None:
                 answers.set_unknown(near[piece], output["unknown"][0].numpy())
         assert shares is not None
         if edge:
+            # Means over the points in a voxel and those around it.
             voxels = SparseVoxels(surroundings.points[rows], edge)
             summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
             shares = (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
@@ -156,6 +165,7 @@ class _Answers(_Merge):
     def set_unknown(self, rows: np.ndarray, scores: np.ndarray) -> None:
         if self.all_unknown is None:
             self.all_unknown = np.zeros(len(self.labels), np.float32)
+            # A view: points of the answer stand before the marks.
             self.unknown = self.all_unknown[: self.count]
         self.all_unknown[rows] = scores
 

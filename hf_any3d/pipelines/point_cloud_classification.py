@@ -77,6 +77,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         if votes > 1:
             if others := sorted(set(model_inputs) - {"points"}):
                 raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
+            # (batch * votes, points, channels)
             model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
         tensors = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _FURTHER_OUTPUTS})}
@@ -128,6 +129,7 @@ def stretched(points: torch.Tensor, votes: int) -> torch.Tensor:
     steps = torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64).sqrt()
     shares = (torch.arange(votes, dtype=torch.float64)[:, None] * steps) % 1  # (votes, 3)
     low, high = _STRETCH
+    # Evenly in the logarithm, so that clouds are as often squeezed as stretched.
     factors = low * (high / low) ** shares
     factors[0] = 1
     xyz = points[:, None, :, :3] * factors.to(points)[None, :, None, :]

@@ -101,10 +101,12 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         parts = [data]
         if processor.block_size is not None:
             blocks = blocks_of(data, min(processor.num_points, len(data)), processor, scan.up_axis)
+            # A block repeats points to have its number, which would count them twice.
             parts = [part_of(data, np.unique(index)) for index in blocks]
         for number, part in enumerate(parts):
             inputs = dict(processor(part, up_axis=up_axis, return_tensors="pt"))
             is_last = number == len(parts) - 1
+            # The last block carries the scan, by which the answer is made.
             yield {**inputs, "scan": scan if is_last else None, "is_last": is_last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +119,7 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
 
     def postprocess(self, outputs: list[dict[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
         """Choose among the boxes of all blocks of a cloud; `arguments` are those of `DetectionRule`."""
+        # Each box then stands for every class, mostly with a low score, by which it is ranked and not left out.
         if arguments.get("scores") == "per_class":
             arguments = {"threshold": 0.0} | arguments
         rule = DetectionRule(**arguments)
@@ -128,14 +131,17 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             torch.cat([output[name][0] for output in outputs]) for name in ("logits", "boxes", "points")
         )
         probabilities = probabilities.softmax(dim=-1)  # (boxes, labels + 1)
+        # The last column is the probability of no object.
         chosen = select_detections(boxes, probabilities[:, :-1], 1 - probabilities[:, -1], rule, points)
         order = chosen[2].argsort(descending=True, stable=True)
         number, labels, scores = (values[order] for values in chosen)
         # From the frame of the model back to that of the file.
         boxes = boxes[number].double()  # (boxes, 7)
+        # Maps have coordinates that float32 is too coarse for.
         shift = 0.0 if scan.data.offset is None else np.asarray(scan.data.offset)
         centers, corners = (
             turn_up_axis(places.numpy(), self.up_axis, scan.up_axis) + shift
+            # (8 * boxes, 3) corners, turned as the centers are
             for places in (boxes[:, :3], box_corners(boxes).reshape(-1, 3))
         )
         corners, names = corners.reshape(-1, 8, 3), self.model.config.id2label

@@ -62,8 +62,10 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         points = model_inputs["points"]
+        # A loss is of use only for training.
         output = self.model(points=points, return_loss=False)
         return {
+            # Colors are no part of a reconstruction.
             "points": points[..., :3],
             "reconstruction": output.whole_fine,
             "coarse": output.whole_coarse,
@@ -82,6 +84,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         """Convert tensors `(1, …)` to arrays and scores of one cloud; see the class."""
         stem = outputs.pop("stem")[0]
         refuse_non_finite(outputs["reconstruction"], stem)
+        # Codes stay integers, and all else becomes float32.
         answer = {name: values[0].float().numpy() for name, values in outputs.items() if name != "token_ids"}
         answer["token_ids"] = outputs["token_ids"][0].numpy()
         scores = reconstruction_scores(outputs["reconstruction"].float(), outputs["points"].float(), threshold)

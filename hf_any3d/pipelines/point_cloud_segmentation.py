@@ -318,7 +318,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)
         if scene.votes:
+            # The whole part, of which the processor makes views and fragments later.
             return {_PART: [self.feature_extractor._open(block, scene.up_axis)]}
+        # A block alone does not know its place in the cloud.
         settings = {"up_axis": scene.up_axis, "bounds": scene.bounds}
         inputs = dict(self.feature_extractor(block, **settings, return_tensors="pt"))
         if scene.category is not None:
@@ -371,6 +373,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         names = self.label_names() if names is None else names
         data = scene.data
         labels, scores = merged.labels_and_scores()
+        # Points that were thinned out get the answer of the nearest one that was labeled.
         if scene.part is not data:
             nearest = nearest_rows(data.points, scene.part.points)
             labels, scores = labels[nearest], scores[nearest]
@@ -449,6 +452,7 @@ def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
         votes = votes if votes is not None else torch.zeros(len(cloud), probabilities.shape[1], dtype=torch.double)
         votes.index_add_(0, torch.from_numpy(index), probabilities.double())
     assert votes is not None, "a cloud has at least one fragment"
+    # Those of the points that were kept, and from them of all points.
     kept = votes[rows][inverse]
     return (kept / kept.sum(dim=1, keepdim=True)).log().clamp(min=_LEAST)
 

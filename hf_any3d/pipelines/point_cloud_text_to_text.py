@@ -80,6 +80,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         continue_final_message: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
+        # What is left after these is unknown.
         generation = take_generation(kwargs)
         refuse_unknown(kwargs, f"text, chat_template, return_full_text, continue_final_message, {_GENERATION}")
         before = without_none(text=text, chat_template=chat_template, continue_final_message=continue_final_message)
@@ -87,6 +88,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     def __call__(self, inputs: Any, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Answer one question or many; see the class and `PointCloudPipeline`."""
+        # A list of messages would be taken for a list of clouds.
         if is_conversation(inputs):
             inputs = {"messages": inputs}
         if text is None or isinstance(text, str):
@@ -108,10 +110,12 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         # Transformers wraps a conversation in an object with this attribute.
         messages, is_chat = getattr(inputs, "messages", inputs), True
         if isinstance(inputs, Mapping) and "messages" in inputs:
+            # `Questions` makes messages, too, but asks for the answers alone.
             messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
         elif not is_conversation(messages):
             question = inputs.get("text") if isinstance(inputs, Mapping) else None
             messages, is_chat = _question(inputs, question or text), False
+        # A message of the assistant at the end is the beginning of an answer.
         continues = messages[-1]["role"] == "assistant"
         if is_chat and continue_final_message is not None:
             continues = continue_final_message

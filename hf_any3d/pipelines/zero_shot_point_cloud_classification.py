@@ -32,6 +32,7 @@ class LabelsOfACall(PointCloudPipeline):
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         elif "labels" not in self._forward_params:
+            # Labels may also be given when the pipeline is made.
             raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
         return super().__call__(inputs, **kwargs)
 
@@ -96,6 +97,7 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
                     "a row for each of candidate_labels"
                 )
             features = features.float()
+            # Labels are needed once more behind the model, where scores get their names.
             return before, labels | {"text_embeds": features}, labels | top_k
         if (templates := hypothesis_template) is None:
             return before, labels, labels | top_k

@@ -58,6 +58,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         none_label: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
+        # Only what is shared: here categories are words of texts, and there are no votes.
         before, _, after = super()._sanitize_parameters(
             **{name: kwargs.pop(name) for name in SHARED if name in kwargs}
         )
@@ -68,6 +69,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         if text_features is not None and (category is not None or templates is not None):
             raise ValueError("category and templates make texts; expected neither, as text_features is given")
         during = without_none(patch_to_point=patch_to_point, none_label=none_label)
+        # Only some models have a choice, which their config then has, too.
         for name, value in during.items():
             if not hasattr(self.model.config, name):
                 raise ValueError(f"{name}={value!r}; expected None, as this model has no such choice")
@@ -95,6 +97,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
 
     def _forward(self, model_inputs: dict[str, Any], labels: tuple[str, ...] = (), **texts: Any) -> dict[str, Any]:
         place = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
+        # Argument of a call -> that of the model.
         arguments = {"patch_to_point": "patch_to_point", "none_label": "with_none"}
         choices = {arguments[name]: texts.pop(name) for name in arguments if name in texts}
         embeds = self.label_embeddings(labels, **texts)
@@ -113,7 +116,9 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
             if isinstance(text_features, (str, os.PathLike)):
                 text_features = TextBank.from_file(text_features)
             elif isinstance(text_features, Mapping):
+                # A mapping of names to vectors, as a file of them holds it.
                 text_features = TextBank(text_features)
+            # A bank knows its vectors by name, while an array has the order of the labels.
             if isinstance(text_features, TextBank):
                 return text_features.encode(labels).to(self.model.device)
             features = torch.as_tensor(text_features, dtype=torch.float32)
@@ -122,6 +127,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
             return features.to(self.model.device)
         config = self.model.config
         texts = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
+        # Templates of the config are part of the key, as a program may change them.
         texts += (tuple(config.hypothesis_templates), tuple(config.category_templates))
         return self._cached(texts, lambda: self.model.encode_labels(labels, templates, category))
 
