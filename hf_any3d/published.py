@@ -130,6 +130,7 @@ def keep_download(name: str, directory: Path) -> None:
     file = published.files[size]
     for path in directory.iterdir():
         if path.is_file() and file_digest(path) == file.sha256:
+            # Where a download is looked for before it is fetched.
             _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, kept)
@@ -152,6 +153,7 @@ def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path
     """Return the directory of a published name, which is looked up on the hub once per process."""
     revision = getattr(revision, "resolved", revision)  # transformers looks commits up at the start of a load
     key = (name, revision)
+    # The cache may have been cleared meanwhile.
     if key not in _OPENED or not _OPENED[key].is_dir():
         _OPENED[key] = _from_hub(name, None, revision, False, None, hub).directory
     return _OPENED[key]
@@ -317,6 +319,7 @@ def _convert(
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
     """Add source and licenses to config and card of a converted model."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    # In the config, since models that are trained from these weights keep their terms.
     config[RECORD] = {**source, **terms_of(system)}
     write_json(directory / CONFIG_NAME, config)
     card = ModelCard.load(directory / CARD)

@@ -222,6 +222,7 @@ class AnswerStreamer(TextIteratorStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Put the text that certainly belongs to the answer into the queue."""
         if not self._has_ended:
+            # Spaces before the first word are left out; all later ones may belong to the answer.
             text = self._held + text if self._has_started else (self._held + text).lstrip()
             self._has_ended = self.end_mark in text
             text = text.split(self.end_mark)[0]

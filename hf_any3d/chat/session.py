@@ -71,6 +71,7 @@ class ChatSession:
                 places = [part["point_cloud"] for part in clouds]
                 waiting = [*zip(places, self._features, strict=True), *waiting]
             further = self._question(text, waiting)
+            # The clouds are encoded already, so that only their places in the prompt are needed.
             (prompt,) = self.pipe.processor.prompts([[*messages, further]], self.chat_template, read=False)
             if len(prompt.input_ids) <= tokens:
                 self.messages, self._waiting = messages, waiting
@@ -106,6 +107,7 @@ class ChatSession:
         def generate(**further: Any) -> str:
             return self._answer(messages, features, generation | further)
 
+        # Behind this line only if the answer came to its end; a closed iterator leaves nothing behind.
         answer = yield from streamed(generate, streamer, generation.get("stopping_criteria", ()))
         self._record(messages, features, answer)
 
@@ -156,6 +158,7 @@ class ChatSession:
         # answer.
         self._clear_cache()
         config = settings.get("generation_config")
+        # The cache would then hold several answers, and the conversation goes on from one.
         for name in ("num_beams", "num_return_sequences"):
             if (settings.get(name) or getattr(config, name, None) or 1) > 1:
                 return None

@@ -141,6 +141,7 @@ def segment(
             place = output / places[cloud.name] if not suffix else None
             _write_beside_copy(shown, result, output, place, targets, has_copy=target is not None)
         row = segment_row(result)
+        # The path of a copy is in JSON, and told below the table.
         return row if target is None else {**row, "output": str(target)}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:

@@ -279,6 +279,7 @@ def _titles_of_metrics(judged: Mapping[str, Mapping[str, float]], task: CardTask
     titles = dict(task.metrics)
     if any(titles.keys().isdisjoint(values) for values in judged.values()):
         titles = {key: title for key, title in titles.items() if key in occurring}
+    # The loss has a column of its own, the last one.
     others = [key for key in occurring if key not in task.metrics and key != "loss"]
     return titles | {key: inline(key) for key in others}
 

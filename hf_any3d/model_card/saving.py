@@ -107,6 +107,7 @@ def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
     """Add a section to a card of this package, or replace the one of this title; see `save_card`."""
     path = Path(path)
     text = path.read_text(encoding="utf-8", errors="replace")
+    # Templates of other libraries may be replaced as a whole, but have no such sections.
     if _MARK.search(text) is None or not may_be_replaced(text):
         return None
     # Sections come before the last line of a card.
