@@ -104,7 +104,7 @@ def _accept(
 
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its arguments that are dataclasses."""
-    # Resolved, as annotations are texts in modules that postpone them.
+    # Resolved, since annotations are texts in modules that postpone their evaluation.
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []

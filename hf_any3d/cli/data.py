@@ -577,7 +577,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
             named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
-            # Each file has labels up to its largest one; the longest list has the names for all.
+            # A file has names up to its largest label; the longest list names the labels of the page.
             names = max(names, labels, key=len)
         # Showing gives no answer, but a row is where errors and warnings stand.
         return [{} for _ in clouds]

@@ -104,7 +104,7 @@ def detect(
         return f"{counted(len(row['boxes']), 'box')}: {'   '.join(map(_text, row['boxes']))}".rstrip(": ")
 
     rows = answer_inputs(inputs, answer, line, box_cells, output, options, has_bar=True)
-    # A page has its own legend, of all labels and by a slider.
+    # A page makes its own legend, of all labels, as its slider may show further boxes.
     further = {"box_names": list(palette), "threshold": boxes.threshold} if gallery.is_page else {}
     gallery.write(f"boxes by {name}", None if gallery.is_page else legend, **further)
     finish(rows)

@@ -48,7 +48,7 @@ def check_output(
     if suffix not in types or (suffix in CLOUDS and num_files > 1):
         several = " for several files" if num_files > 1 else ""
         raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {', '.join(expected)}{several}")
-    # Known before the model runs, whose answers would be lost.
+    # A missing package is told before the model runs, whose answers would be lost.
     if suffix == ".png":
         need_packages("visuals", "matplotlib")
     return suffix
@@ -67,7 +67,7 @@ def find_all(
 
     `predict` and `features` have a default model; models of the commands `also` do, too.
     """
-    # Of commands for any object; others have no model that fits most files.
+    # The packaged model classifies, and its encoder has features of any object; for other commands there is none.
     has_default = command in ("predict", "features")
     name, files = split_model(files, model, None if has_default else command)
     inputs = find_inputs(files, options.file_type)

@@ -257,7 +257,7 @@ def clearly_less(unknown: float, other: float) -> bool:
     """Return whether a cloud is much less unlike those of the training than if another axis points up."""
     least = 1e-9  # a score in single precision may be 0 or 1
     first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
-    # As logits, since scores of known clouds differ only far behind the point.
+    # As logits, since scores near 0 or 1 differ in far decimals alone.
     return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS
 
 

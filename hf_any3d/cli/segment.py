@@ -137,7 +137,7 @@ def segment(
             result = pipe(cloud.row, progress=True, **arguments, **of_copy)
         shown.add(result, titles[cloud.name])
         if output is not None:
-            # Of a folder, each file has its own place.
+            # In a folder of results each file has its own place.
             place = output / places[cloud.name] if not suffix else None
             _write_beside_copy(shown, result, output, place, targets, has_copy=target is not None)
         row = segment_row(result)

@@ -126,7 +126,7 @@ class _Options:
 
     def of_tiles(self, first_file: str) -> dict[str, Any]:
         """Return the arguments for labeled files of which this is the first."""
-        # An output folder is always named, as these files come without a recipe.
+        # There is always an output folder, since no recipe can name one here.
         arguments = {
             "output_dir": str(self.output or Path("outputs") / Path(first_file).stem),
             "num_train_epochs": self.epochs,
