@@ -68,6 +68,7 @@ def save_aligned_encoder(
     initial value is stored, which changes no ranking. A model that is not `is_aligned` compares nothing with texts.
     """
     config.hypothesis_templates = list(templates)
+    # The model around the encoder is stored, as it has the scale too; the encoder alone opens from the same directory.
     tensors = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
     aligned_with = inline(config.aligned_with or "a model that its file does not name")
     space = f"Its features are those of {aligned_with}."
@@ -75,6 +76,7 @@ def save_aligned_encoder(
         scale = torch.tensor(1 / config.temperature).log() if logit_scale is None else logit_scale
         with errors_about(checkpoint):
             check_finite({LOGIT_SCALE: scale})
+            # Files hold it with or without an axis of length 1.
             tensors[f"alignment.{LOGIT_SCALE}"] = scale.reshape(())
         space = (
             f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "

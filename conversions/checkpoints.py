@@ -28,6 +28,7 @@ _EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
 _SHARING = 64
 # The pickles of published files have less than a megabyte.
 _LARGEST_PICKLE = 64 * 2**20
+# What reading a file of unexpected content raises; errors of the disk are not among them.
 _OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
 
 
@@ -65,6 +66,7 @@ def read_checkpoint(
     content = _load(path)
     state = content
     if isinstance(content, Mapping):
+        # Training programs store more beside the weights, each under a key of its own.
         state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     parts = state.values() if isinstance(state, Mapping) else ()
     if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
@@ -76,6 +78,7 @@ def read_checkpoint(
 
 def read_entries(path: str | os.PathLike) -> list[str]:
     """Read the keys of a file that `torch.save` wrote, such as those beside its state dict."""
+    # Only the keys are wanted, so that tensors need no memory.
     content = _load(path, "meta")
     return [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
 
@@ -98,6 +101,7 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     state: dict[str, torch.Tensor] = {}
     for file in files:
         tensors = read_tensors(file)
+        # Which of them counts would depend on the order of the files.
         if twice := sorted(state.keys() & tensors.keys()):
             raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
         state |= tensors
@@ -208,6 +212,7 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
     except Exception as error:
         with open(path, "rb") as file:
             start = file.read(4)
+        # A file of another kind gets a plain answer; a damaged one the reader's own.
         if not start.startswith(_STARTS):
             raise ValueError(f"{path}: no checkpoint of torch; it begins with {start!r}") from error
         text = str(error) or type(error).__name__
@@ -270,10 +275,12 @@ def _check_stored(content: Any) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
+            # A view with strides may claim more than its storage has.
             size, storage = value.numel() * value.itemsize, value.untyped_storage()
             if size > storage.nbytes():
                 raise ValueError(f"a tensor claims {size:,} bytes, of which {storage.nbytes():,} are stored")
             claimed += size
+            # By address, so that numbers that tensors share are stored once.
             stored[storage._cdata] = storage.nbytes()
         elif isinstance(value, (Mapping, list, tuple, set)) and id(value) not in seen:
             seen.add(id(value))

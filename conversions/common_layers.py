@@ -7,6 +7,7 @@ import torch
 
 from hf_any3d.conversions.renaming import Names, count_of, under
 
+# CLIP's own program calls them resblocks.
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
 _CLIP = "encoder.layers.{layer}."
 CLIP_NAMES: Names = {
@@ -53,6 +54,7 @@ def student_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
         "mlp_ratio": state["blocks.layers.0.mlp.fc1.weight"].shape[0] / width,
         "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
+        # What a model does not have leaves no tensor.
         "use_class_token": "class_token.token" in state,
         "side_network": "side_alpha" in state,
     }

@@ -61,6 +61,7 @@ def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> d
         state = convert_dgcnn_state_dict(original)
         labels = len(state[_OUT])
         config = DgcnnConfig(**_RELEASED, hidden_sizes=[len(state["dgcnn.layers.0.norm.bias"])], num_labels=labels)
+        # Of the released training; no tensor shows it.
         config.head_dropout = 0.5
         name_labels(config, s3dis.CLASS_NAMES)
     processor = PointCloudProcessor(
@@ -85,6 +86,7 @@ def convert_dgcnn_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
     cloud_width = len(state["conv6.0.weight"])
     for theirs, (layers, norm) in _LAYERS.items():
         weight = as_linear(state.pop(f"{theirs}.0.weight"))
+        # The head's first layer reads [cloud ; point], those of edges [neighbor ; point].
         first = cloud_width if theirs == "conv7" else weight.shape[1] // len(layers)
         for layer, part in zip(layers, weight.tensor_split([first][: len(layers) - 1], dim=1), strict=True):
             state[f"{layer}.weight"] = part
@@ -98,6 +100,7 @@ def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torc
     """Rename the tensors of a `DgcnnForSemanticSegmentation` of the released sizes to those of the program."""
     reverted = {}
     for theirs, (layers, norm) in _LAYERS.items():
+        # One matrix again, in the order in which `convert_dgcnn_state_dict` split it.
         weight = torch.cat([state[f"{layer}.weight"] for layer in layers], dim=1)
         # Edges are images to them, points are rows.
         axes = (None, None) if norm.startswith("dgcnn.edges.") else (None,)
@@ -121,9 +124,11 @@ def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike)
     model = DgcnnForSemanticSegmentation.from_pretrained(checkpoint)
     settings = model.config.to_dict()
     released = {**_RELEASED, "hidden_sizes": settings["hidden_sizes"][:1]}
+    # The program builds one network; weights of others would not load, or compute something else.
     if others := {name: settings[name] for name, value in released.items() if settings[name] != value}:
         raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
     state = revert_dgcnn_state_dict(model.state_dict())
     with atomic_write(output) as file:
+        # As data-parallel training, with which the released files were written, names tensors.
         torch.save({f"module.{name}": tensor.contiguous() for name, tensor in state.items()}, file)
     return facts_of(output, model) | {"model": "DGCNN"}

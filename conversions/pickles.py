@@ -91,12 +91,14 @@ def storages_of(pickle: bytes | BinaryIO) -> list[Storage]:
     Raises:
         ValueError: If it looks up what weights do not need, nests values too deeply, or is none.
     """
+    # The machine that unpickles, followed without doing what it says.
     stack: list[_Value] = []
     memo: dict[int, _Value] = {}
     found: dict[str, Storage] = {}
     for operation, argument, _ in pickletools.genops(pickle):
         name = operation.name
         place: Any = argument
+        # The memo holds values for repeated use: shared parts occur once in a file, but count each time.
         if name in ("BINPUT", "LONG_BINPUT", "PUT"):
             memo[place] = stack[-1]
         elif name == "MEMOIZE":
@@ -104,11 +106,13 @@ def storages_of(pickle: bytes | BinaryIO) -> list[Storage]:
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[place])
         elif name == "GLOBAL":
+            # A name is refused where it is looked up, whether or not it is called later.
             stack.append(_Value(_looked_up(str(argument))))
         else:
             taken = list(_taken(stack, operation.stack_before))
             if name == "BINPERSID":
                 storage = _storage(taken[0].known)
+                # Of two sizes of one storage, torch would take one on trust.
                 if found.setdefault(storage.key, storage) != storage:
                     raise ValueError(f"storage {storage.key!r:.50} has two sizes")
             elif name in ("REDUCE", "BUILD"):
@@ -125,6 +129,7 @@ def texts_of(pickle: bytes | BinaryIO) -> set[str]:
 def _looked_up(name: str) -> str:
     """Check a name that a pickle looks up, as "module name"."""
     module, _, attribute = name.partition(" ")
+    # Storages are classes named after their kind, such as FloatStorage.
     is_storage = module == "torch" and attribute.removesuffix("Storage") in ITEM_SIZES
     is_dtype = module == "torch" and attribute in _DTYPES
     if name not in ALLOWED and not is_storage and not is_dtype:
@@ -136,6 +141,7 @@ def _taken(stack: list[_Value], before: list) -> Iterator[_Value]:
     """Take what an operation takes from the stack, in the order in which it was put there."""
     taken = []
     if markobject in before:
+        # Everything back to the mark, which an operation of unknown length leaves below its arguments.
         while (value := stack.pop()) is not _MARK:
             taken.append(value)
         before = before[: before.index(markobject)]
@@ -183,6 +189,7 @@ def _storage(reference: object) -> Storage:
 
 def _check_call(function: object, arguments: object) -> None:
     """Check the arguments of what can make something large out of few bytes."""
+    # Arguments that are unknown are refused below, like wrong ones.
     values = arguments if isinstance(arguments, tuple) and arguments else (None,)
     # Other encodings, such as hex, make a text longer, that of the result again, and so on.
     if function == "_codecs encode" and values[1:] != ("latin1",):

@@ -16,11 +16,13 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.atomic_files import atomic_write
 
 _LAYERS, _HIDDEN = 5, 2  # of the encoder and of the head, whatever the settings of the program are
+# Layers count from 1 there, and from 0 here.
 _NAMES = {
     **{f"feature_model.conv{n + 1}.": f"pointnet.layers.{n}.linear." for n in range(_LAYERS)},
     **{f"feature_model.bn{n + 1}.": f"pointnet.layers.{n}.norm." for n in range(_LAYERS)},
     **{f"linear{n + 1}.": f"classifier.hidden.{n}." for n in range(_HIDDEN)},
     **{f"bn{n + 1}.": f"classifier.norms.{n}." for n in range(_HIDDEN)},
+    # The last linear layer has no norm.
     "linear3.": "classifier.out.",
 }
 _COMPUTES = (
@@ -46,11 +48,13 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
     original = read_checkpoint(checkpoint)
     with errors_about(checkpoint):
         renamed = rename_tensors(original, {re.escape(theirs): ours for theirs, ours in _NAMES.items()})
+        # Layers on points are convolutions of length 1 there.
         state = {name: as_linear(tensor) for name, tensor in renamed.items()}
         config = PointNetConfig(
             in_channels=state["pointnet.layers.0.linear.weight"].shape[1],
             hidden_sizes=[len(state[f"pointnet.layers.{n}.norm.bias"]) for n in range(_LAYERS)],
             head_widths=[len(state[f"classifier.norms.{n}.bias"]) for n in range(_HIDDEN)],
+            # Of the program's training; no tensor shows it.
             head_dropout=0.7,
             bias=True,
             num_labels=len(state["classifier.out.bias"]),
@@ -61,6 +65,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
         PointNetForPointCloudClassification,
         config,
         state,
+        # As in the program's training on ModelNet40
         PointCloudProcessor(num_points=1024, up_axis="y"),
         {"Classifier": Path(checkpoint)},
         "single objects, y up, as in the HDF5 files of ModelNet40 that it was trained on.",
@@ -81,6 +86,7 @@ def convert_pointnet_back(checkpoint: str | os.PathLike, output: str | os.PathLi
     """
     output = new_path(output)
     model = PointNetForPointCloudClassification.from_pretrained(checkpoint)
+    # The table in the other direction: all its names are plain texts.
     state = rename_tensors(model.state_dict(), {re.escape(ours): theirs for theirs, ours in _NAMES.items()})
     for name, tensor in state.items():
         if ".conv" in name and tensor.ndim == 2:

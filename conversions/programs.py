@@ -61,6 +61,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
     """
     path = Path(path)
     if path.is_dir():
+        # A directory says what it is; only for single files do names of tensors have to tell.
         config = path / "config.json"
         kind = read_json(config).get("model_type") if config.is_file() else None
         if kind in _DIRECTORIES:
@@ -68,11 +69,13 @@ def recognize(path: str | os.PathLike) -> Recognized:
         seen = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join(_DIRECTORIES)}")
     state = read_tensors(path, ENTRIES)
+    # Before the known programs, whose layers they may share.
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
             raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
     for program in PROGRAMS:
         settings = settings_of(program, state.keys())
+        # Files of safetensors have no entries beside the tensors.
         has_entry = program.entry is None or (path.suffix != ".safetensors" and program.entry in read_entries(path))
         if settings is not None and has_entry:
             return Recognized(path, program, settings)
@@ -106,8 +109,10 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
             role = "second_checkpoint"
         if role in arguments:
             raise ValueError(f"{file.path}: one file of {program.title} too many, as {role}; expected one")
+        # Settings that a file shows are arguments too, such as its variant.
         arguments |= {role: file.path, **settings}
     converter = CONVERTERS[first.program.convert]
+    # Published parts of a system can be put together without a file of the whole.
     if converter.of_parts is not None and "checkpoint" not in arguments:
         return converter.of_parts, arguments
     if missing := [role for role in converter.needs if role not in arguments]:

@@ -37,14 +37,17 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
             unknown.append(name)
             continue
         match, ours = found
+        # Known, and not needed.
         if ours is None:
             continue
         kept[name] = tensor
         parts = ours if isinstance(ours, tuple) else (ours,)
+        # Parts of equal height, such as queries, keys and values of one matrix.
         pieces = tensor.tensor_split(len(parts)) if len(parts) > 1 else (tensor,)
         for part, piece in zip(parts, pieces, strict=True):
             # Named groups of the pattern fill the braces in our name.
             key = part.format(**match.groupdict()) + name[match.end() :]
+            # Two tensors under one name: one of them would be lost without a word.
             if first := owners.get(key):
                 twice.append(f"{first} and {name}")
             owners[key] = name

@@ -49,12 +49,14 @@ def new_path(output: str | os.PathLike) -> Path:
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
     output = new_path(output)
+    # Beside the output, on the same disk, since a rename is atomic only there.
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(output.parent)
     temporary = temporary_path(output)
     temporary.mkdir()
     try:
         yield temporary
+        # An empty directory that is there already is replaced.
         os.replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -82,18 +84,22 @@ def save_converted(
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
+    # Errors name the authors' files, as nothing else is to blame for them.
     files = " and ".join(map(str, sources.values()))
     with errors_about(files):
+        # Names and shapes alone, without memory or random numbers.
         with torch.device("meta"), no_init_weights():
             model = model_class(config)
             model.tie_weights()
         account(files, state, model.state_dict())
     with new_directory(output) as directory, errors_about(files):
+        # Compared above like all others, but transformers stores tied weights once.
         stored = {name: tensor for name, tensor in state.items() if name not in tied}
         save_weights(directory, model_class.__name__, config, stored, dtype)
         processor.save_pretrained(directory)
         if generation is not None:
             generation.save_pretrained(directory)
+        # A card says how many points a model reads where its processor takes a fixed number of them.
         num_points = processor.num_points if getattr(processor, "returns_num_points", False) else None
         listed_files = "\n".join(describe_source(what, [file]) for what, file in sources.items())
         them = "them" if len(sources) > 1 else "it"
@@ -113,6 +119,7 @@ def save_converted(
 
 def name_labels(config: PreTrainedConfig, names: Sequence[str]) -> None:
     """Give a config the class names of a data set, if it has as many classes."""
+    # Other numbers of classes are of other data, whose names nobody knows.
     if config.num_labels == len(names):
         config.id2label = dict(enumerate(names))
         config.label2id = {label: number for number, label in config.id2label.items()}
@@ -189,6 +196,7 @@ def check_frozen(
     option: str,
 ) -> None:
     """Check that the frozen tensors of a checkpoint are those of a named encoder, the value of an option."""
+    # Names and shapes first, so that every tensor below has its counterpart.
     account(checkpoint, frozen, expected)
     different = [
         key
@@ -204,6 +212,7 @@ def check_frozen(
 
 def check_encoder(name: str | os.PathLike, config: PreTrainedConfig, expected: Mapping[str, Any]) -> None:
     """Check that the config of a named encoder has the values that a checkpoint requires."""
+    # A field that a config lacks differs from any value.
     for field, value in expected.items():
         if (stated := getattr(config, field, None)) != value:
             raise ValueError(
@@ -215,6 +224,7 @@ def check_encoder(name: str | os.PathLike, config: PreTrainedConfig, expected: M
 def stored_bytes(directory: str | os.PathLike) -> int:
     """Return the size of a file, or of the files in a directory."""
     path = Path(directory)
+    # Of a file, `rglob` yields nothing.
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 

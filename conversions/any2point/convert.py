@@ -109,8 +109,10 @@ def convert_any2point(
 
 def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
     settings = encoder_settings(name, program.encoder_tower, revision)
+    # The encoder that the caller names must be of the size that the program started from.
     encoder = settings["encoder_config"]
     check_encoder(name, encoder, program.encoder)
+    # The programs build the encoder by themselves, with other epsilons than its published config.
     for key, value in program.encoder_changes.items():
         setattr(encoder, key, value)
     return Any2PointConfig(**settings, **program.model)
@@ -129,9 +131,11 @@ def _model(
     expected = {key: tensor for key, tensor in encoder.state_dict().items() if key.startswith(layers)}
     check_frozen(checkpoint, config.encoder_name_or_path, expected, frozen, "--encoder")
     model = Any2PointForPointCloudClassification(config, encoder)
+    # Built as for training, so that PEFT names and stores the adapter as its own.
     model = get_peft_model(model, GuidedAdapterConfig(**program.adapter))
     expected = {key.removeprefix(_PEFT_PREFIX): value for key, value in get_peft_model_state_dict(model).items()}
     account(checkpoint, trained, expected)
+    # The authors' numbers are float32; counters of norms are whole numbers in both.
     state = {_PEFT_PREFIX + key: value.to(expected[key].dtype) for key, value in trained.items()}
     set_peft_model_state_dict(model, state)
     return model.eval()

@@ -101,12 +101,14 @@ def convert_detr3d(
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
     original = read_checkpoint(checkpoint, ("model",))
+    # Training files hold them; files with the weights alone are read too.
     arguments = read_settings(checkpoint, "args") if "args" in read_entries(checkpoint) else {}
     with errors_about(checkpoint):
         state = convert_detr3d_state_dict(original)
         sizes = detr3d_sizes(state)
         name = _dataset_of(sizes["num_labels"], dataset)
         facts = _DATASETS.get(name, _DATASETS["sunrgbd"])
+        # Weights with colors were never published: only ScanNet's training script says how it scales them.
         if sizes["in_channels"] != 3:
             if sizes["in_channels"] != 6 or name != "scannet":
                 raise ValueError(
@@ -123,6 +125,7 @@ def convert_detr3d(
         fields |= _fields(arguments)
         if num_attention_heads is not None:
             fields |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), num_attention_heads)
+        # Constants of the program, in no settings.
         fields["attention_radii"] = RELEASED_RADII if masked else None
         # With the quirks of the released program, which its weights were trained with.
         config = Detr3DConfig(**(sizes | RELEASED | fields))
@@ -156,6 +159,7 @@ def _dataset_of(num_labels: int, chosen: str | None) -> str:
     """Return the name of the dataset whose classes a model has, "none" for classes of no name."""
     if chosen is not None:
         return one_of("dataset", chosen, [*_DATASETS, "none"])
+    # 18 classes of ScanNet, 10 of SUN RGB-D
     by_count = {len(facts["classes"]): name for name, facts in _DATASETS.items()}
     return by_count.get(num_labels, "none")
 
@@ -165,6 +169,7 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     fields = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
     if (activation := arguments.get("enc_activation")) is not None:
         fields["encoder_activation"] = _ACTIVATIONS[one_of("args.enc_activation", activation, _ACTIVATIONS)]
+    # Configs of transformers check types, and command lines give whole numbers where a float is meant.
     weights = ("_cost", "_weight", "dropout")
     return {name: float(value) if name.endswith(weights) else value for name, value in fields.items()}
 
@@ -183,6 +188,7 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     model = Detr3DForPointCloudObjectDetection.from_pretrained(checkpoint)
     config = model.config
     masked = config.attention_radii is not None
+    # The program has no switches for these: other values would be computed differently there.
     expected: dict[str, Any] = dict(RELEASED)
     del expected["published_overlap"]  # of training alone
     expected["in_channels"] = 6 if config.in_channels > 3 else 3  # with colors or without
@@ -196,5 +202,6 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     state = model.state_dict()
     state = revert_detr3d_state_dict(state if config.in_channels == 3 else scale_colors(state, back=True))
     with atomic_write(output) as temporary:
+        # Its test reads no other entry.
         torch.save({"model": {name: tensor.contiguous() for name, tensor in state.items()}}, temporary)
     return facts_of(output, model) | {"model": "3DETR"}

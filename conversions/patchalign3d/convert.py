@@ -25,8 +25,10 @@ _TOWERS = {
     1280: ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
     512: ("OpenCLIP ViT-B-16", None),
 }
+# Channels of DINOv2's base model, which the first stage imitates
 _IMAGE_FEATURES = 768
 _PROCESSOR: dict[str, Any] = {"num_points": 2048}
+# Point-BERT's encoder, with a layer between pooled patch and token.
 NAMES: Names = {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}
 PROJECTION_NAMES: Names = {r"proj\.": "projection."}
 _CONVOLUTIONS = tuple(f"patch_encoder.{name}.weight" for name in ("lift", "widen", "join", "out"))
@@ -36,10 +38,12 @@ def convert_patchalign3d_encoder(
     original: Mapping[str, torch.Tensor], projection: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors of a `PatchAlign3DModel`, and the fields of `PatchAlign3DConfig` that they imply."""
+    # Encoder, projection and temperature are state dicts of their own in one file.
     state = rename_tensors(original, NAMES) | rename_tensors(projection, PROJECTION_NAMES)
     for name, tensor in state.items():
         if name in _CONVOLUTIONS:
             state[name] = as_linear(tensor)
+        # Stored with two axes of length 1 in front
         elif name.startswith("class_token."):
             state[name] = as_vector(tensor)
     hidden = state["class_token.token"].shape[0]
@@ -93,7 +97,9 @@ def convert_patchalign3d(
                 )
             settings: dict[str, Any] = {"aligned_with": "DINOv2 (facebook/dinov2-base, features of patches)"}
         else:
+            # Readers of the program ignore what does not fit; here a wrong entry is an error.
             account(checkpoint, temperature, {_LOG_SCALE: torch.empty(())})
+            # Of an unknown width the texts are unknown too; the encoder can be used without them.
             name, tower = _TOWERS.get(features, (None, None))
             settings = {"aligned_with": name, "parts": tower and {TEXT_TOWER: {"name_or_path": tower}}}
         config = PatchAlign3DConfig(**sizes, **settings, **_RELEASED)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hf_any3d.data.catalog import nuscenes, s3dis
 
+# "refridgerator" is the benchmark's own spelling.
 _SCANNET = (
     "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain, "
     "refridgerator, shower curtain, toilet, sink, bathtub, otherfurniture"
@@ -56,6 +57,7 @@ _S3DIS_COLORS = "00ff00 0000ff 00ffff ffff00 ff00ff 6464ff c8c864 aa78c8 ff0000 
 _NUSCENES_COLORS = (
     "708090 dc143c ff7f50 ff9e00 e99646 ff3d63 0000e6 2f4f4f ff8c00 ff6347 00cfbf af004b 4b004b 70b43c deb887 00af00"
 )
+# No colors are published, and no weights either: the data set's terms forbid them.
 _WAYMO = (
     "Car, Truck, Bus, Other Vehicle, Motorcyclist, Bicyclist, Pedestrian, Sign, Traffic Light, Pole, "
     "Construction Cone, Bicycle, Motorcycle, Building, Vegetation, Tree Trunk, Curb, Road, Lane Marker, Other Ground, "
@@ -103,6 +105,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 """Name of `hf-any3d convert --dataset` -> benchmark."""
 
+# In the order of the heads of published files, which is not that of their norms.
 CONDITION_CLASSES: dict[str, list[int]] = {
     "Structured3D": [*range(9), 11, *range(13, 22), 23, 25, 26, 33, 34, 35],
     "ScanNet": [*range(10), 11, 12, 13, 15, 20, 22, 24, 25, 27, 34],

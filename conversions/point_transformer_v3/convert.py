@@ -85,6 +85,7 @@ def convert_ptv3(
         raise ValueError(f"{checkpoint}: {layout} of the supervised layout; expected no {unused[0]}")
     if is_supervised:
         return _convert_supervised(checkpoint, output, original, **supervised)
+    # The file states its own sizes; several of them were never published elsewhere.
     settings = read_settings(checkpoint, "config")
     # The constructor that has rotary positions has this base by default; the others have no such argument.
     rotary = {"rope_base": 10.0} if any(name.endswith("rope.inv_freq") for name in original) else {}
@@ -110,6 +111,7 @@ def convert_ptv3(
     # Channels are xyz, color and normal, in this order; a model of six has no normals.
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
+    # Kept in the config, so that later users of the directory see the terms too.
     setattr(config, RECORD, terms_of(SYSTEM))
     normals = ", then normals" if config.in_channels > 6 else ""
     takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."

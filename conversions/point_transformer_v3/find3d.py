@@ -53,6 +53,7 @@ def convert_find3d(
         sizes, settings = sizes_of(original, EXTRACTOR), VARIANTS["base"]
         if arguments is not None:
             settings = read_json(Path(arguments))
+        # Of other sizes, numbers that no tensor shows, such as heads, may be others too.
         elif wrong := [name for name, size in sizes.items() if size != settings.get(name, False)]:
             raise ValueError(
                 f"{wrong[0]}={sizes[wrong[0]]}; the published model has {settings.get(wrong[0], False)}, and a file "

@@ -151,6 +151,7 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     What depends on the other clouds of a batch, and the shuffling of curves at inference, stay off.
     """
+    # An argument that is passed over may change what weights compute.
     if unknown := sorted(set(arguments) - set(_FIELDS) - set(_OTHERS)):
         raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
     settings = _DEFAULTS | dict(arguments)
@@ -226,6 +227,7 @@ def restore_supervised_state_dict(
     for pattern, ours in (FIND3D if is_of_texts else SUPERVISED).items():
         assert isinstance(ours, str)
         theirs, mine = pattern.rstrip("$"), re.escape(ours)
+        # A group of the pattern becomes a place to fill in, and the place in our name a group.
         for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
             theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
             mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
@@ -254,6 +256,7 @@ def convert_ptv3_state_dict(
     theta = fields.get("rope_theta")
     # Our model computes them, so they need not be stored; they must only be the same.
     for name, frequencies in rotary.items():
+        # θ^(-j / n) for the j-th of n frequencies, from 1 down
         steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
         expected = (theta or torch.nan) ** -steps
         if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), expected, atol=_CLOSE, rtol=0):

@@ -88,6 +88,7 @@ def sizes_of(original: Mapping[str, torch.Tensor], encoder: str = "backbone.") -
     """Read from the tensors, those of the encoder below a prefix, what they show of the constructor's arguments."""
     sizes: dict[str, Any] = {}
     for part in ("enc", "dec"):
+        # Every stage has blocks, each with a convolution for positions, whose linear layer shows the width.
         stages = sorted(numbers_in(original, rf"{re.escape(encoder)}{part}\.{part}(\d+)\."))
         places = [f"{encoder}{part}.{part}{stage}.block" for stage in stages]
         sizes[f"{part}_depths"] = tuple(count_of(original, re.escape(place) + r"(\d+)\.") for place in places)

@@ -80,6 +80,7 @@ def convert_spatiallm(
     """
     chosen_dtype = None if dtype is None else dtype_of(dtype)
     path = Path(checkpoint)
+    # Config and tokenizer lie beside the weights.
     folder = path if path.is_dir() else path.parent
     original, files = read_weights(path) if path.is_dir() else (read_tensors(path), [path])
     published = read_json(folder / CONFIG_NAME)

@@ -69,6 +69,7 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     # That of version 1.1; version 1.0, with "scenescript", is not supported.
     one_of("point_backbone", published.get("point_backbone"), ["sonata"])
     arguments = dict(published["point_config"])
+    # The released program has it among the encoder's arguments, though the language uses it too.
     num_bins = arguments.pop("num_bins")
     fields = ptv3_fields({"enc_mode": True} | arguments)
     # The released program has the argument, but no such tensor.
@@ -76,6 +77,7 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     point = {"model_type": "point_transformer_v3", "grid_size": EXTENT / num_bins} | fields
     text = {name: value for name, value in published.items() if name not in _OWN}
     further: dict[str, Any] = {name: published[name] for name in _SPECIAL}
+    # transformers looks for it in the config of the model, not in that of the language model.
     further["tie_word_embeddings"] = bool(published.get("tie_word_embeddings", False))
     return SpatialLMConfig(
         point_config=point,
@@ -107,6 +109,7 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
         "projector": config.projector,
         **{name: getattr(config, name) for name in _SPECIAL},
     }
+    # There and back again: what differs is something that the released program cannot compute.
     back: Any = spatiallm_config(published).point_config
     ours, theirs = point.to_dict(), back.to_dict()
     for name in sorted(theirs.keys() - _NOT_COMPUTED):
@@ -137,6 +140,7 @@ def convert_spatiallm_state_dict(
     point: Any = config.point_config
     text: Any = config.text_config
     fields = point.to_dict()
+    # The point encoder is Sonata's, so its tensors have the same names.
     named = convert_ptv3_state_dict({name.removeprefix(_ENCODER): own for name, own in encoder.items()}, fields)
     state |= {f"{_BODY}point_encoder.{name}": tensor for name, tensor in named.items()}
     head, table = (f"{_BODY}language_model.{name}.weight" for name in ("lm_head", "model.embed_tokens"))
@@ -169,6 +173,7 @@ def _published(name: str, config: SpatialLMConfig) -> str:
         layer = "proj" if match[2] == "projection" else "norm.0"
         return f"{_ENCODER}enc.enc{int(match[1]) + 1}.down.{layer}.{kind}"
     _, number, layer = module.split(".", 2)
+    # Blocks are numbered through all stages here, and within each there.
     stage, block = 0, int(number)
     while block >= point.depths[stage]:
         block -= point.depths[stage]

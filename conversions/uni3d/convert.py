@@ -63,6 +63,7 @@ def convert_uni3d_encoder(
             state[name] = as_vector(state[name])
     for number in range(count_of(state, r"blocks\.layers\.(\d+)\.")):
         attention, mlp = f"blocks.layers.{number}.attention.", f"blocks.layers.{number}.mlp."
+        # Base and large have a layer for each of the three, the other sizes one for all.
         if weights := [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]:
             state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
         # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
