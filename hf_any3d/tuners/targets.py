@@ -55,6 +55,7 @@ def trainable_module_names(model: nn.Module) -> list[str]:
             f"modules_to_save has no default for a {type(model).__name__} without heads; give modules_to_save=[…] ([] "
             "for none), or adapt the model with its heads"
         )
+    # What is beside the pretrained layers, such as tokenizer and class token, and then the heads around the owner.
     children = [(name, part) for name, part in owner.named_children() if name not in stack.pretrained]
     parts = [(name, model.get_submodule(name)) for name in stack.trained] or children
     if model is not owner:
@@ -68,6 +69,7 @@ def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
 
     They are new, and an adapter without them would be of no use. Configs for other models are returned as they are.
     """
+    # Loaded adapters say what they hold, and configs without the field cannot.
     if config.inference_mode or getattr(config, "modules_to_save", ()) is not None:
         return config
     owner = getattr(model, "base_model", model)
@@ -108,6 +110,7 @@ def encoder_linear_pattern(model: nn.Module) -> str:
 def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
     """Return a regular expression of the modules in the encoder's layers for which `wanted` is True."""
     stack = layer_stack(model)
+    # Of the first layer: all layers of a stack are alike.
     choice = "|".join(sorted(re.escape(name) for name, module in _bare_modules(stack.layers[0]) if wanted(module)))
     return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
 
@@ -116,6 +119,7 @@ def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
     """Iterate over the modules below `parent` with their names; adapted modules without their adapters."""
     for name, module in parent.named_children():
         if isinstance(module, BaseTunerLayer):
+            # An adapter that is there already must not hide what it wraps.
             yield prefix + name, module.get_base_layer()
         else:
             yield prefix + name, module

@@ -36,6 +36,7 @@ def register_method(config_class: type[EncoderTunerConfig], tuner_class: type[En
     public means, so the member is written to the enum's own tables, in the steps by which Python adds one.
     """
     name = config_class.method
+    # Members are strings, as PeftType is an enum of strings: files have the name.
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
     member._sort_order_ = len(PeftType._member_names_)  # pyright: ignore[reportAttributeAccessIssue] enum internal
@@ -43,6 +44,7 @@ def register_method(config_class: type[EncoderTunerConfig], tuner_class: type[En
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
     type.__setattr__(PeftType, name, member)
+    # PEFT forms the name of the member from this in capitals.
     register_peft_method(name=name.lower(), config_cls=config_class, model_cls=tuner_class)
     name_fields(config_class, {entry.name: entry.metadata.get("help", "") for entry in fields(config_class)})
 
@@ -75,6 +77,7 @@ class EncoderTunerConfig(PeftConfig):
         check_settings(self, self.choices, _RANGES)
         if self.target_modules is not None and getattr(self, "layers_to_transform", None) is not None:
             raise ValueError("give target_modules or layers_to_transform, not both")
+        # A set, as PEFT's own configs make of a list
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
 
@@ -103,6 +106,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
+        # The name by which PEFT, and what counts a model's own tensors, find the frozen module.
         self.base_layer = base_layer
         self._disable_adapters = False
         self._active_adapter = "default"
@@ -151,6 +155,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         for name, module in modules.items():
             for path, leaf in module.named_modules():
                 if next(leaf.children(), None) is None:
+                    # Names of submodules may not have dots.
                     key = "_".join((name, *path.split("."))) if path else name
                     if key not in self._modules:
                         setattr(self, key, nn.ModuleDict())
@@ -203,6 +208,7 @@ class EncoderTuner(BaseTuner):
 
     def default_targets(self, peft_config: EncoderTunerConfig) -> str:
         """Return a regular expression of the modules to wrap; here, complete layers."""
+        # They become part of the pattern, to which PEFT would apply them once more.
         numbers = getattr(peft_config, "layers_to_transform", None)
         if numbers is not None:
             vars(peft_config)["layers_to_transform"] = None
@@ -224,8 +230,10 @@ class EncoderTuner(BaseTuner):
         for module in model.modules():
             if "_packed_params" in module._modules:
                 raise ValueError("quantize_dynamic lets no gradient through to an adapter; train it first")
+        # PEFT would leave out layers without tensors of their own.
         if not self.layers_have_tensors:
             kwargs.pop("state_dict", None)
+        # Defaults are filled in below, and another model would need other ones.
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -249,6 +257,7 @@ class EncoderTuner(BaseTuner):
                 names = names[:-2]
             names = names or None
         peft_config.modules_to_save = trainable_module_names(self.model) if names is None else names
+        # Which of the layers match, before any of them is wrapped.
         layers, paths, adapted = set(stack.layers), [], []
         for path, module in self.model.named_modules():
             if module in layers:
@@ -279,6 +288,7 @@ class EncoderTuner(BaseTuner):
                     # Quantized weights have integers.
                     weights = (weight for weight in layer.base_layer.parameters() if weight.is_floating_point())
                     _in_place(part, dtype=next(weights).dtype)
+                # Steps of a small learning rate are lost in half precision.
                 elif torch.finfo(current).bits < 32:
                     _in_place(part, dtype=torch.float32)
 
@@ -301,6 +311,7 @@ class EncoderTuner(BaseTuner):
         # PEFT sets the active and trained adapters once all layers are replaced.
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # Hooks are on the frozen modules, which stay when the adapter goes.
         for hook in getattr(child, "hooks", ()):
             hook.remove()
         setattr(parent, child_name, new_module)

@@ -29,6 +29,7 @@ class BitFitLayer(WrappedModule):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the module on `(..., channels)` and add the active changes."""
+        # As PEFT's layers do: a disabled adapter must not act through merged weights.
         if self.disable_adapters and self.merged:
             self.unmerge()
         output = self.base_layer(hidden_states, *args, **kwargs)
@@ -43,6 +44,7 @@ class BitFitLayer(WrappedModule):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.bitfit_bias:
                 continue
+            # A new tensor, so that nothing has changed if it is refused below.
             merged = bias.data + self.bitfit_bias[name].data.to(bias.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(f"NaN or infinite values in the merged bias: adapter {name!r} was not merged")
@@ -51,6 +53,7 @@ class BitFitLayer(WrappedModule):
 
     def unmerge(self) -> None:
         """Remove merged changes from the bias."""
+        # In the reverse order, so that rounding goes back the way it came.
         while self.merged_adapters:
             change = self.bitfit_bias[self.merged_adapters.pop()]
             self.base_layer.bias.data -= change.data.to(self.base_layer.bias.dtype)

@@ -20,6 +20,7 @@ class BitFitModel(EncoderTuner):
         """Return a regular expression of all linear layers and norms with a bias, which they add last."""
         return encoder_module_pattern(
             self.model,
+            # Norms of transformers have classes of many names, which agree on a word alone.
             lambda module: (
                 (isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower())
                 and isinstance(module._parameters.get("bias"), nn.Parameter)

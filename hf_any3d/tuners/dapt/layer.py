@@ -24,6 +24,7 @@ class ScaleShift(nn.Module):
     def __init__(self, width: int, is_random: bool):
         super().__init__()
         spread = _SPREAD if is_random else 0.0
+        # As released, around 1 and 0 with a random part; without it, the model starts as the frozen one.
         self.gamma = nn.Parameter(1 + spread * torch.randn(width))
         self.beta = nn.Parameter(spread * torch.randn(width))
 
@@ -42,10 +43,12 @@ class DynamicAdapter(nn.Module):
     def __init__(self, width: int, r: int, dropout: float, starts_at_zero: bool):
         super().__init__()
         self.adapter_layer_norm_before = nn.LayerNorm(width)
+        # Names are those of the released files.
         self.scale = nn.Linear(width, 1)
         self.down_proj = nn.Linear(width, r)
         self.dropout = nn.Dropout(dropout)
         self.up_proj = nn.Linear(r, width)
+        # As released: Kaiming's rule inside, zeros at the end, so that nothing is added at first.
         for linear in (self.scale, self.down_proj):
             nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
         if starts_at_zero:
@@ -57,6 +60,7 @@ class DynamicAdapter(nn.Module):
         """Return what is added to `(batch, tokens, width)`."""
         normed = self.adapter_layer_norm_before(in_precision_of(self, tokens))
         hidden = self.dropout(nn.functional.gelu(self.down_proj(normed)))
+        # A token whose scale is negative gets nothing.
         change = self.up_proj(hidden) * torch.relu(self.scale(normed))
         return change.to(tokens.dtype)
 
@@ -79,6 +83,7 @@ class DAPTLayer(WrappedModule):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.arriving: dict[str, int] = {}
+        # Every norm and linear layer in a block, as released: six of them in a point transformer's
         inside = {name.replace(".", "_"): module for name, module in base_layer.named_modules() if _width_of(module)}
         self.widths = {name: _width_of(module) for name, module in inside.items()}
         if final_norm is not None:
@@ -97,6 +102,7 @@ class DAPTLayer(WrappedModule):
             dapt_scales=nn.ModuleDict(scales),
         )
         self.dapt_prompt[adapter_name] = ScaleShift(self.hidden_size, is_random)
+        # As released, the tokens of the patches have scales of their own before the first block.
         if self.is_open and self.is_first:
             self.dapt_tokens[adapter_name] = ScaleShift(self.hidden_size, is_random)
         self.arriving[adapter_name] = arriving
@@ -120,15 +126,18 @@ class DAPTLayer(WrappedModule):
         names = self._running_adapters()
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
+        # The class token has no scale there.
         special = geometry.special_tokens
         for name in names:
             if name in self.dapt_tokens:
                 patches = self.dapt_tokens[name](hidden_states[:, special:])
                 hidden_states = torch.cat([hidden_states[:, :special], patches], dim=1)
+        # Other layers do not show their inner tokens, so the bottleneck follows them.
         if not self.is_open:
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
             changes = [self.nested[name]["dapt_adapter"](output) for name in names]
             return self._with_prompts(names, torch.stack([output, *changes]).sum(dim=0), changes)
+        # As released, positions are added once, though the base was pretrained with them before every block.
         is_once = any(self.configs[name].positions == "once" for name in names)
         positions = None if is_once and not self.is_first else args[0]
         # By position: re-entrant checkpoints take no keywords.
@@ -139,10 +148,12 @@ class DAPTLayer(WrappedModule):
         block: Any = self.base_layer
         normed = block.norm2(hidden_states)
         changes = [self.nested[name]["dapt_adapter"](normed) for name in names]
+        # One drop path for both, as released.
         branch = torch.stack([block.mlp(normed), *changes]).sum(dim=0)
         return self._with_prompts(names, hidden_states + block.drop_path(branch), changes)
 
     def _with_prompts(self, names: list[str], output: torch.Tensor, changes: list[torch.Tensor]) -> torch.Tensor:
+        # (batch, 1, hidden): the mean over all tokens, prompts included
         means = [nn.functional.gelu(change).mean(dim=1, keepdim=True) for change in changes]
         prompts = [self.dapt_prompt[name](mean) for name, mean in zip(names, means, strict=True)]
         return torch.cat([output, *prompts], dim=1)

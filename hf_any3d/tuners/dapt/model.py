@@ -27,6 +27,7 @@ class DAPTModel(EncoderTuner):
         owner = encoder_owner(self.model)
         stack = layer_stack(owner)
         place = stack.stage_of(target)
+        # Scales of the final norm are stored with those of the last layer, and act by a hook on the norm.
         norm = owner.get_submodule(stack.final_norm) if stack.final_norm and place.is_last else None
         return DAPTLayer(target, place.width, stack.is_open, place.is_first, norm)
 

@@ -67,6 +67,7 @@ class GuidedAdapterLayer(WrappedModule):
             self.guidance[adapter_name] = Guidance(
                 config.aggregation_scale, config.cell_size, config.voxel_size, config.pooling
             )
+            # Cells of each view have statistics of their own, voxels are one more view.
             norm = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
             self.guided_adapter_view_norm[adapter_name] = norm
             self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
@@ -115,6 +116,7 @@ class GuidedAdapterLayer(WrappedModule):
     ) -> torch.Tensor:
         """Add the positions, if any, then run the frozen layer and the active adapters in order."""
         running = self._running_adapters()
+        # Prepared before the layer runs, so that compiled code finds them ready
         guided = [name for name in running if name in self.guidance]
         tables = {name: table for name in guided if (table := self._table(name, hidden_states, geometry)) is not None}
         compiled = self._compiled_pass if self.training and running and len(tables) == len(guided) else None
@@ -128,6 +130,7 @@ class GuidedAdapterLayer(WrappedModule):
             hidden_states, statistics = compiled(self, hidden_states, positions, None, tables, args, kwargs)
         else:
             hidden_states, statistics = self._pass(hidden_states, positions, geometry, tables, args, kwargs)
+        # Tables alone return them; the norms of the plain form update their own.
         for name, of_batch in statistics.items():
             norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
             update_statistics(*norms, tables[name], *of_batch)
@@ -173,6 +176,7 @@ class GuidedAdapterLayer(WrappedModule):
         """
         if positions is not None:
             hidden_states = hidden_states + positions
+        # A gate mixes what went into the frozen layer with what came out, positions included.
         inputs, statistics = hidden_states, {}
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
@@ -188,6 +192,7 @@ class GuidedAdapterLayer(WrappedModule):
                 continue
             modules = self._modules_of(name)
             if isinstance(geometry, FlatGeometry):
+                # Tokens of all clouds in one list: matrices of all pairs would be of thousands of tokens squared.
                 cells = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
                 hidden_states = guided_aggregation_flat(hidden_states, *modules, *cells, guidance)
                 continue

@@ -46,6 +46,7 @@ class IDPTLayer(WrappedModule):
         self.arriving[adapter_name] = arriving
         if makes_prompt:
             if config.prompt_module == "transformer":
+                # As many heads as the layer has; elsewhere the most that leave each 64 channels or more
                 attention = getattr(self.base_layer, "attention", None) if self.is_open else None
                 counts = range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1)
                 fitting = next(count for count in counts if self.hidden_size % count == 0)
@@ -55,6 +56,7 @@ class IDPTLayer(WrappedModule):
                 module = PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
             self._add_nested(adapter_name, idpt=module)
         if adapter_name not in self.earlier:
+            # One position for all prompts of an adapter, in the layer that makes the first of them.
             position = nn.Parameter(torch.empty(1, 1, self.hidden_size), requires_grad=config.train_position)
             self.idpt_position[adapter_name] = nn.init.trunc_normal_(position, std=_SPREAD)
 
@@ -62,6 +64,7 @@ class IDPTLayer(WrappedModule):
         """Set the active adapters; positions that stay random are not trained."""
         super().set_adapter(adapter_names, inference_mode)
         for name, position in self.idpt_position.items():
+            # PEFT makes all weights of an active adapter trainable.
             position.requires_grad_(position.requires_grad and self.configs[name].train_position)
 
     @property
@@ -77,6 +80,7 @@ class IDPTLayer(WrappedModule):
     def _arrived(self) -> list[str]:
         """Return the adapters of the prompts that arrive, in their order."""
         names = self._running_adapters()
+        # Sorted by the layer that made them, then by adapter: the order in which they were appended.
         prompts = [(number, place) for place, name in enumerate(names) for number in self.arriving[name]]
         return [names[place] for _, place in sorted(prompts)]
 
@@ -90,18 +94,22 @@ class IDPTLayer(WrappedModule):
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         special = geometry.special_tokens
+        # Behind the class token and the patches come prompts of earlier layers.
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
         positions = args[0][:, special:count] if self.is_open and args and args[0] is not None else None
         makers = [name for name in names if name in self.nested]
+        # Of the patches alone, without positions, as released; a transformer block adds them itself.
         new = [self.nested[name]["idpt"](tokens[:, special:], positions).to(tokens.dtype) for name in makers]
         owners = (*self._arrived(), *makers)
+        # Positions are added before every layer, as to all other tokens.
         places = [self._owner_for(name).idpt_position[name] for name in owners]
         places = [(gathered(place) if is_sharded(place) else place).to(tokens.dtype) for place in places]
         prompts = torch.cat([prompts, *new], dim=1)  # (batch, prompts, hidden)
         placed = prompts + torch.cat(places, dim=1) if places else prompts
         output = hidden_of(self.base_layer(torch.cat([tokens, placed], dim=1), *args, **kwargs))
         kept = [number for number, name in enumerate(owners) if self.configs[name].keep_prompts]
+        # Without any prompt that stays, those made here are left to a head: after this layer, then before it.
         if kept or not new:
             return torch.cat([output[:, :count], output[:, count:][:, kept]], dim=1)
         return torch.cat([output, *new], dim=1)

@@ -34,6 +34,7 @@ class PromptModule(nn.Module):
         self.graph_layers, self.neighbors = PROMPT_MODULES[kind] or 0, neighbors
         for number in range(1, self.graph_layers + 1):
             self.add_module(f"conv{number}", _linear_and_norm(2 * hidden_size, hidden_size))
+        # Names are those of the released files: the last layer is the fifth whatever comes before.
         self.conv5 = _linear_and_norm(max(self.graph_layers, 1) * hidden_size, hidden_size)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
@@ -88,5 +89,6 @@ def _linear_and_norm(inputs: int, outputs: int) -> nn.Sequential:
 
 def _normed(conv: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Return norm and activation of `(…, channels)`."""
+    # Statistics are over all tokens, or pairs, of all clouds.
     norm = conv.get_submodule("1")
     return nn.functional.leaky_relu(norm(rows.flatten(0, -2)), _SLOPE).view(rows.shape)

@@ -27,6 +27,7 @@ class PointGSTConfig(EncoderLayersConfig):
         "signs": "solver",
         "distances": "expanded",
         "scale_over": "batch",
+        # Cells of a hundredth of the unit sphere, as the program multiplies coordinates by 100.
         "curve_cell": 0.01,
     }
     choices = {  # noqa: RUF012
@@ -65,15 +66,18 @@ class PointGSTConfig(EncoderLayersConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        # Published coefficients are sums over eigenvectors, which a change of one's sign does not negate.
         if self.signs == "averaged" and self.transform == "published":
             raise ValueError("signs='averaged' with transform='published'; expected signs='solver'")
 
     @property
     def batch_dependent_flags(self) -> list[str]:
         """Fields whose values make predictions depend on the other clouds of a batch."""
+        # The smallest distance in a batch may be that of another cloud.
         return [f"scale_over={self.scale_over!r}"] if self.scale_over == "batch" else []
 
     @property
     def graphs(self) -> GraphSettings:
         """Settings of the graphs; layers with equal ones share their eigenvectors."""
+        # Equal settings are equal keys of the eigenvectors that layers share.
         return GraphSettings(self.local_size, self.distances, self.scale_over, self.curve_cell)

@@ -43,6 +43,7 @@ class SpectralAdapter(NamedTuple):
     def added(self, hidden_states: torch.Tensor, spectrum: Spectrum, special_tokens: int) -> torch.Tensor:
         """Return what is added to `(batch, sequence, hidden)`, of which the first tokens have no position."""
         narrow = self.down(in_precision_of(self.norm_ly1, hidden_states))  # (batch, sequence, r)
+        # As released: the residual is activated, and the spectral branches read what is before the activation.
         active = nn.functional.silu(narrow)
         patches = narrow[:, special_tokens:]
         whole, local = self._analysis(spectrum.whole), self._analysis(spectrum.local)
@@ -89,6 +90,7 @@ class PointGSTLayer(WrappedModule):
 
     def build(self, adapter_name: str, config: PointGSTConfig) -> None:
         """Create a bottleneck."""
+        # One layer changes the coefficients of both graphs; only their norms are apart.
         down, adapt1 = nn.Linear(self.hidden_size, config.r), nn.Linear(config.r, config.r)
         up = nn.Linear(config.r, self.hidden_size)
         nn.init.xavier_uniform_(down.weight)

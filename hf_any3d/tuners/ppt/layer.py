@@ -59,14 +59,17 @@ class PPTLayer(WrappedModule):
         assert embed is not None  # a model that is given clouds, not patches
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
+        # Here and not in the block, since the MLPs read tokens with their positions.
         if positions is not None:
             tokens = tokens + positions[:, :count]
         patches, added = tokens[:, special:], []
+        # Neither the class token nor the further patches pass this one.
         changed = torch.stack([patches, *(self._run("ppt_prompt_mlp", name, patches) for name in names)]).sum(dim=0)
         for name in names:
             size = (self.configs[name].num_groups, self.configs[name].group_size)
             # Computed once for all blocks.
             embedded, places = geometry.once(("patches", *size), lambda _, size=size: embed(*size))
+            # Of each adapter in turn: the first block has none yet, and reads them from the patch encoder.
             further, prompts = prompts[:, : embedded.shape[1]], prompts[:, embedded.shape[1] :]
             further = (further if name in self.earlier else embedded.to(tokens.dtype)) + places.to(tokens.dtype)
             added.append(further + self._run("ppt_prompt_pos_mlp", name, further))

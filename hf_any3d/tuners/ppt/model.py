@@ -20,6 +20,7 @@ class PPTModel(EncoderTuner):
 
     def check_layers(self, peft_config: PPTConfig, names: list[str], adapted: list[bool]) -> None:
         """Check that the model embeds patches of whole clouds, and that all blocks are adapted."""
+        # By a record of the model's type, not by its class.
         kind = type_of_model(type(encoder_owner(self.model)))
         is_able = kind is not None and kind.embeds_further_patches
         # Pretraining with a teacher's features gives its encoder patches, not clouds.
@@ -37,5 +38,6 @@ class PPTModel(EncoderTuner):
 
     def adapter_settings(self, adapter_name: str, peft_config: PPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return the block that owns the MLPs."""
+        # The first block that was wrapped: all share its MLPs.
         blocks = (layer for layer in layer_stack(self.model).layers if isinstance(layer, PPTLayer))
         return {"earlier": next((layer for layer in blocks if adapter_name in layer.configs), None)}

@@ -79,6 +79,7 @@ class SideTuningLayer(WrappedModule):
             # No activations of the frozen layers are kept, which is what side-tuning saves.
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         places = args[0] if self.is_pooled else None
+        # Kept here until the next layer takes them.
         self._states = {name: self._step(name, hidden_states, output, places) for name in names}
         if not self.is_last:
             return output

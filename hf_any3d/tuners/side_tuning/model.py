@@ -24,6 +24,7 @@ class SideTuningModel(EncoderTuner):
             target,
             place.width,
             is_last,
+            # Tokens are pooled before the first layer of every stage but the first.
             is_pooled=place.is_first and place.number > 0,
             ends_stage=place.is_last and not is_last and getattr(self.model, "reads_stages", False),
         )
