@@ -104,8 +104,12 @@ def segment(
     if labels is not None and not takes_texts:
         raise ValueError(f"labels={labels!r:.80}; expected None, as the model has labels of its own")
     if takes_texts:
+        # An open pipeline may have them already.
+        labels = pipe.candidate_labels if labels is None else labels
+        if not labels:
+            raise ValueError("labels are missing; expected the names of the parts to find")
         arguments["candidate_labels"] = labels
-    names = tuple(pipe.label_names(labels or ()) if takes_texts else pipe.label_names())
+    names = tuple(pipe.label_names(labels) if takes_texts else pipe.label_names())
     answer = pipe(row, progress=False, **arguments)
     from hf_any3d.visualization.viewer import colors_of
 

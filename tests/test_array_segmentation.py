@@ -71,8 +71,11 @@ def test_parts_are_found_by_name(tmp_path):
     row = cloud()
     found = segment(**row, normals=row["points"], model=tmp_path, labels=["seat", "leg"])
     assert found.names == ("seat", "leg", "none") and found.labels.max() < 3 and len(found.colors) == 3
-    with pytest.raises(ValueError, match="candidate_labels is"):
+    with pytest.raises(ValueError, match="labels are missing"):
         segment(**row, normals=row["points"], model=tmp_path)
+    opened = pipeline("zero-shot-point-cloud-segmentation", model=str(tmp_path), candidate_labels=["seat", "leg"])
+    again = segment(**row, normals=row["points"], model=opened)
+    assert again.names == found.names and np.array_equal(again.labels, found.labels)
 
 
 def test_wrong_arguments_are_refused(scenes, tmp_path):

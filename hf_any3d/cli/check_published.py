@@ -44,7 +44,9 @@ def check_published(
 
     published = published_names()
     # Records of earlier runs, which an interrupted check continues.
-    runs = read_json_object(output)["runs"] if output.exists() else {}
+    runs = read_json_object(output).get("runs") if output.exists() else {}
+    if runs is None:
+        raise ValueError(f"{output}: no record of earlier checks; expected one, or a new file for --output")
     records, unopened = [], 0
     for name in _with_sizes(names or published, published):
         if name in runs and not again:

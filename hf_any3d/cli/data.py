@@ -562,29 +562,28 @@ def _view_rows(rows: Any, most: int, dataset: str) -> _Page:
 
 def _view_files(inputs: Inputs, most: int) -> _Page:
     """Return views of some files."""
-    from hf_any3d.visualization.show import class_colors, class_names, view_of_cloud
+    from hf_any3d.visualization.show import class_colors, class_names, share_legend, view_of_cloud
 
     views: list[Any] = []
-    names: list[str] = []
+    names_of_views: list[list[str]] = []
     titles = inputs.titles()
     # .laz is compressed .las, with the same classes.
     formats = {Path(file.name).suffix.lower().replace(".laz", ".las") for file in inputs.files}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        nonlocal names
         for cloud in clouds:
             # The page has one legend: where formats are mixed, numbers mean different classes.
             named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
-            # A file has names up to its largest label; the longest list names the labels of the page.
-            names = max(names, labels, key=len)
+            names_of_views.append(labels)
         # Showing gives no answer, but a row is where errors and warnings stand.
         return [{} for _ in clouds]
 
     # Spread over all files, which are sorted by folder and so by class.
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
     rows = list(for_each_file(replace(inputs, files=[inputs.files[index] for index in chosen]), answer))
+    names = share_legend(views, names_of_views)
     # Points are colored by label in all clouds or in none.
     if any(view.labels is None for view in views):
         names = []

@@ -73,7 +73,7 @@ def _places(images: list[Path], output: Path) -> dict[Path, Path]:
     if not are_many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
         check_output(output, (*CLOUDS, ""), num_files=len(images))
     # A name with an ending is that of the file, and any other that of a folder.
-    if not are_many and output.suffix:
+    if not are_many and output.suffix and not output.is_dir():
         return {images[0]: output}
     # Images of several folders may have one name.
     image_of: dict[Path, Path] = {}

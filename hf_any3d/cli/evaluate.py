@@ -166,7 +166,8 @@ def evaluate(
         # Of options that are not given, flags are False and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
-        unused |= {"max-samples": max_samples, "robustness": robustness or None, "report": report_file}
+        unused |= {"max-samples": max_samples, "robustness": robustness or None, "output-dir": output_dir}
+        unused |= {"report": report_file, "report-facts": report_facts, "seed": seed or None}
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
         evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)

@@ -31,7 +31,7 @@ def evaluate_tiles(
     from hf_any3d.training.tiles.evaluation import judge_tiles
     from hf_any3d.training.tiles.reading import tile_files
 
-    files = tile_files([data])
+    files = tile_files([data], "test")
     warn_if_learned(model, Path(data).name)
 
     def label(cloud: Any) -> Any:

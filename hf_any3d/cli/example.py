@@ -48,8 +48,9 @@ def example(
         "room.ply": _write_room,
     }
     available = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
+    examples = list(dict.fromkeys(examples or ()))
     # All names are checked before the first is written.
-    for name in examples or []:
+    for name in examples:
         if name not in available:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
         if (output / name).exists():

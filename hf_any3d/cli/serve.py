@@ -83,7 +83,7 @@ def serve(
     from hf_any3d.serving.tasks import SERVED
 
     task, pipe = open_any_model(model, device, template, SERVED)
-    service = Service(name or Path(model).name, task, pipe, limits, answers, template)
+    service = Service(name or Path(model).resolve().name, task, pipe, limits, answers, template)
     # The log has each request, and of other libraries warnings and errors.
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)

@@ -36,6 +36,7 @@ SHORT_NAMES = {
     "per_device_train_batch_size": "batch-size",
     "learning_rate": "learning-rate",
 }
+_LONG_AND_SHORT = SHORT_NAMES | {"num_points": "points", "output_dir": "output", "from_model": "from"}
 _RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
@@ -280,7 +281,12 @@ def train(
     # The arguments of trainings are classes on top of torch, so that they are read only now.
     from hf_any3d.cli.train_requests import parse_words
 
-    arguments |= parse_words(source.task, words)
+    named = parse_words(source.task, words)
+    # Without the default folder, these are the options that were given.
+    if twice := sorted(named.keys() & options.of_training(way, None).keys()):
+        short = _LONG_AND_SHORT.get(twice[0], twice[0].replace("_", "-"))
+        raise ValueError(f"--{short} and --{twice[0]} are one option; expected one of them")
+    arguments |= named
     with _output_on_stderr() as left_out:
         folder, lines = _train(source, arguments, way)
     _store_facts(folder)

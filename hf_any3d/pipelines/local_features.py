@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
@@ -94,6 +95,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             far = is_none_of_these(answers.all_unknown, config)
             answers.labels[far], answers.scores[far] = config.num_labels, answers.all_unknown[far]
         return self._answer(scene, answers, **postprocess_params)
+
+    def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
+        """Return no blocks: `run_single` labels parts of its own."""
+        return np.zeros((0, 0), np.int64)
 
     def _answer(self, scene: Any, merged: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         answer = super()._answer(scene, merged, *args, **kwargs)

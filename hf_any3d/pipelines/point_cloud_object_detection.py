@@ -36,10 +36,10 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
     `{"label": …, "score": …, "box": …}`, the highest score first. A box is a dict:
 
     - `center`, x, y and z in the frame and units of the file,
-    - `size`, its length, width and hvertices: along its own x and y, and along the up axis,
+    - `size`, its length, width and height: along its own x and y, and along the up axis,
     - `heading`, the angle in radians by which it is turned about the up axis, counterclockwise seen from above; 0 if
       its length is along x,
-    - `corners`, vertices points: four of the bottom, then those above them.
+    - `corners`, eight points: four of the bottom, then those above them.
 
     Clouds are thinned to the processor's number of points. With its `block_size`, large scenes are read in
     overlapping columns, whose boxes are merged.

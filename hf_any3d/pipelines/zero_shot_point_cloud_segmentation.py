@@ -84,6 +84,11 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
                 before["copy"] = replace(before["copy"], names=names)
         return before, during, after
 
+    @property
+    def candidate_labels(self) -> tuple[str, ...]:
+        """The names that were given when the pipeline was made; empty if a call has to give them."""
+        return self._forward_params.get("labels", ())
+
     def label_names(
         self, candidate_labels: Sequence[str] | str = (), none_label: bool | None = None
     ) -> tuple[str, ...]:

@@ -78,6 +78,8 @@ _OF_CLOUDS = ("points", "colors", "faces", "face_colors", "intensity")
 _INTENSITIES = (1, 99)
 CLOUDS_OF_A_GRID = 60
 """Rows of a dataset that are shown by default."""
+NO_LABEL = "no label"
+"""Name of points without a label."""
 
 
 def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **arguments: Any) -> Path:
@@ -138,8 +140,27 @@ def _named_labels(labels: np.ndarray, names: Sequence[str] | None) -> tuple[np.n
     if names is None:
         names = [str(number) for number in range(int(labels.max()) + 1)]
     if labels.min() < 0:
-        return labels + 1, ["no label", *names]
+        return labels + 1, [NO_LABEL, *names]
     return labels, list(names)
+
+
+def share_legend(views: Sequence[CloudView], names: Sequence[Sequence[str]]) -> list[str]:
+    """Give the labels of several views one list of names, and return it.
+
+    Args:
+        views: Views of clouds whose labels mean the same; those without one in front of the others are changed.
+        names: The names of the labels of each view, as `view_of_cloud` returns them.
+    """
+    have_unlabeled = [bool(named) and named[0] == NO_LABEL for named in names]
+    if any(have_unlabeled):
+        for view, has_unlabeled in zip(views, have_unlabeled, strict=True):
+            # Numbers start behind "no label" in all views, as they do in some.
+            if view.labels is not None and not has_unlabeled:
+                view.labels = view.labels + 1
+    classes = [named[1:] if has else named for named, has in zip(names, have_unlabeled, strict=True)]
+    # A file has names up to its largest label; the longest list names the labels of all.
+    longest = max(classes, key=len, default=[])
+    return [NO_LABEL, *longest] if any(have_unlabeled) else list(longest)
 
 
 def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | None:

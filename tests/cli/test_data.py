@@ -101,7 +101,7 @@ def test_a_scan_in_e57_stands_upright_and_shows_its_intensities(tmp_path):
 
 
 def test_the_room_to_try_stands_upright(tmp_path):
-    assert run("data", "example", "room.ply", "--output", tmp_path).code == 0
+    assert run("data", "example", "room.ply", "room.ply", "--output", tmp_path).code == 0
     room = read_point_cloud(tmp_path / "room.ply")
     assert (room.up_axis, room.meters_per_unit) == ("z", 1.0)
     assert run("show", tmp_path / "room.ply", "--output", tmp_path / "room.html").code == 0

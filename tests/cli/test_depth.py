@@ -34,6 +34,8 @@ def test_one_image_is_a_file_or_a_file_of_a_folder(place):
     for output, path in (("new/out.ply", "new/out.ply"), ("folder", "folder/a.ply"), ("out.OBJ", "out.OBJ")):
         made = depth("a.png", "--intrinsics", "one.json", "--output", output)
         assert (made.code, made.out) == (0, f"{path}: 48 points\n"), made.err
+    (place / "out.v2").mkdir()
+    assert depth("a.png", "--intrinsics", "one.json", "--output", "out.v2").out.startswith("out.v2/a.ply")
     upright = read_point_cloud(place / "folder/a.ply").points
     assert upright[:, 2] == pytest.approx(-1.0) and upright[0, 1] > 0 > upright[-1, 1]
     scaled = ("--depth-scale", 500, "--depth-truncation", 2.5, "--color", "colors/a.png")

@@ -100,6 +100,15 @@ def test_a_tile_in_feet_or_with_feet_for_heights_gets_the_labels_of_the_same_one
     assert (labels_of(folder, "high") == expected).mean() > 0.998
 
 
+def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
+    for split, number in (("train", 0), ("test", 7)):
+        write_tile(folder / f"splits/{split}/{number}.las", *drawn(number))
+    done = run("evaluate", folder / "model", folder / "splits", "--json")
+    assert done.code == 0 and "7.las" in done.out and "0.las" not in done.out
+    refused = run("evaluate", folder / "model", folder / "splits", "--seed", 3)
+    assert refused.code != 0 and "--seed has no effect" in refused.err
+
+
 def test_tiles_in_degrees_are_refused(folder, learned):
     points, labels, returns = drawn(8)
     degrees = (points - CORNER) / (78_000, 111_000, 1) + (2.35, 48.85, 0)

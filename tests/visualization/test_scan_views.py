@@ -51,6 +51,14 @@ def test_a_cloud_is_shown_with_its_size_and_the_names_of_its_labels(labels, name
     assert np.array_equal(again.points, other.points), "the same file gives the same page"
 
 
+def test_files_with_unlabeled_points_and_without_share_their_legend():
+    clouds = [PointCloudData(POINTS, labels=np.array(labels)) for labels in ([0, 1, 2], [-1, 0, 1], [1, 1, 1])]
+    views, names = zip(*(show.view_of_cloud(cloud) for cloud in clouds), strict=True)
+    assert show.share_legend(views, names) == ["no label", "0", "1", "2"]
+    assert [view.labels.tolist() for view in views[:2]] == [[1, 2, 3], [0, 1, 2]] and views[2].labels is None
+    assert show.share_legend(views[:1], [["a", "b"]]) == ["a", "b"]
+
+
 def labeled_rows(labels, kind=None):
     columns = {"points": [POINTS.tolist()] * len(labels), "labels": labels}
     kinds = {"points": List(List(Value("float32"))), "labels": List(kind or Value("int64"))}

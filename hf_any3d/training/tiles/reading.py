@@ -65,12 +65,12 @@ class TileFacts:
         return self.bounds[:, :2] * (self.meters or 1.0)
 
 
-def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Return the files of folders and files, each once, in order; of folders with splits those in `train`."""
+def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list[Path]:
+    """Return the files of folders and files, each once, in order; of folders with splits those of one."""
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            folder = path / "train" if (path / "train").is_dir() else path
+            folder = path / split if (path / split).is_dir() else path
             inside = sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in FORMATS)
             if not inside:
                 raise ValueError(f"{path}: no files of points; expected .las, .laz, .ply, .pcd, .npz, … with labels")
