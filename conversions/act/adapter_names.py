@@ -14,6 +14,7 @@ _LAYER = "act.blocks.layers."
 _SCALES = {
     ("", 1): "scales_norm1",
     ("", 2): "scales_norm2",
+    # The third pair in a block scales the prompt.
     ("", 3): "prompt",
     (r"attn\.", 1): "scales_attention_qkv",
     (r"attn\.", 2): "scales_attention_proj",
@@ -41,6 +42,7 @@ class Adapters:
 
 
 PROGRAMS = {
+    # Parts of names that occur in no tensor of the transformer itself
     "pointgst": Adapters("PointGST", ("gft_adapter.",), "pointgst_"),
     "idpt": Adapters("IDPT", ("blocks.cls.", "prompt_pos"), "idpt_"),
     "dapt": Adapters("DAPT", ("tfts_", "Adapter_MLP."), "dapt_"),
@@ -63,6 +65,7 @@ def rename_added(
     is_light = method == "idpt" and prompt_module(added) in ("dgcnn_light", "mlp")
     for name, tensor in added.items() if method == "idpt" else ():
         if match := re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name):
+            # The norm of a layer is registered both by itself and in the sequence with its convolution.
             twin = f"conv{match[1]}.1.{match[2]}"
             copy = added.get(f"blocks.cls.{twin}")
             if not (is_light and match[1] == "5") and (copy is None or not torch.equal(copy, tensor)):
@@ -75,10 +78,12 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
     """Return the table of the names of these tensors, for the arguments of `rename_added`."""
     last = depth - 1
     if method == "idpt":
+        # No tensor says before which block the prompt is made.
         here = f"{_LAYER}{last if prompt_layer is None else prompt_layer}.idpt_"
         block = r"blocks\.cls\.blocks\.blocks\.0\."
         return {
             r"prompt_pos$": here + "position.default",
+            # A transformer block as prompt module; PEFT stores names of one level.
             rf"{block}attn\.(?P<part>\w+)\.": here + "block_attention_{part}.default.",
             rf"{block}mlp\.(?P<part>\w+)\.": here + "block_mlp_{part}.default.",
             rf"{block}(?P<part>\w+)\.": here + "block_{part}.default.",
@@ -98,6 +103,7 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
                 for (theirs, number), ours in _SCALES.items()
             },
         }
+    # All blocks share three MLPs, which the first one owns.
     if method == "ppt":
         return {r"blocks\.(?P<part>prompt_\w+)\.(?P<number>\d)\.": _LAYER + "0.ppt_{part}_{number}.default."}
     return {

@@ -81,6 +81,7 @@ def convert_act_adapter(
     Returns:
         Facts by name: `output`, `model`, `trained_parameters`, `bytes`.
     """
+    # Options of another method would have no effect.
     one_of("method", method, PROGRAMS)
     for name, value, owner in (("prompt_layer", prompt_layer, "idpt"), ("prompt_groups", prompt_groups, "ppt")):
         if value is not None and method != owner:
@@ -89,6 +90,7 @@ def convert_act_adapter(
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint, ("base_model",))
         with errors_about(checkpoint):
+            # What is left is a classifier of ACT, which is converted like any other.
             added, kept = _split(without_parallel_prefix(original), PROGRAMS[method].marks)
             state = convert_act_state_dict("cls", kept)
             settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}
@@ -97,11 +99,13 @@ def convert_act_adapter(
             model, trained_on = build_act(checkpoint, "cls", state, None, choices, settings)
             renamed = rename_added(method, added, model.config.num_hidden_layers, prompt_layer)
             config = _config(method, added, model, prompt_layer, prompt_groups)
+        # What the program trained in full is stored with the adapter, whatever the methods here do by default.
         config.modules_to_save = list(PROGRAMS[method].trained)
         if base is None:
             fill_act(model, state, teacher_is_stored=False)
         else:
             model = _open_base(checkpoint, base, revision, model.config, state, config.modules_to_save)
+            # A public base has the statistics of its own training, not the drifted ones.
             config.modules_to_save += [name for name in _DRIFTING if name not in config.modules_to_save]
         adapted = get_peft_model(model, config).eval()
         _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
@@ -166,11 +170,13 @@ def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None)
     """Return what the head reads."""
     width = state["act.norm.weight"].shape[0]
     features = state["classifier.hidden.0.weight"].shape[1]
+    # How many pooled vectors the head reads
     count, rest = divmod(features, width)
     if chosen is not None:  # a head for features of another width would not fit
         return chosen.split(",")
     known = _POOLING[method]
     if method == "dapt" and (by_classes := _DAPT_POOLING.get(state["classifier.out.weight"].shape[0])):
+        # Two settings read two vectors each; the number of classes tells them apart.
         known = known | {2: by_classes}
     if rest or count not in known:
         expected = " or ".join(f"{number} * {width}" for number in sorted(known))
@@ -212,6 +218,7 @@ def _fill(
 ) -> None:
     """Load the adapters, and the copies of modules that are stored with them."""
     weights = model.get_base_model().state_dict()
+    # The parameters of the adapter alone
     ours = {name: tensor for name, tensor in weights.items() if f".{prefix}" in name}
     shaped = dict(renamed)
     for name, tensor in renamed.items():
@@ -220,6 +227,7 @@ def _fill(
             shaped[name] = tensor.view(ours[name].shape)
     account(checkpoint, shaped, ours)
     stored = ".modules_to_save.default"
+    # Copies that PEFT keeps of modules trained in full are filled from the checkpoint, not from the base.
     shaped |= {name: state[name.replace(stored, "")] for name in weights if stored in name}
     for name, tensor in shaped.items():
         weights[name].copy_(tensor)

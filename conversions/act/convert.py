@@ -148,6 +148,7 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
         teacher = teacher_of(original)
         with errors_about(checkpoint):
             state = convert_act_state_dict(kind, original)
+            # Sizes and settings first; no weight is copied before all tensors are accounted for.
             model, trained_on = build_act(checkpoint, kind, state, teacher, chosen)
         fill_act(model, state, teacher_is_stored=chosen.teacher is None)
         model.save_pretrained(directory)
@@ -178,6 +179,7 @@ def build_act(
     elif kind == "pretrain":
         model_class = ActForPreTraining
         tensors = below(state, _AUTOENCODER)
+        # A checkpoint of pretraining holds the whole autoencoder, whose patches are the student's too.
         autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
         config = ActConfig(
             autoencoder_config=autoencoder,
@@ -220,6 +222,7 @@ def _autoencoder_config(
             raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
         return ActAutoencoderConfig(**config_kwargs), None
     program = TEACHERS[teacher]
+    # Quirks of the programs for one kind of teacher
     config_kwargs |= program.released
     # That program gives its layers clouds first, where they expect tokens first.
     if teacher == "clip_vision_model" and shapes["prompt_depth"] == "deep":
@@ -232,6 +235,7 @@ def _autoencoder_config(
         if choices.store_encoder:
             named.pop("parts", None)  # an encoder without a name is saved with the model
         return ActAutoencoderConfig(**config_kwargs | named), encoder
+    # Without a name, the teacher is described by its layers alone and stored with the model.
     of_teacher = sizes.teacher_sizes(frozen)
     config_kwargs["encoder_config"] = AutoConfig.for_model(
         teacher,
@@ -249,6 +253,7 @@ def _named_teacher(
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Open a public encoder, as deep as the teacher in a checkpoint; compare the two, and return config fields too."""
     teacher = TEACHERS[kind]
+    # Cut to the depth of the copy, as some programs use the first layers alone.
     config_kwargs = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
     config = config_kwargs["encoder_config"]
     check_encoder(name, config, teacher.config)
@@ -299,6 +304,7 @@ def _head_widths(kind: str, state: _State) -> dict[str, Any]:
         layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
         names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
         return {"head_widths": [state[name].shape[0] for name in names]}
+    # As many layers as the released programs have; others are found when names are compared.
     propagation = ("propagation.from_points.weight", "propagation.out.weight")
     head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
     return {
@@ -309,10 +315,12 @@ def _head_widths(kind: str, state: _State) -> dict[str, Any]:
 
 def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | None:
     """Return the chosen dataset, by default the first with as many labels; None for labels that are numbers only."""
+    # Only data sets of the task that the checkpoint was trained for
     fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
     if choices.dataset is not None:
         # Labels of another number than the checkpoint's would not fit its head.
         return fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
+    # Numbers of classes are different in all of them.
     return next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
 
 
@@ -355,6 +363,7 @@ def write_act_card(
     """Write the card of a converted ACT checkpoint."""
     config = model.config
     autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
+    # A directory of this machine is of no use on a card.
     on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
     labels = f"{config.num_labels} labels"
     reported = ""
@@ -423,6 +432,7 @@ def _code_remarks(autoencoder: ActAutoencoder) -> list[str]:
 
 def _quirks_of(config: ActConfig | ActAutoencoderConfig) -> list[str]:
     """Return the settings of the released programs that are not the sound defaults, as code."""
+    # What differs from the defaults is a quirk.
     sound = type(config)()
     present = [name for name in _ACT_QUIRKS if hasattr(config, name)]
     return [code(f"{n}={getattr(config, n)!r}") for n in present if getattr(config, n) != getattr(sound, n)]

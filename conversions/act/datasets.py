@@ -32,6 +32,7 @@ class TrainedOn:
     remark: str = ""
 
 
+# The programs sample by farthest points, with the rule of their kernel near the origin.
 _FARTHEST = {"sampling": "farthest", "min_squared_norm": 1e-3}
 DATASETS = {
     "scanobjectnn": TrainedOn(
@@ -39,6 +40,7 @@ DATASETS = {
         kind="cls",
         labels=scanobjectnn.DATASET.class_names,
         num_groups=128,
+        # Scans keep their size and place.
         processor={"num_points": 2048, "center": False, "scale": None, **_FARTHEST},
         reported="overall accuracies of 88.21 % (PB_T50_RS), 93.29 % (OBJ_BG) and 91.91 % (OBJ_ONLY)",
     ),
@@ -47,6 +49,7 @@ DATASETS = {
         kind="cls",
         labels=modelnet40.CLASS_NAMES,
         num_groups=64,
+        # Centered and scaled by all points, before some are sampled.
         processor={"num_points": 1024, "extent": "all", **_FARTHEST},
         reported="an overall accuracy of 93.70 %",
     ),

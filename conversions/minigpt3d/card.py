@@ -35,9 +35,11 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     """Write the card of a converted MiniGPT-3D, whose floats are stored in a dtype."""
     model, config, files = assembly.model, assembly.model.config, assembly.files
     assert config.text_lora and config.qformer_lora  # every assembled model has both
+    # Parts in their order, then the files of the stages, each with its checksum.
     sources = [describe_source(name, part.files) for name, part in zip(_PARTS, assembly.parts, strict=True)]
     sources += [describe_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
     listed = "\n".join(sources)
+    # Checkpoints hold copies of the frozen encoder, compared when they were read.
     compared = ", which equal the given encoder" if any(file.encoder for file in files) else ""
     experts = "The Q-Former has one set of queries."
     if config.use_query_experts:
@@ -46,12 +48,15 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             f"({code(f'router={config.router!r}')})."
         )
     fresh, last = assembly.fresh, files[-1].stage
+    # Files of stages II and III look alike: the config says which it is.
     stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
     state = f" It is the result of {stage}." if last else ""
+    # The file that training starts from is of a model for images.
     if "bridge.point_mlp" in fresh:
         state += " **It has not been trained on point clouds yet**; stage I starts from it."
     if fresh:
         state += f" No file has {', '.join(map(code, fresh))}; they are initialized as training does."
+    # Names of directories are of use on this machine alone.
     if config.parts:
         named = ", ".join(name.replace("_", " ") for name in config.parts)
         state += (
@@ -62,6 +67,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     write_card(
         directory,
         title,
+        # The model has no weights here, so its numbers are given.
         Subject(type(model), config, total_parameters=model.num_parameters(), num_points=8192),
         f"These are weights of the authors, {CONVERTED}, stored in {dtype}.{state} "
         f"It takes {config.in_channels} channels per point: "

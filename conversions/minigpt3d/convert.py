@@ -74,6 +74,7 @@ def convert_minigpt3d(
     """
     torch_dtype = dtype_of(dtype)
     with new_directory(output) as directory:
+        # Parts may have been converted before, which need not be read and stored twice.
         converted = read_converted("point_encoder", point_encoder)
         if converted and (num_groups or group_size):
             raise ValueError(f"{point_encoder}: is converted, with patches of its own; leave out their numbers")
@@ -92,6 +93,7 @@ def convert_minigpt3d(
         # The place of a cloud has an id of its own, which must not be that of a word.
         check_vocabulary(opened_tokenizer, min(config.point_token_id, parts[2].config.vocab_size))
         save_weights(directory, type(model).__name__, config, assembly.state, torch_dtype)
+        # The released demo's settings; those of its evaluation are for beams.
         GenerationConfig(**PUBLISHED_GENERATION["demo"], **ids).save_pretrained(directory)
         MiniGPT3DProcessor.from_config(config, opened_tokenizer, hide_inner_bos=True).save_pretrained(directory)
         write_minigpt3d_card(directory, Path(output).name, assembly, dtype)
@@ -135,6 +137,7 @@ def convert_minigpt3d_parts(
 
         def save(name: str, part: Part) -> None:
             part.save(directory / name, torch_dtype)
+            # Counted from the tensors, as no model is built.
             parameters[name] = sum(tensor.numel() for tensor in part.state.values())
 
         if point_encoder is not None:
@@ -142,8 +145,10 @@ def convert_minigpt3d_parts(
         if qformer is not None:
             save("qformer", read_qformer(qformer))
         if language_model is not None:
+            # Not only weights: a language model needs its tokenizer and its end token.
             part, target = read_language_model(language_model), directory / "language_model"
             target.mkdir()
+            # With its tokenizer, the directory of the language model is complete by itself.
             if files := [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]:
                 for file in files:
                     shutil.copyfile(file, target / file.name)
@@ -159,6 +164,7 @@ def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
     Configs of transformers' first Phi have ids 1 and 2, which are ordinary words of Phi-2's tokenizer.
     """
     end = tokenizer.eos_token_id
+    # Phi-2 starts and ends texts with one token.
     config.bos_token_id = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     config.eos_token_id = end
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -32,6 +32,7 @@ _ENCODER = "point_encoder."
 
 def lora_rank(state: _State, part: str) -> int | None:
     """Return the rank of the LoRA below a prefix; None if there is none."""
+    # The first factor of LoRA has as many rows as its rank.
     ranks = (state[name].shape[0] for name in state if name.startswith(part) and ".lora_A." in name)
     return next(ranks, None)
 
@@ -91,6 +92,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
     """Read the point encoder's own file, `point_model.pth`, for `AutoModel`."""
     with errors_about(file):
         original = read_checkpoint(file, ("base_model",))
+        # Under the prefix that it has in a complete checkpoint, whose table of names then serves both.
         named = convert_minigpt3d_state_dict({_ENCODER + name: tensor for name, tensor in original.items()})
         state = {name.removeprefix(_ENCODER): tensor for name, tensor in named.items()}
         config_kwargs = student_sizes(state)
@@ -100,6 +102,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
         config_kwargs["num_attention_heads"] = heads_of(config_kwargs["hidden_size"])
         config_kwargs |= {"num_groups": num_groups} if num_groups else {}
         config_kwargs |= {"group_size": group_size} if group_size else {}
+        # Settings that no tensor shows, such as the number of patches, are the published ones.
         published = MiniGPT3DConfig().to_dict()["point_config"]
         config = ActConfig(**published | config_kwargs)
     return _make_part(file, [Path(file)], ActModel, config, state)
@@ -108,6 +111,7 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
 def read_qformer(file: str | os.PathLike) -> Part:
     """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`."""
     with errors_about(file):
+        # Vision and language models of the file are left out by the table.
         state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
         layer, width = "qformer.encoder.layer.", state["qformer.layernorm.weight"].shape[0]
         crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
@@ -143,6 +147,7 @@ def read_language_model(directory: str | os.PathLike) -> Part:
                 width = config_kwargs["hidden_size"] // config_kwargs["num_attention_heads"]
                 # The first configs count rotated channels of a head; today's give their share.
                 config_kwargs["partial_rotary_factor"] = config_kwargs["rotary_dim"] / width
+        # Fields of training and of other programs have no place in it.
         config = NormedPhiConfig(**{name: config_kwargs[name] for name in _FIELDS if name in config_kwargs})
     original, files = read_weights(directory)
     with errors_about(directory):
@@ -157,11 +162,13 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     """
     directory, (config_class, kind) = Path(source), _KINDS[part]
     file = directory / "config.json"
+    # A file of the authors, or a directory in their layout
     if not file.is_file() or read_json(file).get("model_type") != config_class.model_type:
         return None
     with errors_about(directory):
         config = config_class.from_pretrained(directory)
     state, files = read_weights(directory)
+    # BLIP-2 repositories hold more than the Q-Former.
     ignored = kind._keys_to_ignore_on_load_unexpected or []
     state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in ignored)}
     with errors_about(directory):

@@ -26,6 +26,7 @@ RECORD = Record(
             part_heads=("ActForPartSegmentation",),
             is_point_encoder=True,
             captures_steps=True,
+            # Its `embed_patches` embeds other patches of a cloud, which PPT's adapters read.
             embeds_further_patches=True,
             exported_in=("features", "detector"),
             says="a point transformer",
@@ -49,6 +50,7 @@ RECORD = Record(
         ),
     },
     converters={
+        # Files do not show every setting: what they leave open are options.
         "convert_act": Converter(
             "act.convert",
             title="ACT",
@@ -92,6 +94,7 @@ RECORD = Record(
                 r"blocks\.prompt_all_mlp\.": {"method": "ppt"},
             },
         ),
+        # After the adapters, whose files hold the whole transformer too.
         Program("ACT", "convert_act", recognizer="act.names.kind_of"),
     ),
     refused={

@@ -132,11 +132,13 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     code_width: int | None = None
     code_scale: float = 1.0
     code_norm: bool = False
+    # As published: all codes are mixed, and none is restarted.
     quantizer: str = "gumbel"
     commitment_weight: float = 0.25
     code_ema_decay: float | None = None
     code_restart_share: float = 0.0
 
+    # 64 prompts before each of the teacher's layers, as published for a ViT
     num_prompts: int = 64
     prompt_depth: str = "deep"
     prompt_dropout: float = 0.1
@@ -146,6 +148,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     initializer_range: float = 0.02
 
     sampling_min_squared_norm: float | None = None
+    # Quirks of the released programs, all off
     noise_in_eval: bool = False
     teacher_dropout: bool = False
     detach_teacher: bool = False
@@ -313,6 +316,7 @@ class ActConfig(
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None
+    # As published: four of five patches are hidden.
     mask_ratio: float = 0.8
     mask_type: str = "random"
     encode_visible_only: bool = True
@@ -322,6 +326,7 @@ class ActConfig(
     distillation_loss: str = "cosine"
     target_layer: str = "graph_decoder"
     class_token_loss: bool = False
+    # Where the released program decodes a second time
     class_token_layer: int = 9
     feature_head_width: int | None = None
     teacher_dtype: str | None = None
@@ -332,6 +337,7 @@ class ActConfig(
 
     def __post_init__(self, **kwargs: Any):
         check_settings(self, _CHOICES)
+        # The second prediction is made from that token.
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
         super().__post_init__(**kwargs)

@@ -302,6 +302,7 @@ class ActSegmenter(ActPreTrainedModel):
         """
         output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm.
+        # (batch, groups, layers * hidden)
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
@@ -387,6 +388,7 @@ class ActForPartSegmentation(ActSegmenter):
         """
         category = checked_category(category, points, self.config.num_categories)
         embedded = self.category_norm(self.category_embedding(category))
+        # As released: an embedding with norm and activation
         condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
         # Which parts there can be depends on the category, which a cloud's shape need not show.
         logits, output = self.point_logits(points, condition, **kwargs)
@@ -476,6 +478,7 @@ class ActForPreTraining(ActPreTrainedModel):
             self.act.config._attn_implementation = attention
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
+        # So that what is saved describes the teacher that is used.
         self.config.autoencoder_config = self.autoencoder.config
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
@@ -528,6 +531,7 @@ class ActForPreTraining(ActPreTrainedModel):
             autoencoder = ActAutoencoder.from_pretrained(autoencoder)
         teacher = autoencoder.config
         if student is not None:
+            # Patches have to be those of the teacher, one target for each; no weight depends on their number.
             if not isinstance(student, PreTrainedModel):
                 settings = AutoConfig.from_pretrained(student)
                 if hasattr(settings, "num_groups"):
@@ -542,6 +546,7 @@ class ActForPreTraining(ActPreTrainedModel):
                 sizes["num_attention_heads"] = heads[-1]  # those of the last stage
             config = {"student_config": other, **sizes, **config}
             return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
+        # The student's patches are the teacher's, point by point.
         patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
@@ -655,6 +660,7 @@ class ActForPreTraining(ActPreTrainedModel):
         self, patches: Patches, visible: torch.Tensor, *requested: bool | None
     ) -> Encoded | AlignedEncoderOutput:
         """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
+        # One inner block's output more
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         if self.config.student_config is not None:
             return self.act(None, shallow, *requested, patches=patches.select(visible), return_dict=True)
@@ -694,6 +700,7 @@ class ActForPreTraining(ActPreTrainedModel):
             return self.prediction_head(encoded[:, leading:]), None
         # Visible patches first: `_decode` returns the last of the sequence.
         centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
+        # The decoder has positions of its own, of visible and hidden centers.
         positions = self.decoder_position_embed(centers.to(encoded.dtype))
         masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
         predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
@@ -706,6 +713,7 @@ class ActForPreTraining(ActPreTrainedModel):
 
     def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
         """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
+        # Only the predictions are normed, which as a norm of each token equals slicing afterwards.
         hidden_states, _ = self.decoder(tokens, positions)
         return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
 

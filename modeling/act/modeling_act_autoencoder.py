@@ -79,6 +79,7 @@ class GraphConvolution(nn.Module):
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         """Map tokens to `(batch, tokens, out_channels)`."""
+        # Each layer reads the one before, on the same graph; the last reads all of them side by side.
         tokens = self.input(tokens)
         outputs = []
         for layer in self.layers:
@@ -147,6 +148,7 @@ def normed_linear(
     Returns:
         `(rows, few, out_channels)`; `(rows, 1, out_channels)` without `few`.
     """
+    # A single row of zeros changes no sum.
     if few is None:
         few = rows.new_zeros(1, rows.shape[1])
     if not is_unmodified(norm, linear):
@@ -167,6 +169,7 @@ def normed_linear(
 def _normed_linear(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d, linear: nn.Linear) -> torch.Tensor:
     mean, variance = _sum_statistics(rows, few) if norm.training else (norm.running_mean, norm.running_var)
     scale = norm.weight * (variance + norm.eps).rsqrt()
+    # The norm as gain and shift; the shift joins the few rows, not the many.
     shifted = torch.addcmul(norm.bias - mean * scale, few.to(scale.dtype), scale)
     hidden = ((rows * scale).unsqueeze(1) + shifted).relu_()  # (rows, few, channels)
     return linear(hidden.to(linear.weight.dtype))
@@ -175,6 +178,7 @@ def _normed_linear(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d, 
 def _sum_statistics(rows: torch.Tensor, few: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance over all sums, `(channels,)`."""
     # Every row is added to every one of the few, so over all sums the two are independent.
+    # Variances of independent summands add up, and so do their means.
     pairs = [torch.var_mean(part.float(), dim=0, correction=0) for part in (rows, few)]
     return pairs[0][1] + pairs[1][1], pairs[0][0] + pairs[1][0]
 
@@ -187,6 +191,7 @@ class Prompts(nn.Module):
 
     def __init__(self, depth: int, count: int, width: int, dropout: float):
         super().__init__()
+        # (1 or layers, prompts, width); one level serves all layers if prompts are shallow.
         self.tokens = nn.Parameter(torch.zeros(depth, count, width))
         self.positions = nn.Parameter(torch.zeros(depth, count, width))
         self.dropout = nn.Dropout(dropout)
@@ -249,6 +254,7 @@ class TeacherPass:
         inputs = self._layer_inputs(tokens, front.shape[1])
         if states is not None:
             states.append(tokens)
+        # Where the output for prompts is read by nobody, half of a layer's work need not be done.
         saves_queries = prefix_attention(self.encoder) if self._can_skip_prompts(front) else nullcontext(False)
         with saves_queries as skips_prompts:
             for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
@@ -309,6 +315,7 @@ class TeacherPass:
         sequence = nn.functional.pad(tokens, (0, 0, prompts, 0))  # (batch, prompts + tokens, hidden)
         if self.attends_over_batch:
             sequence = sequence.transpose(0, 1)
+        # Causal encoders too attend in both directions here: codes have no order.
         mask = create_bidirectional_mask(config=self.encoder.config, inputs_embeds=sequence, attention_mask=None)
         places = shared_position(self.encoder, self.family, sequence)
         layers = self.family.layers_of(self.encoder)
@@ -346,6 +353,7 @@ class TeacherPass:
 
 def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
     """Return one position for all tokens `(batch, tokens, hidden)`: the middle of the encoder's line or plane."""
+    # Encoders with positions in their embeddings alone need no place at all.
     rows, columns, axes = 1, None, 1
     if family.layer_inputs is not bidirectional_inputs:
         table = family.positions_of(encoder)
@@ -388,6 +396,7 @@ class FoldingDecoder(nn.Module):
         four for each coarse point in turn.
         """
         batch, groups, width = tokens.shape
+        # (patches, coarse points, 3)
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
         # (patches, coarse points, corners of each, channels)
         shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT, -1)
@@ -405,6 +414,7 @@ class FoldingDecoder(nn.Module):
             rows, corner_rows = self.lift(inputs.flatten(0, 2)), None  # (patches * coarse points * 4, folding_width)
         rows = normed_linear(rows, corner_rows, self.lift_norm, self.widen)
         folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
+        # Folding predicts where a point is around its coarse point.
         fine = folded.view(*shape) + coarse.unsqueeze(2)
         return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
 
@@ -469,6 +479,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         graph = (config.graph_input_width, config.graph_widths)
         self.gradient_checkpointing = False
         self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
+        # With a projection, the graph convolution gives the scores of all codes at once, as published.
         is_projected = config.code_scores == "projection"
         self.graph_encoder = GraphConvolution(width, config.num_codes if is_projected else width, *graph)
         code_width = config.code_width or width
@@ -640,6 +651,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         patches = self.patch(points) if patches is None else patches
         neighbors = self.neighbors_of(patches)
         logits = self._score(self._encode(patches, neighbors))
+        # One code for each patch, as targets are of clouds and not of mixtures.
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
         features = self.teach(codes, patches.centers)
         return self.graph_decoder(features, neighbors) if through_graph else features
@@ -668,6 +680,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         return tokens if self.config.code_scale == 1 else tokens * self.config.code_scale
 
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
+        # Nearest codes need no noise to be explored.
         draws = self.training and self.config.quantizer == "gumbel"
         if noise is None and (draws or self.config.noise_in_eval):
             return gumbel_noise(logits)
@@ -692,6 +705,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         self.warn_about_batch_dependence()
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
         tokens = self.input_tokens(self.teacher_in(codes))
+        # As released without prompts: nothing before the teacher then learns from the reconstruction.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
@@ -720,4 +734,5 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
 
 def _full_clouds(local: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
     """Compute full clouds `(batch, groups * points, 3)` from points relative to the centers, without a gradient."""
+    # For pictures and metrics; the loss compares patches.
     return (local.detach() + centers.unsqueeze(2)).flatten(1, 2)

@@ -20,6 +20,7 @@ RECORD = Record(
                 "zero-shot-point-cloud-classification": ("Any2PointForZeroShotPointCloudClassification",),
             },
             part_heads=("Any2PointForPartSegmentation",),
+            # Training starts from any encoder that a family describes.
             has_frozen_encoder=True,
             has_parts=True,
             captures_steps=True,
@@ -30,6 +31,7 @@ RECORD = Record(
             cards={"Any2PointForZeroShotPointCloudClassification": "zero-shot from some classes"},
             composition="frozen encoder",
         ),
+        # A control beside the method: how much of a result is the tokenizer's.
         "point_tokenizer": ModelType(
             "PointTokenizerConfig",
             "PointTokenizerModel",
@@ -57,5 +59,6 @@ RECORD = Record(
             chosen_by="variant",
         )
     },
+    # Six programs, told apart by names that only one of them has.
     programs=(Program("Any2Point", "convert_any2point", recognizer="any2point.variants.variant_of"),),
 )

@@ -16,6 +16,7 @@ from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 _RANGES: Ranges = {
     **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, 1e5)),
     "tokenizer_alpha": (1e-6, 1e6),
+    # As many rotations as there are views
     "num_views": (1, 6),
     "line_length": (2, 100_000),
     "temperature": (0.01, 1e6),
@@ -78,6 +79,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     tokenizer_bottlenecks: list[int | None] | tuple[int | None, ...] = (None, None, 32)
     tokenizer_alpha: float = 1000.0
     tokenizer_beta: float = 100.0
+    # For each group, as the released programs for ScanObjectNN do
     offset_normalization: str = "group_max"
     offset_eps: float = 1e-5
     token_scale: float | None = None
@@ -91,6 +93,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
+        # Subclasses have some of the choices.
         check_settings(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)}, _RANGES)
         super().__post_init__(**kwargs)
 
@@ -107,6 +110,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     @property
     def batch_dependent_flags(self) -> list[str]:
         """Fields whose values make predictions depend on the other clouds of a batch."""
+        # Attention over clouds, a line stretched over all, one divisor of all offsets: each ties clouds together.
         flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
         return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name, None) == value]
 
@@ -135,6 +139,7 @@ class PointTokenizerConfig(TokenizerConfig):
         Args:
             config: With an `encoder_config`, whose width the tokens keep.
         """
+        # All that both have, heads included.
         shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
         return cls(
             **shared | {"pooling": tuple(how for how in config.pooling if how != "cls")},
@@ -220,6 +225,7 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     encoder_weights: str = "pretrained"
     encoder_dtype: str | None = None
 
+    # Clouds of any unit then fill the views alike.
     normalize_centers: bool = True
     num_views: int = 6
     token_places: str = "projected"
@@ -245,6 +251,7 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     temperature: float = 0.07
     final_norm_eps: float | None = None
 
+    # Quirks of the released programs, all off
     attention_axis: str = "tokens"
     line_mapping: str = "stretch"
     plane_mapping: str = "clamp"
@@ -254,5 +261,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
+        # A direction of zeros would put all tokens in one place.
         if len(self.line_direction) != 3 or not any(self.line_direction):
             raise ValueError(f"line_direction={list(self.line_direction)}; expected three numbers, not all 0")

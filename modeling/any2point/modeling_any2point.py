@@ -138,6 +138,7 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
         Trains the parameters that process point tokens, layers, norms and positions, and returns their names. A
         reloaded model has a frozen encoder with the stored weights; call this again to continue training it.
         """
+        # What a small cloud depends on is what every cloud depends on.
         core, config = getattr(self, self.base_model_prefix, self), self.config
         # A separate generator, so that the random numbers of a training run do not change.
         points = torch.rand(2, config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
@@ -162,6 +163,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         check_built(config, "encoder_config", "from_encoder_pretrained(name_or_path)")
+        # First, as it finds the family, whose paths the parts below need
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
         hidden_size = config.encoder_config.hidden_size
@@ -192,12 +194,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
     @torch.no_grad()
     def _start_from_encoder(self) -> None:
         """Copy the class token and the final norm from the encoder."""
+        # The frozen layers know this vector; without one, the token starts at random.
         if self.family.class_token is not None:
             self.class_token.token.copy_(self.family.class_token(self.encoder))
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm)
         if final_norm is not None:
             self.output_norm.load_state_dict(final_norm.state_dict())
         if self.config.token_scale is not None:
+            # In multiples of the spread of the positions that are added to the tokens
             weight = self.family.positions(self.encoder).weight
             self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
@@ -468,6 +472,7 @@ class PointPropagation(nn.Module):
         dtype = precision_of(self)
         # Coordinates stay in full precision in a half precision model.
         points = points.to(torch.promote_types(dtype, torch.float32))
+        # Linear layers commute with the interpolation, and there are far fewer tokens than points.
         tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
         centers = features.centers.to(points.dtype)
         # Features and positions of the tokens in one search.
@@ -475,6 +480,7 @@ class PointPropagation(nn.Module):
         # From the mean of its three nearest tokens, weighted like their features.
         offsets = points[..., :3] - near[..., -3:]
         own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))
+        # Once for a cloud, not for each of its points.
         whole = self.from_cloud(features.pooler_output.to(dtype))  # (batch, width)
         if condition is not None:
             whole = whole + condition

@@ -45,7 +45,9 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, config.hidden_size)
         self.input_tokens = nn.Identity()
         self.post_init()
+        # After `post_init`, which would draw over the weights that a tokenizer starts from.
         self.point_tokenizer.start()
+        # There are no positions whose spread could be the measure, so the scale itself is the gain.
         if config.token_scale is not None:
             self.point_tokenizer.scale_tokens(config.token_scale)
 
@@ -66,6 +68,7 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         with_states = self.returns_states(output_hidden_states, output_attentions)
         points = in_full_precision(points, self.dtype)
         tokens = self.point_tokenizer(points, point_index=point_index)
+        # The only state: tokens go straight to the pooling.
         hidden_states = self.input_tokens(tokens.tokens)
         pooled = pool(hidden_states, self.config.pooling, class_tokens=0)
         return PointFeaturesOutput(hidden_states, pooled, tokens.centers, (hidden_states,) if with_states else None)

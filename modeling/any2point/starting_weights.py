@@ -27,6 +27,7 @@ FITS: dict[str, Any] = {"tokenizer": "patch", "tokenizer_width": 96, "hidden_siz
 
 def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
     """Say why the weights do not fit a tokenizer; None if they do."""
+    # The width is the encoder's, which is no setting of the tokenizer.
     found = {**settings, "hidden_size": hidden_size}
     for name, needed in FITS.items():
         if found[name] != needed:

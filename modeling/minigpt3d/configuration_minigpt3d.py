@@ -78,6 +78,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     point_mlp_widths: list[int] | tuple[int, ...] = (768,)
     num_query_tokens: int = 32
+    # As published: two of eight sets for each cloud, by a router of width 256
     num_query_experts: int = 8
     use_query_experts: bool = False
     router: str = "sparse"
@@ -86,6 +87,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     normalize_router_weights: bool = False
     load_balancing_weight: float = 0.0
     projector_width: int = 4096
+    # The first id behind the words of Phi-2's tokenizer
     point_token_id: int = 50295
     text_lora: dict | None = None
     qformer_lora: dict | None = None
@@ -96,10 +98,12 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_settings(self, {"router": ROUTERS}, _RANGES)
+        # Without probabilities there is nothing to balance.
         if self.load_balancing_weight and self.router == "constant":
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
+        # Encoders of voxels have no such setting; their mean stands for the class token.
         point = self.point_config
         if not getattr(point, "use_class_token", True):
             raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")

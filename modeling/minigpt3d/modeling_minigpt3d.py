@@ -99,6 +99,7 @@ class QueriesAndQFormer(Blip2PreTrainedModel):
     """
 
     config_class = Blip2Config
+    # The vision and language models of a BLIP-2, which no cloud passes
     _keys_to_ignore_on_load_unexpected = [r"^(vision_model|language_model|language_projection)\."]
 
     def __init__(self, config: Blip2Config):
@@ -212,6 +213,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
             of_language_model = {"quantization_config": quantization_config, "device_map": device_map}
         opened = _open_parts(name, config, loading, of_language_model)
         attention_of = {model: model.config._attn_implementation for model in opened.values()}
+        # Parts first, then what is stored: trained weights replace those of the parts.
         model = cls._assemble(config, opened, attention_of, dtype)
         _load_stored(model, name, read_stored(name, hub))
         model.name_or_path = config.name_or_path = name
@@ -255,6 +257,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
             body.bridge.to(dtype)
         else:
             model.to(dtype)
+        # After the cast, as changes are found by the bytes of weights.
         for name, path in body._part_paths.items():
             if config.part(name).is_elsewhere:
                 remember_weights(body.get_submodule(path))
@@ -333,6 +336,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
             # One batch per size: points that fill up a cloud would be sampled and grouped like its own.
             same_size: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
+                # In the order of the first cloud of each size
                 same_size.setdefault(cloud.shape, []).append(number)
             runs = [
                 self.point_encoder(
@@ -372,6 +376,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         **kwargs: Any,
     ) -> MiniGPT3DModelOutput:
         """Compute features of tokens."""
+        # Without its head, which the model around this one applies.
         text = self.language_model.base_model
         keywords = self.text_keywords(text, kwargs)
         embedded = self.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, points=points)
@@ -407,6 +412,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
         """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        # The config may have more than the repository's, such as another number of patches.
         configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
         opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
         return own_state(opened.qformer if name == "qformer" else opened)
@@ -491,6 +497,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         """Predict the next tokens."""
         keywords = self.text_keywords(self.language_model, kwargs)
         embedded = self.minigpt3d.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, points=points)
+        # The share of the balancing loss needs the same targets as the language model's loss.
         targets = keywords.get("shift_labels")
         if targets is not None:
             labels = targets  # the loss reads them in place of labels, and without labels there is none
@@ -576,6 +583,7 @@ def build_from_parts(
     model = MiniGPT3DForConditionalGeneration._assemble(
         MiniGPT3DConfig(**settings | config), models, attention_of, dtype
     )
+    # Its end tokens are those of the language model.
     model.generation_config = text_model.generation_config
     return model.eval()
 
@@ -607,6 +615,7 @@ def open_part(
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Load the tensors in a directory or repository to the CPU."""
+    # One file, or an index of several
     file = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
     if file is not None:
         return load_state_dict(file)
@@ -662,6 +671,7 @@ def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
     # The first list is one longer: offsets are where clouds end.
     counts = [end - start for start, end in zip([0, *offsets], offsets, strict=False)]
     rows = zip(output.pooler_output, output.last_hidden_state.split(counts), strict=True)
+    # (clouds, 1 + tokens, width)
     tokens = nn.utils.rnn.pad_sequence([torch.cat([first[None], own]) for first, own in rows], batch_first=True)
     # One more for the feature in place of a class token.
     lengths = torch.tensor(counts, device=tokens.device) + 1

@@ -30,6 +30,7 @@ def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r}; expected one of {', '.join(map(str, STAGES))}")
     body = model.base_model
+    # Stages 2 and 3 go on training it.
     point_mlp = {"point_mlp": _names_with_prefix(body, "bridge.point_mlp.")}
     if stage == 1:
         return point_mlp
@@ -38,6 +39,7 @@ def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[
     for field in ("qformer_lora", "text_lora"):
         if getattr(model.config, field) is None:
             raise ValueError(f"{field}=None, but stage {stage} trains it; expected arguments of peft.LoraConfig")
+    # Not the norm of the Q-Former's input, which stays frozen as released.
     qformer, text = "bridge.qformer.encoder.", "language_model."
     return {
         **point_mlp,
@@ -79,6 +81,7 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int, left_frozen: Sequence
             f"left_frozen has {unknown[0]!r}; expected some of {', '.join(groups)}, as stage {stage} trains"
         )
     names = [name for group, names in groups.items() if group not in left_frozen for name in names]
+    # Everything, as a stage may follow another one whose parts it does not train.
     model.requires_grad_(False)
     for name in names:
         model.base_model.get_parameter(name).requires_grad_(True)
