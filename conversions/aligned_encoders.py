@@ -67,6 +67,7 @@ def save_aligned_encoder(
     `state` has the tensors of the encoder, `logit_scale` the logarithm of the scale of cosines; without one the
     initial value is stored, which changes no ranking. A model that is not `is_aligned` compares nothing with texts.
     """
+    # Texts of the published evaluation, so that its numbers can be had again.
     config.hypothesis_templates = list(templates)
     # The model around the encoder is stored, as it has the scale too; the encoder alone opens from the same directory.
     tensors = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}

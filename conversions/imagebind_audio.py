@@ -56,6 +56,7 @@ def convert_imagebind_audio(
     """
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint)
+        # Small enough to be built; larger models are converted from file to file.
         model = ImageBindAudioModel(config or ImageBindAudioConfig())
         with errors_about(checkpoint):
             state = convert_state_dict(original, model.config.num_attention_heads)

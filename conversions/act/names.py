@@ -167,6 +167,7 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
+        # In this order: a checkpoint of stage II holds a codebook too.
         Kind("pretrain", "a student with its frozen autoencoder (stage II)", "ACT_encoder."),
         Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
         Kind("cls", "a classifier", "cls_head_finetune."),
@@ -212,6 +213,7 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
         renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
     converted = {name: _reshape(name, tensor) for name, tensor in renamed.items()}
     for joined, points, others, like in _JOINED if kind in ("partseg", "semseg") else ():
+        # As many columns as the point has channels; the others are of tokens or of the cloud.
         columns = 3 if like is None else converted[like].shape[0]
         weight = converted.pop(joined)
         # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
@@ -237,6 +239,7 @@ def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
         return PRETRAINING
     student = under("", "act.", STUDENT)
     if kind == "cls":
+        # Linear probes have a head of a single layer under the same name.
         deep = any(name.startswith("cls_head_finetune.1.") for name in state)
         return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
     return {**student, **SEGMENTER}

@@ -268,6 +268,7 @@ def convert_state_dict(
     """
     encoder: dict[str, torch.Tensor] = {}
     trained: dict[str, torch.Tensor] = {}
+    # Numbered, as files may have them in any order.
     views: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
     for name, tensor in rename_tensors(original, names_of(variant)).items():
         if of_view := re.fullmatch(r"(.+)\[(\d+)\]", name):

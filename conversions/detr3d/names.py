@@ -134,6 +134,7 @@ def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> di
 
 def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Let the heads for angles turn boxes the other way: bin k becomes -k, and the rest changes its sign."""
+    # The same in both directions, as a turn back is a turn the other way.
     turned = dict(state)
     for head, sign in (("heading_class_head", 1), ("heading_residual_head", -1)):
         for kind in ("weight", "bias"):

@@ -86,8 +86,10 @@ def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGe
             f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
             f"{len(file.encoder)} tensors differ: {listed(differ)}; give the one that it was trained with"
         )
+    # PEFT's names of wrapped layers, without its own part
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
+    # Of another program: what it has of the trained parts, and nothing is asked of the rest.
     if not file.stage:
         parts = ("language_model.", "bridge.projector.")
         expected = [name for name in expected if name.startswith(parts)]
@@ -171,6 +173,7 @@ def assemble(
         model = MiniGPT3DForConditionalGeneration(config)
     # All sets of queries start as copies of BLIP-2's.
     queries = qformer.state["query_tokens"][0]  # (num_query_tokens, hidden)
+    # Before any training; the files below replace what their stages trained.
     state = _state_of_parts(parts, queries)
     for file in files:
         check_stage(file, point_encoder, model)
@@ -230,10 +233,12 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
     trained = {name: tensor for file in files for name, tensor in file.trained.items()}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     with errors_about(files[-1].path):
+        # Where no file has LoRA, it is initialized below with the published rank.
         text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
         rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
         sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
         if layers := count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\."):
+            # All but the last layer, whose width is the Q-Former's
             weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
             sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]
         if "bridge.experts.router.0.weight" in trained:

@@ -153,6 +153,7 @@ def _convert_supervised(
         "License": _SUPERVISED_LICENSE,
     }
     words = {"rgb": "colors", "normals": "normals", "intensity": "the intensity of a laser"}
+    # Without the first, which is always xyz
     features = ", ".join(words[name] for name in processor.features[1:])
     takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
     model_class, files = PointTransformerV3ForPointCloudSegmentation, {"Model": Path(checkpoint)}

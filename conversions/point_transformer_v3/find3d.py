@@ -60,6 +60,7 @@ def convert_find3d(
                 "has no heads, patches and curves; give --arguments, a JSON file with the arguments of its extractor"
             )
         widths = [original[f"fc{number}.weight"].shape[0] for number in (1, 2, 3)]
+        # Given arguments replace those of the published extractor one by one.
         fields = supervised_fields({"in_channels": 6, **VARIANTS["base"], **settings}, **_RULES)
         config = PointTransformerV3Config(
             # Coordinates come with every point, and are not read.

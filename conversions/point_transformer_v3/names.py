@@ -215,6 +215,7 @@ def restore_supervised_state_dict(
     """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion."""
     renamed = {}
     for name, tensor in state.items():
+        # Heads have the same numbers in both; only layers of the encoder are numbered anew.
         theirs = name.removeprefix(_ENCODER)
         if theirs != name:
             theirs = _ENCODER + _renumber(theirs, fields, back=True)
@@ -275,6 +276,7 @@ def convert_ptv3_state_dict(
 def _renumber(name: str, fields: Mapping[str, Any], *, back: bool = False) -> str:
     """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
     part, *rest = name.split(".")
+    # Theirs belong to the stage that they lead to, which is never the first.
     if part == "poolings":
         return ".".join((part, str(int(rest[0]) + (1 if back else -1)), *rest[1:]))
     if part == "unpoolings":

@@ -78,6 +78,7 @@ def convert_spatiallm(
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
     """
+    # First, as reading gigabytes only to refuse a word would be a waste.
     chosen_dtype = None if dtype is None else dtype_of(dtype)
     path = Path(checkpoint)
     # Config and tokenizer lie beside the weights.
@@ -109,6 +110,7 @@ def convert_spatiallm(
         template_sha256=TEMPLATE_SHA256,
     )
     setattr(config, RECORD, terms_of(SYSTEM))
+    # By default floats stay in the precision of the file, as its largest tensor has it.
     embeddings = state["spatiallm.language_model.model.embed_tokens.weight"]
     sections = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
     facts = save_converted(
@@ -149,6 +151,7 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
         state = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(state, directory / SAFE_WEIGHTS_NAME, {"format": "pt"})
         (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        # A folder of the authors is complete with tokenizer and settings of generation.
         model.generation_config.save_pretrained(directory)
         processor.tokenizer.save_pretrained(directory)
     return facts_of(output, model) | {"model": "SpatialLM"}

@@ -317,6 +317,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # Layers with prompts need masks and positions for them, too.
         lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
+        # Without the tokens that adapters add, whose number differs from layer to layer
         made = [hidden_states]
         count = hidden_states.shape[1]
         for layer, extra in zip(layers, lengths, strict=True):
@@ -368,6 +369,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         encoder = self.encoder
         if extra:
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
+        # Encoders with causal masks attend in both directions here: tokens have no order.
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
         layers, places = self.family.layers_of(encoder), places.followed_by(extra)
         return self.family.layer_inputs(
@@ -607,6 +609,7 @@ class PointTextAlignment(TextAlignment):
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
+        # Clouds enter the space of texts here; the frozen encoder's own space is another one in general.
         return super().forward(self.projection(in_precision_of(self.projection, pooled)))
 
 
@@ -660,6 +663,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
             raise ValueError(f"encoder_weights={weights!r}; expected 'pretrained', as texts are compared in its space")
         if encoder_name_or_path is not None and config is None:
+            # Before the encoder is loaded, as one without a text tower is refused.
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
         if config is None and (weight := own_projection(model.config)) is not None:

@@ -54,6 +54,7 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
     without learned positions, whose spread it needs. The tokenizer starts with random weights where those of the
     package do not fit.
     """
+    # Defaults of the config are left to it, as saved configs leave them out.
     filled = {**light, **given}
     if filled["tokenizer"] != "patch" and "tokenizer_width" not in given:
         del filled["tokenizer_width"]
@@ -66,6 +67,7 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
             del filled["token_scale"]
     if "tokenizer_weights" not in given:
         complete = {"tokenizer_width": None, "token_scale": None, **filled}
+        # Weights of the package fit one kind of tokenizer; random ones are no error where nobody asked for them.
         if misfit(complete, encoder_config.hidden_size):
             filled["tokenizer_weights"] = "random"
     return filled

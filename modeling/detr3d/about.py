@@ -35,6 +35,7 @@ RECORD = Record(
     },
     programs=(Program("3DETR", "convert_detr3d", {r"pre_encoder\.mlp_module\.": {}}),),
     directories={"detr3d": Program("3DETR", "convert_detr3d_back")},
+    # On the authors' server alone; there is nothing on the hub to fetch.
     elsewhere=dict.fromkeys(
         (
             "scannet_ep1080.pth",

@@ -49,6 +49,7 @@ class ImageBindAudioEmbeddings(nn.Module):
                 f"input_values has shape {tuple(input_values.shape)}; expected (batch, *{tuple(self.expected)})"
             )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
+        # Without positions yet; these are added to the normed patches, as in the released model.
         patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
         # (batch, 1, hidden), in front, as the first row of the positions is its own.
         class_token = self.cls_token.expand(len(patches), -1, -1)
@@ -69,6 +70,7 @@ class ImageBindAudioAttention(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
         )
         shape = (config.num_attention_heads, 1, self.head_dim)
+        # One key and value for each head, the same for all clips
         self.bias_k = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
         self.bias_v = nn.Parameter(torch.zeros(shape)) if config.add_bias_kv else None
         self.attention_dropout = config.attention_dropout

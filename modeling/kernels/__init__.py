@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 # Any2Point: the tokenizer
+# Its statistics need all rows before the first is normed: on a CPU, that is many passes through main memory.
 pooled_blocks = Kernel(
     pooled_blocks_plain,
     pooled_blocks_fused,

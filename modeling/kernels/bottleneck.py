@@ -70,6 +70,7 @@ class _Bottleneck(torch.autograd.Function):
             grad_narrow = torch.ops.aten.native_dropout_backward(grad_narrow, kept, 1 / (1 - ctx.dropout))
         # `scale` is left to the products below, and the two factors of the forward pass cancel.
         grad_scaled = torch.ops.aten.silu_backward(grad_narrow, scaled)
+        # Sums over rows as products with ones; with beta=0 the first argument only gives a shape.
         ones, nothing = grad.new_ones(len(grad)), grad.new_empty(())
         return (
             torch.addmm(grad, grad_scaled, down, alpha=ctx.scale).view(gradient.shape),

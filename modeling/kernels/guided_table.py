@@ -121,6 +121,7 @@ def guided_table(
     padded = -(-sequence // _ALIGNMENT) * _ALIGNMENT
     apart = pool.new_full((batch, views, 1, sequence, padded), -torch.inf)[..., :sequence]
     apart[..., special:, special:] = members.apart
+    # A row of -inf alone would be NaN after the softmax.
     apart[..., :special, :special] = 0
     row = voxels.row[:, 0]  # (batch, tokens)
     number = torch.arange(tokens, device=device)
@@ -185,6 +186,7 @@ def table_aggregation_plain(
     """
     cells, special = table.cell_rows, table.special
     tokens = hidden[:, special:]
+    # Averaged before it is widened: there are at most as many cells as tokens, and fewer channels here than there.
     narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (len(widen_bias), -1))
     of_cells = (narrow * table.own_view).flatten(2) @ widen + widen_bias[table.group[:cells]]
     largest = torch.segment_reduce(
@@ -206,6 +208,7 @@ def table_aggregation_plain(
     # Weights of the views, whose sum is 1 for each token.
     agreement = (1 + cosine) * table.in_cell
     mix = agreement / agreement.sum(dim=-1, keepdim=True)
+    # Nothing is added to tokens without a place.
     added = nn.functional.pad(mix @ active[:, :cells], (0, 0, special, 0))
     return hidden + scale * added, mean.detach(), variance.detach()
 
@@ -317,6 +320,7 @@ class _TableAggregation(torch.autograd.Function):
 
         # Through the weights of the views and their cosines. The gradient of the rows is without `scale` up to the
         # norm, which multiplies the few numbers of the groups by it.
+        # Computed again: the forward pass saves what is before the GELU, which its own gradient needs.
         active = nn.functional.gelu(normed)
         grad_mix = grad_tokens @ active[:, :cells].transpose(1, 2)
         common = (grad_mix * mix).sum(dim=-1, keepdim=True)

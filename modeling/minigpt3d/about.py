@@ -26,6 +26,7 @@ SYSTEM = System(
     non_commercial=True,
 )
 _PROGRAM = ("MiniGPT-3D", "convert_minigpt3d")
+# A model is put together from these, whatever stage it is of.
 _PARTS = ("point_encoder", "qformer", "language_model")
 _WEIGHTS = "params_weight/"
 
@@ -43,6 +44,7 @@ RECORD = Record(
         ),
     },
     language_models=(
+        # Phi with three more norms in each layer, which transformers lacks
         LanguageModel("NormedPhiConfig", "NormedPhiModel", "NormedPhiForCausalLM", ("query_key_value", "dense")),
     ),
     converters={

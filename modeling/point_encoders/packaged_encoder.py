@@ -17,6 +17,7 @@ _OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2i
 
 def packaged_settings() -> dict[str, Any]:
     """Return the settings of its configuration, `model_type` included."""
+    # The file is that of a classifier, whose labels and scores are none of the encoder's.
     stored = json.loads((FOLDER / "config.json").read_text())
     return {
         name: value
@@ -28,6 +29,7 @@ def packaged_settings() -> dict[str, Any]:
 @cache
 def packaged_weights() -> dict[str, torch.Tensor]:
     """Return its weights by their names in the encoder; they are shared, and not to be changed."""
+    # Where the classifier has its encoder; heads and scores are left out.
     prefix = "act."
     stored = _classifier()
     return {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}

@@ -96,6 +96,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
     ) -> PreTrainedModel:
         """Load a point transformer from any checkpoint that contains one, in full precision or quantized."""
         if attn_implementation is not None:
+            # Part of the config, which the base model is built from.
             config._attn_implementation = attn_implementation
         # transformers would put that adapter into the base model without a word.
         if find_adapter_config_file(name, **hub):
@@ -121,6 +122,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
     @classmethod
     def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
         """Build the model around a point transformer."""
+        # A base model is its own pretrained part.
         if issubclass(cls, cls.base_class()):
             return part
         with no_init_weights():
@@ -135,6 +137,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
 
     def find_source(self) -> PretrainedPart:
         """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
+        # Whatever was done to this model, only its present weights say where they are from.
         adapted = self.adapted_part
         ours = own_state(adapted)
         # Without its checksum, which would refuse other weights: here they are compared one by one.

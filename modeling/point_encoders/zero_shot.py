@@ -64,6 +64,7 @@ class TextFeaturesMixin:
         The mask is 0 for padding. `position_ids`, for the signature of `CLIPModel.get_text_features`, must be None,
         `token_type_ids`, which tokenizers of sentence encoders return, all 0.
         """
+        # Their text tower numbers the words itself; anything else would be passed over in silence.
         if position_ids is not None or (token_type_ids is not None and token_type_ids.any()):
             raise ValueError("expected position_ids=None and token_type_ids of 0: texts of one sentence")
         return self.text_tower.features(input_ids, attention_mask)

@@ -24,6 +24,7 @@ SYSTEM = System(
     weights_license="CC-BY-NC-4.0",
     license_source="the README of the program; cards on the hub differ",
     page="https://github.com/Pointcept",
+    # Their training data forbids it.
     non_commercial=True,
 )
 SUPERVISED = System(
@@ -41,6 +42,7 @@ FIND3D = System(
     code_license="MIT",
     page="https://github.com/ziqi-ma/Find3D",
 )
+# The program pads and embeds texts with this model; transformers opens it.
 FIND3D_TOWER = "google/siglip-base-patch16-224"
 """Model whose texts share the space of Find3D's points."""
 
@@ -109,6 +111,7 @@ _PUBLISHED = {
             "nuscenes": _supervised("nuscenes-semseg-pt-v3m1-0-base", "nuscenes"),
         },
     ),
+    # Sizes are those of the supervised layout; a file holds no more than tensors.
     "ziqima/find3d-checkpt0": Published(
         FIND3D,
         {

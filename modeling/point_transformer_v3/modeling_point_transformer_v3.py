@@ -137,6 +137,7 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Return biases `(patches, heads, queries, keys)` for cells `(patches, queries or keys, 3)`."""
+        # In cells: of far pairs, all differences beyond the largest share a bias.
         difference = queries[:, :, None] - keys[:, None]  # (patches, queries, keys, 3)
         place = difference.clamp(-self.largest, self.largest) + self.largest
         # Each axis has its own third of the table.
@@ -429,6 +430,7 @@ class _Encoded:
     def pooled(self) -> torch.Tensor:
         """Mean of the last stage's features over each cloud, `(clouds, channels)`."""
         features, voxels = self.last
+        # One list of clouds: `scatter_mean` has an axis in front for batches.
         return scatter_mean(features[None], voxels.cloud[None], len(voxels.counts))[0]
 
     def voxel_features(self) -> torch.Tensor:
@@ -438,6 +440,7 @@ class _Encoded:
         values = self.features[-1]
         # From the stage above the deepest one to the first.
         for stage in range(len(self.stages) - 2, -1, -1):
+            # (voxels of the stage, channels of it and of all deeper ones)
             values = torch.cat([self.features[stage], values[self.stages[stage + 1].inverse]], dim=1)
         return values
 
@@ -506,6 +509,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 )
                 below = widths[stage]
         if config.condition_size is not None:
+            # Heads and norms may list data sets in different orders; the table's rows are numbered like the heads.
             names = config.condition_classes or config.norm_conditions or ()
             # Released weights of several data sets have it even where nothing reads it.
             self.conditions = nn.Embedding(len(names), config.condition_size)
@@ -556,6 +560,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         encoded = self.encode(
             points, point_mask, grid_coord, inverse, bool_masked_pos, output_hidden_states, output_attentions
         )
+        # Of the decoder if there is one, else of the deepest stage
         features, voxels = encoded.last
         of_points = None
         if output_point_features:

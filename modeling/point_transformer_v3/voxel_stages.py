@@ -119,6 +119,7 @@ class Voxels:
 
     def order(self, block: int) -> torch.Tensor:
         """Voxels in the order of the curve of a block, `(voxels,)`."""
+        # Blocks take the curves in turns, so that each sees patches cut differently.
         curve = self.config.curves[self.turns[block % len(self.turns)]]
         if ("order", curve) not in self._cache:
             count = len(self.counts)

@@ -125,6 +125,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         super().__init__(config)
         width, hidden = config.point_config.hidden_size, config.text_config.hidden_size
         self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
+        # Cells of the last stage, of which the language model gets one token each
         self.positions = FourierPositions(config.fourier_resolution)
         # Features say what is there, Fourier channels where: the language model has to write coordinates.
         self.input_projection = nn.Linear(width + FourierPositions.channels, width)
@@ -255,6 +256,7 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         **kwargs: Any,
     ) -> SpatialLMOutput:
         """Predict the next tokens."""
+        # Before the clouds are encoded, as a wrong keyword should cost nothing.
         keywords = self.text_keywords(self.language_model, kwargs)
         clouds = {"points": points, "grid_coord": grid_coord, "point_mask": point_mask}
         embedded = self.spatiallm.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, **clouds)

@@ -20,6 +20,7 @@ class DAPTConfig(EncoderLayersConfig):
     """
 
     method = "DAPT"
+    # The base was pretrained with positions before every block, and the program starts from random scales.
     released = {"positions": "once", "scales": "random"}  # noqa: RUF012
     choices = {"positions": ("every_layer", "once"), "scales": ("identity", "random")}  # noqa: RUF012
 

@@ -26,9 +26,11 @@ class GuidedAdapterModel(EncoderTuner):
         self, adapter_name: str, peft_config: GuidedAdapterConfig, target: nn.Module
     ) -> dict[str, Any]:
         """Return the layer whose attention is shared: the first one that is adapted, of each stage."""
+        # Every layer has an attention of its own then.
         if not peft_config.share_attention:
             return {}
         stack = layer_stack(self.model)
+        # Layers of a stage have equal widths, which shared weights need.
         stage = stack.stage_of(target).number
         adapted = (layer for layer in stack.layers if adapter_name in getattr(layer, "guided_adapter_attention", ()))
         return {"earlier": next((layer for layer in adapted if stack.stage_of(layer).number == stage), None)}

@@ -37,6 +37,7 @@ class Guidance:
 def add_bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
     """Add a bottleneck to the output `(..., hidden)` of the feed-forward branch."""
     if isinstance(dropout, nn.Dropout) and is_unmodified(down, up) and kernels.bottleneck.is_chosen_on(branch.device):
+        # As a number: the fused form draws and applies the mask by itself.
         rate = dropout.p if dropout.training else 0.0
         weights = down.weight, down.bias, up.weight, up.bias
         return kernels.bottleneck(in_precision_of(down, branch), *weights, rate, scale).to(branch.dtype)
@@ -117,6 +118,7 @@ class CellNorm(nn.Module):
         self, mean: Tensor, variance: Tensor, total: Tensor, members: Membership | FlatCells
     ) -> None:
         """Update the running statistics by mean and variance `(views, hidden)` of `total` rows, once for a batch."""
+        # Checkpointing runs a layer twice for one batch.
         if not members.first_visit(self):
             return
         with torch.no_grad():
@@ -138,6 +140,7 @@ class JoinedCellNorm(CellNorm):
     """`CellNorm` whose batch statistics are those of all processes; see `joined_batches`."""
 
     def _normalize(self, rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # In one message: each one costs the time of a round between the processes.
         count, total = summed_over_processes(torch.stack([norm.count, norm.total]))
         table = rows.transpose(0, 1).flatten(1, 2)  # (views, batch * rows, hidden)
         inside = norm.occupied.transpose(0, 1).flatten(1)
@@ -169,6 +172,7 @@ class CellAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        # Stacked by view, so that one product serves all of them.
         self.norm_weight = nn.Parameter(torch.ones(views, hidden_size))
         self.norm_bias = nn.Parameter(torch.zeros(views, hidden_size))
         self.qkv_weight = nn.Parameter(torch.empty(views, 3 * width, hidden_size))
@@ -346,6 +350,7 @@ def prepare_table(
     code: TableCode = TableCode(),  # noqa: B008
 ) -> LayerTable:
     """Make what `aggregate_by_table` needs, once for all layers that share it."""
+    # Geometry and weights are shared by the layers of a stage, so the first layer makes the table for all of them.
     sizes = guidance.cell_size, guidance.voxel_size
     with autocast_disabled(geometry.centers.device):
         table = geometry.table(*sizes, attention.heads, view_norm.count_empty, view_norm.weight.dtype, code.table)
@@ -382,6 +387,7 @@ def update_statistics(
     """Update the running statistics of both norms in one operation, once for a batch."""
     if not prepared.table.first_visit(view_norm):
         return
+    # Views and voxels, means and variances, in one call: each is a kernel of its own otherwise.
     running = [view_norm.running_mean, voxel_norm.running_mean, view_norm.running_var, voxel_norm.running_var]
     of_batch = [mean[:-1], mean[-1:], variance[:-1], variance[-1:]]
     torch._foreach_lerp_(running, of_batch, view_norm.momentum)  # pyright: ignore[reportPrivateImportUsage]
@@ -399,6 +405,7 @@ def guided_aggregation_flat(
     """Compute `guided_aggregation` for the tokens `(tokens, hidden)` of all clouds, without matrices of all pairs."""
     tokens = hidden_states.to(view_norm.weight.dtype)
     rows = members.counts.shape[1]
+    # One list for all views, not a copy for each
     every = tokens.expand(len(members.row), -1, -1)  # (views, tokens, hidden)
     gathered = attention.attend_flat(tokens, members)  # (views, tokens, width)
     out_weight, out_bias = attention.out_weight.transpose(1, 2), attention.out_bias.unsqueeze(1)

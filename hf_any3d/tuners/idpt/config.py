@@ -20,6 +20,7 @@ class IDPTConfig(EncoderTunerConfig):
     """
 
     method = "IDPT"
+    # The name of the position lacks "cls", by which the program finds what to train.
     released = {"train_position": False}  # noqa: RUF012
     choices = {"prompt_module": tuple(PROMPT_MODULES)}  # noqa: RUF012
 

@@ -189,6 +189,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         check_layers("segmentation_layers", layers, config.num_hidden_layers)
         token_width = len(layers) * config.hidden_size
         setattr(self, self.base_model_prefix, self.base_class()(config))
+        # Tokens of all chosen blocks side by side
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + config.feature_size, config)
         self.post_init()
