@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.config_checks import name_fields, stored_settings
 
@@ -65,43 +65,6 @@ def hooks() -> Hooks:
     if _hooks is None and all(map(importlib.util.find_spec, ("peft", "scipy"))):
         importlib.import_module(_REGISTRATION).register()
     return _hooks or Hooks()
-
-
-class LibraryModelMixin:
-    """For models, as the first base class: names are checked before anything is opened, saved models are described."""
-
-    # PEFT asks by this name, of which transformers warns from 5.23 on, where the other one is new.
-    is_gradient_checkpointing = getattr(
-        PreTrainedModel, "is_activation_checkpointing", PreTrainedModel.is_gradient_checkpointing
-    )
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Load a model as `PreTrainedModel.from_pretrained` does.
-
-        Pretrained weights that differ from those that the model was trained with raise an EncoderMismatchError,
-        missing ones of the model itself a ValueError.
-
-        Raises:
-            EncoderMismatchError: Pretrained weights differ from those that the model was trained with.
-            EncoderUnavailableError: They are neither on the hub nor in the cache.
-            ValueError: Weights of the model itself are missing, damaged or of another shape; names them.
-        """
-        hooks().check_name(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
-        super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
-            hooks().describe(self, save_directory, None)
-
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # transformers has just put the repository's card here, or its empty template where there is none.
-        hooks().describe(self, working_dir, repo_id)
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 class LibrarySettingsMixin:

@@ -44,15 +44,16 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
-    AdapterLoadingMixin,
-    opens_from_adapter,
+    check_adapter_base,
     refuse_adapter_without_weights,
     refuse_folder_of_adapters,
+    refuse_merged_adapters,
+    save_with_adapter,
 )
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
-from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.registry import MODEL_TYPES, pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.import_watcher import when_imported
@@ -160,7 +161,7 @@ class PointCloudPeftModel(PeftModel):
         """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
         self._name_encoder_as_base(model.config)
-        if isinstance(model, AdapterLoadingMixin):
+        if isinstance(model, LibraryModelMixin) and model._adapted_part is not None:
             refuse_merged_adapters(model)  # before anything is written
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
             # models read no words, and an adapter with embeddings would not open.
@@ -190,7 +191,7 @@ class PointCloudPeftModel(PeftModel):
 
     def _save_configs(self, save_directory: str, names: Sequence[str]) -> None:
         """Save the config of the model beside each adapter that opens without its base, and warn of others."""
-        model = cast(AdapterLoadingMixin, self.get_base_model())
+        model = cast(LibraryModelMixin, self.get_base_model())
         for name in names:
             if missing := left_out_modules(self, name):
                 warnings.warn(
@@ -199,7 +200,7 @@ class PointCloudPeftModel(PeftModel):
                     stacklevel=3,
                 )
             else:
-                model.save_with_adapter(save_directory if name == "default" else f"{save_directory}/{name}")
+                save_with_adapter(model, save_directory if name == "default" else f"{save_directory}/{name}")
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
@@ -253,7 +254,7 @@ class PointCloudPeftModel(PeftModel):
             with stored_settings(config):
                 json.loads(config.read_text(encoding="utf-8"))
         if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
-            cast(AdapterLoadingMixin, model).check_adapter_base(recorded, os.fspath(model_id))
+            check_adapter_base(cast(LibraryModelMixin, model), recorded, os.fspath(model_id))
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d import registry
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.tasks import PARTS, TASKS, CardTask
-from hf_any3d.modeling.pretrained_parts.adapter_loading import opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.mixin import opens_from_adapter
 from hf_any3d.tuners.targets import left_out_modules
 from hf_any3d.utils.markdown import code
 

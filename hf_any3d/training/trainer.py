@@ -24,10 +24,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, Trai
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers

@@ -34,7 +34,6 @@ from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.config_checks import check_built, check_layers
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import OUTPUT_KEYWORDS, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import (
@@ -80,7 +79,7 @@ class ActOutput(PointTransformerOutput):
     added_tokens: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all models with ACT's point transformer: config, initialization, and loading under adapters.
 
     The config stored with an adapter names the repository or directory that the pretrained transformer, the part

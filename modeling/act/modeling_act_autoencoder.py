@@ -38,7 +38,6 @@ from hf_any3d.modeling.encoders import (
     prefix_attention,
     run_with_prefix,
 )
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import (
@@ -459,7 +458,7 @@ class ActAutoencoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
+class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Discrete autoencoder: points to codes, through a frozen teacher, and back to points.
 
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal

@@ -47,7 +47,6 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.compilation import mark_batch
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
@@ -110,7 +109,7 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the Any2Point models."""
 
     config_class = Any2PointConfig

@@ -16,15 +16,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_index import PointIndexer
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 
-class PointTokenizerPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
+class PointTokenizerPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of tokenizers without an encoder."""
 
     config_class = PointTokenizerConfig

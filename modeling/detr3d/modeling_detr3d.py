@@ -34,14 +34,13 @@ from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
 from hf_any3d.modeling.encoders import LayerStack, open_pretrained_part, restore_part
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.boxes import wrap_heading
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import own_modules
 
@@ -117,7 +116,7 @@ class Detr3DObjectDetectionOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensMixin, PreTrainedModel):
+class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel):
     """Base class of 3DETR models."""
 
     config_class = Detr3DConfig
@@ -223,7 +222,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         )
         return cls(config, encoder).eval()
 
-    # Loading and saving; see `AdapterLoadingMixin`.
+    # Loading and saving; see `LibraryModelMixin`.
 
     @classmethod
     def has_adapted_part(cls, config: PreTrainedConfig) -> bool:

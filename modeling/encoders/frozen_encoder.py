@@ -29,8 +29,8 @@ from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing, own_state, remember_weights
@@ -96,7 +96,7 @@ def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
     return getattr(getattr(model, model.base_model_prefix, model), "encoder", None)
 
 
-class FrozenEncoderMixin(AdapterLoadingMixin):
+class FrozenEncoderMixin(LibraryModelMixin):
     """For `PreTrainedModel` classes whose base model owns a frozen `encoder`, the part "encoder" of its config.
 
     The encoder's own modules always stay in eval mode (no dropout, no layer drop), while adapters inside it follow
@@ -280,7 +280,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     def _encoder_owner(self) -> PreTrainedModel:
         return getattr(self, self.base_model_prefix, self)
 
-    # Loading and saving; see `AdapterLoadingMixin`.
+    # Loading and saving; see `LibraryModelMixin`.
 
     @property
     def adapted_part(self) -> PreTrainedModel:

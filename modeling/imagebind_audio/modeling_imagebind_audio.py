@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPMLP, eager_attention_forward
 
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
@@ -26,6 +25,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 
 class ImageBindAudioEmbeddings(nn.Module):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.layers.losses import point_loss
@@ -26,7 +25,7 @@ from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_terms, surprise
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.point_encoders.base_model import PointCloudModel
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 _SMALLEST = 1e-12
 
@@ -43,7 +42,7 @@ class LocalFeaturesOutput(TokenClassifierOutput):
     unknown: Tensor | None = None
 
 
-class LocalFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
+class LocalFeaturesPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of these models."""
 
     config_class = LocalFeaturesConfig

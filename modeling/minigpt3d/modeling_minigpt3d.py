@@ -39,7 +39,6 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
     CloudLanguageModelMixin,
@@ -61,7 +60,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor, own_state, remember_weights
@@ -113,7 +112,7 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
+class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTrainedModel):
     """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
@@ -153,7 +152,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
             elif ".lora_B." in name:
                 init.zeros_(parameter)
 
-    # Loading and saving; see `PretrainedPartsMixin`.
+    # Loading and saving; see `LibraryModelMixin`.
 
     def store_parts(self) -> None:
         """Store all parts with the model from now on."""
@@ -406,12 +405,12 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
-        """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
+        """Return a part's tensors except those that the training stages change; see `LibraryModelMixin`."""
         trained, path = set(self.trained_by_stages()), self._part_paths[name]
         return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        """Load the recorded weights of a part again; see `LibraryModelMixin`."""
         # The config may have more than the repository's, such as another number of patches.
         configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
         opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))

@@ -10,11 +10,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import check_settings
-from hf_any3d.modeling.hooks import LibraryModelMixin, LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 
 class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
@@ -49,7 +49,7 @@ class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
         return len(self.hidden_sizes)
 
 
-class PointCloudPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
+class PointCloudPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of these models: opened, saved, described and called like all others of the library."""
 
     config_class = PointCloudConfig

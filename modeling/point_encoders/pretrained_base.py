@@ -23,8 +23,8 @@ from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
-from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, keep_in_full, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
 from hf_any3d.modeling.pretrained_parts.tensors import (
@@ -37,7 +37,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 )
 
 
-class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
+class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
     """For models whose base model is the pretrained part that adapters are trained on, the part "base".
 
     The config stored with an adapter names the repository or directory that the base model was loaded from. Its

@@ -34,7 +34,6 @@ from hf_any3d.modeling.encoders import (
     settle_adapter,
 )
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin, freeze
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
@@ -48,7 +47,7 @@ from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name, check_revisions
 from hf_any3d.modeling.pretrained_parts.tensors import own_state
 
@@ -108,9 +107,7 @@ def _defaults_around(opened: Mapping[str, PreTrainedModel]) -> dict[str, Any]:
     return defaults
 
 
-class PointFeaturesPreTrainedModel(
-    LibraryModelMixin, FrozenModulesMixin, PretrainedPartsMixin, PointTokensMixin, PreTrainedModel
-):
+class PointFeaturesPreTrainedModel(FrozenModulesMixin, LibraryModelMixin, PointTokensMixin, PreTrainedModel):
     """Base class of models of features without training."""
 
     config_class = PointFeaturesConfig
@@ -189,7 +186,7 @@ class PointFeaturesPreTrainedModel(
         return self.base_model.mean.device
 
     def reopened_state(self, name: str) -> dict[str, Tensor]:
-        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        """Load the recorded weights of a part again; see `LibraryModelMixin`."""
         return own_state(open_pretrained_part(self.config.part(name), getattr(self.config, f"{name}_config"))[0])
 
     def _frozen_models(self) -> Iterator[tuple[str, PreTrainedModel]]:

@@ -28,7 +28,6 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
@@ -371,7 +370,7 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         return hidden_states if self.pre_norm else normed(self.norm2, hidden_states, voxels)
 
 
-class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class PointTransformerV3PreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all Point Transformer V3 models."""
 
     config_class = PointTransformerV3Config

@@ -8,5 +8,5 @@ Such as Any2Point's encoder, the point transformer under an adapter, and MiniGPT
 4. Saving compares them (`changed_tensors`), without adapters. An unchanged part is left out; a changed one is stored
    with the model, and its record says so; a quantized one cannot be stored and is refused.
 
-`PretrainedPartsMixin` does this for full models, `AdapterLoadingMixin` for repositories that hold only an adapter.
+`LibraryModelMixin` does this, also for repositories that hold only an adapter.
 """

@@ -1,4 +1,9 @@
-"""Load models from repositories that hold only an adapter and a config."""
+"""Open, compare and save models whose repositories hold only an adapter and a config.
+
+`LibraryModelMixin` calls these functions; what a model has to tell them are its methods there.
+"""
+
+from __future__ import annotations
 
 import copy
 import dataclasses
@@ -7,9 +12,10 @@ import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     CONFIG_NAME,
@@ -31,13 +37,24 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
     weights_of,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
+
+if TYPE_CHECKING:
+    from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
 
 # As PEFT calls them, which models without adapters open without.
 SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME = "adapter_model.safetensors", "adapter_model.bin"
+
+
+def refuse_merged_adapters(model: nn.Module) -> None:
+    """Raise a ValueError if PEFT's `merge_adapter` has changed the weights for as long as an adapter is merged."""
+    if merged := sorted({name for module in model.modules() for name in vars(module).get("merged_adapters", ())}):
+        raise ValueError(
+            f"the adapter {', '.join(map(repr, merged))} is merged into the weights; expected unmerge_adapter() "
+            "before saving, or merge_and_unload() to keep it merged"
+        )
 
 
 def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
@@ -57,352 +74,216 @@ def refuse_adapter_without_weights(folder: str | os.PathLike) -> None:
         raise OSError(f"{folder}: lacks {files[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds")
 
 
-class AdapterLoadingMixin(PretrainedPartsMixin):
-    """For models whose repositories may hold only a PEFT adapter and a config that names its pretrained weights.
+def open_adapter(cls: type[_Model], name: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+    """Load a model from a repository that holds an adapter but no full model; None for other repositories.
 
-    `from_pretrained` then builds the model around the pretrained part that the config names and loads the adapter and
-    all that was trained with it; a base class also loads the repository of a model with a head, without the head. A
-    part that no repository holds, because it was changed or never saved, is stored in a folder next to the adapter.
+    The arguments are those of `from_pretrained`.
     """
+    # Arguments that find files go to every look-up, the others to the model alone.
+    hub, rest = {}, {}
+    for key, value in kwargs.items():
+        if key not in HUB_ARGUMENTS:
+            rest[key] = value
+        elif value is not None:
+            hub[key] = value
+    refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
+    adapter = find_adapter_config_file(name, **hub)
+    # An adapter without a config names its base model; with a config and weights it is part of a full model; with a
+    # config alone the model is built around its pretrained part.
+    if adapter is None:
+        return None
+    if not _contains(name, CONFIG_NAME, hub):
+        return _from_base_of(cls, adapter, name, hub, *args, **rest)
+    if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
+        return None
+    return _from_adapter_repository(cls, os.fspath(name), hub, **rest)
 
-    # Name of the part that adapters are trained on, in the config and as a folder next to the adapter.
-    _adapted_part: ClassVar[str]
-    # Whether adapters name the part itself as their base model, and not a model around it.
-    _bases_are_parts: ClassVar[bool] = False
-    # Prefixes of config fields that do not affect what an adapter does.
-    _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
-    # Whether `dtype` applies to the full model, or only to its pretrained weights.
-    _has_single_dtype: ClassVar[bool] = False
 
-    # What each system defines.
+def _from_base_of(
+    cls: type[_Model], adapter: str, name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any
+) -> PreTrainedModel:
+    """Load the base model that an adapter's config file names, and the adapter at `name` into it."""
+    settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
+    # Revision and subfolder say where the adapter is; the base has a revision of its own.
+    place = {key: value for key, value in hub.items() if key in ("revision", "subfolder")}
+    around = {key: value for key, value in hub.items() if key not in place}
+    if settings.get("revision") is not None:
+        around["revision"] = settings["revision"]
+    # The type is compared before anything is downloaded.
+    kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
+    if kind != cls.config_class.model_type:
+        raise ValueError(
+            f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
+            f"{cls.__name__} that it was trained on; build that again and open the adapter with "
+            "PeftModel.from_pretrained(model, …), or save it with "
+            "modules_to_save=trainable_module_names(model)"
+        )
+    adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
+    return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
 
-    @classmethod
-    def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
-        """Return whether a model of this config has a pretrained part that adapters are trained on."""
-        return True
 
-    @property
-    def adapted_part(self) -> PreTrainedModel:
-        """The pretrained part that adapters are trained on."""
-        raise NotImplementedError
+def _from_adapter_repository(
+    cls: type[_Model],
+    name: str,
+    hub: dict[str, Any],
+    config: PreTrainedConfig | str | os.PathLike | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    device_map: str | torch.device | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+    output_loading_info: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    **overrides: Any,
+) -> PreTrainedModel:
+    if not isinstance(config, PreTrainedConfig):
+        config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+    config = copy.deepcopy(config)
+    apply_settings(cls, config, overrides)
+    dtype = dtype_named(dtype or torch_dtype)
+    loading = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+    with stored_settings(name):
+        # Of the class that was saved, as the adapter has weights of its head too.
+        saved_class = class_of_saved(cls, config)
+        model = saved_class.build_for_adapter(name, config, hub, **loading, quantization_config=quantization_config)
+    if not isinstance(model.base_model, cls) and not isinstance(model, cls):
+        raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
+    info = _add_adapter(model, name, hub, ignore_mismatched_sizes)
+    model._hf_peft_config_loaded = True
+    model.name_or_path = name
+    if cls._has_single_dtype and dtype is not None:
+        model.to(dtype)
+    if device_map is not None:
+        model.to(single_device(device_map))
+    if not isinstance(model, cls):
+        # The repository has a head, and its base model was asked for: that keeps the adapter.
+        base = model.base_model
+        base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
+        model = base
+    return (model.eval(), info) if output_loading_info else model.eval()
 
-    @classmethod
-    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the recorded pretrained part; `hub` and `loading` are arguments of `from_pretrained`."""
-        raise NotImplementedError
 
-    @classmethod
-    def open_stored_part(
-        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
-    ) -> PreTrainedModel:
-        """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
-        raise NotImplementedError
+def stated_base(cls: type[_Model], name: str, recorded: PretrainedPart, hub: dict[str, Any]) -> PretrainedPart | None:
+    """Return where adapter_config.json says that the pretrained part is, if that is elsewhere than recorded.
 
-    @classmethod
-    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-        """Build the model around its pretrained part; everything else is untrained."""
-        raise NotImplementedError
+    That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
+    compared with the recorded ones like those of the recorded address.
+    """
+    # Without such a file, an empty text stands for no settings.
+    settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
+    base = settings.get("base_model_name_or_path")
+    if not base or _is_same_place(base, recorded.name_or_path):
+        return None
+    is_directory = os.path.isdir(base)
+    is_lost = _is_lost(recorded.name_or_path)
+    if not is_directory:
+        # A directory of another machine, say: the recorded place stands.
+        if _is_lost(base):
+            return None
+        # A repository, which holds a model around the part: it counts if the recorded place is gone.
+        if not is_lost and not cls._bases_are_parts:
+            return None
+    try:
+        return _part_of_base(cls, base, settings.get("revision"), recorded)
+    except OSError:
+        if is_directory or is_lost:
+            raise
+        return None  # no network, say; the recorded weights are the same
 
-    @classmethod
-    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
-        """Return the dtype in which `save_with_adapter` stored the part, the only one in which checksums compare."""
-        return torch.float32
 
-    def find_source(self) -> PretrainedPart:
-        """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
-        raise NotImplementedError
+def _part_of_base(
+    cls: type[_Model], base: str, revision: str | None, recorded: PretrainedPart
+) -> PretrainedPart | None:
+    """Return the pretrained part that an adapter's base model is or has, None if it is where it was recorded."""
+    around = {} if revision is None else {"revision": revision}
+    kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
+    if cls._bases_are_parts or kind != cls.config_class.model_type:
+        return dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
+    # An adapter on a model around a pretrained part names the model, whose config names the part.
+    part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
+    if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
+        return None
+    return dataclasses.replace(recorded, name_or_path=part.name_or_path, revision=part.revision)
 
-    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
-        """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
-        raise NotImplementedError
 
-    def config_to_store(self) -> PreTrainedConfig:
-        """Return a copy of the config to store with an adapter."""
-        config = copy.deepcopy(self.config)
-        quantizer = getattr(self, "hf_quantizer", None)
-        if quantizer is not None and not quantizer.pre_quantized:
-            del config.quantization_config  # a loading option, not a property of the weights
-        return config
+def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) -> None:
+    """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
 
-    # What all share.
+    Weights in another dtype, or sharded, are compared by the repository that they were opened from. `recorded` is
+    the config.json stored with the adapter, which messages call `adapter`.
 
-    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of the part again; see `PretrainedPartsMixin`."""
-        return own_state(self.open_part(self.config, {}))
-
-    @classmethod
-    def build_for_adapter(
-        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
-    ) -> PreTrainedModel:
-        """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
-        refuse_adapter_without_weights(Path(name, hub.get("subfolder") or ""))
-        recorded, hub = config.part(cls._adapted_part), dict(hub)
-        if recorded.is_elsewhere:
-            if (stated := cls._stated_base(name, recorded, hub)) is not None:
-                config = copy.deepcopy(config)
-                config.set_part(cls._adapted_part, stated)
-            # These two say where the adapter is, not where its pretrained part is.
-            for key in ("revision", "subfolder"):
-                hub.pop(key, None)
-            return cls.build_around(cls.open_part(config, hub, **loading), config)
-        folder = recorded.subfolder or cls._adapted_part
-        path, place = "/".join(filter(None, (hub.get("subfolder"), folder))), name
-        if os.path.isdir(name):
-            # With `subfolder` of a directory, transformers would find the adapter above and load it into the part.
-            place = os.path.join(name, path)
-            hub.pop("subfolder", None)
-        else:
-            hub["subfolder"] = path
-        stored_dtype = cls.stored_dtype(config)  # loading may change the config
-        model = cls.build_around(cls.open_stored_part(place, config, hub, **loading), config)
-        checksum = model.checksum_in_memory(stored_dtype)
-        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+    Raises:
+        EncoderMismatchError: The adapter was trained with other weights; names both.
+    """
+    config = type(model.config).from_dict(recorded)
+    ours, theirs = model.config.part(model._adapted_part), config.part(model._adapted_part)
+    if theirs.checksum is not None:
+        # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
+        checksum = model.describe_weights(config) or ours.checksum
+        if checksum is None:
+            with suppress(OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
+                checksum = model.find_source().checksum
+        if checksum is None:
+            warnings.warn(
+                f"{adapter}: the weights of the base model, in {model.adapted_part.dtype}, cannot be compared with "
+                f"those that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others "
+                "would change results silently",
+                stacklevel=4,
+            )
+        elif checksum != theirs.checksum:
             raise EncoderMismatchError(
-                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
-                f"{recorded.checksum}, that of the weights that the adapter was trained with"
+                f"{adapter}: the adapter was trained with the weights of "
+                f"{theirs.name_or_path if theirs.is_elsewhere else theirs.subfolder!r}, checksum "
+                f"{theirs.checksum}; the base model has {checksum}. Other weights would change results silently. "
+                f"Load the base model with revision={theirs.revision!r}, or load the adapter's repository with an "
+                "auto class, which does so automatically"
             )
-        return model
+    # Fields of the library's own configs, without those of transformers, such as versions and names.
+    fields = type(model.config).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    different = []
+    for name in sorted(fields & recorded.keys()):
+        value = getattr(model.config, name)
+        # Compared as JSON stores them: a tuple comes back as a list.
+        if not name.startswith(model._settings_without_effect_on_adapters):
+            if json.loads(json.dumps(value)) != recorded[name]:
+                different.append(f"{name}={value!r}, the adapter was trained with {recorded[name]!r}")
+    if different:
+        warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", stacklevel=4)
 
-    @classmethod
-    def _stated_base(cls, name: str, recorded: PretrainedPart, hub: dict[str, Any]) -> PretrainedPart | None:
-        """Return where adapter_config.json says that the pretrained part is, if that is elsewhere than recorded.
 
-        That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
-        compared with the recorded ones like those of the recorded address.
-        """
-        # Without such a file, an empty text stands for no settings.
-        settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
-        base = settings.get("base_model_name_or_path")
-        if not base or _is_same_place(base, recorded.name_or_path):
-            return None
-        is_directory = os.path.isdir(base)
-        is_lost = _is_lost(recorded.name_or_path)
-        if not is_directory:
-            # A directory of another machine, say: the recorded place stands.
-            if _is_lost(base):
-                return None
-            # A repository, which holds a model around the part: it counts if the recorded place is gone.
-            if not is_lost and not cls._bases_are_parts:
-                return None
-        try:
-            return cls._part_of_base(base, settings.get("revision"), recorded)
-        except OSError:
-            if is_directory or is_lost:
-                raise
-            return None  # no network, say; the recorded weights are the same
-
-    @classmethod
-    def _part_of_base(cls, base: str, revision: str | None, recorded: PretrainedPart) -> PretrainedPart | None:
-        """Return the pretrained part that an adapter's base model is or has, None if it is where it was recorded."""
-        around = {} if revision is None else {"revision": revision}
-        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
-        if cls._bases_are_parts or kind != cls.config_class.model_type:
-            return dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
-        # An adapter on a model around a pretrained part names the model, whose config names the part.
-        part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
-        if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
-            return None
-        return dataclasses.replace(recorded, name_or_path=part.name_or_path, revision=part.revision)
-
-    def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
-        """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
-        part = self.adapted_part
-        # Checksums are of the bytes that were stored.
-        if is_quantized(part) or part.dtype != dtype:
-            return None
+def save_with_adapter(model: _Model, directory: str | os.PathLike) -> None:
+    """Write the config, and the pretrained part if no repository holds its weights."""
+    name, part = model._adapted_part, model.adapted_part
+    refuse_merged_adapters(part)
+    source = model.find_source()
+    if not source.is_elsewhere:
+        if is_quantized(part):
+            raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
         state = own_state(part)
-        return tensors_checksum(state) if all(map(is_local, state.values())) else None
-
-    def describe_weights(self, config: PreTrainedConfig) -> str | None:
-        """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
-        return self.checksum_in_memory(self.stored_dtype(config))
-
-    def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
-
-        Weights in another dtype, or sharded, are compared by the repository that they were opened from. `recorded` is
-        the config.json stored with the adapter, which messages call `adapter`.
-
-        Raises:
-            EncoderMismatchError: The adapter was trained with other weights; names both.
-        """
-        config = type(self.config).from_dict(recorded)
-        ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
-        if theirs.checksum is not None:
-            # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
-            checksum = self.describe_weights(config) or ours.checksum
-            if checksum is None:
-                with suppress(OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
-                    checksum = self.find_source().checksum
-            if checksum is None:
-                warnings.warn(
-                    f"{adapter}: the weights of the base model, in {self.adapted_part.dtype}, cannot be compared with "
-                    f"those that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others "
-                    "would change results silently",
-                    stacklevel=4,
-                )
-            elif checksum != theirs.checksum:
-                raise EncoderMismatchError(
-                    f"{adapter}: the adapter was trained with the weights of "
-                    f"{theirs.name_or_path if theirs.is_elsewhere else theirs.subfolder!r}, checksum "
-                    f"{theirs.checksum}; the base model has {checksum}. Other weights would change results silently. "
-                    f"Load the base model with revision={theirs.revision!r}, or load the adapter's repository with an "
-                    "auto class, which does so automatically"
-                )
-        # Fields of the library's own configs, without those of transformers, such as versions and names.
-        fields = type(self.config).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-        different = []
-        for name in sorted(fields & recorded.keys()):
-            value = getattr(self.config, name)
-            # Compared as JSON stores them: a tuple comes back as a list.
-            if not name.startswith(self._settings_without_effect_on_adapters):
-                if json.loads(json.dumps(value)) != recorded[name]:
-                    different.append(f"{name}={value!r}, the adapter was trained with {recorded[name]!r}")
-        if different:
-            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", stacklevel=4)
-
-    def save_with_adapter(self, directory: str | os.PathLike) -> None:
-        """Write the config, and the pretrained part if no repository holds its weights."""
-        name, part = self._adapted_part, self.adapted_part
-        refuse_merged_adapters(part)
-        source = self.find_source()
-        if not source.is_elsewhere:
-            if is_quantized(part):
-                raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
-            state = own_state(part)
-            self.save_part(state, Path(directory) / name)
-            source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
-        config = self.config_to_store()
-        config.set_part(name, source)
-        # A record in the config leads from the adapter to its base; PEFT's own file may name another place.
-        config.save_pretrained(directory)
-        if self._bases_are_parts and source.is_elsewhere:
-            self._name_base(source, Path(directory, ADAPTER_CONFIG_NAME))
-
-    def _name_base(self, source: PretrainedPart, file: Path) -> None:
-        """Let adapters name the source as their base model, where they still name that of an earlier one."""
-
-        def is_earlier(base: str | None) -> bool:
-            return bool(base) and not _is_same_place(str(base), str(source.name_or_path))
-
-        for config in getattr(self, "peft_config", {}).values():
-            if is_earlier(config.base_model_name_or_path):
-                config.base_model_name_or_path, config.revision = source.name_or_path, source.revision
-        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if is_earlier(settings.get("base_model_name_or_path")):
-            settings |= {"base_model_name_or_path": source.name_or_path, "revision": source.revision}
-            file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ) -> PreTrainedModel:
-        """Load a model, or build it around its pretrained part; see `LibraryModelMixin.from_pretrained`."""
-        name = pretrained_model_name_or_path
-        if name is None:
-            return super().from_pretrained(name, *args, **kwargs)
-        # Arguments that find files go to every look-up, the others to the model alone.
-        hub, rest = {}, {}
-        for key, value in kwargs.items():
-            if key not in HUB_ARGUMENTS:
-                rest[key] = value
-            elif value is not None:
-                hub[key] = value
-        refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
-        adapter = find_adapter_config_file(name, **hub)
-        # An adapter without a config names its base model; with a config and weights it is part of a full model; with
-        # a config alone the model is built around its pretrained part.
-        if adapter is None:
-            return super().from_pretrained(name, *args, **kwargs)
-        if not _contains(name, CONFIG_NAME, hub):
-            return cls._from_base_of(adapter, name, hub, *args, **rest)
-        if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
-            return super().from_pretrained(name, *args, **kwargs)
-        return cls._from_adapter_repository(os.fspath(name), hub, **rest)
-
-    @classmethod
-    def _from_base_of(
-        cls, adapter: str, name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any
-    ) -> PreTrainedModel:
-        """Load the base model that an adapter's config file names, and the adapter at `name` into it."""
-        settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
-        base = settings.get("base_model_name_or_path")
-        # Revision and subfolder say where the adapter is; the base has a revision of its own.
-        place = {key: value for key, value in hub.items() if key in ("revision", "subfolder")}
-        around = {key: value for key, value in hub.items() if key not in place}
-        if settings.get("revision") is not None:
-            around["revision"] = settings["revision"]
-        # The type is compared before anything is downloaded.
-        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
-        if kind != cls.config_class.model_type:
-            raise ValueError(
-                f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
-                f"{cls.__name__} that it was trained on; build that again and open the adapter with "
-                "PeftModel.from_pretrained(model, …), or save it with "
-                "modules_to_save=trainable_module_names(model)"
-            )
-        adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
-        return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
-
-    @classmethod
-    def _from_adapter_repository(
-        cls,
-        name: str,
-        hub: dict[str, Any],
-        config: PreTrainedConfig | str | os.PathLike | None = None,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        attn_implementation: str | None = None,
-        device_map: str | torch.device | dict[str, Any] | None = None,
-        quantization_config: Any = None,
-        output_loading_info: bool = False,
-        ignore_mismatched_sizes: bool = False,
-        **overrides: Any,
-    ) -> PreTrainedModel:
-        if not isinstance(config, PreTrainedConfig):
-            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
-        config = copy.deepcopy(config)
-        apply_settings(cls, config, overrides)
-        dtype = dtype_named(dtype or torch_dtype)
-        loading = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
-        with stored_settings(name):
-            # Of the class that was saved, as the adapter has weights of its head too.
-            saved_class = class_of_saved(cls, config)
-            model = saved_class.build_for_adapter(
-                name, config, hub, **loading, quantization_config=quantization_config
-            )
-        if not isinstance(model.base_model, cls) and not isinstance(model, cls):
-            raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
-        info = _add_adapter(model, name, hub, ignore_mismatched_sizes)
-        model._hf_peft_config_loaded = True
-        model.name_or_path = name
-        if cls._has_single_dtype and dtype is not None:
-            model.to(dtype)
-        if device_map is not None:
-            model.to(single_device(device_map))
-        if not isinstance(model, cls):
-            # The repository has a head, and its base model was asked for: that keeps the adapter.
-            base = model.base_model
-            base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
-            model = base
-        return (model.eval(), info) if output_loading_info else model.eval()
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PretrainedPartsMixin.save_pretrained` does, with the config next to a loaded adapter."""
-        if not getattr(self, "_hf_peft_config_loaded", False) or not self.has_adapted_part(self.config):
-            super().save_pretrained(save_directory, **kwargs)
-            return
-        # A base model loaded from the repository of a model with a head is saved under its own class.
-        self.config.architectures = [type(self).__name__]
-        if kwargs.get("is_main_process", True):
-            self.save_with_adapter(save_directory)
-        # Past the class that would store the part: `save_with_adapter` has, and transformers saves the adapter alone.
-        super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+        model.save_part(state, Path(directory) / name)
+        source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
+    config = model.config_to_store()
+    config.set_part(name, source)
+    # A record in the config leads from the adapter to its base; PEFT's own file may name another place.
+    config.save_pretrained(directory)
+    if model._bases_are_parts and source.is_elsewhere:
+        _name_base(model, source, Path(directory, ADAPTER_CONFIG_NAME))
 
 
-def opens_from_adapter(model_class: type, config: PreTrainedConfig) -> bool:
-    """Return whether repositories that hold only an adapter and a config open as models of a class and config."""
-    return issubclass(model_class, AdapterLoadingMixin) and model_class.has_adapted_part(config)
+def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
+    """Let adapters name the source as their base model, where they still name that of an earlier one."""
+
+    def is_earlier(base: str | None) -> bool:
+        return bool(base) and not _is_same_place(str(base), str(source.name_or_path))
+
+    for config in getattr(model, "peft_config", {}).values():
+        if is_earlier(config.base_model_name_or_path):
+            config.base_model_name_or_path, config.revision = source.name_or_path, source.revision
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if is_earlier(settings.get("base_model_name_or_path")):
+        settings |= {"base_model_name_or_path": source.name_or_path, "revision": source.revision}
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _add_adapter(

@@ -1,17 +1,26 @@
-"""Save models with or without their pretrained parts, and load them again."""
+"""Open and save models: under names that are checked, with or without their pretrained parts, or as adapters."""
 
+import copy
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
+from hf_any3d.modeling.pretrained_parts.adapter_loading import (
+    open_adapter,
+    refuse_adapter_without_weights,
+    refuse_merged_adapters,
+    save_with_adapter,
+    stated_base,
+)
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
@@ -20,77 +29,124 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     refuse_whole_numbers,
     weights_of,
 )
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
     changed_since_loading,
     differing,
+    is_local,
+    own_state,
     own_tensors,
     remember_weights,
+    tensors_checksum,
 )
 
 
-def refuse_merged_adapters(model: nn.Module) -> None:
-    """Raise a ValueError if PEFT's `merge_adapter` has changed the weights for as long as an adapter is merged."""
-    if merged := sorted({name for module in model.modules() for name in vars(module).get("merged_adapters", ())}):
-        raise ValueError(
-            f"the adapter {', '.join(map(repr, merged))} is merged into the weights; expected unmerge_adapter() "
-            "before saving, or merge_and_unload() to keep it merged"
-        )
+class LibraryModelMixin:
+    """For all `PreTrainedModel` classes, as the first base class: how models are opened and saved.
 
-
-class PretrainedPartsMixin:
-    """For all `PreTrainedModel` classes: how they open and are saved, with parts whose weights are kept elsewhere.
-
-    `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
-    one that was changed is stored with the model. Loading fetches the parts, checks that they are the recorded ones,
-    and refuses a model that lacks weights that it was saved with, which transformers would initialize at random.
+    - Names are checked before anything is opened, and saved models are described.
+    - `config.parts` records where the weights of each pretrained part come from. A part that still has these weights
+      is not saved; one that was changed is stored with the model. Loading fetches the parts, checks that they are the
+      recorded ones, and refuses a model that lacks weights that it was saved with, which transformers would initialize
+      at random.
+    - Where adapters are trained on a part, `_adapted_part`, a repository may hold only a PEFT adapter and a config.
+      `from_pretrained` then builds the model around the part and loads the adapter and all that was trained with it; a
+      base class also loads the repository of a model with a head, without the head. A part that no repository holds,
+      because it was changed or never saved, is stored in a folder next to the adapter.
     """
 
+    # PEFT asks by this name, of which transformers warns from 5.23 on, where the other one is new.
+    is_gradient_checkpointing = getattr(
+        PreTrainedModel, "is_activation_checkpointing", PreTrainedModel.is_gradient_checkpointing
+    )
     # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
     _part_paths: ClassVar[Mapping[str, str]] = {}
+    # Name of the part that adapters are trained on, in the config and as a folder next to the adapter;
+    # None if adapters never stand without the model.
+    _adapted_part: ClassVar[str | None] = None
+    # Whether adapters name the part itself as their base model, and not a model around it.
+    _bases_are_parts: ClassVar[bool] = False
+    # Prefixes of config fields that do not affect what an adapter does.
+    _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
+    # Whether `dtype` applies to the full model, or only to its pretrained weights.
+    _has_single_dtype: ClassVar[bool] = False
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ) -> PreTrainedModel:
-        """Load a model; see `LibraryModelMixin.from_pretrained`."""
-        name, returns_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+    ) -> Any:
+        """Load a model as `PreTrainedModel.from_pretrained` does.
+
+        Pretrained weights that differ from those that the model was trained with raise an EncoderMismatchError,
+        missing ones of the model itself a ValueError.
+
+        Raises:
+            EncoderMismatchError: Pretrained weights differ from those that the model was trained with.
+            EncoderUnavailableError: They are neither on the hub nor in the cache.
+            ValueError: Weights of the model itself are missing, damaged or of another shape; names them.
+        """
+        name = pretrained_model_name_or_path
+        hooks().check_name(name, kwargs)
+        if cls._adapted_part is not None and name is not None:
+            opened = open_adapter(cls, name, *args, **kwargs)
+            if opened is not None:
+                return opened
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        returns_info = kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         # Quantized weights are whole numbers by intent.
         if hasattr(model, "hf_quantizer"):
             keep_unpacked(model)
         elif name is not None:
-            refuse_whole_numbers(model, name, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
-        if name is not None and info["missing_keys"]:
-            hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-            config = type(model).config_class.from_pretrained(name, **hub)
-            saved_class = class_of_saved(type(model), config)
-            # Only its names are needed: what the saved class has, the files must hold.
-            with stored_settings(name), torch.device("meta"):
-                saved = saved_class(config).state_dict()
-            prefix = f"{type(model).base_model_prefix}."
-
-            def base_name(key: str) -> str:
-                # The name in a base model, without wrappers that a config puts around layers.
-                return key.removeprefix(prefix).replace(".base_layer.", ".")
-
-            # Others are those of a new head, or of a module that an argument switched on: new, as in transformers.
-            stored = {base_name(key) for key in saved}
-            if lost := sorted(key for key in info["missing_keys"] if base_name(key) in stored):
-                raise ValueError(
-                    f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions "
-                    "would be random. Expected the weights as they were saved"
-                )
+            refuse_whole_numbers(model, name, hub)
+        if name is not None:
+            _refuse_lost_weights(model, name, info["missing_keys"], hub)
         return (model, info) if returns_info else model
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
 
-    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of a part again, for comparison if its precision was changed."""
-        raise NotImplementedError
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights.
+
+        Parts that are kept elsewhere and did not change are left out. Of a model with a loaded adapter on its part,
+        the adapter and the config are saved.
+        """
+        is_main_process = kwargs.get("is_main_process", True)
+        if getattr(self, "_hf_peft_config_loaded", False) and self.has_adapted_part(self.config):
+            # A base model loaded from the repository of a model with a head is saved under its own class.
+            self.config.architectures = [type(self).__name__]
+            if is_main_process:
+                save_with_adapter(self, save_directory)
+        else:
+            owners = [module for module in self.modules() if isinstance(module, LibraryModelMixin)]
+            for owner in owners if is_main_process else ():
+                if any(owner.owns_part(name) for name in owner._part_paths):
+                    owner.store_changed_parts()
+            self._keys_to_ignore_on_save = self.names_stored_elsewhere()
+        super().save_pretrained(save_directory, **kwargs)
+        if is_main_process:
+            hooks().describe(self, save_directory, None)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers has just put the repository's card here, or its empty template where there is none.
+        hooks().describe(self, working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def enable_adapters(self) -> None:
+        """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
+        super().enable_adapters()
+        from peft.utils import ModulesToSaveWrapper  # here, since models without adapters open without PEFT
+
+        for module in self.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.enable_adapters(enabled=True)
+
+    # Parts whose weights are kept elsewhere.
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return the tensors of a part that come from its own checkpoint, without adapters."""
@@ -125,11 +181,11 @@ class PretrainedPartsMixin:
                 raise ValueError(f"the quantized {name} is no longer that of {source} ({some}), and cannot be stored")
             # The model and its base model have configs of their own, which must agree.
             for module in self.modules():
-                if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
+                if isinstance(module, LibraryModelMixin) and name in module._part_paths:
                     module.config.change_part(name, stored=True, checksum=None, subfolder=None)
             warnings.warn(
                 f"the weights of the {name} are no longer those of {source} ({some}); they are stored with the model",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     def names_stored_elsewhere(self) -> set[str]:
@@ -149,7 +205,7 @@ class PretrainedPartsMixin:
     def _parts_elsewhere(self) -> Iterator[tuple[str, list[OwnTensor]]]:
         """Yield paths and tensors of parts that are kept elsewhere, of this model and of models inside it."""
         for prefix, owner in self.named_modules():
-            if isinstance(owner, PretrainedPartsMixin):
+            if isinstance(owner, LibraryModelMixin):
                 for name, path in owner._part_paths.items():
                     if owner.owns_part(name) and owner.config.part(name).is_elsewhere:
                         yield ".".join(filter(None, (prefix, path))), owner.part_tensors(name)
@@ -173,22 +229,135 @@ class PretrainedPartsMixin:
         except AttributeError:
             return False
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change."""
-        owners = [module for module in self.modules() if isinstance(module, PretrainedPartsMixin)]
-        # Before anything is written, since weights that changed are then saved and named in the config.
-        for owner in owners if kwargs.get("is_main_process", True) else ():
-            if any(owner.owns_part(name) for name in owner._part_paths):
-                owner.store_changed_parts()
-        # Computed at each call, as parts may have been changed or stored since the last one.
-        self._keys_to_ignore_on_save = self.names_stored_elsewhere()
-        super().save_pretrained(save_directory, **kwargs)
+    # What each system with adapters on a part defines.
 
-    def enable_adapters(self) -> None:
-        """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
-        super().enable_adapters()
-        from peft.utils import ModulesToSaveWrapper  # here, since models without adapters open without PEFT
+    @classmethod
+    def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
+        """Return whether a model of this config has a pretrained part that adapters are trained on."""
+        return cls._adapted_part is not None
 
-        for module in self.modules():
-            if isinstance(module, ModulesToSaveWrapper):
-                module.enable_adapters(enabled=True)
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The pretrained part that adapters are trained on."""
+        raise NotImplementedError
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the recorded pretrained part; `hub` and `loading` are arguments of `from_pretrained`."""
+        raise NotImplementedError
+
+    @classmethod
+    def open_stored_part(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around its pretrained part; everything else is untrained."""
+        raise NotImplementedError
+
+    @classmethod
+    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
+        """Return the dtype in which `save_with_adapter` stored the part, the only one in which checksums compare."""
+        return torch.float32
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
+        raise NotImplementedError
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
+        raise NotImplementedError
+
+    def config_to_store(self) -> PreTrainedConfig:
+        """Return a copy of the config to store with an adapter."""
+        config = copy.deepcopy(self.config)
+        quantizer = getattr(self, "hf_quantizer", None)
+        if quantizer is not None and not quantizer.pre_quantized:
+            del config.quantization_config  # a loading option, not a property of the weights
+        return config
+
+    # What is done with adapters on a part.
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """Load the recorded weights of the part again, for comparison if its precision was changed."""
+        return own_state(self.open_part(self.config, {}))
+
+    @classmethod
+    def build_for_adapter(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
+        refuse_adapter_without_weights(Path(name, hub.get("subfolder") or ""))
+        recorded, hub = config.part(cls._adapted_part), dict(hub)
+        if recorded.is_elsewhere:
+            if (stated := stated_base(cls, name, recorded, hub)) is not None:
+                config = copy.deepcopy(config)
+                config.set_part(cls._adapted_part, stated)
+            # These two say where the adapter is, not where its pretrained part is.
+            for key in ("revision", "subfolder"):
+                hub.pop(key, None)
+            return cls.build_around(cls.open_part(config, hub, **loading), config)
+        folder = recorded.subfolder or cls._adapted_part
+        path, place = "/".join(filter(None, (hub.get("subfolder"), folder))), name
+        if os.path.isdir(name):
+            # With `subfolder` of a directory, transformers would find the adapter above and load it into the part.
+            place = os.path.join(name, path)
+            hub.pop("subfolder", None)
+        else:
+            hub["subfolder"] = path
+        stored_dtype = cls.stored_dtype(config)  # loading may change the config
+        model = cls.build_around(cls.open_stored_part(place, config, hub, **loading), config)
+        checksum = model.checksum_in_memory(stored_dtype)
+        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+            raise EncoderMismatchError(
+                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
+                f"{recorded.checksum}, that of the weights that the adapter was trained with"
+            )
+        return model
+
+    def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
+        """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
+        part = self.adapted_part
+        # Checksums are of the bytes that were stored.
+        if is_quantized(part) or part.dtype != dtype:
+            return None
+        state = own_state(part)
+        return tensors_checksum(state) if all(map(is_local, state.values())) else None
+
+    def describe_weights(self, config: PreTrainedConfig) -> str | None:
+        """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
+        return self.checksum_in_memory(self.stored_dtype(config))
+
+
+def _refuse_lost_weights(
+    model: PreTrainedModel, name: str | os.PathLike, missing: Iterable[str], hub: dict[str, Any]
+) -> None:
+    """Refuse a model whose files lack weights of the class that was saved, which would be initialized at random."""
+    if not missing:
+        return
+    config = type(model).config_class.from_pretrained(name, **hub)
+    saved_class = class_of_saved(type(model), config)
+    # Only its names are needed: what the saved class has, the files must hold.
+    with stored_settings(name), torch.device("meta"):
+        saved = saved_class(config).state_dict()
+    prefix = f"{type(model).base_model_prefix}."
+
+    def base_name(key: str) -> str:
+        # The name in a base model, without wrappers that a config puts around layers.
+        return key.removeprefix(prefix).replace(".base_layer.", ".")
+
+    # Others are those of a new head, or of a module that an argument switched on: new, as in transformers.
+    stored = {base_name(key) for key in saved}
+    if lost := sorted(key for key in missing if base_name(key) in stored):
+        raise ValueError(
+            f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would be "
+            "random. Expected the weights as they were saved"
+        )
+
+
+def opens_from_adapter(model_class: type, config: PreTrainedConfig) -> bool:
+    """Return whether repositories that hold only an adapter and a config open as models of a class and config."""
+    return issubclass(model_class, LibraryModelMixin) and model_class.has_adapted_part(config)

@@ -21,7 +21,6 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
     CloudLanguageModelMixin,
@@ -32,7 +31,7 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig
 
 Clouds = torch.Tensor | list[torch.Tensor]
@@ -76,7 +75,7 @@ class FourierPositions(nn.Module):
         return torch.cat([place, waves.flatten(1)], dim=1)
 
 
-class SpatialLMPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
+class SpatialLMPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTrainedModel):
     """Base class of SpatialLM's models."""
 
     config_class = SpatialLMConfig

@@ -16,7 +16,7 @@ from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotsw
 from transformers import PreTrainedModel, Trainer
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.modeling.pretrained_parts.adapter_loading import opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.mixin import opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import Case, case_of
 from tests.common.test_training_arguments import losses, trainer_of

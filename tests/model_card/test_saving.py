@@ -27,7 +27,7 @@ from hf_any3d import (
 from hf_any3d.integration.registration import MODELS
 from hf_any3d.model_card import METHODS, Subject, build_model_card, write_trainer_card
 from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer, save_card
-from hf_any3d.modeling.hooks import LibraryModelMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from tests.common.models import CASES
 from tests.errors import raises
 from tests.model_card.test_building import REPORT

@@ -27,7 +27,6 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 from hf_any3d.modeling.config_checks import check_layers
-from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.losses import classification_loss, point_loss
@@ -73,7 +72,7 @@ class Tokens(NamedTuple):
     patch_index: torch.Tensor | None = None
 
 
-class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class AlignedPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the aligned encoders and the models around them: initialization and model card."""
 
     _no_split_modules = ["PointBlock"]

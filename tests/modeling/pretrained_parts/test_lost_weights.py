@@ -26,7 +26,7 @@ from hf_any3d import (
 )
 from hf_any3d.cli import app
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
 from tests.errors import raises
@@ -250,6 +250,6 @@ def test_no_class_of_a_model_opens_without_these_checks():
         name
         for model_type in MODEL_TYPES.values()
         for name in model_type.models()
-        if not issubclass(getattr(hf_any3d, name), PretrainedPartsMixin)
+        if not issubclass(getattr(hf_any3d, name), LibraryModelMixin)
     ]
     assert not unchecked
