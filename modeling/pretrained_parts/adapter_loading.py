@@ -28,7 +28,6 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
-    HUB_ARGUMENTS,
     apply_settings,
     class_of_saved,
     dtype_named,
@@ -74,18 +73,11 @@ def refuse_adapter_without_weights(folder: str | os.PathLike) -> None:
         raise OSError(f"{folder}: lacks {files[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds")
 
 
-def open_adapter(cls: type[_Model], name: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+def open_adapter(cls: type[_Model], name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any) -> Any:
     """Load a model from a repository that holds an adapter but no full model; None for other repositories.
 
-    The arguments are those of `from_pretrained`.
+    The arguments are those of `from_pretrained`, `hub` the ones that find files.
     """
-    # Arguments that find files go to every look-up, the others to the model alone.
-    hub, rest = {}, {}
-    for key, value in kwargs.items():
-        if key not in HUB_ARGUMENTS:
-            rest[key] = value
-        elif value is not None:
-            hub[key] = value
     refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
     adapter = find_adapter_config_file(name, **hub)
     # An adapter without a config names its base model; with a config and weights it is part of a full model; with a

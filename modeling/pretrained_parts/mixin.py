@@ -89,11 +89,13 @@ class LibraryModelMixin:
         """
         name = pretrained_model_name_or_path
         hooks().check_name(name, kwargs)
+        # Arguments that find files go to every look-up, the others to the model alone.
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         if cls._adapted_part is not None and name is not None:
-            opened = open_adapter(cls, name, *args, **kwargs)
+            rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
+            opened = open_adapter(cls, name, hub, *args, **rest)
             if opened is not None:
                 return opened
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         returns_info = kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
