@@ -44,7 +44,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 
 
 class LibraryModelMixin:
-    """For all `PreTrainedModel` classes, as the first base class: how models are opened and saved.
+    """For all `PreTrainedModel` classes, as a base class before it: how models are opened and saved.
 
     - Names are checked before anything is opened, and saved models are described.
     - `config.parts` records where the weights of each pretrained part come from. A part that still has these weights
