@@ -60,8 +60,11 @@ class TilesEstimate:
         count = len(self.matrices)
         if count < 2:
             return None
+        # (draws, units), which units a draw consists of
         drawn = np.random.default_rng(seed).integers(count, size=(_DRAWS, count))
+        # (draws, classes)
         ious = np.stack([class_ious(matrix) for matrix in self.matrices[drawn].sum(axis=1)])
+        # A draw may lack a class, whose IoU is NaN in it and left out of mean and percentiles.
         with np.errstate(all="ignore"):
             both = np.column_stack([ious, np.nanmean(ious[:, self.judged if numbers is None else numbers], axis=1)])
             return np.nanpercentile(both, (2.5, 97.5), axis=0).T
@@ -69,6 +72,7 @@ class TilesEstimate:
     def metrics(self) -> dict[str, float]:
         """Return the metrics of a report."""
         metrics = {"mean_iou": self.mean_iou, "accuracy": float(np.trace(self.matrix) / self.matrix.sum())}
+        # A single unit has no interval; then the bounds are missing, not 0.
         if (intervals := self.intervals()) is not None:
             metrics |= {"mean_iou_low": float(intervals[-1, 0]), "mean_iou_high": float(intervals[-1, 1])}
         return metrics | {f"{self.unit}s": float(len(self.matrices))}
@@ -94,6 +98,7 @@ class TilesEstimate:
         for number in self.judged:
             interval = "unknown" if intervals is None else f"{intervals[number, 0]:.2f} to {intervals[number, 1]:.2f}"
             points = int(self.matrix[number].sum())
+            # Names come from files, and could break the table.
             taken = inline(self._taken_for(number).removeprefix(", mostly taken for ") or "none")
             lines.append(
                 f"| {inline(self.classes[number])} | {points:,} | {self.ious[number]:.2f} | {interval} | {taken} |"
@@ -102,8 +107,10 @@ class TilesEstimate:
 
     def _taken_for(self, number: int) -> str:
         wrong = self.matrix[number].astype(float)
+        # Right answers are no confusion.
         wrong[number] = 0
         share = wrong.max() / max(self.matrix[number].sum(), 1)
+        # Less than a hundredth is not worth a word.
         if share < 0.01:
             return ""
         return f", mostly taken for {self.classes[int(wrong.argmax())]} ({100 * share:.0f} %)"

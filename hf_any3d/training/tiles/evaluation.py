@@ -40,10 +40,12 @@ class TilesJudgment:
         figures = self.comparison.figures(self.names)
         if self.estimate is None or not figures["classes"]:
             return figures
+        # The comparison lists the classes that occur, the estimate all that were learned.
         number_of = {name: number for number, name in enumerate(self.estimate.classes)}
         shown = [number_of[row["name"]] for row in figures["classes"]]
         intervals = self.estimate.intervals(numbers=shown)
         figures[f"{self.estimate.unit}s"] = len(self.estimate.matrices)
+        # One place: its figures say nothing of others, and no interval is made up.
         if intervals is None:
             return figures
         for row, number in zip(figures["classes"], shown, strict=True):
@@ -71,14 +73,18 @@ def judge_tiles(
     for path in files:
         try:
             cloud = read_tile(path)
+            # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)
             tile = look_at(path, cloud)
+            # Errors of the model are about this file, too, such as a missing color.
             with file_errors(path):
                 answers = label(cloud)
+        # A bad file does not end the others; the command counts it in its exit code.
         except PointCloudError as error:
             judgment.files.append({"file": str(path), "error": str(error)})
             continue
+        # Codes that the model does not know have names in LAS at least.
         if tile.is_las:
             judgment.names = dict(ASPRS_CLASSES) | names
         own = _compare(answers, cloud, written, learned)
@@ -94,6 +100,7 @@ def judge_tiles(
 def _codes_of(config: LocalFeaturesConfig) -> tuple[list[int], dict[int, int]]:
     """Return the code of each class in files, and the class of each code that files may have."""
     written = [int(code) for code in config.class_codes or range(len(_class_names(config)))]
+    # Models saved before classes could be merged have one code for each.
     members = config.learned_codes or [[code] for code in written]
     return written, {int(code): number for number, codes in enumerate(members) for code in codes}
 
@@ -114,6 +121,7 @@ def _compare(
     joined = np.array([written[learned[code]] if code in learned else code for code in present.tolist()])
     true = joined[place.reshape(-1)]
     own = LabelComparison(ignored)
+    # Answers are of the very points of the file, so that none has to be looked for.
     everywhere = Matches(np.arange(len(true)), True, 0.0)
     return own.add(np.asarray(written)[answers], true, everywhere)
 

@@ -32,19 +32,23 @@ class ClassRule:
         """Read the rule from words such as "0,1" and "vegetation=3,4,5"."""
         merged: dict[str, tuple[int, ...]] = {}
         for text in merge or ():
+            # The name may be any text, codes follow the first equals sign.
             name, _, codes = text.partition("=")
             merged[name.strip()] = _codes(codes, f"--merge {text!r}")
             if not name.strip():
                 raise ValueError(f"--merge {text!r}; expected a name and codes, such as vegetation=3,4,5")
         every = [code for codes in merged.values() for code in codes]
+        # A point cannot be of two classes.
         if twice := sorted({code for code in every if every.count(code) > 1}):
             raise ValueError(f"--merge has code {twice[0]} in two classes; expected each code once")
         return cls(None if ignore is None else frozenset(_codes(ignore, f"--ignore {ignore!r}")), merged)
 
     def is_ignored(self, code: int, is_las: bool) -> bool:
         """Return whether points of a code are left out."""
+        # Given codes replace the default for LAS: --ignore 18 learns what nobody has classified, too.
         if self.ignored is not None:
             return code in self.ignored
+        # The usual mark of "no label" outside of LAS
         if code < 0:
             return True
         return is_las and (code in SAYS_NOTHING or code >= _FIRST_OF_USERS)
@@ -52,6 +56,7 @@ class ClassRule:
     def class_of(self, code: int, is_las: bool) -> tuple[str, int]:
         """Return the name of the class of a code, and the code that files get for it: of merged ones the last."""
         for name, codes in (self.merged or {}).items():
+            # The last code is the one that files get, so that the user chooses it by the order.
             if code in codes:
                 return name, codes[-1]
         # Codes of other formats are numbers of their own.
@@ -86,6 +91,7 @@ class Classes:
         """Choose the classes of codes with so many points each; also returns those with fewer than `least`."""
         found: dict[str, tuple[int, int, list[int]]] = {}
         for code in sorted(counts):
+            # In the order of codes, so that the numbers of classes do not depend on the order of files.
             if counts[code] and not rule.is_ignored(code, is_las):
                 name, written = rule.class_of(code, is_las)
                 _, points, codes = found.get(name, (written, 0, []))
@@ -97,6 +103,7 @@ class Classes:
 
     def number(self, codes: np.ndarray) -> np.ndarray:
         """Return the class of each point (points,) by its code, -100 where none is learned."""
+        # Few codes and many points: each code is looked up once.
         present, place = np.unique(codes, return_inverse=True)
         return np.array([self.numbers.get(int(code), IGNORED) for code in present])[place.reshape(-1)]
 

@@ -53,6 +53,7 @@ def weights_of(rows: Rows, num_classes: int) -> np.ndarray:
     """Return the weight of each row, 1 on the mean: all places count the same, and rare classes more."""
     counts = np.bincount(rows.places)
     weights = 1 / counts[rows.places]
+    # (classes,), by places, not by points: a large tile does not decide what is rare.
     of_class = np.bincount(rows.labels, weights, minlength=num_classes)
     balance = np.power(of_class.sum() / np.maximum(of_class, 1e-12), BALANCE)
     weights = weights * balance[rows.labels]
@@ -76,6 +77,7 @@ def fit_network(
         # Copied, so that folds do not change each other's.
         model = LocalFeaturesForPointCloudSegmentation(LocalFeaturesConfig.from_dict(config.to_dict()))
         core = model.local_features
+        # (rows, features) and (rows,)
         features, labels = torch.from_numpy(rows.features), torch.from_numpy(rows.labels)
         core.mean.copy_(features.mean(dim=0))
         core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
@@ -84,9 +86,11 @@ def fit_network(
         for group, columns in enumerate(may_miss):
             absent[group, list(columns)] = True
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+        # Up and down within the steps that there are, so that few steps end at a low rate, too.
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         model.train()
         for _ in range(steps):
+            # With replacement: rows are many and similar, and an epoch means nothing here.
             drawn = torch.randint(len(features), (BATCH,))
             loss = _loss(model, _changed(core.standardize, features[drawn], absent), labels[drawn], weights[drawn])
             optimizer.zero_grad()
@@ -109,6 +113,7 @@ def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, label
     """Return the mean weighted loss of each member by itself, so that members stay different."""
     head, members = model.classifier, model.config.members
     hidden = model.local_features.hidden_layers(standard)[-1]
+    # Members stand side by side in one layer.
     width = hidden.shape[-1] // members
     total = standard.new_zeros(())
     for number in range(members):

@@ -70,6 +70,7 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
+            # Datasets with splits must not be learned with their test files.
             folder = path / split if (path / split).is_dir() else path
             inside = sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in FORMATS)
             if not inside:
@@ -78,6 +79,7 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
             inside = [path]
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
+        # By the resolved path, so that a link to a tile is not a second one; shown as it was given.
         files |= {file.resolve(): file for file in inside}
     return list(files.values())
 
@@ -88,6 +90,7 @@ def read_tile(path: Path) -> PointCloudData:
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
+    # A cloud without extent has no surroundings, and would be divided by 0.
     if not np.ptp(cloud.points, axis=0).any():
         raise PointCloudError(f"{path}: all {len(cloud)} points are equal; expected an object with an extent")
     return cloud
@@ -103,6 +106,7 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     # Where every pulse came back once, returns say nothing.
     if getattr(cloud, RETURNS[0]) is not None and total is not None and total.max() > 1:
         measured.add("returns")
+    # In double precision: coordinates of maps have more digits than float32.
     bounds = np.stack([cloud.points.min(axis=0), cloud.points.max(axis=0)]).astype(np.float64)
     if cloud.offset is not None:
         bounds += cloud.offset
@@ -136,6 +140,7 @@ def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
         return FACES
     if all(tile.codes for tile in tiles):
         return POINTS
+    # Some file has no labels of points, and another none of faces.
     of_faces = next(tile.path for tile in tiles if not tile.codes)
     of_points = next(tile.path for tile in tiles if not tile.face_codes)
     raise ValueError(f"{of_faces}: labels are of faces, but in {of_points.name} of vertices; expected one of both")
@@ -153,6 +158,7 @@ def units_of(tiles: Sequence[TileFacts]) -> list[str]:
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
+        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])
@@ -167,6 +173,7 @@ def usable_measures(tiles: Sequence[TileFacts], wanted: Sequence[str]) -> tuple[
         without = [tile.path.name for tile in tiles if name not in tile.measured]
         if not without:
             used.append(name)
+        # If no file has it, nothing is missing.
         elif len(without) < len(tiles):
             more = f" and {len(without) - 3} more" if len(without) > 3 else ""
             remarks.append(
@@ -182,9 +189,11 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
     remarks = []
     for one in range(len(tiles)):
         for other in range(one):
+            # Few tiles, so that all pairs can be looked at.
             apart = _distance(tiles[one], tiles[other])
             if apart > NEAR:
                 continue
+            # Joins the places of both, so that a chain of neighbors is one place.
             place[place == place[one]] = place[other]
             if _overlap(tiles[one], tiles[other]) > 0.05:
                 names = f"{tiles[other].path.name} and {tiles[one].path.name}"
@@ -194,6 +203,7 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
 
 def _distance(one: TileFacts, other: TileFacts) -> float:
     """Return how far the boxes of two tiles are apart, seen from above, in meters."""
+    # Along x and y; negative where the boxes overlap
     gaps = np.maximum(one.box[0] - other.box[1], other.box[0] - one.box[1])
     return float(np.linalg.norm(gaps.clip(min=0)))
 

@@ -133,18 +133,22 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     """Learn from the labeled files of folders and files, and save model, card and metrics.json."""
     stopwatch, arguments = Stopwatch(), request.arguments
     rule = ClassRule.parse(arguments.ignore, arguments.merge)
+    # Files are listed before the folder is claimed, so that a mistyped path leaves no empty folder behind.
     files = tile_files(paths)
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
+        # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
         tiles, labels_of, remarks = _look_at_all(files, rule)
         classes, more = _classes(tiles, rule)
         remarks += more + units_of(tiles)
         processor, more = _processor(tiles, arguments)
         remarks += more
         places, more = _places(tiles, processor)
+        # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
     with stopwatch.part("features"):
         parts = []
+        # (tiles, classes), by which rows of a draw are weighted up to all points in the estimate
         labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
         for number, tile in enumerate(tiles):
             place = int(places[number])
@@ -152,6 +156,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
             parts.append(rows)
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
     config = LocalFeaturesConfig(
+        # The coordinates come first, as for every model, though the network does not read them.
         in_channels=3 + len(processor.names()),
         hidden_sizes=_WIDTHS,
         members=_MEMBERS,
@@ -160,12 +165,14 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},
     )
+    # The estimate comes before the model that is kept: its temperature and unknown score are of places held out.
     with stopwatch.part("estimate"):
         judged = _judge(examples, config, arguments)
     with stopwatch.part("training"):
         steps = STEPS if examples.kind == "tile" else OBJECT_STEPS
         model = fit_network(examples.rows, config, examples.may_miss, arguments.seed, steps)
         if judged is not None:
+            # Without a place held out, nothing tells how far the scores can be trusted, and they stay as they are.
             model.config.temperature = judged.temperature
             _add_unknown_score(model, examples, judged, arguments.seed)
     report = _save(model, examples, judged, stopwatch, paths, arguments)
@@ -181,15 +188,19 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         try:
             cloud = read_tile(path)
         except PointCloudError as error:
+            # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
             continue
         if not cloud.is_mesh:
             with file_errors(path):
+                # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
+    # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
     tiles: list[TileFacts] = []
     for tile in [with_codes_of(tile, labels_of) for tile in found]:
+        # Codes such as 0 and 1 of LAS say that nobody has classified a point.
         if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
             tiles.append(tile)
         else:
@@ -205,12 +216,15 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
 
 
 def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
+    # Only where all files are LAS do codes mean what ASPRS says, and the ones that say nothing can be left out.
     are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
+    # Points that count, of which a class needs a share to be learned
     labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
     # A part may be a few large faces, on which any number of points is drawn.
     least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
     classes, rare = Classes.among(codes, rule, are_las, least)
+    # A handful of points of a class is more often a slip of the hand than a class.
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     if len(classes.names) < 2:
         listed = ", ".join(classes.names) or "none"
@@ -225,10 +239,12 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
     """Tell which classes only some tiles have."""
     remarks = []
     for number, name in enumerate(classes.names):
+        # Whoever labeled the other files may not have looked for this class, and called its points something else.
         holders = [tile.path.name for tile in tiles if number in map(classes.numbers.get, tile.codes)]
         if len(holders) < len(tiles):
             shown = ", ".join(holders[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
             remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} files ({shown})")
+    # Some surveys put all vegetation into one class, others into three by height.
     heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*classes.names}
     if len(heights) > 1 and any("vegetation" in remark for remark in remarks):
         remarks.append(
@@ -239,6 +255,7 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
 
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
     """Return the processor for what all tiles have."""
+    # In meters features compare heights of all scans; objects are compared by shares of their own size.
     unit = arguments.unit or _unit_of(tiles)
     wanted = [
         name
@@ -250,11 +267,13 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
         )
         if is_wanted
     ]
+    # What a tile lacks cannot be learned from the others: the network would see a zero that means "unknown" there.
     measures, remarks = usable_measures(tiles, wanted)
     features = ["xyz"]
     for name in measures:
         features += RETURNS if name == "returns" else [name]
     edges = arguments.edges or (EDGES if unit == "meters" else OBJECT_EDGES)
+    # One axis for all: files that contradict each other say nothing.
     said = {tile.up_axis for tile in tiles}
     up_axis = arguments.up_axis or (said.pop() if len(said) == 1 else None) or "z"
     if all(tile.is_las for tile in tiles):
@@ -297,7 +316,9 @@ def rows_of(
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
+            # So that samples take the label of the nearest vertex
             cloud = replace(cloud, face_labels=None)
+        # Large faces would be few points otherwise, and small ones many.
         cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
     assert cloud.labels is not None
     labels = classes.number(cloud.labels)
@@ -305,6 +326,7 @@ def rows_of(
     for copy, (share, scale) in enumerate(_copies(tile, processor)):
         kept = np.arange(len(cloud))
         if share < 1:
+            # Sorted, since neighbors in the file are neighbors in memory.
             kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
         if not len(drawn):
@@ -323,11 +345,13 @@ def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[tuple[fl
     """
     if processor.unit == "diagonal":
         return [(1.0, 1.0), (0.5, 1.0)]
+    # Density is counted over the bounding box, which is enough to know how often a tile can be halved.
     width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0)
     density = tile.points / max(width * depth, 1.0)
     copies, share = [], 1.0
     while not copies or density * share >= _LEAST_DENSITY:
         scale = _SCALES[len(copies) // 2 % len(_SCALES)]
+        # Each density once as it is and once a little larger or smaller, as houses and trees of other places are.
         copies += [(share, 1.0), (share, scale)]
         share /= _THINNED
     return copies
@@ -338,6 +362,7 @@ def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np
     usable = generator.permutation(np.flatnonzero(labels != IGNORED))
     if len(usable) <= count:
         return np.sort(usable)
+    # The first half has the shares of the tile, which the estimate and the temperature need.
     evenly = usable[: count // 2]
     rest = usable[count // 2 :]
     present = np.unique(labels[rest])
@@ -347,6 +372,7 @@ def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np
 
 def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
     """Return some points of a cloud with what was measured of them."""
+    # All that features are computed of; anything else of a cloud is left behind.
     names = ("points", "colors", "normals", "intensity", *RETURNS)
     arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
     return replace(PointCloudData(**arrays, up_axis=cloud.up_axis), **_units(cloud, 1.0))
@@ -354,6 +380,7 @@ def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
 
 def _units(cloud: PointCloudData, scale: float) -> dict[str, float]:
     """Return the units of a cloud, `scale` times as long."""
+    # Coordinates stay, and their unit is scaled: the processor converts to meters anyway.
     unit = cloud.meters_per_unit or 1.0
     return {"meters_per_unit": unit * scale, "meters_per_height": (cloud.meters_per_height or unit) * scale}
 
@@ -384,26 +411,32 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     """Judge by folds of whole places; tiles of one place alone are folds of their own. None for a single tile."""
     rows = examples.rows
     places = len(np.unique(rows.places))
+    # Tiles of one place show the same street, so that one of them tells too much about the next.
     unit = rows.places if places > 1 else rows.tiles
     count = len(np.unique(unit))
     if count < 2:
         return None
     folds = _folds(unit, min(count, arguments.folds), arguments.seed)
+    # Judged as they are; thinned copies are learned only.
     is_whole = rows.copies == 0
     steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
     kept_logits, kept_labels, kept_units, kept_folds = [], [], [], []
     terms: dict[str, list[torch.Tensor]] = {}
+    # (units, true classes, answered classes), weighted points
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
     for fold in np.unique(folds):
         held, learned = rows.part((folds == fold) & is_whole), rows.part(folds != fold)
+        # A fold without labeled points, or whose others show a single class, tells nothing.
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
         model = fit_network(learned, config, examples.may_miss, arguments.seed, steps)
+        # Held-out points are measured against what this fold's model has learned, as later scans will be.
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
         for name, values in model.unknown_terms(torch.from_numpy(standard), torch.from_numpy(logits)).items():
             terms.setdefault(name, []).append(values.detach())
         units = held.places if places > 1 else held.tiles
+        # Half of the rows were drawn by class; weighted, the confusion is that of all points.
         weights = _point_weights(held, examples.labeled)
         for number in np.unique(units):
             own = units == number
@@ -440,6 +473,7 @@ def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(numbers))
     filled = np.zeros(count)
     fold_of = {}
+    # The largest first, each to the emptiest fold, as in packing; the permutation decides among equal ones.
     for place in sorted(order, key=lambda place: -sizes[place]):
         fold = int(filled.argmin())
         fold_of[numbers[place]] = fold
@@ -450,6 +484,7 @@ def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
 def _point_weights(rows: Rows, labeled: np.ndarray) -> np.ndarray:
     """Return for how many labeled points of its tile and class each row stands."""
     drawn = np.zeros_like(labeled)
+    # (tiles, classes), the number of rows that were drawn of each
     np.add.at(drawn, (rows.tiles, rows.labels), 1)
     return labeled[rows.tiles, rows.labels] / drawn[rows.tiles, rows.labels]
 
@@ -458,9 +493,11 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: 
     """Let the model know learned points, by which it sees how unlike them others are."""
     generator = np.random.default_rng(seed)
     standard = model.local_features.standardize(torch.from_numpy(rows.features)).numpy()
+    # Enough for a covariance of a hundred features
     some = generator.choice(len(standard), min(len(standard), 20_000), replace=False)
     # The directions in which points of a class differ most from those of others.
     directions = _telling_directions(standard[some].astype(np.float64), rows.labels[some])
+    # Rows that are stored with the model, to which distances are taken
     known = generator.choice(some, min(len(some), _UNKNOWN_ROWS), replace=False)
     score = UnknownScore(len(known), standard.shape[1], 0, directions.shape[1])
     score.projection = torch.from_numpy(directions).float()
@@ -471,6 +508,7 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: 
 
 def _telling_directions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return directions (width, projected) of the largest variance after all vary equally within classes."""
+    # After this, points of one class differ equally in all directions, so what still varies tells classes apart.
     white = whitening(features, labels)
     spread = np.cov((features @ white).T)
     values, directions = np.linalg.eigh(spread)
@@ -485,6 +523,7 @@ def _add_unknown_score(
     _set_known(model, examples.rows, seed)
     config = model.config
     for name, values in judged.terms.items():
+        # Terms are of different sizes; by mean and deviation of held-out points each counts alike.
         usual, deviation = float(values.mean()), max(float(values.std()), 1e-3)
         setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
     # The level that no fold exceeds by more than the share: points of a place are alike, so that it is places that
@@ -495,6 +534,7 @@ def _add_unknown_score(
         sums += (values - usual) / deviation
     levels = [np.quantile(sums[judged.folds == fold].numpy(), 1 - REFUSED_SHARE) for fold in np.unique(judged.folds)]
     config.unknown_threshold = float(max(levels))
+    # A share is promised only where enough places were held out to have seen it.
     is_stated = judged.estimate.unit != "tile" and len(judged.estimate.matrices) >= STATED_FROM
     config.unknown_share = REFUSED_SHARE if is_stated else None
 
@@ -512,6 +552,7 @@ def _save(
     names = [Path(path).name for path in paths]
     places = len(np.unique(examples.rows.places))
     counts = dict(zip(examples.classes.names, examples.labeled.sum(axis=0).tolist(), strict=True))
+    # The name of the split in report and card, since no test files were given
     held_out = HELD_OUT[examples.kind]
     estimates = {} if judged is None else {held_out: judged.estimate}
     report = RunReport(
@@ -545,6 +586,7 @@ def _save(
         },
     )
     folder = Path(arguments.output_dir)
+    # Files of an earlier model in the folder would be opened with those of this one.
     remove_model(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -570,6 +612,7 @@ def _lines(
     origins = f"{len(tiles)} {examples.kind}{'s' * (len(tiles) > 1)}"
     if examples.kind == "tile":
         origins += f" of {places} place{'s' * (places != 1)}"
+    # Labels of points are those of vertices in a mesh.
     labeled = "vertices" if examples.labels_of == POINTS and tiles[0].is_mesh else examples.labels_of
     origin = ", ".join(str(path) for path in list(paths)[:2]) + (", …" if len(paths) > 2 else "")
     lines = [

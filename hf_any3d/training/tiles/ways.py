@@ -30,6 +30,7 @@ def choose_way(paths: Sequence[str | Path], settings: Collection[str], way: str 
     if way == FEATURES and foreign:
         raise ValueError(f"--{foreign[0]} has no effect on features of surroundings; expected --way trained")
     if way is None:
+        # Bytes stand for points, which would take reading all files.
         size = sum(path.stat().st_size for path in tile_files(paths))
         way = TRAINED if foreign or size > MOST_BYTES else FEATURES
     if way == TRAINED and (len(paths) > 1 or not Path(paths[0]).is_dir()):
