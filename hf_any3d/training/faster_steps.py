@@ -26,8 +26,9 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
         layer.compile(**options)
     for module in model.modules():
         # The class, not the module: adapters look up unknown attributes in the module that they wrap.
-        if hasattr(type(module), "compile_surroundings"):
-            module.compile_surroundings(**options)
+        compile_surroundings = getattr(type(module), "compile_surroundings", None)
+        if compile_surroundings is not None:
+            compile_surroundings(module, **options)
     return len(layers)
 
 
