@@ -87,6 +87,7 @@ def _mean_cosine(
     """Return the mean cosine of the features of answers and captions, which an encoder of sentences computes."""
     try:
         cosines, made_with = opener(encoder)
+    # Without a network, or with a wrong name, the other metrics are still there.
     except (OSError, ValueError) as error:
         return {"not_available": f"{encoder}: {str(error).strip()}"}
     return _mean(cosines(texts, captions).tolist(), made_with)
@@ -120,6 +121,7 @@ def bleu(text: str, reference: str) -> dict[str, float]:
         if order == 1 and not common:
             return {f"bleu-{order}": 0.0 for order in _WEIGHTS}
         logs.append(math.log((common or _SMOOTHING) / max(1, ngrams.total())))
+    # The penalty of BLEU for texts shorter than the reference
     brevity = 1.0 if len(words) > len(expected) else math.exp(1 - len(expected) / len(words))
     return {f"bleu-{order}": brevity * math.exp(weight * sum(logs[:order])) for order, weight in _WEIGHTS.items()}
 

@@ -31,6 +31,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
 
     from hf_any3d.integration.registration import register
 
+    # `pipeline` knows the task only then.
     register()
     open_task: Any = pipeline  # typed for tasks of transformers alone
     pipe = open_task(TASK, model=name, revision=revision, device=device)
@@ -85,6 +86,7 @@ def judge_protocols(
         `figures`; with metrics, for captions, `metrics`. It is also written to `summary.json`, with a judge to
         `summary.judged-by-….json`, which keeps earlier results of other protocols.
     """
+    # Before any answer is judged, as replies cost time and money
     if judge is not None and (unfit := [protocol.name for protocol in protocols if protocol.kind not in judge.kinds]):
         raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")
     summary = {}
@@ -100,6 +102,7 @@ def judge_protocols(
             with _claim(verdicts):
                 judged = judge_answers(answers, protocol.kind, judge, verdicts, classes, prompt=prompt, seed=seed)
             result |= {key: judged[key] for key in ("judge", "judge_revisions", "figures")}
+        # Only captions are texts to compare answers with.
         if metrics is not None and protocol.kind == "caption":
             result["metrics"] = caption_metrics(answers["results"], **metrics)
         summary[protocol.name] = result

@@ -77,12 +77,14 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     refuse_nan(logits)
     labels = np.asarray(eval_prediction.label_ids)
+    # Class numbers are whole; floats stand for several classes a sample, or for a regression.
     if labels.dtype.kind == "f":
         return _metrics_of_numbers(logits, labels)
     answers = predicted_classes(logits, config)
     matrix = confusion_matrix(answers, labels, logits.shape[1])
     metrics = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
     if config is not None and getattr(config, "unknown_share", None) is not None:
+        # The number of none of the classes follows theirs.
         metrics["none_of_these"] = float((answers == config.num_labels).sum())
     return metrics
 
@@ -95,10 +97,12 @@ def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     if logits.shape[1] == 1 or not np.isin(labels, (0, 1)).all():
         errors = logits.astype(np.float64) - labels
         return {"mse": float((errors**2).mean()), "mae": float(np.abs(errors).mean())}
+    # A logit above 0 is a probability above one half.
     predicted, true = logits > 0, labels == 1
     right, wrong = (predicted & true).sum(axis=0), (predicted != true).sum(axis=0)  # (labels,)
     # Of a label that neither occurs nor is predicted nothing is wrong.
     f1 = np.divide(2 * right, 2 * right + wrong, out=np.ones(len(right)), where=right + wrong > 0)
+    # Without any label, true or predicted, there is nothing to divide by.
     micro = 2 * right.sum() / max(2 * right.sum() + wrong.sum(), 1)
     exact = (predicted == true).all(axis=1).mean()
     return {"exact_match": float(exact), "micro_f1": float(micro), "macro_f1": float(f1.mean())}
@@ -158,6 +162,7 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
     metrics, by_class = {}, {}
     for split, rows in splits.items():
         output: Any = trainer.predict(rows, metric_key_prefix=split)
+        # A split without labels cannot be judged.
         if output.label_ids is None:
             continue
         trainer.log_metrics(split, output.metrics)

@@ -62,7 +62,9 @@ def score_detections(
         if score.shape != answered.shape or not np.isfinite(score).all():
             raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {answered.shape}, finite numbers")
         if len(boxes) and len(truth):
+            # (answers, objects)
             overlap = box_iou(torch.from_numpy(boxes)[:, None], torch.from_numpy(truth)[None]).numpy()
+            # An object of another class is never the one that an answer overlaps most.
             overlap = np.where(answered[:, None] == classes, overlap, -1.0)
             most = overlap.argmax(axis=1)  # the first of equals
             best.append(overlap[np.arange(len(answered)), most])
@@ -74,14 +76,17 @@ def score_detections(
         labels.append(answered)
         targets.append(classes)
         first += len(truth)
+    # With an empty array at the end, which gives no answers at all a shape and a type
     score, label = np.concatenate([*scores, []]), np.concatenate([*labels, np.zeros(0, np.int64)])
     overlap, number = np.concatenate([*best, []]), np.concatenate([*taken, np.zeros(0, np.int64)])
     target = np.concatenate([*targets, np.zeros(0, np.int64)])
     result: dict[float, dict[int, ClassScore]] = {}
     for threshold in thresholds:
         result[threshold] = {}
+        # Classes that only answers have count in the published form.
         for class_number in np.union1d(label, target).astype(int).tolist():
             rows = np.flatnonzero(label == class_number)
+            # The highest score first; equal ones in the order of the answers
             rows = rows[np.argsort(-score[rows], kind="stable")]
             right = overlap[rows] > threshold
             # Of several answers for one object, the first is right.
@@ -118,6 +123,7 @@ def check_lengths(**values: Sequence[Any]) -> None:
 
 def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.asarray(cloud["boxes"], dtype=np.float64)
+    # An empty list has no second axis.
     boxes = boxes if boxes.size else np.zeros((0, BOX_SIZE))
     numbers = np.asarray(cloud[name]).reshape(-1)
     labels = numbers.astype(np.int64)
@@ -157,6 +163,7 @@ def detection_metrics(
         if names is not None and (beyond := [number for number in scores if not 0 <= number < len(names)]):
             raise ValueError(f"labels: found class {beyond[0]}; expected 0 to {len(names) - 1}, those of the names")
         with_objects = [score for score in scores.values() if score.num_objects]
+        # In the sound form, and in the published one
         for prefix, counted in (("", with_objects), ("published_", list(scores.values()))):
             metrics[f"{prefix}map_{ending}"] = _mean([score.average_precision for score in counted])
             metrics[f"{prefix}recall_{ending}"] = _mean([score.recall for score in counted])

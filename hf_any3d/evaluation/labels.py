@@ -58,6 +58,7 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
         PointCloudError: clouds in different units, or none of whose points are near each other.
     """
     unit = truth.meters_per_unit or predicted.meters_per_unit
+    # Feet and US survey feet differ by two millionths, and count as equal.
     if unit and predicted.meters_per_unit and not np.isclose(unit, predicted.meters_per_unit, rtol=1e-5):
         raise PointCloudError(
             f"a unit of {predicted.meters_per_unit:g} m, that of the truth has {unit:g} m; expected equal ones"
@@ -66,10 +67,12 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
     if tolerance is None:
         extent = float(np.ptp(true_places, axis=0).max())
         tolerance = _TOLERANCE / unit if unit else _TOLERANCE_SHARE * extent
+    # Labels are mostly predicted for the points of the very file, so that no search is needed.
     if places.shape == true_places.shape and (np.abs(places - true_places).max(axis=1) <= tolerance).all():
         return Matches(np.arange(len(places)), True, tolerance)
     from scipy.spatial import KDTree
 
+    # The bound itself does not belong to the search, but to the tolerance.
     distances, indices = KDTree(places).query(true_places, distance_upper_bound=np.nextafter(tolerance, np.inf))
     found = np.isfinite(distances)
     if not found.any():
@@ -81,6 +84,7 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
 
 
 def _places(cloud: PointCloudData) -> np.ndarray:
+    # In double precision, in which offsets on the map keep their decimals
     places = cloud.points.astype(np.float64)
     return places if cloud.offset is None else places + cloud.offset
 
@@ -164,6 +168,7 @@ class LabelComparison:
             # A label that means no class is one only where the truth has it.
             if true[place] or not self.has_no_class(label)
         ]
+        # A class that the truth lacks has no recall.
         recalls = [row["recall"] for row in classes if row["recall"] is not None]
         return {
             "points": total + self.unmatched + sum(self.not_counted.values()),

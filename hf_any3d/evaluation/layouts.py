@@ -20,6 +20,8 @@ from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.layers.layouts import Layout
 
 THRESHOLDS = (0.25, 0.5)
+# Least length of a side of a box and largest distance of matching faces, both in meters; and the sine of the largest
+# angle between faces that count as parallel
 _SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))
 _STRUCTURE = ("wall", "door", "window")
 
@@ -98,6 +100,7 @@ def score_layouts(
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
             shares = overlaps(first, second, published=published)
             for row, threshold in enumerate(thresholds):
+                # As many pairs as possible that are above the threshold, whichever they are
                 pairs = linear_sum_assignment(np.where(shares > threshold, -1.0, 1e6))
                 counts[row, scene] = (shares[pairs] >= threshold).sum(), len(first), len(second)
         scores[name] = LayoutScore(counts)
@@ -124,6 +127,7 @@ def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
         if np.abs(end - start)[:2].max() <= 1e-6:
             continue
         along = np.append((end - start)[:2], 0.0)
+        # The first of several walls with one number has the openings.
         directions.setdefault(wall.id, along / np.linalg.norm(along))
         up = np.array([0, 0, wall.height])
         walls.append(np.stack([start, end, end + up, start + up]))
@@ -158,6 +162,7 @@ def box_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fal
             above = 0.0 if published else 0.5
             top = box[2] + above * box[5]
             other_top = other[2] + above * other[5]
+            # From the higher one of the bottoms to the lower one of the tops
             height = min(top, other_top) - max(top - box[5], other_top - other[5])
             shared = area * max(height, 0.0)
             shares[row, column] = shared / (box[3:6].prod() + other[3:6].prod() - shared)
@@ -193,6 +198,7 @@ def face_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fa
             distance = float((other[0] - face[0]) @ normal)
             if (distance if published else abs(distance)) >= _FARTHEST:
                 continue
+            # Axes in the plane of the true face
             along = (other[1] - other[0]) / np.linalg.norm(other[1] - other[0])
             plane = np.stack([along, np.cross(other_normal, along)], axis=1)  # (3, 2)
             flat = [(corners - other[0]) @ plane for corners in (face, other)]  # (4, 2) each
@@ -227,6 +233,7 @@ def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
             following, next_side = rest[(number + 1) % len(rest)], sides[(number + 1) % len(rest)]
             if side >= 0:
                 kept.append(corner)
+            # Where the outline crosses the edge, it gets a new corner.
             if (side > 0 > next_side) or (side < 0 < next_side):
                 kept.append(corner + (following - corner) * (side / (side - next_side)))
         rest = kept

@@ -80,7 +80,9 @@ def named_part_scores(
     right = total = 0
     for row in rows:
         category = row["category"]
+        # Ready text features need no templates.
         asked = {"templates": templates} if templates is not None else {}
+        # Only these texts have the category in them.
         if templates in ("part_plus_cat", "ensemble"):
             asked["category"] = category
         answer = segment({"points": row["points"]}, candidate_labels=names[category], **asked, **arguments)
@@ -112,6 +114,7 @@ def part_embeddings(
         parts = list(category_parts[category])
         if len(parts) != len(vectors):
             raise ValueError(f"{category!r} has {len(vectors)} vectors; expected {len(parts)}, one for each part")
+        # Width and type are known from the first vectors on.
         if embeddings is None:
             embeddings = vectors.new_zeros(num_parts, vectors.shape[1])
         embeddings[parts] = vectors

@@ -49,6 +49,7 @@ _CALLED = {
 _SIGNIFICANCE = 1e-3
 # Of balanced accuracies, whose points are not independent: this much above chance.
 _MARGIN = 0.2
+# The overlap of a box that is found, and the share of objects that have to be
 _IOU, _RECALL = 0.25, 0.25
 # Benchmarks of streets have no classes of rooms.
 _INDOORS = ("floor", "chair", "table", "sofa", "bed")
@@ -89,6 +90,7 @@ def check_published(name: str, *, accept_license: bool = False, clouds: int = 10
     opened = time.perf_counter()
     try:
         checks = list(_judge(name, model, clouds))
+    # A checkpoint that opens but cannot answer has failed.
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         checks = [Check("answers", False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
     source = dict(model.config.published)
@@ -177,6 +179,7 @@ def _named_shapes(classify: Any, model: Any, clouds: int) -> Check:
 
     names = {str(label).lower() for label in model.config.id2label.values()}
     points, labels = _shapes("test", clouds)
+    # Labels of the model that are right for each shape; without any, the shape is not asked about.
     right_names = [names.intersection(_CALLED.get(label, (label,))) for label in labels]
     asked = [number for number, right in enumerate(right_names) if right]
     what = "names of packaged test shapes"
@@ -191,6 +194,7 @@ def _named_shapes(classify: Any, model: Any, clouds: int) -> Check:
         # How often the answers would be right for any other shape.
         shares.append(np.mean([label in right_names[number] for label in said for number in asked]))
     best = int(np.argmax(counts))
+    # The best of four turns counts, so that chance has four tries.
     rare = binomtest(counts[best], len(asked), float(shares[best]), alternative="greater").pvalue < _SIGNIFICANCE / 4
     seen = f"{', '.join(map(str, counts))} of {len(asked)} right after turns by 0, 90, 180 and 270 degrees"
     passed = bool(rare and counts[best] / len(asked) >= 2 * shares[best])
@@ -202,12 +206,14 @@ def _features(name: str, model: Any, clouds: int) -> Check:
     from scipy.stats import binomtest
     from transformers import AutoProcessor
 
+    # Random weights to compare with, without a change of the caller's random numbers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         control = type(model)(model.config).eval()
     processor, up_axis = AutoProcessor.from_pretrained(name), up_axis_of("shapes") or "y"
     learned, labels = _shapes("train", clouds)
     asked, truth = _shapes("test", clouds)
+    # Packaged shapes have no normals, so these are found by the neighbors of points.
     if getattr(processor, "needs_normals", False):
         learned = [_colored(points) for points in learned]
         asked = [_colored(points) for points in asked]
@@ -227,6 +233,7 @@ def _features(name: str, model: Any, clouds: int) -> Check:
         right.append(np.asarray(names)[distance.argmin(axis=1)] == np.asarray(truth))
     # Random weights tell shapes apart, too, so both are asked about the same ones.
     alone = [int((mine & ~others).sum()) for mine, others in (right, right[::-1])]
+    # Shapes that only one of them gets right would be shared out evenly by chance.
     rare = sum(alone) > 0 and binomtest(alone[0], sum(alone), 0.5, alternative="greater").pvalue < 0.01
     shares = [float(mine.mean()) for mine in right]
     seen = f"class means are right for {shares[0]:.1%} of {len(truth)} shapes, with random weights for {shares[1]:.1%}"
@@ -264,6 +271,7 @@ def _room_with_walls(name: str, model: Any) -> Check:
     row, names = rows[0], rows.features["box_labels"].feature.names
     points = np.asarray(row["points"], np.float32)
     low, high = points.min(axis=0), points.max(axis=0)
+    # The generated room has none.
     ceiling = np.random.default_rng(0).uniform(low, high, (8192, 3)).astype(np.float32)
     ceiling[:, 2] = high[2]
     points = np.concatenate([points, ceiling])
@@ -274,6 +282,7 @@ def _room_with_walls(name: str, model: Any) -> Check:
     for box, label in zip(np.asarray(row["boxes"]), row["box_labels"], strict=True):
         inside = (points - box[:3]) @ rotation_matrix(2, -box[6])
         truth[(np.abs(inside) <= box[3:6] / 2).all(axis=1)] = names[label]
+    # Distance from the nearest wall: the walls are the sides of the room.
     beside = np.minimum(points - low, high - points)[:, :2].min(axis=1)
     truth[beside < _NEAR] = "wall"
     truth[points[:, 2] - low[2] < _NEAR] = "floor"

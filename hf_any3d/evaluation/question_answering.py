@@ -52,8 +52,10 @@ class Protocol:
     def items(self, rows: Dataset) -> list[dict[str, Any]]:
         """Return `object_id` and `ground_truth` of each row, and `label_name` for classes."""
         truth = "label" if self.kind == "class" else "caption"
+        # Without the clouds, which would be read for nothing
         texts: Any = rows.select_columns(["object_id", truth]).with_format(None)
         items = [{"object_id": row["object_id"], "ground_truth": row[truth]} for row in texts]
+        # Verdicts find their answers by the id of the object.
         if len({item["object_id"] for item in items}) < len(items):
             raise ValueError(f"{self.name}: an object_id occurs twice; expected rows of different objects")
         if self.kind == "class":
@@ -131,12 +133,14 @@ def answer_question(
     header = {"prompt": protocol.question, "protocol": protocol.name, **about, **sampling}
     items = protocol.items(rows)
     results = read_earlier_results(path, header)
+    # Answers are stored batch by batch, so a file has those to the first rows, in their order.
     if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
         raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
     for place, entry in enumerate(results):
         # Files of the published programs have no digests, and are taken as they are.
         if entry.get(_CLOUD, seen := _digest(colored_cloud(rows[place]))) != seen:
             raise ValueError(f"{path}: the answer about {entry['object_id']!r} is about another cloud of that name")
+    # The same list, to which the loop adds
     stored = header | {"results": results}
     starts = range(len(results), len(items), batch_size)
     for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
@@ -182,6 +186,7 @@ def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str
 
 
 def _digest(cloud: np.ndarray) -> str:
+    # 64 bits are enough to tell the clouds of a dataset apart.
     return hashlib.sha256(np.ascontiguousarray(cloud).data).hexdigest()[:16]
 
 

@@ -123,11 +123,13 @@ def evaluate_reconstruction(
     assert isinstance(trainer.compute_metrics, ComputeReconstructionMetrics)
     for split, rows in splits.items():
         numbers = categories[split]
+        # Each split has categories of its own, over which the trainer's metrics are averaged.
         with trainer.compute_metrics.of(numbers):
             output: Any = trainer.predict(rows, ignore_keys=ignore_keys, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, *CODE_METRICS, "loss")}
         if numbers is not None:
+            # (rows, measures); the codes come second.
             means_of_categories = category_means(output.predictions[0], np.asarray(numbers))
             by_category[split] = {names[number]: float(means[0]) for number, means in means_of_categories.items()}
     return metrics, by_category

@@ -215,8 +215,10 @@ def evaluate_segmentation(
             references.append(np.asarray(row["labels"]))
             categories.append(None if category is None else int(category))
             losses.append(loss)
+        # One matrix of all clouds, so that each point counts the same
         matrix = point_confusion(np.concatenate(predictions), np.concatenate(references), len(names))
         figures = {"accuracy": overall_accuracy(matrix), "loss": float(np.mean(losses))}
+        # Parts are judged object by object, all other classes over all points together.
         if category_parts is None:
             figures = {"mean_iou": mean_iou(matrix), **figures}
         else:
@@ -238,6 +240,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
         members: list[int] = []
         for number, cloud in enumerate(rows.clouds):
             members.append(number)
+            # The cloud of the next block; empty after the last one
             following = rows.clouds[number + 1 : number + 2]
             # Blocks of a cloud follow each other, and only complete clouds are merged.
             if following and (len(members) < _BLOCKS_PER_STEP or following == [cloud]):

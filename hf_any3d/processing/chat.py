@@ -149,6 +149,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         wanted = [self._count(prompt) for prompt in prompts]
         if sum(wanted) != len(read):
             raise ValueError(f"text has {sum(wanted)} places for point clouds and points {len(read)} clouds")
+        # Each prompt takes as many of the clouds as it has places.
         for prompt, count in zip(prompts, wanted, strict=True):
             prompt.points, read = read[:count], read[count:]
         return self.pad(prompts, return_tensors=return_tensors, **length)
@@ -206,6 +207,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         if not conversations or not all(map(is_conversation, conversations)):
             raise ValueError("conversation: expected messages with 'role' and 'content', or lists of them")
+        # Masks are a column of a batch of tokens.
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("return_assistant_tokens_mask=True; expected tokenize=True and return_dict=True with it")
         variables = {
@@ -214,9 +216,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             **kwargs,
         }
         if not tokenize:
+            # Text has marks in the places of clouds, so that no cloud is read.
             plain = [take_clouds(messages)[0] for messages in conversations]
             texts, _ = self._render(plain, chat_template, False, **variables)
             return texts if is_batch else texts[0]
+        # One conversation has one list of clouds.
         if point_clouds is not None and not is_batch:
             point_clouds = [point_clouds]
         prompts = self.prompts(
@@ -227,6 +231,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             marked=return_assistant_tokens_mask,
             **variables,
         )
+        # On the left, since generation goes on where all prompts end
         arguments = {
             "padding": padding,
             "truncation": truncation,
@@ -263,6 +268,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds
         for messages, further in zip(conversations, further_clouds, strict=True):
             texts, clouds_of_conversation = take_clouds(messages, further, complete=read)
+            # Such a token in a question could end it, or start an answer of its own.
             check_texts(texts, self.tokenizer.all_special_tokens)
             plain.append(texts)
             clouds.append(clouds_of_conversation)
@@ -308,11 +314,14 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         longest = max(len(prompt.input_ids) for prompt in prompts)
         if to_length:
             longest = max(longest, length)
+        # With a length of 0 nothing is filled up.
         batch: dict[str, Any] = self._columns(prompts, longest if padding else 0, padding_side)
+        # Labels are made in any case, as masks follow from them.
         if return_assistant_tokens_mask:
             batch["assistant_masks"] = [_answer_mask(labels) for labels in batch["labels"]]
         if not return_labels:
             del batch["labels"]
+        # Prompts without clouds have no input `points` at all.
         if points := [cloud for prompt in prompts for cloud in prompt.points]:
             batch["points"] = self._stacked(points)
         return BatchFeature(batch, tensor_type=return_tensors)
@@ -333,6 +342,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             columns[name] = []
             for prompt in prompts:
                 values = getattr(prompt, name)
+                # A negative number is no filling.
                 filling = [fill] * (length - len(values))
                 columns[name].append({"left": filling + values, "right": values + filling}[padding_side])
         return columns
@@ -362,6 +372,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         """Decode the answers, up to the end mark, in generated tokens `(answers, tokens)` without the prompt."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         texts = self.tokenizer.batch_decode(generated, **options)
+        # A model may go on writing after its end mark.
         answers = [text.split(self.end_mark)[0] for text in texts]
         return [answer.strip() for answer in answers] if strip else answers
 
@@ -379,6 +390,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             # Jinja ignores variables that a template does not use, so a typing error would have no effect.
             if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
                 raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
+        # A template that tells roles apart has their names in quotes.
         if re.search(r"['\"]system['\"]", template) is None:
             conversations = [_without_system(messages) for messages in conversations]
         marked = with_answers and self._marks_answers(chat_template)
@@ -392,6 +404,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     def _template(self, chat_template: str | None) -> str:
         by_name: Any = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        # What is no name is a template itself.
         template = by_name.get(chat_template or "default", chat_template)
         # Without a brace it is a name that does not exist, not a template.
         if template is None or (template not in by_name.values() and "{" not in template):
@@ -413,6 +426,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 prompt.add(places if is_place else next(ids), is_answer)
             if self.hide_inner_bos:
                 for number, token in enumerate(prompt.input_ids):
+                    # The start of the prompt itself stays visible.
                     if number and token == self.tokenizer.bos_token_id:
                         prompt.attention_mask[number] = 0
             prompts.append(prompt)
@@ -448,6 +462,7 @@ def _without_system(messages: list[dict]) -> list[dict]:
     text = {"type": "text", "text": "".join(part["text"] for part in system["content"]) + "\n\n"}
     question, *later = rest
     parts = question["content"]
+    # After the clouds that the question begins with
     first_text = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
     return [{**question, "content": [*parts[:first_text], text, *parts[first_text:]]}, *later]
 

@@ -28,6 +28,7 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
     for number, turn in enumerate(turns):
         parts: list[dict[str, str]] = [{"type": "text", "text": turn["value"]}]
         if number == 0:
+            # The cloud is a part of its own, which comes first.
             text = turn["value"].replace(POINT, "").replace("\n", "").strip()
             if len(turns) == 2:
                 text = clean_question(text)
@@ -98,6 +99,7 @@ def take_clouds(
             clouds.append(cloud)
             parts.append({"type": "point_cloud"})
         plain.append({"role": message["role"], "content": parts})
+    # Places that neither had a cloud nor got one
     empty = sum(cloud is None for cloud in clouds)
     if rest or (complete and empty):
         total = len(further or ())

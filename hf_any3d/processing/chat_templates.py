@@ -44,6 +44,7 @@ _TEXT = (
     "{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
 )
+# The same, with marks where there are parts with clouds
 _TEXT_AND_CLOUDS = _TEXT.replace(
     "{%- endif -%}{%- endfor -%}",
     f"{{%- elif part['type'] == 'point_cloud' -%}}{{{{- '{_CLOUD} ' -}}}}{{%- endif -%}}{{%- endfor -%}}",
@@ -63,6 +64,7 @@ def _conversation(question: str, answer: str) -> str:
 
 
 def _opened_by_cloud(separator: str) -> str:
+    # Clouds open a turn of their own before the question, as in the released programs.
     clouds = (
         "{%- for part in message['content'] -%}{%- if part['type'] == 'point_cloud' -%}"
         f"{{{{- '{_CLOUD}' -}}}}{{%- endif -%}}{{%- endfor -%}}"

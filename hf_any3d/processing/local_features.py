@@ -106,6 +106,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
     def kept(self) -> list[int]:
         """Indices of the features in use."""
         every = self._all_names()
+        # The size of a feature's box follows its name after a comma.
         return [n for n, name in enumerate(every) if self.upright or name.split(",")[0] not in _OF_A_DIRECTION]
 
     def _all_names(self) -> list[str]:
@@ -115,6 +116,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
 
     def channels_of(self, names: Sequence[str]) -> list[int]:
         """Return the numbers of the features that come from what is read of points, such as "rgb"."""
+        # What is read of points -> first words of the features that come from it
         words = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",), "normals": ("normal",)}
         words |= dict.fromkeys(RETURNS, ("return", "returns", "place among", "several", "early"))
         first = {word for name in names for word in words.get(name, ())}
@@ -130,18 +132,22 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         """
         cloud.check_usable(self.min_points)
         up_axis = up_axis or self.up_axis
+        # All features are measured with z up.
         if up_axis != "z":
+            # The offset is along the axes of before.
             turned = {"points": turn_up_axis(cloud.points, up_axis, "z"), "offset": None}
             if cloud.normals is not None:
                 turned["normals"] = turn_up_axis(cloud.normals, up_axis, "z")
             cloud = PointCloudData(**{**vars(cloud), **turned})
         factor = self._factor(cloud, len(cloud) - marks)
+        # Quantiles of some hundred thousand points are those of all.
         some = slice(None, None, max(1, len(cloud) // _LOOKED_AT))
         normal = {}
         for name, values in (("intensity", cloud.intensity), ("rgb", cloud.colors)):
             if name in self.features and values is not None:
                 normal[name] = _center_and_spread(values[some])
         origin = self._origin(cloud, factor)
+        # Marks are no surroundings, so spacing and ground are those of the other points.
         points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
         spacing, ground = spacing_of(points), None
         if self.unit == "meters":
@@ -174,12 +180,14 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         point: list[str] = []
         around: list[str] = []
         if {*RETURNS} <= {*self.features}:
+            # Only the names are needed.
             of_point, of_others = describe_returns(np.ones(1), np.ones(1))
             point, around = [*of_point], [*of_others]
         if "intensity" in self.features:
             around.append("intensity")
         if "rgb" in self.features:
             around += ["red", "green", "blue"]
+        # Of these, the number of the point itself counts beside the mean around it.
         point += [name for name in around if name in ("intensity", "red", "green", "blue")]
         if self.unit == "diagonal":
             point += ["place in x", "place in y", "place in z", "distance from the middle", "distance from the center"]
@@ -192,9 +200,11 @@ class LocalFeaturesProcessor(PointCloudProcessor):
 
         generator = new_generator(seed)
         if cloud.is_mesh:
+            # More samples than are returned, since surroundings are measured by them
             cloud = cloud.sample_surface(max(num_points, _SURFACE_POINTS), generator)
         scan = self.describe(cloud)
         rows = resample_index(len(cloud), num_points, generator)
+        # Surroundings are of all points, of which only some are described.
         everywhere = np.arange(len(cloud))
         features = scan.neighborhoods(everywhere).features(rows)
         points = np.concatenate([cloud.points[rows], features], axis=1, dtype=np.float32)
@@ -236,10 +246,12 @@ class DescribedScan:
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""
         points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
+        # Marks have the highest numbers, and so are the last of the sorted ones.
         seen = index[: len(index) - int(np.count_nonzero(index >= len(self.cloud) - self.marks))]
         described_by = None
         if len(seen) < len(index):
             nearest = nearest_rows(points[len(seen) :], points[: len(seen)])
+            # Points are described by themselves, marks by the nearest point.
             described_by = np.concatenate([np.arange(len(seen)), nearest])
         measured = self._measured(points, index)
         return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept)
@@ -260,6 +272,7 @@ class DescribedScan:
                 part = everywhere[start : start + count]
                 yield part, np.union1d(seen, part)
             return
+        # A stack of parts, of which those with too many points are cut at the median of their longer side
         waiting = [everywhere]
         while waiting:
             part = waiting.pop()
@@ -272,6 +285,7 @@ class DescribedScan:
                 if is_low.any():
                     waiting += [part[~is_low], part[is_low]]
                     continue
+            # Nothing was cut, so that there is nothing around it.
             if len(part) == len(flat):
                 yield part, part
                 continue
@@ -289,6 +303,7 @@ class DescribedScan:
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud, features = self.cloud, self.processor.features
         cut = HIGHEST
+        # Objects stand on their lowest point, and no height in them is above their diagonal.
         if self.ground is None:
             heights, cut = (points[:, 2:] - self.bounds[0, 2]).astype(np.float32), DIAGONAL
         else:
@@ -298,6 +313,7 @@ class DescribedScan:
         missing = np.zeros(len(index), np.float32)
         if {*RETURNS} <= {*features}:
             number, total = cloud.return_number, cloud.number_of_returns
+            # Where each pulse has one return, nobody has counted them.
             has_returns = number is not None and total is not None and total.max() > 1
             if has_returns:
                 assert number is not None and total is not None
@@ -315,12 +331,14 @@ class DescribedScan:
         point, around = {**point, **measured}, {**around, **measured}
         if self.processor.unit == "diagonal":
             low, high = self.bounds
+            # From the middle of the box, as a share of its diagonal
             place = (points - (low + high) / 2) / DIAGONAL
             away = np.linalg.norm(place, axis=1)
             point |= dict(zip(("place in x", "place in y", "place in z"), place.T, strict=True))
             point |= {"distance from the middle": np.hypot(place[:, 0], place[:, 1]), "distance from the center": away}
             if "normals" in features:
                 normals = np.stack([missing] * 3, axis=1) if cloud.normals is None else _units(cloud.normals[index])
+                # Cosine between the normal and the direction away from the center
                 outward = np.einsum("ij,ij->i", normals, place) / np.maximum(away, 1e-6)
                 point |= dict(zip(("normal in x", "normal in y", "normal in z"), normals.T, strict=True))
                 point["normal outward"] = outward
@@ -356,6 +374,7 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     assert mesh.faces is not None and samples.normals is not None
     corners = mesh.points[mesh.faces].astype(np.float64)  # (faces, 3, 3)
     doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (faces, 3), as long as areas
+    # Each triangle adds its normal, as long as its area, to its three corners.
     of_vertices = np.stack(
         [np.bincount(mesh.faces.reshape(-1), np.repeat(column, 3), len(mesh)) for column in doubled.T], axis=1
     )

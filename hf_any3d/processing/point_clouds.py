@@ -108,6 +108,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         small_clouds: str = "repeated",
         **kwargs: Any,
     ):
+        # transformers' class would keep any argument, also one with a typing error.
         for name in kwargs:
             if name not in _SAVED and not name.startswith("_"):
                 raise TypeError(f"PointCloudProcessor: unknown argument {name}")
@@ -176,6 +177,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 cloud = self._open(entry, up_axis)
                 rows.append(self._prepare(cloud, num_points, cloud_seed))
                 if self.center == "room":
+                    # Bounds turn with the block that was cut from them.
                     room = cloud.points if bounds is None else self._turn(bounds, up_axis)
                     rows[-1]["points"] = self._in_room(rows[-1]["points"], self._reorder(room))
         return self._batch(rows, num_points, return_tensors)
@@ -183,6 +185,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
         clouds = [row["points"] for row in rows]
         if self.small_clouds == "masked":
+            # Clouds in a list keep their own sizes, so that there is no padding to mask.
             if return_tensors is None:
                 return BatchFeature({"points": clouds})
             masks = [np.ones(len(cloud), dtype=bool) for cloud in clouds]
@@ -222,6 +225,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         answers = []
         for cloud, boxes in enumerate(outputs["pred_boxes"]):
             shares, xyz = probabilities[cloud], None if points is None else points[cloud][..., :3]
+            # The last label stands for no object.
             number, labels, scores = select_detections(boxes, shares[:, :-1], 1 - shares[:, -1], detection_rule, xyz)
             order = scores.argsort(descending=True, stable=True)
             answers.append({"boxes": boxes[number][order], "labels": labels[order], "scores": scores[order]})
@@ -243,6 +247,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             if kind.__name__ == feature_extractor_dict.get("processor_class"):
                 return kind.from_dict(feature_extractor_dict, **kwargs)
         stored = dict(feature_extractor_dict)
+        # Written for AutoProcessor alone, and no argument of this class
         if stored.get("processor_class") == cls.__name__:
             del stored["processor_class"]
         return super().from_dict(stored, **kwargs)
@@ -254,6 +259,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             return cloud
         points = self._turn(cloud.points, up_axis)
         normals = None if cloud.normals is None else self._turn(cloud.normals, up_axis)
+        # The offset is along the axes of before.
         return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
 
     def _turn(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
@@ -286,6 +292,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if self.extent != "all":
             xyz = self._normalize(xyz)
         points = np.concatenate([xyz, *channels], axis=1)
+        # After normalization, so that repeats do not shift the center
         if len(points) < num_points and self.small_clouds == "repeated":
             points = points.take(resample_index(len(points), num_points, generator), axis=0)
         return {"points": points, "count": np.array(len(cloud))}
@@ -364,6 +371,7 @@ def errors_of_cloud(number: int, count: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        # An error about a file stays one.
         kind = type(error) if isinstance(error, PointCloudError) else PointCloudError
         raise kind(f"cloud {number}: {error}" if count > 1 else str(error)) from error
 

@@ -123,6 +123,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         template_sha256: str | None = None,
         chat_template: str | None = None,
     ):
+        # Tokenizers differ in what they return for a token that they do not have.
         for token in (START, PLACE, END):
             if tokenizer.convert_tokens_to_ids(token) in (None, -1, tokenizer.unk_token_id):
                 raise ValueError(f"tokenizer has no token {token!r}; expected {START}, {PLACE} and {END}")
@@ -144,6 +145,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> SpatialLMProcessor:
         """Build the processor of a model."""
         point: Any = config.point_config
+        # Each pooling makes cells longer by its stride.
         stride = math.prod(point.pooling_strides)
         return cls(tokenizer, **{"num_bins": config.num_bins, "stride": stride, **kwargs})
 
@@ -236,6 +238,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             )
         if classes:
             text = text.replace("boxes", ", ".join(classes))
+        # Word by word, slip of the pen included, as the released models were trained
         return f"{text} The reference code is as followed: {self.code_template}" if self.code_template else text
 
     def grammar(
@@ -334,12 +337,14 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:
         """Return `input_ids`, `attention_mask` and, with answers, `labels`, filled up on one side."""
         rows = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        # Where the answer of each row begins
         starts = [len(row) for row in rows]
         if answers is not None:
             # Apart from the prompt, as in generation, where no token spans both. The end is what stops generation.
             ends = self.tokenizer([f"{text}{self.tokenizer.eos_token}" for text in answers], add_special_tokens=False)
             rows = [row + end for row, end in zip(rows, ends["input_ids"], strict=True)]
         longest = max(map(len, rows))
+        # How many tokens are added in front of each row, and after it
         filled = [(longest - len(row), 0) if side == "left" else (0, longest - len(row)) for row in rows]
 
         def padded(values: list[list[int]], fill: Any) -> np.ndarray:

@@ -130,6 +130,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         columns = {name: [row[name] for row in rows] for name in self.model_input_names}
         if return_tensors is None:
             return BatchFeature(columns)
+        # 0 is the number of a voxel, so that points that are not there have -1.
         filled = {name: fill_up(values, -1 if name == "inverse" else 0) for name, values in columns.items()}
         return BatchFeature(filled, tensor_type=return_tensors)
 
@@ -156,6 +157,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             # Points that were not drawn may lie in cells without a voxel.
             inverse = nearest_rows(xyz, xyz[kept])
         xyz = xyz.take(kept, axis=0)
+        # The cells are cut by now, and only coordinates change.
         if self.center_voxels:
             xyz = self._move_box(xyz)
         return {
@@ -202,6 +204,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             for number in range(counts.max()):
                 index = order[starts + number % counts]
                 placed = self._move_box(moved[index]) if self.center_voxels else moved[index]
+                # Normals turn with the cloud; colors and intensities do not.
                 others = [
                     values[index] @ turn.T if name == "normals" else values[index]
                     for name, values in zip(names, channels, strict=True)
@@ -216,6 +219,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         cosine = round(float(np.cos(np.deg2rad(degrees))), 15)
         sine = round(float(np.sin(np.deg2rad(degrees))), 15)
         up = "xyz".index(self.up_axis)
+        # The axes across the up axis, in the order in which turns are counterclockwise
         first, second = (up + 1) % 3, (up + 2) % 3
         turn = np.eye(3)
         turn[first, first] = turn[second, second] = cosine
@@ -256,6 +260,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
         cloud = self._filled(cloud)
         channels = super()._channels(cloud)
+        # `features` begins with xyz, which is not among the channels.
         if self.color_range == "signed" and "rgb" in self.features:
             place = self.features.index("rgb") - 1
             channels[place] = 2 * channels[place] - 1
@@ -295,6 +300,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         low, high = xyz.min(axis=0), xyz.max(axis=0)
         origin = (low + high) / 2
         up = "xyz".index(self.up_axis)
+        # "across" keeps heights.
         origin[up] = {"ground": low[up], "half_ground": low[up] / 2}.get(self.box_center, 0)
         return xyz - origin
 

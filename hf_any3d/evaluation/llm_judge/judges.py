@@ -24,6 +24,7 @@ _CLASS_NAMES_VERSION = "1"
 _LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
 _PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
 _KEY_VARIABLE = "OPENAI_API_KEY"
+# HTTP codes of failures that may pass: timeouts, too many requests, overload
 _TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 120.0
 _SHOWN = 300
@@ -90,6 +91,7 @@ class ClassNameJudge:
         match = self.pattern.search(text)
         if match is None:
             return "-1#NA#names no class"
+        # Whatever separates the words in the answer, `numbers` has blanks there.
         name = re.sub(r"[\s_-]+", " ", match.group().lower())
         return f"{self.numbers[name]}#{name}#named at character {match.start()}"
 
@@ -118,6 +120,7 @@ class LanguageModelJudge:
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
+        # A local directory has no commit; a checksum of its files stands for it.
         version = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
         self._generation = {**_LOCAL_SETTINGS, **(settings or {})}
         about = {"dtype": str(self.model.dtype), "seed": seed, "revision": version}
@@ -143,6 +146,7 @@ class LanguageModelJudge:
         # For each reply anew, so that replies do not depend on how many came before.
         torch.manual_seed(self.seed)
         batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+        # A single prompt is not padded, but generation asks for the token.
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
         tokens = self.model.generate(**batch, pad_token_id=pad, **self._generation)
@@ -213,6 +217,7 @@ class EndpointJudge:
                     wait = float(error.headers.get("Retry-After") or wait)
             except (OSError, http.client.HTTPException) as error:
                 problem = self._without_key(str(error) or type(error).__name__)[:_SHOWN]
+            # Such as a page of a proxy, or JSON of another form
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 problem = f"no chat completion ({type(error).__name__})"
             if attempt + 1 < self._attempts:

@@ -140,12 +140,16 @@ def judge_answers(
 
     def judge_one(number: int) -> None:
         entry = entries[number]
+        # A reply may hold characters that no file can store.
         reply = replace_lone_surrogates(judge(_text_for_judge(entry, template, classes)))
         judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes, seed)}
 
     def save(is_complete: bool) -> dict[str, Any]:
+        # In the order of the answers, whichever reply came first
         verdicts = [verdict for verdict in judged if verdict is not None]
+        # Earlier verdicts are kept, and so are the revisions that gave them.
         stored = {**header, "judge_revisions": sorted(revisions | set(judge.revisions))}
+        # Figures of some answers could be taken for those of all.
         if is_complete:
             stored["figures"] = compute_figures(kind, verdicts)
         stored["results"] = verdicts
@@ -157,6 +161,7 @@ def judge_answers(
     with ThreadPoolExecutor(judge.at_once) as threads:
         try:
             for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
+                # In batches, so that what is there is saved now and then, and an error ends the run soon
                 batch = [threads.submit(judge_one, number) for number in waiting[start : start + judge.at_once]]
                 wait(batch)  # all replies, which cost money, are kept, whichever of them fails
                 for verdict in batch:
@@ -164,6 +169,7 @@ def judge_answers(
                 if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
                     save(is_complete=False)
                     last_save = time.monotonic()
+        # An interruption, too, must not lose replies.
         except BaseException:
             save(is_complete=False)
             raise
@@ -207,6 +213,7 @@ def _earlier_verdicts(
 
 def verdicts_path(answers: Path, judge: Judge) -> Path:
     """Return the file for a judge's verdicts, next to that of the answers."""
+    # Names of models may have slashes and other characters that file names lack.
     slug = re.sub(r"[^\w.-]+", "-", judge.name).strip("-.") or "judge"
     return answers.with_name(f"{answers.stem}.judged-by-{slug}.json")
 
@@ -223,6 +230,7 @@ def compute_figures(kind: str, verdicts: Sequence[Mapping[str, Any]]) -> dict[st
 
     Source: the published protocols of PointLLM and MiniGPT-3D.
     """
+    # An invalid reply says something about the judge, not about the model.
     valid = [verdict["score"] for verdict in verdicts if verdict["is_valid"]]
     counts: dict[str, float | int | None] = {"total": len(verdicts), "invalid": len(verdicts) - len(valid)}
     share = 100 * sum(valid) / len(valid) if valid else None
@@ -282,6 +290,7 @@ def read_class(reply: str, num_classes: int) -> tuple[int | None, str, str]:
     match = _CLASS.search(reply)
     if match is None:
         return None, INVALID, reply.strip()
+    # What a further # separates from the reason is left out.
     number, label, reason = (part.strip() for part in match.group().split("#")[:3])
     # The length is checked first, since Python refuses to parse numbers of thousands of digits.
     if len(number) > 9 or int(number) >= num_classes or label == "NA":
