@@ -20,13 +20,13 @@ python -m studies.repeat reproduce any2point-scanobjectnn --data-dir DATA
 python -m studies.repeat reproduce any2point-scanobjectnn --dry-run
 ```
 
-The first command names at once, in a line each, what is missing: data, encoders, starting points, keys of judges. The
-second one runs every step with tiny random models on embedded or generated data, in seconds, and needs none of it.
-Options and results: [recipes](recipes.md#published-tables).
+The first command begins by naming everything that is missing, in a line each: data, encoders, starting points, keys of
+judges. The second one needs none of that: it runs every step with tiny random models on embedded or generated data, in
+seconds. [Recipes](recipes.md#published-tables) describes options and results.
 
-**Figures are the authors' own; none was repeated here.** Rows without one have a recipe, and a figure that could not
-be read in the authors' repositories. Numbers of tables are given where they are known from there. Figures that only
-draw a method have no name."""
+**Figures are the authors' own; none was repeated here.** Rows without a figure have a recipe, but their figure could
+not be read in the authors' repositories. Numbers of tables are given where those repositories state them. Figures that
+only draw a method have no name."""
 
 
 def published_tables_page(note: str, markdown: Markdown) -> str:

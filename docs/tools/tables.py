@@ -34,24 +34,28 @@ _POSITIONS = """## Positions at continuous coordinates
 - **Relative biases** are interpolated at the distance of two tokens, and averaged over the views. DeBERTa's scores
   depend on content and distance together: distances are rounded, and each head uses one view.
 - **Rotary** encoders rotate queries and keys by the coordinates. `rotary_views` defines how views are combined:
-  `split_frequencies` (default; each frequency belongs to one view, so that every head depends on all views),
+  `split_frequencies` (the default: each frequency belongs to one view, so every head depends on all views),
   `split_heads`, `mean_angle` (on a line, the mean coordinate is a projection onto one direction) or `first_view`.
-  The first two preserve places completely; in accuracy the four did not differ beyond noise
+  The first two preserve places completely. In accuracy the four did not differ beyond noise
   ([study](../studies/results/rotary_views.md)).
 - **Convolutions** run along the line of each view: tokens are distributed to integer positions, convolved with the
   encoder's weights, and interpolated at their coordinates.
 - Encoders without a table have a line of length `line_length`, by default `num_tokens`.
 - The class token is in the middle of every view; BEiT and Data2Vec have separate biases for it.
-- Register and distillation tokens are left out. Language models attend in both directions. Local attention is not
-  windowed: windows follow the order of the words, and a cloud has none.
+- Register and distillation tokens are left out. Language models attend in both directions. Local attention has no
+  windows here: windows follow the order of the words, and a cloud has no order.
 
 ## What is tested
 
-For every encoder of the table, with small random weights: at integer coordinates each layer has the same output as in
-the encoder's own forward pass; all tokens attend to each other; outputs depend on the coordinates but not on the order
-of the tokens; gradients are finite, the encoder does not change, and a saved model is loaded with equal outputs.
-Training, saving and loading also with the real weights of all-MiniLM-L6-v2 (BERT), SmolLM2-135M-Instruct (LLaMA),
-DINOv2-small and Whisper tiny.en ([study](../studies/results/donors.md)).
+For every encoder of the table, with small random weights:
+
+- At integer coordinates, each layer has the same output as in the encoder's own forward pass.
+- All tokens attend to each other. Outputs depend on the coordinates, but not on the order of the tokens.
+- Gradients are finite, and the encoder does not change.
+- A saved model is loaded with equal outputs.
+
+Training, saving and loading were also tested with the real weights of all-MiniLM-L6-v2 (BERT), SmolLM2-135M-Instruct
+(LLaMA), DINOv2-small and Whisper tiny.en ([study](../studies/results/donors.md)).
 """
 
 
@@ -66,7 +70,9 @@ def encoders_page() -> str:
     """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
     lines = ["# Encoders", "", "Any2Point encodes point clouds with the frozen layers of these pretrained encoders."]
     lines += ["Tokens are projected into six views ([virtual projection](concepts/virtual_projection.md)). The table"]
-    lines += ["lists the positions that an encoder learned and how they are evaluated at the tokens' continuous"]
+    lines += [
+        "lists the positions that each encoder has learned, and how they are evaluated at the tokens' continuous"
+    ]
     lines += ["coordinates in the views.", "", _NOTE, ""]
     order = {"text": 0, "vision": 1, "audio": 2}
     families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
@@ -108,16 +114,17 @@ def models_page() -> str:
     lines += markdown_table(("class", "`model_type`", "what it is", "opens with", "pipeline"), rows)
     lines += [
         "",
-        "Every model is also opened by its own class. `AutoModel` opens a model with a head as its base model,",
+        "Every model also opens with its own class. `AutoModel` opens a model with a head as its base model,",
     ]
-    lines += ["which the pipeline `point-cloud-feature-extraction` uses. Processors are `PointCloudProcessor`, and"]
+    lines += ["which the pipeline `point-cloud-feature-extraction` uses.", ""]
+    lines += ["The processor is `PointCloudProcessor`, except for these:", ""]
     lines += [
-        f"`{processor.__name__}` for `{config.model_type}`."
+        f"- `{config.model_type}`: `{processor.__name__}`"
         for config, processor in PROCESSORS.items()
         if processor is not PointCloudProcessor
     ]
     names = ", ".join(f"`{encoder.__name__}` (`{config.model_type}`)" for config, encoder in ENCODERS.items())
-    lines += ["", f"Encoders that transformers lacks and this package adds: {names}.", "", "## Pipelines", ""]
+    lines += ["", f"This package adds to the encoders of transformers: {names}.", "", "## Pipelines", ""]
     lines += markdown_table(
         ("task", "class", "what it does"),
         ((f"`{task}`", f"`{made.__name__}`", first_line(made)) for task, (made, _) in sorted(PIPELINES.items())),
@@ -142,9 +149,9 @@ def licenses_page() -> str:
         "`load_point_dataset(name)` opens these datasets. It downloads nothing, and this package contains no data"
     ]
     lines += [
-        "but the embedded shapes: you agree to the terms of a dataset where you get it. Layouts, options and row"
+        "except the embedded shapes: you agree to the terms of a dataset where you get it. For layouts, options and"
     ]
-    lines += ["counts: [published datasets](datasets.md).", ""]
+    lines += ["row counts, see [published datasets](datasets.md).", ""]
     rows = []
     for name in DATASETS:
         described = dataset_module(name)
@@ -158,9 +165,9 @@ def licenses_page() -> str:
     lines += markdown_table(("name", "content", "terms", "page of the authors"), rows)
     lines += [
         "",
-        "`push_point_dataset` puts the terms into the card of what it pushes, and pushes data without an open",
+        "`push_point_dataset` puts the terms into the card of what it pushes. It pushes data without an open license",
     ]
-    lines += ["license to private repositories only, unless `rights_confirmed=True`."]
+    lines += ["only to private repositories, unless `rights_confirmed=True`."]
     return "\n".join(lines) + "\n"
 
 
@@ -174,29 +181,42 @@ print(cloud.points.shape, cloud.is_mesh)  # (964, 3) True
 points = cloud.sample_surface(1024).points  # of a mesh; a cloud has its points already
 ```
 
-Colors, normals, labels and intensities are read where a file has them: `cloud.colors` (points, 3) from 0 to 1,
-`cloud.normals`, `cloud.labels`, `cloud.intensity`, else None. `hf-any3d data check FILE` prints the same.
+Colors, normals, labels and intensities are read if a file has them: `cloud.colors` (points, 3) from 0 to 1,
+`cloud.normals`, `cloud.labels` and `cloud.intensity`; otherwise they are None. `hf-any3d data check FILE` prints the
+same.
 
 ## All file types
 """
 _LEFT_OUT = """## What a cloud has no place for
 
-A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, an offset, and where a
-format says so up axis and unit. Whatever else a file has is left out with a warning that names it: fields, properties
-and columns of other names, extra dimensions and near infrared of LAS, fields of extensions of E57, arrays of an
-archive, elements and lists of PLY, statements of OBJ, lines and textures, points beyond the number that a header
-declares. `warnings.simplefilter("error", UserWarning)` makes them errors. Only what belongs to nearly every file of a
-format is left out without one:"""
-_WRITTEN = """Writers do the same: .npz keeps every field; .ply keeps all, colors in 8 bits, with up axis and unit in
-comments (`comment up_axis z`, `comment meters_per_unit 0.3048`), which the reader knows; .obj keeps points, colors,
-normals, faces, up axis and unit, and a warning names labels, intensities, rings and colors of faces. All write
-coordinates with their offset.
+A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, and an offset. It has an
+up axis and a unit if the format states them. Whatever else a file has is left out, with a warning that names it:
 
-Of several columns that may be labels, names of classes (`class`, `classification`, `semantic`) count before `label`,
-which may be the number of an object; the other one is named. Rings may be called `ring`, `channel`, `laser_id` or
-`beam`, intensities `intensity`, `strength`, `reflectance` or `remission`, coordinates also easting, northing and
-elevation (or height). A LAS whose heights have another unit than x and y, or whose coordinate system does not state
-its unit, has no unit, with a warning."""
+- fields, properties and columns of other names, and arrays of an archive;
+- extra dimensions and near infrared of LAS, fields of extensions of E57;
+- elements and lists of PLY, statements of OBJ, lines and textures;
+- points beyond the number that a header declares.
+
+`warnings.simplefilter("error", UserWarning)` turns these warnings into errors. Only what nearly every file of a format
+has is left out without a warning:"""
+_WRITTEN = """Writers do the same, and all write coordinates with their offset:
+
+- `.npz` keeps every field.
+- `.ply` keeps every field, colors in 8 bits. Up axis and unit are comments (`comment up_axis z`,
+  `comment meters_per_unit 0.3048`), which the reader knows.
+- `.obj` keeps points, colors, normals, faces, up axis and unit. A warning names labels, intensities, rings and colors
+  of faces.
+
+Readers know these names of columns:
+
+- labels: `class`, `classification` and `semantic` come before `label`, which may be the number of an object; a warning
+  names the column that is not used;
+- rings: `ring`, `channel`, `laser_id` or `beam`;
+- intensities: `intensity`, `strength`, `reflectance` or `remission`;
+- coordinates: x, y and z, or easting, northing and elevation (or height).
+
+If the heights of a LAS are in another unit than x and y, or its coordinate system does not state its unit, the cloud
+has no unit, and a warning says so."""
 
 
 def formats_page() -> str:
@@ -217,15 +237,15 @@ def formats_page() -> str:
     lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
     lines += [
         "",
-        "`read_point_cloud` reads one file; folders, limits and columns of files: [data](data.md). Every reader",
+        "`read_point_cloud` reads one file; [data](data.md) describes folders, limits and columns of files. Every",
     ]
     lines += [
-        "gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz. Where labels go",
-        "back into the file, `write_labels` writes a copy with the class of each point:",
+        "reader gives arrays, or one error that names the file. Clouds are written as .ply, .obj and .npz. For",
+        "formats that take labels back, `write_labels` writes a copy of the file with the class of each point:",
         "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
     ]
     lines += ["", _LEFT_OUT, ""]
-    lines += markdown_table(("ending", "not read, and not told"), sorted(not_read))
+    lines += markdown_table(("ending", "not read, without a warning"), sorted(not_read))
     lines += ["", _WRITTEN]
     return "\n".join(lines) + "\n"
 
@@ -234,13 +254,15 @@ def published_page() -> str:
     """Return the page of published checkpoints, with their licenses and text towers."""
     lines = ["# Published checkpoints", "", _NOTE, ""]
     lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
-    lines += ["[open published encoders](open_encoders.md). Names and sizes are those that the authors state; what is"]
-    lines += ["found in a file is compared with them, and every tensor is accounted for. The last column has the last"]
+    lines += ["[open published encoders](open_encoders.md). Names and sizes are those that the authors state. What a"]
     lines += [
-        "recorded run of `hf-any3d check-published`, which opens a checkpoint and judges its answers. Files of the"
+        "file has is compared with them, and every tensor is accounted for. The last column has the last recorded"
     ]
-    lines += ['others ("never") were not available here.']
-    lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further ones.", ""]
+    lines += [
+        'run of `hf-any3d check-published`, which opens a checkpoint and judges its answers; "never" means that the'
+    ]
+    lines += ["files were not available here."]
+    lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further runs.", ""]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     rows = []
     for name, published in PUBLISHED.items():
@@ -263,7 +285,9 @@ def published_page() -> str:
             )
     lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark", "checked"), rows)
     lines += ["", "## Opened for real", ""]
-    lines += ["What the recorded runs saw; chance and expectations are of `hf_any3d/evaluation/published_checks.py`."]
+    lines += [
+        "What the recorded runs saw. `hf_any3d/evaluation/published_checks.py` defines chance and what is expected."
+    ]
     lines += [
         "",
         *(f"- `{name}`: {check['name']}: {check['seen']}." for name in runs for check in runs[name]["checks"]),
