@@ -102,6 +102,7 @@ class SceneRows(torch.utils.data.Dataset):
     def __init__(
         self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
     ):
+        # Arrays instead of lists of numbers, which would take many times the memory.
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
         self.processor, self.changes, self.seed = processor, changes, seed
@@ -116,10 +117,13 @@ class SceneRows(torch.utils.data.Dataset):
             scene = Scene.of(row, whole_cloud(row, self.processor.features))
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
+        # The very points that a pipeline would draw, so that an evaluation here is one of the saved model.
         if self.changes is None:
             points = self.processor(row, return_tensors="np")["points"][0]
         else:
+            # The same scene changes the same way in any process, and otherwise in each epoch.
             generator = np.random.default_rng((self.seed, self.epoch, index))
+            # Before points are drawn: cuts take points away.
             scene = self.changes(scene, generator)
             points = DrawPoints(self.processor.num_points)(scene, generator).points
         labels = {
@@ -133,6 +137,7 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate rows of `SceneRows`; scenes of different sizes are padded, with a mask."""
     points = [row["points"] for row in rows]
     batch: dict[str, Any] = {"points": torch.nn.utils.rnn.pad_sequence(points, batch_first=True)}
+    # Scenes of one size need no mask.
     counts = torch.tensor([len(cloud) for cloud in points])
     if (counts != counts[0]).any():
         batch["points_mask"] = torch.arange(int(counts.max())) < counts.unsqueeze(1)
@@ -160,18 +165,21 @@ class DetectionTrainer(PointTrainer):
             inputs: dict[str, Any] = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = model(**inputs)
+            # Per scene, the boxes and scores of all classes
             answers = processor.post_process_object_detection(outputs, **_RULE)
             answers = [{name: values.cpu().numpy() for name, values in answer.items()} for answer in answers]
             objects = [
                 {"boxes": scene["boxes"].cpu().numpy(), "labels": scene["class_labels"].cpu().numpy()}
                 for scene in inputs["labels"]
             ]
+            # The loss of a batch is repeated for each scene, so that the mean below is over scenes.
             both = [*zip(answers, objects, [float(outputs.loss)] * len(answers), strict=True)]
             for prediction, reference, loss in self.accelerator.gather_for_metrics(both, use_gather_object=True):
                 predictions.append(prediction)
                 references.append(reference)
                 losses.append(loss)
         scores = detection_metrics(predictions, references, names=[name for _, name in sorted(names.items())])
+        # Kept apart: the Trainer logs numbers alone.
         self.class_scores = {name: scores.pop(f"class_ap_{name}") for name in ("25", "50")}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         metrics[f"{metric_key_prefix}_loss"] = float(np.mean(losses)) if losses else float("nan")
@@ -200,6 +208,7 @@ class Detection(program.TrainingTask):
         classes, features, name = box_classes(splits["train"]), self.data.features, self.model.model_name_or_path
         assert isinstance(self.model.model_config, dict)
         labels = {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
+        # A new detector; its size and number of headings follow from settings and boxes.
         if name is None:
             boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
             bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1  # turned boxes
@@ -211,10 +220,12 @@ class Detection(program.TrainingTask):
                 model = self._build_on_encoder(settings)
         else:
             config = AutoConfig.from_pretrained(name, **self.model.model_config)
+            # Classes of the data replace those of the saved model, whose heads of another size start anew.
             config.id2label, config.label2id = labels["id2label"], labels["label2id"]
             model = AutoModelForPointCloudObjectDetection.from_pretrained(
                 name, config=config, ignore_mismatched_sizes=True
             )
+        # Before the training: such a scene would end it at some later step.
         for split, rows in splits.items():
             for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
                 where, most = f"row {row} of the {split} split", model.config.num_queries
@@ -222,6 +233,7 @@ class Detection(program.TrainingTask):
                     raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
                 if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
+        # Boxes are in the frame of the scene, in meters.
         frame = {"center": False, "scale": None, "up_axis": "z"}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
 
@@ -236,6 +248,7 @@ class Detection(program.TrainingTask):
 
     def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> DetectionTrainer:
         """Build the trainer."""
+        # A detector of boxes along the axes cannot learn from scenes turned by other angles.
         changes = build_changes(self.data.augment, along_axes=model.config.num_heading_bins == 1)
         return program.build_trainer(
             model,

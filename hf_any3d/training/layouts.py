@@ -72,10 +72,12 @@ class LayoutRows(torch.utils.data.Dataset):
     ):
         self._names: list[str] | None = None
         if "layout" not in dataset.column_names:
+            # Boxes alone are layouts without walls; names of their classes are what the model writes.
             label = getattr(dataset.features.get("box_labels"), "feature", None)
             if not isinstance(label, ClassLabel) or "boxes" not in dataset.column_names:
                 raise ValueError(f"no column 'layout', nor boxes with classes; there are {dataset.column_names}")
             self._names = label.names
+        # Arrays instead of lists of numbers, which would take many times the memory.
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
         self.processor, self.seed = processor, seed
@@ -94,6 +96,7 @@ class LayoutRows(torch.utils.data.Dataset):
             except ValueError as error:
                 raise ValueError(f"row {index}: {error}") from None
         else:
+            # (boxes, 7): center, sizes and heading
             rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
             names = [self._names[int(label)] for label in np.asarray(row["box_labels"]).reshape(-1)]
             boxes = [
@@ -104,12 +107,16 @@ class LayoutRows(torch.utils.data.Dataset):
             ]
             layout = Layout(boxes=tuple(boxes))
         if self.seed is None:
+            # As a pipeline reads it, without a turn: the layout is in the frame of the file.
             return {"room": self.processor.read([row], align=False)[0], "layout": self._folded(layout)}
+        # The same room is moved the same way in any process, and otherwise in each epoch.
         generator = np.random.default_rng((self.seed, self.epoch, index))
         cloud = to_cloud(row, ("xyz", "rgb"))
         points = cloud.points.astype(np.float64)
+        # Whole numbers up to 255, as of bytes
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
         points, layout = self._moved(points, layout, generator)
+        # After the move, since what is near a box is counted in meters.
         if self.min_points:
             kept = tuple(box for box in layout.boxes if points_in_box(box, points, _NEAR).sum() >= self.min_points)
             layout = dataclasses.replace(layout, boxes=kept)
@@ -123,9 +130,11 @@ class LayoutRows(torch.utils.data.Dataset):
         center = (points.min(axis=0) + points.max(axis=0)) / 2
         angle = 0.0
         if self.turns == "quarter":
+            # Rooms keep their walls along the axes.
             angle = math.pi / 2 * int(generator.integers(4))
         elif self.turns == "any":
             angle = generator.uniform(0, 2 * math.pi)
+        # One number for all three axes: rooms are not stretched.
         size = float(generator.uniform(*self.sizes))
         moved = layout.translated(-center).scaled(size)
         if angle:
@@ -158,6 +167,7 @@ class LayoutCollator:
             for name, parts in zip(names, zip(*targets, strict=True), strict=True):
                 batch[name] = torch.from_numpy(np.concatenate(parts))
             batch["object_lines"] = torch.from_numpy(object_lines(batch["labels"].numpy(), self.processor.tokenizer))
+        # The first place at which any row has an answer
         first = int((batch["labels"] != -100).any(dim=0).int().argmax())
         # The token before it tells it.
         batch["labels"] = batch["labels"][:, max(first - 1, 0) :]  # (rows, kept)
@@ -200,6 +210,7 @@ class LayoutModelArguments:
         if self.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
         self.peft = self.peft.lower()
+        # Methods of this package know the layers of a point transformer, not of a language model.
         others = [name for name in peft_methods() if name != ADAPTED]
         usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
         self.adapt = list(usual if self.adapt is None else self.adapt)
@@ -279,13 +290,16 @@ class LayoutTrainingArguments(PointTrainingArguments):
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
     """Freeze a model but for what is trained, and add adapters."""
     assert isinstance(arguments.peft_config, dict) and arguments.adapt is not None
+    # The layers between the parts are trained whole, beside the adapters.
     if arguments.peft not in (ALONE, WHOLE):
         settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
         if arguments.peft == ADAPTED:
             head, patterns = model.get_output_embeddings(), []
             for part in (PARTS[name] for name in arguments.adapt):
                 layers = model.base_model.get_submodule(part).named_modules()
+                # The output head may share its weights with the embeddings.
                 linear = {name for name, layer in layers if isinstance(layer, nn.Linear) and layer is not head}
+                # By their last names, which repeat from block to block
                 names = sorted({name.rpartition(".")[2] for name in linear})
                 patterns.append(rf".*{part}\..*\.({'|'.join(names)})")
             settings |= {"r": 16, "lora_alpha": 32, "target_modules": "|".join(patterns)}

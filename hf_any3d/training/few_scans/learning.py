@@ -72,10 +72,12 @@ def fit_few_scans(
         plan: Has the strength of the head.
         arguments: Folds, and the share of a trained model's own answers.
     """
+    # A wrap that has learned the classes gives answers beside its features.
     answer_columns = _columns_of_answers(model.config, examples.scans.classes)
     rows = _training_rows(model.config, examples, things, answer_columns, arguments)
     # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(rows.features, rows.labels, len(rows.classes), plan.strength, rows.metric)
+    # (rows, classes) logits, of each row by a head that has not seen its group
     answers = answer_held_out(rows, plan.strength)
     # Views are no further evidence: they are of the same scans.
     is_calibrated = int(rows.held_out[: len(examples.scans.labels)].sum()) >= CALIBRATED_FROM
@@ -105,10 +107,12 @@ def _columns_of_answers(config: PointFeaturesConfig, classes: list[str]) -> np.n
     if config.wrap_labels is None:
         return None
     wrap_config: Any = config.wrap_config
+    # Its classes may stand in another order than those of the scans.
     learned = [wrap_config.id2label[number] for number in range(config.wrap_labels)]
     if sorted(learned) != sorted(classes):
         raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
     sets_before = list(config.features).index("wrap")
+    # Features of all sets stand side by side, in the order of the config.
     start = sum(list(config.widths().values())[:sets_before])
     return start + np.array([learned.index(name) for name in classes])
 
@@ -122,6 +126,7 @@ def _training_rows(
 ) -> TrainingRows:
     """Return the rows to learn from, with their folds."""
     scans = examples.scans
+    # In double precision, in which heads are fitted
     features, views = examples.features.astype(np.float64), examples.views
     labels, groups = scans.labels, scans.groups
     folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
@@ -196,6 +201,7 @@ def _fit_unknown_score(
     # Logits that are joined with the answers of a trained model have another energy than those that were judged.
     if rows.metric is not None and config.wrap_labels is None:
         terms = with_energy(terms, logits)
+    # In the metric in which distances are taken later, too
     standard = head.standardize(rows.features)
     features = torch.from_numpy(standard).float()
     model.fit_unknown_score(
@@ -254,9 +260,11 @@ def judge_split(
 ) -> Estimate:
     """Judge a model on a split that it has not learned from; what is of no learned class counts as wrong."""
     names = class_names(rows)
+    # By name: numbers of classes may differ between splits.
     labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
     learned = list(model.config.id2label.values())
     others = sorted({*labels[~np.isin(labels, learned)]})
+    # Further classes get columns, so that the table of confusions can show them.
     classes = learned + others
     # Not -inf, so that the loss of a class that was not learned stays finite.
     logits = np.full((len(rows), len(classes)), -1e3)

@@ -31,15 +31,18 @@ def draw_things(
     Returns:
         `(things, num_points, 3)` float32 in the unit sphere, with any heading.
     """
+    # A solid after each other kind makes half of them solids.
     names = kinds or [name for kind in KINDS if kind != SOLID for name in (kind, SOLID)]
     things = []
     for number in range(count):
         name = names[number % len(names)]
+        # One generator for each thing: the first hundred are the same, however many are drawn.
         generator = np.random.default_rng([seed, number])
         points = KINDS[name](generator, num_points)
         angle = generator.uniform(0, 2 * np.pi)
         cosine, sine = np.cos(angle), np.sin(angle)
         points = points @ np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+        # Up to a hundredth of the size: a drawn surface without any noise would be told from scans by that alone.
         points = points + generator.normal(size=points.shape) * generator.uniform(0, 0.01) * np.abs(points).max()
         points = points - points.mean(axis=0)
         things.append(points / np.linalg.norm(points, axis=1).max())
@@ -50,6 +53,7 @@ def draw_things(
 def _noise(generator: Generator, count: int) -> np.ndarray:
     """Draw points of no surface: heavy tails, a thick shell, a column, one side of a cloud, or a wandering path."""
     form, size = generator.integers(5), generator.uniform(0.4, 1, 3)
+    # Tails heavier than those of a normal distribution, as of stray echoes
     if form == 0:
         return generator.standard_t(generator.uniform(3, 12), (count, 3)) * size
     if form == 1:
@@ -62,6 +66,7 @@ def _noise(generator: Generator, count: int) -> np.ndarray:
         return np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], axis=1) * size
     if form == 3:
         return np.abs(generator.normal(size=(count, 3))) ** generator.uniform(0.7, 2) * size
+    # A random walk, along which points lie
     path = np.cumsum(generator.normal(size=(generator.integers(20, 200), 3)), axis=0)
     places = path[generator.integers(len(path), size=count)]
     return places + generator.normal(0, generator.uniform(0.05, 0.3) * path.std(), (count, 3))
@@ -107,6 +112,7 @@ def _bar(generator: Generator, count: int) -> np.ndarray:
 def _room(generator: Generator, count: int) -> np.ndarray:
     """Draw a corner of a room, a corridor, or a box from the inside with some boxes in it."""
     size = generator.uniform((1.5, 1, 1.5), (3, 1.4, 5))
+    # More than are needed, as some of the walls are left out.
     walls = _on_box(generator, 4 * count, size)
     # Sides that a scanner sees: the ceiling seldom, and often not all walls.
     shown = [generator.random() < share for share in (0.75, 0.2, 0.6)]
@@ -121,6 +127,7 @@ def _room(generator: Generator, count: int) -> np.ndarray:
         extent = generator.uniform(0.15, 0.8, 3) * np.minimum(size, 1)
         thing = _on_box(generator, count // 2, extent)
         place = (size - extent) / 2 * generator.uniform(-1, 1, 3)
+        # On the floor
         place[1] = (extent[1] - size[1]) / 2
         inside.append(thing + place)
     return _some(generator, np.concatenate(inside), count)
@@ -128,6 +135,7 @@ def _room(generator: Generator, count: int) -> np.ndarray:
 
 def _sliver(generator: Generator, count: int) -> np.ndarray:
     """Draw a small part of a surface, as a scanner sees that passes by."""
+    # A small part keeps enough points.
     whole = (_lump if generator.random() < 0.5 else _pile)(generator, 16 * count)
     direction = _directions(generator, 1)[0]
     side = whole @ direction
@@ -169,6 +177,7 @@ def _on_box(generator: Generator, count: int, size: np.ndarray) -> np.ndarray:
     """Draw points on the sides of a box around the origin, each side by its area."""
     areas = np.array([size[1] * size[2], size[0] * size[2], size[0] * size[1]])
     points = generator.uniform(-0.5, 0.5, (count, 3))
+    # The axis across which a point is on one of the two sides
     axis = generator.choice(3, count, p=areas / areas.sum())
     points[np.arange(count), axis] = generator.choice([-0.5, 0.5], count)
     return points * size

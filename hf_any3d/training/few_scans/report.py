@@ -36,6 +36,7 @@ def how_judged(
         how += " of the linear head alone (the trained model, which has seen all scans, is not judged)"
     elif "wrap" in config.features:
         how += " (flattering if the wrap has learned from these scans)"
+    # A head of a fold has learned one scan of a class less than the saved one, which is half of two.
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     # Classes of one scan are learned, but no fold can hold it out.
@@ -54,9 +55,11 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
     """Write everything; metrics.json last, which marks the run as complete."""
     model, arguments = prepared.model, prepared.request.arguments
     report = RunReport(
+        # Parts of a report for trainings stay empty where nothing was trained.
         data=_data_facts(prepared),
         encoder={},
         adapter={},
+        # The linear head alone was fitted; all else of the model is frozen.
         trained_parameters=count_parameters(model.classifier)[1],
         total_parameters=count_parameters(model)[1],
         seconds=stopwatch.stop(),
@@ -80,6 +83,7 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
 def _data_facts(prepared: Preparation) -> dict[str, Any]:
     scans = prepared.together
     facts = program.data_facts(prepared.data, prepared.splits, CROSS_VALIDATION)
+    # With those of the earlier model, to which scans were added
     facts["rows"] = {**facts["rows"], "train": len(scans.labels)}
     facts["scans of each class"] = scans.counts
     facts["near-duplicates"] = scans.num_copies
@@ -106,12 +110,14 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
     scans, config = prepared.together, prepared.model.config
     origin = prepared.origin if prepared.earlier is None else f"{prepared.origin} and the earlier ones"
     lines = [f"{origin}: {_seen(scans)}; up axis {config.up_axis}"]
+    # Said where it changes what the user does next, right behind the axis that was assumed.
     if hint is not None:
         lines.append(hint)
     lines.append(_way(prepared.plan, config))
     if prepared.learns_views:
         lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
     estimate = estimates.get(CROSS_VALIDATION)
+    # One scan of each class: the model is saved, and says that nobody knows how good it is.
     if estimate is None:
         sure = "unknown, as no class has two different scans; with a second one of each it is estimated"
         confused = "unknown, for the same reason"
@@ -129,6 +135,7 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
 
 def _seen(scans: Scans) -> str:
     """Tell how many scans and near-duplicates there are."""
+    # The rarest class first, which is the one that further scans would help most.
     by_count = sorted((number, name) for name, number in scans.counts.items())
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"

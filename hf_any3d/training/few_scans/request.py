@@ -135,6 +135,7 @@ class FewScans(Request):
     def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
         """Return how so many scans of each class are learned; None for the table's way."""
         arguments = self.arguments
+        # Given settings win over the table.
         sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
         plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
         if arguments.from_model is not None:
@@ -143,6 +144,7 @@ class FewScans(Request):
 
     def num_things(self, feature_sets: Sequence[str]) -> int:
         """Return how many things of no class are drawn for these sets of features."""
+        # 0 is a wish, too.
         if self.arguments.unlike is not None:
             return self.arguments.unlike
         return 0 if "views" in feature_sets else NUM_THINGS
@@ -152,6 +154,7 @@ class FewScans(Request):
         arguments = self.arguments
         if arguments.from_model is None:
             return None
+        # Features of old and new scans are compared, so that both have to be computed alike.
         requested = [name for name in _OF_EARLIER_DATA if getattr(self.data, name) is not None]
         requested += [name for name in _OF_EARLIER_MODEL if getattr(arguments, name) is not None]
         if arguments.heading != "known":
@@ -162,6 +165,7 @@ class FewScans(Request):
 
     def prepared(self, earlier: Examples | None) -> DataArguments:
         """Return the arguments of the data, with points and channels as the earlier model has them, or by default."""
+        # As many points as the packaged encoder has learned from, without colors.
         num_points, features = 1024, ["xyz"]
         if earlier is not None:
             num_points, features = earlier.processor.num_points, list(earlier.processor.features)
@@ -172,6 +176,7 @@ class FewScans(Request):
 
 def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
     """Return the up axis that the dataset or the format of all its files implies, or None."""
+    # In these formats z is the elevation.
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
 

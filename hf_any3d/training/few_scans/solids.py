@@ -65,8 +65,10 @@ def extruded(outline: np.ndarray, length: float) -> Faces:
 
     The first corner of the outline `(corners, 2)` sees all others. It lies in x and y, and is moved along z.
     """
+    # Centered, so that a random turn is about the middle.
     outline = outline - (outline.min(axis=0) + outline.max(axis=0)) / 2
     near, far = (np.column_stack([outline, np.full(len(outline), z)]) for z in (-length / 2, length / 2))
+    # The next corner of each, around the outline
     following = np.roll(np.arange(len(outline)), -1)
     sides = [
         np.array([[near[i], near[j], far[j]], [near[i], far[j], far[i]]]) for i, j in enumerate(following.tolist())
@@ -79,6 +81,7 @@ def extruded(outline: np.ndarray, length: float) -> Faces:
 def revolved(profile: np.ndarray) -> Faces:
     """Return the rings of a profile `(corners, 2)` of radius and height that is turned about the y axis."""
     angle = np.linspace(0, 2 * np.pi, _ROUND + 1)
+    # (_ROUND + 1, 3), closed: the last point is the first.
     circle = np.column_stack([np.cos(angle), np.zeros(_ROUND + 1), np.sin(angle)])
     rings = [radius * circle + (0, height, 0) for radius, height in profile]  # (_ROUND + 1, 3) each
     faces = []
@@ -112,6 +115,7 @@ def _box(generator: Generator) -> Faces:
 
 
 def _bar(generator: Generator) -> Faces:
+    # Two sides of different lengths, as of a plank
     thick = generator.uniform(0.03, 0.3)
     return box(1, thick, thick * generator.uniform(0.4, 1))
 
@@ -122,6 +126,7 @@ def _disc(generator: Generator) -> Faces:
 
 
 def _wedge(generator: Generator) -> Faces:
+    # The third corner may stand beyond the ends of the base, so that some wedges lean.
     corner = (generator.uniform(-0.3, 1.3), generator.uniform(0.2, 1.2))
     return extruded(np.array([[0, 0], [1, 0], corner]), generator.uniform(0.2, 1.5))
 
@@ -135,6 +140,7 @@ def _corner(generator: Generator) -> Faces:
 def _stairs(generator: Generator) -> Faces:
     steps = generator.integers(2, 9)
     rise = generator.uniform(0.3, 1)
+    # From the foot of the highest step down the stairs, and back along the floor
     outline = [(1.0, 0.0)]
     for step in range(steps, 0, -1):
         height = rise * step / steps

@@ -57,6 +57,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     """
     stopwatch = Stopwatch()
     request = request if isinstance(request, FewScans) else FewScans.parse(request)
+    # A folder that cannot be written is an error before the features are computed.
     program.claim_output(Path(request.arguments.output_dir))
     with stopwatch.part("data"):
         prepared = prepare(request, rows)
@@ -64,12 +65,14 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
         examples = _compute_examples(prepared)
         features_of_splits = _compute_other_splits(prepared)
+    # Drawn for each run: a bank that is stored would be of one up axis and number of points.
     with stopwatch.part("things of no class"):
         things = compute_things(prepared.model, prepared.processor, prepared.num_things)
     with stopwatch.part("head"):
         fitted = _fit(prepared, examples, things)
         estimates = _estimates(prepared, fitted, features_of_splits)
     report = save(prepared, examples, estimates, stopwatch)
+    # Only after the last file, so that a killed run leaves its mark.
     release_claims()
     return Learned(report, lines_of(prepared, estimates, _hint(prepared)))
 
@@ -91,6 +94,7 @@ def _compute_other_splits(prepared: Preparation) -> dict[str, np.ndarray]:
     """Compute the features `(rows, width)` of the splits that only judge."""
     features = {}
     for split, rows in prepared.splits.items():
+        # Only if the data have such splits; few scans are judged by folds.
         if split in ("validation", "test"):
             features[str(split)] = compute_features(prepared.model, rows, prepared.processor)
     return features
@@ -105,6 +109,7 @@ def _fit(prepared: Preparation, examples: Examples, things: np.ndarray) -> Fitte
     # An earlier model has one for features that are standardized otherwise.
     model.side_head = None
     model.config.one_sided = False
+    # By these a later file is known to be of another unit.
     record_sizes(model.config, prepared.data, prepared.splits["train"])
     return fit_few_scans(model, examples, things, prepared.plan, prepared.request.arguments)
 
