@@ -54,8 +54,10 @@ class Conversation(Uploads):
         """Start a conversation about a shape or file."""
         cloud = self.cloud_of(source)
         points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
+        # The questions about the shape before are forgotten.
         self._session = ChatSession(self.pipe, cloud, self.chat_template)
         processor = self.pipe.processor.feature_extractor
+        # Points as the model gets them, which may be fewer than those of the file
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
             start = first_channel(processor.features, "rgb")

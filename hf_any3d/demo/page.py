@@ -42,6 +42,7 @@ class ExampleShapes:
 
         self._shapes: dict[str, Path | PointCloudData] = {"chair.ply": ASSETS / "chair.ply"}
         rows = pyarrow.parquet.read_table(ASSETS / "test.parquet", columns=_COLUMNS)
+        # The first row of each class
         _, first = np.unique(rows["label"], return_index=True)
         for row in rows.take(sorted(first)).to_pylist():
             colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
@@ -49,6 +50,7 @@ class ExampleShapes:
             self._shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
         files = {} if folder is None else _files_of(Path(folder))
         self._shapes |= files
+        # Files of the folder come first.
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
 
     def get(self, name: str) -> Path | PointCloudData:
@@ -135,6 +137,7 @@ class Page(ABC):
     def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
         """Build the page around its inputs and outputs; yields it with the state of a visitor."""
         title = f"{heading} {self.name}"
+        # Uploads are looked through at this interval, and deleted at this age.
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
             visitor = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
             gr.Markdown(f"## {heading}\nwith {html.escape(self.name)}")
@@ -159,6 +162,7 @@ class Page(ABC):
 
     def open_example(self, visitor: Any, name: str | None, *asked: Any) -> tuple[Any, ...]:
         """Open an example."""
+        # Looked up by `show`, which tells errors on the page
         return self.show(visitor, lambda: self.examples.get(name or ""), *asked)
 
     def open_upload(self, visitor: Any, path: str, *asked: Any) -> tuple[Any, ...]:
@@ -207,6 +211,7 @@ class DemoPage(Page):
 
             # Requests to the model share one queue.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+            # What needs no model does not wait for it.
             at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             shown = [view, note, chat, notice]
             page.load(self.begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
@@ -231,6 +236,7 @@ class DemoPage(Page):
                 trigger_mode="once",
                 **at_once,
             )
+            # The last step runs after an error, too, so that the send button comes back.
             submitted.then(
                 _answer, [conversation, chat, *sliders], [chat, question, notice], show_progress="hidden", **in_turn
             ).then(lambda: _buttons(False), outputs=[send, stop], **at_once)
@@ -245,6 +251,7 @@ class DemoPage(Page):
         try:
             shape = visitor.open(source())
         except (ValueError, OSError, ImportError) as error:
+            # View and chat stay as they are.
             return gr.skip(), error_or_note(str(error), is_error=True), gr.skip(), gr.skip()
         up_axis = visitor.pipe.processor.feature_extractor.up_axis
         text = clouds_page([shape.points], up_axis=up_axis, title="shape")
@@ -313,6 +320,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     if not chat or chat[-1]["role"] != "user":
         yield chat, gr.skip(), gr.skip()
         return
+    # Sliders may give floats where `generate` needs whole numbers.
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
     question, settings = _text(chat[-1]), {**PUBLISHED_GENERATION["demo"], **chosen}
 
@@ -322,6 +330,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     try:
         forgotten = conversation.make_room(question, settings["max_new_tokens"])
         answer = ""
+        # A sign of work until the first words come
         yield with_answer("…"), gr.skip(), ""
         for answer in conversation.ask(question, **settings):
             yield with_answer(answer), gr.skip(), gr.skip()
@@ -339,6 +348,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
 
 def _text(message: dict[str, Any]) -> str:
     content = message["content"]
+    # Gradio may pass a text as a list of parts.
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 

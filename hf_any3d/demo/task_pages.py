@@ -74,6 +74,7 @@ class TaskAnswers:
         """Names of the categories among which a part segmentation model needs to know the object's."""
         config = self.pipe.model.config
         several = self.task == "point-cloud-segmentation" and getattr(config, "num_categories", 0)
+        # Categories without names are chosen by their numbers.
         return list(config.category_names or map(str, range(several))) if several else []
 
     @property
@@ -86,11 +87,13 @@ class TaskAnswers:
     ) -> Answer:
         """Answer for a cloud or mesh; `words` are labels with commas, for models that find what is named."""
         note = f"{len(cloud):,} points"
+        # A mesh is sampled anyway, however many vertices it has.
         if len(cloud) > MOST_POINTS and not cloud.is_mesh:
             cloud = thinned(cloud, MOST_POINTS)
             note = f"{MOST_POINTS:,} of {note}, drawn at random"
         elif cloud.is_mesh and cloud.faces is not None:
             note = f"a mesh of {len(cloud.faces):,} faces, sampled on its surface"
+        # A model of single objects answers about whole scenes, too, as if they were one.
         if getattr(self.pipe, "of_objects", False):
             reason = why_no_object(cloud, up_axis or self.pipe.feature_extractor.up_axis, self.pipe.model.config)
             note += "" if reason is None else f"; {reason}"
@@ -103,6 +106,7 @@ class TaskAnswers:
 
         # Long answers call the model block by block; pipelines offer no way to stop between blocks but a hook.
         with self.pipe.model.register_forward_pre_hook(check):
+            # The method that has the name of the task
             answer = getattr(self, f"_{self.task.replace('-', '_')}")
             return answer(pipe, cloud, note, words=words, category=category)
 
@@ -116,6 +120,7 @@ class TaskAnswers:
         if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
             numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in labels)
             return Answer(self._view(cloud), {}, [], f"{note}; {numbers}")
+        # A label of None stands for none of the classes.
         rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in labels]
         return Answer(self._view(cloud), {}, rows, note)
 
@@ -141,6 +146,7 @@ class TaskAnswers:
 
     def _parts(self, cloud: PointCloudData, answer: dict[str, Any], names: list[str], note: str) -> Answer:
         labels = answer["labels"]
+        # Labels of a mesh are those of samples, which are others than the vertices.
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
         view = CloudView(np.asarray(answer["points"]), colors=colors, labels=labels)
         rows = [(part["label"], float(part["mask"].mean())) for part in answer["segments"]]
@@ -155,9 +161,11 @@ class TaskAnswers:
         # A model that writes labels may write others than those of its training.
         names = list(dict.fromkeys([*self.pipe.labels, *(one["label"] for one in detections)]))
         boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in detections]
+        # Boxes are in the coordinates of the file.
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
         rows = [(one["label"], one["score"]) for one in detections if (one["score"] or 0) >= _BOX_THRESHOLD]
+        # Models that write boxes give no scores.
         if counts := Counter(one["label"] for one in detections if one["score"] is None):
             note = f"{note}; {', '.join(f'{label} {count}' for label, count in counts.items())}"
         view = CloudView(points, colors=cloud.colors, boxes=boxes)
@@ -177,6 +185,7 @@ class TaskAnswers:
     def _point_cloud_feature_extraction(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         # Features of examples are computed at the first question, and then kept.
         features_of_cloud = _unit(pipe(cloud)["pooled"])
+        # At most 40, as the first visitor waits for all of them
         for name in self.examples.names[:40]:
             if name not in self._features:
                 self._features[name] = _unit(self.pipe(self.examples.get(name))["pooled"])
@@ -280,6 +289,7 @@ class TaskPage(Page):
         try:
             answer = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:
+            # After an error the shape is shown as it is in the file.
             view, names = view_of_cloud(visit.cloud)
             page = viewer_page([view], title="shape", names=names, up_axis=shown_up)
             return view_frame(page), error_or_note(str(error), is_error=True), ""

@@ -37,6 +37,7 @@ def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloud
     # This process's copy: only then does a crash of the other one end the connection.
     sender.close()
     try:
+        # The time of the file begins with the first message, after all imports.
         is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
         result = receiver.recv() if is_ready else f"{path}: takes more than {seconds:g} seconds to read"
     except EOFError:

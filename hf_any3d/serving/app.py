@@ -77,6 +77,7 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/ready", summary="Whether requests are accepted")
     async def ready() -> JSONResponse:
+        # A load balancer sends no more requests to a server that is stopping.
         is_ready = service.batcher.is_alive and not service.is_draining
         return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
 
@@ -132,6 +133,7 @@ async def answer_clouds(request: Request) -> Response:
         fields = await read_json(request)
         clouds = fields.pop("point_clouds", None)
         clouds = clouds if isinstance(clouds, list) else []
+        # Before anything is decoded
         check_count(len(clouds), service)
         uploads = []
         for number, cloud in enumerate(clouds):
@@ -141,6 +143,7 @@ async def answer_clouds(request: Request) -> Response:
     if not uploads:
         text = "the request has no cloud; expected files in the fields 'file', or a list point_clouds"
         raise Refused(400, text, param="point_clouds")
+    # Settings are checked before any cloud is read.
     route = service.routes[path]
     settings = validated(route.settings, fields)
     check_texts(fields, service)
@@ -169,9 +172,11 @@ async def answer_file(request: Request) -> Response:
     if len(files) != 1:
         raise Refused(400, f"{len(files)} files; expected one, in the field 'file' of a form", param="file")
     (upload,) = files.values()
+    # Answers in base64 are arrays again at once, which the copy is made from.
     settings = validated(FileSettings, fields).model_copy(update={"encoding": "base64"})
     check_texts(fields, service)
     service.routes[SEGMENT_PATH].check(settings, service.limits)
+    # Before the model runs, since not every file has a place for labels
     labeled = await anyio.to_thread.run_sync(LabeledFile, service, upload, settings, limiter=readers)
     cloud = await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers)
     service.metrics.points.inc(len(cloud))
@@ -199,6 +204,7 @@ async def answer_chat(request: Request) -> Response:
         content = await read_json(request)
     asked = validated(ChatRequest, content)
     check_request(asked, service)
+    # In a thread, as decoding base64 takes seconds for large clouds
     uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=readers)
     check_count(len(uploads), service)
     check_texts([part.text for message in asked.messages for part in message.texts], service)
@@ -212,6 +218,7 @@ async def answer_chat(request: Request) -> Response:
         try:
             (answer,) = await results(request, [submit()])
         finally:
+            # Generation goes on in its own thread until it is told that nobody waits.
             conversation.canceled.set()
         service.metrics.new_tokens.inc(answer.tokens)
         return as_json(completion(service.name, request_id, conversation, answer))
@@ -232,6 +239,7 @@ async def answer_chat(request: Request) -> Response:
     # Before it is submitted, since the model may answer at once.
     conversation.listen = put
     future = submit()
+    # The end of the answer ends the queue, also after an error.
     future.add_done_callback(lambda _: put(None))
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     events = _events(request, service, conversation, future, pieces, include_usage)
@@ -264,7 +272,9 @@ async def _events(
     """Yield the events of a streamed answer."""
     chunks = Chunks(service.name, request.state.request_id)
     try:
+        # The first chunk names the role alone, as in OpenAI's API.
         yield _event(chunks.delta({"role": "assistant", "content": ""}))
+        # The route has returned by now, and its limit of time with it.
         async with asyncio.timeout(max(0, request.state.deadline - time.monotonic())):
             while (piece := await pieces.get()) is not None:
                 yield _event(chunks.delta({"content": piece}))
@@ -274,6 +284,7 @@ async def _events(
         if include_usage:
             yield _event(chunks.usage(conversation, answer))
         yield DONE
+    # The status of the answer is sent already, so that errors are events of the stream.
     except TimeoutError:
         yield _event(_too_late(service).body())
     except Exception:
@@ -311,6 +322,7 @@ async def results(request: Request, futures: list[Any]) -> list[Any]:
 
 
 async def _disconnected(request: Request) -> None:
+    # The body has been read, so that only the end of the connection can follow.
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -346,6 +358,7 @@ async def acknowledged(
         await anyio.to_thread.run_sync(journal.store, key, digest, body)
         return json_response(body)
     finally:
+        # After an error, too, the key may be used again.
         journal.end(key)
 
 

@@ -86,6 +86,7 @@ class _Row:
 
     def add(self, token: int, has_mark: bool) -> bool:
         """Add a token, with which the end mark may be complete, and return whether the answer ends."""
+        # The batch goes on until its longest answer has ended.
         if self.is_done:
             return True
         self.count += 1
@@ -112,6 +113,7 @@ class _Rows(StoppingCriteria):
     """Follows the answers of a batch, and ends each row by itself."""
 
     def __init__(self, processor: Any, conversations: Sequence[Conversation], start: int, ends: Any):
+        # Configs have one id, several or none.
         ids: set[int] = {ends} if isinstance(ends, int) else set(ends or ())
         self.rows = [_Row(processor, one, ids) for one in conversations]
         self.mark = EndMarkReached(processor.tokenizer, processor.end_mark, start)

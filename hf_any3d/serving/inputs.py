@@ -120,12 +120,14 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
         return Upload(file.name, file.content, file_type or file.file_type)
     data, match = None, _DATA_URL.match(url)
     if match is not None:
+        # Characters outside of base64 are told below, like any other wrong URL.
         with suppress(binascii.Error):
             data = base64.b64decode(url[match.end() :], validate=True)
     if data is None or match is None:
         text = f"{where}: {url[:60]!r}; this server fetches nothing: expected data:[TYPE];base64,…, or {UPLOAD}NAME"
         raise Refused(400, f"{text} for a file of the same request", param=where)
     if file_type is None and match[1] is not None:
+        # Such as gltf-binary of model/gltf-binary; unregistered types begin with x-.
         kind = match[1].partition("/")[2].removeprefix("x-").lower()
         kind = _MEDIA_TYPES.get(kind, kind)
         file_type = kind if kind in supported_file_types() else None

@@ -39,9 +39,11 @@ class LabeledFile:
         try:
             given = settings.classes, settings.field
             self.codes = codes_in_file(f"file.{self.kind}", self.names, pipe.model.config, *given)
+            # An empty stream stands for the copy, which is of the file's own type.
             check_labels_fit(
                 self._bytes(),
                 io.BytesIO(),
+                # Without codes, the numbers of the classes are written.
                 codes=range(len(self.names)) if self.codes is None else self.codes,
                 field=settings.field,
                 scores=settings.scores,
@@ -64,8 +66,10 @@ class LabeledFile:
         found |= {"points": found["points"].reshape(-1, 3)} if cloud.is_mesh else {}
         if cloud.is_mesh:
             samples = found["points"].astype(np.float64)
+            # Answers are in the coordinates of the file, the cloud is relative to its offset.
             if cloud.offset is not None:
                 samples -= cloud.offset
+            # From points on the surface to the vertices and faces of the file
             found = labels_of_mesh(cloud, samples.astype(cloud.points.dtype), found)
         output = io.BytesIO()
         write_labels(

@@ -46,6 +46,7 @@ def answer_layout(pipe: LayoutTextPipeline, conversation: LayoutConversation) ->
         if conversation.seed is not None:
             torch.manual_seed(conversation.seed)
         entities = pipe.entities(conversation.request, generation)
+        # The request with its counts is the generator's own result, which a for loop would drop.
         while True:
             try:
                 lines.append(last_line(next(entities)))

@@ -53,6 +53,7 @@ class _Body:
         self.place = ExitStack()
         most = service.limits.body_bytes
         declared = headers.get("content-length", "")
+        # Refused by its head, before any of the body is read
         if declared.isdecimal() and int(declared) > most:
             raise _too_large(most)
 
@@ -72,6 +73,7 @@ class _Body:
         self._count(len(message.get("body", b"")))
         if message["type"] == "http.request" and not message.get("more_body", False):
             self.is_complete = True
+            # From here on, the place stands for these bytes.
             self._forget()
             self.place.enter_context(self.service.place())
         return message
@@ -93,6 +95,7 @@ class _Body:
 
     def close(self) -> None:
         """Leave the place, or end the arrival."""
+        # A body that was refused, or broke off, never came to its end.
         if not self.is_complete:
             self.is_complete = True
             self._forget()
@@ -123,6 +126,7 @@ class AdmissionMiddleware:
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        # What the log has of a request to which nothing was sent
         status, is_started = 500, False
         body: _Body | None = None
 
@@ -139,6 +143,7 @@ class AdmissionMiddleware:
                 await send(message)
 
         async def refuse(error: Refused) -> None:
+            # After the start of an answer there cannot be another one.
             if not is_started:
                 await refused(Request(scope), error)(scope, receive, identified)
 

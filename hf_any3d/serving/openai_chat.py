@@ -114,6 +114,7 @@ def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload
             if isinstance(part, CloudPart):
                 where = f"messages.{number}.content.{place}.point_cloud_url"
                 uploads.append(upload_of(part.point_cloud_url.model_dump(), where, files))
+    # A file in no message was forgotten there, or its name is misspelled.
     names = {upload.name for upload in uploads}
     if unused := [name for name in files if name not in names]:
         raise Refused(400, f"file {unused[0]!r} is in no message; expected a part with url 'upload:{unused[0]}'")
@@ -148,6 +149,7 @@ def conversation_of(
         (prompt,) = service.pipe.processor.prompts([messages], service.chat_template, add_generation_prompt=True)
     except ValueError as error:
         raise Refused(400, str(error), param="messages") from error
+    # Prompt and answer share the positions of the language model.
     context = getattr(service.pipe.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None:
         if len(prompt.input_ids) >= context:
@@ -156,6 +158,7 @@ def conversation_of(
                 f"messages: {len(prompt.input_ids)} tokens; the language model takes {context}, including the answer",
                 param="messages",
             )
+        # Rather a shorter answer than none
         tokens = min(tokens, context - len(prompt.input_ids))
     return Conversation(prompt, tokens, sampling, request.seed)
 
@@ -189,6 +192,7 @@ class Chunks:
     """Makes the chunks of a streamed answer."""
 
     def __init__(self, name: str, request_id: str):
+        # All chunks of an answer have one id and one time.
         self._head = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk"}
         self._head |= {"created": int(time.time()), "model": name}
 
@@ -199,4 +203,5 @@ class Chunks:
 
     def usage(self, conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, Any]:
         """Return the chunk with the numbers of tokens."""
+        # As in OpenAI's API, this chunk has an empty list of choices.
         return {**self._head, "choices": [], "usage": usage(conversation, answer)}

@@ -39,6 +39,7 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
+                # A file without a name gets one, by which its answer is told apart.
                 key = printable(value.filename or f"file {len(files)}")[:200]
                 content, place = Upload(key, await value.read()), files
             else:
@@ -47,6 +48,7 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
                 raise Refused(400, f"{key!r} is given twice; expected different names", param=name)
             place[key] = content
     finally:
+        # Large uploads are temporary files until then.
         await form.close()
     return fields, files
 
@@ -54,6 +56,7 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
 async def read_json(request: Request) -> dict[str, Any]:
     """Return the body of a request."""
     body = await request.body()
+    # In a thread, as parsing megabytes takes seconds
     return await anyio.to_thread.run_sync(parse_json, body, "the body", limiter=request.app.state.readers)
 
 
@@ -66,6 +69,7 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
         reason = type(content).__name__
+    # Brackets nested thousands deep end in a RecursionError.
     except (ValueError, RecursionError) as error:
         content, reason = None, error
     if not isinstance(content, dict):

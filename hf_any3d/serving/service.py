@@ -58,6 +58,7 @@ class Service:
                 model=pipe.model, processor=pipe.processor, device=pipe.device, task=CHAT
             )
         self.batcher = Batcher(self._run, self.batch, self.limits.wait)
+        # Looked up whenever somebody reads the figures
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.queued.set_function(lambda: len(self.batcher))
 
@@ -111,6 +112,7 @@ class Service:
 
     def close(self) -> None:
         """Finish the queue, and close the journal."""
+        # The queue first, as its last answers are still written to the journal
         self.batcher.close()
         if self.journal is not None:
             self.journal.close()
@@ -120,6 +122,7 @@ class Service:
         with self.metrics.batch_seconds.time():
             if self.task == CHAT:
                 return answer_conversations(self.pipe, contents)
+            # A layout is written alone, whatever else is waiting.
             if isinstance(key, LayoutConversation):
                 assert self.layouts is not None
                 return [answer_layout(self.layouts, contents[0])]

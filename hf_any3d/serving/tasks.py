@@ -25,6 +25,7 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+# Fields of forms are texts, in which commas separate labels.
 Labels = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
@@ -104,6 +105,7 @@ class Route:
         labels = getattr(settings, "labels", None)
         if labels is not None and len(labels) > limits.labels:
             raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
+        # What the pipeline would refuse is refused before it waits in the queue.
         try:
             self.pipe._sanitize_parameters(**self._arguments(settings))
         except (ValueError, TypeError) as error:
@@ -124,6 +126,7 @@ class Route:
             arguments["unknown"] = settings.unknown
             arguments["hypothesis_template"] = settings.template
             if settings.text_embeds is not None:
+                # (labels, width)
                 arguments["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
         elif isinstance(settings, FeatureSettings):
             arguments = {"up_axis": settings.up_axis}
@@ -147,11 +150,13 @@ class Route:
         if isinstance(settings, FeatureSettings):
             if settings.feature not in answer:
                 features = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
+                # Returned, not raised, since it is the answer of one cloud of a batch
                 return Refused(
                     400, f"feature: this model has no {settings.feature}; expected {features}", param="feature"
                 )
             shown = {settings.feature: answer[settings.feature].tolist()}
             return shown | ({"centers": answer["centers"].tolist()} if settings.feature == "tokens" else {})
+        # The types that the description of `encoding` promises
         arrays = {"labels": answer["labels"].astype("<i4")}
         if settings.scores:
             arrays["scores"] = answer["scores"].astype("<f4")
@@ -169,6 +174,7 @@ class Route:
         return {"num_points": len(answer["labels"]), "names": list(names), "segments": segments, **encoded}
 
 
+# Task -> path of its route, and settings of requests
 _HEADS: dict[str, tuple[str, type[Settings]]] = {
     CLASSIFY: ("/v1/classify", ClassifySettings),
     ZERO_SHOT: ("/v1/classify", ClassifySettings),
@@ -189,6 +195,7 @@ def routes_of(task: str, pipe: Any) -> list[Route]:
     path, settings = _HEADS[task]
     if pipe.feature_extractor is None:  # a model that writes answers reads clouds with words alone
         return [Route(path, task, pipe, settings)]
+    # The same model object, so that its weights are in memory once
     extract = PointCloudFeatureExtractionPipeline(
         model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=FEATURES
     )

@@ -85,8 +85,10 @@ def plot_views(
     rows = -(-len(clouds) // columns)  # floor division of the negative number rounds up
     entries = _entries_of_legend(clouds, names, legend, palette)
     lists = _lists_beside(len(entries), rows, cell)
+    # One range for all clouds, so that the color bar holds for each
     limits = _limits_of_values(clouds)
     below = [_below(cloud, categories) for cloud in clouds]
+    # Each row leaves room for the lines of the cloud that has most.
     lines = max(bool(cloud.title) + bool(text) for cloud, text in zip(clouds, below, strict=True))
     # In inches: cells with their lines, the heading, and the legend.
     height = (cell + 0.22 * lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + _height_of_legend(entries, lists)
@@ -123,6 +125,7 @@ def _entries_of_legend(
 ) -> dict[str, Sequence[float]]:
     """Return names and colors of the labels that occur, or, if a cloud has no labels, those of the legend."""
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    # Labels color the clouds only where all of them have some.
     if len(labels) < len(clouds):
         return dict(legend or {})
     colors = label_colors(len(names)) if palette is None else palette
@@ -146,6 +149,7 @@ def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None
     """Return the range of the values that color clouds; None if no cloud is colored by values."""
     values = []
     for cloud in clouds:
+        # Values come after labels and own colors.
         if cloud.labels is None and cloud.colors is None and cloud.values is not None:
             values.append(cloud.values)
     if not values:
@@ -195,6 +199,7 @@ def _below(cloud: CloudView, categories: Sequence[str]) -> str:
 
 def _cut(text: str, cell: float) -> str:
     """Shorten a line to the width of a cell; matplotlib would draw it over the next one."""
+    # About 13.5 characters of this font are an inch wide.
     most = max(8, int(13.5 * cell))
     return _plain(text if len(text) <= most else f"{text[: most - 1]}…")
 
@@ -220,6 +225,7 @@ def _render(
     together = np.concatenate([in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in row])
     low, high = together.min(axis=0), together.max(axis=0)
     center = (low + high) / 2
+    # A map fills the square of the picture, a cloud the ball around it.
     reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
     points = (places - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
     colors, background = _colors_of(cloud, limits, places[:, 1], (low[1], high[1]), palette)
@@ -283,6 +289,7 @@ def _paint(
     Returns:
         The picture (side, side, 3), and the depth of the nearest point in each pixel (side, side), or -inf.
     """
+    # Offsets of a disc's pixels from its center
     steps = np.arange(-int(size), int(size) + 1)
     disc = [(dx, dy) for dy in steps for dx in steps if dx * dx + dy * dy <= size * size]
     picture = np.tile(background, (side * side, 1))
@@ -315,4 +322,5 @@ def _shade(depth: np.ndarray, step: int = 2) -> np.ndarray:
             other = np.roll(depth, by, axis=axis)
             with np.errstate(invalid="ignore"):
                 total += np.where(painted & np.isfinite(other), np.maximum(other - depth, 0), 0)
+    # At most 55 % darker, so that colors can still be told
     return np.where(painted, 0.45 + 0.55 * np.exp(-3 * np.minimum(total, 2)), 1.0)

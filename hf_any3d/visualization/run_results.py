@@ -94,6 +94,7 @@ def class_table(
     class_scores: Mapping[str, Mapping[str, float]], confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]
 ) -> list[list[str]]:
     """Return the table of the classes: its head, and a row for each with scores, samples and the usual mistake."""
+    # Each class once, though splits may have different ones
     names = list(dict.fromkeys(name for scores in class_scores.values() for name in scores))
     head = ["class"]
     for split in class_scores:
@@ -166,6 +167,7 @@ def _page(
 
 def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
     """Return the places of lines over steps in a drawing."""
+    # In units of the drawing, with its margins
     width, height, left, right, top, bottom = 480, 270, 58, 12, 34, 30
     steps = [step for line in lines.values() for step in line[0]]
     values = [value for line in lines.values() for value in line[1]]
@@ -188,6 +190,7 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
     drawn, end = [], width - right
     for number, (line, coordinates) in enumerate(lines.items()):
         points = [place(step, value) for step, value in zip(*coordinates, strict=True)]
+        # A character is about 7 units wide.
         mark = end - 7 * len(line) - 20  # left of the line's name
         color = hex_color(label_colors(number + 1)[-1])
         drawn.append({"name": line, "color": color, "points": points, "end": end, "mark": mark})
@@ -228,11 +231,13 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, labels: Sequence[str], title: st
     # Counts of many classes would not be readable in their cells.
     for row, column in np.argwhere(matrix > 0) if len(labels) <= _MOST_COUNTS else ():
         color = "white" if shares[row, column] > 0.5 else "black"
+        # A count of five digits would not fit into its cell.
         text = f"{matrix[row, column]}" if matrix[row, column] < 10_000 else f"{matrix[row, column]:.0e}"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if len(text) < 4 else 5)
 
 
 def _picture(title: str, curves: Curves, confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
+    # More of them would make the picture very high.
     charts = list(curves.items())[:4]
     # The split that was evaluated last, which is the test where there is one.
     last = list(confusions.items())[-1:]

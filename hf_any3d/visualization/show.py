@@ -115,6 +115,7 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
     if data.is_mesh and data.faces is not None:
         note += f", {len(data.faces):,} faces"
+        # With a fixed seed, so that a mesh looks the same each time
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
     note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
     labels = data.labels
@@ -218,6 +219,7 @@ def views_of_rows(
 def _names_of_column(rows: Any, column: str) -> list[str]:
     """Return the names of the classes in a column of a dataset, or in its lists; none without names."""
     feature = getattr(rows, "features", {}).get(column)
+    # Labels of points are lists, whose classes are those of an entry.
     feature = getattr(feature, "feature", feature)
     return list(getattr(feature, "names", None) or ())
 
@@ -226,6 +228,7 @@ def _view_of_row(row: Any, number: int, classes: Sequence[str], prediction: str 
     """Return how a row of a dataset is shown: its class below it, and what was predicted."""
     cloud = {key: row[key] for key in _OF_CLOUDS if row.get(key) is not None}
     view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))
+    # As they are in the dataset, where the column has the names
     view.labels = None if row.get("labels") is None else np.asarray(row["labels"])
     view.note = ""
     if classes:
@@ -284,6 +287,7 @@ def serve_scene(
         hidden = [number for number, box in boxes.items() if not box.value]
         if hidden and view.labels is not None:
             visible = ~np.isin(view.labels, hidden)
+        # Hidden points are taken out of the cloud, since points have no visibility of their own.
         shown.points = points[visible]
         shown.colors = colors[coloring.value][visible]
 

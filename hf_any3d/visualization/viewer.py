@@ -54,6 +54,7 @@ def label_colors(num_labels: int) -> np.ndarray:
 def colors_of(config: Any, num_labels: int) -> np.ndarray:
     """Return the colors of a model's labels, `(num_labels, 3)` in [0, 1]: those of its config, if it names any."""
     named = getattr(config, "label_colors", None)
+    # Colors for another number of labels are those of other classes.
     if not named or len(named) != num_labels:
         return label_colors(num_labels)
     return np.stack([parse_color(text) for text in named])
@@ -221,6 +222,7 @@ _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 
 def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return colors (points, 3) from dark at `low` to bright at `high` for heights or other values (points,)."""
+    # Where all are equal, the range is 0.
     relative = (height - low) / max(high - low, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(_HEIGHTS))
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
@@ -240,6 +242,7 @@ def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> li
         arrays["points"] = points
         texts = cloud.texts
         if len(points) > most:
+            # Sorted, so that points keep their order
             kept = np.sort(generator.choice(len(points), most, replace=False))
             arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
             if texts is not None:
@@ -301,6 +304,7 @@ def _panels(
                 "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
             }
             if cloud.boxes is not None:
+                # (8 * boxes, 3), which are moved and scaled like the points
                 corners = np.array([box.corners for box in cloud.boxes], dtype=np.float64).reshape(-1, 3)
                 places = (in_space(replace(cloud, points=corners), up_axis) - center) / radius
                 panel["boxes"] = _boxes(cloud.boxes, places, box_names)
@@ -352,6 +356,7 @@ def _colorings(
         colorings.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
+        # NaN has no level of brightness.
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
         low, high = float(together.min()), float(together.max())
         levels = np.rint(255 * (together - low) / max(high - low, np.finfo(np.float32).tiny))
@@ -360,6 +365,7 @@ def _colorings(
         )
     if any(cloud.points.shape[1] == 3 for cloud in clouds):
         colorings.append({"name": "height", "kind": "height"})
+    # The page needs a coloring, of maps without labels and values, too.
     return colorings or [{"name": "plain", "kind": "height"}]
 
 
