@@ -214,6 +214,7 @@ def write_label_cloud_points(folder: Path, clouds: Clouds, names: dict[int, str]
         # One signed byte for each point.
         if low < 0 or high > _MOST_CLASSES:
             raise PointCloudFileError(f"{name}: labels from {low} to {high}; Label Cloud takes 0 to {_MOST_CLASSES}")
+        # Over all clouds, since they share one list of classes
         highest = max(highest, high)
         places = (
             folder / "pointclouds" / f"{_stem(name)}.ply",

@@ -92,6 +92,7 @@ class PointCloudCollator:
 
 def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
     """Return the labels of a batch, classes as int64 and others as float32; None if no row has one."""
+    # `labels` of points or of several classes come before the single class.
     values = [row.get("labels", row.get("label")) for row in rows]
     missing = [number for number, value in enumerate(values) if value is None]
     if len(missing) == len(values):
@@ -99,5 +100,6 @@ def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
     if missing:
         raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
     labels = torch.as_tensor(np.asarray(values))
+    # A list of whole numbers is one of zeros and ones, for several classes.
     are_classes = labels.ndim == 1 and not labels.is_floating_point()
     return labels.long() if are_classes else labels.float()

@@ -63,6 +63,7 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     if extent <= limit:
         return None
     shown = f"{extent:.0f}" if extent >= 10 else f"{extent:.2g}"
+    # With the limit, by which a wrong unit of the file or the training can be seen
     return (
         f"spans {shown} m: no single object that this model knows (up to {limit:.2g} m); label its points "
         "(hf-any3d segment) or cut an object out"

@@ -9,6 +9,7 @@ Value = TypeVar("Value")
 
 def one_of(name: str, value: Value, allowed: Iterable) -> Value:
     """Return the value of an option; raise ValueError, which names both and what is allowed, for any other."""
+    # Listed once, as it may be a generator, and is needed for the error, too
     allowed = list(allowed)
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, allowed))}")

@@ -54,6 +54,7 @@ def largest_norm(axes: np.ndarray) -> np.floating:
 
 def means_of_cells(cells: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
     """Average the rows of arrays (points, c) that are in the same of `cells` (points, 3); sorted by cell, float64."""
+    # The cell of each point, by the sorted order of cells
     _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
     sums = ([np.bincount(inverse, weights=column) for column in array.T] for array in arrays)

@@ -36,6 +36,7 @@ class TextBank:
         for label, vector in features.items():
             if clean_label(label) in self._features:
                 raise ValueError(f"the text bank has {clean_label(label)!r} twice; expected each word once")
+            # In float32 on the CPU, whatever model the vectors come from
             vector = vector.detach().float().cpu()
             # A vector of zeros has no direction, and cosines with it would be NaN.
             if not vector.isfinite().all() or not vector.any():
@@ -74,4 +75,5 @@ class TextBank:
     def save(self, path: str | os.PathLike) -> None:
         """Write the bank to a safetensors file."""
         with atomic_write(Path(path)) as unfinished:
+            # The mark by which other programs know that tensors are torch's
             save_file(self._features, unfinished, {"format": "pt"})

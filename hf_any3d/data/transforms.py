@@ -73,6 +73,7 @@ class RandomScale(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Scale about the origin."""
+        # (3,) or (1,), which scales all axes alike
         factor = generator.uniform(self.low, self.high, 3 if self.per_axis else 1).astype(np.float32)
         points[:, :3] *= factor
         if self.per_axis and self.normals_columns is not None:
@@ -136,6 +137,7 @@ class RandomUpAxis(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Rotate by a quarter turn, or not at all."""
+        # One of the axes that were chosen, which may be the one that points up already
         axis = self.axes[int(generator.integers(len(self.axes)))]
         points[:, :3] = turn_up_axis(points[:, :3], self.up_axis, axis)
         if self.normals_columns is not None:
@@ -216,6 +218,7 @@ class PointsRangeFilter(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows."""
+        # Six numbers, the lowest three first
         low, high = np.array(self.point_cloud_range, np.float32).reshape(2, 3)
         kept = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
         # An empty cloud would fail later, in a sampler that does not know of this box.

@@ -52,6 +52,7 @@ class Conversation(Uploads):
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
         """Start a conversation about a shape or file."""
+        # Read before by another process, if it is a visitor's file
         cloud = self.cloud_of(source)
         points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
         # The questions about the shape before are forgotten.

@@ -139,6 +139,7 @@ class Page(ABC):
         title = f"{heading} {self.name}"
         # Uploads are looked through at this interval, and deleted at this age.
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
+            # Nothing at first: each visitor's state is made when the page is opened.
             visitor = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
             gr.Markdown(f"## {heading}\nwith {html.escape(self.name)}")
             yield page, visitor
@@ -213,6 +214,7 @@ class DemoPage(Page):
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             # What needs no model does not wait for it.
             at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+            # What opening a shape changes, in the order of what `show` returns
             shown = [view, note, chat, notice]
             page.load(self.begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
             # An answer about the shape before would otherwise hold the model.
@@ -317,11 +319,13 @@ def _submit(conversation: Conversation, question: str, chat: Chat) -> tuple[Chat
 
 def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[tuple[Chat, Any, Any]]:
     """Yield the chat with the growing answer; a question without an answer returns to the text box."""
+    # The text box was empty, so that no question was added.
     if not chat or chat[-1]["role"] != "user":
         yield chat, gr.skip(), gr.skip()
         return
     # Sliders may give floats where `generate` needs whole numbers.
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
+    # What has no slider stays as in the released demo.
     question, settings = _text(chat[-1]), {**PUBLISHED_GENERATION["demo"], **chosen}
 
     def with_answer(answer: str) -> Chat:

@@ -155,6 +155,7 @@ class TaskAnswers:
 
     def _point_cloud_object_detection(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         if cloud.is_mesh:
+            # Detectors take points, and as many are shown around the boxes.
             cloud = cloud.sample_surface(MOST_POINTS // 10)
         # The page's slider shows boxes with lower scores, too.
         detections = pipe(cloud, threshold=LOWEST_BOX) if self.pipe.has_scores else pipe(cloud)
@@ -178,6 +179,7 @@ class TaskAnswers:
             for key, title in (("points", "input"), ("reconstruction", "reconstruction"))
         ]
         scores = f"Chamfer distance (L1) {answer['chamfer_l1']:.4f}, F-score {answer['f_score']:.2f}"
+        # How many of the autoencoder's codes the shape needs
         codes = len(np.unique(answer["token_ids"]))
         note = f"{note}; {scores}; {codes} different codes of {len(answer['token_ids'])} patches"
         return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
@@ -283,6 +285,7 @@ class TaskPage(Page):
         self, visit: Visit, words: str | None, category: str | None = None, up_axis: str | None = None
     ) -> tuple[Any, ...]:
         """Return updates of the view, the line below it and the answer."""
+        # An event of the page can come before its first shape is opened.
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
         shown_up = up_axis or self.answers.pipe.up_axis

@@ -30,6 +30,7 @@ def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloud
     size = os.path.getsize(path)
     if size > LARGEST_UPLOAD:
         raise PointCloudFileError(f"{path}: {size:,} bytes; expected at most {LARGEST_UPLOAD:,}")
+    # A process of its own, as a damaged file may crash or block the library that reads it
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_read_into, args=(sender, os.fspath(path)), daemon=True)
@@ -68,6 +69,7 @@ class Uploads:
 
     def cloud_of(self, source: str | os.PathLike | PointCloudData) -> PointCloudData:
         """Return a shape, the result of `read` for a file, or another file's content."""
+        # Taken once: what was read belongs to one shape.
         read, self._read = self._read, None
         if isinstance(source, PointCloudData):
             return source

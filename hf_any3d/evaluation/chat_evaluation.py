@@ -37,6 +37,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
     pipe = open_task(TASK, model=name, revision=revision, device=device)
 
     def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
+        # The caller has cut the clouds into batches.
         answers = pipe(list(clouds), text=question, chat_template=TEMPLATE, batch_size=len(clouds), **settings)
         return [texts[0]["generated_text"] for texts in answers]
 
@@ -95,6 +96,7 @@ def judge_protocols(
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no answers to {protocol.name}; give the model that is to make them")
         answers = read_results(path)
+        # The summary says which model it is about, since verdicts are made without it.
         result = {key: answers.get(key) for key in ("model", "revision")} | {"answers": len(answers["results"])}
         if judge is not None:
             prompt = (prompts or {}).get(protocol.kind)

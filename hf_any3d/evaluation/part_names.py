@@ -44,6 +44,7 @@ def named_part_iou(predictions: np.ndarray, references: np.ndarray, num_names: i
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}; expected one of {', '.join(map(repr, FORMS))}")
+    # Parts that only ignored points have are lacking.
     _, true = counted(predictions, references)
     if not len(true):
         raise ValueError("all points are ignored; expected labels from 0")
@@ -87,6 +88,7 @@ def named_part_scores(
             asked["category"] = category
         answer = segment({"points": row["points"]}, candidate_labels=names[category], **asked, **arguments)
         references = np.asarray(row["labels"])
+        # The accuracy is over the points of all objects, unlike the means of their parts.
         predicted, true = counted(answer["labels"], references)
         right, total = right + int((predicted == true).sum()), total + len(true)
         iou = named_part_iou(answer["labels"], references, len(names[category]), form)

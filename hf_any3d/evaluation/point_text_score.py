@@ -49,6 +49,7 @@ def point_text_scores(
             features.append(model.get_point_features(points).float())  # pyright: ignore[reportCallIssue] a method
     cosines = (torch.cat(features) @ words.T).cpu().numpy()  # (clouds, different texts)
     refuse_nan(cosines)
+    # (clouds,), where the text of each cloud is among the different ones
     place_of_text = np.array([different.index(text) for text in texts])
     scores = 100 * cosines[np.arange(len(place_of_text)), place_of_text].clip(min=0)
     return {

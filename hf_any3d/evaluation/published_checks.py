@@ -299,6 +299,7 @@ def _colored(points: np.ndarray) -> dict[str, np.ndarray]:
     """Return a cloud in gray with normals: the directions in which a point's neighbors spread least."""
     from scipy.spatial import KDTree
 
+    # Packaged clouds have no normals of their own.
     near = points[KDTree(points).query(points, 16)[1]]  # (points, neighbors, 3)
     spread = near - near.mean(axis=1, keepdims=True)
     normals = np.linalg.svd(spread, full_matrices=False)[2][:, -1].astype(np.float32)  # (points, 3)
@@ -306,6 +307,7 @@ def _colored(points: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _parts(name: str) -> Check:
+    # Objects of several categories, each of which is asked for its own parts
     rows: Any = load_point_dataset("parts", split="test", train_objects=1, validation_objects=0, test_objects=12)
     names, categories = rows.features["labels"].feature.names, rows.features["label"].names
     segment = _pipeline("zero-shot-point-cloud-segmentation", name)

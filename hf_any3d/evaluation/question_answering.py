@@ -163,6 +163,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """Read a file `{"prompt": …, "results": [{"object_id", …}]}`, ours or of the published programs."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        # Verdicts and answers are found again by these names.
         names = [entry["object_id"] for entry in stored["results"]]
         if len(set(names)) < len(names):
             raise ValueError("an object_id occurs twice; expected each object once")

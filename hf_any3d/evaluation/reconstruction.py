@@ -80,6 +80,7 @@ class ComputeReconstructionMetrics:
         refuse_nan(measured)
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
+        # How often each code that occurs was used, over all patches of all clouds
         counts = np.unique(np.asarray(token_ids), return_counts=True)[1]
         frequencies = counts / counts.sum()
         perplexity = np.exp(-(frequencies * np.log(frequencies)).sum())

@@ -43,6 +43,7 @@ def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[i
     ious = []
     for part in parts:
         predicted, true = predictions == part, references == part
+        # Points that are the part in truth, in the prediction, or in both
         union = np.logical_or(predicted, true).sum()
         ious.append(np.logical_and(predicted, true).sum() / union if union else 1.0)
     return float(np.mean(ious))
@@ -98,6 +99,7 @@ class _SegmentationMetric(evaluate.Metric):
     _more_inputs: dict[str, datasets.Value] = {}
 
     def _info(self) -> evaluate.MetricInfo:
+        # `evaluate` stores inputs as a dataset, which has clouds of different sizes as lists.
         classes = datasets.Sequence(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=type(self).__doc__ or "",
@@ -207,6 +209,7 @@ def evaluate_segmentation(
     for split, rows in splits.items():
         losses, predictions, references, categories = [], [], [], []
         for cloud, logits, loss in _predict_clouds(trainer, rows):
+            # The whole cloud, whose labels are not cut into blocks
             row = rows.dataset[cloud]
             category = torch.tensor([int(row["label"])]) if category_parts is not None else None
             # A batch of one cloud. Of the tuple, only the category is read.
@@ -249,6 +252,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
             clouds = np.array([rows.clouds[number] for number in members])
             index = np.stack([rows.index[number] for number in members])
             for cloud in np.unique(clouds):
+                # (blocks,), those of this cloud
                 of_cloud = clouds == cloud
                 count = len(rows.dataset[int(cloud)]["labels"])
                 # Blocks overlap, and a point gets the mean of its logits.

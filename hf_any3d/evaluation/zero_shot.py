@@ -57,6 +57,7 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         # The group is sorted, so places in it are the new numbers of the labels.
         answers = logits[rows][:, group].argmax(axis=1)
         among = confusion_matrix(answers, np.searchsorted(group, labels[rows]), len(group))
+        # Among all classes, whichever group a sample is of
         among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
         figures[f"{name}_accuracy"] = overall_accuracy(among)
         if name == "unseen":

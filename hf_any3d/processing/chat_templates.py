@@ -69,6 +69,7 @@ def _opened_by_cloud(separator: str) -> str:
         "{%- for part in message['content'] -%}{%- if part['type'] == 'point_cloud' -%}"
         f"{{{{- '{_CLOUD}' -}}}}{{%- endif -%}}{{%- endfor -%}}"
     )
+    # Only the turn with the clouds has this opening; later questions follow the answer before.
     opening = f"{{%- if {_HAS_CLOUD} -%}}{{{{- '<s>[INST] ' -}}}}{clouds}{{{{- '{separator}' -}}}}{{%- endif -%}}"
     return opening + "{{- '<s>[INST] ' -}}" + _TEXT + "{{- ' [/INST]' -}}"
 

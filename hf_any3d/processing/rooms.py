@@ -189,6 +189,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         if cloud.is_mesh:
             raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
         cloud.check_usable(_FEWEST_POINTS)
+        # In double precision, so that turning and cutting a scan into cells moves no point
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
@@ -261,6 +262,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         self.check_classes(classes, one_of("task", task, tuple(TASKS)))
         # The grammar knows each kind of line of a layout: an answer about objects has no walls.
         kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
+        # A new one for each call, as it follows the answers of one batch
         language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
         return LogitsProcessorList(
             [LayoutLogitsProcessor(self.tokenizer, language, eos_token_id, max_new_tokens=max_new_tokens)]

@@ -56,6 +56,7 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     # No redirects to paths without a slash: they would lead to the host that the client names.
     title = f"hf_any3d: {service.name}"
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redirect_slashes=False)
+    # Threads are limited for the whole application, however many requests there are.
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
     # Middleware that is added later runs first: CORS headers come with refusals of the admission, too.
     app.add_middleware(AdmissionMiddleware, service=service)
@@ -238,6 +239,7 @@ async def answer_chat(request: Request) -> Response:
 
     # Before it is submitted, since the model may answer at once.
     conversation.listen = put
+    # From here on the model may write at any time, in a thread of its own.
     future = submit()
     # The end of the answer ends the queue, also after an error.
     future.add_done_callback(lambda _: put(None))
@@ -303,6 +305,7 @@ def _too_late(service: Service) -> Refused:
 async def results(request: Request, futures: list[Any]) -> list[Any]:
     """Wait for results of the model; if the client leaves or the time is over, work is canceled."""
     done = asyncio.gather(*map(asyncio.wrap_future, futures))
+    # Whichever comes first: the results, or the end of the connection
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)

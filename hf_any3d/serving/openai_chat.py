@@ -90,6 +90,7 @@ def check_request(request: ChatRequest, service: Service) -> None:
     if request.model != service.name:
         text = f"model: {request.model[:80]!r}; this server has {service.name!r}"
         raise Refused(404, text, "invalid_request_error", "model")
+    # Before the clouds are read
     if (tokens := _tokens(request, service)) > service.limits.new_tokens:
         raise Refused(400, f"max_tokens: {tokens}; expected at most {service.limits.new_tokens}", param="max_tokens")
     if not request.temperature and request.top_p != 1:
@@ -180,6 +181,7 @@ def completion(
 
 def usage(conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, int]:
     """Return the numbers of tokens, those of clouds included."""
+    # Places of clouds are tokens of the prompt, too.
     prompt = len(conversation.prompt.input_ids)
     return {"prompt_tokens": prompt, "completion_tokens": answer.tokens, "total_tokens": prompt + answer.tokens}
 

@@ -33,6 +33,7 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
     files: dict[str, Any] = {}
     limits = service.limits
     try:
+        # Parts are bounded while they arrive, before they fill memory or disk.
         form = await request.form(max_files=limits.clouds, max_fields=50, max_part_size=limits.body_bytes)
     except HTTPException as error:
         raise Refused(400, one_line(f"the form cannot be read: {error.detail}")) from None

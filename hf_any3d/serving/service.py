@@ -84,6 +84,7 @@ class Service:
         if self.is_draining:
             self.metrics.refused.labels("draining").inc()
             raise Refused(503, "the server is stopping", "server_error", headers={"Retry-After": "5"})
+        # Also requests whose body has not arrived: the end of the server waits for their answers.
         self.unfinished += 1
         try:
             yield
@@ -118,6 +119,7 @@ class Service:
             self.journal.close()
 
     def _run(self, key: Any, contents: list[Any]) -> list[Any]:
+        # How well requests are gathered shows in these two figures.
         self.metrics.batch_size.observe(len(contents))
         with self.metrics.batch_seconds.time():
             if self.task == CHAT:

@@ -102,6 +102,7 @@ class Route:
 
     def check(self, settings: Any, limits: ServeLimits) -> None:
         """Check settings that fit other models, and their number."""
+        # Each label is a text to encode, or a column of scores.
         labels = getattr(settings, "labels", None)
         if labels is not None and len(labels) > limits.labels:
             raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
@@ -166,6 +167,7 @@ class Route:
             encoded = {name: values.tolist() for name, values in arrays.items()}
         else:
             encoded = {name: base64.b64encode(values.tobytes()).decode("ascii") for name, values in arrays.items()}
+        # Names are those of the numbers in `labels`.
         names = self.pipe.label_names(settings.labels) if settings.labels else self.pipe.label_names()
         segments = [
             {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}

@@ -81,6 +81,7 @@ def plot_views(
         raise ValueError("a cloud has boxes, which pages draw; expected none for a picture")
     clouds = prepared_views(clouds, names)
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
+    # Fewer clouds than columns would leave empty room beside them.
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)  # floor division of the negative number rounds up
     entries = _entries_of_legend(clouds, names, legend, palette)
@@ -229,6 +230,7 @@ def _render(
     reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
     points = (places - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
     colors, background = _colors_of(cloud, limits, places[:, 1], (low[1], high[1]), palette)
+    # The ball around the cloud fills nearly all of the picture.
     scale = 0.48 * side * zoom
     if is_flat:
         across, up = points.T

@@ -24,6 +24,7 @@ def write_reconstructions(
     clouds, titles = [], []
     for answer, name in zip(answers, names, strict=True):
         scores = f"CD-L1 {answer['chamfer_l1']:.4f}, F {answer['f_score']:.2f}"
+        # Three clouds make a row of the grid.
         clouds += [answer["points"], answer["coarse"], answer["reconstruction"]]
         titles += [name, f"coarse: {len(answer['coarse'])} points", f"fine: {scores}"]
     return write_rows(path, clouds, titles, columns=3, title="reconstructions", up_axis=up_axis)

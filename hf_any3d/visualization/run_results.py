@@ -49,6 +49,7 @@ def write_run_results(
     has for each split counts (classes, classes), a row for each true class, and the names of the classes.
     """
     folder, curves = Path(folder), training_curves(history)
+    # Page and table show the same rows.
     table = class_table(class_scores, confusions)
     written = [write_text(folder / PAGE, _page(title, curves, metrics, table, confusions))]
     if len(table) > 1:

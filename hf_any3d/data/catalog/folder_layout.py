@@ -109,6 +109,7 @@ def _sort_files(
 ) -> None:
     """Add the files of one folder to the tree, or to those that are left out for a reason."""
     suffixes = _suffixes()
+    # Files that belong to another one, and metadata, are no clouds of their own.
     clouds = {*without_companions(files)} - {*METADATA_NAMES}
     for name in _visible(files):
         path = root.joinpath(*parts, name)
@@ -162,6 +163,7 @@ def find_labeled_files(
     With `skip_empty`, folders of classes without files are left out with a warning. Files directly in `root` have no
     class and count as others, unless there are only such.
     """
+    # A copy: the tree stays as it was found.
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):

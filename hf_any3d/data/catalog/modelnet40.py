@@ -127,6 +127,7 @@ def load(
 
 def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
     """Return the first of `layouts` that is in a folder, and its folder."""
+    # The given folder itself counts before those in it.
     for name in layouts:
         pattern, places = LAYOUTS[name]
         if folder := find_folder((root, *(root / place for place in places)), pattern):
@@ -178,6 +179,7 @@ def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
     """Split a table (points, 3 or 6) into xyz and normals."""
     if table.shape[1:] not in ((3,), (6,)):
         raise PointCloudError(f"a cloud of shape {table.shape}; expected (points, 6), xyz and normal")
+    # Caches may hold xyz alone.
     if table.shape[1] == 3:
         return {"points": table}
     return {"points": table[:, :3], "normals": table[:, 3:]}
@@ -185,6 +187,7 @@ def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
 
 def _text_sources(folder: Path) -> dict[str, SplitSource]:
     """Return the sources of text, a file for each model, with 10,000 points and normals."""
+    # The lists tell which models are of which split; folders are those of classes.
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
     DATASET.require([names_file, *lists.values()], folder)

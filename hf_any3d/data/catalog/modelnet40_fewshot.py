@@ -175,6 +175,7 @@ def _pickled_shapes(path: Path) -> dict[str, list[Shape]]:
     """Return the shapes of a published fold, split -> list of cloud, label and class of ModelNet40."""
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     with file_errors(path, "fold"):
+        # Without Python's unpickler, which would run code of the file
         content = read_pickle(path)
         for split in SPLITS:
             for cloud, label, original in content[split]:
@@ -196,6 +197,7 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
     def describe(number: int) -> str:
         return f"{files[0]}, {split} {number}"
 
+    # Clouds that a fold in JSON names are files of ModelNet40.
     elsewhere = sorted({shape.file for shape in shapes if shape.file is not None})
     missing = [file for file in elsewhere if not file.is_file()]
     # Clouds in other files are part of the cache key too.

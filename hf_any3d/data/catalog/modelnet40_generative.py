@@ -73,6 +73,7 @@ def load(
     text = f"{POINT}\n{CLASSIFICATION_QUESTIONS[question]}"
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
+        # Rows of the cache, to which question, answer and the missing colors are added
         for row in source.read(number):
             with file_errors(source.describe(number), "row of the cache"):
                 label = checked_row(row, labels)["label"]

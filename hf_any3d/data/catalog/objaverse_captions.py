@@ -266,6 +266,7 @@ class _AnnotationFiles:
         self.there = {name for name in LENGTHS if (folder / name).is_file()}
         # Reserved objects have a file of their own, or are listed, and then selected among all.
         self.lists_reserved = VALIDATION_IDS in self.there and VALIDATION not in self.there
+        # Read once, as several splits may come from one file of a gigabyte
         self._entries: dict[str, list[Annotation]] = {}
 
     def name(self, which: str, split: str) -> str:
@@ -284,6 +285,7 @@ class _AnnotationFiles:
 
     def require(self, which: str, splits: Sequence[str]) -> None:
         """Check that all files are there that these splits need."""
+        # Files of the chosen splits, and those that tell which objects they may not have
         needed = {self.name(which, split) for split in splits}
         if FULL in needed and VALIDATION not in self.there:
             needed.add(VALIDATION_IDS)  # selects the reserved objects among all
@@ -414,6 +416,7 @@ class CloudAdder:
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
         """Return the batch with the columns of clouds, without the rows left out."""
+        # Numbers of the rows whose cloud could be read, and these clouds
         kept, clouds = [], []
         for number, object_id in enumerate(batch["object_id"]):
             try:

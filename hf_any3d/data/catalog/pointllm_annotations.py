@@ -82,6 +82,7 @@ def scan_entries(path: Path) -> Iterator[tuple[Any, str]]:
             raise PointCloudError(f"starts with {text[:20]!r}; expected [, a JSON array")
         while separator is not None and separator[1] != "]":
             start = separator.end()
+            # `raw_decode` reads one value and tells where it ends.
             value, stop = decode(text, start)
             yield value, text[start:stop]
             separator = _SEPARATOR.match(text, stop)

@@ -141,6 +141,7 @@ def load(
     one_of("test_area", test_area, AREAS)
     one_of("layout", layout, (None, *LAYOUTS))
     options: dict[str, object] = {}
+    # Without a size of blocks, rooms stay whole.
     cut = None
     if block_size is not None:
         # All that determines the blocks is part of the cache key.
@@ -210,6 +211,7 @@ def _source(
 
 
 def _check_published(layout: str, folder: Path, rooms: Iterable[Room]) -> None:
+    # A room of another name would be trained on or judged without being part of the figures in papers.
     unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
     if unknown:
         raise ValueError(
@@ -251,6 +253,7 @@ def _path(layout: str, folder: Path, room: Room) -> Path:
 
 def _files(path: Path) -> list[Path]:
     """Return the array of a room, or its pieces without the hidden files that some systems add."""
+    # A room is one array, or a folder with a file for each of its objects.
     pieces = [path] if path.suffix == ".npy" else path.glob("*.txt")
     return sorted(piece for piece in pieces if piece.is_file() and not piece.name.startswith("."))
 

@@ -83,12 +83,14 @@ def load(
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
     DATASET.require(files.values(), root)
 
+    # Clouds are read as they are stored; training draws fewer points of them.
     features = Features({"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label()})
     # Name of the array in the file -> column
     columns = {"data": "points", "label": "label"}
     if masks:
         features["labels"] = List(ClassLabel(names=["background", "object"]))
         columns["mask"] = "labels"
+    # One file a split, read row by row
     sources = {split: hdf5_source([file], columns, _row) for split, file in files.items()}
     options = {"masks": masks}
     return load_published(DATASET, root, sources, features, variant=variant, options=options, **conversion)

@@ -87,6 +87,7 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
     Source: Behley et al., "SemanticKITTI"; classes of its single-scan benchmark.
     """
     root = DATASET.root(data_dir)
+    # From the folder of the archives down to that of the sequences
     places = (root / "dataset" / "sequences", root / "sequences", root)
     folder = next((place for place in places if any(place.glob("[01][0-9]/velodyne"))), None)
     if folder is None:

@@ -107,6 +107,7 @@ def load(
     root = DATASET.root(data_dir)
     # Errors name the given folder if the clouds are in none of these places.
     folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
+    # Splits of the three sets are told by lists; the clouds of all lie in one folder.
     lists = {split: folder / name for split, name in LISTS[split_set].items()}
     DATASET.require(lists.values(), folder)
     features = Features(

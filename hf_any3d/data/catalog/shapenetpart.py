@@ -122,6 +122,7 @@ def load(
 def _listed(file: Path) -> list[tuple[str, str]]:
     """Read category and model of each cloud of a split."""
     with file_errors(file, "list"):
+        # The lists name a folder `shape_data`, which the archive does not have.
         names = [_NAME.fullmatch(entry) for entry in json.loads(file.read_bytes())]
         for number, name in enumerate(names):
             if name is None or name[1] not in SYNSETS:

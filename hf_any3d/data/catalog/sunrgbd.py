@@ -67,6 +67,7 @@ def load(
     sources = {}
     for split, name in _SPLITS.items():
         folder = root / name
+        # A file is named by its scene, a number of fixed length, and by what it holds.
         scenes = sorted({path.name[:_NAME] for path in folder.glob("*_pc.npz")})
         if not scenes:
             # A copy without the validation scenes can still be trained on.

@@ -75,6 +75,7 @@ def _doubt(table: np.ndarray) -> str | None:
     if not (plane.min() < 0 < plane.max() and np.ptp(plane, axis=0).min() >= _LEAST_EXTENT):
         return "not around a scanner"
     intensity = table[:, 3]
+    # Intensities are shares in KITTI, and bytes in nuScenes.
     are_shares = intensity.min() >= 0 and intensity.max() <= 1
     if not are_shares and not _are_bytes(intensity):
         return "no intensities"

@@ -61,6 +61,7 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
         source.leave_out((name for name in array.dtype.names if name.lower() not in fields), "no numbers")
         columns = {name: values for name, values in fields.items() if values.ndim == 1}
+        # A field may hold several numbers of a point, such as all three coordinates.
         several = {name: values for name, values in fields.items() if values.ndim > 1}
         for names, axes in _COLUMNS:
             name = next((name for name in names if name in several and several[name].shape[1:] in ((3,), (4,))), None)
@@ -121,6 +122,7 @@ class _Archive:
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
         archive = _Archive(opened, source)
+        # A single array is the points, whatever its name.
         points = archive.first(*(POINTS if len(archive.members) > 1 else archive.members))
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")

@@ -93,6 +93,7 @@ def _blocks(source: Source, order: str, elements: list[Element], start: int) -> 
         source.warn_of_rest(rest)
         return blocks
     text = normalized_lines(source.data[start:].rstrip(b"\0 \t\r\n"))
+    # An element without properties has no lines.
     filled = [element for element in elements if element.properties]
     *rows, rest = blocks_of_lines(text, [element.count for element in filled])
     block_of = iter(rows)
@@ -130,6 +131,7 @@ def _frame(comments: list[str]) -> dict[str, Any]:
 
 def corners_of(element: str, elements: list[Element]) -> str:
     """Return the list of corners of faces or strips: the one with a usual name, else the only one of whole numbers."""
+    # Without the element there are no lists to choose from.
     properties = next((each.properties for each in elements if each.name == element), [])
     lists = {name: kind for name, kind, length in properties if length}
     for name in ("vertex_indices", "vertex_index", *filter(_CORNERS.fullmatch, lists)):
@@ -170,6 +172,7 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
     begins = np.maximum.accumulate(begins)
     last = np.flatnonzero((place - begins >= 2) & (corners != -1))
     faces = np.stack([corners[last - 2], corners[last - 1], corners[last]], axis=1)
+    # Every second triangle of a strip turns the other way.
     odd = (last - begins[last]) % 2 == 1
     faces[odd, :2] = faces[odd, 1::-1]
     # Strips repeat corners to go on elsewhere, which gives triangles without area.

@@ -34,6 +34,7 @@ def _set_dtype_state(dtype: Any, state: Any) -> None:
         raise PointCloudError("a numpy.dtype with fields, or of an unknown form")
     if not all(isinstance(number, int) for number in rest[3:6]) or len(rest) < 6:
         raise PointCloudError("a numpy.dtype with a damaged state")
+    # Version 3 has no metadata, whose objects nobody has looked at.
     dtype.__setstate__((3, order, None, None, None, *rest[3:6]))
 
 
@@ -60,6 +61,7 @@ def _scalar(dtype: np.dtype, data: bytes | str) -> Any:
 
 def _from_buffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """Return an array of protocol 5."""
+    # The shape is compared with the content before numpy makes an array of both.
     _check_content(buffer, dtype, math.prod(shape))
     return np.frombuffer(bytearray(buffer), dtype).reshape(shape, order="F" if order == "F" else "C")
 
@@ -101,6 +103,7 @@ class _Unpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Callable]] = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
+        # By its full name; numpy 2 has an underscore before "core".
         full = f"{module}.{name}"
         try:
             return _ALLOWED[full.replace("numpy._core.", "numpy.core.", 1)]

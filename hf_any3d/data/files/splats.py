@@ -143,6 +143,7 @@ def _parts_of_streams(data: bytes, totals: list[int], number: int) -> list[bytes
     wanted = [total for total in totals if total]
     at = _TABLE_AT.unpack_from(data, _HEADER.size)[0]
     table = [_STREAM.unpack_from(data, at + _STREAM.size * place) for place in range(number)]
+    # What unpacks to another size than the header says is refused before anything is unpacked.
     plain = [size for _, size in table]
     start = at + _STREAM.size * number
     if at < _LONG_HEADER or plain != wanted or start + sum(packed for packed, _ in table) > len(data):

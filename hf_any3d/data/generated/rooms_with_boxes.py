@@ -73,6 +73,7 @@ def with_boxes(room: Mapping[str, np.ndarray], turned: Sequence[str] | None = No
             heading = float(wrapped(np.array(symmetry * (float(angle) - np.pi / 2)))) / symmetry
         cos, sin = np.cos(heading), np.sin(heading)
         turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])  # axes of the box to those of the room
+        # Rows times this matrix are places along the axes of the box.
         inside = points[members] @ turn
         low, high = inside.min(axis=0), inside.max(axis=0)
         size = np.maximum(high - low, _THINNEST)

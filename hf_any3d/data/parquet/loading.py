@@ -107,6 +107,7 @@ def _described(splits: Splits, dataset: PublishedDataset) -> Splits:
         rows.info.description = dataset.description
         rows.info.citation = dataset.citation
         rows.info.homepage = dataset.homepage
+        # As text, since `datasets` has no type for terms and links
         rows.info.license = str(dataset.license)
     return splits
 
@@ -186,6 +187,7 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
     Raises:
         _NoRows: There are none; its text is the first error.
     """
+    # Rows are counted, as a table without any cannot be opened.
     count = 0
     reasons: list[str] = []
 

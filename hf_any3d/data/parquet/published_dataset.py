@@ -117,6 +117,7 @@ class SplitSource:
         for folder in {path.parent for path in paths}:
             if folder.is_dir():
                 with os.scandir(folder) as entries:
+                    # An entry of a folder knows whether it is a file, without a look at the file itself.
                     existing.update(folder / entry.name for entry in entries if entry.is_file())
         missing = [path for path in paths if path not in existing]
         return cls(paths, read, [*lists, *sorted(existing.intersection(paths))], num_rows=len(paths), missing=missing)

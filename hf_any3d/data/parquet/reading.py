@@ -29,6 +29,7 @@ def check_names(path: Path, expected: Sequence[str], what: str) -> None:
 
     `what` says in errors what a line names.
     """
+    # Blanks between words do not matter.
     names = [" ".join(line.split()) for line in read_lines(path)]
     for number, (seen, wanted) in enumerate(zip_longest(names, expected)):
         if seen != wanted:
@@ -70,6 +71,7 @@ def hdf5_source(
     units, total = [], 0
     for file in files:
         with open_hdf5(file, required=list(columns)) as arrays:
+            # A single number has no length, and no entry for each cloud.
             lengths = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items() if name in columns}
         count = next(iter(lengths.values()))
         if {*lengths.values()} != {count}:
@@ -82,6 +84,7 @@ def hdf5_source(
         file, rows = unit
         with open_hdf5(file, required=list(columns)) as arrays:
             with file_errors(f"{file}: rows {rows.start} to {rows.stop - 1}", "HDF5 file"):
+                # All rows of a unit are read at once, from disk as one slice.
                 values = {column: arrays[name][rows.start : rows.stop] for name, column in columns.items()}
         for i in range(len(rows)):
             yield convert({column: value[i] for column, value in values.items()})

@@ -24,6 +24,7 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
         if isinstance(feature, Array2D):
             value = _array(name, np.asarray(value), feature)
         elif isinstance(feature, ClassLabel):
+            # Names of classes become their numbers.
             number = np.asarray(feature.str2int(value) if isinstance(value, str) else value).reshape(1)
             value = int(_classes(name, number, feature)[0])
         elif isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
@@ -45,6 +46,7 @@ def _array(name: str, array: np.ndarray, feature: Array2D) -> np.ndarray:
     with np.errstate(over="ignore"):
         # Numbers beyond the range of float32 become infinite, and are refused below.
         array = array.astype(feature.dtype)
+    # (points,), of rows with any number that is not finite
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
         raise PointCloudError(f"{name} has NaN or infinite numbers in {bad.sum()} rows, the first is {bad.argmax()}")

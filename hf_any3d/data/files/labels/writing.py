@@ -123,6 +123,7 @@ def check_labels_fit(
     """
     # Columns without values stand for those to come: names, types and codes can be checked already.
     columns = [class_column(None, field, None if codes is None else list(codes))]
+    # False stands for no such column, True for one that is still to come.
     columns += further_columns(scores or None, unknown or None, objects or None)
     with ExitStack() as stack:
         _opened(source, path, columns, None, file_type, stack)
@@ -141,6 +142,7 @@ def _opened(
     if kind not in _WRITERS:
         reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {_known()}")
         raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
+    # LAS and LAZ may be written as each other, all others as themselves.
     module, endings = _WRITERS[kind]
     if faces is not None and kind not in _WITH_FACES:
         raise ValueError(f"face_labels: a .{kind} file has no faces; expected None")
