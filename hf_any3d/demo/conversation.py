@@ -61,6 +61,7 @@ class Conversation(Uploads):
         # Points as the model gets them, which may be fewer than those of the file
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
+            # Where the colors begin, behind xyz and whatever comes before them
             start = first_channel(processor.features, "rgb")
             shown.append(points[:, start : start + 3])
         return Shape(np.concatenate(shown, axis=1), _note(cloud, processor))

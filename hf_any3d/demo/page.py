@@ -174,6 +174,7 @@ class Page(ABC):
         """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`."""
         page = self.build()
         page.queue(max_size=MOST_WAITING)
+        # Before the first visitor, since readers are forked from a process that has to import everything
         warm_up()
         page.launch(
             server_name=host,
@@ -263,6 +264,7 @@ class DemoPage(Page):
 def shape_column(examples: ExampleShapes) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
     """Build the part of a page that chooses and shows a shape: example, upload, view and the line below it."""
     names = examples.names
+    # Names beyond those in the list may be entered.
     example = gr.Dropdown(
         names,
         value=names[0] if names else None,

@@ -116,6 +116,7 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     for order in _WEIGHTS:
         ngrams = _counted_ngrams(words, order)
         wanted = _counted_ngrams(expected, order)
+        # A repeated run counts no more often than the reference has it.
         common = (ngrams & wanted).total()
         # Without a common word the smoothing alone would give a score.
         if order == 1 and not common:

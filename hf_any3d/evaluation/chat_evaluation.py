@@ -109,6 +109,7 @@ def judge_protocols(
             result["metrics"] = caption_metrics(answers["results"], **metrics)
         summary[protocol.name] = result
     path = output_dir / "summary.json"
+    # Summaries of several judges stand side by side.
     path = path if judge is None else verdicts_path(path, judge)
     # Protocols that were judged before stay in the summary.
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -166,6 +166,7 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         if output.label_ids is None:
             continue
         trainer.log_metrics(split, output.metrics)
+        # Without the times and speeds that Trainer adds
         kept = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
         metrics[split] = {key: float(value) for key, value in kept.items() if value is not None}
         matrix, names = confusion_of(output.predictions, output.label_ids, classes, trainer)

@@ -95,6 +95,7 @@ def score_detections(
             is_right = np.zeros(len(rows), dtype=bool)
             is_right[candidates[firsts]] = True
             num_objects = int((target == class_number).sum())
+            # Right answers from the highest score down to each one
             hits = np.cumsum(is_right)
             precision = hits / np.arange(1, len(hits) + 1)
             recall = hits / num_objects if num_objects else np.zeros(len(hits))

@@ -109,9 +109,11 @@ class LabelComparison:
 
     def add(self, predicted: np.ndarray, true: np.ndarray, matches: Matches) -> LabelComparison:
         """Count the labels of a pair of clouds, and return their counts alone."""
+        # The counts of this pair alone, which are added to all others in the end
         own = LabelComparison(self.ignored, self.unclassified)
         found = matches.indices >= 0
         own.unmatched = int((~found).sum())
+        # Labels as numbers of the rows and columns of a table of those that occur
         labels, rows = np.unique(true[found], return_inverse=True)
         answers, columns = np.unique(predicted[matches.indices[found]], return_inverse=True)
         # Each pair of labels as one number, which is many times faster than sorting pairs.

@@ -96,6 +96,7 @@ def score_layouts(
     for name in (*_STRUCTURE, *classes):
         counts = np.zeros((len(thresholds), len(scenes), 3), dtype=np.int64)
         for scene, (mine, theirs) in enumerate(scenes):
+            # A scene may lack a class, in the prediction or in truth.
             first, second = mine.get(name, np.zeros((0,))), theirs.get(name, np.zeros((0,)))
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
             shares = overlaps(first, second, published=published)

@@ -93,6 +93,7 @@ def check_published(name: str, *, accept_license: bool = False, clouds: int = 10
     # A checkpoint that opens but cannot answer has failed.
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         checks = [Check("answers", False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
+    # Where the weights came from, as it was noted when they were opened
     source = dict(model.config.published)
     record = {
         "passed": all(check.passed is not False for check in checks),

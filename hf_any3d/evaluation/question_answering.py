@@ -132,6 +132,7 @@ def answer_question(
     sampling = {"settings": settings, "batch_size": batch_size, "seed": seed}
     header = {"prompt": protocol.question, "protocol": protocol.name, **about, **sampling}
     items = protocol.items(rows)
+    # Refuses a file of another question, model or setting
     results = read_earlier_results(path, header)
     # Answers are stored batch by batch, so a file has those to the first rows, in their order.
     if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:

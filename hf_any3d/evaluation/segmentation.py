@@ -260,4 +260,5 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
                 yield int(cloud), merged, output.metrics["test_loss"]
             members = []
     finally:
+        # Trainer goes on with its own metrics, also after an error.
         trainer.compute_metrics, trainer.preprocess_logits_for_metrics = compute, to_labels

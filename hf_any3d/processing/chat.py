@@ -453,6 +453,7 @@ def _with_processor_kwargs(arguments: dict[str, Any], further: Mapping[str, Any]
 
 def _without_system(messages: list[dict]) -> list[dict]:
     """Move the text of a first message of the system before the first question, behind its clouds."""
+    # Only a first message of the system has a place before the first question.
     system, *rest = messages
     if system["role"] != "system":
         return messages

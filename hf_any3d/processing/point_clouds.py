@@ -227,6 +227,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             shares, xyz = probabilities[cloud], None if points is None else points[cloud][..., :3]
             # The last label stands for no object.
             number, labels, scores = select_detections(boxes, shares[:, :-1], 1 - shares[:, -1], detection_rule, xyz)
+            # The highest score first; equal ones in the order of the boxes
             order = scores.argsort(descending=True, stable=True)
             answers.append({"boxes": boxes[number][order], "labels": labels[order], "scores": scores[order]})
         return answers

@@ -333,6 +333,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
 
         The layout is in the frame and unit of the scan; what `task` and `classes` do not ask for is left out.
         """
+        # In meters from the corner of the room, as the model knows places
         moved = room.from_scan(asked_of(layout, task, classes))
         return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
 

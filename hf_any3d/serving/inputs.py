@@ -118,6 +118,7 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
             raise Refused(400, f"{where}: no file {key[:80]!r} in this request; there are: {there}", param=where)
         file = files[key]
         return Upload(file.name, file.content, file_type or file.file_type)
+    # Whatever else a URL is stays None, as nothing is fetched.
     data, match = None, _DATA_URL.match(url)
     if match is not None:
         # Characters outside of base64 are told below, like any other wrong URL.

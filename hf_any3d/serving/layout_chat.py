@@ -32,6 +32,7 @@ def layout_conversation(
     """Read the scan of a conversation."""
     cloud, task = scan_of_messages(messages)
     request = pipe.request(cloud, task)
+    # Only the number of tokens is needed, for the usage that an answer states.
     ids = pipe.processor([request.room], task=request.task, return_tensors="np")["input_ids"][0].tolist()
     return LayoutConversation(Prompt(ids), new_tokens, sampling, seed, request=request)
 

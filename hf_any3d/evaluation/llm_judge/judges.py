@@ -137,6 +137,7 @@ class LanguageModelJudge:
         else:
             inputs = self.tokenizer(text, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
+        # Beyond its positions a model may write nonsense instead of failing.
         longest = getattr(self.model.config, "max_position_embeddings", None)
         if longest is not None and length + self.settings["max_new_tokens"] > longest:
             raise ValueError(

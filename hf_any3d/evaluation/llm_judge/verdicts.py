@@ -130,12 +130,14 @@ def judge_answers(
     if kind not in judge.kinds:
         raise ValueError(f"judge {judge.name!r} cannot judge {kind!r}; it judges {', '.join(judge.kinds)}")
     classes = classes or ()
+    # Judges without prompts get the bare answer.
     template = None
     if judge.reads_prompt:
         template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind)
     entries = answers["results"]
     header = {key: value for key, value in answers.items() if key != "results"}
     header["judge"] = _description(judge, kind, template, classes, seed)
+    # Earlier verdicts stay, and None stands for those to come.
     judged, revisions = _earlier_verdicts(path, header, entries)
 
     def judge_one(number: int) -> None:
