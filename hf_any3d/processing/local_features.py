@@ -374,7 +374,7 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     assert mesh.faces is not None and samples.normals is not None
     corners = mesh.points[mesh.faces].astype(np.float64)  # (faces, 3, 3)
     doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (faces, 3), as long as areas
-    # Each triangle adds its normal, as long as its area, to its three corners.
+    # Each triangle adds its normal, twice as long as its area, to its three corners.
     of_vertices = np.stack(
         [np.bincount(mesh.faces.reshape(-1), np.repeat(column, 3), len(mesh)) for column in doubled.T], axis=1
     )
