@@ -94,7 +94,8 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     """Read the state dict of a directory, in one file or several, mapped if possible; also return the files."""
     names = (name for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME) if any(directory.glob(f"{name}*")))
     name = next(names, SAFE_WEIGHTS_NAME)
-    index, files = directory / f"{name}.index.json", [directory / name]
+    index = directory / f"{name}.index.json"
+    files = [directory / name]
     if index.is_file():
         with errors_about(index):
             files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
@@ -230,7 +231,8 @@ def _check_zip(path: str | os.PathLike) -> bool:
         members = {member.filename: member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise ValueError("it holds two members of one name")
-        size, unpacked = os.path.getsize(path), sum(member.file_size for member in members.values())
+        size = os.path.getsize(path)
+        unpacked = sum(member.file_size for member in members.values())
         if unpacked > max(_ALWAYS_READ, _EXPANSION * size):
             raise ValueError(f"its {size:,} bytes claim to unpack to {unpacked:,}")
         if damaged := archive.testzip():
@@ -270,13 +272,17 @@ def _check_first_format(file: BinaryIO) -> bool:
 
 def _check_stored(content: Any) -> None:
     """Check that the numbers of tensors are stored, and not one of them a thousand times, which would fill memory."""
-    waiting, seen, claimed, stored = [content], set(), 0, {}
+    waiting = [content]
+    seen = set()
+    claimed = 0
+    stored = {}
     # A loop, as what a stranger's file nests may hold itself.
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
             # A view with strides may claim more than its storage has.
-            size, storage = value.numel() * value.itemsize, value.untyped_storage()
+            size = value.numel() * value.itemsize
+            storage = value.untyped_storage()
             if size > storage.nbytes():
                 raise ValueError(f"a tensor claims {size:,} bytes, of which {storage.nbytes():,} are stored")
             claimed += size

@@ -103,7 +103,8 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
                 f"{file.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
                 "them one after the other"
             )
-        role, settings = program.role, dict(file.settings)
+        role = program.role
+        settings = dict(file.settings)
         # Of stages there may be two files; of each other part one.
         if settings.pop("order", None) is not None and role in arguments:
             role = "second_checkpoint"

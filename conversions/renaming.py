@@ -30,7 +30,8 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
     renamed: dict[str, torch.Tensor] = {}
     owners: dict[str, str] = {}
     kept: dict[str, torch.Tensor] = {}
-    unknown, twice = [], []
+    unknown = []
+    twice = []
     for name, tensor in original.items():
         found = next(((match, ours) for pattern, ours in names.items() if (match := re.match(pattern, name))), None)
         if found is None:

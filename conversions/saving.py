@@ -184,7 +184,8 @@ def save_weights(
         # As transformers writes it, with the name under which `from_pretrained` looks for it.
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config.architectures, config.dtype = [architecture], dtype
+    config.architectures = [architecture]
+    config.dtype = dtype
     config.save_pretrained(directory)
 
 

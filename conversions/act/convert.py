@@ -170,7 +170,8 @@ def build_act(
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
     """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
-    dataset, encoder = None, None
+    dataset = None
+    encoder = None
     model_class: Any
     config: Any
     if kind == "dvae":

@@ -79,7 +79,8 @@ def convert_any2point(
         model.save_pretrained(os.fspath(directory))
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = count_parameters(model)[0]
-        subject, on_hub = Subject.from_model(model), not os.path.isdir(name)
+        subject = Subject.from_model(model)
+        on_hub = not os.path.isdir(name)
         flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
         compared = f"{code(name)}, the source of the position table." if on_hub else "the given encoder."
         write_card(

@@ -151,7 +151,8 @@ def detr3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
     Attention heads, the numbers of tokens and queries, radii and dropout are not among them.
     """
-    encoder, groups = "detr3d.encoder.", "detr3d.group_encoder.layers."
+    encoder = "detr3d.encoder."
+    groups = "detr3d.group_encoder.layers."
     sizes = {
         "in_channels": state[f"{groups}0.linear.weight"].shape[1],
         "group_widths": [state[f"{groups}{number}.linear.weight"].shape[0] for number in range(2)],

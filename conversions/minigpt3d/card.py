@@ -33,7 +33,9 @@ encoder, BLIP-2, TinyGPT-V and Phi-2 apply to their parts."""
 
 def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype: str) -> None:
     """Write the card of a converted MiniGPT-3D, whose floats are stored in a dtype."""
-    model, config, files = assembly.model, assembly.model.config, assembly.files
+    model = assembly.model
+    config = assembly.model.config
+    files = assembly.files
     assert config.text_lora and config.qformer_lora  # every assembled model has both
     # Parts in their order, then the files of the stages, each with its checksum.
     sources = [describe_source(name, part.files) for name, part in zip(_PARTS, assembly.parts, strict=True)]
@@ -47,7 +49,8 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             f"A router picks {config.router_top_k} of {config.num_query_experts} sets of queries for each cloud "
             f"({code(f'router={config.router!r}')})."
         )
-    fresh, last = assembly.fresh, files[-1].stage
+    fresh = assembly.fresh
+    last = files[-1].stage
     # Files of stages II and III look alike: the config says which it is.
     stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
     state = f" It is the result of {stage}." if last else ""

@@ -88,7 +88,8 @@ def convert_minigpt3d(
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         files.sort(key=lambda file: file.stage)  # files of the same stage keep their order
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
-        model, config = assembly.model, assembly.model.config
+        model = assembly.model
+        config = assembly.model.config
         setattr(config, RECORD, terms_of(SYSTEM))
         # The place of a cloud has an id of its own, which must not be that of a word.
         check_vocabulary(opened_tokenizer, min(config.point_token_id, parts[2].config.vocab_size))
@@ -146,7 +147,8 @@ def convert_minigpt3d_parts(
             save("qformer", read_qformer(qformer))
         if language_model is not None:
             # Not only weights: a language model needs its tokenizer and its end token.
-            part, target = read_language_model(language_model), directory / "language_model"
+            part = read_language_model(language_model)
+            target = directory / "language_model"
             target.mkdir()
             # With its tokenizer, the directory of the language model is complete by itself.
             if files := [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]:

@@ -43,7 +43,8 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
         elif part not in _THIRDS:
             fused[name] = tensor
     for name in [name for name in fused if re.fullmatch(r"model\.layers\.\d+\.input_layernorm\.weight", name)]:
-        layer, width = name.removesuffix("input_layernorm.weight"), fused[name].shape[0]
+        layer = name.removesuffix("input_layernorm.weight")
+        width = fused[name].shape[0]
         norms = {f"{layer}post_layernorm.weight": torch.ones(width)}
         for part in ("q", "k"):
             norms[f"{layer}self_attn.{part}_layernorm.weight"] = torch.ones(width // num_attention_heads)

@@ -113,7 +113,8 @@ def read_qformer(file: str | os.PathLike) -> Part:
     with errors_about(file):
         # Vision and language models of the file are left out by the table.
         state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
-        layer, width = "qformer.encoder.layer.", state["qformer.layernorm.weight"].shape[0]
+        layer = "qformer.encoder.layer."
+        width = state["qformer.layernorm.weight"].shape[0]
         crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
         depth = count_of(state, rf"{re.escape(layer)}(\d+)\.")
         qformer_config = Blip2QFormerConfig(

@@ -80,7 +80,8 @@ def convert_patchalign3d(
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
-    original, projection = read_checkpoint(checkpoint, ("model",)), read_checkpoint(checkpoint, ("proj",))
+    original = read_checkpoint(checkpoint, ("model",))
+    projection = read_checkpoint(checkpoint, ("proj",))
     is_aligned = "temp" in read_entries(checkpoint)
     temperature = read_checkpoint(checkpoint, ("temp",)) if is_aligned else None
     given = {"num_groups": num_groups, "group_size": group_size}

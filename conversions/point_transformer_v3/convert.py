@@ -138,7 +138,8 @@ def _convert_supervised(
                 "not show, and with the wrong ones its answers are noise; give --trained-with, one of "
                 f"{told}. The weights of Pointcept/PointTransformerV3 are of pointcept-1.5.1"
             )
-        rules, benchmark = TRAINED_WITH[trained_with], benchmark_of(original, dataset)
+        rules = TRAINED_WITH[trained_with]
+        benchmark = benchmark_of(original, dataset)
         fields = fields_of(original, settings, rules, benchmark)
         state = convert_supervised_state_dict(original, fields)
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)
@@ -156,7 +157,8 @@ def _convert_supervised(
     # Without the first, which is always xyz
     features = ", ".join(words[name] for name in processor.features[1:])
     takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
-    model_class, files = PointTransformerV3ForPointCloudSegmentation, {"Model": Path(checkpoint)}
+    model_class = PointTransformerV3ForPointCloudSegmentation
+    files = {"Model": Path(checkpoint)}
     facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
     return facts | {"license": SUPERVISED.weights_license}
 

@@ -50,7 +50,8 @@ def convert_find3d(
     path = Path(checkpoint)
     original = read_tensors(path, ("model_state_dict",))
     with errors_about(checkpoint):
-        sizes, settings = sizes_of(original, EXTRACTOR), VARIANTS["base"]
+        sizes = sizes_of(original, EXTRACTOR)
+        settings = VARIANTS["base"]
         if arguments is not None:
             settings = read_json(Path(arguments))
         # Of other sizes, numbers that no tensor shows, such as heads, may be others too.

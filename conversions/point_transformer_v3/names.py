@@ -227,7 +227,8 @@ def restore_supervised_state_dict(
     inverted = {}  # the table with its two sides exchanged
     for pattern, ours in (FIND3D if is_of_texts else SUPERVISED).items():
         assert isinstance(ours, str)
-        theirs, mine = pattern.rstrip("$"), re.escape(ours)
+        theirs = pattern.rstrip("$")
+        mine = re.escape(ours)
         # A group of the pattern becomes a place to fill in, and the place in our name a group.
         for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
             theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")

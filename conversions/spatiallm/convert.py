@@ -95,7 +95,8 @@ def convert_spatiallm(
     with errors_about(folder if tokenizer is None else tokenizer):
         for field, token in _SPECIAL.items():
             # The model finds the places of clouds by these numbers; a tokenizer of another checkpoint has other ones.
-            number, expected = words.convert_tokens_to_ids(token), getattr(config, field)
+            number = words.convert_tokens_to_ids(token)
+            expected = getattr(config, field)
             if number != expected:
                 raise ValueError(f"the tokenizer has {token} as {number}; the config has {field}={expected}")
         check_vocabulary(words, text.vocab_size)

@@ -111,7 +111,8 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
     }
     # There and back again: what differs is something that the released program cannot compute.
     back: Any = spatiallm_config(published).point_config
-    ours, theirs = point.to_dict(), back.to_dict()
+    ours = point.to_dict()
+    theirs = back.to_dict()
     for name in sorted(theirs.keys() - _NOT_COMPUTED):
         if ours.get(name) != theirs[name]:
             raise ValueError(
@@ -132,7 +133,8 @@ def convert_spatiallm_state_dict(
     `lm_head.weight` may be missing where embeddings are tied.
     """
     check_finite(original)  # under its own names
-    encoder, others = {}, {}
+    encoder = {}
+    others = {}
     for name, tensor in original.items():
         is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")
         (encoder if is_encoder else others)[name] = tensor
@@ -174,7 +176,8 @@ def _published(name: str, config: SpatialLMConfig) -> str:
         return f"{_ENCODER}enc.enc{int(match[1]) + 1}.down.{layer}.{kind}"
     _, number, layer = module.split(".", 2)
     # Blocks are numbered through all stages here, and within each there.
-    stage, block = 0, int(number)
+    stage = 0
+    block = int(number)
     while block >= point.depths[stage]:
         block -= point.depths[stage]
         stage += 1

@@ -62,20 +62,23 @@ def convert_uni3d_encoder(
         elif name.startswith("class_token."):
             state[name] = as_vector(state[name])
     for number in range(count_of(state, r"blocks\.layers\.(\d+)\.")):
-        attention, mlp = f"blocks.layers.{number}.attention.", f"blocks.layers.{number}.mlp."
+        attention = f"blocks.layers.{number}.attention."
+        mlp = f"blocks.layers.{number}.mlp."
         # Base and large have a layer for each of the three, the other sizes one for all.
         if weights := [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]:
             state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
         # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
         query, value = (state.pop(f"{attention}{part}.bias") for part in "qv")
         state[f"{attention}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-        rows, columns = state[f"{mlp}fc1.weight"].shape[0], state[f"{mlp}fc2.weight"].shape[1]
+        rows = state[f"{mlp}fc1.weight"].shape[0]
+        columns = state[f"{mlp}fc2.weight"].shape[1]
         # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
         if f"{mlp}gate.weight" not in state and rows == 2 * columns:
             for name in (f"{mlp}fc1.weight", f"{mlp}fc1.bias"):
                 gate, values = state[name].chunk(2)
                 state |= {name.replace("fc1", "gate"): gate, name: values}
-    hidden, first = state["class_token.token"].shape[0], "blocks.layers.0.mlp."
+    hidden = state["class_token.token"].shape[0]
+    first = "blocks.layers.0.mlp."
     return state, {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
         "patch_widths": [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in ("lift", "widen", "join")],

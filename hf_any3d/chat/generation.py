@@ -81,7 +81,8 @@ class Answerer:
     """Generates a model's answers to prompts."""
 
     def __init__(self, model: MiniGPT3DForConditionalGeneration, processor: MiniGPT3DProcessor):
-        self.model, self.processor = model, processor
+        self.model = model
+        self.processor = processor
         self._cached: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._state = self.state()
 
@@ -146,7 +147,8 @@ class Answerer:
         if features is None:
             features = self.features(cloud for prompt in prompts for cloud in prompt.points)
         generation_kwargs = dict(generation_kwargs)
-        config, default = generation_kwargs.get("generation_config"), self.model.generation_config
+        config = generation_kwargs.get("generation_config")
+        default = self.model.generation_config
         # That of the call first, then of the config that it gives, then of the model's own.
         penalties = (
             generation_kwargs.pop("repetition_penalty", None),
@@ -185,7 +187,9 @@ class EndMarkReached(StoppingCriteria):
     """Stops an answer as soon as its text contains the end mark, however it is tokenized."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, prompt_length: int):
-        self.tokenizer, self.end_mark, self.prompt_length = tokenizer, end_mark, prompt_length
+        self.tokenizer = tokenizer
+        self.end_mark = end_mark
+        self.prompt_length = prompt_length
         # A token has at least one byte, so a mark has at most as many tokens as bytes.
         self.window = len(end_mark.encode())
 
@@ -217,7 +221,9 @@ class AnswerStreamer(TextIteratorStreamer):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         self.end_mark = end_mark
-        self._held, self._has_started, self._has_ended = "", False, False
+        self._held = ""
+        self._has_started = False
+        self._has_ended = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Put the text that certainly belongs to the answer into the queue."""
@@ -249,7 +255,8 @@ def streamed(
 
     Closing the generator stops the answer. `generate` is a function of `streamer` and `stopping_criteria`.
     """
-    canceled, outcome = Event(), {}
+    canceled = Event()
+    outcome = {}
 
     def work() -> None:
         try:

@@ -36,7 +36,9 @@ class ChatSession:
     """
 
     def __init__(self, pipe: Any, cloud: Any = None, chat_template: str | None = None, **generation: Any):
-        self.pipe, self.chat_template, self.generation = pipe, chat_template, generation
+        self.pipe = pipe
+        self.chat_template = chat_template
+        self.generation = generation
         self.answerer: Answerer = pipe.answerer
         self._cloud: tuple[Any, torch.Tensor] | None = None
         self._state = self.answerer.state()
@@ -64,7 +66,8 @@ class ChatSession:
             clouds = [
                 part for one in self.messages[:start] for part in one["content"] if part["type"] == "point_cloud"
             ]
-            messages, waiting = self.messages[start:], self._waiting
+            messages = self.messages[start:]
+            waiting = self._waiting
             if messages:
                 messages[0] = {**messages[0], "content": [*clouds, *messages[0]["content"]]}
             else:
@@ -74,7 +77,8 @@ class ChatSession:
             # The clouds are encoded already, so that only their places in the prompt are needed.
             (prompt,) = self.pipe.processor.prompts([[*messages, further]], self.chat_template, read=False)
             if len(prompt.input_ids) <= tokens:
-                self.messages, self._waiting = messages, waiting
+                self.messages = messages
+                self._waiting = waiting
                 # Without messages, the clouds and their features wait for the next question.
                 self._features = self._features if messages else []
                 return start // 2
@@ -138,7 +142,8 @@ class ChatSession:
 
     def _record(self, messages: list[dict[str, Any]], features: list[torch.Tensor], answer: str) -> None:
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        self._features, self._waiting = features, []
+        self._features = features
+        self._waiting = []
 
     def _answer(self, messages: list[dict[str, Any]], features: list[torch.Tensor], generation: dict[str, Any]) -> str:
         processor = self.pipe.processor
@@ -148,12 +153,14 @@ class ChatSession:
         tokens = self.answerer.generate([prompt], settings, torch.stack(features) if features else None, cache)[0]
         if cache is not None:
             # The last generated token was never an input, so it is not in the cache.
-            self._cache, self._cached_tokens = cache, tokens.tolist()[: cache.get_seq_length()]
+            self._cache = cache
+            self._cached_tokens = tokens.tolist()[: cache.get_seq_length()]
         return processor.decode_answers(tokens[None, len(prompt.input_ids) :])[0]
 
     def _cache_for(self, input_ids: list[int], settings: dict[str, Any]) -> DynamicCache | None:
         """Return the cache, cropped to the prefix that it shares with a prompt, and detach it from the session."""
-        cache, held = self._cache, self._cached_tokens
+        cache = self._cache
+        held = self._cached_tokens
         # `generate` changes the cache in place: after an error nobody knows what is in it, so it comes back with the
         # answer.
         self._clear_cache()

@@ -285,7 +285,8 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
         job = replace(job, settings=job.settings | {"root": root})
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
-        executor, placed = EXECUTORS[engine.value](Workers(options.workers)), job
+        executor = EXECUTORS[engine.value](Workers(options.workers))
+        placed = job
         with status("starting Ray") if engine is Engine.RAY else nullcontext():
             # Conversion runs no model, so it needs no device.
             if job.task != "convert":

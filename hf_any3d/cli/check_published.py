@@ -47,7 +47,8 @@ def check_published(
     runs = read_json_object(output).get("runs") if output.exists() else {}
     if runs is None:
         raise ValueError(f"{output}: no record of earlier checks; expected one, or a new file for --output")
-    records, unopened = [], 0
+    records = []
+    unopened = 0
     for name in _with_sizes(names or published, published):
         if name in runs and not again:
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")

@@ -171,7 +171,8 @@ class CommandLine(TyperGroup):
             code = getattr(end_of_command, "exit_code", 1)
         except BrokenPipeError:  # of `hf-any3d … | head`
             # Python flushes stdout when it ends, which would fail once more.
-            sys.stdout, code = open(os.devnull, "w"), 1
+            sys.stdout = open(os.devnull, "w")
+            code = 1
         except Exception as error:
             if debug or os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
                 traceback.print_exc()

@@ -345,7 +345,8 @@ def _judge(
     """
     from hf_any3d.data.tiles import tile_of
 
-    data, points = cloud.data, cloud.data.points
+    data = cloud.data
+    points = cloud.data.points
     # What training would leave out is bad here, too.
     try:
         data.check_usable()
@@ -419,7 +420,8 @@ def _scarce_classes(words: list[str], good: list[str]) -> str | None:
     scarce = sorted(
         (name for name in counts if counts[name] < max(_FEW_SCANS, usual / 2)), key=lambda name: counts[name]
     )
-    least, most = min(counts.values()), max(counts.values())
+    least = min(counts.values())
+    most = max(counts.values())
     said = f"{len(counts)} classes, {least if least == most else f'{least} to {most}'} scans each"
     if not scarce:
         return said
@@ -440,7 +442,8 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     size = float((points.max(axis=0) - points.min(axis=0)).max())
     # Axis by axis: heights are small even where the other coordinates are those of a map.
     for axis, values in zip("xyz", points.T, strict=True):
-        extent, distinct = float(values.max() - values.min()), len(np.unique(values))
+        extent = float(values.max() - values.min())
+        distinct = len(np.unique(values))
         # The distance between neighboring float32 numbers grows with their size: at map coordinates it is decimeters.
         step = float(np.spacing(np.float32(np.abs(values).max())))
         # Few different values alone may be floors, and coarse steps alone be spread over a large extent.

@@ -196,7 +196,8 @@ def _compare(
 
     try:
         predicted, truth = (InputFile(str(path)).read() for path in (pair.predicted, pair.truth))
-        answers, true = _labels_of(predicted), _labels_of(truth)
+        answers = _labels_of(predicted)
+        true = _labels_of(truth)
         with file_errors(predicted.name):
             matches = match_points(predicted.data, truth.data, tolerance)
         # Added to the figures of all files, and returned for the row of this one.
@@ -295,14 +296,17 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
 
     labels = np.array(sorted({*whole.matrix()[0], *whole.not_counted}))
     # After the classes: points with equal labels, and those that do not count.
-    equal, not_counted = len(labels), len(labels) + 1
+    equal = len(labels)
+    not_counted = len(labels) + 1
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
     palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
     # By all labels, those of the truth that do not count among them.
     ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
     views = []
     for one in compared:
-        points, true, answers = one.truth.points[one.found], one.true[one.found], one.answers[one.found]
+        points = one.truth.points[one.found]
+        true = one.true[one.found]
+        answers = one.answers[one.found]
         # The answer for a point that does not count may be a label of no class here.
         predicted = np.where(np.isin(answers, labels), np.searchsorted(labels, answers), not_counted)
         differences = np.where(true == answers, equal, predicted)

@@ -122,10 +122,12 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
             continue
         names = [word]
         if path.is_dir():
-            are_many, names = True, list(map(str, files_of_folder(path)))
+            are_many = True
+            names = list(map(str, files_of_folder(path)))
         elif not path.exists():
             # Only what is not there is a pattern, since names of files may have brackets, too.
-            are_many, names = True, sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
+            are_many = True
+            names = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
         if not names:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
         files += [InputFile(name, file_type=file_type) for name in names]

@@ -165,12 +165,16 @@ def export(
         if is_chat:
             # The language model becomes a folder, and all others a single file.
             difference = export_language_model(loaded, output, processor.tokenizer)
-            size, what, settings = sum(file.stat().st_size for file in output.iterdir()), "logits", ""
+            size = sum(file.stat().st_size for file in output.iterdir())
+            what = "logits"
+            settings = ""
         else:
             with contextlib.suppress(OSError):  # the model was saved without one
                 processor = PointCloudProcessor.from_pretrained(model, revision=revision or "main")
             exported = export_file(loaded, output, format.value, processor=processor)
-            difference, size, what = exported.worst_difference, exported.bytes, "outputs"
+            difference = exported.worst_difference
+            size = exported.bytes
+            what = "outputs"
             settings = f"; settings in {exported.settings}"
     print_line(f"{output}: {size / 1e6:,.1f} MB; {what} differ by at most {difference:.1e}{settings}")
 

@@ -151,7 +151,9 @@ class _Classifier:
     """Answers of a classifier for clouds, with a remark on those that it may not know, and their texts."""
 
     def __init__(self, pipe: Any, model: str, arguments: dict[str, Any]):
-        self.pipe, self.model, self.arguments = pipe, model, arguments
+        self.pipe = pipe
+        self.model = model
+        self.arguments = arguments
         self.config = pipe.model.config
         self.up_axis: str = arguments["up_axis"] or pipe.feature_extractor.up_axis
         self.is_regression = self.config.problem_type == "regression"

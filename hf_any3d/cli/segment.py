@@ -127,7 +127,8 @@ def segment(
         names = (*names, NONE_OF_THESE)
         arguments["none_of_these"] = True
     shown = _Shown(pipe, names, Gallery(output, len(inputs), up_axis or pipe.feature_extractor.up_axis))
-    places, titles = inputs.places(), inputs.titles()
+    places = inputs.places()
+    titles = inputs.titles()
 
     def label(cloud: Cloud) -> dict[str, Any]:
         # None where no copy is asked for, and where the format of the file cannot hold labels.
@@ -200,7 +201,8 @@ class _Shown:
     def __init__(self, pipe: Any, names: Sequence[str], gallery: Gallery):
         from hf_any3d.visualization.viewer import colors_of
 
-        self.names, self.gallery = names, gallery
+        self.names = names
+        self.gallery = gallery
         self.palette = colors_of(pipe.model.config, len(names))  # (labels, 3)
         self.present: set[int] = set()
 
@@ -325,7 +327,8 @@ def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
 def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:
     from hf_any3d.data.files.labels import copy_endings
 
-    name, is_single = inputs.files[0].name, len(inputs) == 1
+    name = inputs.files[0].name
+    is_single = len(inputs) == 1
     # Points of a .obj may become a .ply, but not a .laz; of several files .csv is a table.
     is_other = suffix in (*CLOUDS, *DATA)
     is_copy = not is_other or (is_single and suffix[1:] in copy_endings(name))

@@ -106,15 +106,18 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
 
 
 def _write_supervisely(folder: Path, boxes: Boxes) -> list[Path]:
-    names, written = class_names(boxes.values()), []
+    names = class_names(boxes.values())
+    written = []
     # Everything with a key gets a number, too, which the project keeps in a file of its own.
     keys: dict[str, dict[str, int]] = {"tags": {}, "objects": {}, "figures": {}, "videos": {}}
     for frame, (file, boxes_of_file) in enumerate(boxes.items(), 1):
         key = _key(file)
         keys["videos"][key] = frame
-        objects, figures = [], []
+        objects = []
+        figures = []
         for number, box in enumerate(boxes_of_file):
-            thing, figure = _key(file, number, "object"), _key(file, number, "figure")
+            thing = _key(file, number, "object")
+            figure = _key(file, number, "figure")
             # An object and its figure have one number, counted from 1 over the whole project.
             keys["objects"][thing] = keys["figures"][figure] = len(keys["objects"]) + 1
             objects.append({"key": thing, "classTitle": box.label, "tags": [], "objects": [], "figures": []})
@@ -207,10 +210,12 @@ def write_label_cloud_points(folder: Path, clouds: Clouds, names: dict[int, str]
         clouds: Clouds with labels from 0 to 127.
         names: Label -> name of its class; "class 3" where there is none.
     """
-    written, highest = [], 0
+    written = []
+    highest = 0
     for name, cloud in clouds:
         labels = _check_labels(name, cloud)
-        low, high = int(labels.min()), int(labels.max())
+        low = int(labels.min())
+        high = int(labels.max())
         # One signed byte for each point.
         if low < 0 or high > _MOST_CLASSES:
             raise PointCloudFileError(f"{name}: labels from {low} to {high}; Label Cloud takes 0 to {_MOST_CLASSES}")

@@ -12,7 +12,8 @@ def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndar
 
     The third axis stays: from "z" to "y", (x, y, z) becomes (x, z, -y), as programs for meshes convert files.
     """
-    old, new = "xyz".index(up_axis), "xyz".index(new_up_axis)
+    old = "xyz".index(up_axis)
+    new = "xyz".index(new_up_axis)
     if old == new:
         return vectors
     turned = vectors.copy()

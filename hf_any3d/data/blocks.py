@@ -90,7 +90,8 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
 
     `index` (blocks, block_points) is from `split_into_blocks`. The result is (num_points, labels) float64.
     """
-    index, logits = np.asarray(index), np.asarray(logits)
+    index = np.asarray(index)
+    logits = np.asarray(logits)
     if logits.shape[:2] != index.shape:
         raise ValueError(f"logits are {logits.shape}; expected {(*index.shape, 'labels')}")
     places = index.reshape(-1)

@@ -191,7 +191,8 @@ def _label_cloud_angles(path: Path) -> list[float]:
 
 def _angle_unit(path: Path, angles: list[float]) -> float:
     """Return the radians of a unit of angles: radians are from -π to π, degrees from 0 to 360."""
-    low, high = min(angles, default=0.0), max(angles, default=0.0)
+    low = min(angles, default=0.0)
+    high = max(angles, default=0.0)
     # Negative angles are no degrees from 0 to 360, and zeros are the same in both units.
     if low < 0 or high == 0:
         return _ANGLE_UNITS["centroid_rel"]
@@ -206,7 +207,9 @@ def _angle_unit(path: Path, angles: list[float]) -> float:
 def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
     """Return the box of eight vertices in the order of Label Cloud: around the bottom, then around the top."""
     corners = np.array(vertices, dtype=np.float64).reshape(8, 3)
-    along, across, up = corners[3] - corners[0], corners[1] - corners[0], corners[4] - corners[0]
+    along = corners[3] - corners[0]
+    across = corners[1] - corners[0]
+    up = corners[4] - corners[0]
     size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
     # How far the sides rise, and how far the upright edge leans
     tilts = np.abs([along[2], across[2], *up[:2]])
@@ -230,7 +233,8 @@ def read_datumaro(path: Path) -> Boxes:
             for number, entry in enumerate(item["annotations"]):
                 if entry["type"] != "cuboid_3d":
                     continue
-                where, label = f"{path}: {file}: box {number}", entry["label_id"]
+                where = f"{path}: {file}: box {number}"
+                label = entry["label_id"]
                 if not 0 <= label < len(names):
                     raise PointCloudFileError(f"{where}: label_id is {label!r}; expected 0 to {len(names) - 1}")
                 heading = _upright(where, entry.get("rotation", [0, 0, 0]), 1.0)
@@ -247,7 +251,8 @@ def read_supervisely(path: Path) -> Boxes:
         for number, figure in enumerate(content["figures"]):
             if figure["geometryType"] != "cuboid_3d":
                 continue
-            where, geometry = f"{path}: box {number}", figure["geometry"]
+            where = f"{path}: box {number}"
+            geometry = figure["geometry"]
             center, size, turns = ([geometry[part][axis] for axis in "xyz"] for part in _SUPERVISELY)
             heading = _upright(where, turns, 1.0)
             boxes.append(named_box(where, labels[figure["objectKey"]], center, size, heading))
@@ -313,7 +318,8 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
     to_scanner = None if calibration_file is None else _camera_to_scanner(calibration_file)
     with file_errors(label_file, "file of labels of KITTI"):
         for number, line in enumerate(_lines(label_file), 1):
-            where, words = f"{label_file}: line {number}", line.split()
+            where = f"{label_file}: line {number}"
+            words = line.split()
             if not words or words[0] in _NOT_LABELED:
                 continue
             values = [float(word) for word in words[1:]]
@@ -321,7 +327,8 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
                 raise PointCloudFileError(f"{where}: {line[:60]!r}; expected a type and {_KITTI_COLUMNS - 1} numbers")
             height, width, length, *place, angle = values[7:14]
             if to_scanner is None:
-                center, heading = place, float(wrapped(np.asarray(angle)))
+                center = place
+                heading = float(wrapped(np.asarray(angle)))
             else:
                 center = (to_scanner @ [*place, 1.0])[:3].tolist()
                 # KITTI measures places at the bottom, and angles about the camera's axis that points down.
@@ -336,7 +343,8 @@ def _camera_to_scanner(file: Path) -> np.ndarray:
     with file_errors(file, "calibration of KITTI"):
         lines = dict(line.split(":", 1) for line in _lines(file) if ":" in line)
         # (3, 3) and (3, 4) in the file, filled up to (4, 4)
-        rectify, to_camera = np.eye(4), np.eye(4)
+        rectify = np.eye(4)
+        to_camera = np.eye(4)
         rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
         to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
         # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.

@@ -108,9 +108,11 @@ class RandomCuboid:
             inside = (np.abs(xyz - center) <= edges * extent / 2).all(axis=1)
             if inside.sum() < self.min_points:
                 continue
-            points, centers = scene.points[inside], scene.boxes[:, :3]
+            points = scene.points[inside]
+            centers = scene.boxes[:, :3]
             # The box of the remaining points, which may be smaller than the drawn part
-            low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
+            low = points[:, :3].min(axis=0)
+            high = points[:, :3].max(axis=0)
             kept = ((centers >= low) & (centers <= high)).all(axis=1)
             # A part without any object teaches nothing but where nothing is.
             if kept.any() or not len(centers):
@@ -152,7 +154,9 @@ class RandomFlip:
         """Mirror the points, the centers and the headings."""
         if not generator.random() > 0.5:
             return scene
-        points, boxes, axis = scene.points.copy(), scene.boxes.copy(), AXES[self.axis]
+        points = scene.points.copy()
+        boxes = scene.boxes.copy()
+        axis = AXES[self.axis]
         points[:, axis] *= -1
         boxes[:, axis] *= -1
         if not self.along_axes:
@@ -175,9 +179,11 @@ class RandomTurn:
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Turn the points and boxes."""
         angle = generator.random() * 2 * self.limit - self.limit
-        cos, sin = math.cos(angle), math.sin(angle)
+        cos = math.cos(angle)
+        sin = math.sin(angle)
         matrix = np.array([[cos, -sin], [sin, cos]])
-        points, boxes = scene.points.copy(), scene.boxes.copy()
+        points = scene.points.copy()
+        boxes = scene.boxes.copy()
         # Points are rows, so the matrix is transposed.
         points[:, :2] = points[:, :2] @ matrix.T
         boxes[:, :2] = boxes[:, :2] @ matrix.T
@@ -199,7 +205,8 @@ class RandomSize:
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Scale the points and boxes."""
         factor = generator.random() * (self.high - self.low) + self.low
-        points, boxes = scene.points.copy(), scene.boxes.copy()
+        points = scene.points.copy()
+        boxes = scene.boxes.copy()
         points[:, :3] *= factor
         # Centers and sizes; headings have no unit.
         boxes[:, :6] *= factor

@@ -80,7 +80,8 @@ def density_inc(xyz: np.ndarray, severity: int, generator: np.random.Generator, 
 
     For clouds of the usual size, start from twice as many points.
     """
-    kept, rest = [], np.arange(len(xyz))
+    kept = []
+    rest = np.arange(len(xyz))
     for _ in range(min(severity, len(rest))):
         # Half the share, since the cloud has twice as many points: a region has as many as in the other corruptions.
         region = _region(xyz, rest, _REGION / 2, generator)
@@ -236,7 +237,8 @@ def corrupt(
 
 def _viewpoint(generator: np.random.Generator, up: int, elevation: float, distance: float) -> np.ndarray:
     """Draw a point (3,) around the origin, `elevation` in degrees."""
-    azimuth, height = generator.uniform(0, 2 * np.pi), np.radians(elevation)
+    azimuth = generator.uniform(0, 2 * np.pi)
+    height = np.radians(elevation)
     point = np.insert(np.cos(height) * np.array([np.cos(azimuth), np.sin(azimuth)]), up, np.sin(height))
     return distance * point
 

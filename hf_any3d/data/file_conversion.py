@@ -148,7 +148,8 @@ def points_to_files(
     Returns:
         The same rows with a `PointCloud` column of embedded files before the other columns.
     """
-    feature, features = PointCloud(format=format), _features_of(dataset)
+    feature = PointCloud(format=format)
+    features = _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
     # Only checks the names; nothing is read with it.
     CloudColumns(columns=used)

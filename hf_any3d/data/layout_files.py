@@ -72,11 +72,13 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
     across = np.unique(np.clip([0, length, *(edge for hole in holes for edge in hole[:2])], 0, length)).tolist()
     upward = [0, wall.height, *(edge for hole in holes for edge in hole[2:])]
     upward = np.unique(np.clip(upward, 0, wall.height)).tolist()
-    vertices, faces = [np.zeros((0, 3))], [np.zeros((0, 3), dtype=np.int64)]
+    vertices = [np.zeros((0, 3))]
+    faces = [np.zeros((0, 3), dtype=np.int64)]
     # A piece between neighboring edges is in an opening, or outside of all, as a whole.
     for left, right in zip(across, across[1:], strict=False):
         for bottom, top in zip(upward, upward[1:], strict=False):
-            middle, height = (left + right) / 2, (bottom + top) / 2
+            middle = (left + right) / 2
+            height = (bottom + top) / 2
             if any(hole[0] < middle < hole[1] and hole[2] < height < hole[3] for hole in holes):
                 continue
             place = np.array([wall.ax, wall.ay]) + along * middle
@@ -107,7 +109,8 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
         if not solids:
             raise ValueError(f"{path}: the layout has no walls and no boxes")
         if kind == "obj":
-            lines, start = [], 1
+            lines = []
+            start = 1
             for solid in solids:
                 # A blank would end the name.
                 lines.append(f"o {solid.name.replace(' ', '_')}")
@@ -129,7 +132,9 @@ def _glb(solids: Sequence[Solid]) -> bytes:
 
     Source: glTF 2.0 specification, section 4.4.
     """
-    data, views, accessors = b"", [], []
+    data = b""
+    views = []
+    accessors = []
     # Vertices are float32, too coarse for map coordinates, and places of nodes are not.
     places = [solid.vertices.min(axis=0) for solid in solids]
     for solid, place in zip(solids, places, strict=True):

@@ -40,7 +40,8 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     # Files that do not say their unit are taken for meters.
     lengths = cloud.meters_per_axis
     meters = size if lengths is None else size * lengths
-    height, sides = meters["xyz".index(up_axis)], np.delete(meters, "xyz".index(up_axis))
+    height = meters["xyz".index(up_axis)]
+    sides = np.delete(meters, "xyz".index(up_axis))
     if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
         return None
     # What stands in the middle of its box is an object of this size.
@@ -56,7 +57,9 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     if (lengths := cloud.meters_per_axis) is None:
         return None
     extent = float((np.ptp(cloud.points, axis=0) * lengths).max())
-    limit, largest, unit = LARGEST_OBJECT, getattr(config, "largest_scan", None), getattr(config, "scan_unit", None)
+    limit = LARGEST_OBJECT
+    largest = getattr(config, "largest_scan", None)
+    unit = getattr(config, "scan_unit", None)
     if largest is not None:
         # Scans of an unknown unit may be in meters.
         limit = LARGER * largest * unit if unit is not None else max(limit, LARGER * largest)
@@ -77,7 +80,8 @@ def _is_known(size: float, cloud: PointCloudData, config: Any) -> bool:
     """
     if (largest := getattr(config, "largest_scan", None)) is None:
         return False
-    unit, scan_unit = cloud.meters_per_unit, getattr(config, "scan_unit", None)
+    unit = cloud.meters_per_unit
+    scan_unit = getattr(config, "scan_unit", None)
     if unit is not None and scan_unit is not None:
         size = size * unit / scan_unit
     return size <= largest

@@ -80,7 +80,8 @@ class ScanFrame:
 
 def turn_about_z(angle: float) -> np.ndarray:
     """Return the rotation `(3, 3)` by an angle about z, counterclockwise seen from above."""
-    cosine, sine = math.cos(angle), math.sin(angle)
+    cosine = math.cos(angle)
+    sine = math.sin(angle)
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 

@@ -137,7 +137,8 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     if len(groups) < 2:
         return []
     target = fraction * sum(map(len, groups))
-    taken, left = [], []
+    taken = []
+    left = []
     count = 0  # rows taken
     for number in generator.permutation(len(groups)):
         group = groups[number]

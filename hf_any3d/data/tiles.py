@@ -183,7 +183,8 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
     shared = []
     for tile, other in combinations(on_ground, 2):
         # In meters, as tiles may have different units
-        unit, other_unit = tile.meters_per_unit or 1.0, other.meters_per_unit or 1.0
+        unit = tile.meters_per_unit or 1.0
+        other_unit = other.meters_per_unit or 1.0
         # What both boxes share along x and y; negative where they are apart
         sides = [
             min(tile.high[axis] * unit, other.high[axis] * other_unit)

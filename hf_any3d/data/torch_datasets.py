@@ -111,7 +111,8 @@ class AugmentedDataset(torch.utils.data.Dataset):
         self.array_columns = ("points", *extra_columns)
         labels = [name for name in ("label", "labels") if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns([*self.array_columns, *labels]))
-        self.transform, self.seed = transform, seed
+        self.transform = transform
+        self.seed = seed
         self.epoch = -1
 
     def set_epoch(self, epoch: int) -> None:
@@ -126,10 +127,12 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """Return the rows of a batch, as DataLoader requests them."""
-        rows, epoch = self.rows.__getitems__(indices), self.epoch
+        rows = self.rows.__getitems__(indices)
+        epoch = self.epoch
         if epoch < 0:
             return [self._augment(row) for row in rows]
-        augmented, state = [], torch.get_rng_state()
+        augmented = []
+        state = torch.get_rng_state()
         for index, row in zip(indices, rows, strict=True):
             seed = np.random.SeedSequence((self.seed, epoch, index % len(self)))
             # Not `torch.manual_seed`, which seeds accelerators too.
@@ -155,7 +158,8 @@ class ColumnChunks:
 
     def __init__(self, starts: np.ndarray, readers: list[Reader]):
         # The number of the first row of each chunk, and the number of rows: (chunks + 1,).
-        self.starts, self.readers = starts, readers
+        self.starts = starts
+        self.readers = readers
 
     @classmethod
     def of(cls, column: pa.ChunkedArray, feature: Any) -> ColumnChunks | None:
@@ -190,7 +194,8 @@ def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
     if not isinstance(feature, Array2D):
         numbers_of_rows = chunk.to_numpy()
         return lambda number: np.int64(numbers_of_rows[number])
-    outer, channels = chunk.storage, feature.shape[1]
+    outer = chunk.storage
+    channels = feature.shape[1]
     inner = outer.values  # of the complete column, also for slices; the offsets locate the rows
     if inner.null_count or inner.values.null_count:
         return None
@@ -199,10 +204,12 @@ def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
         return None
     values = inner.values.to_numpy()
     dtype = np.int64 if pa.types.is_integer(numbers) else np.float32  # as in the numpy format
-    first_point, first_value = outer.offsets.to_numpy(), inner.offsets.to_numpy()
+    first_point = outer.offsets.to_numpy()
+    first_value = inner.offsets.to_numpy()
 
     def read(number: int) -> np.ndarray:
-        start, stop = first_value[first_point[number]], first_value[first_point[number + 1]]
+        start = first_value[first_point[number]]
+        stop = first_value[first_point[number + 1]]
         return values[start:stop].reshape(-1, channels).astype(dtype, copy=False)  # (num_points, channels)
 
     return read

@@ -44,7 +44,8 @@ class Conversation(Uploads):
 
     def __init__(self, pipe: Any, chat_template: str | None = None, context: int = CONTEXT):
         super().__init__()
-        self.pipe, self.chat_template = pipe, chat_template
+        self.pipe = pipe
+        self.chat_template = chat_template
         longest = getattr(pipe.model.config.get_text_config(), "max_position_embeddings", None)
         self.context = context if longest is None else min(context, longest)
         self._session: ChatSession | None = None
@@ -119,7 +120,8 @@ def _has_colors(cloud: PointCloudData) -> bool:
 
 
 def _note(cloud: PointCloudData, processor: PointCloudProcessor) -> str:
-    count, wanted = len(cloud), processor.num_points
+    count = len(cloud)
+    wanted = processor.num_points
     if cloud.is_mesh:
         note = f"{wanted:,} points on the surface of a mesh"
     elif count > wanted:

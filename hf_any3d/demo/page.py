@@ -131,7 +131,9 @@ class Page(ABC):
     """What else there is before a shape is opened."""
 
     def __init__(self, name: str, examples: ExampleShapes, new_visitor: Callable[[], Any]):
-        self.name, self.examples, self.new_visitor = name, examples, new_visitor
+        self.name = name
+        self.examples = examples
+        self.new_visitor = new_visitor
 
     @contextmanager
     def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
@@ -328,7 +330,8 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     # Sliders may give floats where `generate` needs whole numbers.
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
     # What has no slider stays as in the released demo.
-    question, settings = _text(chat[-1]), {**PUBLISHED_GENERATION["demo"], **chosen}
+    question = _text(chat[-1])
+    settings = {**PUBLISHED_GENERATION["demo"], **chosen}
 
     def with_answer(answer: str) -> Chat:
         return [*chat, {"role": "assistant", "content": answer}]

@@ -66,7 +66,10 @@ class TaskAnswers:
     """Answers of a pipeline about shapes within so many seconds; without the page."""
 
     def __init__(self, task: str, pipe: Any, examples: ExampleShapes, seconds: float = SECONDS):
-        self.task, self.pipe, self.examples, self.seconds = task, pipe, examples, seconds
+        self.task = task
+        self.pipe = pipe
+        self.examples = examples
+        self.seconds = seconds
         self._features: dict[str, np.ndarray] = {}
 
     @property
@@ -256,7 +259,8 @@ class TaskPage(Page):
             # Requests to the model share one queue; files are read in another one, so that slow ones delay nobody.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             files = {"concurrency_id": "files", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
-            asked, shown = [words, category, up_axis], [view, note, answer]
+            asked = [words, category, up_axis]
+            shown = [view, note, answer]
             page.load(self.begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
             example.input(self.open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
             file.upload(Visit.read, [visit, file], show_progress_on=view, **files).then(

@@ -70,7 +70,8 @@ class Uploads:
     def cloud_of(self, source: str | os.PathLike | PointCloudData) -> PointCloudData:
         """Return a shape, the result of `read` for a file, or another file's content."""
         # Taken once: what was read belongs to one shape.
-        read, self._read = self._read, None
+        read = self._read
+        self._read = None
         if isinstance(source, PointCloudData):
             return source
         try:

@@ -111,7 +111,8 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     Source: Papineni et al., "BLEU"; first smoothing of Chen and Cherry, "A Systematic Comparison of Smoothing
     Techniques for Sentence-Level BLEU". Numbers equal `sentence_bleu` of nltk 3.8.1 with `method1`.
     """
-    words, expected = text.split(), reference.split()
+    words = text.split()
+    expected = reference.split()
     logs = []
     for order in _WEIGHTS:
         ngrams = _counted_ngrams(words, order)
@@ -149,13 +150,16 @@ def rouge(text: str, reference: str) -> dict[str, float]:
     Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1 and differ from those of `rouge-score`,
     which stems words and counts repeated ones.
     """
-    sentences, expected_sentences = _sentences(text), _sentences(reference)
+    sentences = _sentences(text)
+    expected_sentences = _sentences(reference)
     if not sentences or not expected_sentences:
         return {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 0.0}
-    words, expected = sum(sentences, []), sum(expected_sentences, [])
+    words = sum(sentences, [])
+    expected = sum(expected_sentences, [])
     scores = {}
     for order in (1, 2):
-        ngrams, wanted = _ngrams(words, order), _ngrams(expected, order)
+        ngrams = _ngrams(words, order)
+        wanted = _ngrams(expected, order)
         scores[f"rouge-{order}"] = _f_score(len(ngrams & wanted), len(ngrams), len(wanted))
     # A union over pairs of sentences, as in the version of `rouge` of the published figures.
     common: set[str] = set()
@@ -194,10 +198,12 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
                 lengths[row][column] = max(lengths[row - 1][column], lengths[row][column - 1])
     common: list[str] = []
     # Back from the end; where both ways are as long, one word of `second` is left out.
-    row, column = len(first), len(second)
+    row = len(first)
+    column = len(second)
     while row and column:
         if first[row - 1] == second[column - 1]:
-            row, column = row - 1, column - 1
+            row = row - 1
+            column = column - 1
             common.append(first[row])
         elif lengths[row - 1][column] > lengths[row][column - 1]:
             row -= 1

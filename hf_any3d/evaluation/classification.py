@@ -45,7 +45,8 @@ def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[f
     """
     check_numbers(0, total, right=right)
     check_numbers(0, deviations=deviations)
-    share, spread = right / total, deviations**2 / total
+    share = right / total
+    spread = deviations**2 / total
     center = (share + spread / 2) / (1 + spread)
     half = deviations / (1 + spread) * float(np.sqrt(share * (1 - share) / total + spread / (4 * total)))
     return max(0.0, center - half), min(1.0, center + half)
@@ -98,7 +99,8 @@ def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
         errors = logits.astype(np.float64) - labels
         return {"mse": float((errors**2).mean()), "mae": float(np.abs(errors).mean())}
     # A logit above 0 is a probability above one half.
-    predicted, true = logits > 0, labels == 1
+    predicted = logits > 0
+    true = labels == 1
     right, wrong = (predicted & true).sum(axis=0), (predicted != true).sum(axis=0)  # (labels,)
     # Of a label that neither occurs nor is predicted nothing is wrong.
     f1 = np.divide(2 * right, 2 * right + wrong, out=np.ones(len(right)), where=right + wrong > 0)
@@ -159,7 +161,8 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         For each split, accuracy, mean class accuracy and loss, and how many clouds are of none of the classes if the
         model says so; and for each split, the accuracy of each class that occurs in it.
     """
-    metrics, by_class = {}, {}
+    metrics = {}
+    by_class = {}
     for split, rows in splits.items():
         output: Any = trainer.predict(rows, metric_key_prefix=split)
         # A split without labels cannot be judged.

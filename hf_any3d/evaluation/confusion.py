@@ -20,14 +20,16 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
     Raises:
         ValueError: Classes are no integers, below 0 or not below `num_classes`, or there are other numbers of them.
     """
-    predictions, references = np.asarray(predictions), np.asarray(references)
+    predictions = np.asarray(predictions)
+    references = np.asarray(references)
     kinds = {values.dtype.kind for values in (predictions, references) if values.size}
     if predictions.ndim != 1 or predictions.shape != references.shape or not kinds <= {"i", "u"}:
         raise ValueError(
             f"predictions are {predictions.dtype} {predictions.shape}, references {references.dtype} "
             f"{references.shape}; expected one integer a sample"
         )
-    predictions, references = predictions.astype(np.int64), references.astype(np.int64)
+    predictions = predictions.astype(np.int64)
+    references = references.astype(np.int64)
     largest = int(max(predictions.max(), references.max()))
     num_classes = largest + 1 if num_classes is None else num_classes
     for name, values in (("predictions", predictions), ("references", references)):

@@ -52,7 +52,11 @@ def score_detections(
     """
     check_thresholds(thresholds)
     check_lengths(predictions=predictions, references=references)
-    scores, labels, best, taken, targets = [], [], [], [], []
+    scores = []
+    labels = []
+    best = []
+    taken = []
+    targets = []
     first = 0  # number of a cloud's first object among all
     for cloud, (answers, objects) in enumerate(zip(predictions, references, strict=True)):
         boxes, answered = _boxes(answers, "labels", f"predictions[{cloud}]")
@@ -77,8 +81,10 @@ def score_detections(
         targets.append(classes)
         first += len(truth)
     # With an empty array at the end, which gives no answers at all a shape and a type
-    score, label = np.concatenate([*scores, []]), np.concatenate([*labels, np.zeros(0, np.int64)])
-    overlap, number = np.concatenate([*best, []]), np.concatenate([*taken, np.zeros(0, np.int64)])
+    score = np.concatenate([*scores, []])
+    label = np.concatenate([*labels, np.zeros(0, np.int64)])
+    overlap = np.concatenate([*best, []])
+    number = np.concatenate([*taken, np.zeros(0, np.int64)])
     target = np.concatenate([*targets, np.zeros(0, np.int64)])
     result: dict[float, dict[int, ClassScore]] = {}
     for threshold in thresholds:

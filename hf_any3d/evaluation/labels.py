@@ -63,7 +63,8 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
         raise PointCloudError(
             f"a unit of {predicted.meters_per_unit:g} m, that of the truth has {unit:g} m; expected equal ones"
         )
-    places, true_places = _places(predicted), _places(truth)
+    places = _places(predicted)
+    true_places = _places(truth)
     if tolerance is None:
         extent = float(np.ptp(true_places, axis=0).max())
         tolerance = _TOLERANCE / unit if unit else _TOLERANCE_SHARE * extent
@@ -119,7 +120,8 @@ class LabelComparison:
         # Each pair of labels as one number, which is many times faster than sorting pairs.
         counts = np.bincount(rows * len(answers) + columns, minlength=len(labels) * len(answers))
         for place in np.flatnonzero(counts).tolist():
-            label, answer = int(labels[place // len(answers)]), int(answers[place % len(answers)])
+            label = int(labels[place // len(answers)])
+            answer = int(answers[place % len(answers)])
             count = int(counts[place])
             if self.is_ignored(label):
                 own.not_counted[label] += count
@@ -154,8 +156,11 @@ class LabelComparison:
     def figures(self, names: dict[int, str] | None = None) -> dict[str, Any]:
         """Return all figures: shares in [0, 1], None where nothing counts; `classes` has a row for each class."""
         labels, matrix = self.matrix()
-        total, right = int(matrix.sum()), np.diag(matrix)
-        true, predicted, ious = matrix.sum(axis=1), matrix.sum(axis=0), class_ious(matrix)
+        total = int(matrix.sum())
+        right = np.diag(matrix)
+        true = matrix.sum(axis=1)
+        predicted = matrix.sum(axis=0)
+        ious = class_ious(matrix)
         classes = [
             {
                 "label": label,

@@ -97,7 +97,8 @@ def score_layouts(
         counts = np.zeros((len(thresholds), len(scenes), 3), dtype=np.int64)
         for scene, (mine, theirs) in enumerate(scenes):
             # A scene may lack a class, in the prediction or in truth.
-            first, second = mine.get(name, np.zeros((0,))), theirs.get(name, np.zeros((0,)))
+            first = mine.get(name, np.zeros((0,)))
+            second = theirs.get(name, np.zeros((0,)))
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
             shares = overlaps(first, second, published=published)
             for row, threshold in enumerate(thresholds):
@@ -121,9 +122,11 @@ def shapes_by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict
 
 def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
     """Return the faces of walls, doors and windows: corners start low, end low, end high, start high."""
-    walls, directions = [], {}
+    walls = []
+    directions = {}
     for wall in layout.walls:
-        start, end = np.array([wall.ax, wall.ay, wall.az]), np.array([wall.bx, wall.by, wall.bz])
+        start = np.array([wall.ax, wall.ay, wall.az])
+        end = np.array([wall.bx, wall.by, wall.bz])
         # A wall that is a point on the ground has no direction, nor have doors in it.
         if np.abs(end - start)[:2].max() <= 1e-6:
             continue
@@ -173,7 +176,8 @@ def box_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fal
 def _ground(box: np.ndarray) -> np.ndarray:
     """Return the corners `(4, 2)` of a box on the ground, counterclockwise."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * box[3:5] / 2
-    cosine, sine = math.cos(box[6]), math.sin(box[6])
+    cosine = math.cos(box[6])
+    sine = math.sin(box[6])
     return corners @ np.array([[cosine, sine], [-sine, cosine]]) + box[:2]
 
 
@@ -231,7 +235,8 @@ def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
         sides = [float(edge[0] * (corner[1] - start[1]) - edge[1] * (corner[0] - start[0])) for corner in rest]
         kept = []
         for number, (corner, side) in enumerate(zip(rest, sides, strict=True)):
-            following, next_side = rest[(number + 1) % len(rest)], sides[(number + 1) % len(rest)]
+            following = rest[(number + 1) % len(rest)]
+            next_side = sides[(number + 1) % len(rest)]
             if side >= 0:
                 kept.append(corner)
             # Where the outline crosses the edge, it gets a new corner.

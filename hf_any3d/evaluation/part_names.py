@@ -90,7 +90,8 @@ def named_part_scores(
         references = np.asarray(row["labels"])
         # The accuracy is over the points of all objects, unlike the means of their parts.
         predicted, true = counted(answer["labels"], references)
-        right, total = right + int((predicted == true).sum()), total + len(true)
+        right = right + int((predicted == true).sum())
+        total = total + len(true)
         iou = named_part_iou(answer["labels"], references, len(names[category]), form)
         by_category.setdefault(category, []).append(iou)
     means = {category: float(np.mean(ious)) for category, ious in sorted(by_category.items())}

@@ -144,7 +144,8 @@ def _pipeline(task: Any, name: Any, **arguments: Any) -> Any:
 def _shapes(split: str, most: int) -> tuple[list[np.ndarray], list[str]]:
     """Return packaged shapes, equally many of each class, and their classes."""
     rows: Any = load_point_dataset("shapes", split=split)
-    names, labels = rows.features["label"].names, np.asarray(rows["label"])
+    names = rows.features["label"].names
+    labels = np.asarray(rows["label"])
     each = max(1, most // len(names))
     chosen = [int(row) for label in range(len(names)) for row in np.flatnonzero(labels == label)[:each]]
     return [np.asarray(rows[row]["points"])[:, :3] for row in chosen], [names[labels[row]] for row in chosen]
@@ -154,7 +155,8 @@ def _zero_shot_shapes(classify: Any, clouds: int) -> Check:
     from scipy.stats import binomtest
 
     points, labels = _shapes("test", clouds)
-    names, total = sorted(set(labels)), len(labels)
+    names = sorted(set(labels))
+    total = len(labels)
     answers = classify(points, candidate_labels=names, up_axis=up_axis_of("shapes") or "y", top_k=1)
     right = sum(answer[0]["label"] == label for answer, label in zip(answers, labels, strict=True))
     chance = 1 / len(names)
@@ -186,7 +188,8 @@ def _named_shapes(classify: Any, model: Any, clouds: int) -> Check:
     what = "names of packaged test shapes"
     if len({labels[number] for number in asked}) < 3:
         return Check(what, None, "its classes are not those of the packaged shapes")
-    counts, shares = [], []
+    counts = []
+    shares = []
     for turn in np.linspace(0, 2 * np.pi, 4, endpoint=False):
         turned = [points[number] @ rotation_matrix(1, turn) for number in asked]
         answers = classify(turned, up_axis=up_axis_of("shapes") or "y", top_k=1)
@@ -211,7 +214,8 @@ def _features(name: str, model: Any, clouds: int) -> Check:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         control = type(model)(model.config).eval()
-    processor, up_axis = AutoProcessor.from_pretrained(name), up_axis_of("shapes") or "y"
+    processor = AutoProcessor.from_pretrained(name)
+    up_axis = up_axis_of("shapes") or "y"
     learned, labels = _shapes("train", clouds)
     asked, truth = _shapes("test", clouds)
     # Packaged shapes have no normals, so these are found by the neighbors of points.
@@ -226,7 +230,8 @@ def _features(name: str, model: Any, clouds: int) -> Check:
         def pooled(shapes: Any, extract: Any = extract) -> np.ndarray:  # (clouds, channels)
             return np.stack([np.asarray(answer["pooled"], np.float64) for answer in extract(shapes, up_axis=up_axis)])
 
-        features, other = pooled(learned), pooled(asked)
+        features = pooled(learned)
+        other = pooled(asked)
         means = np.stack([features[np.asarray(labels) == label].mean(axis=0) for label in names])
         # In units of each channel's spread, as the scales of channels differ.
         difference = (other[:, None] - means) / (features.std(axis=0) + 1e-9)
@@ -253,13 +258,15 @@ def _room(name: str, model: Any) -> Check:
     rows: Any = load_point_dataset("rooms", split="test", train_rooms=1, validation_rooms=1, test_rooms=4)
     true_names = rows.features["labels"].feature.names
     segment = _pipeline("point-cloud-segmentation", name)
-    answers, truth = np.zeros(0, str), np.zeros(0, str)
+    answers = np.zeros(0, str)
+    truth = np.zeros(0, str)
     for row in rows:
         answer = segment(_colored(np.asarray(row["points"])), up_axis="y")
         answers = np.append(answers, [str(model.config.id2label[int(label)]).lower() for label in answer["labels"]])
         truth = np.append(truth, [true_names[label] for label in np.asarray(row["labels"])])
     shares = [float((answers[truth == label] == label).mean()) for label in shared if (truth == label).any()]
-    mean, chance = float(np.mean(shares)), 1 / len(shared)
+    mean = float(np.mean(shares))
+    chance = 1 / len(shared)
     passed = mean >= max(2 * chance, chance + _MARGIN)
     return Check(what, passed, f"mean accuracy of {len(shares)} classes {mean:.1%}; chance is {chance:.1%}")
 
@@ -269,9 +276,11 @@ def _room_with_walls(name: str, model: Any) -> Check:
     rows: Any = load_point_dataset(
         "rooms_with_layouts", split="test", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=32_768
     )
-    row, names = rows[0], rows.features["box_labels"].feature.names
+    row = rows[0]
+    names = rows.features["box_labels"].feature.names
     points = np.asarray(row["points"], np.float32)
-    low, high = points.min(axis=0), points.max(axis=0)
+    low = points.min(axis=0)
+    high = points.max(axis=0)
     # The generated room has none.
     ceiling = np.random.default_rng(0).uniform(low, high, (8192, 3)).astype(np.float32)
     ceiling[:, 2] = high[2]
@@ -310,29 +319,34 @@ def _colored(points: np.ndarray) -> dict[str, np.ndarray]:
 def _parts(name: str) -> Check:
     # Objects of several categories, each of which is asked for its own parts
     rows: Any = load_point_dataset("parts", split="test", train_objects=1, validation_objects=0, test_objects=12)
-    names, categories = rows.features["labels"].feature.names, rows.features["label"].names
+    names = rows.features["labels"].feature.names
+    categories = rows.features["label"].names
     segment = _pipeline("zero-shot-point-cloud-segmentation", name)
     # These points all belong to a part.
     choice = {"none_label": False} if hasattr(segment.model.config, "none_label") else {}
-    shares, chances = [], []
+    shares = []
+    chances = []
     for row in rows:
         points = np.asarray(row["points"])
         cloud = _colored(points)
-        truth, category = np.asarray(row["labels"]), categories[row["label"]]
+        truth = np.asarray(row["labels"])
+        category = categories[row["label"]]
         parts = sorted(set(truth.tolist()))
         labels = [names[part].removeprefix(f"{category} ") for part in parts]
         answer = segment(cloud, candidate_labels=labels, category=category, up_axis="y", **choice)
         answers = np.asarray(parts)[np.asarray(answer["labels"])]
         shares += [float((answers[truth == part] == part).mean()) for part in parts]
         chances.append(1 / len(parts))
-    mean, chance = float(np.mean(shares)), float(np.mean(chances))
+    mean = float(np.mean(shares))
+    chance = float(np.mean(chances))
     seen = f"mean accuracy of {len(shares)} parts {mean:.1%}; chance is {chance:.1%}"
     return Check("parts of packaged objects by name", mean >= max(1.5 * chance, chance + _MARGIN), seen)
 
 
 def _chat(name: str) -> Check:
     chat = _pipeline("point-cloud-text-to-text", name)
-    words, right = [], 0
+    words = []
+    right = 0
     for stem in ("chair", "lamp"):
         answer = chat(str(example_file(f"{stem}.ply")), text="What is this?", max_new_tokens=48, do_sample=False)
         text = answer[0]["generated_text"].lower()
@@ -346,7 +360,8 @@ def _boxes(name: str) -> Check:
         "rooms_with_layouts", split="test", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=32_768
     )
     row = rows[0]
-    points, true = np.asarray(row["points"], np.float32), torch.as_tensor(np.asarray(row["boxes"], np.float32))
+    points = np.asarray(row["points"], np.float32)
+    true = torch.as_tensor(np.asarray(row["boxes"], np.float32))
     detect = _pipeline("point-cloud-object-detection", name)
     cloud = {"points": points, "colors": np.full(points.shape, 0.5, np.float32)}
     answers = detect(cloud, up_axis="z", max_new_tokens=1024, do_sample=False)

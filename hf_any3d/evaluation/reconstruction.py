@@ -37,7 +37,8 @@ class CompareWithClouds:
 
     def __init__(self, threshold: float = 0.01, drop_zero_sums: bool = False):
         check_numbers(0, above=True, threshold=threshold)
-        self.threshold, self.drop_zero_sums = threshold, drop_zero_sums
+        self.threshold = threshold
+        self.drop_zero_sums = drop_zero_sums
 
     def __call__(
         self, predictions: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor

@@ -25,7 +25,8 @@ _BLOCKS_PER_STEP = 64
 
 def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs whose reference is not ignored as two flat arrays, from arrays of any equal shape."""
-    predictions, references = np.asarray(predictions), np.asarray(references)
+    predictions = np.asarray(predictions)
+    references = np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}; expected equal")
     kept = references != IGNORED
@@ -42,7 +43,8 @@ def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[i
     predictions, references = counted(predictions, references)
     ious = []
     for part in parts:
-        predicted, true = predictions == part, references == part
+        predicted = predictions == part
+        true = references == part
         # Points that are the part in truth, in the prediction, or in both
         union = np.logical_or(predicted, true).sum()
         ious.append(np.logical_and(predicted, true).sum() / union if union else 1.0)
@@ -205,9 +207,13 @@ def evaluate_segmentation(
         For each split, `mean_iou` or `instance_miou` and `category_miou`, `accuracy` of points, and `loss`; and for
         each split, the intersection over union of each class or part that occurs in it.
     """
-    metrics, by_class = {}, {}
+    metrics = {}
+    by_class = {}
     for split, rows in splits.items():
-        losses, predictions, references, categories = [], [], [], []
+        losses = []
+        predictions = []
+        references = []
+        categories = []
         for cloud, logits, loss in _predict_clouds(trainer, rows):
             # The whole cloud, whose labels are not cut into blocks
             row = rows.dataset[cloud]
@@ -236,9 +242,11 @@ def evaluate_segmentation(
 
 def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.ndarray, float]]:
     """Yield each cloud's number, its merged logits `(points, labels)`, and the loss of its group of blocks."""
-    compute, to_labels = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+    compute = trainer.compute_metrics
+    to_labels = trainer.preprocess_logits_for_metrics
     # Metrics are those of merged clouds, so Trainer is to return the logits of blocks as they are.
-    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, None
+    trainer.compute_metrics = None
+    trainer.preprocess_logits_for_metrics = None
     try:
         members: list[int] = []
         for number, cloud in enumerate(rows.clouds):
@@ -261,4 +269,5 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
             members = []
     finally:
         # Trainer goes on with its own metrics, also after an error.
-        trainer.compute_metrics, trainer.preprocess_logits_for_metrics = compute, to_labels
+        trainer.compute_metrics = compute
+        trainer.preprocess_logits_for_metrics = to_labels

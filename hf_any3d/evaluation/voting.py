@@ -29,13 +29,15 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     """
     at_least(1, votes=votes)
     total: Any = 0
-    labels, before = None, rows.epoch
+    labels = None
+    before = rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     # Each vote sets the epoch of the rows, which are augmented differently in every epoch.
     for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
         output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
         # In double precision, where the rounding of a sum of few numbers does not matter.
-        total, labels = total + output.predictions.astype(np.float64), output.label_ids
+        total = total + output.predictions.astype(np.float64)
+        labels = output.label_ids
     rows.epoch = before
     return total / votes, labels
 
@@ -53,7 +55,8 @@ def evaluate_by_voting(
     Source: Any2Point's programs contain it but do not use it; Point-BERT, Point-MAE and ACT report it in addition to
     plain figures (10 votes).
     """
-    metrics, by_class = {}, {}
+    metrics = {}
+    by_class = {}
     for split, rows in splits.items():
         logits, labels = vote_logits(trainer, rows, votes)
         if labels is None:

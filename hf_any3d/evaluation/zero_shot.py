@@ -41,7 +41,8 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         `seen_among_all`. If there are both, `harmonic_mean` of both mean class accuracies among all, the measure of
         generalized zero-shot learning (arXiv 1707.00600, Sec. 4.2).
     """
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    logits = np.asarray(logits, dtype=np.float64)
+    labels = np.asarray(labels)
     refuse_nan(logits)
     classes = logits.shape[1]
     unseen = sorted(set(unseen))
@@ -147,7 +148,8 @@ def evaluate_zero_shot(
         For each split the scores of `zero_shot_scores`; and for each split the accuracy of each class that occurs in
         it, of unseen classes among the unseen, of seen ones among the seen.
     """
-    metrics, by_class = {}, {}
+    metrics = {}
+    by_class = {}
     for split, rows in splits.items():
         output: Any = trainer.predict(rows, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)

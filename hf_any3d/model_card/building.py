@@ -50,7 +50,9 @@ def build_model_card(
         sections: Further sections, title to Markdown.
         base_model: What the model was made from; taken from the model by default.
     """
-    task, config, report = subject.task, subject.config, subject.report
+    task = subject.task
+    config = subject.config
+    report = subject.report
     description = describe(subject)
     sections = dict(sections or {})
     # Models that are trained from such weights keep their terms.
@@ -154,7 +156,8 @@ def _metadata(
     base_model: str | None,
 ) -> ModelCardData:
     """Return the metadata at the head of the card, by which the hub lists it."""
-    task, report = subject.task, subject.report
+    task = subject.task
+    report = subject.report
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
     # A path of this machine says nothing to readers of the hub, and its metadata would be refused.
@@ -224,7 +227,8 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
     scores = report.class_accuracy.get("test", {})
     selection = report.selection
     seed = report.training.get("seed")
-    trained, total = report.trained_parameters, report.total_parameters
+    trained = report.trained_parameters
+    total = report.total_parameters
     # Shares in percent; other scores by the factor of the task.
     factor, form = (100, "{:.0f} %") if task.class_factor is None else (task.class_factor, "{:.1f}")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}

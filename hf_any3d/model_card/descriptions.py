@@ -46,7 +46,8 @@ def describe(subject: Subject) -> Description:
     # An adapter whose base is opened from elsewhere; nothing that was trained is missing.
     if not subject.is_complete and not subject.left_out:
         description.stored = "only those of the adapter are stored in this repository."
-    description.what, description.tags = f"{description.what}. Method: {name}{description.stage}.", method.tags
+    description.what = f"{description.what}. Method: {name}{description.stage}."
+    description.tags = method.tags
     # Only models with an unknown score compare a cloud with those of their training.
     if rows := getattr(subject.config, "unknown_rows", 0):
         things = subject.config.unknown_bank_rows
@@ -72,8 +73,10 @@ def method_of(subject: Subject) -> Method:
 
 def _describe_encoder(subject: Subject) -> Description:
     """Describe a model of one encoder, which may have started from another."""
-    config, start = subject.config, subject.start
-    what, stored = method_of(subject).reads.format(config=config), _STORED_HERE
+    config = subject.config
+    start = subject.start
+    what = method_of(subject).reads.format(config=config)
+    stored = _STORED_HERE
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:
@@ -137,7 +140,8 @@ def _name_of_encoder(subject: Subject, is_control: bool) -> str:
 
 def _describe_autoencoder(subject: Subject) -> Description:
     """Describe the codes and the teacher, if any, and where the teacher is stored."""
-    config, teacher = subject.config, subject.encoder
+    config = subject.config
+    teacher = subject.encoder
     # A first stage without a teacher has codes and decoder alone.
     if config.encoder_config is None:
         what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
@@ -196,7 +200,8 @@ def _describe_features(subject: Subject) -> Description:
 
 def _describe_detector(subject: Subject) -> Description:
     """Describe a detector, and the point encoder under its decoder if that is another one."""
-    config, description = subject.config, _describe_encoder(subject)
+    config = subject.config
+    description = _describe_encoder(subject)
     if config.point_encoder_config is None:
         return description
     part = config.part("point_encoder")
@@ -215,7 +220,8 @@ def _describe_detector(subject: Subject) -> Description:
 def _describe_layout_writer(subject: Subject) -> Description:
     """Describe the encoder of scans and the language model."""
     config = subject.config
-    point, text = config.point_config, config.text_config
+    point = config.point_config
+    text = config.text_config
     return Description(
         f"A {METHODS[point.model_type].name} of {sum(point.depths)} blocks reads voxels of "
         f"{100 * config.grid_size:.3g} cm, and a "

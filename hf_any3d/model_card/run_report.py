@@ -92,7 +92,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 def peak_memory() -> dict[str, int]:
     """Return the peak memory in bytes of this process alone, and of the tensors on its GPU, where they are known."""
-    peaks, status = {}, Path("/proc/self/status")
+    peaks = {}
+    status = Path("/proc/self/status")
     # getrusage would include the parent process before the fork.
     if status.is_file() and (peak := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
         peaks["process"] = 1024 * int(peak[1])
@@ -109,7 +110,8 @@ def peak_memory() -> dict[str, int]:
 
 def best_step(trainer: Trainer) -> dict[str, Any]:
     """Return metric, value and step that selected a trainer's final weights; empty if they are those of the last."""
-    arguments, state = trainer.args, trainer.state
+    arguments = trainer.args
+    state = trainer.state
     # Without an evaluation no step was chosen, whatever the settings say.
     if not arguments.load_best_model_at_end or state.best_metric is None:
         return {}

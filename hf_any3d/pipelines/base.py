@@ -80,7 +80,8 @@ class PointCloudPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if isinstance(self.processor, PointCloudProcessor):  # a feature extractor to transformers
-            self.feature_extractor, self.processor = self.processor, None
+            self.feature_extractor = self.processor
+            self.processor = None
         if self.feature_extractor is None and self._load_feature_extractor is not False:
             place = self.model.name_or_path
             if os.path.isdir(place) and not Path(place, FEATURE_EXTRACTOR_NAME).is_file():

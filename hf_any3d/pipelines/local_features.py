@@ -76,9 +76,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         """Label one cloud."""
         # Read and sampled as for other models; parts are cut here in another way.
         scene = self._cut(inputs, **preprocess_params)
-        processor, config = self.feature_extractor, self.model.config
+        processor = self.feature_extractor
+        config = self.model.config
         # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
-        cloud, marks = scene.part, 0
+        cloud = scene.part
+        marks = 0
         if scene.mesh is not None:
             cloud, marks = with_marks(scene.part, scene.mesh)
         scan = processor.describe(cloud, scene.up_axis, marks)

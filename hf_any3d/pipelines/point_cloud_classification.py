@@ -95,7 +95,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
-        problem, num_labels = self.model.config.problem_type, self.model.config.num_labels
+        problem = self.model.config.problem_type
+        num_labels = self.model.config.num_labels
         if function_to_apply is None:
             # The softmax of a single label would be 1 for every cloud.
             is_multiple = problem == "multi_label_classification" or num_labels == 1

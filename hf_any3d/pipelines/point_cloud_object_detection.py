@@ -144,7 +144,8 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             # (8 * boxes, 3) corners, turned as the centers are
             for places in (boxes[:, :3], box_corners(boxes).reshape(-1, 3))
         )
-        corners, names = corners.reshape(-1, 8, 3), self.model.config.id2label
+        corners = corners.reshape(-1, 8, 3)
+        names = self.model.config.id2label
         return [
             {
                 "label": names[label],

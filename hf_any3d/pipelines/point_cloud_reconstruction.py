@@ -105,7 +105,8 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
 def colored_by_patch(answer: dict[str, Any]) -> PointCloudData:
     """Return the reconstruction of an answer as a cloud with a color for each patch and codes as labels."""
-    points, codes = answer["reconstruction"], answer["token_ids"]
+    points = answer["reconstruction"]
+    codes = answer["token_ids"]
     # Points of a patch lie next to each other, and all patches have the same number.
     patch = np.arange(len(points)) // (len(points) // len(codes))
     return PointCloudData(points, label_colors(len(codes))[patch], labels=codes[patch])

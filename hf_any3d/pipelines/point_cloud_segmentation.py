@@ -107,7 +107,8 @@ class _Merge:
         """Return the label of each point, (points,) int64, and its probability, (points,) float32."""
         # Blocks cover all points, so that no count is 0.
         assert self.sums is not None and self.count.all()
-        labels, scores = np.empty(len(self.count), np.int64), np.empty(len(self.count), np.float32)
+        labels = np.empty(len(self.count), np.int64)
+        scores = np.empty(len(self.count), np.float32)
         for start in range(0, len(labels), _PIECE):
             rows = slice(start, start + _PIECE)
             mean = torch.from_numpy(self.sums[rows] / self.count[rows, None])
@@ -253,7 +254,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         """Label one cloud, with the logits of one batch of blocks in memory at a time."""
         # The stock iterator keeps inputs and outputs of all blocks until the end: gigabytes for a large scene.
         scene = self._cut(inputs, **preprocess_params)
-        blocks, merged, since = scene.blocks, _Merge(len(scene.part), self.sums_in_memory), 0
+        blocks = scene.blocks
+        merged = _Merge(len(scene.part), self.sums_in_memory)
+        since = 0
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
         with tqdm(total=len(blocks), unit="block", disable=hidden, delay=2, leave=False) as bar:
             for start in range(0, len(blocks), self._batch):
@@ -381,7 +384,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         # Points that were thinned out get the answer of the nearest one that was labeled.
         if scene.part is not data:
             nearest = nearest_rows(data.points, scene.part.points)
-            labels, scores = labels[nearest], scores[nearest]
+            labels = labels[nearest]
+            scores = scores[nearest]
         # Coordinates of the file; in the model they are relative to the offset, since float32 is too coarse for maps.
         points = data.points if data.offset is None else data.points + data.offset
         counts = np.bincount(labels)
@@ -417,7 +421,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             up_axis = scene.up_axis or self.feature_extractor.up_axis
-            view, settings = CloudView(colored.points, labels=labels), {"label_name": "class", "palette": palette}
+            view = CloudView(colored.points, labels=labels)
+            settings = {"label_name": "class", "palette": palette}
             write_text(page, viewer_page([view], names=names, title=path.name, up_axis=up_axis, **settings))
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:

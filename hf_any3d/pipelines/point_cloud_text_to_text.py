@@ -108,13 +108,16 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
     ) -> dict[str, Request]:
         """Prepare the prompt of one conversation, or of one cloud with its question."""
         # Transformers wraps a conversation in an object with this attribute.
-        messages, is_chat = getattr(inputs, "messages", inputs), True
+        messages = getattr(inputs, "messages", inputs)
+        is_chat = True
         if isinstance(inputs, Mapping) and "messages" in inputs:
             # `Questions` makes messages, too, but asks for the answers alone.
-            messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
+            messages = inputs["messages"]
+            is_chat = inputs.get("is_chat", True)
         elif not is_conversation(messages):
             question = inputs.get("text") if isinstance(inputs, Mapping) else None
-            messages, is_chat = _question(inputs, question or text), False
+            messages = _question(inputs, question or text)
+            is_chat = False
         # A message of the assistant at the end is the beginning of an answer.
         continues = messages[-1]["role"] == "assistant"
         if is_chat and continue_final_message is not None:
@@ -145,10 +148,8 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
             return [{"generated_text": text.strip()} for text in request.answers]
         *before, last = request.messages
         if not request.continues:
-            before, answers = (
-                request.messages,
-                [{"role": "assistant", "content": text.strip()} for text in request.answers],
-            )
+            before = request.messages
+            answers = [{"role": "assistant", "content": text.strip()} for text in request.answers]
         else:
             # The answer continues what the message already has. Stripped on the right alone, as the text goes on where
             # the message ends, with a space or without.

@@ -121,7 +121,8 @@ class _LayoutPipeline(PointCloudPipeline):
         generation = dict(generation)
         in_grammar = generation.pop("grammar", False)
         # A batch has one task and one list of classes; its callers see to that.
-        rooms, first = [request.room for request in requests], requests[0]
+        rooms = [request.room for request in requests]
+        first = requests[0]
         inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         generation.setdefault("tokenizer", self.processor.tokenizer)  # which finds `stop_strings`
@@ -137,7 +138,8 @@ class _LayoutPipeline(PointCloudPipeline):
         with evaluation_mode(self.model):
             # (batch, tokens) of the answers alone, without the prompt
             tokens = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-        texts, ends = self.processor.answer_texts(tokens), settings.get("eos_token_id")
+        texts = self.processor.answer_texts(tokens)
+        ends = settings.get("eos_token_id")
         # Settings of the call win over those of the model; either may be a number, a list or missing.
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])

@@ -105,7 +105,8 @@ def _columns(
             continue
         # All rows lie in the cell of the first.
         low = places.min(axis=0) + (cells[rows[0]] * block_size)
-        middle, reach = low + block_size / 2, block_size / 2 + margin
+        middle = low + block_size / 2
+        reach = block_size / 2 + margin
         # The square around the column, as all points within a distance along each axis.
         seen = np.sort(tree.query_ball_point(middle, reach, p=np.inf, return_sorted=False))
         yield seen, number[seen] == number[rows[0]]

@@ -90,7 +90,8 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         if text_embeds is not None:
             if hypothesis_template is not None:
                 raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
-            features, count = torch.as_tensor(text_embeds), len(labels.get("labels", ()))
+            features = torch.as_tensor(text_embeds)
+            count = len(labels.get("labels", ()))
             if features.ndim != 2 or len(features) != count or not features.is_floating_point():
                 raise ValueError(
                     f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({count}, text_width), "

@@ -86,9 +86,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         # Padding is masked, so which token it is has no effect.
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.num_query_tokens, self.point_token_id = num_query_tokens, point_token_id
+        self.num_query_tokens = num_query_tokens
+        self.point_token_id = point_token_id
         self.max_answer_tokens = max_answer_tokens
-        self.end_mark, self.hide_inner_bos = end_mark, hide_inner_bos
+        self.end_mark = end_mark
+        self.hide_inner_bos = hide_inner_bos
 
     @classmethod
     def from_config(
@@ -151,7 +153,8 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             raise ValueError(f"text has {sum(wanted)} places for point clouds and points {len(read)} clouds")
         # Each prompt takes as many of the clouds as it has places.
         for prompt, count in zip(prompts, wanted, strict=True):
-            prompt.points, read = read[:count], read[count:]
+            prompt.points = read[:count]
+            read = read[count:]
         return self.pad(prompts, return_tensors=return_tensors, **length)
 
     def apply_chat_template(

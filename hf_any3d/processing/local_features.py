@@ -87,7 +87,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         upright: bool = True,
         **kwargs: Any,
     ):
-        self.edges, self.unit, self.upright = [float(edge) for edge in edges], unit, upright
+        self.edges = [float(edge) for edge in edges]
+        self.unit = unit
+        self.upright = upright
         super().__init__(num_points=num_points, features=features, up_axis=up_axis, **kwargs)
         check_settings(
             self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",), "upright": (True, False)}
@@ -149,10 +151,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         origin = self._origin(cloud, factor)
         # Marks are no surroundings, so spacing and ground are those of the other points.
         points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
-        spacing, ground = spacing_of(points), None
+        spacing = spacing_of(points)
+        ground = None
         if self.unit == "meters":
             ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
-        low, high = points.min(axis=0), points.max(axis=0)
+        low = points.min(axis=0)
+        high = points.max(axis=0)
         return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, np.stack([low, high]), marks)
 
     def _origin(self, cloud: PointCloudData, factor: np.ndarray) -> np.ndarray:
@@ -182,7 +186,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if {*RETURNS} <= {*self.features}:
             # Only the names are needed.
             of_point, of_others = describe_returns(np.ones(1), np.ones(1))
-            point, around = [*of_point], [*of_others]
+            point = [*of_point]
+            around = [*of_others]
         if "intensity" in self.features:
             around.append("intensity")
         if "rgb" in self.features:
@@ -276,7 +281,8 @@ class DescribedScan:
         waiting = [everywhere]
         while waiting:
             part = waiting.pop()
-            low, high = flat[part].min(axis=0), flat[part].max(axis=0)
+            low = flat[part].min(axis=0)
+            high = flat[part].max(axis=0)
             if len(part) > count and (high > low).any():
                 axis = int(np.argmax(high - low))
                 values = flat[part, axis]
@@ -294,25 +300,26 @@ class DescribedScan:
     def are_within(self, rows: np.ndarray, part: np.ndarray, margin: float) -> np.ndarray:
         """Return which of the points `rows` are within a margin around those of a part, seen from above."""
         flat = self.cloud.points[:, :2]
-        low, high = (
-            flat[part].min(axis=0) - margin / self.factor[:2],
-            flat[part].max(axis=0) + margin / self.factor[:2],
-        )
+        low = flat[part].min(axis=0) - margin / self.factor[:2]
+        high = flat[part].max(axis=0) + margin / self.factor[:2]
         return ((flat[rows] >= low) & (flat[rows] <= high)).all(axis=1)
 
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
-        cloud, features = self.cloud, self.processor.features
+        cloud = self.cloud
+        features = self.processor.features
         cut = HIGHEST
         # Objects stand on their lowest point, and no height in them is above their diagonal.
         if self.ground is None:
-            heights, cut = (points[:, 2:] - self.bounds[0, 2]).astype(np.float32), DIAGONAL
+            heights = (points[:, 2:] - self.bounds[0, 2]).astype(np.float32)
+            cut = DIAGONAL
         else:
             heights = self.ground.heights_above(points)
         point: dict[str, np.ndarray] = {}
         around: dict[str, np.ndarray] = {}
         missing = np.zeros(len(index), np.float32)
         if {*RETURNS} <= {*features}:
-            number, total = cloud.return_number, cloud.number_of_returns
+            number = cloud.return_number
+            total = cloud.number_of_returns
             # Where each pulse has one return, nobody has counted them.
             has_returns = number is not None and total is not None and total.max() > 1
             if has_returns:
@@ -328,7 +335,8 @@ class DescribedScan:
             values = None if cloud.colors is None else cloud.colors[index]
             relative = self._relative("rgb", values, np.stack([missing] * 3, axis=1))
             measured |= dict(zip(("red", "green", "blue"), relative.T, strict=True))
-        point, around = {**point, **measured}, {**around, **measured}
+        point = {**point, **measured}
+        around = {**around, **measured}
         if self.processor.unit == "diagonal":
             low, high = self.bounds
             # From the middle of the box, as a share of its diagonal
@@ -388,7 +396,8 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     points = np.concatenate([samples.points, places])
     normals = np.concatenate([samples.normals, doubled, of_vertices], dtype=np.float32)
     marked = PointCloudData(points, normals=normals, offset=samples.offset, **arrays)
-    marked.meters_per_unit, marked.meters_per_height = samples.meters_per_unit, samples.meters_per_height
+    marked.meters_per_unit = samples.meters_per_unit
+    marked.meters_per_height = samples.meters_per_height
     return marked, len(places)
 
 

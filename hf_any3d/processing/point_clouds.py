@@ -118,12 +118,21 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             raise ValueError(f"features: {features}; expected 'xyz', then any of {', '.join(FEATURES[1:])}")
         if default_rgb is not None and (len(default_rgb) != 3 or not all(0 <= value <= 1 for value in default_rgb)):
             raise ValueError(f"default_rgb: {default_rgb}; expected red, green and blue, each from 0 to 1")
-        self.num_points, self.min_points, self.seed = num_points, min_points, seed
-        self.center, self.scale, self.sampling, self.extent, self.axes = center, scale, sampling, extent, axes
-        self.small_clouds, self.up_axis, self.min_squared_norm = small_clouds, up_axis, min_squared_norm
+        self.num_points = num_points
+        self.min_points = min_points
+        self.seed = seed
+        self.center = center
+        self.scale = scale
+        self.sampling = sampling
+        self.extent = extent
+        self.axes = axes
+        self.small_clouds = small_clouds
+        self.up_axis = up_axis
+        self.min_squared_norm = min_squared_norm
         self.features = features
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
-        self.block_size, self.block_overlap = block_size, block_overlap
+        self.block_size = block_size
+        self.block_overlap = block_overlap
         check_settings(self, self._choices)
         at_least(1, num_points=num_points, min_points=min_points)
         at_least(0, min_squared_norm=min_squared_norm)
@@ -224,7 +233,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         probabilities = outputs["logits"].float().softmax(dim=-1)  # (batch, boxes, labels + 1)
         answers = []
         for cloud, boxes in enumerate(outputs["pred_boxes"]):
-            shares, xyz = probabilities[cloud], None if points is None else points[cloud][..., :3]
+            shares = probabilities[cloud]
+            xyz = None if points is None else points[cloud][..., :3]
             # The last label stands for no object.
             number, labels, scores = select_detections(boxes, shares[:, :-1], 1 - shares[:, -1], detection_rule, xyz)
             # The highest score first; equal ones in the order of the boxes
@@ -289,7 +299,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             xyz = self._normalize(xyz)
         if len(cloud) > num_points:
             keep = self._reduce(xyz, num_points, generator)
-            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+            xyz = xyz.take(keep, axis=0)
+            channels = [values.take(keep, axis=0) for values in channels]
         if self.extent != "all":
             xyz = self._normalize(xyz)
         points = np.concatenate([xyz, *channels], axis=1)
@@ -341,8 +352,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     def _in_room(self, points: np.ndarray, room: np.ndarray) -> np.ndarray:
         """Return points `(num_points, channels + 3)` of a block, with places as `center="room"` describes them."""
         assert self.block_size is not None, 'center="room" is of blocks'
-        low, high = room.min(axis=0), room.max(axis=0)
-        xyz, up = points[:, :3], "xyz".index(self.up_axis)
+        low = room.min(axis=0)
+        high = room.max(axis=0)
+        xyz = points[:, :3]
+        up = "xyz".index(self.up_axis)
         origin = xyz.min(axis=0) + self.block_size / 2
         origin[up] = low[up]
         places = (xyz - low) / np.maximum(high - low, np.finfo(np.float32).tiny)

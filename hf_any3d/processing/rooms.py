@@ -132,12 +132,16 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         at_least(1, num_bins=num_bins, stride=stride)
-        self.num_bins, self.stride = num_bins, stride
+        self.num_bins = num_bins
+        self.stride = stride
         self.align = align if isinstance(align, bool) else list(frame_parts(align))
         self.choice = one_of("choice", choice, CHOICES)
-        self.clean, self.lower_edge = clean, lower_edge
+        self.clean = clean
+        self.lower_edge = lower_edge
         self.classes = list(classes)
-        self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
+        self.code_template = code_template
+        self.system = system
+        self.template_sha256 = template_sha256
 
     @classmethod
     def from_config(
@@ -176,7 +180,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         if up_axis is not None:
             one_of("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
-        entries, rooms = split_clouds(clouds), []
+        entries = split_clouds(clouds)
+        rooms = []
         for number, entry in enumerate(entries):
             with errors_of_cloud(number, len(entries)):
                 rooms.append(self._voxelize(entry, draws, alignment, up_axis))
@@ -204,7 +209,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             frame = ScanFrame(up_axis)
         room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
         # Kept apart from the points, so that answers can be brought back to the coordinates of the file.
-        room.frame, room.offset = frame, cloud.offset
+        room.frame = frame
+        room.offset = cloud.offset
         if cloud.colors is None:
             warnings.warn("no colors; black stands for them, which the published models hardly saw", stacklevel=3)
         return room
@@ -309,7 +315,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         text = self.instruction(task, classes)
         if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):
             rooms = self.read(rooms)
-        system, prompts = [{"role": "system", "content": self.system}] if self.system else [], []
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        prompts = []
         for room in rooms:
             # As many places as the point encoder returns tokens, which replace them.
             content = f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}"

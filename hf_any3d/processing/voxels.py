@@ -148,11 +148,13 @@ class PointTransformerV3Processor(PointCloudProcessor):
         xyz = self._reorder(cloud.points).astype(np.float32)
         if len(xyz) > num_points:
             keep = self._reduce(xyz, num_points, generator)
-            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+            xyz = xyz.take(keep, axis=0)
+            channels = [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
         drawn = self._draw(len(xyz), generator)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
-        kept, inverse = drawn[sample.kept.numpy()], sample.inverse.numpy()
+        kept = drawn[sample.kept.numpy()]
+        inverse = sample.inverse.numpy()
         if self.drawn_points is not None:
             # Points that were not drawn may lie in cells without a voxel.
             inverse = nearest_rows(xyz, xyz[kept])
@@ -189,7 +191,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         channels = self._channels(cloud)
         xyz = self._place(self._reorder(cloud.points).astype(np.float32)).astype(np.float64)
         rows = self.first_sample(cloud)[0]
-        xyz, channels = xyz[rows], [values[rows] for values in channels]
+        xyz = xyz[rows]
+        channels = [values[rows] for values in channels]
         names = self.features[1:]
         for scale, degrees in self.views:
             turn = self._turn_of_view(degrees)
@@ -220,7 +223,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         sine = round(float(np.sin(np.deg2rad(degrees))), 15)
         up = "xyz".index(self.up_axis)
         # The axes across the up axis, in the order in which turns are counterclockwise
-        first, second = (up + 1) % 3, (up + 2) % 3
+        first = (up + 1) % 3
+        second = (up + 2) % 3
         turn = np.eye(3)
         turn[first, first] = turn[second, second] = cosine
         turn[first, second] = -sine
@@ -288,7 +292,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         """Scale intensities (points, 1) as in the training of the model."""
         if self.intensity_range == "tanh":
             return np.tanh(values)
-        low, high = float(values.min()), float(values.max())
+        low = float(values.min())
+        high = float(values.max())
         # Another unit would give wrong classes without an error.
         if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
             raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
@@ -297,7 +302,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:
             return xyz
-        low, high = xyz.min(axis=0), xyz.max(axis=0)
+        low = xyz.min(axis=0)
+        high = xyz.max(axis=0)
         origin = (low + high) / 2
         up = "xyz".index(self.up_axis)
         # "across" keeps heights.

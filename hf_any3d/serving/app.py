@@ -95,7 +95,8 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
         app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
     if SEGMENT_PATH in service.routes:
-        summary, extra = "Return a file with the class of each point", _described(FileSettings, files_only=True)
+        summary = "Return a file with the class of each point"
+        extra = _described(FileSettings, files_only=True)
         app.post(FILE_PATH, summary=summary, openapi_extra=extra)(answer_file)
     if service.has_chat:
         body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
@@ -126,7 +127,9 @@ async def answer_clouds(request: Request) -> Response:
 
     It is JSON with `point_clouds`, or a form with files; the other fields are settings.
     """
-    service, readers, path = request.app.state.service, request.app.state.readers, request.scope["route"].path
+    service = request.app.state.service
+    readers = request.app.state.readers
+    path = request.scope["route"].path
     if is_form(request):
         fields, files = await read_form(request, service)
         uploads = list(files.values())
@@ -168,7 +171,8 @@ async def answer_clouds(request: Request) -> Response:
 @in_time
 async def answer_file(request: Request) -> Response:
     """Return the file of a form with the class of each point, everything else in it as it was."""
-    service, readers = request.app.state.service, request.app.state.readers
+    service = request.app.state.service
+    readers = request.app.state.readers
     fields, files = await read_form(request, service) if is_form(request) else ({}, {})
     if len(files) != 1:
         raise Refused(400, f"{len(files)} files; expected one, in the field 'file' of a form", param="file")
@@ -193,7 +197,9 @@ async def answer_chat(request: Request) -> Response:
 
     The request is JSON, or a form with the JSON in the field `request`, and files.
     """
-    service, readers, request_id = request.app.state.service, request.app.state.readers, request.state.request_id
+    service = request.app.state.service
+    readers = request.app.state.readers
+    request_id = request.state.request_id
     files: dict[str, Upload] = {}
     if is_form(request):
         fields, files = await read_form(request, service)
@@ -253,7 +259,8 @@ class _Stream(StreamingResponse):
 
     def __init__(self, events: AsyncIterator[bytes], conversation: Conversation | LayoutConversation, future: Any):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.conversation, self.future = conversation, future
+        self.conversation = conversation
+        self.future = future
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -338,7 +345,8 @@ async def acknowledged(
     compute: Callable[[], Awaitable[bytes]],
 ) -> Response:
     """Compute an answer; with an `Idempotency-Key`, store it on disk before it is sent, or return the stored one."""
-    key, journal = request.headers.get("idempotency-key"), service.journal
+    key = request.headers.get("idempotency-key")
+    journal = service.journal
     if key is None:
         return json_response(await compute())
     if journal is None:
@@ -366,7 +374,8 @@ async def acknowledged(
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:
-    service, path = request.app.state.service, request.url.path
+    service = request.app.state.service
+    path = request.url.path
     text = str(error.detail)
     if error.status_code == 404:
         text = f"{printable(path)[:200]}: no such route; this model answers {', '.join(service.paths)}"

@@ -44,7 +44,9 @@ class Batcher:
     """
 
     def __init__(self, run: Callable[[Any, list[Any]], Sequence[Any]], max_batch: int, max_wait: float):
-        self.run, self.max_batch, self.max_wait = run, max_batch, max_wait
+        self.run = run
+        self.max_batch = max_batch
+        self.max_wait = max_wait
         self.seconds_per_batch = 0.0
         self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
@@ -86,7 +88,8 @@ class Batcher:
                 results = [result for result, _ in zip(results, batch, strict=True)]
             except BaseException as error:  # the thread must outlive every error of a model
                 results = [error] * len(batch)
-            seconds, mean = time.monotonic() - start, self.seconds_per_batch
+            seconds = time.monotonic() - start
+            mean = self.seconds_per_batch
             self.seconds_per_batch = (1 - _RECENT) * mean + _RECENT * seconds if mean else seconds
             for work, result in zip(batch, results, strict=True):
                 if isinstance(result, BaseException):
@@ -102,7 +105,8 @@ class Batcher:
                     return None
                 self._changed.wait()
             # The oldest one decides: its kind is gathered, and it waits no longer than `max_wait`.
-            key, ready = self._waiting[0].key, self._waiting[0].arrived + self.max_wait
+            key = self._waiting[0].key
+            ready = self._waiting[0].arrived + self.max_wait
             while not self._is_closed and sum(work.key == key for work in self._waiting) < self.max_batch:
                 if (rest := ready - time.monotonic()) <= 0:
                     break

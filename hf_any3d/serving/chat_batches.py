@@ -79,8 +79,11 @@ class _Row:
     """The answer to one conversation of a batch."""
 
     def __init__(self, processor: Any, conversation: Conversation, ends: set[int]):
-        self.conversation, self.ends = conversation, ends
-        self.count, self.is_complete, self.is_done = 0, False, False
+        self.conversation = conversation
+        self.ends = ends
+        self.count = 0
+        self.is_complete = False
+        self.is_done = False
         self._streamer = AnswerStreamer(processor.tokenizer, processor.end_mark)
         self._streamer.put(torch.empty(0, dtype=torch.long))  # in the place of the prompt, which is skipped
 
@@ -120,6 +123,7 @@ class _Rows(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Return which of `(batch, tokens)` have ended."""
-        last, marks = input_ids[:, -1].tolist(), self.mark(input_ids, scores).tolist()
+        last = input_ids[:, -1].tolist()
+        marks = self.mark(input_ids, scores).tolist()
         ended = [row.add(token, mark) for row, token, mark in zip(self.rows, last, marks, strict=True)]
         return torch.tensor(ended, device=input_ids.device)

@@ -50,7 +50,9 @@ class Upload:
     """
 
     def __init__(self, name: str, content: bytes | Mapping[str, Any], file_type: str | None = None):
-        self.name, self.content, self.file_type = name, content, file_type
+        self.name = name
+        self.content = content
+        self.file_type = file_type
 
     def digest(self) -> str:
         """Return a checksum of content and type."""
@@ -119,7 +121,8 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
         file = files[key]
         return Upload(file.name, file.content, file_type or file.file_type)
     # Whatever else a URL is stays None, as nothing is fetched.
-    data, match = None, _DATA_URL.match(url)
+    data = None
+    match = _DATA_URL.match(url)
     if match is not None:
         # Characters outside of base64 are told below, like any other wrong URL.
         with suppress(binascii.Error):

@@ -32,7 +32,9 @@ class LabeledFile:
     """A file of a request, checked before the model runs, and the copy that is sent back."""
 
     def __init__(self, service: Service, upload: Upload, settings: FileSettings):
-        self.service, self.upload, self.settings = service, upload, settings
+        self.service = service
+        self.upload = upload
+        self.settings = settings
         self.kind = upload.file_type or upload.name.rpartition(".")[2].lower()
         pipe = service.pipe
         self.names = pipe.label_names(settings.labels) if settings.labels else pipe.label_names()

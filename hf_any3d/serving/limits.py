@@ -17,7 +17,10 @@ class Refused(Exception):
         headers: dict[str, str] | None = None,
     ):
         super().__init__(message)
-        self.status, self.message, self.kind, self.param = status, message, kind, param
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
         self.headers = headers or {}
 
     def body(self) -> dict[str, dict[str, str | None]]:

@@ -47,8 +47,10 @@ class _Body:
     """
 
     def __init__(self, receive: Receive, service: Service, headers: Headers):
-        self.receive, self.service = receive, service
-        self.size, self.is_complete = 0, False
+        self.receive = receive
+        self.service = service
+        self.size = 0
+        self.is_complete = False
         self.begun = time.monotonic()
         self.place = ExitStack()
         most = service.limits.body_bytes
@@ -110,7 +112,8 @@ class AdmissionMiddleware:
     """Admits requests, counts their bytes, gives them ids, and logs them."""
 
     def __init__(self, app: ASGIApp, service: Service):
-        self.app, self.service = app, service
+        self.app = app
+        self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -121,19 +124,23 @@ class AdmissionMiddleware:
         await self._handle(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, limits, begun = self.service, self.service.limits, time.monotonic()
+        service = self.service
+        limits = self.service.limits
+        begun = time.monotonic()
         headers = Headers(scope=scope)
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         # What the log has of a request to which nothing was sent
-        status, is_started = 500, False
+        status = 500
+        is_started = False
         body: _Body | None = None
 
         async def identified(message: Message) -> None:
             nonlocal status, is_started
             if message["type"] == "http.response.start":
-                is_started, status = True, message["status"]
+                is_started = True
+                status = message["status"]
                 self._complete_headers(message, request_id)
             elif body is not None and not message.get("more_body", False):
                 # The work is done: a client that reads its answer slowly keeps no place.

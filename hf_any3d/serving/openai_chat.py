@@ -139,7 +139,8 @@ def conversation_of(
             for part in message.parts
         ]
         messages.append({"role": message.role, "content": content})
-    sampling, tokens = {}, _tokens(request, service)
+    sampling = {}
+    tokens = _tokens(request, service)
     if request.temperature >= _LEAST_TEMPERATURE:  # below it is greedy
         # top_k=0 turns off a limit that the model's generation config may have, as OpenAI's API has none.
         sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}

@@ -42,9 +42,12 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
             if isinstance(value, UploadFile):
                 # A file without a name gets one, by which its answer is told apart.
                 key = printable(value.filename or f"file {len(files)}")[:200]
-                content, place = Upload(key, await value.read()), files
+                content = Upload(key, await value.read())
+                place = files
             else:
-                key, content, place = name, value, fields
+                key = name
+                content = value
+                place = fields
             if key in place:
                 raise Refused(400, f"{key!r} is given twice; expected different names", param=name)
             place[key] = content
@@ -72,7 +75,8 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
         reason = type(content).__name__
     # Brackets nested thousands deep end in a RecursionError.
     except (ValueError, RecursionError) as error:
-        content, reason = None, error
+        content = None
+        reason = error
     if not isinstance(content, dict):
         raise Refused(400, one_line(f"{name} is no JSON object ({reason})"))
     return content

@@ -36,7 +36,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service, drain: float):
         super().__init__(config)
-        self.service, self.drain = service, drain
+        self.service = service
+        self.drain = drain
         self.stopping_since: float | None = None
         self.unanswered = 0
         # Connection -> what it has been waiting for, and since when.
@@ -82,7 +83,8 @@ class Server(uvicorn.Server):
 
         uvicorn has no time limit for either.
         """
-        limits, before = self.service.limits, self.waiting
+        limits = self.service.limits
+        before = self.waiting
         self.waiting = {}
         connection: Any
         for connection in list(self.server_state.connections):

@@ -37,7 +37,10 @@ class Service:
         journal: Journal | None = None,
         chat_template: str | None = None,
     ):
-        self.name, self.task, self.pipe, self.journal = name, task, pipe, journal
+        self.name = name
+        self.task = task
+        self.pipe = pipe
+        self.journal = journal
         self.chat_template = chat_template
         self.limits = limits or ServeLimits()
         self.metrics = Metrics()

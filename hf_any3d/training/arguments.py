@@ -315,7 +315,8 @@ def parse_arguments(
 
     A first word that ends in .json, .yaml or .yml is a recipe, see `read_recipe`, which the other words override.
     """
-    kinds, words = tuple(dataclass_types), list(argv)
+    kinds = tuple(dataclass_types)
+    words = list(argv)
     recipe = read_recipe(Path(words.pop(0)), kinds, others_in_file) if words and words[0].endswith(FILE_TYPES) else {}
     return build_arguments(kinds, read_words(kinds, words), recipe)
 
@@ -371,7 +372,8 @@ def build_arguments(
     Settings of the recipe's model are left out if another one is requested: `recipe.yaml --model_type pointnet`; those
     of its PEFT method likewise: `recipe.yaml --peft lora`.
     """
-    kinds, values = tuple(dataclass_types), dict(recipe or {})
+    kinds = tuple(dataclass_types)
+    values = dict(recipe or {})
     for kind in kinds:
         # A recipe describes one model. With another one in the command line, its settings of the model would be
         # errors, but those of data and training still hold.
@@ -395,7 +397,8 @@ def _check_types(kind: type, values: Mapping[str, Any]) -> None:
     """Check values that Python or a file gives for numbers, booleans and lists: any text would count as true."""
     hints = get_type_hints(kind)
     for name in values.keys() & {entry.name for entry in fields(kind) if entry.init}:
-        value, allowed = values[name], set(get_args(hints[name]) or (hints[name],))
+        value = values[name]
+        allowed = set(get_args(hints[name]) or (hints[name],))
         if get_origin(hints[name]) is list:
             allowed = {list}
         wanted = [plain for plain in (bool, int, float, list) if plain in {get_origin(one) or one for one in allowed}]
@@ -497,7 +500,8 @@ def _read_values(path: Path) -> dict[str, Any]:
 
 def _check_extent(content: Any) -> None:
     """Check how many values JSON or the nodes of YAML hold, and how deep they are."""
-    waiting, count = [(content, 0)], 0
+    waiting = [(content, 0)]
+    count = 0
     while waiting:
         value, depth = waiting.pop()
         count += 1
@@ -539,7 +543,8 @@ def _parse_exponents(value: Any) -> Any:
 
 def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return those words of a command line that set arguments of these names."""
-    kept, is_kept = [], False
+    kept = []
+    is_kept = False
     for word in words:
         # Words without dashes are values of the last option, of which there may be several.
         if word.startswith("--"):

@@ -105,7 +105,8 @@ def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]
     of the learning rate. Another control of the model's encoder is another kind.
     """
     compared: list[tuple[str, Any, Any]] = []
-    stored, config = read_json(checkpoint / "config.json"), getattr(model, "config", None)
+    stored = read_json(checkpoint / "config.json")
+    config = getattr(model, "config", None)
     if isinstance(stored, dict) and isinstance(config, PreTrainedConfig):
         for name, default in (("model_type", None), ("encoder_weights", "pretrained"), ("stage", None)):
             compared.append((name, stored.get(name, default), getattr(config, name, default)))

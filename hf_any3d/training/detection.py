@@ -105,7 +105,9 @@ class SceneRows(torch.utils.data.Dataset):
         # Arrays instead of lists of numbers, which would take many times the memory.
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
-        self.processor, self.changes, self.seed = processor, changes, seed
+        self.processor = processor
+        self.changes = changes
+        self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -160,7 +162,9 @@ class DetectionTrainer(PointTrainer):
         model.eval()
         names = cast(Detr3DForPointCloudObjectDetection, self.model).config.id2label or {}
         processor = cast(PointCloudProcessor, self.processing_class)
-        predictions, references, losses = [], [], []
+        predictions = []
+        references = []
+        losses = []
         for inputs in dataloader:
             inputs: dict[str, Any] = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -205,7 +209,9 @@ class Detection(program.TrainingTask):
 
     def build(self, splits: DatasetDict) -> tuple[Detr3DForPointCloudObjectDetection, PointCloudProcessor]:
         """Build model and processor."""
-        classes, features, name = box_classes(splits["train"]), self.data.features, self.model.model_name_or_path
+        classes = box_classes(splits["train"])
+        features = self.data.features
+        name = self.model.model_name_or_path
         assert isinstance(self.model.model_config, dict)
         labels = {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
         # A new detector; its size and number of headings follow from settings and boxes.
@@ -221,14 +227,16 @@ class Detection(program.TrainingTask):
         else:
             config = AutoConfig.from_pretrained(name, **self.model.model_config)
             # Classes of the data replace those of the saved model, whose heads of another size start anew.
-            config.id2label, config.label2id = labels["id2label"], labels["label2id"]
+            config.id2label = labels["id2label"]
+            config.label2id = labels["label2id"]
             model = AutoModelForPointCloudObjectDetection.from_pretrained(
                 name, config=config, ignore_mismatched_sizes=True
             )
         # Before the training: such a scene would end it at some later step.
         for split, rows in splits.items():
             for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
-                where, most = f"row {row} of the {split} split", model.config.num_queries
+                where = f"row {row} of the {split} split"
+                most = model.config.num_queries
                 if len(numbers) > most:
                     raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
                 if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
@@ -239,7 +247,8 @@ class Detection(program.TrainingTask):
 
     def _build_on_encoder(self, settings: dict[str, Any]) -> Detr3DForPointCloudObjectDetection:
         """Build a new decoder on a pretrained point encoder."""
-        name, freeze = self.model.point_encoder, settings.pop("freeze_point_encoder", False)
+        name = self.model.point_encoder
+        freeze = settings.pop("freeze_point_encoder", False)
         assert name is not None and isinstance(self.model.point_encoder_config, dict)
         encoder = AutoConfig.from_pretrained(name, **self.model.point_encoder_config)
         return Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(

@@ -24,11 +24,13 @@ def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
 
     The folder of a run with other arguments, or with another content of what they name, is refused.
     """
-    path, inputs = folder / _WORDS, fingerprints_of_inputs(words)
+    path = folder / _WORDS
+    inputs = fingerprints_of_inputs(words)
     if not path.is_file():
         write_json(folder / _INPUTS, inputs)
         write_json(path, list(words))
-    stored, before = read_json(path) or [], read_json(folder / _INPUTS) or {}
+    stored = read_json(path) or []
+    before = read_json(folder / _INPUTS) or {}
     changes = [] if stored == list(words) else [f"{' '.join(stored)}, not {' '.join(words)}"]
     for name, fingerprint in inputs.items():
         if before.get(name) != fingerprint:

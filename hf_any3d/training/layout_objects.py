@@ -61,7 +61,8 @@ def object_targets(
     """
     cells, token = np.unique(room.grid_coord // processor.stride, axis=0, return_inverse=True)
     boxes = room.from_scan(layout).ordered(EXTENT / processor.num_bins).boxes
-    points, token = room.points[:, :3], token.reshape(-1)
+    points = room.points[:, :3]
+    token = token.reshape(-1)
     counts = np.zeros((len(cells), len(boxes) + 1), dtype=np.int64)
     counts[:, -1] = _FEWEST - 1  # so that a token with fewer points has no object
     numbers = np.zeros((len(boxes) + 1, 6))
@@ -127,7 +128,9 @@ def attention_error(
     has_tokens = is_own.any(dim=1)
     if not has_tokens.any():
         return None
-    row, query, is_own = row[has_tokens], query[has_tokens], is_own[has_tokens]
+    row = row[has_tokens]
+    query = query[has_tokens]
+    is_own = is_own[has_tokens]
     shares = [(weights[row, 0, query].float() * is_own).sum(dim=1) for weights in attentions[-2:]]
     return -(torch.stack(shares) + 1e-4).log().mean()
 
@@ -184,7 +187,9 @@ class LayoutTrainer(PointTrainer):
         self, *args: Any, object_loss: float = 0.0, object_steps: int = 0, attention_loss: float = 0.0, **kwargs: Any
     ):
         super().__init__(*args, **kwargs)
-        self.object_loss, self.object_steps, self.attention_loss = object_loss, object_steps, attention_loss
+        self.object_loss = object_loss
+        self.object_steps = object_steps
+        self.attention_loss = attention_loss
         self.object_head: ObjectHead | None = None
         if object_loss:
             if self.args.world_size > 1:
@@ -215,7 +220,8 @@ class LayoutTrainer(PointTrainer):
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         # Trainer divides a loss by the batches of a step, unless the model has divided it by the tokens of all.
         share = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
-        weight, core = self.object_loss / share, self._bare_model
+        weight = self.object_loss / share
+        core = self._bare_model
         if self.state.global_step < self.object_steps and not return_outputs:
             features = core.get_point_features(*(inputs[name] for name in core.cloud_inputs))
             return weight * head(torch.cat(features), *targets, core.get_output_embeddings())

@@ -80,8 +80,11 @@ class LayoutRows(torch.utils.data.Dataset):
         # Arrays instead of lists of numbers, which would take many times the memory.
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
-        self.processor, self.seed = processor, seed
-        self.turns, self.sizes, self.min_points = turns, sizes, min_points
+        self.processor = processor
+        self.seed = seed
+        self.turns = turns
+        self.sizes = sizes
+        self.min_points = min_points
         self.fold_quarter_turns = fold_quarter_turns
         self.epoch = 0
 
@@ -294,7 +297,8 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
     if arguments.peft not in (ALONE, WHOLE):
         settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
         if arguments.peft == ADAPTED:
-            head, patterns = model.get_output_embeddings(), []
+            head = model.get_output_embeddings()
+            patterns = []
             for part in (PARTS[name] for name in arguments.adapt):
                 layers = model.base_model.get_submodule(part).named_modules()
                 # The output head may share its weights with the embeddings.
@@ -339,7 +343,8 @@ class Layouts(program.TrainingTask):
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: SpatialLMProcessor) -> PointTrainer:
         """Build the trainer."""
-        data, arguments = self.data, self.training
+        data = self.data
+        arguments = self.training
         folds: dict[str, Any] = {"fold_quarter_turns": data.fold_quarter_turns}
         settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points, **folds}
         return program.build_trainer(
@@ -365,7 +370,9 @@ class Layouts(program.TrainingTask):
                 continue
             rows = LayoutRows(splits[split], processor, fold_quarter_turns=data.fold_quarter_turns)
             loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
-            answers, truths, most = [], [], data.max_new_tokens
+            answers = []
+            truths = []
+            most = data.max_new_tokens
             model: Any = trainer.model
             for row in (rows[number] for number in range(len(rows))):
                 inputs = processor([row["room"]], task=data.answer).to(next(model.parameters()).device)

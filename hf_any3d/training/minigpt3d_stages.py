@@ -202,7 +202,8 @@ def open_for_stage(
     arguments: StageArguments, num_points: int, sampling: str = "random"
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     """Open the model of the previous stage, or build one from parts for so many sampled points, and set the stage."""
-    settings, name = arguments.quantization_config, arguments.model_name_or_path
+    settings = arguments.quantization_config
+    name = arguments.model_name_or_path
     quantized = (
         {"quantization_config": BitsAndBytesConfig(**settings)} if isinstance(settings, dict) and settings else {}
     )
@@ -211,7 +212,8 @@ def open_for_stage(
     else:
         hub: dict[str, Any] = {} if arguments.model_revision is None else {"revision": arguments.model_revision}
         config = MiniGPT3DConfig.from_pretrained(name, **hub)
-        before, stage = config.stage, arguments.stage
+        before = config.stage
+        stage = arguments.stage
         if before is None and stage > 1:
             logger.warning(
                 "%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1
@@ -281,7 +283,8 @@ def _build_model(
         points = cast(
             PointCloudProcessor, AutoFeatureExtractor.from_pretrained(arguments.point_encoder, revision=revision)
         )
-    points.num_points, points.sampling = num_points, sampling
+    points.num_points = num_points
+    points.sampling = sampling
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
 
 
@@ -328,7 +331,9 @@ class StageTrainer(PointTrainer):
         **kwargs: Any,
     ):
         super().__init__(*args, train_dataset=ConcatDataset(kinds), **kwargs)
-        self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
+        self.kinds = list(kinds)
+        self.batch_sizes = list(batch_sizes)
+        self.ratios = list(ratios)
         self.batches()  # raises errors early
 
     @property

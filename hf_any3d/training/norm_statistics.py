@@ -29,7 +29,8 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
 
     The trainer's seed shuffles the rows. Returns the number of recomputed norms.
     """
-    model, rows = trainer.model, trainer.train_dataset
+    model = trainer.model
+    rows = trainer.train_dataset
     assert model is not None and isinstance(rows, Sized)
     # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
     norms = [
@@ -43,7 +44,8 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     # Of several processes, each takes its part of every batch.
     size = min(trainer.args.train_batch_size, len(rows) // processes) * processes
     generator = torch.Generator().manual_seed(trainer.args.seed)
-    dataset, collate = cast(Dataset, rows), trainer.data_collator
+    dataset = cast(Dataset, rows)
+    collate = trainer.data_collator
     batches = DataLoader(
         dataset, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate, generator=generator
     )
@@ -104,7 +106,8 @@ class _AverageBatches:
     """Set the momentum of a `CellNorm` so that its statistics are plain means over batches."""
 
     def __init__(self, measured: set[nn.Module]):
-        self.measured, self.batches = measured, 0
+        self.measured = measured
+        self.batches = 0
 
     def __call__(self, norm: CellNorm, inputs: tuple) -> None:
         if norm.training:

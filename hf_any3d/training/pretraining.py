@@ -88,7 +88,9 @@ class ProbeCallback(TrainerCallback):
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
         # During training the test split is not looked at.
         kept = DatasetDict({name: probe.splits[name] for name in ("train", "validation")})
-        self.trainer, self.probe, self.every = trainer, replace(probe, splits=kept), every
+        self.trainer = trainer
+        self.probe = replace(probe, splits=kept)
+        self.every = every
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any

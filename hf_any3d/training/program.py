@@ -146,7 +146,8 @@ def build_trainer(
     """
     if validation_rows is None:
         # Nothing to evaluate, and so nothing to select the weights by.
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+        arguments.eval_strategy = "no"
+        arguments.load_best_model_at_end = False
     if arguments.dataloader_drop_last and 0 < len(train_rows) < arguments.train_batch_size * arguments.world_size:
         # All rows are one incomplete batch, without which there would be no step.
         arguments.dataloader_drop_last = False
@@ -209,7 +210,8 @@ def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
 
     `rows` are the data if they are loaded, see `load_rows`.
     """
-    stopwatch, arguments = Stopwatch(), task.training
+    stopwatch = Stopwatch()
+    arguments = task.training
     checkpoint = start_run(arguments, logger)
     # The first process fills the cache, from which the others read.
     with arguments.main_process_first(desc="loading the data"):
@@ -270,7 +272,8 @@ def save_and_push(
         The report, and the name to load the model by: a repository, or the output directory.
     """
     metrics, class_scores = scores
-    model, arguments = trainer.model, trainer.args
+    model = trainer.model
+    arguments = trainer.args
     inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     report = RunReport(
         data=dict(data),

@@ -111,7 +111,9 @@ class ConditionRows(torch.utils.data.Dataset):
         needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
         columns = [name for name in needed if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns(columns))
-        self.processor, self.condition, self.seed = processor, condition, seed
+        self.processor = processor
+        self.condition = condition
+        self.seed = seed
         # Not `hash`, which differs between processes.
         self._key = zlib.crc32(f"{condition.name} {condition.level}".encode())
         # Half of the points remain, see `density_inc`.
@@ -236,7 +238,8 @@ def summarize_robustness(clean: Mapping[str, float], rows: Iterable[Mapping[str,
 
 def robustness_table(report: Mapping[str, Any]) -> str:
     """Format a report as Markdown: a table of the corruptions, one of the other conditions, and what they are."""
-    summary, settings = report["summary"], report["settings"]
+    summary = report["summary"]
+    settings = report["settings"]
     shown = ", ".join(f"{family} {_percent(summary[family])}" for family in FAMILIES)
     data = " of ".join(inline(settings[key]) for key in ("split", "dataset") if settings.get(key))
     lines = [
@@ -295,7 +298,8 @@ def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tu
 
     Returns the files, and remarks on those not written: matplotlib is missing, or the card was edited by hand.
     """
-    folder, remarks = Path(folder), []
+    folder = Path(folder)
+    remarks = []
     written = [write_json(folder / f"{NAME}.json", dict(report))]
     table = robustness_table(report)
     written.append(write_text(folder / f"{NAME}.md", f"# Robustness\n\n{table}\n"))

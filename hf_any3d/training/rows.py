@@ -74,7 +74,9 @@ class ProcessedDataset(torch.utils.data.Dataset):
         columns = _columns(dataset.column_names, processor, self.label_columns)
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.rows = ArrowRows(self.dataset)
-        self.processor, self.transform, self.seed = processor, transform, seed
+        self.processor = processor
+        self.transform = transform
+        self.seed = seed
         self.whole = whole
         self.epoch = 0
 
@@ -225,7 +227,9 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.features = dataset.features
         # The numpy format would decode every number of every cloud separately.
         self.dataset = dataset.with_format("arrow")
-        self.processor, self.transform, self.seed = processor, transform, seed
+        self.processor = processor
+        self.transform = transform
+        self.seed = seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -247,7 +251,8 @@ class StreamedRows(torch.utils.data.IterableDataset):
         return part
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch, is_empty = self.epoch, True
+        epoch = self.epoch
+        is_empty = True
         while True:
             for row in self._rows(epoch):
                 is_empty = False

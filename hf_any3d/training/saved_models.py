@@ -121,7 +121,8 @@ def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: Evaluat
     model, processor = _open(AutoModelForPointCloudObjectDetection, model_name, hub)
     if not isinstance(model, Detr3DForPointCloudObjectDetection):
         raise ValueError(f"{model_name}: writes layouts, whose boxes have no scores; expected a detector")
-    classes, names = _classes(model), box_classes(rows)
+    classes = _classes(model)
+    names = box_classes(rows)
     if unknown := [name for name in names if name not in classes]:
         raise ValueError(f"split {split} has boxes of {unknown[0]!r}; expected the model's classes, {classes}")
     if names != classes:  # own scans may lack some

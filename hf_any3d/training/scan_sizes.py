@@ -20,10 +20,12 @@ def record_sizes(config: Any, data: DataArguments, rows: Dataset) -> None:
     """
     points = rows.with_format("numpy")["points"]
     largest = max(float(np.ptp(np.asarray(cloud)[:, :3], axis=0).max()) for cloud in points)
-    unit, earlier = meters_per_unit(data, rows), getattr(config, "largest_scan", None)
+    unit = meters_per_unit(data, rows)
+    earlier = getattr(config, "largest_scan", None)
     if earlier is not None and unit == config.scan_unit:
         largest = max(largest, earlier)
-    config.largest_scan, config.scan_unit = largest, unit
+    config.largest_scan = largest
+    config.scan_unit = unit
 
 
 def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:

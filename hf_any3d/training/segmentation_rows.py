@@ -35,13 +35,15 @@ class _PointLabelRows(ProcessedDataset):
     ) -> dict[str, Any]:
         columns = [name for name in row if name not in self.label_columns]
         # The piece has num_points points, so the processor keeps all of them in order, as the labels require.
-        cloud, bounds = {name: row[name][index] for name in columns}, bounds_of(row["points"])
+        cloud = {name: row[name][index] for name in columns}
+        bounds = bounds_of(row["points"])
         points = self.processor(cloud, bounds=bounds, return_tensors="np")["points"][0]
         labels = np.asarray(row["labels"])[index].astype(np.int64)
         if self.transform is not None:
             # Labels are transformed with their points, as one more channel; float32 is exact up to 2**24.
             labeled = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
-            points, labels = labeled[:, :-1], labeled[:, -1].astype(np.int64)
+            points = labeled[:, :-1]
+            labels = labeled[:, -1].astype(np.int64)
         piece = {"points": np.ascontiguousarray(points), "labels": labels}
         return {**piece, "category": int(row["label"])} if self.with_category else piece
 
@@ -72,7 +74,8 @@ class CropRows(_PointLabelRows):
         min_points: int = 1,
     ):
         super().__init__(dataset, processor, transform, seed)
-        self.with_category, self.min_points = with_category, min_points
+        self.with_category = with_category
+        self.min_points = min_points
         sizes = [len(labels) for labels in self.dataset["labels"]]
         # A large scene has more crops than a small one, so that all points are seen about equally often.
         times = [max(1, round(size / processor.num_points)) for size in sizes]

@@ -57,7 +57,8 @@ class Classification(program.TrainingTask):
 
     def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
         """Build model and processor."""
-        classes, channels = class_names(splits["train"]), count_channels(self.data.features)
+        classes = class_names(splits["train"])
+        channels = count_channels(self.data.features)
         assert isinstance(self.protocol.processor_config, dict)
         processor = build_processor(self.data, self.protocol.processor_config)
         model: Any = build_model(CLASSES, self.model, self.adapter, classes, in_channels=channels)
@@ -67,7 +68,9 @@ class Classification(program.TrainingTask):
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer."""
-        data, seed, whole = self.data, self.training.seed, self.protocol.augment_whole
+        data = self.data
+        seed = self.training.seed
+        whole = self.protocol.augment_whole
         return program.build_trainer(
             model,
             self.training,
@@ -80,7 +83,8 @@ class Classification(program.TrainingTask):
 
     def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
         """Return accuracies of the validation and the test split, and of votes on the test split."""
-        classes, voting = class_names(splits["train"]), self.protocol.voting
+        classes = class_names(splits["train"])
+        voting = self.protocol.voting
         # With --select_on_test, the validation split is the test split.
         names = ("test",) if self.protocol.select_on_test else ("validation", "test")
         judged = {split: evaluation_rows(splits[split], processor) for split in names if split in splits}
@@ -88,7 +92,8 @@ class Classification(program.TrainingTask):
         if voting and "test" in splits:
             rows = voting_rows(splits["test"], processor, self.data, self.protocol, self.training.seed)
             votes = evaluate_by_voting(trainer, {"test": rows}, classes, voting)
-            metrics, by_class = {**metrics, **votes[0]}, {**by_class, **votes[1]}
+            metrics = {**metrics, **votes[0]}
+            by_class = {**by_class, **votes[1]}
         return metrics, by_class
 
     def data_facts(self) -> dict[str, Any]:
@@ -208,7 +213,8 @@ class Segmentation(program.TrainingTask):
 
     def build_processor(self) -> PointCloudProcessor:
         """Build the processor for the labels of points."""
-        data, labels = self.data, self.labels
+        data = self.data
+        labels = self.labels
         return PointCloudProcessor(
             num_points=data.num_points,
             features=data.features,
@@ -222,7 +228,8 @@ class Segmentation(program.TrainingTask):
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer."""
-        arguments, labels = self.training, self.labels
+        arguments = self.training
+        labels = self.labels
         if labels.has_parts:
             # The metrics get the category only if it is among the labels.
             arguments.label_names = ["labels", "category"]

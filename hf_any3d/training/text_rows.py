@@ -43,8 +43,13 @@ class MixedBatches(Sampler[list[int]]):
         for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
             if length < size * processes:
                 raise ValueError(f"dataset {number} has {length} rows; expected {size * processes} at least, a batch")
-        self.lengths, self.batch_sizes, self.ratios = list(lengths), list(batch_sizes), list(ratios)
-        self.batches, self.seed, self.rank, self.processes = batches, seed, rank, processes
+        self.lengths = list(lengths)
+        self.batch_sizes = list(batch_sizes)
+        self.ratios = list(ratios)
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
 
     def __len__(self) -> int:
         return self.batches

@@ -165,12 +165,14 @@ class PointTrainer(Trainer):
 
         With few validation clouds equal accuracies are the rule, and the first of them would be the least trained.
         """
-        before, state = self.state.best_metric, self.state
+        before = self.state.best_metric
+        state = self.state
         is_better = super()._determine_best_metric(metrics, trial)
         name = self.args.metric_for_best_model
         if is_better or name is None or state.best_global_step is None:
             return is_better
-        value, loss = metrics[name if name.startswith("eval_") else f"eval_{name}"], metrics.get("eval_loss")
+        value = metrics[name if name.startswith("eval_") else f"eval_{name}"]
+        loss = metrics.get("eval_loss")
         losses = [log.get("eval_loss") for log in state.log_history if log["step"] == state.best_global_step]
         if value != before or loss is None or not any(loss < other for other in losses if other is not None):
             return False
@@ -259,7 +261,8 @@ class PointTrainer(Trainer):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Return loss, logits and labels of an evaluation batch, the loss without label smoothing."""
-        smoother, self.label_smoother = self.label_smoother, None
+        smoother = self.label_smoother
+        self.label_smoother = None
         try:
             return super().prediction_step(*args, **kwargs)
         finally:
@@ -279,7 +282,8 @@ class PointTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return training batches; of streamed rows each process reads its own part."""
-        args, rows = self.args, self.train_dataset
+        args = self.args
+        rows = self.train_dataset
         if args.world_size == 1 or not isinstance(rows, StreamedRows):
             return super().get_train_dataloader()
         return DataLoader(

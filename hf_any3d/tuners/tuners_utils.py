@@ -238,7 +238,8 @@ class EncoderTuner(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
-        stack, model_name = layer_stack(self.model), type(self.model).__name__
+        stack = layer_stack(self.model)
+        model_name = type(self.model).__name__
         if peft_config.task_type not in _TASK_TYPES:
             allowed = ", ".join(repr(str(name.value)) for name in _TASK_TYPES if name)
             raise ValueError(
@@ -258,7 +259,9 @@ class EncoderTuner(BaseTuner):
             names = names or None
         peft_config.modules_to_save = trainable_module_names(self.model) if names is None else names
         # Which of the layers match, before any of them is wrapped.
-        layers, paths, adapted = set(stack.layers), [], []
+        layers = set(stack.layers)
+        paths = []
+        adapted = []
         for path, module in self.model.named_modules():
             if module in layers:
                 paths.append(path)

@@ -224,7 +224,8 @@ def _render(
     places = in_space(cloud, up_axis)[:, : cloud.points.shape[1]]  # (points, 2 or 3)
     # Clouds of a row are compared, so they share center and scale.
     together = np.concatenate([in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in row])
-    low, high = together.min(axis=0), together.max(axis=0)
+    low = together.min(axis=0)
+    high = together.max(axis=0)
     center = (low + high) / 2
     # A map fills the square of the picture, a cloud the ball around it.
     reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
@@ -308,7 +309,8 @@ def _paint(
             kept = piece[inside]
             # The last of equal places is the nearest of this offset, but other offsets may have been nearer.
             closer = depth[kept] >= nearest[place]
-            place, kept = place[closer], kept[closer]
+            place = place[closer]
+            kept = kept[closer]
             nearest[place] = depth[kept]
             picture[place] = colors[kept]
     return picture.reshape(side, side, 3), nearest.reshape(side, side)

@@ -21,7 +21,8 @@ def write_reconstructions(
 
     `answers` are results of `pipeline("point-cloud-reconstruction")`; the suffix of the path is `.html` or `.png`.
     """
-    clouds, titles = [], []
+    clouds = []
+    titles = []
     for answer, name in zip(answers, names, strict=True):
         scores = f"CD-L1 {answer['chamfer_l1']:.4f}, F {answer['f_score']:.2f}"
         # Three clouds make a row of the grid.

@@ -48,7 +48,8 @@ def write_run_results(
     `history` is the trainer's `state.log_history`, `metrics` and `class_scores` are of each split, and `confusions`
     has for each split counts (classes, classes), a row for each true class, and the names of the classes.
     """
-    folder, curves = Path(folder), training_curves(history)
+    folder = Path(folder)
+    curves = training_curves(history)
     # Page and table show the same rows.
     table = class_table(class_scores, confusions)
     written = [write_text(folder / PAGE, _page(title, curves, metrics, table, confusions))]
@@ -76,9 +77,11 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 continue
             if key in ("loss", "learning_rate"):
-                chart, line = key.replace("_", " "), "training"
+                chart = key.replace("_", " ")
+                line = "training"
             elif key.startswith("eval_") and not key.endswith(_NOT_DRAWN):
-                chart, line = key.removeprefix("eval_").replace("_", " "), "evaluation"
+                chart = key.removeprefix("eval_").replace("_", " ")
+                line = "evaluation"
             else:
                 continue
             steps, values = charts.setdefault(chart, {}).setdefault(line, ([], []))
@@ -127,7 +130,8 @@ def plot_confusion_matrix(
     `matrix` (num_classes, num_classes) has a row for each true class and a column for each predicted one. `.png`,
     `.svg` and `.pdf` files need matplotlib, `.html` does not.
     """
-    matrix, path = np.asarray(matrix), Path(path)
+    matrix = np.asarray(matrix)
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".html":
         return write_text(path, _page(title, {}, {}, [], {"": (matrix, labels)}))
@@ -169,15 +173,23 @@ def _page(
 def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
     """Return the places of lines over steps in a drawing."""
     # In units of the drawing, with its margins
-    width, height, left, right, top, bottom = 480, 270, 58, 12, 34, 30
+    width = 480
+    height = 270
+    left = 58
+    right = 12
+    top = 34
+    bottom = 30
     steps = [step for line in lines.values() for step in line[0]]
     values = [value for line in lines.values() for value in line[1]]
-    x0, x1 = min(steps), max(steps)
-    y0, y1 = min(values), max(values)
+    x0 = min(steps)
+    x1 = max(steps)
+    y0 = min(values)
+    y1 = max(values)
     # A single step or a constant line would divide by 0; other lines keep a little distance to the frame.
     x1 = max(x1, x0 + 1)
     margin = 0.05 * (y1 - y0) if y1 > y0 else 0.5
-    y0, y1 = y0 - margin, y1 + margin
+    y0 = y0 - margin
+    y1 = y1 + margin
 
     def place(step: float, value: float) -> tuple[float, float]:
         across = left + (step - x0) / (x1 - x0) * (width - left - right)
@@ -188,7 +200,8 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
     step = next(power * factor for factor in (1, 2, 5, 10) if (y1 - y0) / (power * factor) <= 6)
     ticks = np.arange(math.ceil(y0 / step), math.floor(y1 / step) + 1) * step
     # Names are written above the lines from right to left, each with the mark of its line before it.
-    drawn, end = [], width - right
+    drawn = []
+    end = width - right
     for number, (line, coordinates) in enumerate(lines.items()):
         points = [place(step, value) for step, value in zip(*coordinates, strict=True)]
         # A character is about 7 units wide.

@@ -279,7 +279,8 @@ def _panels(
         row = clouds[first : first + columns]
         points_of_row = [in_space(cloud, up_axis) for cloud in row]
         together = np.concatenate(points_of_row)
-        low, high = together.min(axis=0), together.max(axis=0)
+        low = together.min(axis=0)
+        high = together.max(axis=0)
         center = (low + high) / 2
         moved = together - center
         reach = np.abs(moved) if is_flat else np.linalg.norm(moved, axis=1)
@@ -358,7 +359,8 @@ def _colorings(
     if len(numbers) == len(clouds):
         # NaN has no level of brightness.
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
-        low, high = float(together.min()), float(together.max())
+        low = float(together.min())
+        high = float(together.max())
         levels = np.rint(255 * (together - low) / max(high - low, np.finfo(np.float32).tiny))
         colorings.append(
             {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}

@@ -60,8 +60,10 @@ class Codebook(nn.Module):
         restart_share: float = 0.0,
     ):
         super().__init__()
-        self.scores, self.scale = scores, scale
-        self.ema_decay, self.restart_share = ema_decay, restart_share
+        self.scores = scores
+        self.scale = scale
+        self.ema_decay = ema_decay
+        self.restart_share = restart_share
         if ema_decay is None:
             self.weight = nn.Parameter(torch.empty(num_codes, width))
         else:
@@ -87,7 +89,8 @@ class Codebook(nn.Module):
 
     def score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Compare tokens `(batch, groups, width)` with all codes: `(batch, groups, codes)`."""
-        tokens, codes = self._on_sphere(tokens), self.vectors
+        tokens = self._on_sphere(tokens)
+        codes = self.vectors
         # `update` changes moving averages before the backward pass, which needs the vectors of the forward pass.
         codes = codes if self.ema_decay is None else codes.clone()
         products = tokens @ codes.T / tokens.shape[-1]
@@ -148,7 +151,8 @@ class Codebook(nn.Module):
         """
         scores = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         token_ids = (scores if noise is None else scores + noise).argmax(dim=-1)
-        tokens, codes = self._on_sphere(tokens), nn.functional.embedding(token_ids, self.vectors)
+        tokens = self._on_sphere(tokens)
+        codes = nn.functional.embedding(token_ids, self.vectors)
         mse = nn.functional.mse_loss
         pulls = mse(tokens, codes.detach()), mse(codes, tokens.detach())
         return tokens + (codes - tokens).detach(), token_ids, pulls

@@ -36,7 +36,8 @@ def barlow_loss(predictions: torch.Tensor, targets: torch.Tensor, off_diagonal: 
     between different channels.
     """
     tokens = predictions.shape[1]
-    first, second = _standardized(predictions), _standardized(targets)
+    first = _standardized(predictions)
+    second = _standardized(targets)
     diagonal = (first * second).mean(dim=1)  # (batch, channels)
     # The sum of all squared correlations equals that of a product of two Gram matrices of the tokens, which are fewer
     # than the channels.

@@ -165,9 +165,11 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         patches = self.cut(points)
         # Patches are relative to their centers, so where they are is for the positions to say.
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)
+        returned = (output_layers, output_hidden_states, output_attentions)
+        embed = partial(self.embed_patches, points)
         encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
-        hidden_states, added = encoded.last_hidden_state, encoded.added
+        hidden_states = encoded.last_hidden_state
+        added = encoded.added
         if self.side is not None:
             # The side network has no class token to mix with.
             leading = hidden_states.shape[1] - patches.centers.shape[1]
@@ -309,7 +311,8 @@ class ActSegmenter(ActPreTrainedModel):
         if self.config.segmentation_pooling == "tokens":
             cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
         else:  # the prompts before and after the blocks
-            layers, added = list(self.config.segmentation_layers), output.added_tokens or ()
+            layers = list(self.config.segmentation_layers)
+            added = output.added_tokens or ()
             if len(added) != len(layers) or any(prompts.shape[1] != 2 for prompts in added):
                 raise ValueError(
                     "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the "
@@ -461,10 +464,12 @@ class ActForPreTraining(ActPreTrainedModel):
         teacher = config.autoencoder_config
         # A student of another kind has patches of its own around the same centers.
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
-            ours, theirs = getattr(config, name), getattr(teacher, name)
+            ours = getattr(config, name)
+            theirs = getattr(teacher, name)
             if ours != theirs:
                 raise ValueError(f"{name}={ours}; expected {theirs}, the autoencoder's value")
-        width, feature_width = config.hidden_size, config.feature_head_width
+        width = config.hidden_size
+        feature_width = config.feature_head_width
         if config.student_config is None:
             self.act = ActModel(config)
         else:
@@ -616,7 +621,8 @@ class ActForPreTraining(ActPreTrainedModel):
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the frozen autoencoder's features of all patches, `(batch, groups, target width)`."""
-        config, teacher = self.config, self.autoencoder
+        config = self.config
+        teacher = self.autoencoder
         if noise is None and config.noisy_targets:
             # As released: the codes of the targets are drawn anew at each step.
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)
@@ -691,7 +697,8 @@ class ActForPreTraining(ActPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config
-        seen, encoded = gather_points(patches.centers, visible), student.last_hidden_state
+        seen = gather_points(patches.centers, visible)
+        encoded = student.last_hidden_state
         # Some students have a class token before the patches, others none.
         leading = encoded.shape[1] - seen.shape[1]
         # Where nothing is hidden, there is nothing to decode.

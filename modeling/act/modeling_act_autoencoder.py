@@ -120,7 +120,8 @@ class EdgeLayer(nn.Module):
         wide = torch.promote_types(terms.dtype, torch.float32)
         given, own = terms.to(wide).unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, out_channels)
         edges = group(given, neighbors) + (own - given).unsqueeze(2)  # (batch, tokens, k, out_channels)
-        weight, bias = self.norm.weight.to(wide), self.norm.bias.to(wide)
+        weight = self.norm.weight.to(wide)
+        bias = self.norm.bias.to(wide)
         normed = nn.functional.group_norm(edges.movedim(-1, 1), NUM_GROUPS, weight, bias, self.norm.eps)
         return nn.functional.leaky_relu(normed, _SLOPE).amax(dim=3).transpose(1, 2).to(terms.dtype)
 
@@ -200,7 +201,8 @@ class Prompts(nn.Module):
 
         The tokens are the same for all clouds of a batch, except for dropout.
         """
-        tokens, positions = self.tokens[level : level + 1], self.positions[level : level + 1]
+        tokens = self.tokens[level : level + 1]
+        positions = self.positions[level : level + 1]
         if self.training and self.dropout.p:
             tokens = self.dropout(tokens.expand(batch, -1, -1))
         return tokens, positions
@@ -353,10 +355,14 @@ class TeacherPass:
 def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
     """Return one position for all tokens `(batch, tokens, hidden)`: the middle of the encoder's line or plane."""
     # Encoders with positions in their embeddings alone need no place at all.
-    rows, columns, axes = 1, None, 1
+    rows = 1
+    columns = None
+    axes = 1
     if family.layer_inputs is not bidirectional_inputs:
         table = family.positions_of(encoder)
-        rows, columns, axes = table.rows, table.columns, 1 if table.kind == "line" else 2
+        rows = table.rows
+        columns = table.columns
+        axes = 1 if table.kind == "line" else 2
     columns = columns or 2
     # Prompts and codes bring learned positions of their own. At equal places, those in the encoder's layers, relative
     # or rotary, are the same for all pairs.

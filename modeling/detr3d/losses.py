@@ -53,7 +53,8 @@ class BoxTargets:
         """Check the labels of a batch and pad them."""
         if len(labels) != batch:
             raise ValueError(f"labels has {len(labels)} entries; expected {batch}, one for each cloud")
-        classes, boxes = [], []
+        classes = []
+        boxes = []
         for number, objects in enumerate(labels):
             check_boxes(objects["class_labels"], objects["boxes"], f"labels[{number}]", config)
             classes.append(objects["class_labels"])
@@ -82,7 +83,8 @@ def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, con
         raise ValueError(f"{where}: {count} boxes; expected at most num_queries={config.num_queries}")
     if not count:
         return
-    classes, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
+    classes = class_labels.detach().cpu()
+    values = boxes.detach().double().cpu()
     heading = values[:, 6].abs()
     bins = config.num_heading_bins
     for wrong, expected in (

@@ -288,7 +288,9 @@ class Detr3DAttention(nn.Module):
 
     def __init__(self, config: Detr3DConfig, width: int, num_heads: int, dropout: float):
         super().__init__()
-        self.config, self.num_heads, self.dropout = config, num_heads, dropout
+        self.config = config
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.scaling = (width // num_heads) ** -0.5
         self.is_causal = False
         self.q_proj = nn.Linear(width, width)
@@ -321,7 +323,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.activation, self.dropout = _ACTIVATIONS[activation], nn.Dropout(dropout)
+        self.activation = _ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Run on `(…, width)`."""
@@ -333,7 +336,8 @@ class Detr3DEncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: Detr3DConfig):
         super().__init__()
-        width, dropout = config.encoder_hidden_size, config.encoder_dropout
+        width = config.encoder_hidden_size
+        dropout = config.encoder_dropout
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.self_attn = Detr3DAttention(config, width, config.encoder_attention_heads, dropout)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -401,13 +405,16 @@ class Detr3DEncoder(nn.Module):
 
         `index` `(batch, tokens)` are the centers among the points; `mask` is None if all tokens count.
         """
-        states, attentions = [tokens], []
+        states = [tokens]
+        attentions = []
         for number, layer in enumerate(self.layers):
             if number == 1 and self.downsampling is not None:
                 # The first layer reads all tokens; the maximum over groups of them halves their number for
                 # the others.
                 groups = self.downsampling(centers, tokens, mask)
-                tokens, centers, mask = groups.features, groups.centers, groups.mask
+                tokens = groups.features
+                centers = groups.centers
+                mask = groups.mask
                 # Numbers of the tokens become those of the points that they stand for.
                 index = index.gather(1, groups.index)
             tokens, weights = layer(tokens, additive_mask(self.visible(number, centers, mask), tokens.dtype))
@@ -444,7 +451,8 @@ class PointEncoderTokens(nn.Module):
 
     def __init__(self, config: Detr3DConfig, model: PreTrainedModel | None = None):
         super().__init__()
-        self.scale, self.up_axis = config.point_encoder_scale, config.point_encoder_up_axis
+        self.scale = config.point_encoder_scale
+        self.up_axis = config.point_encoder_up_axis
         if model is None:
             model = AutoModel.from_config(config.point_encoder_config)
         if model.config._attn_implementation is None:
@@ -471,10 +479,12 @@ class PointEncoderTokens(nn.Module):
 
     def forward(self, points: torch.Tensor, mask: torch.Tensor | None) -> Encoded:
         """Encode clouds `(batch, points, channels)`, in full precision."""
-        middle, radius = 0.0, 1.0
+        middle = 0.0
+        radius = 1.0
         if self.scale is not None:  # into the unit sphere
             # Padding counts neither for the mean nor for the radius.
-            xyz, weight = points[..., :3], torch.ones_like(points[..., :1]) if mask is None else mask.unsqueeze(2)
+            xyz = points[..., :3]
+            weight = torch.ones_like(points[..., :1]) if mask is None else mask.unsqueeze(2)
             middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)  # (batch, 1, 3)
             radius = ((xyz - middle).norm(dim=2, keepdim=True) * weight).amax(dim=1, keepdim=True).clamp_min(1e-6)
             points = torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2)
@@ -501,7 +511,9 @@ class PointEncoderTokens(nn.Module):
             valid = None if valid.all() else valid
         else:
             # Without leading tokens that have no position, such as a class token.
-            tokens, centers, valid = output.last_hidden_state, output.centers, None
+            tokens = output.last_hidden_state
+            centers = output.centers
+            valid = None
             tokens = tokens[:, tokens.shape[1] - centers.shape[1] :]
         if self.up_axis == "y":
             # The inverse of the turn above.
@@ -546,7 +558,9 @@ class Detr3DDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: Detr3DConfig):
         super().__init__()
-        width, heads, dropout = config.hidden_size, config.decoder_attention_heads, config.dropout
+        width = config.hidden_size
+        heads = config.decoder_attention_heads
+        dropout = config.dropout
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.self_attn = Detr3DAttention(config, width, heads, dropout)
         self.encoder_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -594,7 +608,8 @@ class Detr3DModel(Detr3DPreTrainedModel):
 
     def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        width, hidden = config.encoder_hidden_size, config.hidden_size
+        width = config.encoder_hidden_size
+        hidden = config.hidden_size
         self.input_tokens = nn.Identity()
         if config.point_encoder_config is not None:
             self.point_encoder = PointEncoderTokens(config, point_encoder)
@@ -701,7 +716,10 @@ class Detr3DModel(Detr3DPreTrainedModel):
 
         # Queries begin without content and differ by their positions alone, as in DETR (arXiv 2005.12872).
         hidden_states = torch.zeros_like(query_positions)
-        states, normed, attentions, cross_attentions = [], [], [], []
+        states = []
+        normed = []
+        attentions = []
+        cross_attentions = []
         for layer in self.layers:
             hidden_states, weights, cross_weights = layer(
                 hidden_states, query_positions, memory, memory_positions, memory_mask
@@ -744,8 +762,10 @@ def cloud_extent(
     if mask is not None:
         padding = ~mask.bool().unsqueeze(2)
         # What padding is filled with can be neither the smallest nor the largest.
-        low, high = xyz.masked_fill(padding, math.inf), xyz.masked_fill(padding, -math.inf)
-    low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+        low = xyz.masked_fill(padding, math.inf)
+        high = xyz.masked_fill(padding, -math.inf)
+    low = low.amin(dim=1, keepdim=True)
+    high = high.amax(dim=1, keepdim=True)
     return low, (high - low).clamp_min(min_extent)
 
 
@@ -753,7 +773,8 @@ def _checked_mask(points: torch.Tensor, mask: torch.Tensor | None) -> torch.Tens
     """Return the mask, None if no cloud is filled up."""
     if mask is None:
         return None
-    mask, compiles = mask.bool(), torch.compiler.is_compiling()
+    mask = mask.bool()
+    compiles = torch.compiler.is_compiling()
     if mask.shape != points.shape[:2] or not (compiles or mask.any(dim=1).all()):
         raise ValueError(
             f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}, and a point in each cloud"
@@ -784,13 +805,16 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.detr3d = Detr3DModel(config, point_encoder)
-        width, bins = config.hidden_size, config.num_heading_bins
+        width = config.hidden_size
+        bins = config.num_heading_bins
         # As released: two hidden layers without a bias, which their norms would cancel.
         head = partial(ClassificationHead, width, widths=(width, width), bias=False, dropout=config.head_dropout)
         # The last class is "no object", as most queries find none.
         self.class_head = head(config.num_labels + 1)
-        self.center_head, self.size_head = head(3), head(3)
-        self.heading_class_head, self.heading_residual_head = head(bins), head(bins)
+        self.center_head = head(3)
+        self.size_head = head(3)
+        self.heading_class_head = head(bins)
+        self.heading_residual_head = head(bins)
         self.post_init()
         self.expect_parts_elsewhere()
 
@@ -837,7 +861,8 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         `centers (batch, queries, 3)` are their positions, `low` and `extent` those of `cloud_extent`.
         """
         # The queries of all layers at once: in training, the norms' statistics are over all of them, as released.
-        rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
+        rows = hidden_states.flatten(0, 2)
+        shape = hidden_states.shape[:3]
         logits, offset, size, heading_logits, residuals = (
             head(rows).unflatten(0, shape)
             for head in (

@@ -172,7 +172,8 @@ class DgcnnPointHead(nn.Module):
 
     def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
         """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
-        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
+        points = in_precision_of(self, points)
+        clouds = in_precision_of(self, clouds)
         mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
         return self.head(leaky_relu(self.norm(mixed.flatten(0, 1)))).unflatten(0, points.shape[:2])
 

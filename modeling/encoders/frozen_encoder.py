@@ -80,7 +80,8 @@ class LayerStack:
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers."""
         # `first` is the number of the stage's first layer.
-        layers, first = list(self.layers), 0
+        layers = list(self.layers)
+        first = 0
         if layer not in layers:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
         number = layers.index(layer)
@@ -177,7 +178,9 @@ class FrozenEncoderMixin(LibraryModelMixin):
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
         """Set the encoder, before `post_init`; None builds a random one, which `from_pretrained` replaces."""
-        self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
+        self._encoder_is_random = encoder is None
+        self._encoder_trains = False
+        self._is_warned = False
         config = self.config
         self.family = find_family(config.encoder_config)
         if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
@@ -325,7 +328,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the encoder's checksum in the kind that the config of an adapter has, or say that it was changed."""
         # An adapter fits the weights that it was trained with: these are compared by checksum, or tensor by tensor.
-        ours, theirs = self.config.part("encoder"), config.part("encoder")
+        ours = self.config.part("encoder")
+        theirs = config.part("encoder")
         if not theirs.is_elsewhere:
             return self.checksum_in_memory(self.stored_dtype(config))
         if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):

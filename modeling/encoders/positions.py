@@ -167,7 +167,8 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
         total = total + table.lookup(place.unsqueeze(2) - place.unsqueeze(1) + center)
     if not places.class_tokens:
         return (total / places.entry.shape[1]).permute(0, 3, 1, 2)
-    batch, tokens = places.entry.shape[0], places.entry.shape[2]
+    batch = places.entry.shape[0]
+    tokens = places.entry.shape[2]
     bias = biases.new_empty(batch, tokens, tokens, biases.shape[1])
     # The class token has no position; its pairs have learned biases of their own.
     bias[:, 1:, 1:] = total / places.entry.shape[1]

@@ -41,7 +41,8 @@ class HeadRotation:
 
 def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
     """Combine angles `(batch, views, tokens, axes, frequencies)` into `(batch, 1 or key heads, tokens, …)`."""
-    views, frequencies = angles.shape[1], angles.shape[-1]
+    views = angles.shape[1]
+    frequencies = angles.shape[-1]
     if rule == "mean_angle":
         return angles.mean(dim=1, keepdim=True)
     if rule == "first_view":
@@ -87,7 +88,9 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
     A sliding window over the order of the tokens, which is arbitrary in a cloud, is refused.
     """
-    config, tokens, rotary = call.encoder.config, call.hidden_states.shape[1], call.encoder.rotary_emb
+    config = call.encoder.config
+    tokens = call.hidden_states.shape[1]
+    rotary = call.encoder.rotary_emb
     window = getattr(config, "sliding_window", None)
     if window is not None and window < tokens and "flash" in (config._attn_implementation or ""):
         raise ValueError(f"a sliding window of {window} tokens is less than a cloud; expected 'sdpa' or 'eager'")

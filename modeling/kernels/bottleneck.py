@@ -51,11 +51,13 @@ class _Bottleneck(torch.autograd.Function):
         rows = branch.reshape(-1, branch.shape[-1])
         # x * sigmoid(a x) is silu(a x) / a; the division is a factor of the next product.
         scaled = torch.addmm(down_bias, rows, down.T, beta=FACTOR, alpha=FACTOR)
-        narrow, kept = nn.functional.silu(scaled), None
+        narrow = nn.functional.silu(scaled)
+        kept = None
         if dropout:
             narrow, kept = torch.ops.aten.native_dropout(narrow, dropout, True)
         total = torch.add(rows, up_bias, alpha=scale).addmm_(narrow, up.T, alpha=scale / FACTOR)
-        ctx.dropout, ctx.scale = dropout, scale
+        ctx.dropout = dropout
+        ctx.scale = scale
         ctx.save_for_backward(rows, down, up, scaled, narrow, kept)
         return total.view(branch.shape)
 
@@ -71,7 +73,8 @@ class _Bottleneck(torch.autograd.Function):
         # `scale` is left to the products below, and the two factors of the forward pass cancel.
         grad_scaled = torch.ops.aten.silu_backward(grad_narrow, scaled)
         # Sums over rows as products with ones; with beta=0 the first argument only gives a shape.
-        ones, nothing = grad.new_ones(len(grad)), grad.new_empty(())
+        ones = grad.new_ones(len(grad))
+        nothing = grad.new_empty(())
         return (
             torch.addmm(grad, grad_scaled, down, alpha=ctx.scale).view(gradient.shape),
             torch.addmm(nothing.expand_as(down), grad_scaled.T, rows, beta=0, alpha=ctx.scale),

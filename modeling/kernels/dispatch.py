@@ -36,7 +36,8 @@ def set_kernels(setting: str) -> str:
         ValueError: If the setting is another.
     """
     global _setting
-    previous, _setting = _setting, _checked(setting, "setting")
+    previous = _setting
+    _setting = _checked(setting, "setting")
     return previous
 
 

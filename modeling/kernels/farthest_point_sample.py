@@ -152,7 +152,8 @@ def _loop_in_cache(axes: np.ndarray, nearest: np.ndarray, start: np.ndarray, num
     clouds, count = nearest.shape
     index = np.empty((num_samples, clouds), dtype=np.int64)
     index[0] = last = start
-    flat, offset = axes.reshape(3, -1), np.arange(clouds) * count
+    flat = axes.reshape(3, -1)
+    offset = np.arange(clouds) * count
     square = np.empty_like(axes)  # (3, clouds, points)
     distance, square_y, square_z = square
     for row in index[1:]:

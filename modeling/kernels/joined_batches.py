@@ -24,7 +24,8 @@ def joined_batches(join: bool = True) -> Iterator[None]:
         join: False changes nothing.
     """
     global _is_joined
-    before, _is_joined = _is_joined, join
+    before = _is_joined
+    _is_joined = join
     try:
         yield
     finally:

@@ -116,7 +116,8 @@ def _search_exactly(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tens
 
 def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # In double precision: small distances are differences of large norms. TF32 does not round it.
-    query, points = query.double(), points.double()
+    query = query.double()
+    points = points.double()
     # The query's norm is the same for all neighbors and does not change their order.
     score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
@@ -133,7 +134,8 @@ def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]
     ranks = np.arange(1, min(k + 1, count) + 1)
     distance, index = tree.query(query.numpy(), ranks, workers=torch.get_num_threads())
     equal = distance[:, 1:] == distance[:, :-1]
-    distance, index = torch.from_numpy(distance[:, :k]).square().float(), torch.from_numpy(index[:, :k])
+    distance = torch.from_numpy(distance[:, :k]).square().float()
+    index = torch.from_numpy(index[:, :k])
     # The tree returns equally far points in any order, and an arbitrary one of them last.
     tied = torch.from_numpy(np.flatnonzero(equal.any(axis=1)))
     for rows in tied.split(max(1, _BLOCK_CPU // count)) if len(tied) else ():

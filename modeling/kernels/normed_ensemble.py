@@ -147,10 +147,14 @@ class _NormedEnsemble(torch.autograd.Function):
     def forward(ctx: Any, view_rows: Tensor, voxel_rows: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         norms = BatchNorm(*arguments[:6]), BatchNorm(*arguments[6:12])
         ctx.members, ctx.voxels, ctx.scale, ctx.special = arguments[12:]
-        batch, tokens = len(ctx.members.row), ctx.members.row.shape[-1]
-        tables, statistics, saved = [], [], []
+        batch = len(ctx.members.row)
+        tokens = ctx.members.row.shape[-1]
+        tables = []
+        statistics = []
+        saved = []
         for rows, norm in zip((view_rows, voxel_rows), norms, strict=True):
-            inside, values = _by_view(norm.occupied), _by_view(rows)
+            inside = _by_view(norm.occupied)
+            values = _by_view(rows)
             mean = _sum_rows(inside, values) / norm.total  # (views, hidden)
             centered = values - mean.unsqueeze(1)
             squares = _sum_rows(inside, centered.square()) + (norm.total - norm.count) * mean.square()
@@ -182,13 +186,15 @@ class _NormedEnsemble(torch.autograd.Function):
         saved = ctx.saved_tensors
         length, voxel_length, lengths, cosine, weights, sums = saved[14:]
         # Normed rows are as large as their inputs, so they are computed again rather than kept.
-        norms, again = (saved[:7], saved[7:14]), []
+        norms = (saved[:7], saved[7:14])
+        again = []
         for rows, _, weight, bias, mean, deviation, _ in norms:
             centered = _by_view(rows) - mean.unsqueeze(1)
             scale = (weight * deviation).unsqueeze(1)
             again.append((centered, torch.addcmul(bias.unsqueeze(1), centered, scale)))
         table, voxel_table = (nn.functional.gelu(normed).flatten(0, 1) for _, normed in again)
-        cells, own = ctx.members.links, ctx.voxels.links
+        cells = ctx.members.links
+        own = ctx.voxels.links
         tokens, views = cells.rows.shape
         # The tokens' gradient, then the voxels' rows: the gradient of a cell is a sum of rows of both.
         grad_tokens = gradient[:, ctx.special :].flatten(0, 1)
@@ -208,21 +214,25 @@ class _NormedEnsemble(torch.autograd.Function):
         factors = torch.stack([weights.flatten(), grad_product.flatten()], dim=1).index_select(0, cells.order)
         grad_table = _weighted_sums(index.flatten(), both, cells.starts * 2, factors.flatten())
         _add_through_length(grad_table, table, length, cells.rows, grad_lengths * voxel_length[own.rows])
-        index, factors = cells.rows.index_select(0, own.order), grad_product.index_select(0, own.order)
+        index = cells.rows.index_select(0, own.order)
+        factors = grad_product.index_select(0, own.order)
         grad_voxels = _weighted_sums(index.flatten(), table, own.starts * views, factors.flatten())
         grad_voxel_length = (grad_lengths * length[cells.rows]).sum(dim=1)
         _add_through_length(grad_voxels, voxel_table, voxel_length, own.rows, grad_voxel_length)
 
-        grad_rows, grad_norms = [], []
+        grad_rows = []
+        grad_norms = []
         for norm, (centered, normed), grad in zip(norms, again, (grad_table, grad_voxels), strict=True):
             rows, occupied, weight, _, _, deviation, total = norm
-            inside, scale = _by_view(occupied), weight * deviation
+            inside = _by_view(occupied)
+            scale = weight * deviation
             grad = torch.ops.aten.gelu_backward(grad.view_as(normed), normed)
             grad_bias = _sum_rows(inside, grad)
             grad_weight = _sum_rows(inside, grad * centered) * deviation
             # In training, mean and variance depend on every occupied row; no other one entered the statistics.
             share = scale / -total
-            grad_mean, slope = (grad_bias * share).unsqueeze(1), (grad_weight * deviation * share).unsqueeze(1)
+            grad_mean = (grad_bias * share).unsqueeze(1)
+            slope = (grad_weight * deviation * share).unsqueeze(1)
             entered = torch.addcmul(grad_mean, centered, slope).addcmul_(grad, scale.unsqueeze(1))
             entered = entered.mul_(inside.unsqueeze(-1)).unflatten(1, (len(rows), -1)).transpose(0, 1)
             grad_rows.append(entered)

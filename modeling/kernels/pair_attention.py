@@ -70,7 +70,8 @@ class _PairAttention(torch.autograd.Function):
         gathered = pairs.sum((share @ channels.T).mul_(value)).div_(total @ channels.T)
         # With the logarithm of the softmax's divisor, the backward pass gets all shares from the scores alone.
         ctx.save_for_backward(qkv, channels, gathered, largest.add_(total.log_()))
-        ctx.pairs, ctx.scale = pairs, scale
+        ctx.pairs = pairs
+        ctx.scale = scale
         return gathered.to(qkv.dtype)
 
     @staticmethod

@@ -184,7 +184,8 @@ class Saved:
     @staticmethod
     def unpack(tensors: Iterable[Tensor], blocks: int, parts: int) -> list[Saved]:
         """Invert `pack` for the tensors of all blocks."""
-        saved, tensors = [], iter(tensors)
+        saved = []
+        tensors = iter(tensors)
         for number in range(blocks):
             # Six statistics, then the parts of rows that `pack` saved: none for the first block, or the first two.
             lists = [list(islice(tensors, 6)), *(list(islice(tensors, parts * (number > skip))) for skip in (0, 1))]
@@ -250,7 +251,8 @@ class _PooledBlocks(torch.autograd.Function):
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        saved, rounded = iter(ctx.saved_tensors), ctx.rounded
+        saved = iter(ctx.saved_tensors)
+        rounded = ctx.rounded
         # In the order of `save_for_backward`: neighborhoods, eight weights a block, maxima, what blocks saved.
         neighborhoods = Neighborhoods(*islice(saved, 5))
         blocks = _blocks(list(islice(saved, 4 * len(ctx.eps))), ctx.eps)
@@ -264,7 +266,8 @@ class _PooledBlocks(torch.autograd.Function):
         grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighborhoods.neighbors.shape[1], parts)
         gradients: list[Tensor | None] = []
         for number in reversed(range(len(blocks))):
-            block, own = blocks[number], halves[number]
+            block = blocks[number]
+            own = halves[number]
             grad_reduced, grad_norm, grad_expand = _through_expand(neighborhoods, block, own, grad_output, rounded)
             # Rows of the first block are sums of few rows of tables: its gradient goes there without rows of its own.
             if number:
@@ -303,11 +306,13 @@ def _next_rows(
 def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
     """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
     # Mean and variance of each part while it is in the cache; they are pooled once all parts are known.
-    reduced, statistics = [], []
+    reduced = []
+    statistics = []
     for rows in parts:
         reduced.append(rows)
         statistics.append(torch.batch_norm_update_stats(rows, None, None, momentum=0.0))
-    dtype, wide = block.reduce.dtype, statistics_dtype(block.reduce)
+    dtype = block.reduce.dtype
+    wide = statistics_dtype(block.reduce)
     mean, variance = pool_statistics(statistics, [len(rows) / neighborhoods.count for rows in reduced], wide)
     # The other four follow from the hidden rows, which need the first two.
     saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
@@ -326,8 +331,10 @@ def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tens
     expand = block.expand.to(wide)
     # The diagonal of `expand @ covariance @ expand.T`, which rounding may leave below 0.
     variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
-    saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
-    saved.expand_mean, saved.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
+    saved.hidden_mean = mean.to(dtype)
+    saved.hidden_covariance = covariance.to(dtype)
+    saved.expand_mean = (expand @ mean).to(dtype)
+    saved.expand_variance = variance.to(dtype)
     return saved
 
 
@@ -420,7 +427,8 @@ class _ReducedGradient:
 
     def rows(self, numbers: slice) -> Tensor:
         """Compute the rows `(rows, hidden)` of several parts together."""
-        grad_norm, reduced = self.grad_norm[numbers], self.reduced[numbers]
+        grad_norm = self.grad_norm[numbers]
+        reduced = self.reduced[numbers]
         sizes = [len(rows) for rows in grad_norm]
         # (rows of the parts, hidden), written part by part without another copy
         together = self.gain.new_empty(sum(sizes), len(self.gain))
@@ -453,7 +461,8 @@ def _through_expand(
     constant = saved.hidden_mean @ -spread - grad_shift @ weight / neighborhoods.count
     # In parts: small blocks of memory are reused, a large one would be allocated at every step.
     grad_hidden: list[Tensor] = []
-    total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
+    total = torch.zeros_like(block.reduce_gain)
+    moment = torch.zeros_like(block.reduce_gain)
     for number, (hidden, reduced) in enumerate(zip(saved.hidden(block), saved.reduced, strict=True)):
         rows = multiply(hidden, spread, True).add_(constant) if rounded else torch.addmm(constant, hidden, spread)
         grad_hidden.append(rows)

@@ -102,7 +102,9 @@ def _with_running_statistics(points: Tensor, layers: MiniPointNet) -> Tensor:
     join_patch, join_point = join.chunk(2, dim=1)
     through = (join_point @ layers.widen.weight).T.contiguous()  # (lifted, joined): no norm between the two
     join_bias = join_bias + join_point @ layers.widen.bias
-    widen, join_patch, out = layers.widen.weight.T, join_patch.T, layers.out.weight.T
+    widen = layers.widen.weight.T
+    join_patch = join_patch.T
+    out = layers.out.weight.T
     tokens = []
     # As many patches as fit into the cache with their widest rows.
     for part in points.split(max(1, _PART // (k * len(join)))):
@@ -184,13 +186,16 @@ class _PooledPatches(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, layers: MiniPointNet, *weights: Tensor | None) -> Tensor:
-        own, biases = _Weights(*weights[:9]), weights[9:]
-        count, k = points.shape[0] * points.shape[1], points.shape[1]
+        own = _Weights(*weights[:9])
+        biases = weights[9:]
+        count = points.shape[0] * points.shape[1]
+        k = points.shape[1]
         wide = points.flatten(0, 1).to(statistics_dtype(points))
         mean = wide.mean(dim=0)
         # Centered first: a mean of squares minus the squared mean would lose digits.
         wide = wide - mean
-        mean, covariance = mean.to(points.dtype), (wide.T @ wide / count).to(points.dtype)
+        mean = mean.to(points.dtype)
+        covariance = (wide.T @ wide / count).to(points.dtype)
         patches = _Patches(points, own, mean, covariance, layers.lift_norm.eps)
         # The only rows that are saved: all others follow from them or from the points.
         joined_all = points.new_empty(count, len(own.join))
@@ -198,7 +203,8 @@ class _PooledPatches(torch.autograd.Function):
         tokens, winners = _empty_maxima(points, len(own.out))
         through = (own.join_point @ own.widen).T.contiguous()  # (lifted, joined)
         total = wide.new_zeros(len(own.join))
-        squares, guess = torch.zeros_like(total), None
+        squares = torch.zeros_like(total)
+        guess = None
         for part in patches.parts:
             lifted = patches.lifted(part)
             most, patch_winners[part] = largest((lifted @ own.widen.T).view(-1, k, len(own.widen)))
@@ -238,7 +244,8 @@ class _PooledPatches(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         biases, (points, joined, patch_max, patch_winners, winners) = saved[:3], saved[3:8]
-        own, statistics = _Weights(*saved[8:17]), _Statistics(*saved[17:])
+        own = _Weights(*saved[8:17])
+        statistics = _Statistics(*saved[17:])
         lift_eps, join_eps = ctx.eps
         patches = _Patches(points, own, statistics.mean, statistics.covariance, lift_eps)
         # Backwards: last layer and maximum, second norm, third and second layer with the first maximum, first layer.
@@ -278,8 +285,10 @@ def _through_out(
     """
     gain = own.join_gain * deviation
     shift = own.join_shift - statistics.joined_mean * gain
-    grad_out, grad_hidden = torch.zeros_like(own.out), []
-    total, moment = torch.zeros_like(gain), torch.zeros_like(gain)
+    grad_out = torch.zeros_like(own.out)
+    grad_hidden = []
+    total = torch.zeros_like(gain)
+    moment = torch.zeros_like(gain)
     for number, part in enumerate(patches.parts):
         entered = joined[patches.rows_of(part)]
         hidden = torch.addcmul(shift, entered, gain).relu_()
@@ -299,7 +308,9 @@ def _through_join(
     product with the points, given those of the third layer's output in parts.
     """
     through = own.join_point @ own.widen  # (joined, lifted)
-    grad_through, grad_shared, grad_lifted = torch.zeros_like(through), [], []
+    grad_through = torch.zeros_like(through)
+    grad_shared = []
+    grad_lifted = []
     for rows, part in zip(grad_joined, patches.parts, strict=True):
         grad_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
         # `through` is the product of the third and second weight: the gradient of each follows from its own.
@@ -310,7 +321,8 @@ def _through_join(
     grad_join = torch.cat([grad_shared.T @ patch_max, grad_through @ own.widen.T], dim=1)
     grad_widen = own.join_point.T @ grad_through
     pooled = PooledGradient(grad_shared @ own.join_patch, patch_winners, patches.k, patches.parts)
-    total, product = torch.zeros_like(own.lift_gain), torch.zeros_like(own.lift)
+    total = torch.zeros_like(own.lift_gain)
+    product = torch.zeros_like(own.lift)
     for number, part in enumerate(patches.parts):
         lifted = patches.lifted(part)
         grad_widen += pooled.transposed_times(lifted, number)

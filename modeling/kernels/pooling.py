@@ -50,7 +50,8 @@ class PooledGradient:
         """Multiply a part by `weight` `(width, hidden)`: `(rows, hidden)`."""
         # A bag is a row of the part: the weight's rows of the channels that it wins, times their gradients.
         channels, values, starts = self._by_row
-        part, width = self.parts[number], self.values.shape[1]
+        part = self.parts[number]
+        width = self.values.shape[1]
         entries = slice(part.start * width, part.stop * width)
         return nn.functional.embedding_bag(
             channels[entries],
@@ -71,7 +72,8 @@ class PooledGradient:
     def transposed_times(self, hidden: Tensor, number: int) -> Tensor:
         """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
         # A bag is a channel: its winning row of every center in the part.
-        rows, values = self._rows(number), self.values[self.parts[number]]
+        rows = self._rows(number)
+        values = self.values[self.parts[number]]
         starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
         return nn.functional.embedding_bag(
             rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
@@ -168,7 +170,8 @@ def has_folded_norms(*pairs: tuple[nn.Module, nn.Module]) -> bool:
 def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a linear layer and the norm after it, with running statistics, in full precision."""
     wide = torch.promote_types(linear.weight.dtype, torch.float32)
-    mean, variance = norm.running_mean.to(wide), norm.running_var.to(wide)
+    mean = norm.running_mean.to(wide)
+    variance = norm.running_var.to(wide)
     # gain * (W x + b - mean) + shift, as weight and bias of one layer
     gain = norm.weight.to(wide) * (variance + norm.eps).rsqrt()
     bias = -mean if linear.bias is None else linear.bias.to(wide) - mean

@@ -27,7 +27,8 @@ class NeighborTable:
     """
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]] | None = None, table: Tensor | None = None):
-        self._pairs, self._table = pairs, table
+        self._pairs = pairs
+        self._table = table
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -94,7 +95,8 @@ def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor |
     # Every voxel is its own neighbor at the center, so nothing is gathered there.
     total = torch.nn.functional.linear(values, kernel[:, center], bias)
     # Up to 27 products are added to a row: in half precision, each sum would round.
-    dtype, total = total.dtype, total.to(_wide(total.dtype))
+    dtype = total.dtype
+    total = total.to(_wide(total.dtype))
     for position in range(kernel.shape[1]):
         if position != center:
             voxels, neighbors = table.at(position)
@@ -126,7 +128,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         # (out_channels, positions, in_channels)
-        kernel, center = weight.flatten(1, 3), ctx.table.center
+        kernel = weight.flatten(1, 3)
+        center = ctx.table.center
         needs_values, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # The center first, as in the forward pass: all rows in order, without an index.
         to_values = (gradient @ kernel[:, center]).to(_wide(values.dtype)) if needs_values else None

@@ -33,7 +33,8 @@ def box_corners(boxes: Tensor) -> Tensor:
     """Compute the corners `(…, 8, 3)` of boxes `(…, 7)`: four of the bottom face, then those above them."""
     signs = boxes.new_tensor(_CORNERS)  # (8, 3)
     x, y, z = (signs * (boxes[..., None, 3:6] / 2)).unbind(dim=-1)  # (…, 8) each
-    cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
+    cos = boxes[..., 6:].cos()
+    sin = boxes[..., 6:].sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[..., None, :3]
 
 
@@ -55,7 +56,8 @@ def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = Non
         # First the axis itself, by a quarter turn; the rest, by which the scan is tilted, is then small.
         upright = upright_rotation(up_axis)
         return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
-    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), ("x", "y", "z").index(up_axis.removeprefix("-"))
+    sign = -1.0 if up_axis.startswith("-") else 1.0
+    axis = ("x", "y", "z").index(up_axis.removeprefix("-"))
     if axis == 2:
         return np.diag([1.0, sign, sign])
     matrix = np.eye(3)
@@ -71,7 +73,8 @@ def box_volumes(boxes: Tensor) -> Tensor:
 
 def bounding_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest coordinates `(…, 3)` of boxes `(…, 7)`."""
-    cos, sin = boxes[..., 6].cos().abs(), boxes[..., 6].sin().abs()
+    cos = boxes[..., 6].cos().abs()
+    sin = boxes[..., 6].sin().abs()
     length, width, height = boxes[..., 3:6].unbind(dim=-1)
     # Of a turned rectangle, the bounds are the sums of what both sides reach along an axis.
     half = torch.stack([cos * length + sin * width, sin * length + cos * width, height], dim=-1) / 2
@@ -85,7 +88,8 @@ def points_in_boxes(points: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> T
     """
     check_numbers(0, tolerance=tolerance)
     x, y, z = (points.unsqueeze(-3) - boxes[..., None, :3]).unbind(dim=-1)  # (…, boxes, points) each
-    cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
+    cos = boxes[..., 6:].cos()
+    sin = boxes[..., 6:].sin()
     half = boxes[..., 3:6] / 2 + tolerance
     length, width, height = (half[..., axis].unsqueeze(-1) for axis in range(3))
     return ((cos * x + sin * y).abs() <= length) & ((cos * y - sin * x).abs() <= width) & (z.abs() <= height)
@@ -103,11 +107,14 @@ def base_intersection(first: Tensor, second: Tensor) -> Tensor:
         Areas `(…,)`, differentiable in both.
     """
     x, y = (first[..., :2] - second[..., :2]).unbind(dim=-1)
-    cos, sin = second[..., 6].cos(), second[..., 6].sin()
+    cos = second[..., 6].cos()
+    sin = second[..., 6].sin()
     x, y = cos * x + sin * y, cos * y - sin * x  # the first center in the frame of the second box
     turn = first[..., 6] - second[..., 6]
-    cos, sin = turn.cos(), turn.sin()
-    length, width = first[..., 3] / 2, first[..., 4] / 2
+    cos = turn.cos()
+    sin = turn.sin()
+    length = first[..., 3] / 2
+    width = first[..., 4] / 2
     along = torch.stack([cos * length, sin * length], dim=-1)  # (…, 2), half an edge
     across = torch.stack([-sin * width, cos * width], dim=-1)
     center = torch.stack([x, y], dim=-1)
@@ -127,7 +134,8 @@ def base_intersection(first: Tensor, second: Tensor) -> Tensor:
     flat = rise == 0
     safe = torch.where(flat, 1.0, rise)
     crossings = [torch.where(flat, 0.0, (limit - from_y) / safe).clamp(0, 1) for limit in (-limit_y, limit_y)]
-    early, late = crossings[0].minimum(crossings[1]), crossings[0].maximum(crossings[1])
+    early = crossings[0].minimum(crossings[1])
+    late = crossings[0].maximum(crossings[1])
     shares = [torch.zeros_like(early), early, late, torch.ones_like(early)]
     heights = [(from_y + share * rise).minimum(limit_y).maximum(-limit_y) for share in shares]
     mean = sum(
@@ -299,7 +307,8 @@ def select_detections(
                 kept[objectness.argmax()] = True
     number = kept.nonzero().squeeze(1)
     if rule.nms is not None and len(number):
-        own, classes = boxes[number], best[number]
+        own = boxes[number]
+        classes = best[number]
         overlaps = _overlaps(own, rule)
         if rule.nms_per_class and rule.nms != "base":
             overlaps = overlaps.masked_fill(classes[:, None] != classes, 0.0)
@@ -315,21 +324,27 @@ def select_detections(
         scores = objectness[number] if rule.scores == "objectness" else class_scores[number, labels]
     if rule.threshold > 0:
         good = scores >= rule.threshold
-        number, labels, scores = number[good], labels[good], scores[good]
+        number = number[good]
+        labels = labels[good]
+        scores = scores[good]
     if rule.top_k is not None:
         first = scores.argsort(descending=True, stable=True)[: rule.top_k]
-        number, labels, scores = number[first], labels[first], scores[first]
+        number = number[first]
+        labels = labels[first]
+        scores = scores[first]
     return number, labels, scores
 
 
 def _overlaps(boxes: Tensor, rule: DetectionRule) -> Tensor:
     """Return how much the box of the row covers that of the column, `(boxes, boxes)`."""
     if rule.nms == "turned":
-        common, sizes = box_intersection(boxes[:, None], boxes[None]), box_volumes(boxes)
+        common = box_intersection(boxes[:, None], boxes[None])
+        sizes = box_volumes(boxes)
     else:
         low, high = bounding_boxes(boxes)
         axes = 2 if rule.nms == "base" else 3
-        low, high = low[:, :axes], high[:, :axes]
+        low = low[:, :axes]
+        high = high[:, :axes]
         common = (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp_min(0).prod(dim=-1)
         sizes = (high - low).prod(dim=-1)
     whole = sizes[None] if rule.nms_share else sizes[:, None] + sizes[None] - common

@@ -81,7 +81,8 @@ def unread_clouds(
     input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: Features, point_token_id: int
 ) -> Features | None:
     """Return the features, of all clouds or of the new ones, that belong to the tokens `new_ids`, if any."""
-    rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
+    rows = _rows(point_features)
+    new_counts = _places(new_ids, point_token_id)
     if sum(new_counts) == len(rows):
         return point_features
     if sum(new_counts) == 0:
@@ -150,7 +151,8 @@ class CloudLanguageModelMixin:
         **clouds: Any,
     ) -> Embedded:
         """Embed tokens, with those of clouds, arguments of `get_point_features`, at their placeholders."""
-        encoded, points = (mm_encoder_outputs or {}).get("point"), clouds.get("points")
+        encoded = (mm_encoder_outputs or {}).get("point")
+        points = clouds.get("points")
         # Clouds come as points, as features, or encoded by `generate`; two of them could contradict each other.
         sources = {"points": points, "point_features": point_features, "mm_encoder_outputs['point']": encoded}
         used = [name for name, value in sources.items() if value is not None]
@@ -165,7 +167,8 @@ class CloudLanguageModelMixin:
             point_features, routing = self.encode_clouds(**clouds)
         elif encoded is not None:
             point_features = encoded.pooler_output
-        embed, place = self.get_input_embeddings(), self.config.point_token_id
+        embed = self.get_input_embeddings()
+        place = self.config.point_token_id
         return Embedded(fill_placeholders(input_ids, point_features, embed, place), point_features, routing)
 
     def text_keywords(self, text: PreTrainedModel, keywords: dict[str, Any]) -> dict[str, Any]:
@@ -242,7 +245,8 @@ class CloudGenerationMixin:
                 return model_kwargs
             # Encoded here and not in the first step, so that beams repeat features, not clouds.
             features = self.get_point_features(**inputs)
-        unread, cache = features, model_kwargs.get(CACHE)
+        unread = features
+        cache = model_kwargs.get(CACHE)
         if model_input_name == "input_ids" and cache is not None:
             mask = model_kwargs.get("attention_mask")
             seen = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]

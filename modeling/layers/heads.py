@@ -65,7 +65,9 @@ class ClassificationHead(nn.Module):
     ):
         super().__init__()
         rates = dropout if isinstance(dropout, Sequence) else [dropout] * len(widths)
-        self.hidden, self.norms, self.dropouts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.hidden = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.dropouts = nn.ModuleList()
         for width, rate in zip(widths, rates, strict=True):
             self.hidden.append(nn.Linear(features, width, bias=bias))
             self.norms.append(HeadNorm(width))
@@ -77,7 +79,8 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits in the head's precision from pooled features of any precision."""
-        features, activate = in_precision_of(self, features), HEAD_ACTIVATIONS[self.activation]
+        features = in_precision_of(self, features)
+        activate = HEAD_ACTIVATIONS[self.activation]
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
             features = dropout(activate(norm(linear(features))))
         return self.out(features)

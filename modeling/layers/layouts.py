@@ -194,9 +194,11 @@ class Layout:
     def write(self) -> str:
         """Return the text; as in the released program, only walls have numbers above 999."""
         # In the order in which models are trained to write: walls first, which doors and windows name.
-        words, lines = {kind: word for word, kind in KINDS.items()}, []
+        words = {kind: word for word, kind in KINDS.items()}
+        lines = []
         for entity in self.entities:
-            word, number = words[type(entity)], entity.id
+            word = words[type(entity)]
+            number = entity.id
             values = [str(getattr(entity, name)) for name in number_names(type(entity))]
             if not isinstance(entity, Wall):
                 # As the released program writes them: its models have seen no larger ones.
@@ -297,7 +299,8 @@ class Layout:
         since boxes look the same after half a turn, or a quarter.
         """
         self._check_upright()
-        cosine, sine = math.cos(angle), math.sin(angle)
+        cosine = math.cos(angle)
+        sine = math.sin(angle)
         # Counterclockwise, seen from above
         matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
         moved = self._moved(lambda place: matrix @ place)
@@ -385,7 +388,8 @@ class Layout:
             boxes, names = self.with_up_axis("z").as_boxes()
             boxes[:, :3] = boxes[:, :3] @ self.upright_rotation
             return boxes, names
-        rows, labels = [], []
+        rows = []
+        labels = []
         walls: dict[int, tuple[Wall, float]] = {}
         for wall in self.walls:
             along = np.array([wall.bx - wall.ax, wall.by - wall.ay, wall.bz - wall.az])

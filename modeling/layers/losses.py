@@ -21,7 +21,8 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight:
     check_numbers(0, lovasz_weight=lovasz_weight)
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one per point")
-    logits, labels = logits.flatten(0, 1), labels.flatten()
+    logits = logits.flatten(0, 1)
+    labels = labels.flatten()
     loss = mean_cross_entropy(logits, labels)
     return loss + lovasz_weight * lovasz_softmax(logits, labels) if lovasz_weight else loss
 
@@ -35,7 +36,8 @@ def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     # Only classes that occur count; the softmax is over all of them.
     kept = labels != IGNORED
-    probabilities, labels = logits[kept].float().softmax(dim=1), labels[kept]
+    probabilities = logits[kept].float().softmax(dim=1)
+    labels = labels[kept]
     # A zero with a gradient, for batches without labels.
     losses = [logits.float().sum() * 0]
     for number in labels.unique().tolist():

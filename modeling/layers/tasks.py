@@ -43,7 +43,9 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
 
 def check_categories(config: Any) -> None:
     """Check the parts and the name of each category for a part segmentation model."""
-    category_parts, names, numbers = config.category_parts, config.category_names, set(range(config.num_labels))
+    category_parts = config.category_parts
+    names = config.category_names
+    numbers = set(range(config.num_labels))
     if not category_parts or not all(parts and numbers.issuperset(parts) for parts in category_parts):
         raise ValueError(
             f"category_parts={category_parts}; expected some part numbers, 0 to {len(numbers) - 1}, for each category"

@@ -18,7 +18,9 @@ def eigenvalues(matrices: np.ndarray) -> np.ndarray:
     xx, xy, xz, yy, yz, zz = matrices.T
     mean = (xx + yy + zz) / 3
     # The matrix less its mean eigenvalue, whose eigenvalues have the sum 0: then a cosine gives all three.
-    a, b, c = xx - mean, yy - mean, zz - mean
+    a = xx - mean
+    b = yy - mean
+    c = zz - mean
     spread = np.sqrt((a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
     determinant = a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
     # Rounding may leave [-1, 1], and matrices without any spread would divide by 0.
@@ -38,7 +40,8 @@ def eigenvectors(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     xx, xy, xz, yy, yz, zz = matrices.T
     rows = ((xx - values, xy, xz), (xy, yy - values, yz), (xz, yz, zz - values))
-    best, length = np.zeros((len(matrices), 3)), np.zeros(len(matrices))
+    best = np.zeros((len(matrices), 3))
+    length = np.zeros(len(matrices))
     for one, other in ((0, 1), (0, 2), (1, 2)):
         (a, b, c), (d, e, f) = rows[one], rows[other]
         cross = np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=1)

@@ -71,12 +71,15 @@ def _opened(heights: np.ndarray, windows: Sequence[int], rise: float) -> tuple[n
 
     The ground may rise by `rise` from cell to cell.
     """
-    is_cut, last = np.zeros(heights.shape, bool), 1
+    is_cut = np.zeros(heights.shape, bool)
+    last = 1
     for window in windows:
         opened = ndimage.grey_opening(heights, size=window, mode="nearest")
         # Zhang et al.: a window may cut what the slope allows over its growth, and one step more.
         is_thing = heights - opened > STEP + rise * (window - last) / 2
-        heights, is_cut, last = np.where(is_thing, opened, heights), is_cut | is_thing, window
+        heights = np.where(is_thing, opened, heights)
+        is_cut = is_cut | is_thing
+        last = window
     return heights, is_cut
 
 

@@ -147,7 +147,8 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         """Return the terms `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
         score = self.unknown_score
         assert score is not None
-        seen, known = score.project(standard).float(), score.features.float()
+        seen = score.project(standard).float()
+        known = score.features.float()
         # By a matrix product, as there are millions of points; what it rounds is far below the usual distance.
         squared = seen.square().sum(dim=1) + (known.square().sum(dim=1) - 2 * seen @ known.T).amin(dim=1)
         distance = squared.clamp(min=0).sqrt()

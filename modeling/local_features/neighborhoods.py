@@ -113,7 +113,8 @@ class Neighborhoods:
     ):
         # In double precision, from a point nearby: squares of coordinates of maps would have no digits left.
         self.points = points
-        self._measured, self._kept = measured, kept
+        self._measured = measured
+        self._kept = kept
         around = list(measured.around.values())
         columns = np.stack([measured.height, *around], axis=1)
         # Only what was measured, or sampled, fills voxels; further points are described by it.
@@ -121,7 +122,8 @@ class Neighborhoods:
         fine = SparseVoxels(points[seen], edges[0] * _FINE)
         self._fine_of_point = fine.of_point if described_by is None else fine.of_point[described_by]
         # From here on a fine voxel is a point.
-        centers, means = fine.means(points[seen]), fine.means(columns[seen])
+        centers = fine.means(points[seen])
+        means = fine.means(columns[seen])
         self._origin = np.floor(points.mean(axis=0))
         self._sizes: list[_Size] = []
         shapes: np.ndarray | None = None
@@ -138,7 +140,8 @@ class Neighborhoods:
             measured.heights.clip(max=measured.cut),
             *(values[:, None] for values in measured.point.values()),
         ]
-        points, fine = self.points[rows] - self._origin, self._fine_of_point[rows]
+        points = self.points[rows] - self._origin
+        fine = self._fine_of_point[rows]
         for size in self._sizes:
             columns += size.features(points, size.of_center[fine])
         features = np.concatenate(columns, axis=1, dtype=np.float32)
@@ -196,7 +199,8 @@ class _Size:
         in_box = voxels.box_sums(sums)
         count = in_box[:, -1]
         means = in_box[:, :-1] / count[:, None]
-        place, squares = means[:, :3], means[:, 3:9]
+        place = means[:, :3]
+        squares = means[:, 3:9]
         # The six different entries of a symmetric matrix: xx, xy, xz, yy, yz, zz.
         covariances = squares - place[:, [0, 0, 0, 1, 1, 2]] * place[:, [0, 1, 2, 1, 2, 2]]
         shape, normals = _shape(covariances)

@@ -66,8 +66,10 @@ class SparseVoxels:
             For each voxel, (voxels,): how many are above the box around it, how many below, and the lowest and the
             highest of the heights.
         """
-        above, below = np.zeros(len(self)), np.zeros(len(self))
-        lowest, highest = np.full(len(self), np.inf), np.full(len(self), -np.inf)
+        above = np.zeros(len(self))
+        below = np.zeros(len(self))
+        lowest = np.full(len(self), np.inf)
+        highest = np.full(len(self), -np.inf)
         # Key of the lowest voxel that a column could have.
         bottoms = self._keys // self._height * self._height
         for x, y in _AROUND:

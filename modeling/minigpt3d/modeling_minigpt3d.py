@@ -242,7 +242,8 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
             # Nesting a config in another one resets the attention implementation that its model was built with.
             part.config._attn_implementation = implementation
         if (blip2 := opened.get("qformer")) is not None:
-            bridge, weights = model.base_model.bridge, dict(blip2.qformer.named_parameters())
+            bridge = model.base_model.bridge
+            weights = dict(blip2.qformer.named_parameters())
             with torch.no_grad():
                 # Layers with LoRA have their weights under other names than BLIP-2's.
                 for name, path in names_in(bridge.qformer, weights).items():
@@ -406,7 +407,8 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return a part's tensors except those that the training stages change; see `LibraryModelMixin`."""
-        trained, path = set(self.trained_by_stages()), self._part_paths[name]
+        trained = set(self.trained_by_stages())
+        path = self._part_paths[name]
         return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
@@ -512,7 +514,8 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             logits_to_keep=logits_to_keep,
             **keywords,
         )
-        loss, routing = output.loss, embedded.routing
+        loss = output.loss
+        routing = embedded.routing
         if loss is not None and routing is not None and self.config.load_balancing_weight:
             # Losses of the parts of a batch are sums over their tokens, divided by those of the full batch, and are
             # added up. The balancing loss is a mean of its own and counts by the part's share of the tokens.
@@ -639,7 +642,8 @@ def _open_parts(
 
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:
-    own, prefix = model.state_dict(), f"{model.base_model_prefix}."
+    own = model.state_dict()
+    prefix = f"{model.base_model_prefix}."
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     elif not any(key.startswith(prefix) for key in stored):  # the body's, as conversions write them

@@ -52,7 +52,8 @@ class NormedPhiAttention(PhiAttention):
         fused = self.query_key_value(hidden_states).view(batch, tokens, -1, 3, self.head_dim)
         query, key, value = fused.transpose(1, 2).unbind(dim=3)  # (batch, heads, tokens, head_dim) each
         # One norm for the channels of all heads, before the rotation, as released; Phi itself has the option.
-        query, key = self.q_layernorm(query), self.k_layernorm(key)
+        query = self.q_layernorm(query)
+        key = self.k_layernorm(key)
 
         # The first channels of each head have rotary positions; the others have none.
         rotated = self.rotary_ndims

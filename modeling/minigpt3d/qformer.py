@@ -59,7 +59,8 @@ class QueryExperts(nn.Module):
 
     def route(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Routing:
         """Select sets by the class token and the maximum of the patches; arguments are those of `Bridge.forward`."""
-        count, clouds = len(self.queries), len(point_tokens)
+        count = len(self.queries)
+        clouds = len(point_tokens)
         every = torch.arange(count, device=point_tokens.device).expand(clouds, -1)
         if self.config.router == "constant":
             return Routing(None, every, point_tokens.new_full((clouds, count), 1 / count))
@@ -140,7 +141,8 @@ class Bridge(nn.Module):
 
     def __init__(self, config: MiniGPT3DConfig, qformer: Blip2QFormerModel | None = None):
         super().__init__()
-        point_width, qformer_config = config.point_config.hidden_size, config.qformer_config
+        point_width = config.point_config.hidden_size
+        qformer_config = config.qformer_config
         self.config = config
         self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), qformer_config.encoder_hidden_size)
         self.experts = QueryExperts(config)

@@ -40,7 +40,8 @@ def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[
         if getattr(model.config, field) is None:
             raise ValueError(f"{field}=None, but stage {stage} trains it; expected arguments of peft.LoraConfig")
     # Not the norm of the Q-Former's input, which stays frozen as released.
-    qformer, text = "bridge.qformer.encoder.", "language_model."
+    qformer = "bridge.qformer.encoder."
+    text = "language_model."
     return {
         **point_mlp,
         "queries": ["bridge.experts.queries.0"],

@@ -186,7 +186,8 @@ class PointBlocks(nn.Module):
         blocks that take it; `added` gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters
         leave behind its output.
         """
-        kept, count = {}, hidden_states.shape[1]
+        kept = {}
+        count = hidden_states.shape[1]
         for number, layer in enumerate(self.layers):
             # Tokens that adapters add go on only to layers of the same kind.
             if not getattr(layer, "takes_added_tokens", False):
@@ -256,7 +257,8 @@ class PointAttention(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, num_heads: int):
         super().__init__()
-        self.config, self.num_heads = config, num_heads
+        self.config = config
+        self.num_heads = num_heads
         width = config.hidden_size
         self.scaling = (width // num_heads) ** -0.5
         self.is_causal = False
@@ -400,7 +402,8 @@ class PointHead(nn.Module):
 
     def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
         """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
-        points, clouds = in_precision_of(self, points), in_precision_of(self, clouds)
+        points = in_precision_of(self, points)
+        clouds = in_precision_of(self, clouds)
         mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
         rows = self.dropout(torch.relu(self.norm(mixed.flatten(0, 1))))
         return self.head(rows).unflatten(0, points.shape[:2])

@@ -286,7 +286,8 @@ class PointTransformerMixin(AdaptedBaseMixin):
         Positions of the same shape are added before every block; `centers (batch, groups, 3)` are those of the tokens
         behind a class token. `embed_patches` embeds other patches of the clouds, for adapters that read them.
         """
-        config, layers = self.config, self.blocks.layers
+        config = self.config
+        layers = self.blocks.layers
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )

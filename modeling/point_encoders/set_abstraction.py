@@ -66,7 +66,8 @@ def sample_centers(
     indices `(batch, num_centers)`, and a mask of the same shape, or None if all clouds have that many points. Where it
     is False, the index is that of a cloud's first point.
     """
-    start, places = 0, xyz
+    start = 0
+    places = xyz
     if mask is not None:
         start = mask.long().argmax(dim=1)  # the first point of each cloud
         # Copies of the point that is taken first are never the farthest.
@@ -131,8 +132,11 @@ class SetAbstraction(nn.Module):
         min_squared_norm: float | None = None,
     ):
         super().__init__()
-        self.num_centers, self.radius, self.num_neighbors = num_centers, radius, num_neighbors
-        self.scale_offsets, self.neighbor_order = scale_offsets, neighbor_order
+        self.num_centers = num_centers
+        self.radius = radius
+        self.num_neighbors = num_neighbors
+        self.scale_offsets = scale_offsets
+        self.neighbor_order = neighbor_order
         self.min_squared_norm = min_squared_norm
         self.layers = shared_layers((3 + inputs, *widths))
 

@@ -115,7 +115,9 @@ class TextTower:
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer, self.family, self.pooling = tokenizer, family, pooling
+        self.tokenizer = tokenizer
+        self.family = family
+        self.pooling = pooling
         # Tokenizers without a limit of their own state 10^30.
         self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
 

@@ -160,7 +160,8 @@ def pair_loss(
 
     By default every cloud has a label of its own, and the n-th text that of the n-th cloud.
     """
-    clouds, texts = len(point_embeds), len(text_embeds)
+    clouds = len(point_embeds)
+    texts = len(text_embeds)
     if labels is None:
         # Each process has clouds of its own, which are compared with the texts of all: no label may occur twice.
         first = distributed.get_rank() * clouds if is_joined() else 0
@@ -174,8 +175,10 @@ def pair_loss(
         )
     # Every process compares the clouds and texts of all processes, so that the loss is that of one large batch.
     if is_joined():
-        point_embeds, text_embeds = gather_rows(point_embeds), gather_rows(text_embeds)
-        labels, text_labels = gather_rows(labels), gather_rows(text_labels)
+        point_embeds = gather_rows(point_embeds)
+        text_embeds = gather_rows(text_embeds)
+        labels = gather_rows(labels)
+        text_labels = gather_rows(text_labels)
     return contrastive_loss(scaled_cosines(scale, point_embeds, text_embeds), matching_pairs(labels, text_labels))
 
 

@@ -17,7 +17,8 @@ def depth_views(points: Tensor, size: int, views: int = VIEWS, up_axis: str = "y
     `(batch, views, size, size)` from 0 to 1.
     """
     grid = min(_GRID, size)
-    low, high = points[..., :3].amin(1, keepdim=True), points[..., :3].amax(1, keepdim=True)
+    low = points[..., :3].amin(1, keepdim=True)
+    high = points[..., :3].amax(1, keepdim=True)
     xyz = points[..., :3] - (low + high) / 2
     # A cloud of equal points has no radius.
     xyz = xyz / xyz.square().sum(-1).amax(1).clamp(min=1e-24).sqrt()[:, None, None]

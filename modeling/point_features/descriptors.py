@@ -110,7 +110,8 @@ def _eigenvalue_features(xyz: Tensor, sides: slice) -> Tensor:
     a, mixed, _, b = covariance[:, sides, sides].flatten(1).unbind(1)
     # Eigenvalues of the horizontal part of the covariance, in closed form.
     half = ((a - b).square() / 4 + mixed.square() + _EPS).sqrt()
-    wide, narrow = (a + b) / 2 + half, ((a + b) / 2 - half).clamp(min=0)
+    wide = (a + b) / 2 + half
+    narrow = ((a + b) / 2 - half).clamp(min=0)
     others = [
         (large - middle) / large,
         (middle - small) / large,

@@ -393,7 +393,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
     def _see(self, images: Tensor) -> Tensor:
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""
-        rows, config = len(images), self.config
+        rows = len(images)
+        config = self.config
         mean, std = (constant(values, images).view(3, 1, 1) for values in (config.image_mean, config.image_std))
         # A depth map is gray; broadcasting repeats it for the three channels.
         pixels = (images.flatten(0, 1).unsqueeze(1) - mean) / std  # (rows * views, 3, size, size)
@@ -466,7 +467,8 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
 
         Head, mean and scale have to be set anew, as they are for features in that metric.
         """
-        core, config = self.point_features, self.config
+        core = self.point_features
+        config = self.config
         if matrix is not None and (config.features[0] != "encoder" or matrix.shape != 2 * (config.encoder_width,)):
             raise ValueError(
                 f"matrix has shape {tuple(matrix.shape)} with features={list(config.features)}; expected "
@@ -485,7 +487,8 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             ValueError: A tensor has another shape, or NaN or infinite numbers; names it.
         """
         # Everything is checked before anything is changed.
-        core, head = self.point_features, self.classifier
+        core = self.point_features
+        head = self.classifier
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}
         values = {"weight": weight, "bias": bias, "mean": mean, "scale": scale}
         for name, value in values.items():
@@ -520,7 +523,8 @@ def turned_up(points: Tensor, up_axis: str, new_up_axis: str, normals: bool = Fa
         return points
     channels = list(points.unbind(-1))
     for start in (0, 3) if normals else (0,):
-        old, new = start + "xyz".index(up_axis), start + "xyz".index(new_up_axis)
+        old = start + "xyz".index(up_axis)
+        new = start + "xyz".index(new_up_axis)
         # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
         channels[new], channels[old] = channels[old], -channels[new]
     return torch.stack(channels, dim=-1)
@@ -534,19 +538,23 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     """
     if config.copies == 1:
         return points.unsqueeze(1)
-    device, kind = points.device, points.dtype
+    device = points.device
+    kind = points.dtype
     # From 1 on: the multiple of 0 would be another copy without a turn.
     number = torch.arange(config.copies - 1, device=device) + 1
     turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)  # (copies - 1,)
     low, high = config.copy_scale
     factors = torch.stack([low + (high - low) * _spread(number, 1 + axis) for axis in range(3)], dim=-1)
     up = "xyz".index(config.up_axis)
-    first, second = (up + 1) % 3, (up + 2) % 3
-    cosine, sine = turn.cos().to(kind)[:, None], turn.sin().to(kind)[:, None]
+    first = (up + 1) % 3
+    second = (up + 2) % 3
+    cosine = turn.cos().to(kind)[:, None]
+    sine = turn.sin().to(kind)[:, None]
 
     def turned(vectors: Tensor) -> Tensor:
         # (batch, points, 3) to (batch, copies - 1, points, 3)
-        x, y = vectors[:, None, :, first], vectors[:, None, :, second]
+        x = vectors[:, None, :, first]
+        y = vectors[:, None, :, second]
         axes: list[Tensor] = [vectors] * 3
         axes[first], axes[second] = cosine * x - sine * y, sine * x + cosine * y
         axes[up] = vectors[:, None, :, up].expand_as(axes[first])

@@ -95,7 +95,8 @@ def reconstruction_scores(
         (_mean(d, mask), _mean(d.sqrt(), mask), _mean((d.sqrt() < threshold).to(d.dtype), mask))
         for d, mask in zip(squares, (x_mask, y_mask), strict=True)
     )
-    precision, recall = there[2], back[2]
+    precision = there[2]
+    recall = back[2]
     # The smallest positive number in place of 0: without any hit the score is 0, not NaN.
     f_score = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(x.dtype).tiny)
     return {"chamfer_l1": (there[1] + back[1]) / 2, "chamfer_l2": there[0] + back[0], "f_score": f_score}
@@ -140,10 +141,12 @@ def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
             return nearest
     limit = _BLOCK_CPU if on_cpu else _BLOCK
     # Many whole clouds at a time, or a part of one.
-    clouds, height = max(1, limit // (rows * columns)), max(1, min(rows, limit // columns))
+    clouds = max(1, limit // (rows * columns))
+    height = max(1, min(rows, limit // columns))
     nearest = torch.empty(batch, rows, dtype=torch.long, device=query.device)
     for cloud, row in product(range(0, batch, clouds), range(0, rows, height)):
-        some, high = slice(cloud, cloud + clouds), slice(row, row + height)
+        some = slice(cloud, cloud + clouds)
+        high = slice(row, row + height)
         # Not from products, which lose the digits of small distances.
         distance = torch.cdist(query[some, high], points[some], compute_mode="donot_use_mm_for_euclid_dist")
         if mask is not None:
@@ -161,12 +164,14 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def _prepare(
     x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, drop_zero_sums: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    x, y = coordinates("x", x), coordinates("y", y)
+    x = coordinates("x", x)
+    y = coordinates("y", y)
     if x.shape[0] != y.shape[0]:  # torch would compare one cloud with all
         raise ValueError(f"y: batch of {y.shape[0]}; expected {x.shape[0]}, the batch of x")
     # Squares of distances beyond 256 units would overflow float16.
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = x.to(wide), y.to(wide)
+    x = x.to(wide)
+    y = y.to(wide)
     masks = []
     for points, mask in ((x, x_mask), (y, y_mask)):
         if drop_zero_sums:

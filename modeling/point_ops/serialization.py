@@ -151,7 +151,9 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
         that of a borrowed copy; and where patches start, with the total, `(patches + 1,)` int32.
     """
     check_numbers(1, patch_size=patch_size)
-    pad, unpad, starts = [], [], [0]
+    pad = []
+    unpad = []
+    starts = [0]
     first = places = 0
     for count in counts:
         own = torch.arange(count)
@@ -165,7 +167,8 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
         size = min(patch_size, total)
         # All patches of a cloud are equally long, thanks to the borrowed voxels.
         starts += range(places + size, places + total + 1, size) if total else []
-        first, places = first + count, places + total
+        first = first + count
+        places = places + total
     return torch.cat(pad), torch.cat(unpad), torch.tensor(starts, dtype=torch.int32)
 
 
@@ -201,7 +204,8 @@ class PatchGroups:
 
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):
         check_numbers(1, patch_size=patch_size)
-        self.counts, self.patch_size = tuple(counts), patch_size
+        self.counts = tuple(counts)
+        self.patch_size = patch_size
         full, tails, small = _cut(counts, patch_size)
         # Recorded attention weights are a single tensor, so all patches get the shape of the largest.
         if as_one:
@@ -231,7 +235,9 @@ _Patch = tuple[Tensor, Tensor]
 
 def _cut(counts: Sequence[int], patch_size: int) -> tuple[list[Tensor], list[_Patch], list[_Patch]]:
     """Return the serialized places in full patches, and the patches that are left: ends of clouds, small clouds."""
-    full, tails, small = [], [], []
+    full = []
+    tails = []
+    small = []
     first = 0
     for count in counts:
         places = torch.arange(first, first + count)

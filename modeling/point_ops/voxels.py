@@ -145,5 +145,7 @@ def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None,
     device = values.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        values, weight, bias = values.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        values = values.to(dtype)
+        weight = weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     return kernels.submanifold_convolution(values, weight, bias, table)

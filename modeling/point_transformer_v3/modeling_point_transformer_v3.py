@@ -163,7 +163,8 @@ class PointTransformerV3Attention(nn.Module):
 
     def __init__(self, config: PointTransformerV3Config, stage: int, width: int, num_heads: int):
         super().__init__()
-        self.config, self.num_heads = config, num_heads
+        self.config = config
+        self.num_heads = num_heads
         self.head_dim = width // num_heads
         self.scaling = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.is_causal = False
@@ -200,7 +201,9 @@ class PointTransformerV3Attention(nn.Module):
         # Prompts have no place in space, so their keys are not rotated.
         prompt_heads = self._keys_and_values(prompts)
         if self.config.upcast_attention:
-            query, key, value = query.float(), key.float(), value.float()
+            query = query.float()
+            key = key.float()
+            value = value.float()
             prompt_heads = [heads.float() for heads in prompt_heads]
         heads = AttentionHeads(query, key, value, prompt_heads)
         if groups is None:
@@ -278,8 +281,10 @@ class PointTransformerV3Attention(nn.Module):
         return bias if mask is None else bias + mask
 
     def _rotation(self, voxels: Voxels) -> tuple[torch.Tensor, torch.Tensor]:
-        config, frequencies = self.config, self.head_dim // 6
-        coord, theta = voxels.coord, config.rope_theta
+        config = self.config
+        frequencies = self.head_dim // 6
+        coord = voxels.coord
+        theta = config.rope_theta
         assert theta is not None
         if not self.training or not (config.rope_shift or config.rope_jitter or config.rope_rescale):
             return voxels.rotation(frequencies, theta)
@@ -330,7 +335,9 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         in_decoder: bool = False,
     ):
         super().__init__()
-        self.number, self.in_decoder, self.pre_norm = number, in_decoder, config.pre_norm
+        self.number = number
+        self.in_decoder = in_decoder
+        self.pre_norm = config.pre_norm
         # After the sums, the branch alone is nowhere left.
         self.leaves_branch = config.block_rule == "branch" and config.pre_norm
         scale = config.layer_scale_init_value
@@ -449,7 +456,8 @@ class _Encoded:
         Numbers of points `(points,)` count through the clouds, one after the other.
         """
         # Each point is followed from stage to stage, so that no stage is carried up for all voxels.
-        place, parts = self.inverse[points], []
+        place = self.inverse[points]
+        parts = []
         if self.decoded is not None:
             return self.decoded[place]
         first = 0 if levels is None else max(len(self.stages) - levels, 0)
@@ -683,7 +691,8 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 
     def _turns(self) -> list[int]:
         """Draw the order of the curves for a stage, or return that of the config."""
-        count, when = len(self.config.curves), self.config.shuffle_curves
+        count = len(self.config.curves)
+        when = self.config.shuffle_curves
         # The released programs draw anew at each stage, on the CPU, in evaluation too.
         is_shuffled = when == "always" or (when == "training" and self.training)
         return torch.randperm(count, device="cpu").tolist() if is_shuffled else list(range(count))
@@ -696,7 +705,8 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         bool_masked_pos: torch.Tensor | None,
     ) -> tuple[torch.Tensor, Voxels, Batch, torch.Tensor, torch.Tensor | None]:
         """Return the channels of voxels, their places, the clouds, the voxel of each point, and masked voxels."""
-        config, dtype = self.config, precision_of(self.embeddings)
+        config = self.config
+        dtype = precision_of(self.embeddings)
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
             if point_mask is not None:
@@ -709,16 +719,20 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             points = [in_full_precision(cloud[None], dtype)[0] for cloud in points]
         batch = Batch(points, point_mask)
         values = batch.flatten(points, "points")
-        count, is_masked = len(batch.counts), None
+        count = len(batch.counts)
+        is_masked = None
         if grid_coord is None:
             if bool_masked_pos is not None:
                 raise ValueError("bool_masked_pos: expected grid_coord too, so that points are voxels")
             sample = grid_sample(values[:, :3], config.grid_size, batch.cloud, count)
             # One point stands for all of its cell; the others get its features by `of_point`.
-            values, cells, of_point = values[sample.kept], sample.grid_coord, sample.inverse
+            values = values[sample.kept]
+            cells = sample.grid_coord
+            of_point = sample.inverse
             cloud = batch.cloud[sample.kept]
         else:
-            cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
+            cells = batch.flatten(grid_coord, "grid_coord").long()
+            cloud = batch.cloud
             if has_duplicates(cells, cloud, count):
                 raise ValueError("grid_coord: a cell occurs twice in a cloud; expected one point for each")
             of_point = torch.arange(len(cells), device=cells.device)
@@ -877,7 +891,8 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, labels is not None)
         encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, inverse, **kwargs)
         voxel_embeds, scale = self.text_head(encoded.voxel_features())
-        counts, loss = encoded.stages[0].counts, None
+        counts = encoded.stages[0].counts
+        loss = None
         more = {
             "hidden_states": encoded.hidden_states,
             "attentions": encoded.attentions,
@@ -885,7 +900,8 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         }
         if text_embeds is None:
             return PointTextOutput(voxel_embeds=voxel_embeds, **more)
-        clouds, width = encoded.batch.shape[0], voxel_embeds.shape[-1]
+        clouds = encoded.batch.shape[0]
+        width = voxel_embeds.shape[-1]
         if text_embeds.shape[:-2] not in ((), (clouds,)) or text_embeds.shape[-1] != width:
             raise ValueError(
                 f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({clouds}, texts, "

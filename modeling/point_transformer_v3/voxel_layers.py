@@ -198,7 +198,8 @@ class ClassTextHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(voxels, classes)` of features `(voxels, channels)`."""
-        classes, condition = self.config.condition_classes, self.config.condition
+        classes = self.config.condition_classes
+        condition = self.config.condition
         projected = self.projection(in_precision_of(self, features))
         projected = projected / projected.norm(dim=-1, keepdim=True)
         return self.logit_scale.exp() * projected @ self.class_embeddings[classes[condition]].T

@@ -101,7 +101,8 @@ class Voxels:
         """Bits of the curves of each cloud, `(clouds,)`."""
         if self.depths is not None:
             return self.depths
-        config, plus_one = self.config, self.config.depth_rule == "max_plus_one"
+        config = self.config
+        plus_one = self.config.depth_rule == "max_plus_one"
         return curve_depths(self.grid_coord, self.cloud, len(self.counts), config.depth_of_batch, plus_one)
 
     @property
@@ -150,7 +151,8 @@ class Voxels:
             sizes = starts.diff()
             pad = torch.cat([part for own in pad.split(sizes.tolist()) for part in (own, extra)])
             starts = torch.cat([starts[:1], (sizes + prompts).cumsum(0).to(starts.dtype)])
-        ends, first = [0], 0
+        ends = [0]
+        first = 0
         for count in self.counts:
             # Queries are voxels without borrowed copies, so the last patch of a cloud has fewer queries than keys.
             ends += [
@@ -185,7 +187,8 @@ class Voxels:
 
     def pool(self, turns: Sequence[int]) -> Voxels:
         """Return the voxels of the next stage, whose curves take turns as drawn."""
-        count, stride = len(self.counts), self.config.pooling_strides[self.stage]
+        count = len(self.counts)
+        stride = self.config.pooling_strides[self.stage]
         depths = None
         if self.config.pooling == "grid":
             pooled = grid_pool(self.grid_coord, self.cloud, count, stride)
@@ -232,7 +235,8 @@ def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> t
     chunks = heads.to(cosines.dtype).unflatten(-1, (3, 2, -1))  # (voxels, heads, axes, halves, frequencies)
     u, v = chunks.unbind(dim=-2)
     # The same for all heads.
-    cosines, sines = cosines[:, None], sines[:, None]
+    cosines = cosines[:, None]
+    sines = sines[:, None]
     # The halves of an axis stay next to each other, as the released weights expect.
     rotated = torch.stack([u * cosines - v * sines, v * cosines + u * sines], dim=-2)
     return rotated.flatten(-3)

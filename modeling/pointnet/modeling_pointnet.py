@@ -134,7 +134,8 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
         points = self.input_tokens(points)
         states = [points.to(self.dtype)]
         # Coordinates stay in full precision, as levels measure distances.
-        xyz, features = points[..., :3].contiguous(), states[0][..., 3:]
+        xyz = points[..., :3].contiguous()
+        features = states[0][..., 3:]
         for level in self.levels:
             xyz, features, _, _ = level(xyz, features)
             states.append(features)

@@ -151,7 +151,8 @@ def _from_adapter_repository(
     if not isinstance(model, cls):
         # The repository has a head, and its base model was asked for: that keeps the adapter.
         base = model.base_model
-        base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
+        base.peft_config = model.peft_config
+        base._hf_peft_config_loaded = True
         model = base
     return (model.eval(), info) if output_loading_info else model.eval()
 
@@ -209,7 +210,8 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) ->
         EncoderMismatchError: The adapter was trained with other weights; names both.
     """
     config = type(model.config).from_dict(recorded)
-    ours, theirs = model.config.part(model._adapted_part), config.part(model._adapted_part)
+    ours = model.config.part(model._adapted_part)
+    theirs = config.part(model._adapted_part)
     if theirs.checksum is not None:
         # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
         checksum = model.describe_weights(config) or ours.checksum
@@ -246,7 +248,8 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) ->
 
 def save_with_adapter(model: _Model, directory: str | os.PathLike) -> None:
     """Write the config, and the pretrained part if no repository holds its weights."""
-    name, part = model._adapted_part, model.adapted_part
+    name = model._adapted_part
+    part = model.adapted_part
     refuse_merged_adapters(part)
     source = model.find_source()
     if not source.is_elsewhere:
@@ -271,7 +274,8 @@ def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
 
     for config in getattr(model, "peft_config", {}).values():
         if is_earlier(config.base_model_name_or_path):
-            config.base_model_name_or_path, config.revision = source.name_or_path, source.revision
+            config.base_model_name_or_path = source.name_or_path
+            config.revision = source.revision
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if is_earlier(settings.get("base_model_name_or_path")):
         settings |= {"base_model_name_or_path": source.name_or_path, "revision": source.revision}

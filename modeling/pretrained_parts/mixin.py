@@ -293,7 +293,8 @@ class LibraryModelMixin:
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
         refuse_adapter_without_weights(Path(name, hub.get("subfolder") or ""))
-        recorded, hub = config.part(cls._adapted_part), dict(hub)
+        recorded = config.part(cls._adapted_part)
+        hub = dict(hub)
         if recorded.is_elsewhere:
             if (stated := stated_base(cls, name, recorded, hub)) is not None:
                 config = copy.deepcopy(config)
@@ -303,7 +304,8 @@ class LibraryModelMixin:
                 hub.pop(key, None)
             return cls.build_around(cls.open_part(config, hub, **loading), config)
         folder = recorded.subfolder or cls._adapted_part
-        path, place = "/".join(filter(None, (hub.get("subfolder"), folder))), name
+        path = "/".join(filter(None, (hub.get("subfolder"), folder)))
+        place = name
         if os.path.isdir(name):
             # With `subfolder` of a directory, transformers would find the adapter above and load it into the part.
             place = os.path.join(name, path)

@@ -76,7 +76,8 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
     """
     name = str(name_or_path)
     if name and os.path.isdir(name):
-        directory, revision = Path(name), None
+        directory = Path(name)
+        revision = None
     elif _HUB_NAME.fullmatch(name):
         directory, revision = hooks().find_weights(name, revision)
     else:

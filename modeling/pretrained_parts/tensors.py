@@ -32,7 +32,8 @@ class OwnTensor(NamedTuple):
 
 def own_modules(module: nn.Module) -> list[OwnModule]:
     """Return the modules that a model had before adapters were added, each before those inside it."""
-    modules, stack = [], [OwnModule("", "", module)]
+    modules = []
+    stack = [OwnModule("", "", module)]
     while stack:
         name, path, module = stack.pop()
         # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.

@@ -41,7 +41,8 @@ class LayoutGrammar:
         # What ends a label cannot be in one, or texts would have two readings.
         if wrong := [name for name in classes if not name or set(name) & set(",()\n")]:
             raise ValueError(f"classes has {wrong[0]!r}; expected names without commas, parentheses and line breaks")
-        self.num_bins, self.classes = num_bins, tuple(classes)
+        self.num_bins = num_bins
+        self.classes = tuple(classes)
         # Numbers of kinds, in the order in which a text has them.
         self.kinds = sorted({_KINDS.index(word) for word in kinds})
         # A box cannot be written without a label.
@@ -206,13 +207,16 @@ class LayoutLogitsProcessor(LogitsProcessor):
         eos: Any = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
         if eos is None:
             raise ValueError("the tokenizer has no token that ends a text; expected eos_token_id")
-        self.grammar, self.max_new_tokens = grammar, max_new_tokens
+        self.grammar = grammar
+        self.max_new_tokens = max_new_tokens
         self.ends = eos if isinstance(eos, list) else [eos]
         vocabularies = _VOCABULARIES.setdefault(tokenizer, {})
         if len(tokenizer) not in vocabularies:
             vocabularies[len(tokenizer)] = _Vocabulary(tokenizer)
-        vocabulary, alphabet = vocabularies[len(tokenizer)], grammar.alphabet
-        self._texts, self._tree = vocabulary.texts, vocabulary.tree(alphabet)
+        vocabulary = vocabularies[len(tokenizer)]
+        alphabet = grammar.alphabet
+        self._texts = vocabulary.texts
+        self._tree = vocabulary.tree(alphabet)
         if missing := sorted(character for character in alphabet if "" not in self._tree.get(character, {})):
             raise ValueError(f"the tokenizer has no token for {missing[0]!r} alone, which layouts need")
         self._start: int | None = None

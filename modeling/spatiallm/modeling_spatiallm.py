@@ -122,7 +122,8 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
-        width, hidden = config.point_config.hidden_size, config.text_config.hidden_size
+        width = config.point_config.hidden_size
+        hidden = config.text_config.hidden_size
         self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
         # Cells of the last stage, of which the language model gets one token each
         self.positions = FourierPositions(config.fourier_resolution)

@@ -225,7 +225,8 @@ def load(
 def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty: bool) -> dict[str, list[LabeledFile]]:
     """Return the files of each split by the names of their folders; a warning names the types of other files."""
     if drop_labels:
-        files, others = by_split(unlabeled(root, tree.found)), tree.others
+        files = by_split(unlabeled(root, tree.found))
+        others = tree.others
     else:
         files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
     if ignored := sorted(set(others) - COMPANIONS):
@@ -304,7 +305,8 @@ def _read(
 def _rows(
     shards: Sequence[Sequence[tuple]], converter: CloudColumns, skip: bool, is_whole_split: bool = False
 ) -> Iterator[dict]:
-    none_read, reason = True, None
+    none_read = True
+    reason = None
     for shard in shards:
         for row, path, *_ in shard:
             try:

@@ -417,7 +417,8 @@ class CloudAdder:
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
         """Return the batch with the columns of clouds, without the rows left out."""
         # Numbers of the rows whose cloud could be read, and these clouds
-        kept, clouds = [], []
+        kept = []
+        clouds = []
         for number, object_id in enumerate(batch["object_id"]):
             try:
                 clouds.append(self._cloud(str(object_id)))

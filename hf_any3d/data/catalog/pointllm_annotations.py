@@ -39,7 +39,8 @@ class Annotation(NamedTuple):
 def annotation_row(value: Any) -> dict[str, Any]:
     """Check an entry: an object with alternating questions and answers."""
     # An entry without a type is a brief description.
-    identifier, kind = value["object_id"], value.get("conversation_type", TYPES[0])
+    identifier = value["object_id"]
+    kind = value.get("conversation_type", TYPES[0])
     turns = [{"from": turn["from"], "value": turn["value"]} for turn in value["conversations"]]
     if not _IDENTIFIER.fullmatch(identifier) or kind not in TYPES:
         raise PointCloudError(
@@ -76,7 +77,8 @@ def scan_entries(path: Path) -> Iterator[tuple[Any, str]]:
     They are decoded one by one, since all values of a file of a gigabyte together would take several.
     """
     with file_errors(path, "JSON array"):
-        text, decode = path.read_text(encoding="utf-8-sig"), json.JSONDecoder().raw_decode
+        text = path.read_text(encoding="utf-8-sig")
+        decode = json.JSONDecoder().raw_decode
         separator = _SEPARATOR.match(text)
         if separator is None or separator[1] != "[":
             raise PointCloudError(f"starts with {text[:20]!r}; expected [, a JSON array")

@@ -274,7 +274,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             # A class is a floating point number in the table, and has to be whole.
             labels = integers(table[:, 6], "class")
             return {"points": _at_origin(table[:, :3]), "colors": _colors(table[:, 3:6]), "labels": labels}
-    points, colors, labels = [], [], []
+    points = []
+    colors = []
+    labels = []
     for piece in _files(path):
         data = open_source(piece, "txt", ("txt",)).data
         if stray := _STRAY.search(data):

@@ -139,7 +139,8 @@ def _read(path: Path) -> Iterator[Mapping[str, object]]:
     with file_errors(path):
         parts = integers(table[:, 6], "part")
     # Parts of a category have consecutive numbers.
-    first, last = CATEGORY_PARTS[category][0], CATEGORY_PARTS[category][-1]
+    first = CATEGORY_PARTS[category][0]
+    last = CATEGORY_PARTS[category][-1]
     wrong = (parts < first) | (parts > last)
     if wrong.any():
         raise PointCloudFileError(f"{path}: part {parts[wrong][0]} of category {category}; expected {first} to {last}")

@@ -195,8 +195,11 @@ def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], sourc
 
 def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dict[str, Any]:
     """Interpret columns 4 to 7: an intensity and colors, or colors and an alpha value or label."""
-    first, last, seventh = table[:, 3:6], table[:, 4:7], table[:, 6]
-    colors_first, colors_last = _looks_like_colors(first), _looks_like_colors(last)
+    first = table[:, 3:6]
+    last = table[:, 4:7]
+    seventh = table[:, 6]
+    colors_first = _looks_like_colors(first)
+    colors_last = _looks_like_colors(last)
     if colors_last and (is_pts or not colors_first):
         if not is_pts and _is_like_classes(first[:, 0] - first[:, 0].min()):
             source.warn("column 4 is read as intensities, since nothing names it")
@@ -222,14 +225,16 @@ def _counts_points(table: np.ndarray) -> bool:
     if len(first) < 3 or table.dtype.kind not in "fiu" or not (first == np.floor(first)).all():
         return False
     # No scan has points whose x are whole numbers that rise while others have decimals, nor that count without end.
-    steps, others = np.diff(first), table[:, 1:4]
+    steps = np.diff(first)
+    others = table[:, 1:4]
     have_decimals = (others != np.floor(others)).any(axis=0).sum() >= 2
     return bool((steps > 0).all() if have_decimals else (steps == 1).all() and len(first) >= _LONG_COUNT)
 
 
 def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
     """Return the last column as labels with a warning, or None with another if it may be something else."""
-    column, values = f"column {table.shape[1]}", table[:, -1]
+    column = f"column {table.shape[1]}"
+    values = table[:, -1]
     if not _is_like_classes(values):
         source.warn(f"{column} may be labels, intensities or other values and is left out, since nothing names it")
         return None
@@ -250,7 +255,8 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     # The maximum of nothing is an error in numpy.
     if not colors.size:
         return colors
-    scale, top = color_scale(values), float(colors.max())
+    scale = color_scale(values)
+    top = float(colors.max())
     is_in_range = np.isfinite(top) if scale == 1 else top <= scale * _ROUNDED
     if not (colors.min() >= 0 and is_in_range):  # or NaN
         raise PointCloudError(f"colors range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")

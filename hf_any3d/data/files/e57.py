@@ -209,7 +209,8 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     expected = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
     source.leave_out(name for name in names if name not in expected)
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
-    fields, values = {}, {}
+    fields = {}
+    values = {}
     for name in used:
         place = names.index(name)
         fields[name] = _field(children[place])
@@ -256,7 +257,8 @@ def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, fl
         limits[_name(child)] = value
     ends = []
     for name in _COLORS:
-        low, high = limits.get(f"{name}Minimum"), limits.get(f"{name}Maximum")
+        low = limits.get(f"{name}Minimum")
+        high = limits.get(f"{name}Maximum")
         ends.append(fields[name].ends if low is None or high is None else (low, high))
     return ends
 

@@ -43,7 +43,8 @@ def read(source: Source) -> PointCloudData:
     If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines
     and attributes of applications are left out with a warning; skins and animations without one.
     """
-    text, chunk = source.data, None
+    text = source.data
+    chunk = None
     if source.data.startswith(b"glTF"):
         text, chunk = _chunks(source.data)
     content = json.loads(text)
@@ -250,11 +251,13 @@ def _material(document: Document, primitive: dict, source: Source) -> tuple[np.n
     material = document.item("materials", primitive["material"])
     extensions = material.get("extensions", {})
     surface = material.get("pbrMetallicRoughness")
-    color, texture = "baseColorFactor", "baseColorTexture"
+    color = "baseColorFactor"
+    texture = "baseColorTexture"
     # The extension takes the place of the metallic and rough surface.
     if _GLOSSY in extensions:
         surface = extensions[_GLOSSY]
-        color, texture = "diffuseFactor", "diffuseTexture"
+        color = "diffuseFactor"
+        texture = "diffuseTexture"
     # Without either, an extension may define another color than white.
     is_known = surface is not None or not extensions
     surface = surface or {}

@@ -96,7 +96,8 @@ class _Archive:
     """Arrays of an .npz, read by name within the limits of their sum."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Source):
-        self.archive, self.source = archive, source
+        self.archive = archive
+        self.source = source
         self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         self.opened: dict[str, zipfile.ZipInfo] = {}
 

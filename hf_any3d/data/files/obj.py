@@ -92,7 +92,9 @@ class _Statements:
     """Statements of a file, and the names of those that are not read."""
 
     def __init__(self):
-        self.vertices, self.normals, self.paint = bytearray(), bytearray(), bytearray()
+        self.vertices = bytearray()
+        self.normals = bytearray()
+        self.paint = bytearray()
         self.polygons = _Polygons()
         self.libraries: dict[bytes, None] = {}
         self.others: dict[str, None] = {}
@@ -244,7 +246,8 @@ class _Polygons:
 
     def _add_normals(self, corners: np.ndarray, normals: np.ndarray) -> None:
         having = normals != _NONE
-        corners, normals = corners[having], normals[having]
+        corners = corners[having]
+        normals = normals[having]
         # Vertices that come after their faces are so rare that their normals may be left out.
         if (corners >= self.vertices).any():
             self._have_one_normal = False

@@ -108,7 +108,8 @@ def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
 
 def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     """Return the name in the row type of each field with one value per point, and the row type."""
-    fields, columns = [], {}
+    fields = []
+    columns = {}
     counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
     for i, (name, size, kind, count) in enumerate(
         zip(map(str.lower, header["FIELDS"]), header["SIZE"], header["TYPE"], counts, strict=True)
@@ -147,7 +148,8 @@ def decompress(data: bytes, size: int) -> bytearray:
     length minus two (seven: add the next byte), the other five and the next byte the distance minus one.
     """
     out = bytearray()
-    at, stop = 0, len(data)
+    at = 0
+    stop = len(data)
     # Not beyond the declared size: a few bytes can stand for many.
     while at < stop and len(out) <= size:
         control = data[at]

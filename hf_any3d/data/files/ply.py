@@ -241,7 +241,8 @@ class Element:
 
     def row(self, order: str, lengths: list[int]) -> np.dtype:
         """Return the numpy type of a row whose lists have these lengths."""
-        fields, sizes = [], iter(lengths)
+        fields = []
+        sizes = iter(lengths)
         for i, (_, kind, length) in enumerate(self.properties):
             if length:
                 fields.append((f"length{i}", order + length))
@@ -274,7 +275,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             rows = RaggedRows(element, order)
             places, stop = rows.walk(lengths_in(data, element, order), start, len(data), element.count)
             lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
-            values, start = rows.values(np.frombuffer(data, np.uint8), start, stop, places, lengths), stop
+            values = rows.values(np.frombuffer(data, np.uint8), start, stop, places, lengths)
+            start = stop
         blocks.append(values)
     return blocks, data[start:]
 
@@ -292,7 +294,8 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     if stop > len(data):
         return None
     table = np.frombuffer(data, row, element.count, start)
-    values, sizes = {}, iter(lengths)
+    values = {}
+    sizes = iter(lengths)
     for i, (name, _, length) in enumerate(element.properties):
         column = table[f"value{i}"]
         if length and element.count:
@@ -324,7 +327,8 @@ class RaggedRows:
     """
 
     def __init__(self, element: Element, order: str):
-        self.element, self.order = element, order
+        self.element = element
+        self.order = order
         self.gaps, self.items, self.widths = [], [], []  # before each list, of each of its values, of its length
         self.scalars: list[tuple[str, str, int, int]] = []  # name, type, lists before it, distance from the last one
         gap = 0
@@ -351,7 +355,8 @@ class RaggedRows:
         # One row after the other, as a row's start is known only from the lengths before it; the loop does nothing
         # else.
         plan = list(zip(self.gaps, self.widths, self.items, length_at, appends, strict=True))
-        at, tail = start, self.tail
+        at = start
+        tail = self.tail
         try:
             for _ in range(count):
                 for gap, width, item, length, append in plan:
@@ -382,13 +387,15 @@ class RaggedRows:
         ]
         # A row begins `tail` after the last list of the one before.
         rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
-        scalars, list_columns = iter(self.scalars), iter(lists)
+        scalars = iter(self.scalars)
+        list_columns = iter(lists)
         values: Values = {}
         for name, kind, length in self.element.properties:
             if length:
                 first, last, size = next(list_columns)
                 # Neighboring lists never touch, since each starts with its length.
-                edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
+                edges = np.zeros(stop - start + 1, np.int8)
+                filled = size > 0
                 edges[first[filled] - start] = 1
                 edges[last[filled] - start] -= 1
                 # The sum is 1 inside of lists and 0 outside, and so a mask of their values.
@@ -443,7 +450,8 @@ def ascii_rows(block: bytes, element: Element) -> Values:
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
-    rows, view = RaggedRows(element, ""), flat.data
+    rows = RaggedRows(element, "")
+    view = flat.data
     places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
     if stop != len(flat):
         raise PointCloudError(f"element {shorten(element.name)} has {len(flat)} numbers; expected {stop}")

@@ -219,7 +219,8 @@ class PointCloudData:
         draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
         face = until.searchsorted(draws, side="right")  # (n,)
         # The square root makes points even over a triangle; without it they would crowd at the first corner.
-        root, share = np.sqrt(generator.random(n)), generator.random(n)
+        root = np.sqrt(generator.random(n))
+        share = generator.random(n)
         weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
         points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
         normals = doubled[face] / np.linalg.norm(doubled[face], axis=1, keepdims=True)

@@ -28,7 +28,8 @@ def read(source: Source) -> PointCloudData:
     if not text.endswith(b"\n"):
         ends = np.append(ends, len(text))
     starts = np.concatenate([[0], ends])  # of each line, and the end of the last
-    lines, at = len(ends), 0
+    lines = len(ends)
+    at = 0
     scans: list[dict[str, Any]] = []
     without_return = total = 0
     while at < lines:

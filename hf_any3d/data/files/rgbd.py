@@ -56,7 +56,8 @@ class Intrinsics:
         matrix = _first_of(content, _MATRICES)
         # Some programs put the single numbers in a group under such a name.
         if isinstance(matrix, Mapping) and "data" not in matrix:
-            content, matrix = matrix, None
+            content = matrix
+            matrix = None
         if matrix is None:
             camera = _by_name(content)
         else:

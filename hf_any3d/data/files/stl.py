@@ -49,7 +49,8 @@ def read(source: Source) -> PointCloudData:
 
 def _colors(attributes: np.ndarray, header: bytes, source: Source) -> np.ndarray | None:
     """Return colors of facets `(facets, 3)`, or None; warn of attributes that are no colors."""
-    part, flagged = _PART_COLOR.search(header), attributes & _FLAG != 0
+    part = _PART_COLOR.search(header)
+    flagged = attributes & _FLAG != 0
     channels = np.stack([attributes & _CHANNEL, attributes >> 5 & _CHANNEL, attributes >> 10 & _CHANNEL], axis=1)
     colors = channels.astype(np.float32) / _CHANNEL
     if part:
@@ -80,7 +81,9 @@ def _ascii(source: Source) -> np.ndarray:
     data = _NAME.sub(b"", data)
     words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
     source.check(points=words, faces=facets)
-    rows, lines, start = [], [], 0
+    rows = []
+    lines = []
+    start = 0
     for match in _VERTEX.finditer(data):
         # A vertex may be spread over several lines, and a # is no number but would begin a comment.
         rows.append(b" ".join(match.group(1).split()).replace(b"#", b"?"))

@@ -95,7 +95,10 @@ def read(source: Source) -> PointCloudData:
 
 
 def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, source: Source) -> PointCloudData:
-    points, faces, colors, start = [], [], [], 0
+    points = []
+    faces = []
+    colors = []
+    start = 0
     for shape, transform in meshes:
         vertices = np.frombuffer(shape.vertices, np.float64).reshape(-1, 3)
         # A transform is four rows of three numbers: the turn, and the translation (3MF core specification).
@@ -108,7 +111,8 @@ def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, s
         faces.append(corners + start)
         colors.append(np.frombuffer(shape.colors, np.float32).reshape(-1, 3))
         start += len(vertices)
-    all_faces, face_colors = np.concatenate(faces), np.concatenate(colors)
+    all_faces = np.concatenate(faces)
+    face_colors = np.concatenate(colors)
     # Colors of only some triangles are no colors of the surface, as a cloud has one for each or none.
     has_color = np.asarray(np.isfinite(face_colors).all(axis=1))
     if has_color.any() and not has_color.all():
@@ -147,7 +151,8 @@ class Package:
     """The models of a package, each parsed once."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Source):
-        self.archive, self.source = archive, source
+        self.archive = archive
+        self.source = source
         # Relations write names of parts with a slash in front, which the ZIP has not.
         self.names = {info.filename.lstrip("/"): info for info in archive.infolist()}
         self.parts: dict[str, Part] = {}
@@ -190,7 +195,9 @@ class _ModelReader:
     """Builds a part from its elements, in the order of the file."""
 
     def __init__(self, name: str, package: Package):
-        self.name, self.package, self.part = name, package, Part()
+        self.name = name
+        self.package = package
+        self.part = Part()
         self.groups: dict[str, list[tuple[float, ...]]] = {}
         self.group: list[tuple[float, ...]] = []
         self.is_mesh = False
@@ -199,7 +206,8 @@ class _ModelReader:
     def _begin(self, shape: Shape) -> None:
         self.shape = shape
         # Looked up once, since these are called for each of millions of elements
-        self.add_vertex, self.add_corners = shape.vertices.extend, shape.corners.extend
+        self.add_vertex = shape.vertices.extend
+        self.add_corners = shape.corners.extend
         self.add_color = shape.colors.extend
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -247,7 +255,8 @@ class _ModelReader:
     def _color(self, triangle: dict[str, str]) -> tuple[float, ...]:
         """Return the color of a triangle: that of its first corner, of the triangle, or of the object."""
         # A color of its own, else one of the triangle's group, else what the object has (3MF materials extension).
-        group, entry = triangle.get("pid"), triangle.get("p1")
+        group = triangle.get("pid")
+        entry = triangle.get("p1")
         if entry is None and self.shape.material[1] is None:
             return _NO_COLOR
         if entry is None:

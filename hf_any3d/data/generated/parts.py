@@ -115,12 +115,17 @@ def assemble(
 
 def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a round or rectangular top on four legs or on a pedestal."""
-    height, width, depth, thick = uniform(0.6, 1.0), uniform(0.8, 1.8), uniform(0.6, 1.0), uniform(0.03, 0.08)
-    round_top, pedestal = choose(2) == 1, choose(2) == 1
+    height = uniform(0.6, 1.0)
+    width = uniform(0.8, 1.8)
+    depth = uniform(0.6, 1.0)
+    thick = uniform(0.03, 0.08)
+    round_top = choose(2) == 1
+    pedestal = choose(2) == 1
     depth = width if round_top else depth
     top = _cylinder(width / 2, thick, height) if round_top else _box((width, thick, depth), height)
     if pedestal:
-        pole, foot = _cylinder(uniform(0.03, 0.1), height, 0.0), _cylinder(uniform(0.2, 0.35), 0.04, 0.0)
+        pole = _cylinder(uniform(0.03, 0.1), height, 0.0)
+        foot = _cylinder(uniform(0.2, 0.35), 0.04, 0.0)
         return [("top", top), ("legs", pole), ("legs", foot)]
     reach = 0.32 if round_top else 0.45
     return [("top", top), *_legs(height, reach * width, reach * depth, uniform(0.025, 0.06))]
@@ -128,8 +133,11 @@ def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a seat, a back, and four legs or a pedestal."""
-    height, width, thick = uniform(0.38, 0.55), uniform(0.38, 0.55), uniform(0.03, 0.09)
-    back, base = uniform(0.35, 0.65), height + uniform(0.0, 0.12)
+    height = uniform(0.38, 0.55)
+    width = uniform(0.38, 0.55)
+    thick = uniform(0.03, 0.09)
+    back = uniform(0.35, 0.65)
+    base = height + uniform(0.0, 0.12)
     # The back leans about its lower edge.
     lean = trimesh.transformations.rotation_matrix(-uniform(0.0, 0.25), [1, 0, 0], [0, base, -width / 2])
     rest = _box((width * uniform(0.8, 1.0), back, 0.04), base, (0, -width / 2)).apply_transform(lean)
@@ -142,8 +150,10 @@ def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a foot, a pole, and a shade that opens downwards, held by a cross at its upper rim."""
-    height, foot = uniform(0.4, 1.6), uniform(0.1, 0.22)
-    wide, shade = foot * uniform(1.0, 1.9), uniform(0.15, 0.35)
+    height = uniform(0.4, 1.6)
+    foot = uniform(0.1, 0.22)
+    wide = foot * uniform(1.0, 1.9)
+    shade = uniform(0.15, 0.35)
     narrow = wide * uniform(0.4, 0.95)
     base = _cylinder(foot, uniform(0.02, 0.08), 0.0) if choose(2) else _box((2 * foot, uniform(0.02, 0.08), 2 * foot))
     cover = _revolved([(wide, height - shade), (narrow, height)])
@@ -155,8 +165,10 @@ def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw an open body and a handle, a half ring or a square one."""
-    height, low = uniform(0.08, 0.14), uniform(0.03, 0.05)
-    high, tube = low * uniform(0.9, 1.25), uniform(0.004, 0.008)
+    height = uniform(0.08, 0.14)
+    low = uniform(0.03, 0.05)
+    high = low * uniform(0.9, 1.25)
+    tube = uniform(0.004, 0.008)
     body = _revolved([(0.0, 0.0), (low, 0.0), (high, height)])
     ring = height * uniform(0.25, 0.38)
     middle = (low + high) / 2 - tube
@@ -179,8 +191,11 @@ def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a body, a shoulder with neck, and a cap."""
-    radius, height = uniform(0.03, 0.06), uniform(0.12, 0.24)
-    neck, rise, shoulder = radius * uniform(0.25, 0.5), uniform(0.03, 0.09), uniform(0.01, 0.05)
+    radius = uniform(0.03, 0.06)
+    height = uniform(0.12, 0.24)
+    neck = radius * uniform(0.25, 0.5)
+    rise = uniform(0.03, 0.09)
+    shoulder = uniform(0.01, 0.05)
     top = height + shoulder + rise
     waist = radius * (uniform(0.75, 0.95) if choose(2) else 1.0)
     body = _revolved([(0.0, 0.0), (radius, 0.0), (waist, height / 2), (radius, height)])
@@ -191,13 +206,15 @@ def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     """Draw a body along x, wings, and a tail of fin and stabilizers."""
-    length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
+    length = uniform(1.6, 2.4)
+    radius = uniform(0.1, 0.16)
     # Wings above or below the middle of the body, which is at a height of 0.5
     rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
     hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])
     # From y to x. Exchanging two axes turns faces inside out, which does not matter to points drawn by area.
     hull.vertices = hull.vertices[:, [1, 0, 2]] + [-length / 2, 0.5, 0]
-    span, chord = uniform(1.6, 2.4), uniform(0.25, 0.45)
+    span = uniform(1.6, 2.4)
+    chord = uniform(0.25, 0.45)
     sweep = uniform(0.0, 0.4)
     wings = _swept(span, chord, sweep, rise, -0.1 * length)
     tail = length / 2 - 0.15

@@ -92,7 +92,8 @@ def compose_splits(
         if count < 1:
             continue
         rows = single[split].select_columns(["points", "label"]).with_format("numpy")
-        names, plain = rows.features["label"].names, cast("Iterable[dict[str, Any]]", rows)
+        names = rows.features["label"].names
+        plain = cast("Iterable[dict[str, Any]]", rows)
         # Class 0 is the floor.
         labels = {names.index(name): i + 1 for i, name in enumerate(classes)}
         objects = [
@@ -158,7 +159,8 @@ def compose_room(
         shape *= size / 2 / np.linalg.norm(shape, axis=1).max()
         x, y, z = shape.T
         standing = np.stack([np.cos(angle) * x + np.sin(angle) * z, y, np.cos(angle) * z - np.sin(angle) * x], axis=1)
-        low, high = standing.min(axis=0), standing.max(axis=0)
+        low = standing.min(axis=0)
+        high = standing.max(axis=0)
         standing = standing - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
         if touching and placed:
             place = _touching_place(standing, [points for points, _, _ in placed], edges, gap, generator)
@@ -172,7 +174,9 @@ def compose_room(
     # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
     shares = np.array([size**2 for _, _, size in placed] + [edges.prod() / 4])
     counts = np.floor(num_points * shares / shares.sum()).astype(int)
-    points, labels, members = [], [], []
+    points = []
+    labels = []
+    members = []
     for number, (standing, label, _) in enumerate(placed):
         # Shapes have a fixed number of points, so a large object cannot get more than these.
         count = min(max(counts[number], 1), len(standing))
@@ -182,7 +186,9 @@ def compose_room(
     rest = num_points - sum(map(len, points))
     floor = np.zeros((rest, 3))
     floor[:, [0, 2]] = generator.uniform(-edges / 2, edges / 2, (rest, 2))
-    points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
+    points = [*points, floor]
+    labels = [*labels, np.full(rest, floor_label)]
+    members = [*members, np.full(rest, -1)]
     order = generator.permutation(num_points)
     return {
         "points": np.concatenate(points)[order].astype(np.float32),
@@ -222,7 +228,8 @@ def _touching_place(
     for _ in range(_TRIES):
         other = others[int(generator.integers(len(others)))][:, [0, 2]]
         angle = generator.uniform(0, 2 * np.pi)
-        toward, middle = np.array([np.cos(angle), np.sin(angle)]), (other.min(axis=0) + other.max(axis=0)) / 2
+        toward = np.array([np.cos(angle), np.sin(angle)])
+        middle = (other.min(axis=0) + other.max(axis=0)) / 2
         # The circles around both footprints do not touch at this distance.
         distance = np.linalg.norm(half) + np.linalg.norm(np.ptp(other, axis=0)) / 2 + gap
         center = None

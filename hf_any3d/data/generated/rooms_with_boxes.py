@@ -62,7 +62,8 @@ def load(
 def with_boxes(room: Mapping[str, np.ndarray], turned: Sequence[str] | None = None) -> dict[str, Any]:
     """Return a composed room, z up, with a box around the points of each object."""
     points = turn_up_axis(room["points"], "y", UP_AXIS)
-    boxes, labels = [], []
+    boxes = []
+    labels = []
     for number, angle in enumerate(room["angles"]):
         members = room["objects"] == number
         label = int(room["labels"][members][0]) - 1  # 0 is the floor
@@ -71,11 +72,13 @@ def with_boxes(room: Mapping[str, np.ndarray], turned: Sequence[str] | None = No
         if symmetry:
             # The shapes face along z, which becomes -y.
             heading = float(wrapped(np.array(symmetry * (float(angle) - np.pi / 2)))) / symmetry
-        cos, sin = np.cos(heading), np.sin(heading)
+        cos = np.cos(heading)
+        sin = np.sin(heading)
         turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])  # axes of the box to those of the room
         # Rows times this matrix are places along the axes of the box.
         inside = points[members] @ turn
-        low, high = inside.min(axis=0), inside.max(axis=0)
+        low = inside.min(axis=0)
+        high = inside.max(axis=0)
         size = np.maximum(high - low, _THINNEST)
         boxes.append(np.array([*(turn @ ((low + high) / 2)), *size, heading], np.float32))
         labels.append(label)

@@ -101,7 +101,8 @@ def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Ent
     places = generator.permutation(len(walls))[: 2 + int(generator.integers(2))]
     for number, place in enumerate(places.tolist()):
         wall = walls[place]
-        start, end = np.array([wall.ax, wall.ay]), np.array([wall.bx, wall.by])
+        start = np.array([wall.ax, wall.ay])
+        end = np.array([wall.bx, wall.by])
         length = float(np.linalg.norm(end - start))
         # A door, which stands on the floor.
         if number == 0:

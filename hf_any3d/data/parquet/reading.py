@@ -68,7 +68,8 @@ def hdf5_source(
 
     `columns` maps arrays to columns of the rows; `convert` makes the entries of one cloud a row of the dataset.
     """
-    units, total = [], 0
+    units = []
+    total = 0
     for file in files:
         with open_hdf5(file, required=list(columns)) as arrays:
             # A single number has no length, and no entry for each cloud.

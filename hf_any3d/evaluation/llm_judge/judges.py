@@ -116,7 +116,8 @@ class LanguageModelJudge:
         dtype: str = "auto",
         seed: int = 0,
     ):
-        self.name, self.seed = name, seed
+        self.name = name
+        self.seed = seed
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
@@ -189,13 +190,17 @@ class EndpointJudge:
     ):
         if urllib.parse.urlsplit(base_url).scheme not in ("http", "https"):
             raise ValueError(f"base_url is {base_url!r}; expected an address such as https://api.openai.com/v1")
-        self.name, self.at_once = model, at_once
+        self.name = model
+        self.at_once = at_once
         self.revisions: set[str] = set()
         chosen = {**_PUBLISHED_SETTINGS, **(settings or {})}
         self.settings: Mapping[str, Any] = {key: value for key, value in chosen.items() if value is not None}
         self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._key_variable, self._timeout = key_variable, timeout
-        self._attempts, self._first_wait, self._sleep = attempts, first_wait, sleep
+        self._key_variable = key_variable
+        self._timeout = timeout
+        self._attempts = attempts
+        self._first_wait = first_wait
+        self._sleep = sleep
         # A redirect would send the key to another address.
         self._opener = urllib.request.build_opener(_NoRedirects)
 

@@ -34,7 +34,8 @@ class Estimate:
         counted = ~np.isnan(logits).any(axis=1)
         logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
         if refused is not None and refused[counted].any():
-            answers, classes = np.where(refused[counted], len(classes), answers), [*classes, NONE_OF_THESE]
+            answers = np.where(refused[counted], len(classes), answers)
+            classes = [*classes, NONE_OF_THESE]
         matrix = confusion_matrix(answers, labels, len(classes))
         # The loss stays the same, and exponentials of large logits do not overflow.
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -113,7 +114,8 @@ class Estimate:
         scores = self.class_accuracy()
         name = min(scores, key=lambda name: scores[name])
         number = self.classes.index(name)
-        right, total = int(self.matrix[number, number]), int(self.matrix[number].sum())
+        right = int(self.matrix[number, number])
+        total = int(self.matrix[number].sum())
         return f"{shown}{more}; more scans of {name} would help most, {right} of {total} right"
 
     def section(self) -> str:

@@ -58,7 +58,8 @@ def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0)
     generator = np.random.default_rng(seed)
     # With more folds than groups, some would hold out nothing.
     count = min(most, max(map(len, by_class.values())))
-    folds, place = np.full(len(labels), -1), 0
+    folds = np.full(len(labels), -1)
+    place = 0
     for label in sorted(by_class):
         owned = by_class[label]
         if len(owned) < 2:

@@ -127,8 +127,10 @@ def _training_rows(
     """Return the rows to learn from, with their folds."""
     scans = examples.scans
     # In double precision, in which heads are fitted
-    features, views = examples.features.astype(np.float64), examples.views
-    labels, groups = scans.labels, scans.groups
+    features = examples.features.astype(np.float64)
+    views = examples.views
+    labels = scans.labels
+    groups = scans.groups
     folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
     if examples.learns_views:
         assert views is not None

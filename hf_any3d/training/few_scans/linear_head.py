@@ -30,7 +30,8 @@ class Metric(NamedTuple):
         """Return that of the packaged encoder, whose features are the first of `width`; others stay as they are."""
         stored = {name: tensor.double().numpy() for name, tensor in packaged_metric().items()}
         others = width - len(stored["mean"])
-        mean, scale = np.pad(stored["mean"], (0, others)), np.pad(stored["scale"], (0, others), constant_values=1.0)
+        mean = np.pad(stored["mean"], (0, others))
+        scale = np.pad(stored["scale"], (0, others), constant_values=1.0)
         return cls(mean, scale, stored["matrix"])
 
 
@@ -69,7 +70,8 @@ def joined_with_scores(head: LinearHead, columns: np.ndarray, share: float, shar
     the classes. Sharpness is a factor of all logits.
     """
     weight = head.weight * (1 - share) * sharpness
-    mean, scale = head.mean.copy(), head.scale.copy()
+    mean = head.mean.copy()
+    scale = head.scale.copy()
     # Standardized, they are too small to count in distances between features.
     mean[columns], scale[columns] = 0.0, _UNHEARD
     weight[:, columns] = np.eye(len(columns)) * share * sharpness * _UNHEARD
@@ -86,7 +88,8 @@ def fit_head(
     features are standardized by their own mean and deviation.
     """
     if metric is None:
-        mean, scale = features.mean(axis=0), features.std(axis=0)
+        mean = features.mean(axis=0)
+        scale = features.std(axis=0)
         scale = np.where(scale > _CONSTANT * max(scale.max(), 1e-30), scale, 1.0)
         head = LinearHead(np.zeros((0, 0)), np.zeros(0), mean, scale)
     else:

@@ -40,7 +40,8 @@ def draw_things(
         generator = np.random.default_rng([seed, number])
         points = KINDS[name](generator, num_points)
         angle = generator.uniform(0, 2 * np.pi)
-        cosine, sine = np.cos(angle), np.sin(angle)
+        cosine = np.cos(angle)
+        sine = np.sin(angle)
         points = points @ np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
         # Up to a hundredth of the size: a drawn surface without any noise would be told from scans by that alone.
         points = points + generator.normal(size=points.shape) * generator.uniform(0, 0.01) * np.abs(points).max()
@@ -52,7 +53,8 @@ def draw_things(
 
 def _noise(generator: Generator, count: int) -> np.ndarray:
     """Draw points of no surface: heavy tails, a thick shell, a column, one side of a cloud, or a wandering path."""
-    form, size = generator.integers(5), generator.uniform(0.4, 1, 3)
+    form = generator.integers(5)
+    size = generator.uniform(0.4, 1, 3)
     # Tails heavier than those of a normal distribution, as of stray echoes
     if form == 0:
         return generator.standard_t(generator.uniform(3, 12), (count, 3)) * size
@@ -61,7 +63,8 @@ def _noise(generator: Generator, count: int) -> np.ndarray:
             _directions(generator, count) * (1 + generator.normal(0, generator.uniform(0.1, 0.5), (count, 1))) * size
         )
     if form == 2:
-        angle, radius = generator.uniform(0, 2 * np.pi, count), np.sqrt(generator.random(count))
+        angle = generator.uniform(0, 2 * np.pi, count)
+        radius = np.sqrt(generator.random(count))
         height = generator.uniform(-1, 1, count) * generator.uniform(0.5, 2)
         return np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], axis=1) * size
     if form == 3:
@@ -79,7 +82,8 @@ def _sheet(generator: Generator, count: int) -> np.ndarray:
     if form == 0 or form == 3:
         # A disk, or what remains around a hole in it.
         inner = generator.uniform(0.2, 0.8) if form == 3 else 0.0
-        angle, radius = generator.uniform(0, 2 * np.pi, count), np.sqrt(generator.uniform(inner**2, 1, count))
+        angle = generator.uniform(0, 2 * np.pi, count)
+        radius = np.sqrt(generator.uniform(inner**2, 1, count))
         across = np.stack([radius * np.cos(angle), radius * np.sin(angle) * generator.uniform(0.4, 1)], axis=1)
     height = np.zeros(count)
     if form == 1:
@@ -93,7 +97,8 @@ def _sheet(generator: Generator, count: int) -> np.ndarray:
 
 def _bar(generator: Generator, count: int) -> np.ndarray:
     """Draw a beam, an arc, two beams that meet, or several beside each other, in any direction."""
-    form, thick = generator.integers(4), generator.uniform(0.01, 0.15)
+    form = generator.integers(4)
+    thick = generator.uniform(0.01, 0.15)
     if form == 1:
         angle = generator.uniform(0, generator.uniform(0.5, 4), count)
         points = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1)

@@ -28,7 +28,8 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
     """
     if len(points) > _MOST:
         points = points[generator.choice(len(points), _MOST, replace=False)]
-    azimuth, elevation = generator.uniform(0, 2 * np.pi), np.radians(generator.uniform(*_ELEVATIONS))
+    azimuth = generator.uniform(0, 2 * np.pi)
+    elevation = np.radians(generator.uniform(*_ELEVATIONS))
     toward = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(elevation), np.sin(azimuth) * np.cos(elevation)])
     toward = np.roll(toward, "xyz".index(up_axis) - 1)
     centered = points - points.mean(axis=0)
@@ -55,7 +56,8 @@ def fit_side(
     Returns:
         Weights `(width,)` and bias; their sum is above 0 for what looks one-sided.
     """
-    rows, labels = np.concatenate([features, views]), np.repeat([0, 1], len(features))
+    rows = np.concatenate([features, views])
+    labels = np.repeat([0, 1], len(features))
     head = fit_head(rows, labels, 2, _STRENGTH)
     weight = (head.weight[1] - head.weight[0]) / head.scale
     bias = head.bias[1] - head.bias[0] - head.mean @ weight

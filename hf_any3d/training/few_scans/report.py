@@ -53,7 +53,8 @@ def how_judged(
 
 def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimate], stopwatch: Stopwatch) -> RunReport:
     """Write everything; metrics.json last, which marks the run as complete."""
-    model, arguments = prepared.model, prepared.request.arguments
+    model = prepared.model
+    arguments = prepared.request.arguments
     report = RunReport(
         # Parts of a report for trainings stay empty where nothing was trained.
         data=_data_facts(prepared),
@@ -107,7 +108,8 @@ def _training_facts(config: PointFeaturesConfig, plan: Plan) -> dict[str, Any]:
 
 def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | None) -> list[str]:
     """Return the lines of the command: what was seen, how it was learned, how sure it is, and what would help."""
-    scans, config = prepared.together, prepared.model.config
+    scans = prepared.together
+    config = prepared.model.config
     origin = prepared.origin if prepared.earlier is None else f"{prepared.origin} and the earlier ones"
     lines = [f"{origin}: {_seen(scans)}; up axis {config.up_axis}"]
     # Said where it changes what the user does next, right behind the axis that was assumed.
@@ -157,7 +159,8 @@ def _way(plan: Plan, config: PointFeaturesConfig) -> str:
 
 def _when_unknown(prepared: Preparation) -> str:
     """Describe how often a scan is labeled "none of these"."""
-    config, channels = prepared.model.config, prepared.processor.features
+    config = prepared.model.config
+    channels = prepared.processor.features
     if config.unknown_share is not None:
         unknown = f"said of at most {100 * config.unknown_share:.0f} % of further scans like these, by those that "
         unknown += "were held out, and of part of what is unlike them"

@@ -166,9 +166,11 @@ class FewScans(Request):
     def prepared(self, earlier: Examples | None) -> DataArguments:
         """Return the arguments of the data, with points and channels as the earlier model has them, or by default."""
         # As many points as the packaged encoder has learned from, without colors.
-        num_points, features = 1024, ["xyz"]
+        num_points = 1024
+        features = ["xyz"]
         if earlier is not None:
-            num_points, features = earlier.processor.num_points, list(earlier.processor.features)
+            num_points = earlier.processor.num_points
+            features = list(earlier.processor.features)
         return replace(
             self.data, num_points=self.data.num_points or num_points, features=self.data.features or features
         )

@@ -101,7 +101,8 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     present = np.flatnonzero(counts)
     if empty := [name for number, name in enumerate(names) if not counts[number]]:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
-    digests, clouds = [], []
+    digests = []
+    clouds = []
     processor = PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
         points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
@@ -132,7 +133,8 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
     """
     if len(scans.classes) == 1:
         raise ValueError(f"{origin}: all scans are of one class, {scans.classes[0]!r}; expected at least two classes")
-    doubts, counts = [], scans.counts
+    doubts = []
+    counts = scans.counts
     first_names: dict[str, str] = {}
     for name in scans.classes:
         other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
@@ -185,7 +187,8 @@ def file_names(rows: Dataset) -> list[str]:
 
 def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
     """Return a cloud for `near_duplicates`, (512, 3) in the unit sphere; None if it has fewer points or no area."""
-    generator, count = np.random.default_rng(0), 2 * _HALF
+    generator = np.random.default_rng(0)
+    count = 2 * _HALF
     try:
         points = cloud.sample_surface(4 * count, generator).points if cloud.is_mesh else cloud.points
     except PointCloudError:

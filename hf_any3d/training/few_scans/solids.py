@@ -43,13 +43,15 @@ def draw_solid(generator: Generator, count: int, family: str | None = None) -> n
 def sample_faces(generator: Generator, faces: Faces, count: int) -> np.ndarray:
     """Draw points `(count, 3)` on faces, evenly by their areas."""
     triangles = np.concatenate(faces)  # (triangles, 3, 3)
-    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    first = triangles[:, 1] - triangles[:, 0]
+    second = triangles[:, 2] - triangles[:, 0]
     areas = np.linalg.norm(np.cross(first, second), axis=1)
     chosen = generator.choice(len(triangles), count, p=areas / areas.sum())
     along, across = generator.random((2, count, 1))
     # The half of the parallelogram that is not the triangle is folded back.
     outside = along + across > 1
-    along, across = np.where(outside, 1 - along, along), np.where(outside, 1 - across, across)
+    along = np.where(outside, 1 - along, along)
+    across = np.where(outside, 1 - across, across)
     return triangles[chosen, 0] + along * first[chosen] + across * second[chosen]
 
 
@@ -151,7 +153,8 @@ def _stairs(generator: Generator) -> Faces:
 
 def _tube(generator: Generator) -> Faces:
     """Draw a cylinder, a pipe with a wall, or one with two radii."""
-    radius, height = generator.uniform(0.08, 0.6), 1.0
+    radius = generator.uniform(0.08, 0.6)
+    height = 1.0
     inner = radius * generator.uniform(0.4, 0.95)
     if generator.random() < 0.5:
         profile = [[0, -0.5], [radius, -0.5], [radius, 0.5], [0, 0.5]]
@@ -177,7 +180,8 @@ def _terrain(generator: Generator) -> Faces:
         waves = generator.normal(0, 5, 2)
         height = height + generator.uniform(0.01, 0.12) * np.sin(waves[0] * x + waves[1] * z + generator.uniform(0, 6))
     places = np.stack([x, height, z * generator.uniform(0.4, 1)], axis=-1)  # (17, 17, 3)
-    low, high = places[:-1], places[1:]
+    low = places[:-1]
+    high = places[1:]
     first = np.stack([low[:, :-1], low[:, 1:], high[:, 1:]], axis=2)
     second = np.stack([low[:, :-1], high[:, 1:], high[:, :-1]], axis=2)
     return [np.concatenate([first.reshape(-1, 3, 3), second.reshape(-1, 3, 3)])]
@@ -185,7 +189,8 @@ def _terrain(generator: Generator) -> Faces:
 
 def _frustum(generator: Generator) -> Faces:
     """Draw a cone or pyramid, with or without its tip."""
-    top, height = generator.uniform(0, 0.7), generator.uniform(0.3, 1.5)
+    top = generator.uniform(0, 0.7)
+    height = generator.uniform(0.3, 1.5)
     profile = np.array([[0, 0], [0.5, 0], [0.5 * top, height], [0, height]]) - (0, height / 2)
     return revolved(profile)
 

@@ -102,7 +102,8 @@ def _compute_other_splits(prepared: Preparation) -> dict[str, np.ndarray]:
 
 def _fit(prepared: Preparation, examples: Examples, things: np.ndarray) -> Fitted:
     """Give the model the classes of the scans, and fit everything that it has learned of them."""
-    model, classes = prepared.model, examples.scans.classes
+    model = prepared.model
+    classes = examples.scans.classes
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {name: number for number, name in enumerate(classes)}
     model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))

@@ -85,7 +85,8 @@ def _learn_both(request: BothWays, rows: DatasetDict | None) -> Learned:
 def _train_into(folder: str, classification: Classification, scans: FewScans, rows: DatasetDict) -> None:
     """Train a classifier, and save it in a folder."""
     # The request may be used again.
-    training, data = copy(classification.training), copy(classification.data)
+    training = copy(classification.training)
+    data = copy(classification.data)
     training.output_dir = folder
     up_axis = scans.data.up_axis or implied_up_axis(scans.data, rows["train"]) or PACKAGED_UP_AXIS
     starts_from_packaged = classification.model.model_name_or_path == default_model()

@@ -78,7 +78,8 @@ def fit_network(
         model = LocalFeaturesForPointCloudSegmentation(LocalFeaturesConfig.from_dict(config.to_dict()))
         core = model.local_features
         # (rows, features) and (rows,)
-        features, labels = torch.from_numpy(rows.features), torch.from_numpy(rows.labels)
+        features = torch.from_numpy(rows.features)
+        labels = torch.from_numpy(rows.labels)
         core.mean.copy_(features.mean(dim=0))
         core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
         weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
@@ -111,7 +112,8 @@ def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:
 
 def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return the mean weighted loss of each member by itself, so that members stay different."""
-    head, members = model.classifier, model.config.members
+    head = model.classifier
+    members = model.config.members
     hidden = model.local_features.hidden_layers(standard)[-1]
     # Members stand side by side in one layer.
     width = hidden.shape[-1] // members
@@ -129,7 +131,8 @@ def logits_of(
     model: LocalFeaturesForPointCloudSegmentation, features: np.ndarray, count: int = 65_536
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (rows, classes) and standardized features (rows, features) of features (rows, features)."""
-    logits, standard = [], []
+    logits = []
+    standard = []
     for start in range(0, len(features), count):
         piece = torch.from_numpy(features[start : start + count])
         points = nn.functional.pad(piece, (3, 0))[None]

@@ -168,7 +168,8 @@ def units_of(tiles: Sequence[TileFacts]) -> list[str]:
 
 def usable_measures(tiles: Sequence[TileFacts], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return which of the `wanted` measures all tiles have, and remarks on those that only some have."""
-    used, remarks = [], []
+    used = []
+    remarks = []
     for name in wanted:
         without = [tile.path.name for tile in tiles if name not in tile.measured]
         if not without:

@@ -131,7 +131,8 @@ class Examples:
 
 def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     """Learn from the labeled files of folders and files, and save model, card and metrics.json."""
-    stopwatch, arguments = Stopwatch(), request.arguments
+    stopwatch = Stopwatch()
+    arguments = request.arguments
     rule = ClassRule.parse(arguments.ignore, arguments.merge)
     # Files are listed before the folder is claimed, so that a mistyped path leaves no empty folder behind.
     files = tile_files(paths)
@@ -348,7 +349,8 @@ def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[tuple[fl
     # Density is counted over the bounding box, which is enough to know how often a tile can be halved.
     width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0)
     density = tile.points / max(width * depth, 1.0)
-    copies, share = [], 1.0
+    copies = []
+    share = 1.0
     while not copies or density * share >= _LEAST_DENSITY:
         scale = _SCALES[len(copies) // 2 % len(_SCALES)]
         # Each density once as it is and once a little larger or smaller, as houses and trees of other places are.
@@ -420,12 +422,16 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     # Judged as they are; thinned copies are learned only.
     is_whole = rows.copies == 0
     steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
-    kept_logits, kept_labels, kept_units, kept_folds = [], [], [], []
+    kept_logits = []
+    kept_labels = []
+    kept_units = []
+    kept_folds = []
     terms: dict[str, list[torch.Tensor]] = {}
     # (units, true classes, answered classes), weighted points
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
     for fold in np.unique(folds):
-        held, learned = rows.part((folds == fold) & is_whole), rows.part(folds != fold)
+        held = rows.part((folds == fold) & is_whole)
+        learned = rows.part(folds != fold)
         # A fold without labeled points, or whose others show a single class, tells nothing.
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
@@ -451,7 +457,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         kept_folds.append(np.full(len(units), fold))
     if not kept_logits:
         return None
-    logits, labels = np.concatenate(kept_logits), np.concatenate(kept_labels)
+    logits = np.concatenate(kept_logits)
+    labels = np.concatenate(kept_labels)
     name = examples.kind if places == 1 or examples.kind == "object" else "place"
     how = f"{len(kept_logits)} trainings that each left out whole {name}s"
     if places == 1:
@@ -524,7 +531,8 @@ def _add_unknown_score(
     config = model.config
     for name, values in judged.terms.items():
         # Terms are of different sizes; by mean and deviation of held-out points each counts alike.
-        usual, deviation = float(values.mean()), max(float(values.std()), 1e-3)
+        usual = float(values.mean())
+        deviation = max(float(values.std()), 1e-3)
         setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
     # The level that no fold exceeds by more than the share: points of a place are alike, so that it is places that
     # have to be counted.
@@ -603,7 +611,9 @@ def _lines(
     model: LocalFeaturesForPointCloudSegmentation,
     paths: Sequence[str | Path],
 ) -> list[str]:
-    config, processor, tiles = model.config, examples.processor, examples.tiles
+    config = model.config
+    processor = examples.processor
+    tiles = examples.tiles
     places = len(np.unique(examples.rows.places))
     counts = [
         sum(tile.codes[code] for tile in tiles for code in codes) for codes in examples.classes.members(ClassRule())

@@ -79,7 +79,9 @@ class DAPTLayer(WrappedModule):
         self, base_layer: nn.Module, hidden_size: int, is_open: bool, is_first: bool, final_norm: nn.Module | None
     ):
         super().__init__(base_layer)
-        self.hidden_size, self.is_open, self.is_first = hidden_size, is_open, is_first
+        self.hidden_size = hidden_size
+        self.is_open = is_open
+        self.is_first = is_first
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.arriving: dict[str, int] = {}

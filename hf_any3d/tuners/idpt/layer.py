@@ -35,7 +35,8 @@ class IDPTLayer(WrappedModule):
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
         super().__init__(base_layer)
-        self.hidden_size, self.is_open = hidden_size, is_open
+        self.hidden_size = hidden_size
+        self.is_open = is_open
         self.idpt_position = nn.ParameterDict()
         self.arriving: dict[str, tuple[int, ...]] = {}
 
@@ -96,7 +97,8 @@ class IDPTLayer(WrappedModule):
         special = geometry.special_tokens
         # Behind the class token and the patches come prompts of earlier layers.
         count = special + geometry.centers.shape[1]
-        tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
+        tokens = hidden_states[:, :count]
+        prompts = hidden_states[:, count:]
         positions = args[0][:, special:count] if self.is_open and args and args[0] is not None else None
         makers = [name for name in names if name in self.nested]
         # Of the patches alone, without positions, as released; a transformer block adds them itself.

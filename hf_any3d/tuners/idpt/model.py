@@ -22,7 +22,8 @@ class IDPTModel(EncoderTuner):
     def default_targets(self, peft_config: IDPTConfig) -> str:
         """Return a regular expression of the layers from the first prompt on."""
         # Prompts that go on have to be carried through all later layers; others end where they are made.
-        count, numbers = len(layer_stack(self.model).layers), self._prompt_layers(peft_config)
+        count = len(layer_stack(self.model).layers)
+        numbers = self._prompt_layers(peft_config)
         return encoder_layer_pattern(self.model, range(min(numbers), count) if peft_config.keep_prompts else numbers)
 
     def check_layers(self, peft_config: IDPTConfig, names: list[str], adapted: list[bool]) -> None:
@@ -46,7 +47,8 @@ class IDPTModel(EncoderTuner):
 
     def adapter_settings(self, adapter_name: str, peft_config: IDPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return what a layer knows of earlier ones, and whether it makes a prompt."""
-        layers, numbers = list(layer_stack(self.model).layers), self._prompt_layers(peft_config)
+        layers = list(layer_stack(self.model).layers)
+        numbers = self._prompt_layers(peft_config)
         place = next(number for number, layer in enumerate(layers) if layer is target)
         # The position of the prompts belongs to the first layer that has one.
         wrapped = [layer for layer in layers[:place] if adapter_name in getattr(layer, "idpt_position", ())]

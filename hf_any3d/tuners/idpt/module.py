@@ -31,7 +31,8 @@ class PromptModule(nn.Module):
 
     def __init__(self, kind: str, hidden_size: int, neighbors: int):
         super().__init__()
-        self.graph_layers, self.neighbors = PROMPT_MODULES[kind] or 0, neighbors
+        self.graph_layers = PROMPT_MODULES[kind] or 0
+        self.neighbors = neighbors
         for number in range(1, self.graph_layers + 1):
             self.add_module(f"conv{number}", _linear_and_norm(2 * hidden_size, hidden_size))
         # Names are those of the released files: the last layer is the fifth whatever comes before.
@@ -40,7 +41,8 @@ class PromptModule(nn.Module):
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """Make a prompt; positions are not read, as graphs are of neighbors in the space of features."""
         del positions
-        features, outputs = in_precision_of(self, tokens), []
+        features = in_precision_of(self, tokens)
+        outputs = []
         batch = torch.arange(len(features), device=features.device).view(-1, 1, 1)
         for number in range(1, self.graph_layers + 1):
             conv = self.get_submodule(f"conv{number}")

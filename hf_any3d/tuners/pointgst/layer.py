@@ -46,7 +46,8 @@ class SpectralAdapter(NamedTuple):
         # As released: the residual is activated, and the spectral branches read what is before the activation.
         active = nn.functional.silu(narrow)
         patches = narrow[:, special_tokens:]
-        whole, local = self._analysis(spectrum.whole), self._analysis(spectrum.local)
+        whole = self._analysis(spectrum.whole)
+        local = self._analysis(spectrum.local)
         # Not the tokens, but the columns of the matrix are sorted, so that the result has the order of the tokens.
         local = local.gather(2, spectrum.inverse.unsqueeze(1).expand_as(local))
         changed = self._between(patches, whole, self.norm_ly1) + self._between(patches, local, self.norm_ly2)
@@ -84,14 +85,16 @@ class PointGSTLayer(WrappedModule):
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
         super().__init__(base_layer)
-        self.hidden_size, self.is_open = hidden_size, is_open
+        self.hidden_size = hidden_size
+        self.is_open = is_open
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
 
     def build(self, adapter_name: str, config: PointGSTConfig) -> None:
         """Create a bottleneck."""
         # One layer changes the coefficients of both graphs; only their norms are apart.
-        down, adapt1 = nn.Linear(self.hidden_size, config.r), nn.Linear(config.r, config.r)
+        down = nn.Linear(self.hidden_size, config.r)
+        adapt1 = nn.Linear(config.r, config.r)
         up = nn.Linear(config.r, self.hidden_size)
         nn.init.xavier_uniform_(down.weight)
         for linear in (adapt1, up):

@@ -55,14 +55,17 @@ class PPTLayer(WrappedModule):
         names = self._running_adapters()
         if not names:
             return self.base_layer(hidden_states, positions, *args, **kwargs)
-        special, embed = geometry.special_tokens, geometry.embed_patches
+        special = geometry.special_tokens
+        embed = geometry.embed_patches
         assert embed is not None  # a model that is given clouds, not patches
         count = special + geometry.centers.shape[1]
-        tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
+        tokens = hidden_states[:, :count]
+        prompts = hidden_states[:, count:]
         # Here and not in the block, since the MLPs read tokens with their positions.
         if positions is not None:
             tokens = tokens + positions[:, :count]
-        patches, added = tokens[:, special:], []
+        patches = tokens[:, special:]
+        added = []
         # Neither the class token nor the further patches pass this one.
         changed = torch.stack([patches, *(self._run("ppt_prompt_mlp", name, patches) for name in names)]).sum(dim=0)
         for name in names:
@@ -70,7 +73,8 @@ class PPTLayer(WrappedModule):
             # Computed once for all blocks.
             embedded, places = geometry.once(("patches", *size), lambda _, size=size: embed(*size))
             # Of each adapter in turn: the first block has none yet, and reads them from the patch encoder.
-            further, prompts = prompts[:, : embedded.shape[1]], prompts[:, embedded.shape[1] :]
+            further = prompts[:, : embedded.shape[1]]
+            prompts = prompts[:, embedded.shape[1] :]
             further = (further if name in self.earlier else embedded.to(tokens.dtype)) + places.to(tokens.dtype)
             added.append(further + self._run("ppt_prompt_pos_mlp", name, further))
         sequence = torch.cat([tokens[:, :special], changed, *added], dim=1)

@@ -24,7 +24,8 @@ class PromptTokensLayer(WrappedModule):
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_flat: bool = False):
         super().__init__(base_layer)
-        self.hidden_size, self.is_flat = hidden_size, is_flat
+        self.hidden_size = hidden_size
+        self.is_flat = is_flat
         self.prompt_tokens_embedding = nn.ParameterDict()
         self.prompt_tokens_position = nn.ParameterDict()
 

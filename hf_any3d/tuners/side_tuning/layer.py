@@ -37,14 +37,18 @@ class SideTuningLayer(WrappedModule):
         self, base_layer: nn.Module, hidden_size: int, is_last: bool, is_pooled: bool = False, ends_stage: bool = False
     ):
         super().__init__(base_layer)
-        self.hidden_size, self.is_last, self.is_pooled, self.ends_stage = hidden_size, is_last, is_pooled, ends_stage
+        self.hidden_size = hidden_size
+        self.is_last = is_last
+        self.is_pooled = is_pooled
+        self.ends_stage = ends_stage
         for name in (*self.adapter_layer_names, "side_tuning_dropout"):
             setattr(self, name, nn.ParameterDict() if name == "side_tuning_gate" else nn.ModuleDict())
         self._states: dict[str, torch.Tensor] = {}
 
     def build(self, adapter_name: str, config: SideTuningConfig) -> None:
         """Create a step that continues the state of an earlier layer, or reads its input if there is none."""
-        width, hidden = config.r, max(1, int(config.r * config.mlp_ratio))
+        width = config.r
+        hidden = max(1, int(config.r * config.mlp_ratio))
         self.side_tuning_down[adapter_name] = nn.Linear(self.hidden_size, width)
         # The sigmoid of 0 weighs layer and side network equally.
         self.side_tuning_gate[adapter_name] = nn.Parameter(torch.zeros(width))
@@ -83,7 +87,8 @@ class SideTuningLayer(WrappedModule):
         self._states = {name: self._step(name, hidden_states, output, places) for name in names}
         if not self.is_last:
             return output
-        states, self._states = self._states, {}
+        states = self._states
+        self._states = {}
         return self._with_states(output, states)
 
     def stage_output(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -108,7 +113,8 @@ class SideTuningLayer(WrappedModule):
             state = self.earlier[name][0]._states.pop(name)
             state = state if places is None else places.pool_mean(state)
         down = self.side_tuning_down[name]
-        seen, gate = down(in_precision_of(down, output)), self.side_tuning_gate[name].sigmoid()
+        seen = down(in_precision_of(down, output))
+        gate = self.side_tuning_gate[name].sigmoid()
         # A mean of both, weighted by the gate.
         state = seen + gate.to(state.dtype) * (state - seen)
         hidden = nn.functional.gelu(self.side_tuning_fc1[name](self.side_tuning_norm[name](state)))

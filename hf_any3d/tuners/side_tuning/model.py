@@ -19,7 +19,8 @@ class SideTuningModel(EncoderTuner):
     def wrap(self, target: nn.Module) -> SideTuningLayer:
         """Wrap a frozen layer in one with a step of the side network."""
         stack = layer_stack(self.model)
-        place, is_last = stack.stage_of(target), target is stack.layers[-1]
+        place = stack.stage_of(target)
+        is_last = target is stack.layers[-1]
         return SideTuningLayer(
             target,
             place.width,

@@ -59,7 +59,9 @@ def _mpnet_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 
 def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    config, stack, entry = call.encoder.config, call.encoder.encoder, call.places.entry
+    config = call.encoder.config
+    stack = call.encoder.encoder
+    entry = call.places.entry
     heads = config.num_attention_heads
     full = next(call.encoder.parameters()).dtype == torch.float32
     if config.model_type == "deberta" and full and torch.is_autocast_enabled(entry.device.type):

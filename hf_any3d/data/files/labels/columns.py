@@ -129,11 +129,13 @@ def class_column(
         elif values.dtype.kind in "iu" and most >= 2**31:
             raise ValueError(f"labels go to {most}; expected at most {2**31 - 1}")
     else:
-        least, most = 0, 0
+        least = 0
+        most = 0
     # With codes, these are what is written, also before there are labels.
     if table is not None:
         valid = table[table >= 0]
-        least, most = int(valid.min()), int(valid.max())
+        least = int(valid.min())
+        most = int(valid.max())
     return Column(field, "<i4", max(least, 0), max(most, 0), NO_LABEL, values, table, is_class=True)
 
 

@@ -112,7 +112,10 @@ class LasCopy:
     """
 
     def __init__(self, file: BinaryIO, name: str, columns: list[Column], compress: bool, target: str):
-        self.file, self.name, self.compress, self.target = file, name, compress, target
+        self.file = file
+        self.name = name
+        self.compress = compress
+        self.target = target
         self._read_head()
         self.class_column: Column | None = None
         self.dimensions: list[_Dimension] = []
@@ -138,7 +141,8 @@ class LasCopy:
         head = self.file.read(375)
         self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
         # LAZ sets the highest bit of the point format.
-        self.format, self.is_packed = kind & 63, kind >= _LAZ
+        self.format = kind & 63
+        self.is_packed = kind >= _LAZ
         # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
         if head[25] >= 4 and len(head) >= 255:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
@@ -228,7 +232,8 @@ class LasCopy:
 
     def _describes_later(self) -> bool:
         """Return whether a record after the points describes extra bytes."""
-        at, number = self._place(235, 247), int.from_bytes(self.head[243:247], "little")
+        at = self._place(235, 247)
+        number = int.from_bytes(self.head[243:247], "little")
         if self.head[25] < 4 or self.head_size < 375:
             return False
         # Records after the points have headers of 60 bytes; a damaged number of them must not take forever.
@@ -248,7 +253,8 @@ class LasCopy:
         for place, description in enumerate(descriptions):
             if _name_of(description) != column.name:
                 continue
-            kind, options = description[2], description[3]
+            kind = description[2]
+            options = description[3]
             # Code 0 stands for bytes of no type, codes beyond the list for arrays: like scaled numbers, they take no
             # labels.
             is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
@@ -322,7 +328,8 @@ class LasCopy:
 
     def _write_chunks(self, output: BinaryIO) -> int:
         """Write chunks with as many points as those of the input have."""
-        lazrs, check = package("lazrs", "files"), 0
+        lazrs = package("lazrs", "files")
+        check = 0
         self.file.seek(self.start)
         # The table of the input has the number of points and of bytes of each chunk.
         sizes = [count for count, _ in lazrs.read_chunk_table(self.file, lazrs.LazVlr(self.packed_by))]
@@ -373,7 +380,9 @@ class LasCopy:
             rows[answered, 15] = (rows[answered, 15] & 0xE0) | codes[answered].astype(np.uint8)
 
     def _set_dimension(self, rows: np.ndarray, dimension: _Dimension, first: int, stop: int) -> None:
-        at, kind, column = dimension.at, dimension.kind, dimension.column
+        at = dimension.at
+        kind = dimension.kind
+        column = dimension.column
         place = slice(at, at + np.dtype(kind).itemsize)
         values = column.filled(first, stop, kind)
         written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
@@ -436,7 +445,8 @@ class LasCopy:
 
     def _tell_of_waveforms(self) -> None:
         if self.format in _WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
-            old, new = Path(self.name).with_suffix(".wdp").name, Path(self.target).with_suffix(".wdp").name
+            old = Path(self.name).with_suffix(".wdp").name
+            new = Path(self.target).with_suffix(".wdp").name
             if old != new or Path(self.name).parent != Path(self.target).parent:
                 warnings.warn(f"{self.target}: its waveforms stay in {old}; copy that file as {new}", stacklevel=2)
 
@@ -484,7 +494,8 @@ def _name_of(description: bytes) -> str:
 
 
 def _size_of(description: bytes) -> int:
-    kind, options = description[2], description[3]
+    kind = description[2]
+    options = description[3]
     # Bytes of no type state their number in the place of the options.
     if kind == _UNDOCUMENTED:
         return options

@@ -137,7 +137,8 @@ class PcdCopy:
         return np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1])
 
     def _write_rows(self, output: BinaryIO) -> None:
-        size, fields = self.row.itemsize, self._fields()
+        size = self.row.itemsize
+        fields = self._fields()
         added = sum(4 for edit in self.edits if edit.place is None)
         for first in range(0, self.count, _BLOCK):
             count = min(_BLOCK, self.count - first)
@@ -193,7 +194,8 @@ class PcdCopy:
                     stop = min(number + _BLOCK, self.count)
                     texts = [number_texts(edit.column, number, stop, is_new=edit.place is None) for edit in self.edits]
                 spans = [match.span() for match in _TOKEN.finditer(body)]
-                added, changed = [], []
+                added = []
+                changed = []
                 for edit, text in zip(self.edits, texts, strict=True):
                     if edit.place is None:
                         added.append(text[number % _BLOCK])

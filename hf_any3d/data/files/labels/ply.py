@@ -42,7 +42,9 @@ class PlyCopy:
     """A labeled copy of a PLY file, whose header is checked before anything is written."""
 
     def __init__(self, file: BinaryIO, name: str, columns: list[Column], faces: Column | None, target: str):
-        self.file, self.name, self.target = file, name, target
+        self.file = file
+        self.name = name
+        self.target = target
         file.seek(0)
         start = file.read(_HEADER_BYTES)
         self.order, self.elements, self.start, _ = ply.read_header(start)
@@ -290,7 +292,8 @@ class _Rest:
     """The rest of data that was read."""
 
     def __init__(self, data: bytes, at: int):
-        self.data, self.at = data, at
+        self.data = data
+        self.at = at
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, all without a size."""
@@ -306,11 +309,13 @@ def _new_line(line: bytes, element: ply.Element, edits: list[_Edit], texts: list
     rest = line[len(body) :]
     spans = [match.span() for match in _TOKEN.finditer(body)]
     # Where each property begins, which depends on the lengths of lists before it.
-    starts, at = [], 0
+    starts = []
+    at = 0
     for _, _, length in element.properties:
         starts.append(at)
         at += 1 + (int(float(body[slice(*spans[at])])) if length else 0)
-    changed, added = [], []
+    changed = []
+    added = []
     for edit, text in zip(edits, texts, strict=True):
         if edit.place is None:
             added.append(text)

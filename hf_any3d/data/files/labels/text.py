@@ -176,7 +176,8 @@ class TextCopy:
         # Only the first megabyte was looked at before.
         if len(spans) != self.width:
             raise PointCloudError(f"a row has {len(spans)} columns; expected {self.width}")
-        changed, added = [], []
+        changed = []
+        added = []
         for edit, new in zip(self.edits, texts, strict=True):
             if edit.place is None:
                 added.append(new)
