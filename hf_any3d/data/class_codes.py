@@ -6,7 +6,7 @@ from typing import Any
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
 from hf_any3d.registry import NONE_OF_THESE
 
-# Of what was looked at and is of no class, and of what the model knows nothing about.
+# Of what the model knows nothing about, and of what was looked at and is of no class.
 _NEVER_CLASSIFIED, _OF_NO_CLASS = UNCLASSIFIED
 _OTHERS = "*"
 _MOST_NAMED = 8
@@ -71,8 +71,7 @@ def _mapped(names: Sequence[str], classes: Mapping[str, int]) -> list[int]:
         raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
     if missing := [name for name in names if name not in classes and _OTHERS not in classes]:
         raise ValueError(f"classes has no code for {_listed(missing)}; give each one, or '*=1' for all others")
-    # Each class has a code by now, so 0 is never taken.
-    return [int(classes.get(name, classes.get(_OTHERS, 0))) for name in names]
+    return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
 
 
 def _names_of(config: Any) -> list[str]:

@@ -62,7 +62,7 @@ def means_of_cells(cells: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def rotation_matrix(axis: int, angle: float) -> np.ndarray:
-    """Return the matrix (3, 3) of a rotation by `angle` radians about axis 0, 1 or 2, for `xyz @ matrix`."""
+    """Return the matrix (3, 3) of a rotation by `angle` radians about axis 0, 1 or 2: `xyz @ matrix.T` turns rows."""
     first, second = (other for other in range(3) if other != axis)
     matrix = np.eye(3)
     matrix[[first, second], [first, second]] = np.cos(angle)

@@ -102,7 +102,8 @@ def score_layouts(
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
             shares = overlaps(first, second, published=published)
             for row, threshold in enumerate(thresholds):
-                # As many pairs as possible that are above the threshold, whichever they are
+                # As many pairs as possible that are above the threshold, whichever they are. As in the released
+                # program, a pair at the threshold is not looked for, but counts.
                 pairs = linear_sum_assignment(np.where(shares > threshold, -1.0, 1e6))
                 counts[row, scene] = (shares[pairs] >= threshold).sum(), len(first), len(second)
         scores[name] = LayoutScore(counts)

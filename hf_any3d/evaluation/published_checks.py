@@ -290,7 +290,7 @@ def _room_with_walls(name: str, model: Any) -> Check:
     answers = np.array([str(model.config.id2label[int(label)]).lower() for label in labels])
     truth = np.full(len(points), "", "<U16")
     for box, label in zip(np.asarray(row["boxes"]), row["box_labels"], strict=True):
-        inside = (points - box[:3]) @ rotation_matrix(2, -box[6])
+        inside = (points - box[:3]) @ rotation_matrix(2, box[6])  # turned back: rows, not columns
         truth[(np.abs(inside) <= box[3:6] / 2).all(axis=1)] = names[label]
     # Distance from the nearest wall: the walls are the sides of the room.
     beside = np.minimum(points - low, high - points)[:, :2].min(axis=1)

@@ -324,6 +324,9 @@ def _shade(depth: np.ndarray, step: int = 2) -> np.ndarray:
         for by in (-step, step):
             # The neighbor above, below, left or right.
             other = np.roll(depth, by, axis=axis)
+            # What comes around from the opposite border is no neighbor.
+            around = slice(by) if by > 0 else slice(by, None)
+            np.moveaxis(other, axis, 0)[around] = np.inf
             with np.errstate(invalid="ignore"):
                 total += np.where(painted & np.isfinite(other), np.maximum(other - depth, 0), 0)
     # At most 55 % darker, so that colors can still be told

@@ -105,7 +105,7 @@ def _vertex_properties(data: PointCloudData) -> list[tuple[str, str, np.ndarray]
 
 def _label_property(name: str, labels: np.ndarray) -> tuple[str, str, np.ndarray]:
     if labels.min() < -(2**31) or labels.max() >= 2**31:
-        raise ValueError(f"{name}: do not fit PLY's 32 bits; write .npz")
+        raise ValueError(f"{name}: {labels.min()} to {labels.max()} do not fit PLY's 32 bits; write .npz")
     # Points and faces call it the same, each in its own element.
     return "label", "int", labels
 

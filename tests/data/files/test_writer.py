@@ -112,5 +112,5 @@ def test_labels_of_a_ply_have_32_bits(label, tmp_path):
         write_point_cloud(tmp_path / "a.ply", cloud)
         assert read_point_cloud(tmp_path / "a.ply").labels.tolist() == [0, 1, 2, label]
     else:
-        with raises(ValueError, naming="labels: do not fit PLY's"):
+        with raises(ValueError, naming="do not fit PLY's"):
             write_point_cloud(tmp_path / "a.ply", cloud)
