@@ -63,6 +63,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
             opset_version=opset,
             dynamo=True,
             verbose=False,
+            # knn is an operator of this package, and ONNX has none for cdist.
             custom_translation_table={
                 torch.ops.hf_any3d.knn.default: _nearest,
                 torch.ops.aten._cdist_forward.default: _distances,
@@ -186,11 +187,13 @@ def export_file(
     """
     output = Path(output)
     settings = output.parent / f"{output.stem}.json"
+    # The settings would replace a file of this name.
     if settings == output:
         raise ValueError(f"output={str(output)!r}: that name is for the settings; expected one like 'model.{format}'")
     device = exportable(model).device
     if device.type != "cpu":
         raise ValueError(f"the model is on {device}; expected the CPU, where the file is compared with it")
+    # Written, compared and described in a temporary folder, so that a file that disagrees never appears.
     with replaced_when_complete(output) as unfinished:
         FORMATS[format].write(model, unfinished)
         worst = compare(model, FORMATS[format].open(unfinished))
@@ -225,9 +228,12 @@ def compare(model: nn.Module, run: Runner) -> float:
         for name, values in zip(names, given if len(names) > 1 else (given,), strict=True):
             expected, found = output[name].float(), values.float()
             same_shape = found.shape == expected.shape
+            # Outputs of other shapes cannot be subtracted, and disagree in any case.
             difference = (found - expected).abs().max().item() if same_shape else math.inf
             allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+            # Where two logits are nearly equal, labels may differ even within the tolerance.
             has_labels = name != "logits" or torch.equal(found.argmax(dim=-1), expected.argmax(dim=-1))
+            # NaN is not at most anything, and so disagrees.
             if not difference <= allowed or not has_labels:
                 raise ValueError(
                     f"the exported file disagrees with the model on {batch} clouds of {count} points: {name} differ "
@@ -241,9 +247,11 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
     base = exportable(model)
     config, names = base.config, output_names(base)
     assert config.num_labels is not None
+    # Sizes that the file leaves open have a name in place of a number.
     shapes = {"logits": ["batch", config.num_labels]}
     if "pred_boxes" in names:
         queries = ["batch", config.num_queries]
+        # One more label of a detector stands for no object.
         shapes = {"logits": [*queries, config.num_labels + 1], "pred_boxes": [*queries, BOX_SIZE]}
     outputs = [{"name": name, "shape": shapes[name]} for name in names]
     return {

@@ -38,6 +38,7 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
     Raises:
         ValueError: The model cannot be exported; says what stands in the way.
     """
+    # Neighbors become operators of torch, so that the file opens without this package.
     with torch.no_grad():
         program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
     if path is not None:
@@ -82,6 +83,7 @@ def trace(model: nn.Module) -> ExportedProgram:
 def exportable(model: nn.Module) -> PreTrainedModel:
     """Return the classifier or detector itself if a PEFT method wraps it."""
     base = getattr(model, "get_base_model", lambda: model)()
+    # By names, since records list classes that are not imported here.
     if not any(parent.__name__ in EXPORTED for parent in type(base).__mro__):
         raise ValueError(
             f"{type(base).__name__}: only classifiers and detectors can be exported, not of every system; expected "
@@ -106,6 +108,7 @@ def least_points(model: PreTrainedModel) -> int:
     if (encoder := config.point_encoder_config) is not None:
         assert isinstance(encoder, PreTrainedConfig)
         return encoder.min_points
+    # A cloud has to fill all tokens and each neighborhood.
     return max(config.num_tokens, config.num_neighbors)
 
 
@@ -117,6 +120,7 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")
+    # Beside the file, since renaming works within one file system only.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         yield Path(folder) / path.name
         # The file itself is last, so that its companions are complete when it appears.

@@ -51,6 +51,7 @@ def find_version(
     repository: str, size: str | None, file: PublishedFile, revision: str | None, folder: Path, hub: Mapping[str, Any]
 ) -> Version:
     """Ask the hub for commit and checksum of a file; without a network, return what it answered before."""
+    # A file whose commit and checksum the package knows needs no answer of the hub.
     if file.commit is not None and file.sha256 is not None:
         if revision not in (None, "main", file.commit):
             raise ValueError(
@@ -58,6 +59,7 @@ def find_version(
             )
         return Version(file.commit, file.sha256)
     revision = revision or "main"
+    # By the size, as a repository may hold several checkpoints.
     answers = _Answers(folder / "revisions", f"{size or 'model'}.json")
     cached = answers.read(revision)
     if cached is not None and cached.commit == revision:  # nothing that could have changed
@@ -67,6 +69,7 @@ def find_version(
         try:
             version = _ask_hub(repository, file.path, revision, hub.get("token"))
         except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+            # The hub has answered that there is no such file, which an older answer must not hide.
             raise
         except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             reason = f"the hub cannot be reached ({type(error).__name__})"
@@ -111,6 +114,7 @@ class _Answers:
 
 def download(repository: str, path: str, version: Version, cache_dir: Path | None, hub: Mapping[str, Any]) -> Path:
     """Fetch a file and compare its checksum."""
+    # By the commit, since a branch may move on after its checksum was asked for.
     file = Path(hf_hub_download(repository, path, revision=version.commit, cache_dir=cache_dir, **hub))
     if (checksum := _checksum(file, version.checksum)) != version.checksum:
         raise ValueError(
@@ -129,6 +133,7 @@ def place_in_git(repository: str, file: PublishedFile, folder: Path) -> tuple[st
 def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: Mapping[str, Any]) -> Path:
     """Fetch a file of a git repository, once, and compare its checksum."""
     url, path = place_in_git(repository, file, folder)
+    # A file that is there may be damaged, so it is compared too.
     if path.is_file() and file_digest(path) == file.sha256:
         return path
     if (reason := offline_reason(hub.get("local_files_only"))) is None:
@@ -146,6 +151,7 @@ def fetch_part(repository: str, part: str, commit: str, cache_dir: Path | None, 
     """Fetch a file, or the files of a folder that a model needs: settings, tokenizer and one form of the weights."""
     if not part.endswith("/"):
         return Path(hf_hub_download(repository, part, revision=commit, cache_dir=cache_dir, **hub))
+    # The part that is the whole repository is "/", and patterns begin without it.
     folder = part.lstrip("/")
     directory = Path()
     for weights in _WEIGHTS:
@@ -173,6 +179,7 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
         unfinished.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config, unfinished / CONFIG_NAME)
         tensors = {}
+        # Only shards that hold some of these tensors are fetched.
         for name in sorted({shard for name, shard in shards.items() if name.startswith(part.prefixes)}):
             with safe_open(fetch(name), "pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys() if key.startswith(part.prefixes)}

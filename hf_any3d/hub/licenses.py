@@ -43,6 +43,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     if not system.non_commercial:
         return
     accept = accept or bool(_option)
+    # What was shown and what was accepted are kept in one file of the repository.
     file = folder / "license.json"
     record = read_json_object(file)
     if accept and not record.get("accepted"):
@@ -61,6 +62,7 @@ def show_license(subject: str, system: System, folder: Path) -> None:
     """Print the licenses when a repository is opened for the first time on this machine."""
     file = folder / "license.json"
     record = read_json_object(file)
+    # Another license than the one that was shown is shown again.
     if record.get("shown") != system.weights_license:
         print_line(f"{subject}: {license_text(system)}", is_error=True)
         write_json(file, {**record, "shown": system.weights_license})

@@ -147,6 +147,7 @@ def _is_cached(name: str, revision: str | None, cache_dir: str | os.PathLike | N
 
     folder = Path(cache_dir or constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
     revision = revision or "main"
+    # Branches and tags are files in refs that hold their commit; a commit is the name of its snapshot.
     ref = folder / "refs" / revision
     snapshot = folder / "snapshots" / (ref.read_text(encoding="utf-8") if ref.is_file() else revision)
     # A push fetches the card of a model, which alone does not open it.

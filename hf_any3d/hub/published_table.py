@@ -42,6 +42,7 @@ def terms_of(system: System) -> dict[str, Any]:
 
 def non_commercial_record(config: Any) -> Mapping[str, Any] | None:
     """Return the record of the published weights in a model, or in a part of it, that may not be used commercially."""
+    # A model may hold published weights in one of its parts only.
     parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))]
     records = (getattr(part, RECORD, None) for part in parts)
     return next((record for record in records if record and record.get("non_commercial")), None)
@@ -59,6 +60,7 @@ def find_published(name: str, size: str | None = None) -> tuple[str, str | None,
     if mark and size is not None and size != stated:
         raise ValueError(f"{name}: size={size!r} is given too; expected one size")
     size = stated if mark else size
+    # A repository with a single checkpoint has it under None.
     if size not in found.files:
         sizes = [known for known in found.files if known is not None]
         if not sizes:

@@ -21,6 +21,7 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
             OSError: If the hub may not be used, and the repository is not in its cache.
             ValueError: If settings or weights cannot be used; names their place.
         """
+        # Before the hub is asked, which takes up to a minute for a mistyped path.
         check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -28,6 +29,7 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
 class AutoModelForPointCloudClassification(_AutoModelForPointClouds):
     """Load any point cloud classification model: `AutoModelForPointCloudClassification.from_pretrained(name)`."""
 
+    # Filled when models are registered.
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 

@@ -95,13 +95,16 @@ class Patch:
     def _apply_to(self, target: str) -> None:
         module, _, path = target.partition(":")
         place, _, name = path.rpartition(".")
+        # Without a place, the owner is the module itself.
         owner: Any = pkgutil.resolve_name(f"{module}:{place}")
         # Not getattr, which binds a class method to its class.
         attribute = getattr_static(owner, name)
         original = attribute.__func__ if isinstance(attribute, classmethod) else attribute
+        # Wrapped already, by an earlier call.
         if getattr(original, "_patched_by_hf_any3d", False):
             return
         call = cast(Callable, self.call)
+        # A function, as an object such as a partial would not become a method of its class.
         wrapper: Any = functools.wraps(original)(lambda *args, **kwargs: call(original, *args, **kwargs))
         wrapper._patched_by_hf_any3d = True
         setattr(owner, name, classmethod(wrapper) if isinstance(attribute, classmethod) else wrapper)
@@ -200,11 +203,13 @@ class PointCloudPeftModel(PeftModel):
                     stacklevel=3,
                 )
             else:
+                # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
                 save_with_adapter(model, save_directory if name == "default" else f"{save_directory}/{name}")
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
         active = self.active_adapter
+        # Nothing is saved in the directory itself but its card, which is then that of the active adapter.
         if "default" not in names:
             hooks().describe(self, save_directory, None)
         try:
@@ -253,6 +258,7 @@ class PointCloudPeftModel(PeftModel):
             # What the adapter was trained on is recorded there; without it, nothing would be compared.
             with stored_settings(config):
                 json.loads(config.read_text(encoding="utf-8"))
+        # Before anything is loaded, so that a base of other weights stays as it is.
         if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
             check_adapter_base(cast(LibraryModelMixin, model), recorded, os.fspath(model_id))
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
@@ -275,6 +281,7 @@ class PointCloudPeftModel(PeftModel):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copy and pickle by the class of PEFT, as this one has no name that it could be imported by."""
+        # The second base is the class of PEFT, see `adapted_class`.
         return _restore, (type(self).__bases__[1],), self.__dict__
 
 
@@ -287,6 +294,7 @@ def adapted_class(peft_class: type[PeftModel]) -> type[PointCloudPeftModel]:
 
 def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
     adapted = adapted_class(peft_class)
+    # Without the constructor: copying and pickling set the state afterwards.
     return adapted.__new__(adapted)
 
 
@@ -295,6 +303,7 @@ def _model_type(model: Any) -> str | None:
 
 
 def _is_ours(model: Any) -> bool:
+    # Models with adapters are no LibraryModelMixin, but their classes are made in this module.
     return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
@@ -332,6 +341,7 @@ def _become_ours(
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
     _refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
+    # None stands for no adapter here, so that the config in the repository decides.
     return None if file is None or _our_config(model_id, kwargs) else file
 
 
@@ -344,6 +354,7 @@ def _find_task_in_config(original: Callable, model: str, token: str | None = Non
     if is_published(model):  # whose error says more than one about its name
         from hf_any3d.published import opened_directory
 
+        # Converts the file of the authors, so that there is a config to read.
         opened_directory(model, token=token)
     config = _our_config(model, {} if token is None else {"token": token})
     return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
@@ -365,6 +376,7 @@ def _open_published_checkpoints(
         hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
         path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
     elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
+        # Processors are saved once, above the folders of adapters with names of their own.
         folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
         if _our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
             path_or_repo_id = folders[1]
@@ -394,18 +406,22 @@ def _open_adapter_repository_as_peft_model(
     recorded = _our_config(pretrained_model_name_or_path, hub)
     stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
     library = str((stored.auto_mapping or {}).get("parent_library"))
+    # Neither the config nor the class of the base model is of this package.
     if recorded is None and library.partition(".")[0] != _PACKAGE:
         return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
     task_type: Any = stored.task_type
     expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
+        # PEFT imports classes of base models only from packages on this list.
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
         return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
+    # Arguments for the base model, which is opened here.
     dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
     loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
     classes = {model.__name__: model for model in _MODELS[recorded["model_type"]]}
     named = [name for name in recorded.get("architectures") or () if name in classes]
+    # Without a recorded class it is the first one of its type, the model without a head.
     model_class: Any = classes[[*named, *classes][0]]
     base = model_class.build_for_adapter(
         os.fspath(pretrained_model_name_or_path),
@@ -459,6 +475,7 @@ def _keep_the_objective(
 ) -> Any:
     if not _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
         return original(self, model, inputs, *args, **kwargs)
+    # Once in a training, by the first batch with labels.
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
         losses = _losses_without_smoothing(self, original, model, inputs)
         if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
@@ -493,6 +510,7 @@ def _losses_without_smoothing(
     except (AttributeError, KeyError):  # labels in lists, or no `logits`
         if not losses:
             raise
+        # NaN is close to nothing, so the losses count as different.
         losses.append(torch.full_like(losses[0], torch.nan))
     finally:
         trainer.label_smoother = smoother
@@ -502,6 +520,7 @@ def _losses_without_smoothing(
 
 def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the contents of a repository's config.json if it belongs to one of our models."""
+    # Errors of the repository itself are left to the original, which opens it next.
     path = cached_file(
         model_id,
         CONFIG_NAME,

@@ -85,6 +85,7 @@ def register() -> None:
     set_hooks(Hooks(check_name, find_weights, code_references, write_card))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
+        # transformers has AutoModel itself.
         {auto_class for _, auto_class in PIPELINES.values()} - {AutoModel},
         LORA_TARGETS,
         next_token_models,

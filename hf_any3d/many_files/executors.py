@@ -49,6 +49,7 @@ class Workers:
         if most < 1:
             has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
             raise ValueError(f"a worker takes {self.cpus:g} CPUs and {self.gpus:g} GPUs; expected at most {has}")
+        # More processes than shards would open their models for nothing.
         return min(self.count or most, most, shards)
 
 
@@ -131,6 +132,7 @@ class LocalExecutor:
             for shard in shards:
                 yield from answer(shard)
             return
+        # Each process would start threads for all processors.
         cpus = available_processors() // self.count()
         processes = [_WorkerProcess(work, cpus) for _ in range(self.count(len(shards)))]
         try:
@@ -146,6 +148,7 @@ def _results_as_they_come(processes: Sequence[_WorkerProcess], shards: Sequence[
     waiting = deque(shards)
     busy = {process.connection: process for process in processes}
     for process in processes:
+        # There are no more processes than shards, so each has one to begin with.
         process.begin(waiting.popleft())
     while busy:
         for connection in wait(list(busy)):
@@ -289,6 +292,7 @@ class RayExecutor:
     def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
         """Yield the results of all shards as they come; an error of the work ends the run."""
         ray, workers = start(), self.workers
+        # Processes are replaced without end; a shard that ends two of them is then tried file by file.
         kind = ray.remote(_Process).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=1
         )
@@ -318,6 +322,7 @@ def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -
             name = shard.files[0]
             error = f"{name}: processes ended while they had it; it may need more memory than there is"
             return list(work.given_up(shard, error))
+    # Each file alone, to find the one at which processes end.
     singles = [Shard(f"{shard.name}-{number:03d}", (name,)) for number, name in enumerate(shard.files)]
     return [one for single in singles for one in _results(ray, work, single, process, process.run.remote(single))]
 

@@ -42,6 +42,7 @@ class InputFile:
             except Exception as error:  # each file system has errors of its own
                 what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
                 raise PointCloudFileError(what) from error
+            # The format is found by the ending of the name, unless it is given.
             source.name = self.name
         with warnings.catch_warnings(record=True) as caught:
             # Python shows a warning once per place; here each file has its own.
@@ -62,6 +63,7 @@ class InputFile:
         try:
             return system.ukey(inner)  # of all that the file system says about it, such as an ETag
         except OSError:
+            # Reading the file gives the error of its row.
             return "missing"
 
     def _local(self) -> str | None:
@@ -91,6 +93,7 @@ class Cloud:
 def with_name(name: str, error: object) -> str:
     """Return the error or warning of a file as one line that names it."""
     text = one_line(error)
+    # Errors of readers begin with the file; others do not know it.
     return text if os.path.basename(name) in text else f"{name}: {text}"
 
 
@@ -147,6 +150,7 @@ def _files_of(path: str) -> Iterator[str]:
         warnings.warn(f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}", stacklevel=2)
         names = sorted({*names} - {*arrays})
     for name in without_companions(names):
+        # By the path below the folder, as hidden folders above it do not count.
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1
             yield name if local is not None else system.unstrip_protocol(name)

@@ -127,12 +127,14 @@ class Parts:
 
         self.folder, self.settings = os.fspath(folder), {"format": 2, **settings}
         local = local_path(self.folder)
+        # Processes may start in another folder.
         self.local = None if local is None else Path(os.path.abspath(local))
         self.system, self.root = url_to_fs(self.folder if self.local is None else str(self.local))
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Lock a folder of this machine, remove what killed processes left, and note the settings."""
+        # Buckets have no locks.
         with nullcontext() if self.local is None else claim(self.local / ".lock", self.local):
             if self.local is not None:
                 remove_temporaries(self.local)
@@ -140,6 +142,7 @@ class Parts:
             manifest = json.loads(self.system.cat_file(path)) if self.system.exists(path) else None
             if manifest is None:
                 self.system.makedirs(self.root, exist_ok=True)
+                # Other files in the folder would be read as rows of this dataset.
                 names = map(os.path.basename, self.system.ls(self.root, detail=False))
                 if any(not name.startswith(".") for name in names):
                     raise ValueError(f"{self.folder}: has other files; expected a new folder")
@@ -179,9 +182,11 @@ class Parts:
     def finish(self, files: Iterable[str]) -> Done:
         """Count the rows, and check that each file has one."""
         counts, failed = Counter(), 0
+        # Two columns only, since points and features of all parts may not fit into memory.
         for _, table in self._columns("path", "error"):
             counts.update(table["path"].to_pylist())
             failed += len(table) - table["error"].null_count
+        # Rows of files that earlier calls were asked for count too.
         if wrong := [name for name in {*files, *counts} if counts[name] != 1]:
             raise RuntimeError(f"{self.folder}: {len(wrong)} files have no row or several, such as {min(wrong)}")
         return Done(len(counts), failed)
@@ -242,12 +247,14 @@ class PartWriter:
 
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
         """Write a part with the error of a file that ends processes."""
+        # All other columns are None, as of any bad file.
         row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
         return [self._write(shard, [row])]
 
     def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         name, failed = f"part-{shard.name}.parquet", 0
         parts = Parts(self.folder, self.rows.settings)
+        # Rows are computed while they are written, so the time is that of both.
         wall, cpu = time.perf_counter(), time.process_time()
         # Before the files are read: one that changes in between has an outdated stamp and is read again. Before the
         # part, too, whose existence makes the stamps valid.

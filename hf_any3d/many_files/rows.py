@@ -55,6 +55,7 @@ class Step:
         """Open the model and return the function from clouds to rows with the column."""
         pipe = open_pipeline(self.task, self.model, device)
         size = usual_batch_size(pipe, self.batch_size)
+        # Models that may read a cloud in several parts are called as a whole; others run a batch in one pass.
         run = (caller if self.task in (_CHAT, _BOXES) else answerer)(pipe, self.model, **self.arguments)
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -115,6 +116,7 @@ class CloudRows:
         """Types of the columns in `datasets`."""
         from datasets import Features, Value
 
+        # In the order of rows: the file, its points, what models say of them, and its error.
         points = self.converter.features if self.has_points else {}
         answers = {step.column: step.type for step in self.steps}
         return Features({"path": Value("string"), **points, **answers, "error": Value("string")})
@@ -122,6 +124,7 @@ class CloudRows:
     @property
     def settings(self) -> dict[str, Any]:
         """All that determines a row besides its file, as values of JSON."""
+        # Settings of points count only where rows have them: models get each complete cloud.
         converter = {**asdict(self.converter), "columns": list(self.converter.columns)} if self.has_points else None
         steps = [asdict(step) for step in self.steps]
         for step in steps:
@@ -132,6 +135,7 @@ class CloudRows:
     def open(self, device: str = "cpu") -> Callable[[Sequence[str]], Iterator[dict[str, Any]]]:
         """Open the models in this process and return a function that yields the row of each file, in their order."""
         answers = [step.open(device) for step in self.steps]
+        # Files are read in the largest batches of any step; each step cuts them to its own.
         batch_size = max([step.batch_size for step in self.steps], default=1)
         names = self.features
 
@@ -166,9 +170,11 @@ class CloudRows:
         # A place is left for other steps, which run at the same time.
         if workers.count is None and count > 1:
             count -= 1
+        # The names of a shard are one text, which `_TableMaker` splits again.
         items = [{"files": "\n".join(shard.files)} for shard in shards]
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _TableMaker,
+            # Without the names of all files, which each process would get.
             fn_constructor_args=(replace(self, files=()), workers),
             batch_size=1,
             batch_format="numpy",
@@ -179,6 +185,7 @@ class CloudRows:
         )
 
     def _points(self, cloud: Cloud) -> dict[str, Any]:
+        # That a file lacks a column, such as normals, shows only when its row is made.
         try:
             return dict(self.converter.row(cloud.data)) if self.has_points else {}
         except FILE_ERRORS as error:
@@ -310,6 +317,7 @@ def caption(
     from hf_any3d.chat.generation import GENERATION_KEYS
     from hf_any3d.pipelines.base import refuse_unknown
 
+    # Wrong names are errors here, and not in each process.
     refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
     arguments = {"text": text, "max_new_tokens": max_new_tokens, **generation}
     step = Step(_CHAT, os.fspath(model), column, arguments, "", batch_size)
@@ -327,6 +335,7 @@ def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
     with model_errors(step.model):  # here, and not in each process
         AutoConfig.from_pretrained(step.model)
         identified = replace(step, identity=model_fingerprint(step.model))
+    # The fingerprint is part of the settings by which a run is continued.
     return replace(kept, steps=(*rows.steps, identified))
 
 
@@ -339,6 +348,7 @@ class _TableMaker:
 
     def __init__(self, rows: CloudRows, workers: Workers):
         self.features, self.run = rows.features, rows.open("cuda" if workers.gpus else "cpu")
+        # Only now, as opening the models has imported torch.
         limit_threads(workers.cpus)
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[Any]:

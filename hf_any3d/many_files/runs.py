@@ -67,6 +67,7 @@ class Table:
     def opened(self) -> Iterator[None]:
         """Lock the table, and note what its rows are; rows of other work are a ValueError."""
         with lock(self.output):
+            # What the rows are is noted beside the table, so that rows of other work are not mixed in.
             file = self.output.with_name(f".{self.output.name}.job.json")
             stored = read_json(file)
             # Through JSON, as the stored one went: tuples come back as lists.
@@ -91,6 +92,7 @@ class Table:
             # Written anew, which also drops a last line that was cut off.
             for row in self._rows():
                 name = str(row.get("file"))
+                # Rows of changed files, of files that are not asked for, and second rows of a file are dropped.
                 is_current = stamps.get(name, "") == row.get("stamp") and name not in kept
                 if is_current and not (retry and "error" in row):
                     kept.add(name)
@@ -124,6 +126,7 @@ class Table:
                 places[json.loads(line)["file"]] = place
                 place += len(line)
             names = [name for name in files if name in places]
+            # One process writes in this order anyway.
             if names == list(places):
                 return
             with atomic_write(self.path) as unfinished, open(unfinished, "wb") as ordered:

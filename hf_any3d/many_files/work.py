@@ -59,6 +59,7 @@ def answer_files(
     """
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
+        # By number, since unreadable files get their rows at once and all others together.
         rows: dict[int, dict[str, Any]] = {}
         clouds: dict[int, Cloud] = {}
         for number, file in enumerate(batch):
@@ -71,6 +72,7 @@ def answer_files(
         for number, row in zip(clouds, _answer(answer, list(clouds.values()), raise_errors), strict=True):
             notes = clouds[number].warnings
             rows[number] = row | ({"warnings": notes} if notes else {})
+        # In the order of the files again, whether they were read or not.
         for number, file in enumerate(batch):
             yield {"file": file.name, **rows[number]}
 
@@ -82,9 +84,11 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
         with warnings.catch_warnings(record=True) as caught:
             rows = answer(clouds)
     except FILE_ERRORS as error:
+        # One bad cloud may spoil a batch, so each is tried alone to find it.
         if len(clouds) > 1:
             return [row for cloud in clouds for row in _answer(answer, [cloud], raise_errors)]
         text = with_name(clouds[0].name, error)
+        # An error that names its file already is kept as it is.
         if raise_errors and text == one_line(error):
             raise
         if raise_errors:  # an error about a cloud that was read does not know its file
@@ -99,6 +103,7 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
         elif len(clouds) == 1:
             clouds[0].warnings.append(with_name(clouds[0].name, message))
         else:
+            # The pipeline does not say which of the clouds it means.
             names = ", ".join(cloud.name for cloud in clouds)
             clouds[0].warnings.append(f"one of {names}: {one_line(message)}")
     return rows
@@ -123,6 +128,7 @@ class RowsWork:
         answer, batch_size = self.open_answer()
 
         def rows(shard: Shard) -> Iterator[dict[str, Any]]:
+            # Standard input cannot be opened by its name.
             files = [self.given.get(name, InputFile(name)) for name in shard.files]
             return answer_files(files, answer, batch_size)
 
@@ -145,6 +151,7 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
     from hf_any3d.hub.names import check_name
     from hf_any3d.integration.registration import register
 
+    # `pipeline` finds only tasks and classes that are registered.
     register()
     check_name(model)
     _check_processor_file(Path(model, "preprocessor_config.json"))
@@ -171,6 +178,7 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
     import torch
 
     arguments = {name: value for name, value in arguments.items() if value is not None}
+    # The three steps of a pipeline are run one by one, so that errors and warnings belong to a cloud.
     before, during, after = pipe._sanitize_parameters(**arguments)
 
     def run(clouds: list[Cloud]) -> list[Any]:

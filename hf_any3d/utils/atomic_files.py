@@ -23,6 +23,7 @@ try:
 except ImportError:  # not on Windows, where nothing is locked
     fcntl = None
 
+# A part of file names, so without dots, and short.
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
 _TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
 _CLEARED: set[tuple[int, Path]] = set()
@@ -53,6 +54,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
+        # Errors about other files, which the caller opens meanwhile, are not about writing this one.
         if error.filename in (None, str(unfinished)):
             reason = os.strerror(error.errno) if error.errno else str(error)
             text = f"{path} could not be written ({reason}); nothing of it was kept"
@@ -109,6 +111,7 @@ def remove_abandoned(folder: Path) -> None:
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove all temporary files in `folder`, or those of `name`; no process may be writing there."""
+    # Of other machines too, whose processes cannot be asked for.
     for path in folder.glob(".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"):
         _remove(path)
     if name is None:
@@ -125,6 +128,7 @@ class Claim:
 
     def release(self) -> None:
         """Release the lock."""
+        # The same file may have been claimed anew since.
         if _CLAIMS.get(self.path) is self:
             del _CLAIMS[self.path]
         # A forked child has this object, but not the lock. Removed before it is closed, while nobody else can have it.
@@ -152,6 +156,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
     lock = Path(lock).resolve()
     # POSIX locks belong to a process: opening and closing the file once more would release what is held.
     held = _CLAIMS.get(lock)
+    # A forked child has this table, but not the locks.
     if held is not None and held.process == os.getpid():
         return held
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +169,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
+            # Systems report a lock that another process holds by one of these two errors.
             if not isinstance(error, (BlockingIOError, PermissionError)):
                 raise OSError(error.errno, f"{lock}: cannot be locked ({error.strerror})") from error
             raise BlockingIOError(

@@ -16,6 +16,7 @@ def when_imported(name: str, call: Callable[[], None]) -> None:
     if name in sys.modules:
         call()
     elif (name, call) not in [(some.name, some.call) for some in sys.meta_path if isinstance(some, _ImportWatcher)]:
+        # Before all other finders, which would find the module without the call.
         sys.meta_path.insert(0, _ImportWatcher(name, call))
 
 

@@ -27,6 +27,7 @@ def available_processors() -> int:
         groups = Path("/proc/self/cgroup").read_text(encoding="utf-8")
     except OSError:  # not on Linux
         return _in_affinity()
+    # A part of a processor counts as one.
     return min(_in_affinity(), *map(math.ceil, processor_limits(groups, Path("/sys/fs/cgroup"))), sys.maxsize)
 
 
@@ -42,6 +43,7 @@ def processor_limits(groups: str, root: Path) -> Iterator[float]:
     """
     for line in groups.splitlines():
         _, controllers, place = line.split(":", 2)
+        # Of version 1, only the hierarchy of processors has their limits.
         if controllers and "cpu" not in controllers.split(","):
             continue
         group = root / ("cpu" if controllers else "") / place.lstrip("/")
