@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
     layers = layer_stack(model).layers
     for layer in layers:
         layer.compile(**options)
-    for module in model.modules():
+    parts: Iterable[Any] = model.modules()
+    for module in parts:
         # The class, not the module: adapters look up unknown attributes in the module that they wrap.
         compile_surroundings = getattr(type(module), "compile_surroundings", None)
         if compile_surroundings is not None:

@@ -13,7 +13,11 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
-from hf_any3d.modeling.kernels.guided_table import table_aggregation_fused, table_aggregation_plain
+from hf_any3d.modeling.kernels.guided_table import (
+    table_aggregation_fused,
+    table_aggregation_plain,
+    table_aggregation_traced,
+)
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
 from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
@@ -69,9 +73,9 @@ table_aggregation = Kernel(
     table_aggregation_plain,
     table_aggregation_fused,
     "On accelerators, in training, in place of `normed_ensemble` and what comes before it; not with statistics of "
-    "several processes, hooks, half precision weights or maxima over cells, nor in compiled code.",
+    "several processes, hooks, half precision weights or maxima over cells. Compilers get a third form, of few kernels.",
     devices=ACCELERATORS,
-    compiles=False,
+    traced=table_aggregation_traced,
 )
 bottleneck = Kernel(
     bottleneck_plain,

@@ -40,7 +40,9 @@ class GuidedTable(Visited):
         per_row: `(groups, 1)`, the inverse of that number.
         unbiased: `(groups, 1)`, factor of a variance for running statistics.
         missing: `(groups, 1)`, share of empty rows that count as rows of zeros; None if they do not count.
-        own_view: `(cell rows, views, 1)`, 1 for the view of a row.
+        own_view: `(rows, views, 1)`, 1 for the view of a row, zeros for voxels.
+        voxel: `(batch, tokens)`, the number of each token's voxel.
+        place: `(batch, tokens)`, of each token in the list of its cloud's tokens by voxel.
         order: Tokens of all clouds by voxel, as rows of `(batch * sequence)`.
         lengths: `(batch * voxels,)`, number of tokens of each voxel.
         has_voxel: `(batch, voxels, 1)`, 1 for occupied voxels.
@@ -60,6 +62,8 @@ class GuidedTable(Visited):
     unbiased: Tensor
     missing: Tensor | None
     own_view: Tensor
+    voxel: Tensor
+    place: Tensor
     order: Tensor
     lengths: Tensor
     has_voxel: Tensor
@@ -75,6 +79,8 @@ _BATCH_AXES = {
     "in_voxel": 0,
     "occupied": 1,
     "share": 1,
+    "voxel": 0,
+    "place": 0,
     "order": 0,
     "lengths": 0,
     "has_voxel": 0,
@@ -140,7 +146,9 @@ def guided_table(
         per_row=per_row,
         unbiased=total / (total - 1).clamp_min(1),
         missing=missing,
-        own_view=of_group[:views, :cell_rows].T.unsqueeze(-1).contiguous(),
+        own_view=of_group[:views].T.unsqueeze(-1).contiguous(),
+        voxel=row,
+        place=place,
         # Places in the sequence: each cloud has its special tokens in front.
         order=(order + torch.arange(batch, device=device)[:, None] * sequence + special).flatten(),
         lengths=(voxels.pool[:, 0] > 0).sum(dim=-1).flatten(),
@@ -188,7 +196,7 @@ def table_aggregation_plain(
     tokens = hidden[:, special:]
     # Averaged before it is widened: there are at most as many cells as tokens, and fewer channels here than there.
     narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (len(widen_bias), -1))
-    of_cells = (narrow * table.own_view).flatten(2) @ widen + widen_bias[table.group[:cells]]
+    of_cells = (narrow * table.own_view[:cells]).flatten(2) @ widen + widen_bias[table.group[:cells]]
     largest = torch.segment_reduce(
         hidden.flatten(0, 1)[table.order], "max", lengths=table.lengths, initial=_LOWEST, unsafe=True
     ).unflatten(0, (len(hidden), -1))
@@ -255,7 +263,7 @@ class _TableAggregation(torch.autograd.Function):
         # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
         rows = table.pool @ hidden[:, special:]  # (batch, rows, hidden)
         narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (views, -1))
-        narrow = narrow.mul_(table.own_view).flatten(2)  # (batch, cell rows, views * width)
+        narrow = narrow.mul_(table.own_view[:cells]).flatten(2)  # (batch, cell rows, views * width)
         rows[:, :cells].baddbmm_(narrow, widen.expand(batch, -1, -1))
         rows[:, :cells].add_(widen_bias.index_select(0, table.group[:cells]))
         largest = _largest_of(hidden, table)
@@ -350,7 +358,7 @@ class _TableAggregation(torch.autograd.Function):
         grad_largest = (grad_rows[:, cells:] * table.has_voxel).reshape(-1, width)
         grad_hidden.view(-1, width).index_add_(0, table.order, _gradient_of_largest(hidden, table, grad_largest))
         grad_cells, views = grad_rows[:, :cells], len(mean) - 1
-        grad_narrow = (grad_cells @ widen.T).unflatten(-1, (views, -1)).mul_(table.own_view).flatten(2)
+        grad_narrow = (grad_cells @ widen.T).unflatten(-1, (views, -1)).mul_(table.own_view[:cells]).flatten(2)
         grad_attended = hidden.new_zeros(batch, hidden.shape[1], widen.shape[0])
         torch.bmm(table.pool[:, :cells].transpose(1, 2), grad_narrow, out=grad_attended[:, special:])
         grad_widen = torch.einsum("brw,brh->wh", narrow, grad_cells)
@@ -361,6 +369,161 @@ class _TableAggregation(torch.autograd.Function):
         by_weight, by_bias = by_group
         grad_norms = by_weight[:-1], by_bias[:-1], by_weight[-1:], by_bias[-1:]
         return grad_hidden, grad_attended, grad_widen, grad_bias, *grad_norms, None, None, None
+
+
+def table_aggregation_traced(
+    hidden: Tensor,
+    attended: Tensor,
+    widen: Tensor,
+    widen_bias: Tensor,
+    view_weight: Tensor,
+    view_bias: Tensor,
+    voxel_weight: Tensor,
+    voxel_bias: Tensor,
+    table: GuidedTable,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `table_aggregation_plain` in operations that a compiler merges into few kernels, and the gradients, too.
+
+    A compiler merges sums with what is computed of their terms, and reads rows by number in any kernel, but starts
+    another kernel for each product and to add by number. So small products are sums here, numbers are read and never
+    added to, and rows of cells and voxels are padded rather than concatenated.
+    """
+    norms = view_weight, view_bias, voxel_weight, voxel_bias
+    places = table.pool, table.in_cell, table.in_voxel, table.group, table.occupied, table.share, table.per_row
+    more = table.missing, table.own_view, table.voxel, table.place, table.order, table.lengths, table.has_voxel
+    return _TracedAggregation.apply(
+        hidden, attended, widen, widen_bias, *norms, table.special, table.cell_rows, scale, eps, *places, *more
+    )
+
+
+class _TracedAggregation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        attended: Tensor,
+        widen: Tensor,
+        widen_bias: Tensor,
+        view_weight: Tensor,
+        view_bias: Tensor,
+        voxel_weight: Tensor,
+        voxel_bias: Tensor,
+        special: int,
+        cells: int,
+        scale: float,
+        eps: float,
+        pool: Tensor,
+        in_cell: Tensor,
+        in_voxel: Tensor,
+        group: Tensor,
+        occupied: Tensor,
+        share: Tensor,
+        per_row: Tensor,
+        missing: Tensor | None,
+        own_view: Tensor,
+        voxel: Tensor,
+        place: Tensor,
+        order: Tensor,
+        lengths: Tensor,
+        has_voxel: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, width, views = len(hidden), hidden.shape[-1], len(widen_bias)
+        behind = pool.shape[1] - cells
+        # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
+        own = own_view.expand(-1, -1, len(widen) // views).flatten(1).unsqueeze(1)  # (rows, 1, views * width)
+        narrow = (pool.unsqueeze(-1) * attended[:, None, special:] * own).sum(dim=2)  # (batch, rows, views * width)
+        sorted_tokens = hidden.flatten(0, 1)[order]  # (batch * tokens, hidden)
+        largest = torch.segment_reduce(sorted_tokens, "max", lengths=lengths, initial=_LOWEST, unsafe=True)
+        of_voxels = largest.view(batch, -1, width) * has_voxel
+        of_cells = (narrow.flatten(0, 1) @ widen).view(batch, -1, width)
+        added = nn.functional.pad(widen_bias[group[:cells]], (0, 0, 0, behind))
+        rows = pool @ hidden[:, special:] + of_cells + added + nn.functional.pad(of_voxels, (0, 0, cells, 0))
+        # Norm of each group by the statistics of the batch. A product with `share` is a mean: it reads each row once,
+        # and long sums of few numbers are two kernels.
+        mean = share @ rows.flatten(0, 1)  # (groups, hidden)
+        centered = rows - mean[group]
+        variance = share @ centered.square().flatten(0, 1)
+        if missing is not None:
+            variance = variance + missing * mean.square()
+        deviation = (variance + eps).rsqrt()
+        weight = nn.functional.pad(view_weight, (0, 0, 0, 1)) + nn.functional.pad(voxel_weight, (0, 0, views, 0))
+        gain = weight * deviation
+        bias = nn.functional.pad(view_bias[group[:cells]], (0, 0, 0, behind))
+        bias = bias + nn.functional.pad(voxel_bias.expand(behind, -1), (0, 0, cells, 0))
+        normed = centered * gain[group] + bias
+        active = nn.functional.gelu(normed)
+        # Weights of the views of a token, as a matrix between tokens and cells: the sum is a product.
+        length = active.square().sum(dim=-1, keepdim=True).sqrt().clamp_min(_SHORTEST)
+        unit = active / length
+        cosine = unit[:, cells:] @ unit[:, :cells].transpose(1, 2)  # (batch, voxels, cell rows)
+        mix = (1 + cosine.gather(1, voxel.unsqueeze(-1).expand(-1, -1, cells))) * in_cell  # (batch, tokens, cell rows)
+        sums = mix.sum(dim=-1, keepdim=True)
+        mix = mix / sums
+        added = mix @ active[:, :cells]
+        out = hidden + scale * nn.functional.pad(added, (0, 0, special, 0))
+        ctx.special, ctx.cells, ctx.scale, ctx.counts_empty = special, cells, scale, missing is not None
+        of_norm = mean, deviation, gain, normed, active, length
+        of_tokens = sorted_tokens, largest, narrow, rows, unit, mix, sums
+        of_table = pool, in_cell, in_voxel, group, occupied, per_row, own_view, place, lengths
+        kept = (widen, *of_norm, *of_tokens, *of_table)
+        ctx.save_for_backward(*kept, *(() if missing is None else (missing,)))
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+        widen, mean, deviation, gain, normed, active, length = ctx.saved_tensors[:7]
+        sorted_tokens, largest, narrow, rows, unit, mix, sums = ctx.saved_tensors[7:14]
+        pool, in_cell, in_voxel, group, occupied, per_row, own_view, place, lengths = ctx.saved_tensors[14:23]
+        cells, special, scale = ctx.cells, ctx.special, ctx.scale
+        batch, width, views = len(gradient), gradient.shape[-1], len(mean) - 1
+        tokens = gradient[:, special:]
+
+        # Through the weights of the views and their cosines, without `scale` up to the norm.
+        grad_mix = tokens @ active[:, :cells].transpose(1, 2)  # (batch, tokens, cell rows)
+        common = (grad_mix * mix).sum(dim=-1, keepdim=True)
+        grad_products = in_voxel.transpose(1, 2) @ ((grad_mix - common) / sums * in_cell)
+        of_cells = grad_products.transpose(1, 2) @ unit[:, cells:]
+        of_voxels = grad_products @ unit[:, :cells]
+        behind = rows.shape[1] - cells
+        grad = nn.functional.pad(of_cells, (0, 0, 0, behind)) + nn.functional.pad(of_voxels, (0, 0, cells, 0))
+        grad = (grad - unit * (grad * unit).sum(dim=-1, keepdim=True)) / length
+        grad = grad + nn.functional.pad(mix.transpose(1, 2) @ tokens, (0, 0, 0, behind))
+
+        # Through GELU and the norm: gain and shift, then variance and mean as factors of the centered rows and of 1.
+        grad = torch.ops.aten.gelu_backward(grad, normed)
+        centered = rows - mean[group]
+        both = torch.stack([grad * centered, grad], dim=2).flatten(0, 1)  # (batch * rows, 2, hidden)
+        summed = occupied @ both.flatten(1)  # (groups, 2 * hidden)
+        by_weight = summed[:, :width] * (scale * deviation)
+        by_bias = summed[:, width:] * scale
+        slope = by_weight * gain * per_row * deviation
+        shift = by_bias * gain * per_row
+        grad_rows = grad * (gain[group] * scale) - shift[group] - centered * slope[group]
+        if ctx.counts_empty:
+            # The sum of the gradients of the occupied rows of a group.
+            grad_bias = ctx.saved_tensors[23] * (by_bias * gain - slope * mean / per_row)
+        else:
+            grad_bias = by_bias.clamp(0, 0)  # zeros, as the norm takes the mean away, of the same kernel
+
+        # Through the rows to the tokens: means, maxima of voxels, and what attention adds to cells.
+        flat = grad_rows.flatten(0, 1)
+        of_largest = torch.ops.aten._segment_reduce_backward(
+            grad_rows[:, cells:].reshape(-1, width), largest, sorted_tokens, "max", lengths=lengths, initial=_LOWEST
+        )
+        count = place.shape[1]
+        first = torch.arange(batch, device=place.device).unsqueeze(-1) * count
+        grad_tokens = pool.transpose(1, 2) @ grad_rows + of_largest[place + first]
+        grad_hidden = gradient + nn.functional.pad(grad_tokens, (0, 0, special, 0))
+        grad_narrow = (flat @ widen.T).view(batch, -1, views, widen.shape[0] // views) * own_view
+        grad_narrow = grad_narrow.flatten(2)[:, :cells]  # (batch, cell rows, views * width)
+        in_sequence = nn.functional.pad(pool[:, :cells].transpose(1, 2), (0, 0, special, 0))
+        grad_attended = (in_sequence.unsqueeze(-1) * grad_narrow.unsqueeze(1)).sum(dim=2)
+        grad_widen = narrow.flatten(0, 1).T @ flat
+        grad_norms = by_weight[:-1], by_bias[:-1], by_weight[-1:], by_bias[-1:]
+        return grad_hidden, grad_attended, grad_widen, grad_bias[:-1], *grad_norms, *(None,) * 18
 
 
 def _largest_of(hidden: Tensor, table: GuidedTable) -> Tensor:

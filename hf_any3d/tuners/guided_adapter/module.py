@@ -220,7 +220,9 @@ class CellAttention(nn.Module):
         # Views are heads: (batch, views * heads, sequence, head width) each.
         heads = self.heads * len(self.qkv_weight)
         qkv = nn.functional.linear(normed, folded.weight, folded.bias).unflatten(-1, (3, heads, -1))
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
+        # The gradient of separate views is one kernel of a compiler, that of `unbind` one for each.
+        parts = [qkv[:, :, part] for part in range(3)] if torch.compiler.is_compiling() else qkv.unbind(2)
+        query, key, value = (part.transpose(1, 2) for part in parts)
         attended = nn.functional.scaled_dot_product_attention(
             query, key, value, table.apart, self._dropped, scale=self._scale
         )
