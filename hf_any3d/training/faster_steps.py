@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +24,7 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
     layers = layer_stack(model).layers
     for layer in layers:
         layer.compile(**options)
-    parts: Iterable[Any] = model.modules()
-    for module in parts:
+    for module in model.modules():
         # The class, not the module: adapters look up unknown attributes in the module that they wrap.
         compile_surroundings = getattr(type(module), "compile_surroundings", None)
         if compile_surroundings is not None:

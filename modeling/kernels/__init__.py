@@ -73,7 +73,7 @@ table_aggregation = Kernel(
     table_aggregation_plain,
     table_aggregation_fused,
     "On accelerators, in training, in place of `normed_ensemble` and what comes before it; not with statistics of "
-    "several processes, hooks, half precision weights or maxima over cells. Compilers get a third form, of few kernels.",
+    "several processes, hooks, half precision weights or maxima over cells. Compilers get a form of few kernels.",
     devices=ACCELERATORS,
     traced=table_aggregation_traced,
 )

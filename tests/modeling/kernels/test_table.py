@@ -147,6 +147,18 @@ def test_fused_equals_plain(name):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("count_empty", [True, False])
+def test_what_compilers_are_given_aggregates_as_the_plain_table(count_empty):
+    table = guided_table(MEMBERS, VOXELS, special=1, heads=2, count_empty=count_empty, dtype=torch.float64)
+    tensors, kernel = CASES["table_aggregation"][0], kernels.table_aggregation
+    found, expected = (form(*tensors, table, 0.3, 1e-5) for form in (kernel.traced, kernel.plain))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    weights = torch.arange(found[0].numel()).sin().view_as(found[0])
+    gradients = [torch.autograd.grad(out, tensors, weights) for out, *_ in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors)
+
+
 @pytest.mark.parametrize("name", sorted(CASES.keys() - TOLERANCES.keys() - {"pooled_patches"}))
 def test_gradients_equal_finite_differences(name):
     tensors, arguments = CASES[name]

@@ -45,7 +45,7 @@ def test_a_step_stays_within_its_budget_of_launches(preset):
 # Launches of a call, forward and backward, of each compiled region, and of the step outside of them with two layers.
 COMPILED_BUDGETS = {
     "minilm": {
-        "GuidedAdapterLayer._pass": (37, 69),
+        "GuidedAdapterLayer._pass": (31, 52),
         "table_of_places": (23, 0),
         "CellAttention.folded": (4, 3),
         "Any2PointForPointCloudClassification._classify": (8, 11),
@@ -54,7 +54,7 @@ COMPILED_BUDGETS = {
         "outside": (14, 6),
     },
     "clip-scan": {
-        "GuidedAdapterLayer._pass": (43, 69),
+        "GuidedAdapterLayer._pass": (37, 50),
         "table_of_places": (30, 0),
         "CellAttention.folded": (4, 3),
         "Any2PointForPointCloudClassification._classify": (12, 17),
