@@ -391,11 +391,28 @@ def table_aggregation_traced(
     added to, and rows of cells and voxels are padded rather than concatenated.
     """
     norms = view_weight, view_bias, voxel_weight, voxel_bias
+    by_voxel = _ByVoxel.apply(hidden, table.order, table.place)  # (batch * tokens, hidden)
+    largest = torch.segment_reduce(by_voxel, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+    tensors = hidden, attended, largest, widen, widen_bias, *norms
     places = table.pool, table.in_cell, table.in_voxel, table.group, table.occupied, table.share, table.per_row
-    more = table.missing, table.own_view, table.voxel, table.place, table.order, table.lengths, table.has_voxel
-    return _TracedAggregation.apply(
-        hidden, attended, widen, widen_bias, *norms, table.special, table.cell_rows, scale, eps, *places, *more
-    )
+    more = table.missing, table.own_view, table.voxel, table.has_voxel
+    return _TracedAggregation.apply(*tensors, table.special, table.cell_rows, scale, eps, *places, *more)
+
+
+class _ByVoxel(torch.autograd.Function):
+    """The tokens of all clouds by voxel. Their gradients are read by number, too, since each token is there once."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        ctx.special = hidden.shape[1] - place.shape[1]
+        ctx.save_for_backward(place)
+        return hidden.flatten(0, 1)[order]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (place,) = ctx.saved_tensors
+        first = torch.arange(len(place), device=place.device).unsqueeze(-1) * place.shape[1]
+        return nn.functional.pad(gradient[place + first], (0, 0, ctx.special, 0)), None, None
 
 
 class _TracedAggregation(torch.autograd.Function):
@@ -404,6 +421,7 @@ class _TracedAggregation(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         attended: Tensor,
+        largest: Tensor,
         widen: Tensor,
         widen_bias: Tensor,
         view_weight: Tensor,
@@ -424,9 +442,6 @@ class _TracedAggregation(torch.autograd.Function):
         missing: Tensor | None,
         own_view: Tensor,
         voxel: Tensor,
-        place: Tensor,
-        order: Tensor,
-        lengths: Tensor,
         has_voxel: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, width, views = len(hidden), hidden.shape[-1], len(widen_bias)
@@ -434,8 +449,6 @@ class _TracedAggregation(torch.autograd.Function):
         # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
         own = own_view.expand(-1, -1, len(widen) // views).flatten(1).unsqueeze(1)  # (rows, 1, views * width)
         narrow = (pool.unsqueeze(-1) * attended[:, None, special:] * own).sum(dim=2)  # (batch, rows, views * width)
-        sorted_tokens = hidden.flatten(0, 1)[order]  # (batch * tokens, hidden)
-        largest = torch.segment_reduce(sorted_tokens, "max", lengths=lengths, initial=_LOWEST, unsafe=True)
         of_voxels = largest.view(batch, -1, width) * has_voxel
         of_cells = (narrow.flatten(0, 1) @ widen).view(batch, -1, width)
         added = nn.functional.pad(widen_bias[group[:cells]], (0, 0, 0, behind))
@@ -465,8 +478,8 @@ class _TracedAggregation(torch.autograd.Function):
         out = hidden + scale * nn.functional.pad(added, (0, 0, special, 0))
         ctx.special, ctx.cells, ctx.scale, ctx.counts_empty = special, cells, scale, missing is not None
         of_norm = mean, deviation, gain, normed, active, length
-        of_tokens = sorted_tokens, largest, narrow, rows, unit, mix, sums
-        of_table = pool, in_cell, in_voxel, group, occupied, per_row, own_view, place, lengths
+        of_tokens = narrow, rows, unit, mix, sums
+        of_table = pool, in_cell, in_voxel, group, occupied, per_row, own_view
         kept = (widen, *of_norm, *of_tokens, *of_table)
         ctx.save_for_backward(*kept, *(() if missing is None else (missing,)))
         ctx.mark_non_differentiable(mean, variance)
@@ -475,8 +488,8 @@ class _TracedAggregation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         widen, mean, deviation, gain, normed, active, length = ctx.saved_tensors[:7]
-        sorted_tokens, largest, narrow, rows, unit, mix, sums = ctx.saved_tensors[7:14]
-        pool, in_cell, in_voxel, group, occupied, per_row, own_view, place, lengths = ctx.saved_tensors[14:23]
+        narrow, rows, unit, mix, sums = ctx.saved_tensors[7:12]
+        pool, in_cell, in_voxel, group, occupied, per_row, own_view = ctx.saved_tensors[12:19]
         cells, special, scale = ctx.cells, ctx.special, ctx.scale
         batch, width, views = len(gradient), gradient.shape[-1], len(mean) - 1
         tokens = gradient[:, special:]
@@ -504,18 +517,15 @@ class _TracedAggregation(torch.autograd.Function):
         grad_rows = grad * (gain[group] * scale) - shift[group] - centered * slope[group]
         if ctx.counts_empty:
             # The sum of the gradients of the occupied rows of a group.
-            grad_bias = ctx.saved_tensors[23] * (by_bias * gain - slope * mean / per_row)
+            grad_bias = ctx.saved_tensors[19] * (by_bias * gain - slope * mean / per_row)
         else:
             grad_bias = by_bias.clamp(0, 0)  # zeros, as the norm takes the mean away, of the same kernel
 
         # Through the rows to the tokens: means, maxima of voxels, and what attention adds to cells.
         flat = grad_rows.flatten(0, 1)
-        of_largest = torch.ops.aten._segment_reduce_backward(
-            grad_rows[:, cells:].reshape(-1, width), largest, sorted_tokens, "max", lengths=lengths, initial=_LOWEST
-        )
-        count = place.shape[1]
-        first = torch.arange(batch, device=place.device).unsqueeze(-1) * count
-        grad_tokens = pool.transpose(1, 2) @ grad_rows + of_largest[place + first]
+        # Empty voxels have no tokens to pass a gradient on to.
+        grad_largest = grad_rows[:, cells:].reshape(-1, width)
+        grad_tokens = pool.transpose(1, 2) @ grad_rows
         grad_hidden = gradient + nn.functional.pad(grad_tokens, (0, 0, special, 0))
         grad_narrow = (flat @ widen.T).view(batch, -1, views, widen.shape[0] // views) * own_view
         grad_narrow = grad_narrow.flatten(2)[:, :cells]  # (batch, cell rows, views * width)
@@ -523,7 +533,8 @@ class _TracedAggregation(torch.autograd.Function):
         grad_attended = (in_sequence.unsqueeze(-1) * grad_narrow.unsqueeze(1)).sum(dim=2)
         grad_widen = narrow.flatten(0, 1).T @ flat
         grad_norms = by_weight[:-1], by_bias[:-1], by_weight[-1:], by_bias[-1:]
-        return grad_hidden, grad_attended, grad_widen, grad_bias[:-1], *grad_norms, *(None,) * 18
+        grads = grad_hidden, grad_attended, grad_largest, grad_widen, grad_bias[:-1]
+        return *grads, *grad_norms, *(None,) * 15
 
 
 def _largest_of(hidden: Tensor, table: GuidedTable) -> Tensor:
