@@ -78,6 +78,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        # Short options, such as --num_tokens, win over the same setting in --model_config.
         self.model_config = json_mapping(self.model_config, "model_config")
         for name in ("num_tokens", "tokenizer_neighbors", "encoder_dtype"):
             if getattr(self, name) is not None:
@@ -169,6 +170,7 @@ def _check_restarts() -> None:
 
     Those of a second attempt read the addresses of the first one there, and fail or wait without end.
     """
+    # Both variables are set by torchrun in the processes that it starts.
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
     if restarts > 0 and shares_store and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -267,10 +269,12 @@ class PointTrainingArguments(TrainingArguments):
         if self.no_weight_decay and self.weight_decay_on != "matrices":
             raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:
+            # Stored as plain values, with all defaults filled in, so that checkpoints and reports list what was used.
             self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))
 
     def _accumulate(self, rows_per_step: int) -> None:
         """Accumulate gradients so that an optimizer step has so many rows in all processes together."""
+        # Rows of one backward pass in all processes.
         at_once = self.train_batch_size * self.world_size
         if rows_per_step < 1 or rows_per_step % at_once:
             raise ValueError(
@@ -332,18 +336,23 @@ def read_words(dataclass_types: Iterable[type], words: Sequence[str], listed_by:
     Of fields of the same name the last one counts. An error of an unknown name has the most similar one, and
     `listed_by`, the command that lists all options.
     """
+    # Shortened names are refused: what they stand for would depend on all other options.
     parser = _Parser(tuple(dataclass_types), conflict_handler="resolve", allow_abbrev=False)  # pyright: ignore[reportArgumentType] it declares a NewType
+    # Required arguments may come from the recipe, so the command line is not complete by itself.
     for action in parser._actions:
         action.required = False
+    # A mark of its own: None and False are values that may be given.
     unset = object()
     namespace = argparse.Namespace(**{action.dest: unset for action in parser._actions})
     _, unknown = parser.parse_known_args(list(words), namespace)
     if unknown:
         name = unknown[0].partition("=")[0]
+        # Closest by its letters, as most unknown options are typing errors.
         names = [action.dest for action in parser._actions]
         similar = difflib.get_close_matches(name.removeprefix("--").replace("-", "_"), names, n=1)
         hint = f"; did you mean --{similar[0]}?" if similar else ""
         raise ValueError(f"no option {name}{hint} ({listed_by})")
+    # Defaults are left out, as they would override a recipe.
     return {name: value for name, value in vars(namespace).items() if value is not unset}
 
 
@@ -385,6 +394,7 @@ def build_arguments(
         if isinstance(values.get(name), dict) and isinstance(value, str):
             value = merge(values[name], json_mapping(value, name))
         values[name] = value
+    # Types are checked before dataclasses are built, whose own checks expect the right ones.
     for kind in kinds:
         _check_types(kind, values)
     built = HfArgumentParser(kinds).parse_dict(values)  # pyright: ignore[reportArgumentType] it declares a NewType
@@ -404,12 +414,14 @@ def _check_types(kind: type, values: Mapping[str, Any]) -> None:
         wanted = [plain for plain in (bool, int, float, list) if plain in {get_origin(one) or one for one in allowed}]
         if isinstance(value, str) and wanted and str not in allowed:
             raise ValueError(f"--{name} is the text {value!r:.80}; expected {_NAMES_OF_TYPES[wanted[0]]}")
+        # 0 and 1 equal False and True, and are allowed.
         if wanted == [bool] and str not in allowed and value not in (True, False, None):
             raise ValueError(f"--{name} is {value!r:.80}; expected {_NAMES_OF_TYPES[bool]}")
 
 
 def _check_numbers(arguments: Any) -> None:
     """Check that numbers are not negative or NaN: the first -5 rows, for instance, would be all but the last five."""
+    # Fields of transformers' TrainingArguments are not checked: of some, such as max_steps, -1 stands for none.
     own = {entry.name for entry in fields(arguments)} - {entry.name for entry in fields(TrainingArguments)}
     for name in sorted(own):
         value = getattr(arguments, name)
@@ -461,11 +473,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """Read a file and those that it extends, each once; those of `extended_by` are being read."""
+    # Links are resolved: the same file by another name is a circle too.
     place = path.resolve()
     if place in (file.resolve() for file in extended_by):
         raise ValueError(f"{path}: extends itself, by {' and '.join(map(str, extended_by))}")
     if len(extended_by) == _DEEPEST:
         raise ValueError(f"{path}: is extended over {_DEEPEST} files; expected fewer")
+    # A base that several files extend is read once.
     if place in read:
         return read[place]
     values = _read_values(path)
@@ -475,12 +489,14 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict
         raise ValueError(f"{path}: {BASES} is {bases!r:.100}; expected the path of a file, or a list of them")
     below: dict[str, Any] = {}
     for base in bases:
+        # Paths are relative to the file that names them, not to the working directory.
         below = merge(below, _with_bases(path.parent / base, (*extended_by, path), read))
     read[place] = merge(below, values)
     return read[place]
 
 
 def _read_values(path: Path) -> dict[str, Any]:
+    # A wrong file, such as a model's weights, is told before it is read to memory.
     if (size := path.stat().st_size) > _LARGEST_FILE:
         raise ValueError(f"{path}: has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
     try:
@@ -507,6 +523,7 @@ def _check_extent(content: Any) -> None:
         count += 1
         if count > _MOST_VALUES or depth > _DEEPEST:
             raise ValueError(f"more than {_MOST_VALUES:,} values, or lists more than {_DEEPEST} deep")
+        # Nodes of YAML hold lists of nodes, or of pairs of nodes; values of JSON are lists and dicts.
         inner = value.value if isinstance(value, yaml.CollectionNode) else value
         if isinstance(inner, dict):
             inner = list(inner.items())
@@ -516,6 +533,7 @@ def _check_extent(content: Any) -> None:
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two mappings; values of `above` win, lists too, and mappings in both are merged."""
+    # Mappings on both sides are merged key by key, so that one option is overridden and the others stay.
     both = {
         key: merge(below[key], value)
         for key, value in above.items()
@@ -559,12 +577,14 @@ def fingerprints_of_inputs(words: Sequence[str]) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     settings: dict[str, Any] = {}
     if words and words[0].endswith(FILE_TYPES):
+        # By its values, with those of the files that it extends, so that comments and layout do not count.
         settings = read_settings(Path(words[0]))
         fingerprints[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     for name in (*STARTS, *_DATA):
         named = words_of(words, [name])
         # The last word counts, as it does for argparse; it is `--name=value` or the value alone.
         value = (named[-1].rpartition("=")[2] if named else None) or settings.get(name)
+        # A model of the hub is no path, and counts by its name alone.
         if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
             fingerprints[str(value)] = path_fingerprint(str(value))
     return fingerprints

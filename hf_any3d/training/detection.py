@@ -114,6 +114,7 @@ class SceneRows(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        # Points and boxes are changed together, so all points are read before any are drawn.
         row = self.rows.__getitems__([index])[0]
         try:
             scene = Scene.of(row, whole_cloud(row, self.processor.features))
@@ -141,6 +142,7 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"points": torch.nn.utils.rnn.pad_sequence(points, batch_first=True)}
     # Scenes of one size need no mask.
     counts = torch.tensor([len(cloud) for cloud in points])
+    # (scenes, points) True for points of the scene, False for padding
     if (counts != counts[0]).any():
         batch["points_mask"] = torch.arange(int(counts.max())) < counts.unsqueeze(1)
     return batch | {"labels": [row["labels"] for row in rows]}
@@ -158,6 +160,7 @@ class DetectionTrainer(PointTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Compare the answers of the model with the objects of all scenes; see Trainer."""
+        # Not Trainer's own loop, which collects arrays of the same shape: scenes have different numbers of objects.
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         model.eval()
         names = cast(Detr3DForPointCloudObjectDetection, self.model).config.id2label or {}
@@ -178,6 +181,7 @@ class DetectionTrainer(PointTrainer):
             ]
             # The loss of a batch is repeated for each scene, so that the mean below is over scenes.
             both = [*zip(answers, objects, [float(outputs.loss)] * len(answers), strict=True)]
+            # In several processes the last batch repeats scenes, which are removed here.
             for prediction, reference, loss in self.accelerator.gather_for_metrics(both, use_gather_object=True):
                 predictions.append(prediction)
                 references.append(reference)
@@ -217,6 +221,7 @@ class Detection(program.TrainingTask):
         # A new detector; its size and number of headings follow from settings and boxes.
         if name is None:
             boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
+            # Without turned boxes a single bin says that all headings are 0.
             bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1  # turned boxes
             settings = {"num_heading_bins": bins, **self.model.model_config, **labels}
             if self.model.point_encoder is None:

@@ -26,17 +26,20 @@ def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
     """
     path = folder / _WORDS
     inputs = fingerprints_of_inputs(words)
+    # Noted before the run, so that an interrupted one is recognized.
     if not path.is_file():
         write_json(folder / _INPUTS, inputs)
         write_json(path, list(words))
     stored = read_json(path) or []
     before = read_json(folder / _INPUTS) or {}
     changes = [] if stored == list(words) else [f"{' '.join(stored)}, not {' '.join(words)}"]
+    # Files of the same names may have changed since.
     for name, fingerprint in inputs.items():
         if before.get(name) != fingerprint:
             changes.append(f"another content of {name}")
     if changes:
         raise ValueError(f"{folder}: was run with {changes[0]}; expected the same or another --output_dir")
+    # The report is written last, so that a folder with it holds a complete run.
     if not (folder / "metrics.json").is_file():
         run([*words, "--output_dir", str(folder)])
     return RunReport.load(folder / "metrics.json")
@@ -58,6 +61,7 @@ def run_folds(
         `folds`, the metrics of each split for each fold, and `summary`, see `summarize`.
     """
     root = Path(output_dir)
+    # Each fold has a folder of its own, in which it can be continued.
     reports = [
         run_once(run, [*words, *fold_words(fold)], root / f"fold_{fold}")
         for fold in tqdm(range(folds), desc="folds", unit="fold")
@@ -70,6 +74,7 @@ def run_folds(
 
 def summarize(metrics: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
     """Compute `mean` and `std` over runs for each split and metric; std with n - 1, 0 for a single run."""
+    # All runs have the splits and metrics of the first one.
     return {
         split: {name: mean_and_std([run[split][name] for run in metrics]) for name in first}
         for split, first in metrics[0].items()

@@ -59,16 +59,20 @@ def object_targets(
         `(tokens, 6)` float32, its center from that of the token's cell and the sizes of the smallest box along the
         axes around it, in meters; and `(tokens,)` int64, its number among the objects of the answer, -1 for none.
     """
+    # (cells, 3) cells of the size of a token, and the token of each voxel
     cells, token = np.unique(room.grid_coord // processor.stride, axis=0, return_inverse=True)
+    # In the order of the answer, in which objects are written.
     boxes = room.from_scan(layout).ordered(EXTENT / processor.num_bins).boxes
     points = room.points[:, :3]
     token = token.reshape(-1)
+    # One column for each object, and a last one that stands for none.
     counts = np.zeros((len(cells), len(boxes) + 1), dtype=np.int64)
     counts[:, -1] = _FEWEST - 1  # so that a token with fewer points has no object
     numbers = np.zeros((len(boxes) + 1, 6))
     for place, box in enumerate(boxes):
         inside = points_in_box(box, points, _NEAR)
         np.add.at(counts[:, place], token[inside & (points[:, 2] > _FLOOR)], 1)
+        # The smallest box along the axes around a turned one.
         sizes = np.abs(turn_about_z(box.angle)) @ (box.sx, box.sy, box.sz)
         numbers[place] = [box.x, box.y, box.z, *sizes]
     lines = Layout(boxes=boxes).quantized(processor.num_bins).write().splitlines()
@@ -77,6 +81,7 @@ def object_targets(
     # The object with most points of a token; the last one stands for none.
     objects = counts.argmax(axis=1)  # (tokens,)
     targets = numbers[objects]  # (tokens, 6)
+    # From the center of the token's cell, in meters.
     targets[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
     return words[objects], targets.astype(np.float32), np.where(objects < len(boxes), objects, -1)
 
@@ -87,6 +92,7 @@ def field_words(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     words = np.full((FIELDS, WORDS), -100)
     # A word may begin with the comma before its field, so it belongs to the field in which it ends.
     ends = np.array([end for _, end in encoded["offset_mapping"]])
+    # Digits before the equals sign are the number; what stands between brackets and commas, label and numbers.
     for number, field in enumerate(re.finditer(r"\d+(?==)|(?<=[(,])[^,)]+", line)):
         ids = np.array(encoded["input_ids"])[(ends > field.start()) & (ends <= field.end())][:WORDS]
         words[number, : len(ids)] = ids
@@ -102,10 +108,12 @@ def object_lines(labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.n
     for row, labels_of_row in enumerate(labels):
         line = ""
         places = np.flatnonzero(labels_of_row != -100)
+        # Words are decoded one by one, so that each has a place in the line.
         for place, piece in zip(places, tokenizer.batch_decode(labels_of_row[places][:, None]), strict=True):
             # A line that has begun, and whose closing bracket is still to come.
             if begun := re.match(r"bbox_(\d+)=Bbox\([^)]*$", line):
                 lines[row, place - 1] = int(begun[1])  # this token is told by the one before
+            # Only what follows the last line break belongs to the line that is being written.
             line = (line + piece).rpartition("\n")[2]
     return lines
 
@@ -123,15 +131,19 @@ def attention_error(
     Returns:
         That of the first head of the last two layers; None if no object is written that has tokens.
     """
+    # (queries,) rows and tokens that are followed by a part of an object
     row, query = (lines >= 0).nonzero(as_tuple=True)
     is_own = places[row] == lines[row, query][:, None]  # (queries, tokens)
+    # Objects without a token of their own have nothing to attend to.
     has_tokens = is_own.any(dim=1)
     if not has_tokens.any():
         return None
     row = row[has_tokens]
     query = query[has_tokens]
     is_own = is_own[has_tokens]
+    # (queries,) share of the attention that is on tokens of the object
     shares = [(weights[row, 0, query].float() * is_own).sum(dim=1) for weights in attentions[-2:]]
+    # The small constant bounds the loss of a query that attends to nothing of its object.
     return -(torch.stack(shares) + 1e-4).log().mean()
 
 
@@ -192,6 +204,7 @@ class LayoutTrainer(PointTrainer):
         self.attention_loss = attention_loss
         self.object_head: ObjectHead | None = None
         if object_loss:
+            # The head's gradients would not be averaged over the processes.
             if self.args.world_size > 1:
                 raise ValueError(f"--object_loss {object_loss} in several processes; expected 0")
             hidden_size = self._bare_model.config.text_config.hidden_size
@@ -201,6 +214,7 @@ class LayoutTrainer(PointTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer, which trains the head too; see Trainer."""
+        # Trainer calls this again for an optimizer that is there, whose group must not be added twice.
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.object_head is not None:
@@ -214,6 +228,7 @@ class LayoutTrainer(PointTrainer):
     ) -> Any:
         """Compute the loss of a batch, in training with that of the objects; see Trainer."""
         names = ("object_words", "object_boxes", "object_places", "object_lines")
+        # Popped, as the model takes none of them.
         *targets, places, lines = (inputs.pop(name, None) for name in names)
         head = self.object_head
         if not model.training or head is None:
@@ -231,6 +246,7 @@ class LayoutTrainer(PointTrainer):
         loss = loss + weight * head(torch.cat(outputs.point_features), *targets, core.get_output_embeddings())
         if self.attention_loss:
             of_tokens = torch.full_like(inputs["input_ids"], -1)
+            # (rows, tokens) objects of the tokens of clouds, which follow each other as in `places`
             of_tokens[inputs["input_ids"] == core.config.point_token_id] = places
             error = attention_error(outputs.attentions, of_tokens, lines)
             loss = loss if error is None else loss + self.attention_loss / share * error
@@ -239,6 +255,7 @@ class LayoutTrainer(PointTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        # The folder of the result has no head: it is no part of the model.
         if self.object_head is not None and folder.resolve() != Path(self.args.output_dir).resolve():
             save_file(self.object_head.state_dict(), folder / _HEAD_FILE)
 

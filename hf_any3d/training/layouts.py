@@ -142,6 +142,7 @@ class LayoutRows(torch.utils.data.Dataset):
         moved = layout.translated(-center).scaled(size)
         if angle:
             moved = moved.rotated(angle)
+        # Points are rows, so the transposed matrix turns them as `rotated` turns the layout.
         return (points - center) * size @ turn_about_z(angle).T + center, moved.translated(center)
 
 
@@ -252,9 +253,11 @@ class LayoutDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        # Layouts have heights along z, and the processor reads all points of a scan.
         check_settings(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
         if len(self.sizes) != 2 or not 0 < self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
+        # Turns and sizes move the boxes with the room; augmentations of clouds would leave them behind.
         if self.augment:
             raise ValueError(f"--augment {' '.join(self.augment)}; expected --turns and --sizes for layouts")
 
@@ -299,6 +302,7 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
         if arguments.peft == ADAPTED:
             head = model.get_output_embeddings()
             patterns = []
+            # A pattern for each part, so that layers of the same names elsewhere stay frozen.
             for part in (PARTS[name] for name in arguments.adapt):
                 layers = model.base_model.get_submodule(part).named_modules()
                 # The output head may share its weights with the embeddings.
@@ -309,6 +313,7 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
             settings |= {"r": 16, "lora_alpha": 32, "target_modules": "|".join(patterns)}
         config = build_peft_config(arguments.peft, model, settings | arguments.peft_config)
         return get_peft_model(model, config)
+    # Without adapters: all is frozen, then the layers between and, with full, the parts are released.
     trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
     model.requires_grad_(False)
     for name in trained:
@@ -330,6 +335,7 @@ class Layouts(program.TrainingTask):
         name = str(self.model.model_name_or_path)
         processor = AutoProcessor.from_pretrained(name)
         rows = splits["train"]
+        # Classes of the data, which replace those of the processor if one of them is new to it.
         if "layout" in rows.column_names:
             layouts = (Layout.parse(text, strict=True) for text in rows.with_format(None)["layout"])
             labels = sorted({box.label for layout in layouts for box in layout.boxes})
@@ -345,6 +351,7 @@ class Layouts(program.TrainingTask):
         """Build the trainer."""
         data = self.data
         arguments = self.training
+        # Folding changes the text of the answers, so it holds for training and evaluation alike.
         folds: dict[str, Any] = {"fold_quarter_turns": data.fold_quarter_turns}
         settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points, **folds}
         return program.build_trainer(
@@ -376,12 +383,15 @@ class Layouts(program.TrainingTask):
             model: Any = trainer.model
             for row in (rows[number] for number in range(len(rows))):
                 inputs = processor([row["room"]], task=data.answer).to(next(model.parameters()).device)
+                # The grammar allows only tokens that continue a layout, so each answer can be parsed.
                 grammar = processor.grammar(data.answer, max_new_tokens=most)
                 with evaluation_mode(model):
                     ids = model.generate(**inputs, max_new_tokens=most, do_sample=False, logits_processor=grammar)
+                # The answer follows the prompt, which generate returns too.
                 answers += processor.decode_layouts(ids[:, inputs["input_ids"].shape[1] :], [row["room"]])
                 truths.append(asked_of(row["layout"], data.answer))
             scores = {name: score.pooled_f1 for name, score in score_layouts(answers, truths).items()}
+            # Classes that occur in neither answers nor truths have no score.
             scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
             by_class[split] = {name: pair[0] for name, pair in scores.items()}
             means = np.mean(list(scores.values()), axis=0).tolist() if scores else [0.0, 0.0]

@@ -93,13 +93,16 @@ class StageArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
+        # Settings that the processor does not have would be attributes without effect.
         if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
         check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
+        # How experts are mixed is no property of the weights, and may be changed for a saved model too.
         given += [name for name in ("model_config",) if set(self.model_config) - set(ROUTING)]
         if self.model_name_or_path is not None and given:
             raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
+        # A model comes from the previous stage or from all of its parts.
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
@@ -138,6 +141,7 @@ class ConversationArguments:
 
     def choose(self, stage: int) -> None:
         """Set the published values of a stage where none are given."""
+        # Published values hold for the conversations of a stage, others have those of brief ones.
         self.conversations = self.conversations or CONVERSATIONS[stage]
         published = [SIZES.get(kind, (1, 9)) for kind in self.conversations]
         for name, place in (("data_ratios", 0), ("batch_sizes", 1)):
@@ -171,6 +175,7 @@ class StageTrainingArguments(PointTrainingArguments):
     )
 
     def __post_init__(self):
+        # Batches of different kinds have different sizes.
         if self.rows_per_step is not None:
             raise ValueError("--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps for this task")
         super().__post_init__()
@@ -179,10 +184,12 @@ class StageTrainingArguments(PointTrainingArguments):
         self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
         if self.step_cosine is not None:
             settings = {"epochs": 1, **self.step_cosine}
+            # The schedule counts its steps within epochs of equal length.
             if self.max_steps % settings["epochs"]:
                 raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")
             steps = self.max_steps // settings["epochs"]
             schedule = StepCosine(**settings, steps_per_epoch=steps)
+            # The steps of an epoch follow from max_steps, so they are not stored with it.
             self.step_cosine = {name: value for name, value in asdict(schedule).items() if name != "steps_per_epoch"}
 
     @property
@@ -223,7 +230,9 @@ def open_for_stage(
             expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
             raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
         assert isinstance(arguments.model_config, dict)
+        # Routing only, as all else was refused with a saved model.
         config.update(arguments.model_config)
+        # In float32, in which parameters are trained; autocast lowers the precision of single operations.
         model = cast(
             MiniGPT3DForConditionalGeneration,
             MiniGPT3DForConditionalGeneration.from_pretrained(
@@ -261,6 +270,7 @@ def _build_model(
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     assert arguments.point_encoder is not None and arguments.qformer is not None
     assert arguments.language_model is not None and isinstance(arguments.model_config, dict)
+    # Parts are fixed to the commits that the arguments name.
     revisions = {part: getattr(arguments, f"{part}_revision") for part in PARTS}
     tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, revision=revisions["language_model"] or "main")
     # The first free id; for Phi-2 the released one.
@@ -275,6 +285,7 @@ def _build_model(
         **quantized,
         **config,
     )
+    # The released point encoder has no processor of its own.
     if cast(PreTrainedConfig, model.config.point_config).model_type == POINT_ENCODER:
         points = PointCloudProcessor(**RELEASED_POINTS)
     else:
@@ -304,6 +315,7 @@ def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
     groups: Counter[str] = Counter()
     for name, parameter in model.base_model.named_parameters():
         if parameter.requires_grad:
+            # Names such as bridge.qformer.layer…: the bridge has several parts, which are counted apart.
             first, second, *_ = name.split(".")
             part = f"{first} {second}" if first == "bridge" else first
             kind = ""
@@ -347,6 +359,7 @@ class StageTrainer(PointTrainer):
             [len(rows) for rows in self.kinds],
             self.batch_sizes,
             self.ratios,
+            # Batches are drawn for the whole run at once, so that a resumed run goes on where it stopped.
             self.args.max_steps * self.args.gradient_accumulation_steps,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
             self.args.process_index,

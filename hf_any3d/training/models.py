@@ -112,6 +112,7 @@ class PointModelArguments(ModelArguments):
                 if self.encoder_weights not in ("pretrained", weights):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
+        # It has an option of its own, by which checks and reports know it.
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
 
@@ -144,6 +145,7 @@ class PointModelArguments(ModelArguments):
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
         """Return the settings of a file that do not apply to the model that the command line requests instead."""
         model_type = file.get("model_type") or _default_type(file.get("model_name_or_path"))
+        # None of the settings of model and adapter holds for another model.
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
         if given.get("encoder_weights") == "none" or given.get("no_encoder"):
@@ -237,6 +239,7 @@ def _build_point_encoder(
         model.base_model.load_state_dict(trained.state_dict())
     else:
         model = model_class.from_pretrained(arguments.model_name_or_path, **config_kwargs)
+    # What the saved model knew are other clouds.
     if isinstance(model, UnknownScoreMixin):
         model.drop_unknown_score()
     return model
@@ -293,6 +296,7 @@ def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
     """Return the registered model class of a model type and task."""
     if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
         for name in kind.heads.get(_REGISTERED[task], ()):
+            # Models of parts and of scenes have classes of their own for the same task.
             if (name in kind.part_heads) == (task == PARTS):
                 return getattr(importlib.import_module("hf_any3d"), name)
     raise ValueError(f"no model of the type {model_type!r} is registered for {task}")

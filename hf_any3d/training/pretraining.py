@@ -48,6 +48,7 @@ class LinearProbe:
     def __post_init__(self):
         import sklearn  # noqa: F401 its absence is told before the training
 
+        # Clouds without classes are an error before the training, too.
         for split, rows in self.splits.items():
             class_names(rows, f"the linear probe's split {split!r}")
 
@@ -67,6 +68,7 @@ class LinearProbe:
     @torch.no_grad()
     def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
         device = next(model.parameters()).device
+        # The processor's seed makes these rows the same in each call.
         prepared = evaluation_rows(rows, self.processor)
         starts = tqdm(
             range(0, len(prepared), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False
@@ -78,6 +80,7 @@ class LinearProbe:
                 batch = prepared.__getitems__(list(range(start, min(start + self.batch_size, len(prepared)))))
                 points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(device)
                 features = model.probe_features(points)  # pyright: ignore[reportCallIssue] a method
+                # In float32, as numpy has no bfloat16.
                 pieces.append(features.float().cpu().numpy())
         return np.concatenate(pieces)
 
@@ -110,10 +113,13 @@ def evaluate_pretraining(
         `loss` and `probe_accuracy` of each split, where available; and no scores of classes.
     """
     metrics: dict[str, dict[str, float]] = {}
+    # The loss is that of pretraining, which needs no labels.
     for split, rows in splits.items():
         metrics[split] = {"loss": float(trainer.evaluate(rows, metric_key_prefix=split)[f"{split}_loss"])}
+    # The probe may have splits of another dataset.
     for split, accuracy in (probe.accuracies(trainer.model, quiet=False) if probe else {}).items():
         metrics.setdefault(split, {})[ACCURACY] = accuracy
+    # Once all figures of a split are there, so that they are printed together.
     for split, figures in metrics.items():
         trainer.log_metrics(split, {f"{split}_{name}": value for name, value in figures.items()})
     return metrics, {}
@@ -191,6 +197,7 @@ class TeacherArguments:
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
+        # Without a teacher its settings would have no effect.
         if self.teacher == NO_TEACHER and (self.random_teacher or self.tower or self.teacher_layers):
             raise ValueError("--teacher none with --random_teacher, --tower or --teacher_layers; expected a teacher")
 
@@ -242,6 +249,7 @@ class AutoencoderTrainingArguments(PretrainingArguments):
 def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoencoder:
     """Build an untrained autoencoder around a teacher, with further settings of its config."""
     assert isinstance(arguments.model_config, dict)
+    # Settings of --model_config win over those that follow from the arguments.
     config |= arguments.model_config
     if arguments.teacher == NO_TEACHER:
         return ActAutoencoder(ActAutoencoderConfig(**config))
@@ -278,6 +286,7 @@ class StudentArguments:
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
+        # Short options win over the same settings in --model_config.
         for name in ("mask_ratio", "mask_type", "distillation_loss"):
             if getattr(self, name) is not None:
                 self.model_config[name] = getattr(self, name)
@@ -317,11 +326,13 @@ def build_probe(
     """Build the linear probe, or return None if `probe_every` is 0."""
     if not arguments.probe_every:
         return None
+    # Features may be judged on other clouds, as those of pretraining need no labels.
     if arguments.probe_dataset is not None:
         probe_data = DataArguments(
             dataset_name=arguments.probe_dataset,
             data_dir=arguments.probe_data_dir or data.data_dir,
             dataset_options=arguments.probe_dataset_options,
+            # The probe needs a validation split, also where pretraining has none.
             validation_fraction=data.validation_fraction or DataArguments.validation_fraction,
             validation_seed=data.validation_seed,
             group_column=data.group_column,

@@ -69,6 +69,7 @@ def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str 
     """Set up logging on the main process, output directory and seed; return the checkpoint to resume from, if any."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
+    # Only the main process prints, so that lines and bars appear once.
     if not arguments.should_log:
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
@@ -243,6 +244,7 @@ def figures(report: RunReport) -> list[str]:
     """Return the metrics of each split as a line of text."""
     lines = []
     for split, metrics in report.metrics.items():
+        # Counts and texts among the metrics are left out.
         values = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
         count = report.data["rows"].get(split)
         lines.append(f"{split:<12} {values}" + (f"   on {count} clouds" if count is not None else ""))
@@ -274,6 +276,7 @@ def save_and_push(
     metrics, class_scores = scores
     model = trainer.model
     arguments = trainer.args
+    # Facts are those of the model in a PeftModel.
     inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     report = RunReport(
         data=dict(data),
@@ -312,6 +315,7 @@ def save_and_push(
         subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
         return build_model_card(subject, name, license=arguments.license)
 
+    # One process writes the page for all.
     if trainer.is_world_process_zero():
         write_run_results(
             arguments.output_dir,

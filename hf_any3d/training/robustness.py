@@ -60,9 +60,11 @@ class Condition:
         if self.family == "color":
             first = first_channel(processor.features, "rgb")
             points = points.copy()
+            # One gray for all points tells nothing.
             points[:, first : first + 3] = _GRAYS[self.name]
             return points
         if self.name == "any axis":
+            # All rotations are equally likely.
             matrix = Rotation.random(None, generator).as_matrix()
         else:
             angle = np.radians(generator.uniform(-self.level, self.level))
@@ -91,6 +93,7 @@ def conditions(processor: PointCloudProcessor) -> list[Condition]:
         for corruption in members
         for severity in SEVERITIES
     ]
+    # Down to a sixteenth, as far as the model takes so few.
     counts = [processor.num_points // divisor for divisor in (2, 4, 8, 16)]
     listed += [Condition("points", "number of points", count) for count in counts if count >= processor.min_points]
     listed += [Condition("orientation", "up axis", limit) for limit in (30, 90, 180)]
@@ -108,6 +111,7 @@ class ConditionRows(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, condition: Condition, seed: int = 0):
+        # Only the columns that the processor reads.
         needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
         columns = [name for name in needed if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns(columns))
@@ -124,6 +128,7 @@ class ConditionRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
+        # The same change in whichever worker, and however often, a row is read.
         generator = np.random.default_rng((self.seed, self._key, index))
         # No more points than the cloud has: repeats would distort what density and noise do to it.
         available = max(len(row["points"]), self.processor.min_points)
@@ -132,6 +137,7 @@ class ConditionRows(torch.utils.data.Dataset):
             warnings.filterwarnings("ignore", message=".*fewer than num_points", category=UserWarning)
             points = self._process(row, min(self._num_points, available))
             points = self.condition.apply(points, generator, self.processor)
+            # Models take no fewer points than these.
             if len(points) < self.processor.min_points:
                 points = points[resample_index(len(points), self.processor.min_points)]
             points = self._process(points)
@@ -191,6 +197,7 @@ def robustness_report(
     Returns:
         `settings`, `clean` metrics, `rows` with family, name, level and metrics of each condition, and `summary`.
     """
+    # All that the figures depend on: a stored report of other settings is made anew.
     settings = {
         **(about or {}),
         "clouds": len(dataset),
@@ -213,6 +220,7 @@ def robustness_report(
         predicted: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
         metrics = {name: float(predicted[f"{NAME}_{name}"]) for name in _METRICS}
         report["rows"].append({**asdict(condition), **metrics})
+        # After each condition, so that an interruption costs one of them.
         if path is not None:
             write_json(path, report)
     report["summary"] = summarize_robustness(report["clean"], report["rows"])
@@ -223,6 +231,7 @@ def robustness_report(
 
 def summarize_robustness(clean: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Compute the mean accuracies over all corruptions and of each family, and the lowest mean of a corruption."""
+    # Means are over corruptions; the other conditions are rows by themselves.
     rows = [row for row in rows if row["family"] in FAMILIES]
 
     def mean(key: str, value: str) -> float:
@@ -241,6 +250,7 @@ def robustness_table(report: Mapping[str, Any]) -> str:
     summary = report["summary"]
     settings = report["settings"]
     shown = ", ".join(f"{family} {_percent(summary[family])}" for family in FAMILIES)
+    # Reports that are made in Python may lack these names.
     data = " of ".join(inline(settings[key]) for key in ("split", "dataset") if settings.get(key))
     lines = [
         f"Overall accuracy in percent on {settings['clouds']} clouds{f' ({data})' if data else ''}, "
@@ -303,6 +313,7 @@ def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tu
     written = [write_json(folder / f"{NAME}.json", dict(report))]
     table = robustness_table(report)
     written.append(write_text(folder / f"{NAME}.md", f"# Robustness\n\n{table}\n"))
+    # Without matplotlib the table is still written.
     try:
         written.append(plot_robustness(report, folder / f"{NAME}.png"))
     except ImportError as error:

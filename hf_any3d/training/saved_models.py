@@ -98,6 +98,7 @@ def evaluate_segmenter(
     if labels is None or isinstance(named, ClassLabel):
         _check_names(split, "the classes of points", named, classes)
     parts = getattr(model.config, "category_parts", None)
+    # Parts are judged within the categories of the model, so they have to be the same.
     if parts is not None:
         _check_names(split, "the categories", rows.features.get("label"), list(model.config.category_names))
     with _trainer(
@@ -126,6 +127,7 @@ def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: Evaluat
     if unknown := [name for name in names if name not in classes]:
         raise ValueError(f"split {split} has boxes of {unknown[0]!r}; expected the model's classes, {classes}")
     if names != classes:  # own scans may lack some
+        # Numbers of the classes of the rows become those of the model.
         numbers = [classes.index(name) for name in names]
         features = rows.features.copy()
         features["box_labels"] = List(ClassLabel(names=classes))
@@ -172,6 +174,7 @@ def evaluate_autoencoder(
         use, and loss; and the Chamfer distance (L1) of each class.
     """
     model, processor = _open(AutoModelForPointCloudReconstruction, model_name, hub)
+    # Classes only group the figures, so they may be missing.
     label = rows.features.get("label")
     names = label.names if isinstance(label, ClassLabel) else []
     numbers: Any = list(rows["label"]) if names else None
@@ -218,12 +221,14 @@ def classifier_trainer(
             "compute_metrics": partial(compute_classification_metrics, config=model.config),
             "preprocess_logits_for_metrics": logits_with_unknown,
         }
+        # All but `unknown`, which the metrics need here.
         model.config.keys_to_ignore_at_inference = ["one_sided", "hidden_states", "attentions"]
     with _trainer(model, settings, **further) as trainer:
         yield trainer, processor, classes
 
 
 def _open(auto_class: Any, model_name: str, hub: dict[str, Any]) -> tuple[PreTrainedModel, PointCloudProcessor]:
+    # Errors of model and processor name the model.
     with model_errors(model_name):
         return auto_class.from_pretrained(model_name, **hub), PointCloudProcessor.from_pretrained(model_name, **hub)
 
@@ -235,6 +240,7 @@ def _classes(model: PreTrainedModel) -> list[str]:
 
 def _check_names(split: str, what: str, feature: Any, expected: Sequence[str]) -> None:
     names = feature.names if isinstance(feature, ClassLabel) else None
+    # In the same order, too, since labels are numbers.
     if names != expected:
         raise ValueError(f"split {split} has {what} {names}; expected the model's, {expected}")
 
@@ -250,6 +256,7 @@ def _trainer(
     """Yield a trainer that evaluates a model and writes nothing that stays."""
     # Some released models compute clouds of a batch together, so that scores depend on its size.
     batch_size = 1 if batch_dependent_flags(model) else 32
+    # Trainer needs a folder, even if it only evaluates.
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(
             folder,

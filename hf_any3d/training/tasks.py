@@ -90,6 +90,7 @@ class Classification(program.TrainingTask):
         judged = {split: evaluation_rows(splits[split], processor) for split in names if split in splits}
         metrics, by_class = evaluate_splits(trainer, judged, classes)
         if voting and "test" in splits:
+            # Votes are over other samples of each cloud, so rows are prepared anew.
             rows = voting_rows(splits["test"], processor, self.data, self.protocol, self.training.seed)
             votes = evaluate_by_voting(trainer, {"test": rows}, classes, voting)
             metrics = {**metrics, **votes[0]}
@@ -106,6 +107,7 @@ class Classification(program.TrainingTask):
             "votes": protocol.voting,
             "augmentation_of_votes": protocol.vote_augment if protocol.voting else None,
         }
+        # Settings that are off are left out.
         return {name: fact for name, fact in facts.items() if fact}
 
 
@@ -166,6 +168,7 @@ def find_point_labels(rows: Dataset) -> PointLabels:
         names = feature.names
     elif isinstance(feature, Value) and "int" in feature.dtype:
         labels: Any = rows.select_columns(["labels"])  # datasets declares its rows as lists
+        # Labels from 0 up to the largest one that occurs.
         names = [str(number) for number in range(max(int(max(row["labels"])) for row in labels) + 1)]
     else:
         raise ValueError(
@@ -173,8 +176,10 @@ def find_point_labels(rows: Dataset) -> PointLabels:
             "numbers"
         )
     category = rows.features.get("label")
+    # Clouds without a category are scenes.
     if not isinstance(category, ClassLabel):
         return PointLabels(names)
+    # Names such as "chair back" tell the parts of a category without a look at the rows.
     named = parts_of_categories(names, category.names)
     if named is not None:
         return PointLabels(names, category.names, named)
@@ -183,6 +188,7 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     for row in rows.select_columns(["label", "labels"]):
         # Parts that no object of a category has in training are not among those that the model may predict.
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
+    # A category without parts could predict nothing.
     empty = [name for name, numbers in zip(category.names, parts, strict=True) if not numbers]
     if empty:
         raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
@@ -206,6 +212,7 @@ class Segmentation(program.TrainingTask):
         data = self.data
         self.labels = labels = find_point_labels(splits["train"])
         settings: dict[str, Any] = {"in_channels": count_channels(data.features)}
+        # Categories limit the parts that a cloud may have.
         if labels.has_parts:
             settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
         task = PARTS if labels.has_parts else SCENES
@@ -236,9 +243,11 @@ class Segmentation(program.TrainingTask):
             if arguments.metric_for_best_model == "mean_iou":
                 arguments.metric_for_best_model = "instance_miou"
         settings: dict[str, Any] = {}
+        # The weights take a pass over the labels of all training rows.
         if arguments.class_weighting:
             weights = class_weights(splits["train"]["labels"], len(labels.names), arguments.class_weighting)
             settings["compute_loss_func"] = WeightedPointLoss(weights)
+        # Training crops are drawn; evaluation divides each scene into blocks that cover it.
         crops = CropRows(
             splits["train"],
             processor,
@@ -263,6 +272,7 @@ class Segmentation(program.TrainingTask):
     def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
         """Return metrics and class IoUs of the validation and test splits; see `evaluate_segmentation`."""
         labels = self.labels
+        # A test split without labels cannot be judged.
         judged: dict[str, Any] = {
             str(split): BlockRows(rows, processor, labels.has_parts, self.data.scene_votes)
             for split, rows in splits.items()
@@ -272,6 +282,7 @@ class Segmentation(program.TrainingTask):
 
     def data_facts(self) -> dict[str, Any]:
         """Return how scenes are cut into blocks."""
+        # Listed only where scenes are divided more than once.
         votes = {"scene_votes": self.data.scene_votes} if self.data.scene_votes > 1 else {}
         return {"block_size": self.data.block_size, "block_overlap": self.data.block_overlap, **votes}
 

@@ -85,10 +85,12 @@ class PointTrainer(Trainer):
                 f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "
                 "has no smoothing; expected 0"
             )
+        # These arguments may be transformers' own, which lack the fields of PointTrainingArguments.
         if getattr(self.args, "index_in_workers", False):
             core = self._bare_model
             if "point_index" not in inspect.signature(core.forward).parameters:
                 raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
+            # The collator computes for each batch what the model would compute from its points.
             collator = cast(PointCloudCollator, self.data_collator)
             self.data_collator = replace(collator, indexer=core.point_indexer)
         self._compiles = getattr(self.args, "compile_layers", False)
@@ -149,6 +151,7 @@ class PointTrainer(Trainer):
         trained = super()._init_training_state(*args, **kwargs)
         state = self.state
         if state.best_global_step:
+            # In the folder of this run, which may have been moved since.
             best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             places = [best]
             if state.best_model_checkpoint is not None:
@@ -176,6 +179,7 @@ class PointTrainer(Trainer):
         losses = [log.get("eval_loss") for log in state.log_history if log["step"] == state.best_global_step]
         if value != before or loss is None or not any(loss < other for other in losses if other is not None):
             return False
+        # As Trainer does for a better metric, of which this one is none.
         if self.args.save_strategy != SaveStrategy.NO:
             state.best_global_step = state.global_step
         return True
@@ -211,6 +215,7 @@ class PointTrainer(Trainer):
             return [name for name, _ in model.named_parameters()]
         if self.args.weight_decay_on == "matrices":
             return decaying_parameters(model, self.args.no_weight_decay)
+        # A parameter decays only if both rules say so, Trainer's and that of this package.
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
 
@@ -234,6 +239,7 @@ class PointTrainer(Trainer):
             name = type(self.accelerator.unwrap_model(self.model)).__name__
             smoothing = self.args.label_smoothing_factor
             raise ValueError(f"--label_smoothing_factor {smoothing}: {name} is trained without labels; expected 0")
+        # Capturing is for steps of training alone, which need no outputs.
         if model.training and not return_outputs and getattr(self.args, "cuda_graphs", False):
             if self._captured is None:
                 self._captured = CapturedSteps(model, self._bare_model)
