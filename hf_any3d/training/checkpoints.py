@@ -33,6 +33,7 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, requested: str | bool | 
         requested: Directory of a checkpoint; true for the newest complete one of `output_dir`, which must exist; false
             to start again; None for the newest complete one, if any. "true" and "false" may be text.
     """
+    # From a command line the words true and false are text.
     word = str(requested).lower()
     if word == "false":
         return None
@@ -40,6 +41,7 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, requested: str | bool | 
         path = Path(str(requested))
         if not path.is_dir():
             raise FileNotFoundError(f"{requested}: no such checkpoint to resume from")
+        # A checkpoint that is named is never replaced by another one.
         if problem := find_problem(path) or _missing_files(path):
             raise ValueError(f"{requested}: cannot be resumed from: {problem}")
         return str(requested)
@@ -61,6 +63,7 @@ def newest_first(output_dir: Path) -> list[Path]:
     folders = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     steps = {path: int(found[1]) for path in folders if (found := _NAME.fullmatch(path.name))}
     states = {path: path / STATE for path in steps}
+    # The state is written last; without it the folder's own time counts.
     times = {path: (state if state.exists() else path).stat().st_mtime for path, state in states.items()}
     # Copies, and some file systems, do not keep modification times.
     if times and max(times.values()) - min(times.values()) < 1.0:
@@ -75,6 +78,7 @@ def find_problem(checkpoint: Path) -> str | None:
     if not isinstance(state, dict):
         problem = "damaged" if (checkpoint / STATE).exists() else "missing"
         return f"its {STATE} is {problem}, as after an interrupted save"
+    # Files are compared by their sizes, which an interrupted copy changes.
     listed = read_json(checkpoint / FILE_LIST)
     if (checkpoint / FILE_LIST).exists():
         if not isinstance(listed, dict) or not isinstance(listed.get("files"), dict):
@@ -104,6 +108,7 @@ def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]
     With other rows, in however many processes, the run would go on at another row and at another place in the schedule
     of the learning rate. Another control of the model's encoder is another kind.
     """
+    # Name of a setting, its value in the checkpoint, and the one now
     compared: list[tuple[str, Any, Any]] = []
     stored = read_json(checkpoint / "config.json")
     config = getattr(model, "config", None)
@@ -111,6 +116,7 @@ def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]
         for name, default in (("model_type", None), ("encoder_weights", "pretrained"), ("stage", None)):
             compared.append((name, stored.get(name, default), getattr(config, name, default)))
     listed = read_json(checkpoint / FILE_LIST)
+    # Checkpoints of the stock Trainer have no list, and are not compared.
     if isinstance(listed, dict) and listed.get("rows_per_step") is not None:
         compared.append(("rows_per_step", listed["rows_per_step"], rows_per_step))
     for name, before, now in compared:

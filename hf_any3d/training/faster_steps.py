@@ -58,7 +58,9 @@ class CapturedSteps:
         """Return the loss of a batch, on the model's device."""
         leaves, structure = tree_flatten(dict(inputs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        # What must be equal for the graph to be repeated: structure, sizes, and all that is no tensor.
         shapes = structure, [_shape(leaf) for leaf in leaves]
+        # Captured with the first batch, whose sizes it then repeats.
         if self._replay is None:
             if self._model._forward_pre_hooks:
                 raise ValueError("--cuda_graphs: this training passes numbers that change from step to step")

@@ -71,6 +71,7 @@ def frozen_features(
         if processor is None:
             points = torch.from_numpy(np.stack([np.asarray(cloud, np.float32) for cloud in batch["points"]]))
         else:
+            # Columns of a batch become a row for each cloud.
             clouds = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
             points = processor(clouds)["points"]
         pooled = encoder(points.to(device), return_dict=True).pooler_output

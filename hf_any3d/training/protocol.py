@@ -54,6 +54,7 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
         raise ValueError(f"protocol={protocol!r}: head_widths={widths}; expected {hidden_layers} hidden layers")
     if protocol == "side" and not getattr(model.config, "side_network", False):
         raise ValueError("protocol='side': the model has no side network; expected side_network=True in its config")
+    # Names in the protocol's expressions are those inside of the base model.
     prefix = f"{model.base_model_prefix}."
     with_head = tuple(f"{name}." for name in getattr(model, "_trained_with_head", ()))
     names = []
@@ -78,6 +79,7 @@ def _freeze_untrained(module: nn.Module) -> None:
     """Mark modules without trained parameters, and all modules inside, as frozen: they stay in eval mode."""
     for child in module.children():
         parameters = list(child.parameters())
+        # Whole modules only: one with a trained parameter somewhere inside is looked into.
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             for inner in child.modules():
                 setattr(inner, FROZEN, True)

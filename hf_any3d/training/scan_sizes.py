@@ -19,9 +19,11 @@ def record_sizes(config: Any, data: DataArguments, rows: Dataset) -> None:
     The larger one counts if the config has one in the same unit, as of an earlier model to which scans are added.
     """
     points = rows.with_format("numpy")["points"]
+    # Longest edge of the box around any scan, in the unit of the files.
     largest = max(float(np.ptp(np.asarray(cloud)[:, :3], axis=0).max()) for cloud in points)
     unit = meters_per_unit(data, rows)
     earlier = getattr(config, "largest_scan", None)
+    # Extents in different units cannot be compared.
     if earlier is not None and unit == config.scan_unit:
         largest = max(largest, earlier)
     config.largest_scan = largest
@@ -34,6 +36,7 @@ def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
         return None
     names = [str(name) for name in rows.with_format(None)["file"][:]]
     path = Path(data.data_dir) / names[0]
+    # Files of several formats may have several units.
     if len({Path(name).suffix.lower() for name in names}) > 1 or not path.is_file():
         return None
     with warnings.catch_warnings():

@@ -43,6 +43,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
     Returns:
         Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
     """
+    # A copy, whose splits are replaced below.
     splits = DatasetDict(splits)
     has_train = "train" in splits
     if needs_train and not has_train:
@@ -69,6 +70,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
 def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[DatasetDict, str]:
     """Draw a validation split from the training rows, and describe it; "none" if no class has two groups of rows."""
     train = splits["train"]
+    # Rows of the data's own groups stay together, unless another column is named.
     group_column = arguments.group_column or ("group" if "group" in train.column_names else None)
     if _groups_of_largest_class(train, group_column) < 2:
         text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
@@ -98,6 +100,7 @@ def _groups_of_largest_class(rows: Dataset, group_column: str | None) -> int:
     if "label" not in rows.column_names or group_column not in (None, *rows.column_names):
         return 2
     plain = rows.with_format(None)
+    # Without groups each row is one of its own.
     groups = range(len(rows)) if group_column is None else plain[group_column][:]
     different = {*zip(plain["label"][:], groups, strict=True)}
     counts = Counter(label for label, _ in different)

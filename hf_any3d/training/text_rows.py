@@ -40,6 +40,7 @@ class MixedBatches(Sampler[list[int]]):
         rank: int = 0,
         processes: int = 1,
     ):
+        # Even the smallest dataset has to fill one batch of all processes.
         for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
             if length < size * processes:
                 raise ValueError(f"dataset {number} has {length} rows; expected {size * processes} at least, a batch")
@@ -73,6 +74,7 @@ class MixedBatches(Sampler[list[int]]):
 
     def draws(self) -> list[int]:
         """Return the dataset number of each batch; the first ones do not depend on the number of batches."""
+        # Borders of the shares of datasets between 0 and 1
         borders = np.cumsum(self.ratios) / np.sum(self.ratios)
         drawn = np.random.default_rng((self.seed, 0)).random(self.batches)
         # By rounding the last border may be below 1, and a draw above it.
@@ -107,6 +109,7 @@ class ConversationRows(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch; called by DataLoader."""
+        # Clouds in files are read with their conversations, a row at a time.
         if self._whole is not None:
             rows = self._whole.__getitems__(list(indices))
             return [
@@ -190,6 +193,7 @@ def caption_texts(
     Class names in addition to captions would pull all clouds of a class together, which generalizes less. Captions
     that contain a forbidden word, the name of a held-out class, are not used.
     """
+    # Whole words, so that "car" does not forbid "carpet".
     banned = re.compile("|".join(rf"\b{re.escape(readable(word))}" for word in forbidden), re.IGNORECASE)
     names = []
     for number, label in enumerate(labels):

@@ -38,6 +38,7 @@ def hint_of_axis(rows: Dataset, up_axis: str) -> str | None:
     best, second = np.argsort(distances.mean(axis=1))[:2]
     nearer = 1 - distances[best].mean() / distances[second].mean()
     axis = "xyz"[best]
+    # Both: most scans win with this axis, and clearly.
     if axis == up_axis or wins[best] < SHARE * distances.shape[1] or nearer < NEARER:
         return None
     return (
@@ -49,6 +50,7 @@ def hint_of_axis(rows: Dataset, up_axis: str) -> str | None:
 @torch.no_grad()
 def distances_by_axis(rows: Dataset) -> np.ndarray:
     """Return how far scans are from upright shapes of the package if x, y or z points up: `(3, scans)`."""
+    # Evenly over the rows, which are often in the order of their classes.
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)
     processor = PointCloudProcessor(num_points=_POINTS)
     clouds = [to_cloud(row, ("xyz",)).points for row in rows.select(chosen).with_format("numpy")]

@@ -31,11 +31,14 @@ class Estimate:
 
         The model calls the rows where `refused` (rows,) is true none of its classes.
         """
+        # Rows that no fold holds out have no answer.
         counted = ~np.isnan(logits).any(axis=1)
         logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
         if refused is not None and refused[counted].any():
+            # A refusal is an answer of its own, in a last column.
             answers = np.where(refused[counted], len(classes), answers)
             classes = [*classes, NONE_OF_THESE]
+        # (classes, classes), with a last row and column for refusals if there are any
         matrix = confusion_matrix(answers, labels, len(classes))
         # The loss stays the same, and exponentials of large logits do not overflow.
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -81,6 +84,7 @@ class Estimate:
     @property
     def refused(self) -> int:
         """Scans that were called none of these."""
+        # Refusals are the last column.
         return int(self.matrix[:, -1].sum()) if NONE_OF_THESE in self.classes else 0
 
     def confused(self) -> list[tuple[str, str, int]]:
@@ -111,6 +115,7 @@ class Estimate:
         shown = shown or "no classes confused"
         more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
         more += f"; {self.refused} called {NONE_OF_THESE}" if self.refused else ""
+        # The class with the lowest accuracy gains most from further scans.
         scores = self.class_accuracy()
         name = min(scores, key=lambda name: scores[name])
         number = self.classes.index(name)
@@ -124,6 +129,7 @@ class Estimate:
         rows = []
         for number, name in enumerate(self.classes):
             scans = int(self.matrix[number].sum())
+            # No scan is of the class "none of these", which has no row.
             if scans:
                 taken = [f"{inline(other)} {times}" for true, other, times in self.confused() if true == name]
                 right = int(self.matrix[number, number])

@@ -119,6 +119,7 @@ def answer_held_out(rows: TrainingRows, strength: float) -> HeldOutAnswers:
 
 def _unknown_score_of(rows: TrainingRows, learned: np.ndarray, head: LinearHead) -> UnknownScore:
     """Build the unknown score of a model that has learned only some of the rows `(rows,)`."""
+    # (learned rows, width) standardized by the head's own mean and deviation
     standard = head.standardize(rows.features[learned])
     projection = projection_of(rows, standard, rows.labels[learned])
     projected = None if projection is None else projection.shape[1]
@@ -137,6 +138,7 @@ def projection_of(rows: TrainingRows, standard: np.ndarray, labels: np.ndarray) 
     """
     if rows.metric is not None:
         return None
+    # (width, projected) rows of features in which distances are not measured stay 0
     projection = np.zeros((len(rows.learned), rows.learned.sum()))
     projection[rows.learned] = whitening(standard[:, rows.learned], labels)
     return torch.from_numpy(projection).float()

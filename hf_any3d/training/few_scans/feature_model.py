@@ -25,6 +25,7 @@ def open_model(
     """
     if arguments.from_model is not None:
         return _open_earlier(arguments.from_model, known_up)
+    # Options have the names of the parts that they open.
     parts: dict[str, Any] = {}
     for part in PART_OF.values():
         if getattr(arguments, part) is not None:
@@ -37,6 +38,7 @@ def open_model(
         "up_axis": data.up_axis,
         "wrap_up_axis": own_up_axis(arguments.wrap),
     }
+    # Copies are turned completely where scans may face any direction.
     if arguments.heading == "unknown":
         config_fields["copy_turn"] = 180.0
     if arguments.encoder is not None:
@@ -54,9 +56,11 @@ def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointClo
     """Open a model to which scans are added, without the numbers by which its features are standardized."""
     model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
     assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
+    # A wrap that has learned few scans would have to learn again with the new ones.
     if model.config.wrap_labels is not None:
         raise ValueError(f"--from {folder}: its wrap knows few scans; expected --way both with all scans")
     up_axis = model.config.up_axis
+    # Stored features are of clouds with this axis up.
     if known_up not in (None, up_axis):
         raise ValueError(
             f"--from {folder}: it has {up_axis} up, but these scans have {known_up}; expected them turned"
@@ -90,6 +94,7 @@ def check_channels(config: PointFeaturesConfig, processor: PointCloudProcessor) 
     channels = [6 if config.normals and "descriptors" in config.features else 3]
     for part in ("encoder", "wrap"):
         channels.append(getattr(getattr(config, f"{part}_config"), "in_channels", 3))
+    # (features,) number of the last channel of each
     ends = np.cumsum([count_channels([name]) for name in processor.features])
     unread = [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]
     if unread:

@@ -130,6 +130,7 @@ class FewScans(Request):
 
     def load(self) -> DatasetDict:
         """Load the scans."""
+        # Loading reads channels beside the coordinates only if they are asked for.
         return load_rows(replace(self.data, features=self.data.features or ["xyz"]))
 
     def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
@@ -157,6 +158,7 @@ class FewScans(Request):
         # Features of old and new scans are compared, so that both have to be computed alike.
         requested = [name for name in _OF_EARLIER_DATA if getattr(self.data, name) is not None]
         requested += [name for name in _OF_EARLIER_MODEL if getattr(arguments, name) is not None]
+        # The default counts as not given, so only the other value is refused.
         if arguments.heading != "known":
             requested.append("heading")
         if requested:
@@ -171,6 +173,7 @@ class FewScans(Request):
         if earlier is not None:
             num_points = earlier.processor.num_points
             features = list(earlier.processor.features)
+        # What the data's own arguments say counts first.
         return replace(
             self.data, num_points=self.data.num_points or num_points, features=self.data.features or features
         )
@@ -180,6 +183,7 @@ def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
     """Return the up axis that the dataset or the format of all its files implies, or None."""
     # In these formats z is the elevation.
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
+    # A dataset of the catalog says its axis itself.
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
 
 

@@ -54,6 +54,7 @@ def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) ->
         return way, None
     if trains:
         return TRAINED, None
+    # Only the number of scans can decide, so they are loaded.
     rows = scans.load()
     return scans.plan(_counts(rows)).way, rows
 
