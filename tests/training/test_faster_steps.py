@@ -79,6 +79,14 @@ def test_one_compiled_region_serves_all_layers_and_batches_of_any_size(name):
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
 
 
+def test_compiled_models_refuse_an_index_of_other_points():
+    model = MODELS["guided adapter"]().train()
+    core = model.get_base_model()
+    compile_layers(core, backend="eager")
+    with raises(ValueError, naming="the centers are elsewhere in points"):
+        model(**batch(3), point_index=PointIndexer(core.config)(clouds(3, seed=5)))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["guided adapter", "LoRA", "ACT"])
 def test_the_trainer_compiles_layers_and_says_how_long_that_takes(name, tmp_path, monkeypatch, caplog):
