@@ -89,6 +89,7 @@ def find_version(
 
 def _ask_hub(repository: str, path: str, revision: str, token: str | bool | None) -> Version:
     url = hf_hub_url(repository, path, revision=revision)
+    # Asks for the header of the file alone.
     answer = get_hf_file_metadata(url, token=token, timeout=_TIMEOUT_SECONDS)
     assert answer.commit_hash is not None and answer.etag is not None  # of every file on the hub
     return Version(answer.commit_hash, answer.etag)

@@ -347,6 +347,7 @@ class _TableMaker:
     """Yields tables of rows, a few at a time, in a process of Ray."""
 
     def __init__(self, rows: CloudRows, workers: Workers):
+        # Ray shows a process only the GPUs that it has given to it.
         self.features, self.run = rows.features, rows.open("cuda" if workers.gpus else "cpu")
         # Only now, as opening the models has imported torch.
         limit_threads(workers.cpus)

@@ -321,6 +321,7 @@ def parse_arguments(
     """
     kinds = tuple(dataclass_types)
     words = list(argv)
+    # Only the first word can be a recipe; later ones that end like a file are values of options.
     recipe = read_recipe(Path(words.pop(0)), kinds, others_in_file) if words and words[0].endswith(FILE_TYPES) else {}
     return build_arguments(kinds, read_words(kinds, words), recipe)
 
@@ -411,6 +412,7 @@ def _check_types(kind: type, values: Mapping[str, Any]) -> None:
         allowed = set(get_args(hints[name]) or (hints[name],))
         if get_origin(hints[name]) is list:
             allowed = {list}
+        # An error names one of the plain types that the field allows.
         wanted = [plain for plain in (bool, int, float, list) if plain in {get_origin(one) or one for one in allowed}]
         if isinstance(value, str) and wanted and str not in allowed:
             raise ValueError(f"--{name} is the text {value!r:.80}; expected {_NAMES_OF_TYPES[wanted[0]]}")
@@ -518,6 +520,7 @@ def _check_extent(content: Any) -> None:
     """Check how many values JSON or the nodes of YAML hold, and how deep they are."""
     waiting = [(content, 0)]
     count = 0
+    # A stack in place of recursion, which deep nesting would overflow.
     while waiting:
         value, depth = waiting.pop()
         count += 1
@@ -526,6 +529,7 @@ def _check_extent(content: Any) -> None:
         # Nodes of YAML hold lists of nodes, or of pairs of nodes; values of JSON are lists and dicts.
         inner = value.value if isinstance(value, yaml.CollectionNode) else value
         if isinstance(inner, dict):
+            # Names of a mapping count as well as its values.
             inner = list(inner.items())
         if isinstance(inner, (list, tuple)):
             waiting += [(item, depth + 1) for item in inner]

@@ -62,6 +62,7 @@ class LinearProbe:
         probe = make_pipeline(StandardScaler(), LinearSVC(C=self.cost, random_state=0, max_iter=10_000))
         labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
         features = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
+        # Training clouds alone are fitted.
         probe.fit(features["train"], labels["train"])
         return {split: float(probe.score(features[split], labels[split])) for split in features if split != "train"}
 
@@ -338,6 +339,7 @@ def build_probe(
             group_column=data.group_column,
         )
         splits, _ = training_splits.load_splits(probe_data)
+    # The splits that the probe fits, or is judged on.
     kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")

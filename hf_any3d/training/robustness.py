@@ -206,6 +206,7 @@ def robustness_report(
         "seed": seed,
         "version": _VERSION,
     }
+    # A report of an interrupted evaluation holds the conditions that are done.
     stored = read_json(Path(path)) if path is not None else None
     report: dict[str, Any] = {"settings": settings, "clean": dict(clean), "rows": []}
     if isinstance(stored, dict) and (stored.get("settings"), stored.get("clean")) == (settings, dict(clean)):

@@ -71,6 +71,7 @@ def evaluate_classifier(
     """
     with classifier_trainer(model_name, rows, split, settings, hub) as (trainer, processor, classes):
         scores = evaluate_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
+        # Figures of votes stand beside the plain ones.
         if settings.protocol.voting:
             voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
             votes = evaluate_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
@@ -269,4 +270,5 @@ def _trainer(
             report_to="none",
             label_names=list(label_names),
         )
+        # Further arguments win over this collator.
         yield trainer_class(model, arguments, **{"data_collator": PointCloudCollator(), **further})
