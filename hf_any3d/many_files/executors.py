@@ -69,10 +69,14 @@ def start() -> Any:
     ray = import_ray()
     if not ray.is_initialized():
         # Ray would fill the terminal with its own lines between those of the program.
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-        if "RAY_ADDRESS" not in os.environ:
-            options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(**options)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        try:
+            # The cluster that RAY_ADDRESS names, or one that runs on this machine; it has settings of its own.
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+        except ConnectionError:
+            if "RAY_ADDRESS" in os.environ:
+                raise
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     return ray
 
 

@@ -170,8 +170,8 @@ class CloudRows:
         # A place is left for other steps, which run at the same time.
         if workers.count is None and count > 1:
             count -= 1
-        # The names of a shard are one text, which `_TableMaker` splits again.
-        items = [{"files": "\n".join(shard.files)} for shard in shards]
+        # The names of a shard are one text, which `_TableMaker` splits again at what no name of a file has.
+        items = [{"files": "\0".join(shard.files)} for shard in shards]
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _TableMaker,
             # Without the names of all files, which each process would get.
@@ -356,7 +356,7 @@ class _TableMaker:
         """Yield tables of the rows of some files."""
         from datasets import Dataset
 
-        rows = self.run(str(batch["files"][0]).split("\n"))
+        rows = self.run(str(batch["files"][0]).split("\0"))
         # A few at a time, as clouds may be large.
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             yield Dataset.from_list(some, features=self.features).data.table

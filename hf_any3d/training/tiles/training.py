@@ -277,8 +277,9 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
     # One axis for all: files that contradict each other say nothing.
     said = {tile.up_axis for tile in tiles}
     up_axis = arguments.up_axis or (said.pop() if len(said) == 1 else None) or "z"
-    if all(tile.is_las for tile in tiles):
-        up_axis = "z"
+    las = next((tile.path for tile in tiles if tile.is_las), None)
+    if las is not None and up_axis != "z":
+        raise ValueError(f"--up_axis {up_axis}: in {las.name}, as in all LAS, z is the elevation; expected z")
     return LocalFeaturesProcessor(
         edges=edges, unit=unit, features=features, up_axis=up_axis, upright=arguments.upright
     ), remarks
@@ -429,6 +430,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     terms: dict[str, list[torch.Tensor]] = {}
     # (units, true classes, answered classes), weighted points
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
+    place_of = {number: place for place, number in enumerate(np.unique(unit).tolist())}
     for fold in np.unique(folds):
         held = rows.part((folds == fold) & is_whole)
         learned = rows.part(folds != fold)
@@ -444,10 +446,10 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         units = held.places if places > 1 else held.tiles
         # Half of the rows were drawn by class; weighted, the confusion is that of all points.
         weights = _point_weights(held, examples.labeled)
-        for number in np.unique(units):
+        for number in np.unique(units).tolist():
             own = units == number
             np.add.at(
-                matrices[np.unique(unit).tolist().index(number)],
+                matrices[place_of[number]],
                 (held.labels[own], logits[own].argmax(axis=1)),
                 weights[own],
             )
