@@ -216,7 +216,8 @@ def compare(model: nn.Module, run: Runner) -> float:
     tracing, which only clouds of other sizes reveal.
     """
     base = exportable(model)
-    least, names = least_points(base), output_names(base)
+    least = least_points(base)
+    names = output_names(base)
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     # Other sizes than while tracing, to notice one that the graph took as a constant.
@@ -226,7 +227,8 @@ def compare(model: nn.Module, run: Runner) -> float:
             output = model(points=points)
         given = run(points)
         for name, values in zip(names, given if len(names) > 1 else (given,), strict=True):
-            expected, found = output[name].float(), values.float()
+            expected = output[name].float()
+            found = values.float()
             same_shape = found.shape == expected.shape
             # Outputs of other shapes cannot be subtracted, and disagree in any case.
             difference = (found - expected).abs().max().item() if same_shape else math.inf
@@ -245,7 +247,8 @@ def compare(model: nn.Module, run: Runner) -> float:
 
 def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | None) -> dict[str, Any]:
     base = exportable(model)
-    config, names = base.config, output_names(base)
+    config = base.config
+    names = output_names(base)
     assert config.num_labels is not None
     # Sizes that the file leaves open have a name in place of a number.
     shapes = {"logits": ["batch", config.num_labels]}

@@ -133,7 +133,8 @@ class _Outputs(nn.Module):
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
         super().__init__()
-        self.model, self.names = model, names
+        self.model = model
+        self.names = names
 
     def forward(self, points: torch.Tensor) -> Any:
         """Compute the outputs from `(batch, points, in_channels)`; one alone is no tuple."""
@@ -149,10 +150,12 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     if flags := getattr(config, "batch_dependent_flags", None):
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     yield from _obstacles_of_parts(model)
-    frozen, settings = model, config
+    frozen = model
+    settings = config
     kind = type_of_model(type(model))
     if kind is not None and kind.has_frozen_encoder:
-        frozen, settings = model.base_model.encoder, config.encoder_config
+        frozen = model.base_model.encoder
+        settings = config.encoder_config
     if getattr(frozen, "hf_quantizer", None) is not None:
         yield "quantization_config: a quantized encoder cannot be exported; load the model without it"
     assert isinstance(settings, PreTrainedConfig)
@@ -192,7 +195,8 @@ def _exported_in(place: str) -> list[str]:
 
 def _nearest(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
     """Compute `knn` with torch's operators, without writing in place."""
-    query, points = query[..., :3].float(), points[..., :3].float()
+    query = query[..., :3].float()
+    points = points[..., :3].float()
     x, y, z = (query.unsqueeze(2) - points.unsqueeze(1)).square().unbind(dim=-1)  # (batch, queries, points) each
     # Bits of non-negative floats sort like integers; the index in the lower half breaks ties.
     key = (x + y + z).view(torch.int32).long() << 32 | torch.arange(points.shape[1], device=points.device)

@@ -21,7 +21,8 @@ _option: bool | None = None
 def license_option(accept: bool) -> Iterator[None]:
     """Let the option `--accept-license` count for all that is opened, and let errors name it."""
     global _option
-    before, _option = _option, accept
+    before = _option
+    _option = accept
     try:
         yield
     finally:

@@ -35,7 +35,9 @@ def check_name(
     """
     if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
         return
-    name, revision, cache_dir = os.fspath(name), arguments.get("revision"), arguments.get("cache_dir")
+    name = os.fspath(name)
+    revision = arguments.get("revision")
+    cache_dir = arguments.get("cache_dir")
     check_path(name, revision, cache_dir, kind)
     reason = offline_reason(arguments.get("local_files_only"))
     # A dataset may also be in the cache of `datasets`, which has an error of its own.

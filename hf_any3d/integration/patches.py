@@ -269,7 +269,8 @@ class PointCloudPeftModel(PeftModel):
             peft_config = with_default_modules(self.get_base_model(), peft_config)
             super().add_adapter(adapter_name, peft_config, *args, **kwargs)
             return
-        model, method = self.base_model, PeftType(peft_config.peft_type)
+        model = self.base_model
+        method = PeftType(peft_config.peft_type)
         problem = None
         if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
             problem = "which reads none; expected a method such as PromptTokensConfig of hf_any3d"
@@ -498,7 +499,8 @@ def _losses_without_smoothing(
     trainer: Any, compute_loss: Callable, model: torch.nn.Module, inputs: dict[str, Any]
 ) -> list[torch.Tensor]:
     """Return the loss of a batch, and the one that a Trainer would smooth, both without dropout."""
-    smoother, is_training = trainer.label_smoother, model.training
+    smoother = trainer.label_smoother
+    is_training = model.training
     losses = []
     model.eval()
     try:

@@ -90,7 +90,8 @@ class _Process:
     """The work in a process of its own; opened with the first shard, where an error reaches the program."""
 
     def __init__(self, work: Work, cpus: float):
-        self.work, self.cpus = work, cpus
+        self.work = work
+        self.cpus = cpus
         self.answer: Callable[[Shard], Iterable[Any]] | None = None
 
     def results(self, shard: Shard) -> Iterator[Any]:
@@ -295,7 +296,8 @@ class RayExecutor:
 
     def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
         """Yield the results of all shards as they come; an error of the work ends the run."""
-        ray, workers = start(), self.workers
+        ray = start()
+        workers = self.workers
         # Processes are replaced without end; a shard that ends two of them is then tried file by file.
         kind = ray.remote(_Process).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=1
@@ -306,7 +308,8 @@ class RayExecutor:
         running: dict[Any, tuple[Shard, Any]] = {}
         while waiting or running:
             while idle and waiting:
-                process, shard = idle.pop(), waiting.popleft()
+                process = idle.pop()
+                shard = waiting.popleft()
                 running[process.run.remote(shard)] = shard, process
             (reference,), _ = ray.wait([*running])
             shard, process = running.pop(reference)

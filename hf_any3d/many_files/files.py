@@ -142,7 +142,8 @@ def _files_of(path: str) -> Iterator[str]:
     if system.isfile(inner):
         yield path
         return
-    inner, count = inner.rstrip("/"), 0
+    inner = inner.rstrip("/")
+    count = 0
     names = sorted(system.find(inner))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         warnings.warn(f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}", stacklevel=2)

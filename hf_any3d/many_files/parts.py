@@ -125,7 +125,8 @@ class Parts:
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
         from fsspec.core import url_to_fs
 
-        self.folder, self.settings = os.fspath(folder), {"format": 2, **settings}
+        self.folder = os.fspath(folder)
+        self.settings = {"format": 2, **settings}
         local = local_path(self.folder)
         # Processes may start in another folder.
         self.local = None if local is None else Path(os.path.abspath(local))
@@ -181,7 +182,8 @@ class Parts:
 
     def finish(self, files: Iterable[str]) -> Done:
         """Count the rows, and check that each file has one."""
-        counts, failed = Counter(), 0
+        counts = Counter()
+        failed = 0
         # Two columns only, since points and features of all parts may not fit into memory.
         for _, table in self._columns("path", "error"):
             counts.update(table["path"].to_pylist())
@@ -252,10 +254,12 @@ class PartWriter:
         return [self._write(shard, [row])]
 
     def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        name, failed = f"part-{shard.name}.parquet", 0
+        name = f"part-{shard.name}.parquet"
+        failed = 0
         parts = Parts(self.folder, self.rows.settings)
         # Rows are computed while they are written, so the time is that of both.
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         # Before the files are read: one that changes in between has an outdated stamp and is read again. Before the
         # part, too, whose existence makes the stamps valid.
         stamps = {file: InputFile(file).stamp() for file in shard.files}

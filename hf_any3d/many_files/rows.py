@@ -164,7 +164,8 @@ class CloudRows:
         Columns of points have the type Array2D of `datasets`, which Ray hands over as arrays. By default one process
         on each CPU but one, which is left to other steps, computes them.
         """
-        ray, workers = start(), workers or Workers()
+        ray = start()
+        workers = workers or Workers()
         shards = cut(self.files, _FILES_AT_A_TIME)
         count = workers.number_in(ray.cluster_resources(), len(shards))
         # A place is left for other steps, which run at the same time.
@@ -348,7 +349,8 @@ class _TableMaker:
 
     def __init__(self, rows: CloudRows, workers: Workers):
         # Ray shows a process only the GPUs that it has given to it.
-        self.features, self.run = rows.features, rows.open("cuda" if workers.gpus else "cpu")
+        self.features = rows.features
+        self.run = rows.open("cuda" if workers.gpus else "cpu")
         # Only now, as opening the models has imported torch.
         limit_threads(workers.cpus)
 

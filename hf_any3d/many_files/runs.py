@@ -60,7 +60,9 @@ class Table:
         description: dict[str, Any],
         write: Callable[[Path, Iterable[dict[str, Any]]], None] | None = None,
     ):
-        self.output, self.description, self.write = output, description, write
+        self.output = output
+        self.description = description
+        self.write = write
         self.path = output if write is None else output.with_name(f".{output.name}.jsonl")
 
     @contextmanager
@@ -74,7 +76,8 @@ class Table:
             is_other = stored != json.loads(json.dumps(self.description))
             if is_other and (self.output.exists() or self.path.exists()):
                 was = f"was made by other settings or from other files ({stored})" if stored else "exists already"
-                settings, before = self.description["settings"], stored or {}
+                settings = self.description["settings"]
+                before = stored or {}
                 if before.get("settings") == settings and before.get("model") != self.description.get("model"):
                     was = f"was made by other weights or files of the model {settings['model']}"
                 raise ValueError(

@@ -50,7 +50,8 @@ class CapturedSteps:
             raise ValueError(
                 f"--cuda_graphs: {type(core).__name__} is not captured; expected a model of {' or '.join(CAPTURED)}"
             )
-        self._model, self._capture = model, capture
+        self._model = model
+        self._capture = capture
         self._shapes: Any = None
         self._replay: Callable[..., torch.Tensor] | None = None
 
@@ -87,7 +88,8 @@ class _Loss(nn.Module):
 
     def __init__(self, model: nn.Module, leaves: list[Any], structure: TreeSpec):
         super().__init__()
-        self.model, self._structure = model, structure
+        self.model = model
+        self._structure = structure
         self._leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         self._places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 

@@ -124,7 +124,9 @@ class Claim:
     """A lock file held while this process writes somewhere; see `claim`."""
 
     def __init__(self, path: Path, file: Any):
-        self.path, self.file, self.process = path, file, os.getpid()
+        self.path = path
+        self.file = file
+        self.process = os.getpid()
 
     def release(self) -> None:
         """Release the lock."""

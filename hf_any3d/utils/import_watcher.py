@@ -24,7 +24,9 @@ class _ImportWatcher(MetaPathFinder):
     """Find one module as the other finders do, and add a call to the end of its loading."""
 
     def __init__(self, name: str, call: Callable[[], None]):
-        self.name, self.call, self.is_searching = name, call, False
+        self.name = name
+        self.call = call
+        self.is_searching = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -138,7 +138,8 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
         reloaded model has a frozen encoder with the stored weights; call this again to continue training it.
         """
         # What a small cloud depends on is what every cloud depends on.
-        core, config = getattr(self, self.base_model_prefix, self), self.config
+        core = getattr(self, self.base_model_prefix, self)
+        config = self.config
         # A separate generator, so that the random numbers of a training run do not change.
         points = torch.rand(2, config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
         device = next(core.point_tokenizer.parameters()).device
@@ -370,7 +371,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
         # Encoders with causal masks attend in both directions here: tokens have no order.
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
-        layers, places = self.family.layers_of(encoder), places.followed_by(extra)
+        layers = self.family.layers_of(encoder)
+        places = places.followed_by(extra)
         return self.family.layer_inputs(
             LayerPass(encoder, layers, hidden_states, mask, places, self.config.rotary_views)
         )
@@ -453,7 +455,8 @@ class PointPropagation(nn.Module):
 
     def __init__(self, config: Any2PointConfig, level_widths: Sequence[int] = ()):
         super().__init__()
-        hidden_size, width = config.encoder_config.hidden_size, config.propagation_width
+        hidden_size = config.encoder_config.hidden_size
+        width = config.propagation_width
         self.from_tokens = nn.Linear(hidden_size, width, bias=False)
         self.from_cloud = nn.Linear(len(config.pooling) * hidden_size, width, bias=False)
         self.from_point = nn.Sequential(
@@ -667,7 +670,8 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
         if config is None and (weight := own_projection(model.config)) is not None:
             # The map `(text_width, hidden)` of the mean of all poolings.
-            projection, pools = model.alignment.projection, len(model.config.pooling)
+            projection = model.alignment.projection
+            pools = len(model.config.pooling)
             with torch.no_grad():
                 projection.weight.copy_(weight.repeat(1, pools) / pools)
                 projection.bias.zero_()

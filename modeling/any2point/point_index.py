@@ -76,7 +76,8 @@ def nearest(centers: Tensor, xyz: Tensor, config: TokenizerConfig) -> Tensor:
 
 def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: TokenizerConfig) -> None:
     """Refuse an index, as `PointIndexer` computes it, of other points than `(batch, points, 3)` or another config."""
-    batch, count = len(xyz), config.num_tokens << (config.num_stages - 1)
+    batch = len(xyz)
+    count = config.num_tokens << (config.num_stages - 1)
     expected = {"centers": (batch, count), "center_positions": (batch, count, 3)}
     arrays = {name: point_index[name] for name in expected}
     places = xyz.shape[1]

@@ -56,7 +56,8 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
             place = line_positions(rotated, config.line_direction, columns, config.line_mapping)
         else:
             place = places_without_projection(rotated, extent, config)
-        entry, vectors = place, None
+        entry = place
+        vectors = None
         if table.weight is not None:
             wrapped = config.line_mapping == "wrap"
             vectors = _read_stretched_line(table.weight, place) if wrapped else table.lookup(place)
@@ -121,7 +122,8 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     # Coordinates along the line's direction, from the mean of the cloud.
     # As released; the mean cancels where the smallest is subtracted.
     along = ((rotated - rotated.mean(dim=2, keepdim=True)) * unit).sum(dim=-1)  # (batch, views, tokens)
-    low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
+    low = along.amin(dim=2, keepdim=True)
+    high = along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
         return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)
     # All tokens of a cloud may lie in a plane across the line.
@@ -155,7 +157,8 @@ def _read_stretched_line(weight: torch.Tensor, place: torch.Tensor) -> torch.Ten
     place = place.squeeze(-1)
     # Over all clouds of a batch at once, so that a cloud's positions depend on the others.
     place = place * last / (place.amax() - place.amin())
-    low, high = place.floor().clamp(0, last), place.ceil().clamp(0, last)
+    low = place.floor().clamp(0, last)
+    high = place.ceil().clamp(0, last)
     # At whole places both neighbors are one entry and both weights 0, hence a position of zeros.
     weights = (high - place).unsqueeze(-1), (place - low).unsqueeze(-1)
     return weights[0] * weight[low.long()] + weights[1] * weight[high.long()]

@@ -109,7 +109,8 @@ def guided_table(
         dtype: Precision of the products.
     """
     batch, views, rows, tokens = members.pool.shape
-    cell_rows, device = views * rows, members.pool.device
+    cell_rows = views * rows
+    device = members.pool.device
     pool = torch.cat([members.pool.flatten(1, 2), voxels.pool[:, 0]], dim=1).to(dtype)  # (batch, rows, tokens)
     # The voxels, behind the cells of all views, are the last group however many there are.
     group = (torch.arange(pool.shape[1], device=device) // rows).clamp_max_(views)
@@ -117,7 +118,8 @@ def guided_table(
     inside = torch.cat([members.occupied.flatten(1), voxels.occupied[:, 0]], dim=1).to(dtype)  # (batch, rows)
     occupied = (of_group[:, None] * inside).flatten(1)
     count = occupied.sum(dim=1, keepdim=True)
-    total, missing = count, None
+    total = count
+    missing = None
     if count_empty:
         # Empty voxels never count: as released, their norm sees the occupied ones alone.
         total = torch.cat([torch.full_like(count[:-1], batch * members.cells), count[-1:]])
@@ -192,7 +194,8 @@ def table_aggregation_plain(
 
     Source: Any2Point, Eq. 8 and 9.
     """
-    cells, special = table.cell_rows, table.special
+    cells = table.cell_rows
+    special = table.special
     tokens = hidden[:, special:]
     # Averaged before it is widened: there are at most as many cells as tokens, and fewer channels here than there.
     narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (len(widen_bias), -1))
@@ -258,7 +261,9 @@ class _TableAggregation(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         hidden = hidden.contiguous()
         batch, _, width = hidden.shape
-        views, cells, special = len(widen_bias), table.cell_rows, table.special
+        views = len(widen_bias)
+        cells = table.cell_rows
+        special = table.special
 
         # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
         rows = table.pool @ hidden[:, special:]  # (batch, rows, hidden)
@@ -292,7 +297,8 @@ class _TableAggregation(torch.autograd.Function):
         out = hidden.clone()
         out[:, special:].baddbmm_(mix, active[:, :cells], alpha=scale)
 
-        ctx.table, ctx.scale = table, scale
+        ctx.table = table
+        ctx.scale = scale
         ctx.save_for_backward(
             hidden,
             narrow,
@@ -321,8 +327,10 @@ class _TableAggregation(torch.autograd.Function):
         saved = ctx.saved_tensors  # checkpointing lets them be read only once
         hidden, narrow, widen, mean, centered, deviation = saved[:6]
         affine, gain, normed, length, unit, mix, sums = saved[6:]
-        table, scale = ctx.table, ctx.scale
-        cells, special = table.cell_rows, table.special
+        table = ctx.table
+        scale = ctx.scale
+        cells = table.cell_rows
+        special = table.special
         batch, _, width = hidden.shape
         grad_tokens = gradient[:, special:]
 
@@ -357,7 +365,8 @@ class _TableAggregation(torch.autograd.Function):
         grad_hidden[:, special:].baddbmm_(table.pool.transpose(1, 2), grad_rows)
         grad_largest = (grad_rows[:, cells:] * table.has_voxel).reshape(-1, width)
         grad_hidden.view(-1, width).index_add_(0, table.order, _gradient_of_largest(hidden, table, grad_largest))
-        grad_cells, views = grad_rows[:, :cells], len(mean) - 1
+        grad_cells = grad_rows[:, :cells]
+        views = len(mean) - 1
         grad_narrow = (grad_cells @ widen.T).unflatten(-1, (views, -1)).mul_(table.own_view[:cells]).flatten(2)
         grad_attended = hidden.new_zeros(batch, hidden.shape[1], widen.shape[0])
         torch.bmm(table.pool[:, :cells].transpose(1, 2), grad_narrow, out=grad_attended[:, special:])
@@ -444,7 +453,9 @@ class _TracedAggregation(torch.autograd.Function):
         voxel: Tensor,
         has_voxel: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, width, views = len(hidden), hidden.shape[-1], len(widen_bias)
+        batch = len(hidden)
+        width = hidden.shape[-1]
+        views = len(widen_bias)
         behind = pool.shape[1] - cells
         # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
         own = own_view.expand(-1, -1, len(widen) // views).flatten(1).unsqueeze(1)  # (rows, 1, views * width)
@@ -476,7 +487,10 @@ class _TracedAggregation(torch.autograd.Function):
         mix = mix / sums
         added = mix @ active[:, :cells]
         out = hidden + scale * nn.functional.pad(added, (0, 0, special, 0))
-        ctx.special, ctx.cells, ctx.scale, ctx.counts_empty = special, cells, scale, missing is not None
+        ctx.special = special
+        ctx.cells = cells
+        ctx.scale = scale
+        ctx.counts_empty = missing is not None
         of_norm = mean, deviation, gain, normed, active, length
         of_tokens = narrow, rows, unit, mix, sums
         of_table = pool, in_cell, in_voxel, group, occupied, per_row, own_view
@@ -490,8 +504,12 @@ class _TracedAggregation(torch.autograd.Function):
         widen, mean, deviation, gain, normed, active, length = ctx.saved_tensors[:7]
         narrow, rows, unit, mix, sums = ctx.saved_tensors[7:12]
         pool, in_cell, in_voxel, group, occupied, per_row, own_view = ctx.saved_tensors[12:19]
-        cells, special, scale = ctx.cells, ctx.special, ctx.scale
-        batch, width, views = len(gradient), gradient.shape[-1], len(mean) - 1
+        cells = ctx.cells
+        special = ctx.special
+        scale = ctx.scale
+        batch = len(gradient)
+        width = gradient.shape[-1]
+        views = len(mean) - 1
         tokens = gradient[:, special:]
 
         # Through the weights of the views and their cosines, without `scale` up to the norm.

@@ -203,7 +203,8 @@ def table_of(
     geometry: Geometry, cell_size: float | None, voxel_size: float, heads: int, count_empty: bool, dtype: torch.dtype
 ) -> GuidedTable:
     """Make the table of cells and voxels of all views; see `guided_table`."""
-    cells, voxels = geometry.view_cells(cell_size), geometry.voxels(voxel_size)
+    cells = geometry.view_cells(cell_size)
+    voxels = geometry.voxels(voxel_size)
     return guided_table(cells, voxels, geometry.special_tokens, heads, count_empty, dtype)
 
 
@@ -229,8 +230,11 @@ class FlatGeometry:
     """
 
     def __init__(self, grid_coord: Tensor, coord: Tensor, cloud: Tensor, num_clouds: int, cell_size: float = GRIDS):
-        self.grid_coord, self.coord = grid_coord, coord.detach().float()
-        self.cloud, self.num_clouds, self.cell_size = cloud, num_clouds, cell_size
+        self.grid_coord = grid_coord
+        self.coord = coord.detach().float()
+        self.cloud = cloud
+        self.num_clouds = num_clouds
+        self.cell_size = cell_size
         self._derived: dict[tuple[str, float], FlatCells] = {}
 
     def view_cells(self, cell_size: float | None = None) -> FlatCells:
@@ -248,7 +252,8 @@ class FlatGeometry:
         if ("voxel", edge) not in self._derived:
             # A flat batch has no axis of clouds to reduce over, so centers, radii and corners come from scattered
             # reductions.
-            coord, index = self.coord, self.cloud[:, None].expand(-1, 3)
+            coord = self.coord
+            index = self.cloud[:, None].expand(-1, 3)
             center = scatter_mean(coord[None], self.cloud[None], self.num_clouds)[0]
             distance = (coord - center[self.cloud]).norm(dim=1)
             radius = distance.new_zeros(self.num_clouds).scatter_reduce(0, self.cloud, distance, "amax")

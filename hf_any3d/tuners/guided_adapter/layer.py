@@ -47,7 +47,8 @@ class GuidedAdapterLayer(WrappedModule):
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
         super().__init__(base_layer)
-        self.hidden_size, self.views = hidden_size, views
+        self.hidden_size = hidden_size
+        self.views = views
         for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
@@ -79,7 +80,8 @@ class GuidedAdapterLayer(WrappedModule):
 
     def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
         """Initialize an adapter's weights."""
-        down, up = self.guided_adapter_down[adapter_name], self.guided_adapter_up[adapter_name]
+        down = self.guided_adapter_down[adapter_name]
+        up = self.guided_adapter_up[adapter_name]
         for linear in (down, up):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -153,7 +155,8 @@ class GuidedAdapterLayer(WrappedModule):
         if name in self.earlier and any(is_sharded(parameter) for parameter in attention.parameters()):
             # FSDP2 gathers the weights of a layer only while that layer runs, so shared ones are gathered here again,
             # in a shallow copy: the layer that owns them keeps its shards.
-            sharded, attention = attention, copy.copy(attention)
+            sharded = attention
+            attention = copy.copy(attention)
             dtype = view_norm.weight.dtype
             attention._parameters = {key: gathered(weight).to(dtype) for key, weight in sharded.named_parameters()}
         return attention, view_norm, self.guided_adapter_voxel_norm[name]
@@ -177,7 +180,8 @@ class GuidedAdapterLayer(WrappedModule):
         if positions is not None:
             hidden_states = hidden_states + positions
         # A gate mixes what went into the frozen layer with what came out, positions included.
-        inputs, statistics = hidden_states, {}
+        inputs = hidden_states
+        statistics = {}
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:

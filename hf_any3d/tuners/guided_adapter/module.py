@@ -85,7 +85,9 @@ class CellNorm(nn.Module):
         self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum: float = 0.1
     ):
         super().__init__()
-        self.count_empty, self.eps, self.momentum = count_empty, eps, momentum
+        self.count_empty = count_empty
+        self.eps = eps
+        self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(views, hidden_size))
         self.bias = nn.Parameter(torch.zeros(views, hidden_size))
         self.register_buffer("running_mean", torch.zeros(views, hidden_size))
@@ -286,7 +288,8 @@ def guided_aggregation(
     voxel_rows = recomputed(_pool, tokens.unsqueeze(1), voxels, with_maximum=True)  # (batch, 1, voxels, hidden)
     cells = members, voxels, guidance.scale, geometry.special_tokens
     if view_norm.can_be_fused() and voxel_norm.can_be_fused():
-        view_rows, voxel_rows = view_rows.to(tokens.dtype), voxel_rows.to(tokens.dtype)
+        view_rows = view_rows.to(tokens.dtype)
+        voxel_rows = voxel_rows.to(tokens.dtype)
         norms = view_norm.of_batch(view_rows, members), voxel_norm.of_batch(voxel_rows, voxels)
         added, mean, variance, voxel_mean, voxel_variance = kernels.normed_ensemble(
             view_rows, voxel_rows, *norms, *cells
@@ -410,7 +413,8 @@ def guided_aggregation_flat(
     # One list for all views, not a copy for each
     every = tokens.expand(len(members.row), -1, -1)  # (views, tokens, hidden)
     gathered = attention.attend_flat(tokens, members)  # (views, tokens, width)
-    out_weight, out_bias = attention.out_weight.transpose(1, 2), attention.out_bias.unsqueeze(1)
+    out_weight = attention.out_weight.transpose(1, 2)
+    out_bias = attention.out_bias.unsqueeze(1)
     if guidance.pooling == "max_mean":
         view_rows = _max_mean(every + gathered @ out_weight + out_bias, members)
     else:  # mean and linear layer commute, as in `pool_views`
