@@ -44,9 +44,7 @@ def check_published(
 
     published = published_names()
     # Records of earlier runs, which an interrupted check continues.
-    runs = read_json_object(output).get("runs") if output.exists() else {}
-    if runs is None:
-        raise ValueError(f"{output}: no record of earlier checks; expected one, or a new file for --output")
+    runs = _earlier_runs(output) if output.exists() else {}
     records = []
     unopened = 0
     for name in _with_sizes(names or published, published):
@@ -98,3 +96,11 @@ def _print(record: dict[str, Any]) -> None:
         # None is a check that could not be judged, which is no failure.
         sign = {True: "ok", False: "no", None: "--"}[check["passed"]]
         print_line(f"  {sign}  {check['name']}: {check['seen']}")
+
+
+def _earlier_runs(path: Path) -> dict[str, Any]:
+    """Read the records of earlier runs by name; any other file is an error, and stays as it is."""
+    runs = read_json_object(path).get("runs")
+    if not isinstance(runs, dict) or not all(isinstance(run, dict) and "date" in run for run in runs.values()):
+        raise ValueError(f"{path}: no record of earlier checks; expected one, or a new file for --output")
+    return runs

@@ -586,8 +586,9 @@ def fingerprints_of_inputs(words: Sequence[str]) -> dict[str, str]:
         fingerprints[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     for name in (*STARTS, *_DATA):
         named = words_of(words, [name])
-        # The last word counts, as it does for argparse; it is `--name=value` or the value alone.
-        value = (named[-1].rpartition("=")[2] if named else None) or settings.get(name)
+        # The last word counts, as it does for argparse; it is `--name=value` or the value alone. Paths may have "=".
+        word = named[-1] if named else ""
+        value = (word.partition("=")[2] if word.startswith("--") else word) or settings.get(name)
         # A model of the hub is no path, and counts by its name alone.
         if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
             fingerprints[str(value)] = path_fingerprint(str(value))

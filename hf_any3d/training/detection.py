@@ -140,10 +140,10 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate rows of `SceneRows`; scenes of different sizes are padded, with a mask."""
     points = [row["points"] for row in rows]
     batch: dict[str, Any] = {"points": torch.nn.utils.rnn.pad_sequence(points, batch_first=True)}
-    # Scenes of one size need no mask.
     counts = torch.tensor([len(cloud) for cloud in points])
-    # (scenes, points) True for points of the scene, False for padding
+    # Scenes of one size need no mask.
     if (counts != counts[0]).any():
+        # (scenes, points) True for points of the scene, False for padding
         batch["points_mask"] = torch.arange(int(counts.max())) < counts.unsqueeze(1)
     return batch | {"labels": [row["labels"] for row in rows]}
 
@@ -222,7 +222,7 @@ class Detection(program.TrainingTask):
         if name is None:
             boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
             # Without turned boxes a single bin says that all headings are 0.
-            bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1  # turned boxes
+            bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1
             settings = {"num_heading_bins": bins, **self.model.model_config, **labels}
             if self.model.point_encoder is None:
                 config = Detr3DConfig(**{"in_channels": count_channels(features), **settings})

@@ -52,9 +52,3 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
     assert len(asked) == len(passed) * 2 if words else len(asked) == len(passed) + unopened, "known ones are kept"
     output.write_text('{"runs": []}')
     assert run("check-published", "--output", output).code == 1
-
-
-def test_a_file_without_records_is_named(tmp_path):
-    (tmp_path / "runs.json").write_text("{}")
-    code, _, err = run("check-published", "a", "--output", tmp_path / "runs.json")
-    assert code != 0 and "runs.json: no record of earlier checks" in err

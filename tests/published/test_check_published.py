@@ -151,5 +151,5 @@ def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
     for text in ("[1]", json.dumps({"runs": {OPENSHAPE: {"passed": True}}})):
         (tmp_path / "mine.json").write_text(text)
         code, _, err = run("check-published", OPENSHAPE, "--output", tmp_path / "mine.json")
-        assert code == 1 and "Error" in err
+        assert code == 1 and "mine.json: no record of earlier checks" in err
         assert (tmp_path / "mine.json").read_text() == text

@@ -196,3 +196,7 @@ def test_inputs_are_identified_by_what_is_in_them(tmp_path):
     given = [str(recipe), "--data_dir=x", "--data_dir", str(tmp_path / "model"), "--encoder_name_or_path"]
     assert fingerprints_of_inputs([*given, str(tmp_path / "data")]).keys() == {str(recipe), str(tmp_path / "model")}
     assert fingerprints_of_inputs(["--data_dir=" + str(tmp_path / "data")]).keys() == {str(tmp_path / "data")}
+    part = tmp_path / "fold=1.parquet"
+    part.write_text("1")
+    for given in ([f"--train_file={part}"], ["--train_file", str(part)]):
+        assert fingerprints_of_inputs(given).keys() == {str(part)}
