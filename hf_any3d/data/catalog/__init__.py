@@ -58,7 +58,7 @@ def load_point_dataset(
     | all | `points` | float32 | (points, 3) | coordinates in the units of the files; rooms and streets in meters |
     | some | `colors` | uint8 | (points, 3) | red, green and blue from 0 to 255; for captions float32 from 0 to 1 |
     | some | `normals` | float32 | (points, 3) | directions of length 1 |
-    | some | `intensity`, `ring` | float32 | (points,) | of a laser scanner, in its own units |
+    | some | `intensity`, `ring` | float32 | (points,) | from a laser scanner, in its own units |
     | classification | `label` | ClassLabel | () | class of the cloud |
     | segmentation | `labels` | ClassLabel | (points,) | class of each point, -100 for none; in `folder` int64 |
     | parts | `label` | ClassLabel | () | category of the object, beside `labels`, its parts |
