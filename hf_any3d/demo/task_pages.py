@@ -168,6 +168,7 @@ class TaskAnswers:
         # Boxes are in the coordinates of the file.
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
+        # Only boxes that the slider shows at first are listed.
         rows = [(one["label"], one["score"]) for one in detections if (one["score"] or 0) >= _BOX_THRESHOLD]
         # Models that write boxes give no scores.
         if counts := Counter(one["label"] for one in detections if one["score"] is None):

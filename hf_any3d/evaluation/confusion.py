@@ -22,12 +22,14 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
     """
     predictions = np.asarray(predictions)
     references = np.asarray(references)
+    # An empty list becomes float64, whose type says nothing about its classes.
     kinds = {values.dtype.kind for values in (predictions, references) if values.size}
     if predictions.ndim != 1 or predictions.shape != references.shape or not kinds <= {"i", "u"}:
         raise ValueError(
             f"predictions are {predictions.dtype} {predictions.shape}, references {references.dtype} "
             f"{references.shape}; expected one integer a sample"
         )
+    # Small integer types would overflow where a pair of classes becomes one number.
     predictions = predictions.astype(np.int64)
     references = references.astype(np.int64)
     largest = int(max(predictions.max(), references.max()))

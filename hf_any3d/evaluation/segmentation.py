@@ -62,6 +62,7 @@ def part_ious(
     by_category: dict[int, list[float]] = {}
     for predicted, true, category in zip(predictions, references, categories, strict=True):
         category = int(category)
+        # A negative number would take parts from the end of the list.
         if not 0 <= category < len(category_parts):
             raise ValueError(f"categories has {category}; expected 0 to {len(category_parts) - 1}")
         by_category.setdefault(category, []).append(shape_iou(predicted, true, category_parts[category]))

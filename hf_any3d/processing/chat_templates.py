@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+# The label that torch's cross entropy leaves out by default
 IGNORED = -100
 
 

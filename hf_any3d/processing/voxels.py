@@ -153,6 +153,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         xyz = self._place(xyz)
         drawn = self._draw(len(xyz), generator)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
+        # From numbers among the drawn points to numbers in the cloud
         kept = drawn[sample.kept.numpy()]
         inverse = sample.inverse.numpy()
         if self.drawn_points is not None:

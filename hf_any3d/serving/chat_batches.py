@@ -106,6 +106,7 @@ class _Row:
         self._pass_on()
 
     def _pass_on(self) -> None:
+        # The streamer's queue is meant for another thread, but listeners are called in this one.
         pieces = self._streamer.text_queue
         while not pieces.empty():
             if (piece := pieces.get_nowait()) is not self._streamer.stop_signal:

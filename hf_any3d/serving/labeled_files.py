@@ -65,6 +65,7 @@ class LabeledFile:
             for name, kind in _TYPES.items()
             if name in answer
         }
+        # Base64 has lost the shape, (samples, 3).
         found |= {"points": found["points"].reshape(-1, 3)} if cloud.is_mesh else {}
         if cloud.is_mesh:
             samples = found["points"].astype(np.float64)

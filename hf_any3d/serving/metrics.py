@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+# Upper bounds of buckets in seconds, up to the default time limit of a request
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -15,6 +16,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        # The library's global registry refuses the same names from a second service of the process.
         self.registry = CollectorRegistry()
         base = {"namespace": "hf_any3d", "registry": self.registry}
         self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **base)

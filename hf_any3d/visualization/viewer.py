@@ -365,6 +365,7 @@ def _colorings(
         colorings.append(
             {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}
         )
+    # Maps lie in a plane, without heights.
     if any(cloud.points.shape[1] == 3 for cloud in clouds):
         colorings.append({"name": "height", "kind": "height"})
     # The page needs a coloring, of maps without labels and values, too.

@@ -239,6 +239,7 @@ class EndpointJudge:
         with self._opener.open(request, timeout=self._timeout) as response:
             completion = json.load(response)
         reply = completion["choices"][0]["message"]["content"]
+        # A failed attempt to `__call__`, such as for a content of null
         if not isinstance(reply, str):
             raise TypeError(type(reply).__name__)
         # Providers change what is behind a name; these are the version that replied.
