@@ -333,8 +333,6 @@ class ActConfig(
     noisy_targets: bool = False
     teacher_in_training_mode: bool = False
 
-    # Adapters leave their prompts to this model.
-
     def __post_init__(self, **kwargs: Any):
         check_settings(self, _CHOICES)
         # The second prediction is made from that token.
