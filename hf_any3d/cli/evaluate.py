@@ -163,11 +163,11 @@ def evaluate(
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
     if config.get("model_type") == _READS_FILES:
-        # Of options that are not given, flags are False and all others None.
+        # Of options that are not given, flags are False, the seed is 0 and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
-        unused |= {"max-samples": max_samples, "robustness": robustness or None, "output-dir": output_dir}
-        unused |= {"report": report_file, "report-facts": report_facts, "seed": seed or None}
+        unused |= {"max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
+        unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
         evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
@@ -239,7 +239,7 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
 def _refuse_without_effect(model: str, options: dict[str, Any]) -> None:
     """Refuse options of rows, splits and batches for a model that reads whole files."""
     for name, value in options.items():
-        if value is not None:
+        if value not in (None, False, 0):
             raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
 
 

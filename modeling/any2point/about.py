@@ -1,13 +1,6 @@
 """Any2Point as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import (
-    REVISION,
-    Converter,
-    Method,
-    ModelType,
-    Program,
-    Record,
-)
+from hf_any3d.modeling.records import REVISION, Converter, Method, ModelType, Program, Record
 
 RECORD = Record(
     model_types={

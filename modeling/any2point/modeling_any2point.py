@@ -47,7 +47,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.layers.compilation import mark_batch
+from hf_any3d.modeling.layers.compilation import code_for
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
@@ -226,13 +226,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
         if point_index is not None:
             wanted["point_index"] = point_index
-        embed = self._compiled_embed if self.training else None
-        if embed is None:
-            embed = Any2PointModel._embed
-        else:
-            if point_index is not None:
-                check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
-            mark_batch(points, point_index)
+        compiled = self._compiled_embed if self.training else None
+        if compiled is not None and point_index is not None:
+            check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
+        embed = code_for(compiled, Any2PointModel._embed, points, point_index)
         tokens, centers, projection, hidden_states, positions = embed(self, points, wanted)
         geometry = Geometry(
             centers,
@@ -249,11 +246,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
-        finish = self._compiled_finish if self.training else None
-        if finish is None:
-            finish = Any2PointModel._finish
-        else:
-            mark_batch(hidden_states)
+        compiled = self._compiled_finish if self.training else None
+        finish = code_for(compiled, Any2PointModel._finish, hidden_states)
         hidden_states, pooled = finish(self, hidden_states)
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
@@ -430,11 +424,8 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
-        classify = self._compiled_classify if self.training else None
-        if classify is None:
-            classify = Any2PointForPointCloudClassification._classify
-        else:
-            mark_batch(output.pooler_output, labels)
+        compiled = self._compiled_classify if self.training else None
+        classify = code_for(compiled, Any2PointForPointCloudClassification._classify, output.pooler_output, labels)
         logits, loss = classify(self, output.pooler_output, labels)  # (batch, labels)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)

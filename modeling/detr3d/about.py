@@ -1,15 +1,6 @@
 """3DETR as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import (
-    DATASET,
-    HEADS,
-    POINTS,
-    Converter,
-    Method,
-    ModelType,
-    Program,
-    Record,
-)
+from hf_any3d.modeling.records import DATASET, HEADS, POINTS, Converter, Method, ModelType, Program, Record
 
 RECORD = Record(
     model_types={

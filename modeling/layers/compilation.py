@@ -1,5 +1,6 @@
 """Preparation of batches for the compiled parts of a training step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,3 +12,11 @@ def mark_batch(*values: Any) -> None:
     for value in tree_leaves(values):
         if isinstance(value, torch.Tensor):
             torch._dynamo.maybe_mark_dynamic(value, 0)
+
+
+def code_for(compiled: Callable[..., Any] | None, plain: Callable[..., Any], *batch: Any) -> Callable[..., Any]:
+    """Return compiled code, prepared for a batch of any size, or the plain function if there is none."""
+    if compiled is None:
+        return plain
+    mark_batch(*batch)
+    return compiled

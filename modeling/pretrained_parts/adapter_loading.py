@@ -158,7 +158,7 @@ def _from_adapter_repository(
 
 
 def stated_base(cls: type[_Model], name: str, recorded: PretrainedPart, hub: dict[str, Any]) -> PretrainedPart | None:
-    """Return where adapter_config.json says that the pretrained part is, if that is elsewhere than recorded.
+    """Return the place of the pretrained part in adapter_config.json, if it differs from the recorded one.
 
     That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
     compared with the recorded ones like those of the recorded address.

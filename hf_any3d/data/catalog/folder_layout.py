@@ -71,7 +71,7 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Tree:
-    """Find clouds; hidden files are ignored, what is left out is told in a warning.
+    """Find clouds, without hidden files; a warning says what is left out.
 
     Left out are text without points, compressed files, arrays that belong to the points of another file, and images
     that are no textures.

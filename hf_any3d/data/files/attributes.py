@@ -286,7 +286,7 @@ def color_scale(values: np.ndarray) -> float:
 
 
 def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return `unit_colors`, or None with a warning; another tells of colors above 1 that are clamped."""
+    """Return `unit_colors`, or None with a warning if there are none; warn if colors above 1 are clamped."""
     try:
         colors = unit_colors(values)
     except PointCloudError as error:

@@ -416,7 +416,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     places = len(np.unique(rows.places))
     # Tiles of one place show the same street, so that one of them tells too much about the next.
     unit = rows.places if places > 1 else rows.tiles
-    count = len(np.unique(unit))
+    numbers = np.unique(unit)
+    count = len(numbers)
     if count < 2:
         return None
     folds = _folds(unit, min(count, arguments.folds), arguments.seed)
@@ -425,12 +426,10 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
     kept_logits = []
     kept_labels = []
-    kept_units = []
     kept_folds = []
     terms: dict[str, list[torch.Tensor]] = {}
     # (units, true classes, answered classes), weighted points
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
-    place_of = {number: place for place, number in enumerate(np.unique(unit).tolist())}
     for fold in np.unique(folds):
         held = rows.part((folds == fold) & is_whole)
         learned = rows.part(folds != fold)
@@ -443,20 +442,13 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         logits, standard = logits_of(model, held.features)
         for name, values in model.unknown_terms(torch.from_numpy(standard), torch.from_numpy(logits)).items():
             terms.setdefault(name, []).append(values.detach())
-        units = held.places if places > 1 else held.tiles
+        of_unit = np.searchsorted(numbers, held.places if places > 1 else held.tiles)
         # Half of the rows were drawn by class; weighted, the confusion is that of all points.
         weights = _point_weights(held, examples.labeled)
-        for number in np.unique(units).tolist():
-            own = units == number
-            np.add.at(
-                matrices[place_of[number]],
-                (held.labels[own], logits[own].argmax(axis=1)),
-                weights[own],
-            )
+        np.add.at(matrices, (of_unit, held.labels, logits.argmax(axis=1)), weights)
         kept_logits.append(logits)
         kept_labels.append(held.labels)
-        kept_units.append(units)
-        kept_folds.append(np.full(len(units), fold))
+        kept_folds.append(np.full(len(logits), fold))
     if not kept_logits:
         return None
     logits = np.concatenate(kept_logits)

@@ -120,7 +120,7 @@ class PlyCopy:
             tell_left_out(self.target, ["labels of faces"], why)
 
     def _fit_faces(self, kept: np.ndarray | None) -> bool:
-        """Give each polygon the label of its first triangle; return whether that can be told."""
+        """Give each polygon the label of its first triangle; return False if the triangles do not match them."""
         assert self.face is not None
         # With vertices left out, so are triangles, and labels of faces can no longer be matched.
         polygons = self._polygons(self.face, self._values()[self.face]) if kept is None else None
