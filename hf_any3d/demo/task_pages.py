@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import gradio as gr
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.no_object import why_no_object
 from hf_any3d.demo.page import ExampleShapes, Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
@@ -319,9 +320,9 @@ def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
     """Return a random sample of a cloud without faces."""
     # The same sample for every question about a cloud; sorted, so that points keep their order.
     kept = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
-    arrays: dict[str, Any] = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
-    arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
-    return PointCloudData(**arrays, offset=cloud.offset, meters_per_unit=cloud.meters_per_unit)
+    arrays = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels", *MEASURED)}
+    # What the file says of the cloud as a whole, such as its up axis, stays.
+    return replace(cloud, **{name: array[kept] for name, array in arrays.items() if array is not None})
 
 
 def _labels(words: str) -> list[str]:

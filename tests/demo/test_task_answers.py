@@ -69,7 +69,9 @@ def test_thinned_clouds_keep_the_order_and_all_that_belongs_to_a_point():
     numbers = np.arange(50)
     each = {"colors": np.repeat(numbers[:, None], 3, axis=1) / 50, "labels": numbers}
     each["normals"] = np.repeat(numbers[:, None], 3, axis=1)
-    found = thinned(PointCloudData(np.eye(3)[numbers % 3], **each, offset=np.array([1, 2, 3])), 20)
+    each["intensity"] = numbers
+    found = thinned(PointCloudData(np.eye(3)[numbers % 3], **each, offset=np.array([1, 2, 3]), up_axis="z"), 20)
+    assert found.up_axis == "z"
     assert len(found) == 20 == len(set(found.labels)) and list(found.labels) == sorted(found.labels)
     for name, values in each.items():
         np.testing.assert_array_equal(

@@ -220,7 +220,7 @@ class EndpointJudge:
                     hint = f"; is {self._key_variable} the right key?" if error.code in (401, 403) else ""
                     raise JudgeError(f"{self._url}: {problem}{hint}") from None
                 with contextlib.suppress(ValueError):  # a date
-                    wait = float(error.headers.get("Retry-After") or wait)
+                    wait = max(0.0, float(error.headers.get("Retry-After") or wait))
             except (OSError, http.client.HTTPException) as error:
                 problem = self._without_key(str(error) or type(error).__name__)[:_SHOWN]
             # Such as a page of a proxy, or JSON of another form
