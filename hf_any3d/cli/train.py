@@ -137,6 +137,7 @@ class _Options:
             "augment": self.augment,
             "encoder": self.encoder,
             "seed": self.seed,
+            "up_axis": None if self.up_axis is None else self.up_axis.value,
         }
         # An argument that is left out keeps the default of its class.
         return {name: value for name, value in arguments.items() if value is not None}
@@ -344,6 +345,8 @@ def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Wa
     """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
     if way is Way.BOTH:
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
+    if options.earlier is not None:
+        raise ValueError("--from with labels of points; expected scans to classify by frozen features")
     # Known without a look at the files: the rows of a folder are those of a training.
     if way is Way.TRAINED and len(files) == 1 and Path(files[0]).is_dir():
         return False

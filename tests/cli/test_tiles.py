@@ -4,6 +4,8 @@ import laspy
 import numpy as np
 import pytest
 
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.processing.local_features import LocalFeaturesProcessor
 from hf_any3d.training.tiles import training
 from tests.cli.conftest import run
 from tests.training.generated_tiles import draw_tile
@@ -98,6 +100,23 @@ def test_a_tile_in_feet_or_with_feet_for_heights_gets_the_labels_of_the_same_one
     # Files round to a tenth of a millimeter, by which a point may change its voxel.
     assert (labels_of(folder, "feet") == expected).mean() > 0.998
     assert (labels_of(folder, "high") == expected).mean() > 0.998
+
+
+def test_the_axis_that_points_up_is_the_given_one_but_for_las(folder, learned, tmp_path, monkeypatch):
+    words = ("train", folder / "tiles", "--task", "segmentation", "--output", tmp_path / "none")
+    refused = run(*words, "--up-axis", "x")
+    assert refused.code == 1 and "--up_axis x: in 0.las" in refused.err
+    refused = run(*words, "--from", folder / "model")
+    assert refused.code == 1 and "--from with labels of points" in refused.err
+    points = np.random.default_rng(0).uniform(-1, 1, (600, 3))
+    for number in range(2):
+        cloud = PointCloudData(points + number / 100, labels=(points[:, 1] > 0).astype(int))
+        write_point_cloud(tmp_path / f"{number}.ply", cloud)
+    monkeypatch.setattr(training, "OBJECT_STEPS", 20)
+    objects = (tmp_path / "0.ply", tmp_path / "1.ply", "--task", "segmentation", "--up-axis", "y")
+    done = run("train", *objects, "--output", tmp_path / "model")
+    assert done.code == 0, done.err
+    assert LocalFeaturesProcessor.from_pretrained(tmp_path / "model").up_axis == "y"
 
 
 def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
