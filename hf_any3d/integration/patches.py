@@ -16,6 +16,7 @@
 The test holds all other modules to it.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -24,7 +25,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import getattr_static
 from pathlib import Path
@@ -50,6 +50,7 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     cast_base,
@@ -284,7 +285,7 @@ class PointCloudPeftModel(PeftModel):
                     f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
                 )
 
-    @contextmanager
+    @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Refuse the adapters of single rows where they would be ignored; PEFT's forward pass and `generate` ask here.
 
@@ -342,7 +343,7 @@ class PointCloudPeftModel(PeftModel):
         with self._trained_modules_in_place(None):
             return cast(Any, self.base_model).unload()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _trained_modules_in_place(self, adapter_names: Sequence[str] | None) -> Iterator[None]:
         """Put modules that an adapter trained in full where PEFT has its wrappers; those come back after an error.
 
@@ -539,7 +540,11 @@ def _open_adapter_repository_as_peft_model(
     adapter |= {"config": config, "revision": revision}
     _refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
     recorded = _our_config(pretrained_model_name_or_path, hub)
-    stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
+    if recorded is not None:
+        check_name(pretrained_model_name_or_path, hub)
+    # Damaged files of others have the errors of PEFT.
+    with contextlib.nullcontext() if recorded is None else stored_settings(pretrained_model_name_or_path, kwargs):
+        stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
     library = str((stored.auto_mapping or {}).get("parent_library"))
     # Neither the config nor the class of the base model is of this package.
     if recorded is None and library.partition(".")[0] != _PACKAGE:
@@ -551,23 +556,27 @@ def _open_adapter_repository_as_peft_model(
         # PEFT imports classes of base models only from packages on this list.
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
         return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
-    # Arguments for the base model, which is opened here.
+    with stored_settings(pretrained_model_name_or_path, kwargs):
+        base = _base_beside_adapter(os.fspath(pretrained_model_name_or_path), recorded, hub, kwargs)
+        return expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+
+
+def _base_beside_adapter(
+    name: str, recorded: dict[str, Any], hub: dict[str, Any], kwargs: dict[str, Any]
+) -> PreTrainedModel:
+    """Build the base model by the config beside an adapter, and take its arguments out of `kwargs`."""
     dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
-    loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+    loading = {argument: kwargs.pop(argument, None) for argument in ("attn_implementation", "quantization_config")}
     classes = {model.__name__: model for model in _MODELS[recorded["model_type"]]}
-    named = [name for name in recorded.get("architectures") or () if name in classes]
+    named = [architecture for architecture in recorded.get("architectures") or () if architecture in classes]
     # Without a recorded class it is the first one of its type, the model without a head.
     model_class: Any = classes[[*named, *classes][0]]
+    config = model_class.config_class.from_pretrained(name, **hub)
     base = model_class.build_for_adapter(
-        os.fspath(pretrained_model_name_or_path),
-        model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
-        hub,
-        dtype=dtype,
-        device_map=kwargs.get("device_map"),
-        **loading,
+        name, config, hub, dtype=dtype, device_map=kwargs.get("device_map"), **loading
     )
     cast_base(base, dtype)
-    return expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+    return base
 
 
 class BestAdaptersCallback(TrainerCallback):
@@ -677,9 +686,10 @@ def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
     """Return the contents of a config.json if it belongs to one of our models; others may hold anything."""
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # whoever opens the model says so
-    return config if isinstance(config, dict) and config.get("model_type") in _MODELS else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return config if isinstance(kind, str) and kind in _MODELS else None
 
 
 def _refuse_folder_of_ours(folder: str | os.PathLike, subfolder: str | None = None) -> None:

@@ -93,6 +93,11 @@ class LibraryModelMixin:
         """
         name = pretrained_model_name_or_path
         hooks().check_name(name, kwargs)
+        with stored_settings(name, kwargs):
+            return cls._from_repository(name, *args, **kwargs)
+
+    @classmethod
+    def _from_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         # Arguments that find files go to every look-up, the others to the model alone.
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         if cls._adapted_part is not None and name is not None:
