@@ -1,6 +1,6 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Six functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks whether it is about one of our
+- Seven functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks whether it is about one of our
   models, by the model itself, its config.json or the name of a published checkpoint, and calls the original with what
   it was given for all others. `tests/integration/test_patches.py` shows for each that the original still does what
   its reason says: where that test fails, a release has made the patch unnecessary. What would replace each upstream
@@ -577,6 +577,27 @@ def _base_beside_adapter(
     )
     cast_base(base, dtype)
     return base
+
+
+@Patch(
+    ("peft.utils.hotswap:hotswap_adapter",),
+    "swaps an adapter in on a base with other weights, and refuses one with a trained head in words that do not help",
+)
+def _swap_on_its_base(
+    original: Callable, model: Any, model_name_or_path: str, adapter_name: str, *args: Any, **kwargs: Any
+) -> None:
+    ours = getattr(model, "_orig_mod", model)  # of a compiled model
+    if isinstance(ours, PointCloudPeftModel):
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        check_name(model_name_or_path, hub)
+        check_adapter_to_load(cast(LibraryModelMixin, ours.get_base_model()), model_name_or_path, hub)
+        trained = PeftConfig.from_pretrained(model_name_or_path, **hub).to_dict().get("modules_to_save")
+        if trained := trained or ours._trained_modules([adapter_name]):
+            raise ValueError(
+                f"{model_name_or_path}: hotswap_adapter swaps the matrices of LoRA alone, and {trained[0]} is trained "
+                f"too; model.load_adapter(directory, {adapter_name!r}) replaces both in place"
+            )
+    original(model, model_name_or_path, adapter_name, *args, **kwargs)
 
 
 class BestAdaptersCallback(TrainerCallback):
