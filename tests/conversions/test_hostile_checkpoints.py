@@ -123,7 +123,7 @@ def tuples(depth) -> bytes:
 def doubled(depth) -> bytes:
     """A value of tuples that hold the one before twice.
 
-    As a value it is read at once. As a key it would be hashed part by part, each row taking twice as long, without end.
+    As a value it is read at once. As a key it would be hashed part by part, twice as many for each row, without end.
     """
     rows = b"".join(b"q" + bytes([row]) + b"h" + bytes([row]) + b"\x86" for row in range(depth))
     return b"\x80\x02}K\x01" + b")" + rows + b"s."
