@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hf_any3d import read_point_cloud
+from hf_any3d.data.files import PointCloudFileError
+from tests.errors import raises
 
 from .builders import npy, npz, ply
 
@@ -127,3 +129,38 @@ def test_columns_without_names_are_found_beside_missing_values(tmp_path, columns
         if options:
             expected = np.delete(expected, HOLED, axis=0)
         np.testing.assert_allclose(getattr(cloud, field).reshape(len(expected), -1), expected.clip(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("x,y,z,label\n1,2,3,\n4,5,6,7\n", [-1, 7]),
+        ("x;y;z;label\n1,5;2,5;3,5; \n4;5;6;7\n", [-1, 7]),
+        ("x\ty\tz\tlabel\n1\t2\t3\t\n4\t5\t6\t7\n", [-1, 7]),
+        ("x\ty\tlabel\tz\n1\t2\t\t3\n4\t5\t7\t6\n", [-1, 7]),
+        ('x,y,z,label\n1,2,3,""\n4,5,6,"7"\n', [-1, 7]),
+        ("x,y,z,label\n1,2,3,NA\n4,5,6,7\n", [-1, 7]),
+        ("x y z label\n1 2 3 null\n4 5 6 7\n", [-1, 7]),
+        ("x,y,z,name,label\n1,2,3,,\n4,5,6,tree,7\n", [-1, 7]),
+        ("x,y,z,name,label\n1,2,3,N/A,-1.#IND\n4,5,6,tree,7\n", [-1, 7]),
+        # Nothing is missing where a delimiter ends each row, nor between tabs that align columns.
+        ("x,y,z,label,\n1,2,3,0,\n4,5,6,7,\n", [0, 7]),
+        ("x,y,z,label\n1,2,3,0,\n4,5,6,7,\n", [0, 7]),
+        ("x\ty\tz\tlabel\n1\t\t2\t\t3\t\t0\n4\t\t5\t\t6\t\t7\n", [0, 7]),
+        # A column without any value
+        ("x,y,z,label\n1,2,3,\n4,5,6,\n", None),
+    ],
+)
+def test_cells_of_text_without_a_number_are_missing_values(tmp_path, text, labels):
+    (tmp_path / "some.csv").write_text(text)
+    cloud, said = read(tmp_path / "some.csv")
+    assert [row[0] // 1 for row in cloud.points.tolist()] == [1, 4]
+    assert (cloud.labels if labels is None else cloud.labels.tolist()) == labels
+    assert any("labels" in each for each in said) == (labels != [0, 7])
+
+
+@pytest.mark.parametrize("text", ["x,y,z,label\n1,2,3,\n4,,6,7\n", "x,y,z,label\n1,2,3,4\n\n# no y\n4,NA,,7\n"])
+def test_a_line_without_a_coordinate_is_named(tmp_path, text):
+    (tmp_path / "some.csv").write_text(text)
+    with raises(PointCloudFileError, naming="some.csv: line " + ("3" if "#" not in text else "5")):
+        read(tmp_path / "some.csv")
