@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from docs.tools.stubs import ROOT
@@ -64,6 +65,7 @@ def _unpacked(packed: Mapping[int, str]) -> dict[int, int]:
 '''
 
 
+@cache
 def units_of_systems() -> tuple[dict[int, int], dict[int, int], set[int]]:
     """Return number of a system -> number of its unit, the same of heights, and the systems in degrees, by pyproj."""
     import pyproj
