@@ -25,7 +25,7 @@ LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Fields that are no arrays.
-_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height")
+_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees")
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
 _LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
 
@@ -74,6 +74,7 @@ class PointCloudData:
         face_labels: (faces,) int64, one class per face.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
         meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
+        in_degrees: whether the file says that x and y are longitude and latitude.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -99,6 +100,7 @@ class PointCloudData:
     return_number: np.ndarray | None = None
     number_of_returns: np.ndarray | None = None
     face_labels: np.ndarray | None = None
+    in_degrees: bool = False
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -243,6 +245,7 @@ class PointCloudData:
             ring=None if self.ring is None else self.ring[nearest],
             meters_per_unit=self.meters_per_unit,
             meters_per_height=self.meters_per_height,
+            in_degrees=self.in_degrees,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import printable
@@ -84,9 +85,12 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path) -> PointCloudData:
-    """Read a tile; one without points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path)
+def read_tile(path: Path, unit: str | None = None) -> PointCloudData:
+    """Read a tile; one without points, without labels or without extent is an error.
+
+    `unit`, one of `hf_any3d.data.units.LENGTHS`, is that of files that say none.
+    """
+    cloud = with_unit(read_point_cloud(path), unit)
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -152,13 +156,15 @@ def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
 
 
 def units_of(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units that are converted."""
+    """Return remarks on units of scans of places that are converted, or taken for meters."""
     remarks = []
+    unknown = [tile.path.name for tile in tiles if tile.meters is None]
+    if unknown:
+        remarks.append(taken_for_meters(unknown, len(tiles)))
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
-        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])
