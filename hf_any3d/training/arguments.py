@@ -330,7 +330,7 @@ def parse_arguments(
 
 
 class ArgumentsParser(HfArgumentParser):
-    """Parser of dataclasses of arguments whose errors are exceptions, and whose flags `--no_x` have texts of their own."""
+    """Parser of dataclasses of arguments: errors are exceptions, and flags `--no_x` have texts of their own."""
 
     def add_argument(self, *names: Any, **settings: Any) -> Any:
         """Add an argument; one that switches another off is given that one's text, which says the opposite."""
