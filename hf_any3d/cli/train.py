@@ -22,6 +22,7 @@ from hf_any3d.cli.common import (
     option,
     read_model_config,
     skip_hub_if_offline,
+    use_writable_cache,
 )
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
@@ -277,6 +278,7 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
+    use_writable_cache()
     options = _Options(
         output=output,
         encoder=encoder,

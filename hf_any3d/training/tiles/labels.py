@@ -129,7 +129,9 @@ class Classes:
         return [sorted({*codes, *rule.merged.get(name, ())}) for name, codes in zip(self.names, found, strict=True)]
 
     @classmethod
-    def among(cls, counts: Mapping[int, int], rule: ClassRule, table: str | None, least: int) -> tuple[Classes, list[str]]:
+    def among(
+        cls, counts: Mapping[int, int], rule: ClassRule, table: str | None, least: int
+    ) -> tuple[Classes, list[str]]:
         """Choose the classes of codes with so many points each; also returns those with fewer than `least`.
 
         Raises:

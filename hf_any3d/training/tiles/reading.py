@@ -201,7 +201,9 @@ def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     remarks = []
     if flagged := sum(tile.not_counted for tile in tiles):
         total = sum(tile.points for tile in tiles)
-        remarks.append(f"not learned: {flagged:,} points ({_share(flagged, total)}) with the flag withheld or synthetic")
+        remarks.append(
+            f"not learned: {flagged:,} points ({_share(flagged, total)}) with the flag withheld or synthetic"
+        )
     left_out = sum((tile.left_out for tile in tiles), Counter())
     # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
     if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
