@@ -14,6 +14,7 @@ from hf_any3d.data.files.attributes import usable_colors, usable_numbers
 from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 
 # Offset of the colors by point format, or None.
@@ -45,7 +46,9 @@ _SAME_UNIT = 1e-5
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
-NOT_READ = "GPS time, scan angle, flags, user data, source of a point; records beside the projection's"
+FLAGS = {"synthetic": 1, "withheld": 4}
+"""Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
+NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; records beside the projection's"
 
 
 def read(source: Source) -> PointCloudData:
@@ -86,8 +89,16 @@ def read(source: Source) -> PointCloudData:
         in_degrees=units.in_degrees,
         return_number=return_number,
         number_of_returns=number_of_returns,
+        label_codes=CURRENT if header.point_format >= 6 else LEGACY,
+        further=_flags(columns.flags),
         step=np.abs(scale),
     )
+
+
+def _flags(flags: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Return which points (points,) have a flag that any has, by its name."""
+    found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
+    return {name: values for name, values in found.items() if values.any()} or None
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,7 @@ class _Columns:
     labels: np.ndarray  # (points,) int64
     intensity: np.ndarray  # (points,) uint16
     returns: np.ndarray  # (points,) uint8
+    flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
     colors: np.ndarray | None  # (points, 3) uint16
 
 
@@ -150,6 +162,7 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         labels=np.empty(count, np.int64),
         intensity=np.empty(count, np.uint16),
         returns=np.empty(count, np.uint8),
+        flags=np.empty(count, np.uint8),
         colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
     )
     has_infrared = False
@@ -159,8 +172,13 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         # Coordinates that overflow are refused by `PointCloudData`.
         with np.errstate(over="ignore", invalid="ignore"):
             columns.points[rows] = block["xyz"] * scale + offset
-        # The older formats keep flags in the upper three bits of the class.
-        columns.labels[rows] = block["class"] if point_format >= 6 else block["class"] & 31
+        # The older formats keep flags in the upper three bits of the class, newer ones in a byte before it.
+        if point_format >= 6:
+            columns.labels[rows] = block["class"]
+            columns.flags[rows] = block["flags"]
+        else:
+            columns.labels[rows] = block["class"] & 31
+            columns.flags[rows] = block["class"] >> 5
         columns.intensity[rows] = block["intensity"]
         columns.returns[rows] = block["returns"]
         if columns.colors is not None:
@@ -179,6 +197,10 @@ def _row_type(point_format: int, size: int) -> np.dtype:
     formats = [("<i4", 3), "<u2", "u1", "u1"]
     # Format 6 and its successors have two bytes of flags before the class, the older ones one.
     offsets = [0, 12, 14, 16 if point_format >= 6 else 15]
+    if point_format >= 6:
+        names.append("flags")
+        formats.append("u1")
+        offsets.append(15)
     if (color := _COLORS[point_format]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))

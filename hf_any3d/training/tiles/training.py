@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.data.units import LENGTHS, check_projected
+from hf_any3d.evaluation.classification import share_at_most
+from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
@@ -25,7 +28,7 @@ from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.labels import Classes, ClassRule
+from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
 from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     POINTS,
@@ -35,10 +38,13 @@ from hf_any3d.training.tiles.reading import (
     read_tile,
     tile_files,
     told,
+    told_codes,
     units_of,
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_learned_codes,
+    with_one_table,
 )
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
@@ -66,11 +72,13 @@ class TilesArguments:
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1; by default, of LAS, 0, 1, 7, 18, and "
-        "64 and above, and negative ones of other formats.",
+        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those that "
+        "name no object, such as 0, 1, 7, 12 and 18, and negative ones of other formats.",
     )
     merge: list[str] | None = argument(
-        None, help="Classes to join, such as 'vegetation=3,4,5'; files get the last code. Several may follow."
+        None,
+        help="Classes to join, such as 'vegetation=3,4,5', or with the code that files get 'cars=3,4:64'. By default "
+        "files get the last code of one kind of things, and 1 in LAS for several kinds. Several may follow.",
     )
     unit: str | None = argument(
         None,
@@ -210,13 +218,15 @@ def _look_at_all(
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in found])
+    remarks += more
     tiles: list[TileFacts] = []
-    for tile in [with_codes_of(tile, labels_of) for tile in found]:
+    for tile in with_learned_codes(found, rule):
         # Codes such as 0 and 1 of LAS say that nobody has classified a point.
-        if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
+        if tile.codes:
             tiles.append(tile)
         else:
-            codes = ", ".join(map(str, sorted(tile.codes)))
+            codes = ", ".join(map(str, sorted(tile.left_out))) or "none that counts"
             what = labels_of.removesuffix("s")
             remarks.append(f"left out: {tile.path}: no {what} has a class that says something; it has codes {codes}")
     if not tiles:
@@ -224,20 +234,18 @@ def _look_at_all(
         raise ValueError(
             f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
         )
-    return tiles, labels_of, remarks
+    return tiles, labels_of, remarks + told_codes(tiles, rule)
 
 
 def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
-    # Only where all files are LAS do codes mean what ASPRS says, and the ones that say nothing can be left out.
-    are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
-    # Points that count, of which a class needs a share to be learned
-    labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
     # A part may be a few large faces, on which any number of points is drawn.
-    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
-    classes, rare = Classes.among(codes, rule, are_las, least)
+    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * codes.total()))
+    # Codes are those of LAS in all files or in none.
+    classes, rare = Classes.among(codes, rule, tiles[0].table and CURRENT, least)
     # A handful of points of a class is more often a slip of the hand than a class.
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
+    remarks += codes_without_class(classes, rule)
     if len(classes.names) < 2:
         listed = ", ".join(classes.names) or "none"
         raise ValueError(
@@ -334,7 +342,9 @@ def rows_of(
         # Large faces would be few points otherwise, and small ones many.
         cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
     assert cloud.labels is not None
-    labels = classes.number(cloud.labels)
+    # By the codes that are learned of this very file
+    labels = classes.number(cloud.labels, tile.codes)
+    labels[~points_that_count(cloud)] = IGNORED
     parts = []
     for copy, (share, scale) in enumerate(_copies(tile, processor)):
         kept = np.arange(len(cloud))
@@ -644,8 +654,12 @@ def _lines(
     if config.unknown_share is None:
         lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
+        # The level is that of the worst fold, so that each of them stands for one place.
+        folds = len(np.unique(judged.folds))
+        of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"each {unit} that was held out"
+            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
+            f"further {unit}s like these exceed that"
         )
     return lines
