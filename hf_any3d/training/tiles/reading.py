@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
@@ -98,8 +98,10 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
 
 
 def read_tile(path: Path) -> PointCloudData:
-    """Read a tile; one without points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path)
+    """Read a tile without its invalid points; one of few points, without labels or without extent is an error."""
+    cloud = read_point_cloud(path, on_invalid="drop")
+    with file_errors(path):
+        cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -111,7 +113,9 @@ def read_tile(path: Path) -> PointCloudData:
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     """Collect the facts about a tile."""
-    measured = {name for name, values in _MEASURED.items() if getattr(cloud, values) is not None}
+    fields = {name: getattr(cloud, field) for name, field in _MEASURED.items()}
+    # 0 everywhere stands for what nobody has measured.
+    measured = {name for name, values in fields.items() if values is not None and values.any()}
     if cloud.is_mesh:
         # Faces tell them.
         measured.add("normals")

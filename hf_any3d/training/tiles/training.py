@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -321,7 +322,9 @@ def rows_of(
 
     Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
     """
-    cloud = read_tile(tile.path)
+    # What is wrong with the file was said when it was looked at.
+    with warnings.catch_warnings(action="ignore"):
+        cloud = read_tile(tile.path)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -340,9 +343,11 @@ def rows_of(
             # Sorted, since neighbors in the file are neighbors in memory.
             kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
-        if not len(drawn):
+        # A thinned copy of a small tile may have nothing to learn, or no surroundings.
+        if not len(drawn) or len(kept) < processor.min_points:
             continue
-        features = _features(_part(cloud, kept), processor, scale, drawn)
+        with file_errors(tile.path):
+            features = _features(_part(cloud, kept), processor, scale, drawn)
         own = labels[kept][drawn]
         parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
     return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))
