@@ -142,7 +142,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             )
         counts = cloud.number_of_returns
         if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
-            warnings.warn("every pulse has one return; the model reads returns, and was trained on several", stacklevel=2)
+            warnings.warn(
+                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+            )
 
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.

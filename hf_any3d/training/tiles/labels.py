@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, Kind, kind_of
+from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of
 from hf_any3d.modeling.layers.losses import IGNORED
 
 NO_CODES = "none"
@@ -36,7 +36,7 @@ class ClassRule:
 
     @classmethod
     def parse(cls, ignore: str | None, merge: Sequence[str] | None) -> ClassRule:
-        """Read the rule from words such as "0,1", and "vegetation=3,4,5" or, with the code for files, "cars=3,4:64"."""
+        """Read the rule from words such as "0,1" and "vegetation=3,4,5", or "other=2,3:64" with the code for files."""
         merged: dict[str, tuple[int, ...]] = {}
         written: dict[str, int] = {}
         for text in merge or ():
@@ -75,7 +75,7 @@ class ClassRule:
         return table is not None and kind_of(code, table) not in _LEARNED
 
     def is_own(self, code: int, table: str | None) -> bool:
-        """Return whether a code is learned for want of another word: it is the user's own in LAS, and nobody named it."""
+        """Return whether a code is the user's own in LAS, and neither named to be joined nor to be ignored."""
         is_named = self.ignored is not None or any(code in codes for codes in self.merged.values())
         return table is not None and not is_named and kind_of(code, table) is Kind.OWN
 
@@ -129,7 +129,9 @@ class Classes:
         return [sorted({*codes, *rule.merged.get(name, ())}) for name, codes in zip(self.names, found, strict=True)]
 
     @classmethod
-    def among(cls, counts: Mapping[int, int], rule: ClassRule, table: str | None, least: int) -> tuple[Classes, list[str]]:
+    def among(
+        cls, counts: Mapping[int, int], rule: ClassRule, table: str | None, least: int
+    ) -> tuple[Classes, list[str]]:
         """Choose the classes of codes with so many points each; also returns those with fewer than `least`.
 
         Raises:

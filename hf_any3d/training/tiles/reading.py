@@ -204,25 +204,25 @@ def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
     if flagged := sum(tile.not_counted for tile in tiles):
-        total = sum(tile.points for tile in tiles)
-        remarks.append(f"not learned: {flagged:,} points ({_share(flagged, total)}) with the flag withheld or synthetic")
+        share = _percent(flagged, sum(tile.points for tile in tiles))
+        remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
     left_out = sum((tile.left_out for tile in tiles), Counter())
     # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
     if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
         return remarks
     total = left_out.total() + sum(tile.codes.total() for tile in tiles)
-    shown = [f"{code} {_meaning(code, tiles)} ({_share(count, total)})" for code, count in left_out.most_common()]
+    # The largest first
+    codes = [code for code, _ in left_out.most_common()]
+    named = [f"{code} {_meaning(code, tiles)}, {_percent(left_out[code], total)}" for code in codes]
     # What is most likely missed: the largest of those that are not simply unclassified or noise
-    chosen = next((code for code, _ in left_out.most_common() if code not in _SELDOM_MISSED), None)
-    if chosen is None:
-        chosen = left_out.most_common(1)[0][0]
-    others = ",".join(map(str, sorted({*left_out} - {chosen}))) or NO_CODES
-    learn = f"--ignore {others} learns {chosen}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
-    return [*remarks, f"not learned: {', '.join(shown)}; {learn}"]
+    missed = next((code for code in codes if code not in _SELDOM_MISSED), codes[0])
+    others = ",".join(map(str, sorted({*codes} - {missed}))) or NO_CODES
+    learn = f"--ignore {others} learns {missed}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
+    return [*remarks, f"not learned: class {'; '.join(named)} of the labels; {learn}"]
 
 
-def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.2g} % of the points"
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2g} %"
 
 
 def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
@@ -234,7 +234,7 @@ def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
     if kind is Kind.OWN:
         return "user-defined"
     if kind is Kind.FLAGGED:
-        return f"{ASPRS_CLASSES[code & 31]}, withheld"
+        return f"withheld {ASPRS_CLASSES[code & 31]}"
     return names_of(table).get(code, "reserved")
 
 

@@ -71,13 +71,13 @@ class TilesArguments:
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those that "
-        "name no object, such as 0, 1, 7, 12 and 18, and negative ones of other formats.",
+        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
+        "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
     )
     merge: list[str] | None = argument(
         None,
-        help="Classes to join, such as 'vegetation=3,4,5', or with the code that files get 'cars=3,4:64'. By default "
-        "files get the last code of one kind of things, and 1 in LAS for several kinds. Several may follow.",
+        help="Classes to join, such as 'vegetation=3,4,5', or 'other=2,3:64' with the code that files get. By default "
+        "that is the last code if all are of one family, and in LAS 1, unclassified, for others. Several may follow.",
     )
     unit: str | None = argument(
         None,
