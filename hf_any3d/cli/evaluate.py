@@ -18,6 +18,7 @@ from hf_any3d.cli.common import (
     Device,
     ModelCommand,
     Revision,
+    UnitOfFiles,
     check_model,
     hide_bars_of_datasets,
     json_object,
@@ -129,6 +130,7 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    unit: UnitOfFiles = None,
     output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
     robustness: Annotated[
         bool,
@@ -170,8 +172,11 @@ def evaluate(
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
-        evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
+        given = None if unit is None else unit.value
+        evaluate_tiles(model, str(data), output, unit=given, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
         return
+    if unit is not None:
+        raise ValueError(f"--unit: {model} does not measure in meters; --unit is for models of labeled tiles")
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":

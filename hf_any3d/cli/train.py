@@ -296,8 +296,8 @@ def train(
         return
     if _has_las(labeled_files):
         print_note(
-            "warning: a network is trained on all codes of LAS as they are, also those that name no object, such as 0, "
-            "1 and 12; --way features leaves them out"
+            "warning: a network is trained on all codes of LAS as they are, also those that name no object, such as "
+            "0, 1 and 12; --way features leaves them out"
         )
     source = _find_source(data, dataset, task)
     # A recipe may name its folder itself.

@@ -55,7 +55,11 @@ class TilesJudgment:
 
 
 def judge_tiles(
-    config: LocalFeaturesConfig, unit: str, label: Callable[[PointCloudData], np.ndarray], files: Sequence[Path]
+    config: LocalFeaturesConfig,
+    unit: str,
+    label: Callable[[PointCloudData], np.ndarray],
+    files: Sequence[Path],
+    unit_of_files: str | None = None,
 ) -> TilesJudgment:
     """Compare the answers of a model with the labels of files.
 
@@ -64,6 +68,7 @@ def judge_tiles(
         unit: That of its processor, by which files are "meters" of places on a map, or objects.
         label: Returns the number of the class of each point (points,) of a cloud.
         files: Labeled files. Those that cannot be read, or have no labels, get an `error`.
+        unit_of_files: Unit of files that say none, such as "feet".
     """
     written, learned = _codes_of(config)
     names = dict(zip(written, _class_names(config), strict=True))
@@ -72,7 +77,7 @@ def judge_tiles(
     matrices: list[np.ndarray] = []
     for path in files:
         try:
-            cloud = read_tile(path)
+            cloud = read_tile(path, unit_of_files)
             # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
+from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
@@ -97,9 +98,12 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path) -> PointCloudData:
-    """Read a tile without its invalid points; one of few points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path, on_invalid="drop")
+def read_tile(path: Path, unit: str | None = None) -> PointCloudData:
+    """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    `unit`, one of `hf_any3d.data.units.LENGTHS`, is that of files that say none.
+    """
+    cloud = with_unit(read_point_cloud(path, on_invalid="drop"), unit)
     with file_errors(path):
         cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
@@ -239,13 +243,15 @@ def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
 
 
 def units_of(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units that are converted."""
+    """Return remarks on units of scans of places that are converted, or taken for meters."""
     remarks = []
+    unknown = [tile.path.name for tile in tiles if tile.meters is None]
+    if unknown:
+        remarks.append(taken_for_meters(unknown, len(tiles)))
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
-        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])
