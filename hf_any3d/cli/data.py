@@ -30,6 +30,7 @@ from hf_any3d.cli.common import (
     print_note,
     skip_hub_if_offline,
     status,
+    use_writable_cache,
     with_groups,
 )
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
@@ -182,6 +183,7 @@ def _hint_for(name: str, path: Path) -> str:
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
+    use_writable_cache()
     dataset = find_dataset(name)
     dataset_options = json_object("--options", options)
     # These are options of the loader of folders; Parquet files hold what they hold.

@@ -27,6 +27,7 @@ from hf_any3d.cli.common import (
     option,
     print_note,
     read_model_config,
+    use_writable_cache,
 )
 from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
@@ -183,6 +184,7 @@ def evaluate(
         _refuse_for_others(model, robustness=robustness, voting=voting)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
+    use_writable_cache()
     load_libraries()
     hide_bars_of_datasets()
     # What the labels are for is left out: here the model decides it.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, option
+from hf_any3d.cli.common import hide_bars_of_datasets, option, use_writable_cache
 from hf_any3d.cli.outputs import counted
 from hf_any3d.utils.messages import print_line
 
@@ -59,6 +59,7 @@ def example(
         for name in available:
             print_line(name)
         return
+    use_writable_cache()
     output.mkdir(parents=True, exist_ok=True)
     for name in examples:
         if name in writers:

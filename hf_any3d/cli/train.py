@@ -23,6 +23,7 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
     skip_hub_if_offline,
+    use_writable_cache,
 )
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
@@ -278,6 +279,7 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
+    use_writable_cache()
     options = _Options(
         output=output,
         encoder=encoder,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.data.units import LENGTHS, check_projected
 from hf_any3d.evaluation.labels import points_that_count
@@ -658,8 +659,12 @@ def _lines(
     if config.unknown_share is None:
         lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
+        # The level is that of the worst fold, so that each of them stands for one place.
+        folds = len(np.unique(judged.folds))
+        of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"each {unit} that was held out"
+            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
+            f"further {unit}s like these exceed that"
         )
     return lines
