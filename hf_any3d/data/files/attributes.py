@@ -49,6 +49,8 @@ _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
 _LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+# Numbers of returns and of most classes are below; a channel of real colors has brighter values.
+_MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
 # while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
 _BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
@@ -151,8 +153,9 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     | 7 | x y z normals labels; x y z intensity colors; x y z colors alpha; or x y z colors labels |
     | 9 | x y z colors normals, or x y z normals colors |
 
-    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
-    beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
+    Columns are colors if all values are in [0, 1] and some are fractions, or all are whole numbers in [0, 255] and no
+    column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
+    labels if they are whole numbers from 0, few of them different. Columns that match no
     rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
     points is left out with a warning, too.
     """
@@ -205,6 +208,9 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
             source.warn("column 4 is read as intensities, since nothing names it")
         intensity = usable_numbers(first[:, 0], "intensities", source)
         return {"intensity": intensity, "colors": usable_colors(last, source)}
+    if is_pts and not colors_first:
+        source.warn("columns 5 to 7 do not look like colors and are left out, since nothing names them")
+        return {"intensity": usable_numbers(first[:, 0], "intensities", source)}
     if not colors_first:
         source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
         return {"labels": _likely_labels(table, source)}
@@ -334,8 +340,15 @@ def _has_unit_length(rows: np.ndarray) -> bool:
 
 
 def _looks_like_colors(rows: np.ndarray) -> bool:
-    are_bytes = rows.min() >= 0 and rows.max() <= 255
-    return bool(are_bytes and (rows.max() <= 1 or (rows == np.floor(rows)).all()))
+    if not (rows.min() >= 0 and rows.max() <= 255):  # or NaN
+        return False
+    are_whole = bool((rows == np.floor(rows)).all())
+    if rows.max() <= 1:
+        # Zeros and ones may as well be flags, or returns of pulses that all came back once.
+        return not are_whole
+    # A channel may be 0 everywhere, but if it is dark everywhere, it rather counts returns or classes.
+    brightest = rows.max(axis=0)
+    return are_whole and not ((brightest > 0) & (brightest <= _MOST_COUNTED)).any()
 
 
 USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {

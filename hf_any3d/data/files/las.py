@@ -15,6 +15,7 @@ from hf_any3d.data.files.attributes import usable_colors, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.options import package
+from hf_any3d.utils.messages import cut
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
@@ -55,6 +56,7 @@ _SAME_UNIT = 1e-5
 _HEIGHTS_IN_FEET = {6360: 9003, 8228: 9002, 5702: 9003, 8050: 9002, 8052: 9003}
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
 NOT_READ = "GPS time, scan angle, flags, user data, source of a point; records beside the projection's"
 
@@ -125,6 +127,7 @@ class _Columns:
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
+    _check_start(data)
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -133,17 +136,42 @@ def _read_header(source: Source) -> _Header:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    is_cut = start < HEADER_SIZE or (not is_compressed and start + count * size > len(data))
-    if is_cut or not data.startswith(b"LASF"):
+    if not HEADER_SIZE <= start <= len(data):
+        raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
+    if point_format >= len(_SIZES) or size < _SIZES[point_format]:
         raise PointCloudError(
-            f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
+            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(_SIZES) - 1}, whose "
+            f"points have {min(_SIZES)} bytes or more, so the header is damaged"
         )
+    if not is_compressed and start + count * size > len(data):
+        stored = (len(data) - start) // size
+        raise PointCloudError(f"{_declared(count)}, and the file has {stored:,}; it may be cut off")
+    # No compressor gets so many points into each byte.
+    if count > _MOST_PER_BYTE * len(data):
+        raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
     row = _row_type(point_format, size)
     source.check(points=count, decoded=count * max(size, 32))
     source.leave_out(_extra_dimensions(data, start, point_format, size))
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
     return _Header(start, point_format, row, count, is_compressed)
+
+
+def _check_start(data: bytes) -> None:
+    """Check what every LAS begins with: its mark, a version that there is, and a whole header."""
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+    if len(data) < HEADER_SIZE:
+        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+    major = data[24]
+    minor = data[25]
+    if major != 1 or minor > 4:
+        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
+
+
+def _declared(count: int) -> str:
+    # A number of 20 digits is no number of points, and nobody has to read it.
+    return f"the header declares {count:,} points" if count < 10**12 else "the header declares more points than any"
 
 
 def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np.ndarray) -> _Columns:
@@ -276,7 +304,7 @@ def decompressed(
         # A failed check in lazrs raises PanicException, which is not an Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
+        raise PointCloudError(f"the compressed points are damaged or cut off ({cut(str(error), 80)})") from None
 
 
 def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:

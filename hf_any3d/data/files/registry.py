@@ -22,6 +22,7 @@ from hf_any3d.data.files.source import (
     open_source,
     path_of_reference,
 )
+from hf_any3d.data.files.text import GRID_START
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
@@ -80,6 +81,9 @@ _FOREIGN = tuple(
         (rb"MATLAB 5\.0 MAT-file", "a MATLAB file"),
         (rb"#ROSBAG V|\x89MCAP", "a recording of ROS"),
         (rb"AC10\d\d", "a DWG drawing"),
+        # Grids share the ending .asc with rows of points.
+        (GRID_START, "an ESRI ASCII grid, a raster without points; convert it to points first"),
+        (rb"-----BEGIN PGP", "a key or a signature of PGP"),
         (rb"ISO-10303-21;", "a STEP model"),
         (rb"Kaydara FBX Binary", "an FBX model"),
         (rb"BLENDER[-_]", "a Blender file"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hf_any3d.utils.messages import printable
+from hf_any3d.utils.messages import cut, cut_middle, printable
 
 
 class PointCloudError(ValueError):
@@ -39,16 +39,13 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     except Exception as error:
         if kind is None:
             raise
-        reason = f"{type(error).__name__}: {error}"[:_QUOTED]
+        reason = cut(f"{type(error).__name__}: {error}", _QUOTED)
         raise file_error(name, f"damaged, cut off, or no {kind} ({reason})") from error
 
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
     """Return an error with the file's name; long values that the reason quotes are cut in the middle."""
-    text = str(reason)
-    if len(text) > 2 * _QUOTED:
-        text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
-    return PointCloudFileError(printable(f"{name}: {text}"))
+    return PointCloudFileError(printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}"))
 
 
 def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
@@ -70,13 +67,13 @@ def _names_and_reason(names: Iterable[str], why: str) -> str:
     if not unique:
         return ""
     # A damaged file may have any number of names of any length.
-    listed = ", ".join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])
+    listed = ", ".join(cut(name, _LONGEST_NAME) for name in unique[:_MOST_NAMED])
     more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
     return f"{listed}{more} ({why})"
 
 
 _QUOTED = 200
-_MOST_NAMED, _LONGEST_NAME = 20, 60  # of what is left out
+_MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
 VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 

@@ -1,4 +1,4 @@
-"""Rows of numbers as text: .xyz, .txt, .pts, .csv."""
+"""Rows of numbers as text: .xyz, .txt, .pts, .csv, .asc."""
 
 import csv
 import io
@@ -18,6 +18,8 @@ from hf_any3d.registry import FORMATS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 """A line that declares how many points follow."""
+GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|center|centre)|cellsize|nodata_value)[ \t]+-?[\d.]"
+"""How a grid of ESRI begins, in any case: a line of its header, in any order."""
 _COMMENT = ("#", "//")
 # Lines before the rows in which names are looked for, from the last on.
 _MOST_TITLES = 100
@@ -39,7 +41,7 @@ class Title(NamedTuple):
 
 
 def is_prose(path: Path) -> bool:
-    """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
+    """Return whether a file with an ending of text formats has words, or a grid, where a cloud has rows of points."""
     if FORMATS.get(path.suffix[1:].lower()) != "text" or not path.is_file():
         return False
     try:
@@ -49,6 +51,8 @@ def is_prose(path: Path) -> bool:
         return False
     if b"\0" in start:
         return False
+    if re.match(GRID_START, start, re.IGNORECASE):
+        return True
     lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
     if len(start) == _LOOKED_AT and len(lines) > 1:
         lines.pop()  # cut off
