@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.files.point_cloud import leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
@@ -121,13 +122,41 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
     source.leave_out(name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name))
-    cloud: dict[str, Any] = {}
+    points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
+    left_out = left_out_points(points)
+    cloud: dict[str, Any] = {"points": points}
     for field, names in fields.items():
         values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
+        values = with_stand_ins(values, left_out)
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
         cloud[field] = USABLE[field](values, source)
     return cloud
+
+
+def left_out_points(points: np.ndarray) -> np.ndarray:
+    """Return which points (points, 3) a cloud will leave out for their coordinates, (points,); see `on_invalid`."""
+    if points.dtype.kind != "f" or not leaves_out_invalid_points():
+        return np.zeros(len(points), bool)
+    return missing_rows(points.astype(np.float32, copy=False))
+
+
+def missing_rows(values: np.ndarray) -> np.ndarray:
+    """Return which rows have NaN or infinite values, (rows,)."""
+    # Many times faster than row by row
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return np.zeros(values.shape[:1], bool)
+    return ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+
+
+def with_stand_ins(values: np.ndarray, are_missing: np.ndarray) -> np.ndarray:
+    """Return values whose missing rows (rows,) have those of the first other row, so that they decide nothing."""
+    # Values of another number of points are an error later.
+    if values.shape[:1] != are_missing.shape or not are_missing.any() or are_missing.all():
+        return values
+    values = values.copy()
+    values[are_missing] = values[are_missing.argmin()]
+    return values
 
 
 def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:
@@ -157,7 +186,7 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
     labels if they are whole numbers from 0, few of them different. Columns that match no
     rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
-    points is left out with a warning, too.
+    points is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
     """
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
@@ -166,6 +195,9 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     if width not in _WIDTHS:
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
     cloud: dict[str, Any] = {"points": table[:, :3]}
+    left_out = left_out_points(table[:, :3])
+    if left_out.any():
+        table = with_stand_ins(table, left_out)
     is_pts = source.file_type == "pts"
     if width == 3:
         return cloud
@@ -189,7 +221,7 @@ def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], sourc
     for kind in kinds:
         # Few colors happen to have length 1.
         if kind == "normals" and _has_unit_length(rows):
-            return {"normals": rows}
+            return {"normals": usable_normals(rows, source)}
         if kind == "colors" and _looks_like_colors(rows):
             return {"colors": usable_colors(rows, source)}
     source.warn(f"{columns} look neither like normals nor like colors and are left out")
@@ -200,7 +232,7 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
     """Interpret columns 4 to 7: an intensity and colors, or colors and an alpha value or label."""
     first = table[:, 3:6]
     last = table[:, 4:7]
-    seventh = table[:, 6]
+    seventh = with_stand_ins(table[:, 6], missing_rows(table[:, 6]))
     colors_first = _looks_like_colors(first)
     colors_last = _looks_like_colors(last)
     if colors_last and (is_pts or not colors_first):
@@ -214,7 +246,7 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
     if not colors_first:
         source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
         return {"labels": _likely_labels(table, source)}
-    opaque = 255 if first.max() > 1 else 1
+    opaque = 255 if np.nanmax(first) > 1 else 1
     if (seventh == opaque).all():
         if opaque == 1:
             source.warn("column 7 is 1 everywhere, is read as alpha and left out")
@@ -250,6 +282,7 @@ def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
 
 def _is_like_classes(values: np.ndarray) -> bool:
     """Return whether values are whole numbers from 0, with few different ones."""
+    values = with_stand_ins(values, missing_rows(values))
     sample = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
     return bool((sample >= 0).all() and (sample == np.floor(sample)).all() and len(np.unique(sample)) <= _MOST_CLASSES)
 
@@ -292,7 +325,15 @@ def color_scale(values: np.ndarray) -> float:
 
 
 def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return `unit_colors`, or None with a warning if there are none; warn if colors above 1 are clamped."""
+    """Return `unit_colors`, or None with a warning if there are none.
+
+    Points whose color is NaN or infinite are black, as points without a color are in LAS. Warns of them, and of colors
+    above 1, which are clamped.
+    """
+    missing = _told_as_missing(values, "colors", "black", source)
+    if missing is None:
+        return None
+    values = with_stand_ins(values, missing)
     try:
         colors = unit_colors(values)
     except PointCloudError as error:
@@ -300,11 +341,12 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
         source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
+    colors[missing] = 0
     return colors
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return normals as float32 if they are finite and have a length, else None with a warning."""
+    """Return normals as float32 if any has a length, else None with a warning; see `usable_numbers`."""
     normals = usable_numbers(values, "normals", source)
     if normals is not None and len(normals) and not normals.any():
         source.warn("normals are all zero and are left out")
@@ -313,33 +355,63 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
 
 
 def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray | None:
-    """Return numbers as float32 if they are finite, else None with a warning that calls them `names`."""
+    """Return numbers as float32, with a warning that calls them `names` where points have none, and 0 there.
+
+    None if no point has a finite number, with a warning, too.
+    """
     numbers = values.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        source.warn(f"{names} have NaN or infinite values and are left out")
+    missing = _told_as_missing(numbers, names, "0", source)
+    if missing is None:
         return None
+    numbers[missing] = 0
     return numbers
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
-    """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning."""
+    """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning.
+
+    Points whose label is NaN or infinite have -1, with a warning.
+    """
+    missing = _told_as_missing(values, "labels", "-1", source)
+    if missing is None:
+        return None
+    values = with_stand_ins(values, missing)
     # From 2**53 on, neighboring whole numbers are the same float64.
     are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
     if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
         are_whole = False  # they would become negative ones
     if are_whole and (first is None or not len(values) or values.min() >= first):
-        return values.astype(np.int64)
+        labels = values.astype(np.int64)
+        labels[missing] = -1
+        return labels
     lowest = "" if first is None else f" from {first}"
     source.warn(f"the label column has values other than whole numbers{lowest} and is left out")
     return None
 
 
+def _told_as_missing(values: np.ndarray, names: str, instead: str, source: Source) -> np.ndarray | None:
+    """Return which rows have NaN or infinite values, (rows,), told with the first; None with a warning if all have."""
+    missing = missing_rows(values)
+    if not missing.any():
+        return missing
+    if missing.all():
+        source.warn(f"{names} are NaN or infinite everywhere and are left out")
+        return None
+    source.warn(
+        f"{names}: {missing.sum():,} of {len(missing):,} are NaN or infinite, the first at {missing.argmax()} "
+        f"(counted from 0); they are {instead}"
+    )
+    return missing
+
+
 def _has_unit_length(rows: np.ndarray) -> bool:
+    rows = with_stand_ins(rows, missing_rows(rows))
     length = np.linalg.norm(rows.astype(np.float64), axis=1)
-    return bool((np.abs(length - 1) < 0.02).mean() > 0.99 and np.isfinite(rows).all())
+    return bool((np.abs(length - 1) < 0.02).mean() > 0.99)
 
 
 def _looks_like_colors(rows: np.ndarray) -> bool:
+    rows = with_stand_ins(rows, missing_rows(rows))
     if not (rows.min() >= 0 and rows.max() <= 255):  # or NaN
         return False
     are_whole = bool((rows == np.floor(rows)).all())

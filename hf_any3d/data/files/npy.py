@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, by_number
+from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, with_stand_ins
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -53,9 +53,14 @@ def read(source: Source) -> PointCloudData:
     return cloud_from_array(parse_array(source.data), source)
 
 
-@np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     """Interpret the columns of an array; see `attributes.by_number` and `attributes.by_name`."""
+    return PointCloudData(**_fields_of_array(array, source))
+
+
+@np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
+def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return the arguments of PointCloudData that the columns of an array are."""
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
@@ -69,11 +74,11 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
                 columns |= zip(axes, _without_fourth(several.pop(name), name, source).T, strict=True)
         if several:
             source.warn(f"fields {listed(several)} have several numbers for each point and are left out")
-        return PointCloudData(**by_name(columns, source))
+        return by_name(columns, source)
     if array.dtype.kind not in "fiub" or array.ndim != 2 or not len(array):
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))
-    return PointCloudData(**by_number(array, source))
+    return by_number(array, source)
 
 
 def parse_array(data: bytes) -> np.ndarray:
@@ -128,20 +133,25 @@ def _read_npz(source: Source) -> PointCloudData:
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
-        fields = vars(cloud_from_array(points, source))
+        fields = _fields_of_array(points, source)
+        # Points are left out with all that belongs to them, when the whole archive has been read.
+        left_out = left_out_points(fields["points"])
         for field, names in _FIELDS.items():
-            if (values := archive.first(*names)) is not None:
-                values = USABLE[field.removeprefix("face_")](_without_fourth(values, field, source), source)
-                fields[field] = fields[field] if values is None else values
-        # The archive's offset, and the one that was split off from its points just now.
-        if (offset := archive.first("offset")) is not None:
-            fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
+            if (values := archive.first(*names)) is None:
+                continue
+            values = _without_fourth(values, field, source)
+            if field != "face_colors":
+                values = with_stand_ins(values, left_out)
+            values = USABLE[field.removeprefix("face_")](values, source)
+            if values is not None:
+                fields[field] = values
+        fields["offset"] = archive.first("offset")
         count = fields["points"].shape[:1]
         for name in LABELS:
             values = archive.first(name)
             # A single `label` is the class of the whole cloud.
             if values is not None and values.shape in (count, (*count, 1)):
-                fields["labels"] = USABLE["labels"](values.reshape(count), source)
+                fields["labels"] = USABLE["labels"](with_stand_ins(values.reshape(count), left_out), source)
                 break
             archive.opened.pop(name, None)
         fields["faces"] = archive.first("faces")

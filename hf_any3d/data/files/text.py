@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +25,16 @@ _COMMENT = ("#", "//")
 # Lines before the rows in which names are looked for, from the last on.
 _MOST_TITLES = 100
 _LOOKED_AT = 8192  # bytes that tell prose from rows
+_ROWS_OF_WORDS = 50  # in which words are looked for
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
 _UNIT = re.compile(r"[\[(][^\])]*[\])]")
-# Where a cell between two commas or semicolons, or before the first, has nothing in it.
+# Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
+_EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
+# NA, N/A, #N/A, null and none as whole cells: no value, as R, databases and spreadsheets write it. The first letter is
+# looked for first, which is many times faster.
+_NO_VALUE = re.compile(rb"(?m)[#Nn](?:(?<=[,;\s\"].)|(?<=^.))(?i:/A|A|ull|one|N/A)(?=[,;\s\"]|$)")
 NOT_READ = "numbers of rows without a name; an alpha that is the same everywhere"
 
 
@@ -73,15 +79,14 @@ def read(source: Source) -> PointCloudData:
 
     Comments start with # or //. A line of names before the first row, also in a comment, names the columns, such as
     `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. A line
-    with a single whole number before the first row is the number of points; further ones begin further blocks.
+    with a single whole number before the first row is the number of points; further ones begin further blocks. Cells
+    without a number, or with NA or null, are missing values.
     """
     text = unix_lines(source.data)
     titles, declared, size, lines = read_header(text)
     rows, worded = _cells(text[size:], titles)
     source.leave_out(worded, "words, not numbers")
-    # Spaces will take the place of commas, and would close the gap that an empty cell is.
-    empty_cell = _empty_cell(rows)
-    text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
+    text = normalized_lines(_with_nan(rows, titles))
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
     if declared is not None and text.count(b"\n") > declared:
@@ -99,22 +104,59 @@ def read(source: Source) -> PointCloudData:
         cloud = by_name(columns, source)
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
-    # Of columns that are not read, empty cells do not matter.
-    if empty_cell and not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
-        line = lines + 1 + rows.count(b"\n", 0, empty_cell.start())
-        raise PointCloudError(f"line {line} has an empty cell; expected a number")
+    if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
+        _refuse_empty_cell(rows, cloud["points"], lines + 1)
     return PointCloudData(**cloud)
 
 
-def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
-    """Find the first empty cell; without blanks, much faster than the expression alone would."""
-    if b" " not in rows and b"\t" not in rows:
-        edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
-        if not rows.startswith((b",", b";")) and not any(edge in rows for edge in edges):
-            return None
-    elif b"," not in rows and b";" not in rows:
-        return None
-    return _EMPTY_CELL.search(rows)
+def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
+    """Return rows with NaN where a cell has nothing in it, or a word for no value such as `NA`.
+
+    Spaces will take the place of delimiters, and would close the gaps.
+    """
+    if b"N" in rows or b"n" in rows:
+        rows = _NO_VALUE.sub(b"nan", rows)
+    header = titles[-1].text if titles else ""
+    # Several tabs in a row may as well align the columns.
+    if "\t" in header and rows[: rows.find(b"\n")].count(b"\t") == header.count("\t"):
+        rows = rows.replace(b"\t", b";")
+    if b"," not in rows and b";" not in rows:
+        return rows
+    # Without blanks, many times faster than the expressions alone
+    has_blanks = b" " in rows or b"\t" in rows
+    edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
+    if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
+        rows = _EMPTY_CELL.sub(b"nan", rows)
+    ends = (b",\n", b";\n", b" \n", b"\t\n")
+    may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
+    if may_end_empty and _has_empty_last_cells(rows, header):
+        rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
+    return rows
+
+
+def _has_empty_last_cells(rows: bytes, header: str) -> bool:
+    """Return whether a delimiter at the end of rows stands before an empty cell; it may also end all rows."""
+    ended = re.search(rb"(?m)^.*[,;][ \t]*$", rows)
+    if ended is None:
+        return False
+    delimiter = ";" if b";" in rows else ","
+    count = ended[0].count(delimiter.encode())
+    # Another row, or the line of names, has a cell at this place.
+    other = re.search(rb"(?m)^.*[^,;\s][ \t]*$", rows)
+    if other is not None and other[0].count(delimiter.encode()) == count:
+        return True
+    return any(len(names) == count + 1 and names[-1] for names in names_in_line(header))
+
+
+def _refuse_empty_cell(rows: bytes, points: np.ndarray, first_line: int) -> None:
+    """Name the line of the first point without coordinates (points, 3), if a cell has nothing in it there."""
+    place = int(np.isnan(points).any(axis=1).argmax())
+    for number, line in enumerate(io.BytesIO(rows), first_line):
+        if not line.strip() or line.lstrip().startswith((b"#", b"//")):
+            continue
+        if place == 0 and b"nan" not in line.lower():
+            raise PointCloudError(f"line {number} has an empty cell; expected a number")
+        place -= 1
 
 
 def _cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
@@ -126,8 +168,11 @@ def _cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
         return without_quotes(text), []
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
-    first_row = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
-    worded = _places_of_words(next(_parsed([first_row], delimiter), []), names)
+    # A row may have nothing in a column of words.
+    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
+    first_rows = io.StringIO(text[:end].decode("latin1"))
+    cells = islice(_parsed((row.strip(" \n") for row in first_rows), delimiter), _ROWS_OF_WORDS)
+    worded = sorted({place for row in cells for place in _places_of_words(row, names)})
     if not worded:
         return without_quotes(text), []
     # Zeros take the place of words, so that lines and columns stay where they are.
@@ -149,7 +194,8 @@ def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
         return []
     worded = []
     for place, cell in enumerate(cells):
-        if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip()):
+        is_number = _NUMBER.fullmatch(cell.strip()) or _NO_VALUE.fullmatch(cell.strip().encode("latin1"))
+        if re.search(r"[^\W\d_]", cell) and not is_number:
             worded.append(place)
     used = sum(fields_of(names).values(), [])
     if any(names[place] in used for place in worded):
