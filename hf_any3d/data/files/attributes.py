@@ -19,9 +19,11 @@ _INTENSITIES = "intensity reflectance remission reflectivity strength intensitie
 _RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
 _CLASSES = (
-    "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
-)
-_LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
+    "class classification class_id class_label classes semantic semantics semantic_label semantic_labels "
+    "semantic_class semantic_id sem sem_label sem_labels sem_class"
+).split()
+_LABELS = [*_CLASSES, *"category category_id label labels label_id part part_id part_label parts".split()]
+_LABELS += "segment seg seg_label".split()
 _RETURNS, _COUNTS_OF_RETURNS = (
     ("return_number", "returnnumber"),
     ("number_of_returns", "numberofreturns", "num_returns"),
@@ -62,8 +64,17 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
 
 
-def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the fields of a cloud that columns of these names have, each with the names of its columns."""
+def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[str]]:
+    """Return the fields of a cloud that columns of these names have, each with the names of its columns.
+
+    Args:
+        names: Names of all columns.
+        label: The one that labels are read from, and nothing else; by default one of the usual names.
+
+    Raises:
+        PointCloudError: `label` is a coordinate.
+    """
+    names = list(names)
     plain: dict[str, str] = {}
     # Of `intensity` and `scalar_intensity` the plain one counts.
     for name in sorted(names, key=lambda name: plain_name(name) != name):
@@ -74,7 +85,29 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
     for field, variants in _FIELDS.items():
         if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
             fields[field] = [plain[name] for name in wanted]
+    if label is None:
+        return fields
+    if label in fields.get("points", ()):
+        raise PointCloudError(f"column {label!r} holds coordinates; expected another one for the labels")
+    # Intensities that are labels in truth would tell a model its answers.
+    fields = {field: columns for field, columns in fields.items() if label not in columns}
+    return {**fields, "labels": [label]}
+
+
+def wanted_fields(names: Iterable[str], source: Source) -> dict[str, list[str]]:
+    """Return `fields_of` with the labels that the caller of a reader has chosen, if any."""
+    names = list(names)
+    chosen = source.chosen_label(names)
+    fields = fields_of(names, chosen)
+    # Those of another part of the file were chosen.
+    if source.label_field is not None and chosen is None:
+        fields.pop("labels", None)
     return fields
+
+
+def is_label_name(name: str) -> bool:
+    """Return whether a column of this name may hold labels."""
+    return plain_name(name) in _LABELS
 
 
 def _axes_of(plain: Iterable[str]) -> list[str] | None:
@@ -117,11 +150,17 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source: The file, for warnings.
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
-    fields = fields_of(columns)
+    fields = wanted_fields(columns, source)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
-    source.leave_out(name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name))
+    unused = [name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name)]
+    others = [name for name in unused if is_label_name(name)]
+    source.leave_out(name for name in unused if name not in others)
+    if "labels" in fields:
+        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+    else:
+        source.leave_out(others)
     points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
     left_out = left_out_points(points)
     cloud: dict[str, Any] = {"points": points}
@@ -188,6 +227,13 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
     points is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
     """
+    if source.label_field is not None:
+        return _with_chosen_column(table, source)
+    return _by_width(table, source)
+
+
+def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return the fields of a table (points, columns) by the number of its columns."""
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
         table = table[:, 1:]
@@ -213,6 +259,26 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     if width == 9:
         missing = tuple(name for name in ("colors", "normals") if name not in cloud)
         cloud |= _three_columns(table[:, 6:], "columns 7 to 9", missing, source)
+    return cloud
+
+
+def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Read labels from the column whose number was chosen, and the others without labels."""
+    width = table.shape[1]
+    # Coordinates come first, and are no labels.
+    chosen = source.chosen_label(map(str, range(4, width + 1)))
+    place = width if chosen is None else int(chosen) - 1
+    others = np.delete(table, place, axis=1) if chosen is not None else table
+    if others.shape[1] in _WIDTHS and not (others.shape[1] == 4 and source.file_type != "pts"):
+        cloud = _by_width(np.ascontiguousarray(others), source)
+        cloud.pop("labels", None)
+    else:
+        cloud = {"points": others[:, :3]}
+        if others.shape[1] > 3:
+            source.leave_out(["further columns"], "nothing names them")
+    if chosen is not None:
+        labels = with_stand_ins(table[:, place], left_out_points(table[:, :3]))
+        cloud["labels"] = usable_labels(labels, source)
     return cloud
 
 

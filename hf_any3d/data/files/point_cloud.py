@@ -25,7 +25,7 @@ LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Fields that are no arrays.
-_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height")
+_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "label_names")
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
 _LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
 
@@ -74,6 +74,7 @@ class PointCloudData:
         face_labels: (faces,) int64, one class per face.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
         meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
+        label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -99,6 +100,7 @@ class PointCloudData:
     return_number: np.ndarray | None = None
     number_of_returns: np.ndarray | None = None
     face_labels: np.ndarray | None = None
+    label_names: tuple[str, ...] | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -116,6 +118,8 @@ class PointCloudData:
             self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
             self.labels = _labels("labels", self.labels, count)
+        if self.label_names is not None:
+            self.label_names = tuple(self.label_names)
         for name in MEASURED:
             if (values := getattr(self, name)) is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
@@ -245,6 +249,7 @@ class PointCloudData:
             meters_per_height=self.meters_per_height,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
+            label_names=self.label_names,
         )
 
 

@@ -125,10 +125,49 @@ class Source:
     file_type: str  # in small letters, without a dot
     folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
+    label_field: str | None = None  # name of the column that labels are read from; None for the usual ones
+    _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
+    _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
     _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def chosen_label(self, names: Iterable[str]) -> str | None:
+        """Return which of these names of columns was chosen for the labels; None if none was, or it is not there.
+
+        A name in other letters, such as `Class` for `class`, is the one that is meant, if there is one such alone.
+        """
+        if self.label_field is None:
+            return None
+        names = list(names)
+        self._columns.update(dict.fromkeys(names))
+        similar = [name for name in names if name.lower() == self.label_field.lower()]
+        chosen = None
+        if self.label_field in names:
+            chosen = self.label_field
+        elif len(similar) == 1:
+            chosen = similar[0]
+        if chosen is not None:
+            self._label_fields.add(chosen)
+        return chosen
+
+    @property
+    def chosen_fields(self) -> set[str]:
+        """Names of the columns that labels are read from by choice, and nothing else is."""
+        return {*self._label_fields}
+
+    def check_label_found(self, *, has_labels: bool) -> None:
+        """Check that the column that was chosen for the labels is there, and that labels were read from it."""
+        if self.label_field is None:
+            return
+        if not self._columns:
+            raise PointCloudError(f"has no named columns, so none is called {self.label_field!r} (label_field)")
+        if not self._label_fields:
+            names = [cut(name, _LONGEST_NAME) for name in self._columns][:_MOST_NAMED]
+            raise PointCloudError(f"no column {self.label_field!r} for the labels; there are {', '.join(names)}")
+        if not has_labels:
+            raise PointCloudError(f"column {self.label_field!r} has no labels; expected whole numbers or words")
 
     def warn(self, text: str) -> None:
         """Warn about this file, once for each text."""
@@ -200,6 +239,7 @@ def open_source(
     file_type: str | None,
     allowed: tuple[str, ...],
     limits: ReadLimits | None = None,
+    label_field: str | None = None,
 ) -> Source:
     """Read a path, bytes or a binary file object.
 
@@ -234,7 +274,7 @@ def open_source(
         # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
-    return Source(name, data, kind, None if path is None else path.parent, limits)
+    return Source(name, data, kind, None if path is None else path.parent, limits, label_field)
 
 
 def _check_is_file(path: Path, name: str) -> None:
