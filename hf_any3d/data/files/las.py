@@ -14,6 +14,7 @@ import numpy as np
 from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
 
@@ -60,7 +61,9 @@ _EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f
 _SCALED = 0b11000  # bits of scale and offset among the options of an extra dimension
 _MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
-NOT_READ = "GPS time, scan angle, flags, user data, source of a point; records beside the projection's"
+FLAGS = {"synthetic": 1, "withheld": 4}
+"""Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
+NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; records beside the projection's"
 
 
 def read(source: Source) -> PointCloudData:
@@ -100,8 +103,23 @@ def read(source: Source) -> PointCloudData:
         meters_per_height=height,
         return_number=return_number,
         number_of_returns=number_of_returns,
+        label_codes=_table_of(header),
+        further=_flags(columns.flags),
         step=np.abs(scale),
     )
+
+
+def _flags(flags: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Return which points (points,) have a flag that any has, by its name."""
+    found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
+    return {name: values for name, values in found.items() if values.any()} or None
+
+
+def _table_of(header: "_Header") -> str | None:
+    # Numbers of a dimension of the user's own mean what the user says.
+    if "label" in (header.row.names or ()):
+        return None
+    return CURRENT if header.point_format >= 6 else LEGACY
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,7 @@ class _Columns:
     labels: np.ndarray  # (points,) int64; of the type of the dimension that was chosen for them
     intensity: np.ndarray  # (points,) uint16
     returns: np.ndarray  # (points,) uint8
+    flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
     colors: np.ndarray | None  # (points, 3) uint16
 
 
@@ -197,6 +216,7 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         labels=np.empty(count, row["label"] if "label" in (row.names or ()) else np.int64),
         intensity=np.empty(count, np.uint16),
         returns=np.empty(count, np.uint8),
+        flags=np.empty(count, np.uint8),
         colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
     )
     has_infrared = False
@@ -206,11 +226,15 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         # Coordinates that overflow are refused by `PointCloudData`.
         with np.errstate(over="ignore", invalid="ignore"):
             columns.points[rows] = block["xyz"] * scale + offset
-        # The older formats keep flags in the upper three bits of the class.
+        # The older formats keep flags in the upper three bits of the class, newer ones in a byte before it.
+        if point_format >= 6:
+            columns.labels[rows] = block["class"]
+            columns.flags[rows] = block["flags"]
+        else:
+            columns.labels[rows] = block["class"] & 31
+            columns.flags[rows] = block["class"] >> 5
         if "label" in (row.names or ()):
             columns.labels[rows] = block["label"]
-        else:
-            columns.labels[rows] = block["class"] if point_format >= 6 else block["class"] & 31
         columns.intensity[rows] = block["intensity"]
         columns.returns[rows] = block["returns"]
         if columns.colors is not None:
@@ -229,6 +253,10 @@ def _row_type(point_format: int, size: int) -> np.dtype:
     formats = [("<i4", 3), "<u2", "u1", "u1"]
     # Format 6 and its successors have two bytes of flags before the class, the older ones one.
     offsets = [0, 12, 14, 16 if point_format >= 6 else 15]
+    if point_format >= 6:
+        names.append("flags")
+        formats.append("u1")
+        offsets.append(15)
     if (color := _COLORS[point_format]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
