@@ -23,6 +23,7 @@ from hf_any3d.cli.common import (
     DataDir,
     FileOptions,
     FileType,
+    LabelField,
     hide_bars_of_datasets,
     json_object,
     option,
@@ -290,6 +291,7 @@ def check(
     files: Files,
     options: FileOptions,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    label_field: LabelField = None,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
@@ -301,7 +303,7 @@ def check(
     Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
     have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
-    inputs = find_inputs(files, options.file_type)
+    inputs = find_inputs(files, options.file_type, label_field)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
