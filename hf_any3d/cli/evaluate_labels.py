@@ -293,9 +293,9 @@ class _Matching:
         if words is None:
             unnamed = sorted({*np.unique(labels).tolist()} - self.names.keys() - {NO_LABEL}) if has_words else []
             if unnamed:
+                given = f'--names \'{{"{unnamed[0]}": "ground"}}\''
                 raise PointCloudFileError(
-                    f"{cloud.name}: labels are numbers, and words in the other file; expected a name for each, such as "
-                    f'--names \'{{"{unnamed[0]}": "ground"}}\''
+                    f"{cloud.name}: labels are numbers, and words in the other file; name each, such as {given}"
                 )
             return labels
         # A word that nobody has given a number gets the next one.
