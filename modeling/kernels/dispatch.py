@@ -87,10 +87,13 @@ def _is_autocast_enabled(device: str) -> bool:
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[None]:
     """Return a context without autocast, for results that half precision would falsify."""
-    # Torch raises an error for devices without autocast, such as "meta".
-    return (
-        torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
-    )
+    # Torch raises an error for devices without autocast, such as "meta". Compilers of torch 2.10 and 2.11 cannot trace
+    # the question, and devices that they compile for have autocast.
+    if device.type == "meta":
+        return nullcontext()
+    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
