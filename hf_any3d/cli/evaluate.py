@@ -364,18 +364,22 @@ def _load_split(
 ) -> tuple[str, Any]:
     """Return the name and the rows of the split to evaluate on."""
     from hf_any3d.data import load_point_dataset
+    from hf_any3d.data.missing_rows import labeled_rows
     from hf_any3d.training.protocol import apply_protocol
     from hf_any3d.training.splits import load_splits
 
+    # Reconstructions are compared with the clouds themselves.
+    needs_labels = command != "reconstruct"
     if recipe is None and not _is_of_user(data):
         # A dataset has its own test split, which is loaded alone.
         split = split or "test"
         options = data.dataset_options
-        return split, load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
+        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
+        return split, labeled_rows(rows, f"{data.dataset_name}, split {split}") if needs_labels else rows
     if recipe is None:
         data.validation_fraction = 0  # of what the user gives, all is evaluated
     # Labels of points are a column that the loader of folders reads only if it is asked to.
-    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment")
+    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment", needs_labels=needs_labels)
     # A model of a few-shot protocol is judged on the rows of its fold alone.
     splits, _ = apply_protocol(*loaded, protocol)
     source = data.train_file or data.data_dir

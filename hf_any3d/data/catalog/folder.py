@@ -39,6 +39,7 @@ from hf_any3d.data.file_conversion import CloudColumns, check_free, rows_at_a_ti
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.missing_rows import rows_with_points
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
 from hf_any3d.data.word_classes import words_of_files
@@ -51,7 +52,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
     that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
-    since their classes are unknown before the end.
+    since their classes are unknown before the end. Rows without points are left out with a warning, those of streams
+    are errors when they are prepared.
     """
     if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
         return splits  # a transform adds the points, as arrays
@@ -60,6 +62,7 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         # A stream may not know its columns.
         features = rows.features or {}
         feature = features.get("points")
+        prepared[split] = rows = _with_clouds(rows, f"{origin}, split {split}")
         has_files = any(isinstance(column, PointCloud) for column in features.values())
         # Columns of files may stand in for points.
         if has_files and not isinstance(feature, (Array2D, List)):
@@ -84,6 +87,16 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     return with_class_labels(prepared, origin).with_format("numpy")
 
 
+def _with_clouds(rows: Any, where: str) -> Any:
+    """Return rows without those that lack their points or their file; streams are returned unchanged."""
+    if not isinstance(rows, Dataset):
+        return rows
+    for column, feature in rows.features.items():
+        if column == "points" or isinstance(feature, PointCloud):
+            rows = rows_with_points(rows, where, column)
+    return rows
+
+
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split."""
     labeled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
@@ -104,7 +117,7 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # Only tables can be searched: a stream would have to be read to its end.
         if isinstance(splits[split], Dataset) and _is_text(stored):
-            if further := sorted(set(splits[split].unique("label")) - {None, *feature.names}):
+            if further := sorted({*splits[split].unique("label")} - {None, *feature.names}):
                 expected = ", ".join(feature.names[:8])
                 raise ValueError(
                     f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
@@ -124,10 +137,10 @@ def _classes_of(splits: DatasetDict, labeled: list[str], first: str) -> ClassLab
         return None
     if _is_text(feature):
         # Alphabetical, so that numbers do not depend on the order of the rows
-        return ClassLabel(names=sorted(splits[first].unique("label")))
-    # Whole numbers are those of classes from 0 on, over all splits together.
-    values = {value for split in labeled for value in splits[split].unique("label")}
-    if not all(isinstance(value, int) and value >= 0 for value in values):
+        return ClassLabel(names=sorted({*splits[first].unique("label")} - {None}))
+    # Whole numbers are those of classes from 0 on, over all splits together; -1 is the hub's "no label".
+    values = {value for split in labeled for value in splits[split].unique("label")} - {None, -1}
+    if not values or not all(isinstance(value, int) and value >= 0 for value in values):
         return None
     return ClassLabel(num_classes=max(values) + 1)
 
