@@ -575,7 +575,7 @@ def _serve(inputs: Inputs) -> None:
     if len(inputs) != 1:
         raise ValueError(f"--serve: {len(inputs)} files; expected one")
     cloud = inputs.files[0].read()
-    named = class_names(cloud.name, cloud.data)
+    named = class_names(cloud.data)
     server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
     print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
     server.sleep_forever()
@@ -613,7 +613,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         for cloud in clouds:
             # The page has one legend: where formats are mixed, numbers mean different classes.
-            named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
+            named = class_names(cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
             names_of_views.append(labels)

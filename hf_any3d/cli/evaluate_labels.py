@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,8 +110,9 @@ def evaluate_labels(
     ignore: Annotated[
         list[str] | None,
         option(
-            "Codes of true labels whose points do not count, as in train, such as 0,1,7; may be repeated. By default "
-            "0 and 1 of LAS, but for those that --merge names; negative ones never count."
+            "Codes of true labels whose points do not count, as in train, such as 0,1,7 or none; may be repeated. By "
+            "default those of LAS that name no object in the point format of the file, such as 0, 1, 7, 12 and 18, "
+            "but for those that --merge names; negative ones never count."
         ),
     ] = None,
     class_names: Annotated[
@@ -128,7 +129,8 @@ def evaluate_labels(
 
     Points are matched by their order where their coordinates are equal, else by the nearest within the tolerance. True
     points without a match do not count and are reported. Points that the prediction leaves without a class (0 and 1 of
-    LAS, negative labels) count as wrong. A file of whose true points fewer than --least-matched have a match is an
+    LAS, and others that name no object; negative labels) count as wrong. Points that are flagged as withheld or
+    synthetic in the truth are left out. A file of whose true points fewer than --least-matched have a match is an
     error.
     """
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
@@ -136,7 +138,7 @@ def evaluate_labels(
         check_output(page, (".html",))
     pairs, alone = _pairs(predicted, truth)
     is_las = _are_las(pairs)
-    from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+    from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED
     from hf_any3d.evaluation.labels import LabelComparison
 
     joined, ignored = _read_rule(merge, ignore, is_las)
@@ -151,7 +153,8 @@ def evaluate_labels(
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     numbers = {code: number for code, (_, number) in joined.items()}
-    matching = _Matching(tolerance, least_matched, numbers, names, (predicted_field, label_field))
+    table = CURRENT if is_las and not ignore else None
+    matching = _Matching(tolerance, least_matched, numbers, table, names, (predicted_field, label_field))
     rows, different = _compare_all(pairs, whole, matching, names)
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
@@ -273,6 +276,7 @@ class _Matching:
     tolerance: float | None
     least_share: float  # of the true points that must have a match
     joined: dict[int, int]  # code -> number of the joined class
+    table: str | None  # by which codes of files that are no LAS count, None if the codes that count were named
     names: dict[int, str]  # code -> name, also of words that files have for classes
     fields: tuple[str | None, str | None]  # columns of predicted and of true labels
 
@@ -305,6 +309,16 @@ class _Matching:
         codes = np.array([*self.names, NO_LABEL])
         return codes[renumbered(labels, words, list(self.names.values()))]
 
+    def no_objects(self, truth: PointCloudData, labels: np.ndarray) -> set[int]:
+        """Return which labels name no object in the file with the truth, as its point format says."""
+        from hf_any3d.data.las_classes import names_object
+
+        if self.table is None:
+            return set()
+        table = truth.label_codes or self.table
+        codes = {code for code in np.unique(labels).tolist() if not names_object(code, table)}
+        return codes - self.joined.keys()
+
     def check(self, matches: Matches, predicted: str, truth: str) -> None:
         """Refuse figures of a few points that are near each other by chance."""
         from hf_any3d.data.files import PointCloudFileError
@@ -335,7 +349,7 @@ def _compare(
 ) -> tuple[dict[str, Any], _Compared | None]:
     """Add a pair of files to the comparison; return its row, and what a page shows of it."""
     from hf_any3d.data.files import file_errors
-    from hf_any3d.evaluation.labels import match_points
+    from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 
     try:
         paths = (pair.predicted, pair.truth)
@@ -348,18 +362,27 @@ def _compare(
         with file_errors(predicted.name):
             matches = match_points(predicted.data, truth.data, matching.tolerance)
         matching.check(matches, predicted.name, truth.name)
-        # Added to the figures of all files, and returned for the row of this one.
-        own = whole.add(answers, true, matches)
+        no_objects = matching.no_objects(truth.data, np.concatenate([true, answers]))
+        whole.unclassified = {*whole.unclassified, *no_objects}
+        judged = LabelComparison({*whole.ignored, *no_objects}, whole.unclassified)
+        counts = points_that_count(truth.data)
+        flagged = int((~counts).sum())
+        # For the row of this file, and added to the figures of all
+        own = judged.add(answers, true[counts], replace(matches, indices=matches.indices[counts]))
+        whole.merge(own)
     except FILE_ERRORS as error:
         if raise_errors:
             raise
         return {"file": pair.name, "error": one_line(error)}, None
     figures = own.figures(names)
     row = {"file": pair.name, "matching": "order" if matches.in_order else "nearest", "tolerance": matches.tolerance}
-    if warned := [*predicted.warnings, *truth.warnings]:
+    warned = [*predicted.warnings, *truth.warnings]
+    if flagged:
+        warned.append(f"{flagged:,} points with the flag withheld or synthetic are not judged")
+    if warned:
         row["warnings"] = warned
     # (true points,); -1 stands for no match, and picks an answer that `found` then hides.
-    found = matches.indices >= 0
+    found = (matches.indices >= 0) & counts
     accuracy = figures["accuracy"] or 0.0
     return row | figures, _Compared(pair.name, truth.data, true, answers[matches.indices], found, accuracy)
 
@@ -453,7 +476,8 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
     palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
     # By all labels, those of the truth that do not count among them.
-    ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
+    counted_labels, _ = whole.matrix()
+    ignored = [label for label in labels.tolist() if whole.is_ignored(label) or label not in counted_labels]
     views = []
     for one in compared:
         points = one.truth.points[one.found]

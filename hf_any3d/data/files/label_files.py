@@ -117,7 +117,7 @@ def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
         several = next((line for line in lines if b"," in line or b";" in line or b"\t" in line), None)
         if several is not None:
             raise PointCloudError(
-                f"a line has several values ({several[:40]!r}); expected one for each point"
+                f"a line has several values ({shorten(several)}); expected one for each point"
             ) from None
         return numbered(lines)
     return _whole(values, source), None

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of
+from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
 from hf_any3d.modeling.layers.losses import IGNORED
 
 NO_CODES = "none"
 """Word for `ignore` by which all codes count."""
-_LEARNED = (Kind.OBJECT, Kind.OWN)
 _OF_NO_CLASS = UNCLASSIFIED[1]
 
 
@@ -74,7 +73,7 @@ class ClassRule:
         # Given codes replace those of LAS: --ignore 18 learns what nobody has classified, too.
         if self.ignored is not None:
             return code in self.ignored
-        return table is not None and kind_of(code, table) not in _LEARNED
+        return table is not None and not names_object(code, table)
 
     def is_own(self, code: int, table: str | None) -> bool:
         """Return whether a code is the user's own in LAS, and neither named to be joined nor to be ignored."""
