@@ -13,7 +13,17 @@ import numpy as np
 import typer
 from typer.core import TyperCommand
 
-from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    LabelField,
+    is_model,
+    json_object,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
@@ -108,6 +118,10 @@ def evaluate_labels(
     class_names: Annotated[
         str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
     ] = None,
+    label_field: LabelField = None,
+    predicted_field: Annotated[
+        str | None, option("The same of PREDICTED, whose column need not be that of TRUTH.")
+    ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -138,8 +152,9 @@ def evaluate_labels(
         names[int(label)] = str(name)
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
+    numbers = {code: number for code, (_, number) in joined.items()}
     table = CURRENT if is_las and not ignore else None
-    matching = _Matching(tolerance, least_matched, {code: number for code, (_, number) in joined.items()}, table)
+    matching = _Matching(tolerance, least_matched, numbers, table, names, (predicted_field, label_field))
     rows, different = _compare_all(pairs, whole, matching, names)
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
@@ -262,6 +277,8 @@ class _Matching:
     least_share: float  # of the true points that must have a match
     joined: dict[int, int]  # code -> number of the joined class
     table: str | None  # by which codes of files that are no LAS count, None if the codes that count were named
+    names: dict[int, str]  # code -> name, also of words that files have for classes
+    fields: tuple[str | None, str | None]  # columns of predicted and of true labels
 
     def join(self, labels: np.ndarray) -> np.ndarray:
         """Return labels (points,) with the numbers of joined classes."""
@@ -269,6 +286,28 @@ class _Matching:
             return labels
         present, place = np.unique(labels, return_inverse=True)
         return np.array([self.joined.get(code, code) for code in present.tolist()])[place.reshape(-1)]
+
+    def codes(self, cloud: Cloud, *, has_words: bool) -> np.ndarray:
+        """Return the labels of a cloud (points,), with the codes of classes that are words, in either of two files."""
+        from hf_any3d.data.files import PointCloudFileError
+        from hf_any3d.data.files.label_words import NO_LABEL, renumbered
+
+        labels = _labels_of(cloud)
+        words = cloud.data.label_names
+        if words is None:
+            unnamed = sorted({*np.unique(labels).tolist()} - self.names.keys() - {NO_LABEL}) if has_words else []
+            if unnamed:
+                given = f'--names \'{{"{unnamed[0]}": "ground"}}\''
+                raise PointCloudFileError(
+                    f"{cloud.name}: labels are numbers, and words in the other file; name each, such as {given}"
+                )
+            return labels
+        # A word that nobody has given a number gets the next one.
+        for word in words:
+            if word not in self.names.values():
+                self.names[max(self.names, default=-1) + 1] = word
+        codes = np.array([*self.names, NO_LABEL])
+        return codes[renumbered(labels, words, list(self.names.values()))]
 
     def no_objects(self, truth: PointCloudData, labels: np.ndarray) -> set[int]:
         """Return which labels name no object in the file with the truth, as its point format says."""
@@ -313,9 +352,13 @@ def _compare(
     from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 
     try:
-        predicted, truth = (InputFile(str(path)).read() for path in (pair.predicted, pair.truth))
-        answers = matching.join(_labels_of(predicted))
-        true = matching.join(_labels_of(truth))
+        paths = (pair.predicted, pair.truth)
+        predicted, truth = (
+            InputFile(str(path), label_field=name).read() for path, name in zip(paths, matching.fields, strict=True)
+        )
+        has_words = any(cloud.data.label_names is not None for cloud in (predicted, truth))
+        answers = matching.join(matching.codes(predicted, has_words=has_words))
+        true = matching.join(matching.codes(truth, has_words=has_words))
         with file_errors(predicted.name):
             matches = match_points(predicted.data, truth.data, matching.tolerance)
         matching.check(matches, predicted.name, truth.name)

@@ -27,6 +27,7 @@ class InputFile:
     name: str
     data: bytes | None = None
     file_type: str | None = None
+    label_field: str | None = None  # see `read_point_cloud`
 
     def read(self, on_invalid: str = "drop") -> Cloud:
         """Read the cloud; `on_invalid` is about NaN and infinite coordinates, "drop" for the points, or "raise"."""
@@ -47,7 +48,9 @@ class InputFile:
         with warnings.catch_warnings(record=True) as caught:
             # Python shows a warning once per place; here each file has its own.
             warnings.simplefilter("always")
-            cloud = read_point_cloud(source, file_type=self.file_type, on_invalid=on_invalid)
+            cloud = read_point_cloud(
+                source, file_type=self.file_type, on_invalid=on_invalid, label_field=self.label_field
+            )
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
 
     def stamp(self) -> str:

@@ -27,11 +27,13 @@ class ClassRule:
         ignored: Codes that are neither learned nor judged; None for those that name no object in LAS.
         merged: Name -> codes that are one class.
         written: Name of a merged class -> the code that files get for it, where one was given.
+        words: Names of the codes, where files name classes by words.
     """
 
     ignored: frozenset[int] | None = None
     merged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     written: Mapping[str, int] = field(default_factory=dict)
+    words: Sequence[str] = ()
 
     @classmethod
     def parse(cls, ignore: str | None, merge: Sequence[str] | None) -> ClassRule:
@@ -83,6 +85,8 @@ class ClassRule:
         for name, codes in self.merged.items():
             if code in codes:
                 return name, self._code_of_merged(name, codes, table)
+        if code < len(self.words):
+            return self.words[code], code
         # Codes of other formats are numbers of their own.
         name = ASPRS_CLASSES.get(code) if table is not None else None
         return name or f"class {code}", code

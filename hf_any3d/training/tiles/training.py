@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.data.units import LENGTHS, check_projected
+from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
@@ -44,6 +44,7 @@ from hf_any3d.training.tiles.reading import (
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_common_words,
     with_learned_codes,
     with_one_table,
 )
@@ -75,6 +76,11 @@ class TilesArguments:
         None,
         help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
         "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
+    )
+    label_field: str | None = argument(
+        None,
+        help="Name of the column, property, field, array or extra dimension with the class of each point; by default "
+        "a usual one, such as label.",
     )
     merge: list[str] | None = argument(
         None,
@@ -156,6 +162,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     with stopwatch.part("data"):
         # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
         tiles, labels_of, remarks = _look_at_all(files, rule, arguments)
+        rule = replace(rule, words=tiles[0].words or ())
         classes, more = _classes(tiles, rule)
         remarks += more
         processor, more = _processor(tiles, arguments)
@@ -207,7 +214,7 @@ def _look_at_all(
     remarks: list[str] = []
     for path in files:
         try:
-            cloud = read_tile(path, arguments.unit_of_files)
+            cloud = read_tile(path, arguments.label_field, unit=arguments.unit_of_files)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
@@ -219,7 +226,7 @@ def _look_at_all(
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
-    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in found])
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
     remarks += more
     tiles: list[TileFacts] = []
     for tile in with_learned_codes(found, rule):
@@ -336,7 +343,7 @@ def rows_of(
     """
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
-        cloud = read_tile(tile.path, arguments.unit_of_files)
+        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
