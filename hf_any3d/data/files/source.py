@@ -19,6 +19,10 @@ class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
 
 
+class ArgumentError(ValueError):
+    """An argument that a file turns out not to allow, such as a name that is taken; no fault of the file."""
+
+
 @contextmanager
 def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """Convert errors about content to a PointCloudFileError that starts with the name of the file.
@@ -28,8 +32,9 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    # The first has its name already; a missing package, or a warning made an error, is no fault of the file.
-    except (PointCloudFileError, ImportError, Warning):
+    # The first has its name already; a wrong argument, a missing package, or a warning made an error, is no fault of
+    # the file.
+    except (PointCloudFileError, ArgumentError, ImportError, Warning):
         raise
     except PointCloudError as error:
         # The error without a name is left out, what caused it stays.

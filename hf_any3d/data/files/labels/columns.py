@@ -7,11 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.attributes import fields_of, measured_words, plain_name
+from hf_any3d.data.files.source import ArgumentError, PointCloudError
 
 NO_LABEL = -1
 """Label of a point without an answer: it keeps the class that it has in the file."""
 _AT_ONCE = 1 << 20
+# What else says how a point was measured, beside what a cloud has a field for; in letters and digits alone.
+_MEASURED = (
+    "time timestamp gpstime t scanangle scananglerank scandirectionflag edgeofflightline userdata pointsourceid "
+    "synthetic keypoint withheld overlap classificationflags classflags rawclassification scannerchannel scanchannel "
+    "nir infrared nearinfrared a alpha rgb rgba opacity curvature range azimuth amplitude deviation xt yt zt "
+    "wavepacketindex wavepacketoffset wavepacketsize returnpointwavelocation"
+).split()
+_OF_SPLATS = re.compile(r"(f_dc|f_rest|scale|rot)_\d+")
+# Names of columns that take classes though their numbers have decimals, as CloudCompare writes all its columns.
+_LIKE_CLASSES = re.compile(r"class|label|seg|instance|categor|object|pred|score|prob|unknown|part|tree|(^|_)id$")
 
 
 @dataclass
@@ -100,6 +111,8 @@ class Column:
 
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
         """Check that something that is in the file, such as a dimension, takes the column in its type."""
+        if self.is_class and np.dtype(kind).kind == "f":
+            check_classes(str(self.name), what)
         if not is_plain or not self.fits(kind):
             raise PointCloudError(
                 f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} for "
@@ -213,5 +226,32 @@ def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False)
 def check_word(name: str) -> str:
     """Check that a name can stand among others that blanks or other marks separate."""
     if not name.isascii() or re.search(r"[\s,;\"#]", name) or not name:
-        raise ValueError(f"field is {name!r}; expected a word of ASCII letters without separators")
+        raise ArgumentError(f"field is {name!r}; expected a word of ASCII letters without separators")
     return name
+
+
+def check_field(name: str, columns: Iterable[str]) -> None:
+    """Check that a column may hold classes: it must say nothing of where or what a point is.
+
+    Args:
+        name: The name that was asked for.
+        columns: Names of what the file has for each point.
+    """
+    used = fields_of(columns)
+    # The file's own labels are what a class may be written over.
+    used.pop("labels", None)
+    plain = plain_name(name)
+    is_used = any(plain == plain_name(column) for names in used.values() for column in names)
+    is_known = plain in measured_words() or re.sub(r"\W|_", "", plain) in _MEASURED
+    if is_used or is_known or _OF_SPLATS.fullmatch(plain):
+        raise ArgumentError(
+            f"field is {name!r}, which says where or what a point is; expected a name of its own for the class"
+        )
+
+
+def check_classes(name: str, what: str) -> None:
+    """Check that a column of numbers with decimals has a name as columns of classes have."""
+    if not _LIKE_CLASSES.search(plain_name(name)):
+        raise ArgumentError(
+            f"field is {name!r}, a {what} of numbers with decimals, such as measurements; expected another name"
+        )

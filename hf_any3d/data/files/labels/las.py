@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import las
-from hf_any3d.data.files.labels.columns import Column
-from hf_any3d.data.files.source import PointCloudError, ReadLimits
+from hf_any3d.data.files.labels.columns import Column, check_field
+from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.options import package
 
 # Bytes of a record by point format, before extra bytes.
@@ -39,22 +39,6 @@ _TYPES = ("", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8"
 _REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
 _UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
 _WIDE_ENOUGH = ("u1", "<u2", "<u4")
-# Names of what all points of some formats have.
-_TAKEN = {
-    *("x", "y", "z", "intensity", "return_number", "number_of_returns", "scan_direction_flag", "edge_of_flight_line"),
-    *(
-        "synthetic",
-        "key_point",
-        "withheld",
-        "overlap",
-        "scanner_channel",
-        "scan_angle",
-        "scan_angle_rank",
-        "user_data",
-    ),
-    *("point_source_id", "gps_time", "red", "green", "blue", "nir", "wavepacket_index", "wavepacket_offset"),
-    *("wavepacket_size", "return_point_wave_location", "x_t", "y_t", "z_t"),
-}
 _WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
 _BLOCK = 1 << 17
 
@@ -125,8 +109,8 @@ class LasCopy:
             if column.is_class and (column.name or "classification").lower() == "classification":
                 self._check_codes(column)
                 self.class_column = column
-            elif str(column.name).lower() in _TAKEN:
-                raise ValueError(f"field is {column.name!r}, which LAS has for something else; expected another name")
+            elif column.is_class:
+                check_field(str(column.name), ())
         self.columns = columns
         named = [column for column in columns if column is not self.class_column]
         if named:
@@ -507,7 +491,7 @@ def _size_of(description: bytes) -> int:
 def _description(name: str, kind: int, options: int = 0, text: str = "") -> bytes:
     encoded = name.encode()
     if len(encoded) > 32:
-        raise ValueError(f"field is {name!r}; LAS has room for 32 bytes")
+        raise ArgumentError(f"field is {name!r}; LAS has room for 32 bytes")
     return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())
 
 

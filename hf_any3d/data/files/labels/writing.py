@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from hf_any3d.data.files.labels.columns import Column, class_column, further_columns
-from hf_any3d.data.files.source import file_errors
+from hf_any3d.data.files.source import ArgumentError, PointCloudFileError, file_errors
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
 
@@ -96,14 +98,22 @@ def write_labels(
         write_labels("street.laz", "labeled.laz", labels, codes=[2, 5, 6])
         ```
     """
-    columns = [class_column(labels, field, codes), *further_columns(scores, unknown, objects)]
+    # As an array, since None stands for labels that are still to come.
+    columns = [class_column(np.asarray(labels), field, codes), *further_columns(scores, unknown, objects)]
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
         # All checks come before the target is touched.
         copy, name = _opened(source, path, columns, faces, file_type, stack)
-        target = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
-        with file_errors(name, "file whose points can be labeled"):
-            copy.write(target)
+        file: Any = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
+        target = _Target(file)
+        try:
+            with file_errors(name, "file whose points can be labeled"):
+                copy.write(target)
+        except PointCloudFileError:
+            # A full disk is no fault of the file that is read.
+            if target.error is not None:
+                raise target.error from None
+            raise
 
 
 def check_labels_fit(
@@ -165,6 +175,36 @@ def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
     if path is not None and Path(path).exists() and os.path.samefile(source, path):
         raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
     return stack.enter_context(open(source, "rb"))
+
+
+class _Target:
+    """The file that is written; it keeps the first error of its disk, which others would take for one of the input."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        return self._noted(self.file.write, data)
+
+    def seek(self, *place: int) -> int:
+        """Move; what is in the buffer is written first."""
+        return self._noted(self.file.seek, *place)
+
+    def flush(self) -> None:
+        """Write what is in the buffer."""
+        self._noted(self.file.flush)
+
+    def _noted(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 @contextmanager
