@@ -73,13 +73,10 @@ def read(source: Source) -> PointCloudData:
     """
     text = unix_lines(source.data)
     titles, declared, size, lines = read_header(text)
-    rows, worded = _cells(text[size:], titles)
+    rows, worded = cells(text[size:], titles)
     source.leave_out(worded, "words, not numbers")
-    # Spaces will take the place of commas, and would close the gap that an empty cell is.
     empty_cell = _empty_cell(rows)
-    text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
-    if b"//" in text:
-        text = re.sub(rb"//[^\n]*", b"", text)
+    text = plain_rows(rows)
     if declared is not None and text.count(b"\n") > declared:
         # Scans of several stations: blocks that all start with their number of points.
         declared += sum(map(int, COUNT_LINE.findall(text)))
@@ -102,6 +99,13 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(**cloud)
 
 
+def plain_rows(rows: bytes) -> bytes:
+    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has nothing in it."""
+    # Spaces will take the place of commas, and would close the gap that an empty cell is.
+    text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if _empty_cell(rows) else rows)
+    return re.sub(rb"//[^\n]*", b"", text) if b"//" in text else text
+
+
 def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
     """Find the first empty cell; without blanks, much faster than the expression alone would."""
     if b" " not in rows and b"\t" not in rows:
@@ -113,7 +117,7 @@ def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
     return _EMPTY_CELL.search(rows)
 
 
-def _cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
+def cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
     """Return rows without quotes, with zeros in columns of words, such as names of points, and these columns."""
     header = next(
         (title.text for title in reversed(titles) if not title.is_comment and names_in_line(title.text)), None

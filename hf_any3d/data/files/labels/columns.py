@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.attributes import fields_of, measured_words, plain_name
-from hf_any3d.data.files.source import ArgumentError, PointCloudError
+from hf_any3d.data.files.source import ArgumentError, PointCloudError, Source
 
 NO_LABEL = -1
 """Label of a point without an answer: it keeps the class that it has in the file."""
@@ -111,8 +111,6 @@ class Column:
 
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
         """Check that something that is in the file, such as a dimension, takes the column in its type."""
-        if self.is_class and np.dtype(kind).kind == "f":
-            check_classes(str(self.name), what)
         if not is_plain or not self.fits(kind):
             raise PointCloudError(
                 f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} for "
@@ -230,12 +228,13 @@ def check_word(name: str) -> str:
     return name
 
 
-def check_field(name: str, columns: Iterable[str]) -> None:
+def check_field(name: str, columns: Iterable[str], *, has_decimals: bool = False) -> None:
     """Check that a column may hold classes: it must say nothing of where or what a point is.
 
     Args:
         name: The name that was asked for.
         columns: Names of what the file has for each point.
+        has_decimals: Whether the file has a column of this name whose numbers have decimals, as measurements have.
     """
     used = fields_of(columns)
     # The file's own labels are what a class may be written over.
@@ -243,15 +242,15 @@ def check_field(name: str, columns: Iterable[str]) -> None:
     plain = plain_name(name)
     is_used = any(plain == plain_name(column) for names in used.values() for column in names)
     is_known = plain in measured_words() or re.sub(r"\W|_", "", plain) in _MEASURED
-    if is_used or is_known or _OF_SPLATS.fullmatch(plain):
+    is_measured = has_decimals and not _LIKE_CLASSES.search(plain)
+    if is_used or is_known or is_measured or _OF_SPLATS.fullmatch(plain):
         raise ArgumentError(
             f"field is {name!r}, which says where or what a point is; expected a name of its own for the class"
         )
 
 
-def check_classes(name: str, what: str) -> None:
-    """Check that a column of numbers with decimals has a name as columns of classes have."""
-    if not _LIKE_CLASSES.search(plain_name(name)):
-        raise ArgumentError(
-            f"field is {name!r}, a {what} of numbers with decimals, such as measurements; expected another name"
-        )
+class QuietSource(Source):
+    """Source without warnings, for a file whose warnings were given when it was read."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""

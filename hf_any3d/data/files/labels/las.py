@@ -110,7 +110,7 @@ class LasCopy:
                 self._check_codes(column)
                 self.class_column = column
             elif column.is_class:
-                check_field(str(column.name), ())
+                check_field(str(column.name), (), has_decimals=self._has_decimals(str(column.name)))
         self.columns = columns
         named = [column for column in columns if column is not self.class_column]
         if named:
@@ -168,6 +168,12 @@ class LasCopy:
                 f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; write them to a "
                 "dimension of its own (field=NAME, --field NAME)"
             )
+
+    def _has_decimals(self, name: str) -> bool:
+        """Return whether a dimension of this name is there and its numbers have decimals."""
+        kinds = [description[2:4] for description in self._descriptions()[0] if _name_of(description) == name]
+        # Codes 9 and 10 are floats; scaled numbers have decimals, too.
+        return any(kind in (9, 10) or bool(options & _IS_SCALED) for kind, options in kinds)
 
     def _add_dimensions(self, columns: list[Column]) -> None:
         """Find or append the dimensions of extra bytes, and describe new ones."""

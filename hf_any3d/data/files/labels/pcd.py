@@ -58,7 +58,8 @@ class PcdCopy:
         if name is None:
             name = (fields_of(self.names).get("labels") or [self._new_name()])[0]
         elif column.is_class:
-            check_field(name, self.fields)
+            key = self.names.get(name.lower())
+            check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
         named = replace(column, name=check_word(name))
         if (key := self.names.get(name.lower())) is None:
             if name.lower() in self.fields:

@@ -73,7 +73,8 @@ class PlyCopy:
             new = _CLASS_OF_FACES if self.elements[element].name == "face" else _CLASS
             name = (fields_of(scalars).get("labels") or [new])[0]
         elif column.is_class:
-            check_field(name, scalars)
+            kinds = {each: kind for each, kind, length in properties if not length}
+            check_field(name, scalars, has_decimals=kinds.get(name.lower(), "i")[0] == "f")
         else:
             # Written by an earlier release without the prefix
             new = f"scalar_{name.capitalize()}"

@@ -24,6 +24,7 @@ _WRITERS = {
     "ply": ("ply", ("ply",)),
     "pcd": ("pcd", ("pcd",)),
     "npz": ("npz", ("npz",)),
+    "npy": ("npz", ("npy",)),
     "csv": ("text", ("csv",)),
     "txt": ("text", ("txt",)),
     "xyz": ("text", ("xyz",)),
@@ -37,7 +38,6 @@ _REASONS = {
     "stl": "STL has no place for labels, and no vertices of its own; convert it to .ply first",
     "glb": "labels of glTF need a schema of their own; convert it to .ply first",
     "gltf": "labels of glTF need a schema of their own; convert it to .ply first",
-    "npy": "an .npy file holds one array; save points and others as .npz first",
     "pts": "the columns of .pts are fixed; convert it to .xyz or .ply first",
 }
 _SWEEPS = "rows of such a sweep have fixed columns; convert it to .ply or .npz first"
