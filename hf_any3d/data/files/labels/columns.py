@@ -207,6 +207,17 @@ def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
     return kept
 
 
+def is_same(fields: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Return whether two readings of a table have the same fields, in the precision of a cloud."""
+    one = {name: values for name, values in fields.items() if values is not None}
+    other = {name: values for name, values in others.items() if values is not None}
+    with np.errstate(over="ignore"):
+        return one.keys() == other.keys() and all(
+            np.array_equal(one[name].astype(np.float32), other[name].astype(np.float32), equal_nan=True)
+            for name in one
+        )
+
+
 def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False) -> list[bytes]:
     """Return the numbers of some points as text; empty for points that keep what they have, unless it is new."""
     values, answered = column.block(start, stop)

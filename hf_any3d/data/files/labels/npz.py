@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files import npy
 from hf_any3d.data.files.attributes import by_number, fields_of
-from hf_any3d.data.files.labels.columns import Column, QuietSource, check_field, check_word, finite_rows
+from hf_any3d.data.files.labels.columns import Column, QuietSource, check_field, check_word, finite_rows, is_same
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 
@@ -55,7 +55,7 @@ class _Points:
 
     def has_column_of_labels(self) -> bool:
         """Return whether the reader takes the last column of a plain array for labels."""
-        return not self.fields and self.array.ndim == 2 and labels_by_number(self.array) is not None
+        return not self.fields and self.array.ndim == 2 and fields_by_number(self.array).get("labels") is not None
 
     def check(self, column: Column, field: str | None) -> None:
         """Check that a field, or else the last column, takes numbers in its type."""
@@ -77,8 +77,7 @@ class _Points:
         """Return which points `read_point_cloud` keeps."""
         # A plain array has x, y and z in its first columns, a structured one has them in fields.
         if not self.fields:
-            with leave_out_invalid_points(), np.errstate(all="ignore"):
-                return finite_rows(list(by_number(self.array, _quiet())["points"].T))
+            return finite_rows(list(fields_by_number(self.array)["points"].T))
         if named := fields_of(self.columns).get("points"):
             return finite_rows([self.array[self.columns[name]] for name in named])
         # One field may hold all three coordinates.
@@ -166,8 +165,6 @@ class NpzCopy:
         points = self.points
         for field, column in self.within.items():
             points = _Points(points.changed(column.of_file(self.count, kept), field or None))
-        if "" in self.within:
-            self._name_unlike(points.array, new)
         if self.faces is not None:
             new["face_labels"] = self.faces
         with zipfile.ZipFile(self.file) as archive, zipfile.ZipFile(output, "w") as copy:
@@ -183,14 +180,22 @@ class NpzCopy:
                 copy.writestr(info, data, info.compress_type)
             for name, column in new.items():
                 copy.writestr(f"{name}.npy", _array(column), method)
+            if "" in self.within:
+                for name, array in self._named(points.array).items():
+                    copy.writestr(f"{name}.npy", _bytes(array), method)
 
-    def _name_unlike(self, table: np.ndarray, new: dict[str, Column]) -> None:
-        """Add an array of labels if the last column, which nothing names, is no longer read as these."""
-        labels = table[:, -1]
-        read = labels_by_number(table)
-        if read is None or not np.array_equal(read, labels):
-            name = next(name for name in _NEW if name not in self.members)
-            new[name] = Column(name, "<i4", 0, 0, 0, np.asarray(labels, np.int64))
+    def _named(self, table: np.ndarray) -> dict[str, np.ndarray]:
+        """Return arrays of labels and others if the columns of points, which nothing names, are read otherwise now."""
+        before = fields_by_number(self.points.array)
+        after = fields_by_number(table)
+        if is_same(after, before | {"labels": table[:, -1]}):
+            return {}
+        name = next(name for name in _NEW if name not in self.members)
+        named = {name: table[:, -1].astype(np.int32)}
+        for name in ("colors", "normals"):
+            if before.get(name) is not None and name not in self.members:
+                named[name] = table[:, -4:-1]
+        return named
 
 
 class NpyCopy:
@@ -237,24 +242,20 @@ class NpyCopy:
             else:
                 points = _Points(_with_field(points.array, field, column.filled(0, count, column.kind)))
         if not points.fields:
-            read = labels_by_number(points.array)
-            if read is None or not np.array_equal(read, points.array[:, -1]):
+            expected = fields_by_number(self.points.array) | {"labels": points.array[:, -1]}
+            if not is_same(fields_by_number(points.array), expected):
                 raise PointCloudError(
-                    "an array whose columns have no names is not read as labels with so many or negative numbers; save "
-                    "points and labels as .npz"
+                    "the last column of an array without names is not read as labels with these numbers; save points "
+                    "and labels as .npz"
                 )
         output.write(_bytes(points.array))
 
 
-def labels_by_number(table: np.ndarray) -> np.ndarray | None:
-    """Return what the reader takes for labels in a table (points, columns) without names, (points,) or None."""
-    # As the reader that leaves points out, since their labels decide nothing then.
+def fields_by_number(table: np.ndarray) -> dict[str, Any]:
+    """Return what the reader takes a table (points, columns) without names for."""
+    # As the reader that leaves points out, since their values decide nothing then.
     with leave_out_invalid_points(), np.errstate(all="ignore"):
-        return by_number(table, _quiet()).get("labels")
-
-
-def _quiet() -> QuietSource:
-    return QuietSource("", b"", "npy")
+        return by_number(table, QuietSource("", b"", "npy"))
 
 
 def _with_field(array: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from hf_any3d.data.files.labels.columns import (
     check_field,
     check_word,
     finite_rows,
+    is_same,
     number_texts,
 )
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
@@ -166,7 +167,7 @@ class TextCopy:
         number = 0
         texts: list[list[bytes]] = []
         for place, line in enumerate(self._lines()):
-            if place == self._place_of_new_names():
+            if self.new_names is not None and place == self.head_lines:
                 output.write(self._line_of_new_names(line))
             if place == self.title:
                 line = self._new_title(line)
@@ -219,7 +220,7 @@ class TextCopy:
             is_last = column.name is None and has_labels
             self.edits.append(_Edit(of_file, self.width - 1 if is_last else None))
         first, *others = self.edits
-        if others or first.column.name is not None or not self._is_read_as_labels(table, first):
+        if others or first.column.name is not None or not self._is_read_back(table, cloud, first):
             self.new_names = self._names_of(table, cloud)
             self.new_names += [edit.column.name or _LABEL for edit in self.edits if edit.place is None]
 
@@ -228,8 +229,8 @@ class TextCopy:
         with leave_out_invalid_points(), np.errstate(all="ignore"):
             return by_number(np.ascontiguousarray(table), QuietSource("", b"", self.file_type))
 
-    def _is_read_as_labels(self, table: np.ndarray, edit: _Edit) -> bool:
-        """Return whether the reader finds the labels of a copy without names of columns."""
+    def _is_read_back(self, table: np.ndarray, cloud: dict[str, Any], edit: _Edit) -> bool:
+        """Return whether the reader finds the labels of a copy without names of columns, and all else as before."""
         values, answered = edit.column.block(0, len(table))
         if edit.place is None:
             labels = np.where(answered, values, edit.column.fill)
@@ -238,10 +239,9 @@ class TextCopy:
             table = table.copy()
             table[answered, edit.place] = values[answered]
         try:
-            read = self._by_number(table).get("labels")
+            return is_same(self._by_number(table), cloud | {"labels": table[:, -1]})
         except PointCloudError:
             return False
-        return read is not None and np.array_equal(read, table[:, -1])
 
     def _names_of(self, table: np.ndarray, cloud: dict[str, Any]) -> list[str]:
         """Return names with which the reader takes the columns for what it took them for without."""
@@ -249,6 +249,8 @@ class TextCopy:
         before = ["number", "x", "y", "z"] if numbered else ["x", "y", "z"]
         further = self.width - len(before)
         for naming in _NAMINGS.get(further, ((),)):
+            if _LABEL in naming and cloud.get("labels") is None:
+                continue
             words = [word for part in naming for word in (part.split() or [""])]
             names = before + words + [""] * (further - len(words))
             # Columns that are left out have names that mean nothing.
@@ -256,22 +258,17 @@ class TextCopy:
             columns = {name: table[:, place] for place, name in enumerate(names)}
             with leave_out_invalid_points(), np.errstate(all="ignore"):
                 named = by_name(columns, QuietSource("", b"", self.file_type))
-            if _is_same(named, cloud):
+            if is_same(named, cloud):
                 return names
         raise AssertionError("columns without names are always what they are with neutral ones")
-
-    def _place_of_new_names(self) -> int | None:
-        """Return the line before which names of columns are put: the first row, or the number of rows."""
-        if self.new_names is None:
-            return None
-        return self.head_lines if self.declared is None else 0
 
     def _line_of_new_names(self, line: bytes) -> bytes:
         assert self.new_names is not None
         line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
         # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
         separator = self.separator if self.separator.strip() else b" "
-        return b"#" + separator.join(name.encode() for name in self.new_names) + line_end
+        names = [name.encode() for name in self.new_names]
+        return b"#" + separator.join(names) + line_end
 
     def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
         texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
@@ -325,13 +322,6 @@ def _delimited(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
     spans = [match.span(1) for match in cell.finditer(body)]
     # After the last cell there is an empty match at the end.
     return spans[:-1] if len(spans) > 1 else spans
-
-
-def _is_same(named: dict[str, Any], cloud: dict[str, Any]) -> bool:
-    """Return whether two readings of a table have the same fields."""
-    one = {name: values for name, values in named.items() if values is not None}
-    other = {name: values for name, values in cloud.items() if values is not None}
-    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
 
 
 def _joined(body: bytes, separator: bytes, added: list[bytes]) -> bytes:

@@ -64,14 +64,21 @@ def write_labels(
     """Write a copy of a point file in which only the class of each point changed.
 
     Points, their order, all other columns, records, comments and the coordinate system are those of the file, byte by
-    byte. The copy is written whole or not at all. LAS and LAZ are read and written in pieces.
+    byte. The copy is written whole or not at all. LAS and LAZ are read and written in pieces. `read_point_cloud` reads
+    the labels of the copy.
 
     | file | class | `scores`, `unknown`, `objects` |
     |---|---|---|
     | `.las`, `.laz` | `classification`, or the dimension `field` | dimensions score, unknown, object |
-    | `.ply`, `.pcd` | the property or field that is read as labels, else `label` | further ones |
-    | `.npz` | the array that is read as labels, else `labels` | further arrays |
-    | `.csv`, `.txt`, `.xyz` | the column that is read as labels, else a new last one | further columns, if named |
+    | `.ply` | the property that is read as labels, else `scalar_Classification` | `scalar_Score` and so on |
+    | `.pcd` | the field that is read as labels, else `label` | further fields |
+    | `.npz` | the array, field or column that is read as labels, else an array `labels` | further arrays |
+    | `.npy` | the field or column that is read as labels, else a field `label` | further fields |
+    | `.csv`, `.txt`, `.xyz` | the column that is read as labels, else a last one, `Classification` | further ones |
+
+    Rows of text without names of columns get a line `#x y z Classification` where nothing else would tell the reader
+    what is written: scores, more than 64 labels, and points without one. A COPC is refused, unless the path ends with
+    `.plain.laz` or `.las`: the copy then has its points and no octree.
 
     Args:
         source: The file that was labeled: its path, its bytes, or a binary file object.
@@ -85,13 +92,14 @@ def write_labels(
         objects: (points,) number of the object that each point belongs to, from 1; 0 for none.
         face_labels: (faces,) labels of the triangles that `read_point_cloud` returns, for meshes in .ply.
         field: Name of the dimension, property, field, array or column for the class, instead of the usual one; it
-            may exist already.
+            may exist already, but not as what a point is, such as a coordinate, a color or an intensity.
         codes: Code to write for each label, such as `[2, 5, 6]`; by default labels are written as they are.
         file_type: Ending of the file, for bytes and file objects.
 
     Raises:
         PointCloudFileError: The file is damaged, cannot hold labels or these codes, or has another number of points.
-        ValueError: Arrays do not fit, or `path` is the file itself or has another ending.
+        ValueError: Arrays do not fit, `field` is taken, or `path` is the file itself or has another ending.
+        OSError: The copy cannot be written, as when the disk is full; nothing of it is left.
 
     Example:
         ```python
@@ -159,6 +167,9 @@ def _opened(
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
+    twice = [column.name for column in columns[1:] if column.name == columns[0].name]
+    if twice:
+        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
     file = _open_file(source, None if is_stream else path, stack)
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
