@@ -1,19 +1,16 @@
 """What is written as labels is read as labels, whatever kind of file it is written into, and nothing else changes."""
 
 import io
-import struct
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hf_any3d import read_point_cloud, write_labels
-from hf_any3d.data.files import PointCloudData, PointCloudFileError, write_point_cloud
+from hf_any3d.data.files import PointCloudFileError
 from tests.errors import raises
 
-from . import builders
-from .test_labels import pcd, ply, scan
+from .test_labels import pcd, ply
 
 COUNT = 90
 POINTS = np.random.default_rng(3).integers(0, 9999, (COUNT, 3)) / 100
