@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
+import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Iterator
@@ -64,6 +66,8 @@ _MILLIMETERS = (1000.0, 50_000.0)
 _OTHER_UNIT, _FEWEST_EXTENTS = 20.0, 4
 # Coordinates that are so many times larger than the extent are those of a map.
 _MAP_DISTANCE = 20.0
+# Files of a folder among which one has to have labels of points, for the folder to be one of labeled points.
+_LOOKED_AT = 8
 # Near-duplicates that are named.
 _MOST_PAIRS = 20
 
@@ -85,7 +89,12 @@ class FoundDataset:
         return load_point_dataset(self.name, data_dir=data_dir or self.folder, **options)
 
     def labels(self) -> str | None:
-        """Return whether labels belong to clouds, points, boxes or texts; None for data on the hub."""
+        """Return whether labels belong to clouds, points, boxes or texts.
+
+        None for data on the hub, and for a folder in which neither folders nor points have a class.
+        """
+        if self.name == "folder" and self.folder is not None:
+            return _labels_of_folder(self.folder)
         # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
@@ -132,6 +141,32 @@ def _kind_of_folder(path: Path) -> str:
     # metadata.parquet describes the clouds of a folder and holds none.
     has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
     return "parquet" if has_tables else "folder"
+
+
+def _labels_of_folder(folder: Path) -> str | None:
+    """Return whether folders name classes of clouds, or points have them in the files; None if neither do."""
+    from hf_any3d.data.catalog.folder_layout import names_classes
+
+    if names_classes(folder):
+        return LABELED_CLOUDS
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
+    # Each point of LAS has a class, so that none of these large files has to be read.
+    if any(path.suffix.lower() in (".las", ".laz") for path in files):
+        return LABELED_POINTS
+    from hf_any3d.data.files import PointCloudError, read_point_cloud
+
+    looked_at = 0
+    for path in files:
+        if looked_at == _LOOKED_AT:
+            break
+        # What is wrong with a file is told when it is learned.
+        with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
+            warnings.simplefilter("ignore")
+            cloud = read_point_cloud(path)
+            looked_at += 1
+            if cloud.labels is not None or cloud.face_labels is not None:
+                return LABELED_POINTS
+    return None
 
 
 def _hint_for(name: str, path: Path) -> str:

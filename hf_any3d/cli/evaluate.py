@@ -27,7 +27,7 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
 )
-from hf_any3d.cli.evaluate_labels import are_points, evaluate_labels
+from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
@@ -96,7 +96,7 @@ evaluation = typer.Typer(
     "…`, `evaluate PREDICTED TRUTH` for `evaluate labels PREDICTED TRUTH`; a folder with the name of a command is "
     "given as ./NAME.",
 )
-evaluation.command(_LABELS)(evaluate_labels)
+evaluation.command(_LABELS, cls=LabelsCommand)(evaluate_labels)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)

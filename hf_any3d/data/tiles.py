@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, class_name
+from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
 _CELL, _LEAST_EXTENT = 1.0, 10.0
@@ -49,6 +49,8 @@ class Tile:
     has: tuple[str, ...]
     returns: bool | None = None
     labeled: str = "points"
+    table: str | None = None
+    flags: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_las(self) -> bool:
@@ -70,11 +72,14 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     if codes is not None:
         kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    flags = {name: int(values.sum()) for name, values in (cloud.further or {}).items() if values.dtype == bool}
     fields = ("colors", "intensity", "normals", "ring", "labels")
-    has = tuple(field for field in fields if getattr(cloud, field) is not None)
+    has = tuple(name for name in fields if getattr(cloud, name) is not None)
     # Other formats have no place for returns, so that they lack nothing.
     returns = cloud.return_number is not None if _is_las(name) else None
-    return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns, labeled)
+    unit = cloud.meters_per_unit
+    table = cloud.label_codes
+    return Tile(name, (*low,), (*high,), unit, _density(cloud), labels, has, returns, labeled, table, flags)
 
 
 def _is_las(name: str) -> bool:
@@ -103,7 +108,17 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
         folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
         tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
     lines: list[str] = []
-    for describe in (_classes, _rare_classes, _unlabeled, _densities, _units, _overlaps, _missing):
+    for describe in (
+        _classes,
+        _no_objects,
+        _flags,
+        _rare_classes,
+        _unlabeled,
+        _densities,
+        _units,
+        _overlaps,
+        _missing,
+    ):
         lines += describe(tiles)
     return lines
 
@@ -122,6 +137,26 @@ def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
             shares.append(f"{what} {100 * count / total:.3g} %")
         if shares:
             yield f"labels of {labeled}: {', '.join(shares)}"
+
+
+def _no_objects(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which codes of LAS are no class of things in the files that have them."""
+    files_of: dict[tuple[int, str], list[str]] = {}
+    for tile in tiles:
+        for label in tile.labels or {}:
+            if tile.table is not None and kind_of(label, tile.table) in (Kind.USE, Kind.RESERVED, Kind.FLAGGED):
+                files_of.setdefault((label, tile.table), []).append(tile.name)
+    for (label, table), names in sorted(files_of.items()):
+        name = names_of(table).get(label)
+        what = f"{label}{f' {name}' if name else ''}"
+        yield f"{what} says {kind_of(label, table)}, in {_some(names)}; it is not learned by default"
+
+
+def _flags(tiles: Sequence[Tile]) -> Iterator[str]:
+    for flag in sorted({flag for tile in tiles for flag in tile.flags}):
+        flagged = [tile for tile in tiles if flag in tile.flags]
+        count = sum(tile.flags[flag] for tile in flagged)
+        yield f"{flag}: {count:,} points, in {_some([tile.name for tile in flagged])}"
 
 
 def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -227,7 +262,11 @@ def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _names(tiles: Sequence[Tile]) -> dict[int, str]:
-    return ASPRS_CLASSES if any(tile.is_las for tile in tiles) else {}
+    tables = {tile.table for tile in tiles if tile.table is not None}
+    # Where formats differ, a code may be a class in one file and reserved in another.
+    if len(tables) > 1:
+        return ASPRS_CLASSES
+    return names_of(tables.pop() if tables else None)
 
 
 def _some(names: Sequence[str]) -> str:

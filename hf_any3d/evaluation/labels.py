@@ -84,6 +84,22 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
     return Matches(np.where(found, indices, -1).astype(np.int64), False, tolerance)
 
 
+def points_that_count(cloud: PointCloudData) -> np.ndarray:
+    """Return whether the label of each point (points,) is learned and judged, by the flags of LAS.
+
+    Withheld points are deleted ones, which the standard leaves out of all processing. Synthetic points were not
+    measured where they are, such as those of a water surface that a program has drawn, and lack what sensors measure.
+    Where all points are synthetic, as in clouds of photographs, this tells nothing of single ones, and they count.
+    """
+    flags = cloud.further or {}
+    counts = np.ones(len(cloud), bool)
+    if "withheld" in flags:
+        counts &= ~flags["withheld"]
+    if "synthetic" in flags and not flags["synthetic"].all():
+        counts &= ~flags["synthetic"]
+    return counts
+
+
 def _places(cloud: PointCloudData) -> np.ndarray:
     # In double precision, in which offsets on the map keep their decimals
     places = cloud.points.astype(np.float64)

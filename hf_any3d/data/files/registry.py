@@ -3,6 +3,7 @@
 A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`.
 """
 
+import io
 import os
 import re
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from hf_any3d.data.files.source import (
     open_source,
     path_of_reference,
 )
+from hf_any3d.data.files.text import GRID_START
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
@@ -80,6 +82,9 @@ _FOREIGN = tuple(
         (rb"MATLAB 5\.0 MAT-file", "a MATLAB file"),
         (rb"#ROSBAG V|\x89MCAP", "a recording of ROS"),
         (rb"AC10\d\d", "a DWG drawing"),
+        # Grids share the ending .asc with rows of points.
+        (GRID_START, "an ESRI ASCII grid, a raster without points; convert it to points first"),
+        (rb"-----BEGIN PGP", "a key or a signature of PGP"),
         (rb"ISO-10303-21;", "a STEP model"),
         (rb"Kaydara FBX Binary", "an FBX model"),
         (rb"BLENDER[-_]", "a Blender file"),
@@ -182,12 +187,26 @@ def _module_of(source: Source) -> str:
     return FORMATS[source.file_type]
 
 
+def _check_arguments(source: object, file_type: object, limits: object, label_field: object) -> None:
+    """Check what would otherwise fail within a reader, as if the file were damaged."""
+    if isinstance(source, io.TextIOBase):
+        raise ValueError("source is a file object of text; open it in binary mode, 'rb'")
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(source, "read"):
+        raise ValueError(f"source is {type(source).__name__}; expected a path, bytes, or a binary file object")
+    for name, value in (("file_type", file_type), ("label_field", label_field)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"{name} is {value!r}; expected text or None")
+    if limits is not None and not isinstance(limits, ReadLimits):
+        raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
+
+
 def read_point_cloud(
     source: str | os.PathLike | bytes | BinaryIO,
     *,
     file_type: str | None = None,
     limits: ReadLimits | None = None,
     on_invalid: str = "raise",
+    label_field: str | None = None,
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -200,14 +219,18 @@ def read_point_cloud(
         limits: limits of points, faces and bytes of the file; by default `ReadLimits.current()`.
         on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
             on them out, with a warning that counts them.
+        label_field: name of the column, property, field, array or extra dimension that labels are read from, whatever
+            else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
+            `classification`.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
-            NaN or infinite coordinates, or beyond the limits.
-        ValueError: `on_invalid` is neither of the two.
+            NaN or infinite coordinates, beyond the limits, or without labels under the name `label_field`.
+        ValueError: an argument has a value or a type that is none of those above.
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
-    opened = open_source(source, file_type, supported_file_types(), limits)
+    _check_arguments(source, file_type, limits, label_field)
+    opened = open_source(source, file_type, supported_file_types(), limits, label_field)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{_module_of(opened)}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
@@ -227,6 +250,7 @@ def read_point_cloud(
                 raise
             expected = opened.file_type.upper()
             raise PointCloudError(f"is not {expected}, but {content}") from error
+        opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
         for number, total in left:
             opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
         opened.tell_left_out()

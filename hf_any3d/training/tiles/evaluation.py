@@ -11,10 +11,10 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.evaluation.labels import LabelComparison, Matches
+from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile
+from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile, told
 
 _MESH_POINTS = 20_000
 
@@ -85,8 +85,10 @@ def judge_tiles(
             judgment.files.append({"file": str(path), "error": str(error)})
             continue
         # Codes that the model does not know have names in LAS at least.
-        if tile.is_las:
-            judgment.names = dict(ASPRS_CLASSES) | names
+        if tile.table is not None:
+            judgment.names = ASPRS_CLASSES | names
+        if tile.not_counted:
+            told([f"{path}: {tile.not_counted:,} points with the flag withheld or synthetic are not judged"])
         own = _compare(answers, cloud, written, learned)
         judgment.comparison.merge(own)
         judgment.files.append({"file": str(path), **own.figures(judgment.names)})
@@ -115,7 +117,10 @@ def _compare(
 ) -> LabelComparison:
     """Count true and predicted codes of a cloud."""
     assert cloud.labels is not None
-    present, place = np.unique(cloud.labels, return_inverse=True)
+    # The same points that are learned, by their flags
+    counts = points_that_count(cloud)
+    answers = answers[counts]
+    present, place = np.unique(cloud.labels[counts], return_inverse=True)
     ignored = {code for code in present.tolist() if code not in learned}
     # Codes of one class, such as heights of vegetation, become the one that the class has in files.
     joined = np.array([written[learned[code]] if code in learned else code for code in present.tolist()])

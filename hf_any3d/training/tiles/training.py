@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
@@ -24,7 +27,7 @@ from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.labels import Classes, ClassRule
+from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
 from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     POINTS,
@@ -34,10 +37,13 @@ from hf_any3d.training.tiles.reading import (
     read_tile,
     tile_files,
     told,
+    told_codes,
     units_of,
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_learned_codes,
+    with_one_table,
 )
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
@@ -65,11 +71,13 @@ class TilesArguments:
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1; by default, of LAS, 0, 1, 7, 18, and "
-        "64 and above, and negative ones of other formats.",
+        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
+        "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
     )
     merge: list[str] | None = argument(
-        None, help="Classes to join, such as 'vegetation=3,4,5'; files get the last code. Several may follow."
+        None,
+        help="Classes to join, such as 'vegetation=3,4,5', or 'other=2,3:64' with the code that files get. By default "
+        "that is the last code if all are of one family, and in LAS 1, unclassified, for others. Several may follow.",
     )
     unit: str | None = argument(
         None,
@@ -199,13 +207,15 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in found])
+    remarks += more
     tiles: list[TileFacts] = []
-    for tile in [with_codes_of(tile, labels_of) for tile in found]:
+    for tile in with_learned_codes(found, rule):
         # Codes such as 0 and 1 of LAS say that nobody has classified a point.
-        if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
+        if tile.codes:
             tiles.append(tile)
         else:
-            codes = ", ".join(map(str, sorted(tile.codes)))
+            codes = ", ".join(map(str, sorted(tile.left_out))) or "none that counts"
             what = labels_of.removesuffix("s")
             remarks.append(f"left out: {tile.path}: no {what} has a class that says something; it has codes {codes}")
     if not tiles:
@@ -213,20 +223,18 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         raise ValueError(
             f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
         )
-    return tiles, labels_of, remarks
+    return tiles, labels_of, remarks + told_codes(tiles, rule)
 
 
 def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
-    # Only where all files are LAS do codes mean what ASPRS says, and the ones that say nothing can be left out.
-    are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
-    # Points that count, of which a class needs a share to be learned
-    labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
     # A part may be a few large faces, on which any number of points is drawn.
-    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
-    classes, rare = Classes.among(codes, rule, are_las, least)
+    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * codes.total()))
+    # Codes are those of LAS in all files or in none.
+    classes, rare = Classes.among(codes, rule, tiles[0].table and CURRENT, least)
     # A handful of points of a class is more often a slip of the hand than a class.
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
+    remarks += codes_without_class(classes, rule)
     if len(classes.names) < 2:
         listed = ", ".join(classes.names) or "none"
         raise ValueError(
@@ -314,7 +322,9 @@ def rows_of(
 
     Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
     """
-    cloud = read_tile(tile.path)
+    # What is wrong with the file was said when it was looked at.
+    with warnings.catch_warnings(action="ignore"):
+        cloud = read_tile(tile.path)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -323,7 +333,9 @@ def rows_of(
         # Large faces would be few points otherwise, and small ones many.
         cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
     assert cloud.labels is not None
-    labels = classes.number(cloud.labels)
+    # By the codes that are learned of this very file
+    labels = classes.number(cloud.labels, tile.codes)
+    labels[~points_that_count(cloud)] = IGNORED
     parts = []
     for copy, (share, scale) in enumerate(_copies(tile, processor)):
         kept = np.arange(len(cloud))
@@ -331,9 +343,11 @@ def rows_of(
             # Sorted, since neighbors in the file are neighbors in memory.
             kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
-        if not len(drawn):
+        # A thinned copy of a small tile may have nothing to learn, or no surroundings.
+        if not len(drawn) or len(kept) < processor.min_points:
             continue
-        features = _features(_part(cloud, kept), processor, scale, drawn)
+        with file_errors(tile.path):
+            features = _features(_part(cloud, kept), processor, scale, drawn)
         own = labels[kept][drawn]
         parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
     return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))

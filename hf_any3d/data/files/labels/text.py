@@ -81,7 +81,12 @@ class TextCopy:
             sample = sample[: sample.rfind(b"\n") + 1]
         plain = unix_lines(sample)
         self.titles, self.declared, size, self.head_lines = text.read_header(plain)
-        table, self.worded = self._table(plain[size:])
+        table, self.worded, has_words = self._table(plain[size:])
+        if has_words and any(column.name is None for column in columns):
+            raise PointCloudError(
+                "the classes of the file are words, beside which no number is a class; expected another column "
+                "(field=NAME, --field NAME)"
+            )
         self.width = table.shape[1]
         self.names = text.column_names(self.titles, table)
         self.title = self._line_of_names()
@@ -99,11 +104,12 @@ class TextCopy:
                 check_field(check_word(column.name), ("x", "y", "z"))
         self.new_names: list[str] | None = None
 
-    def _table(self, rows: bytes) -> tuple[np.ndarray, list[str]]:
-        """Return the numbers of rows, as the reader does, and the names of columns of words."""
-        rows, worded = text.cells(rows, self.titles)
-        plain = text.plain_rows(rows)
-        return numbers(plain if self.declared is None else text.COUNT_LINE.sub(b"", plain)), worded
+    def _table(self, rows: bytes) -> tuple[np.ndarray, list[str], bool]:
+        """Return the numbers of rows, as the reader does, the names of columns of words, and if classes are words."""
+        rows, worded, words = text.cells_of(rows, self.titles, QuietSource("", b"", self.file_type))
+        plain = text.plain_rows(rows, self.titles)
+        table = numbers(plain if self.declared is None else text.COUNT_LINE.sub(b"", plain))
+        return table, worded, words is not None
 
     def _find_cells(self, first: bytes) -> None:
         """Find how the cells of a row are told apart."""
