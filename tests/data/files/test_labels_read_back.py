@@ -1,6 +1,8 @@
 """What is written as labels is read as labels, whatever kind of file it is written into, and nothing else changes."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -10,7 +12,7 @@ from hf_any3d import read_point_cloud, write_labels
 from hf_any3d.data.files import PointCloudFileError
 from tests.errors import raises
 
-from .test_labels import pcd, ply
+from .test_labels import pcd, ply, scan
 
 COUNT = 90
 POINTS = np.random.default_rng(3).integers(0, 9999, (COUNT, 3)) / 100
@@ -135,10 +137,7 @@ FILES: dict[str, bytes] = {
     "wide.npy": single(np.column_stack([POINTS, OLD])),
 }
 # Where nothing can name the last column of a single array, only numbers that look like labels are written.
-NOT_WRITTEN = {
-    ("wide.npy", "more than 64"),
-    *((f"binary{more}_1.pcd", name) for more in ("", "_compressed") for name in ()),
-}
+NOT_WRITTEN = {("wide.npy", "more than 64")}
 
 
 def read(path):
@@ -174,3 +173,78 @@ def test_labels_that_are_written_are_read_and_all_else_stays(name, tmp_path):
         for field, values in before.arrays().items():
             if field != "labels":
                 np.testing.assert_array_equal(getattr(after, field), values, err_msg=f"{kind}: {field}")
+
+
+def test_classes_that_are_words_are_not_mixed_with_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y,z,class\n" + "1,2,3,tree\n4,5,6,ground\n" * 9)
+    with raises(PointCloudFileError, naming="field=NAME"):
+        write(tmp_path / "a.csv", tmp_path / "b.csv", np.arange(18))
+    write(tmp_path / "a.csv", tmp_path / "b.csv", np.arange(18), field="code")
+    assert (tmp_path / "b.csv").read_text().splitlines()[:3] == ["x,y,z,class,code", "1,2,3,tree,0", "4,5,6,ground,1"]
+
+
+MEASURED = {
+    "ascii.ply": ("x", "Z", "intensity"),
+    "little.ply": ("y", "scalar_Intensity", "nx", "red", "gps_time"),
+    "binary_1.pcd": ("x", "t", "rgb"),
+    "names.csv": ("x", "intensity", "Intensity", "green", "ReturnNumber"),
+    "class.csv": ("z", "scalar_intensity"),
+    "empty.csv": ("y",),
+    "plain.xyz": ("x", "ny"),
+    "points.npz": ("points", "colors", "faces", "offset", "gps_time"),
+    "nan_fields.npz": ("points", "extra"),
+    "fields.npz": ("x", "intensity"),
+    "fields_label.npy": ("x", "t"),
+    "a.las": ("X", "intensity", "gps_time", "GpsTime", "Red", "return_number", "user_data", "height", "nir"),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_class_is_never_written_over_what_a_point_is(name, tmp_path):
+    (tmp_path / name).write_bytes(scan(7, False) if name == "a.las" else FILES[name])
+    count = len(read(tmp_path / name))
+    for field in MEASURED[name]:
+        with raises(ValueError, naming=field) as caught:
+            write(tmp_path / name, tmp_path / f"new_{name}", np.arange(count), field=field)
+        assert "damaged" not in str(caught.value)
+    for field in ("my_class", "treeID"):
+        write(tmp_path / name, tmp_path / f"new_{name}", np.arange(count), field=field)
+    assert [path.name for path in tmp_path.iterdir() if path.name not in (name, f"new_{name}")] == []
+
+
+def test_wrong_arguments_are_no_damaged_file(tmp_path):
+    (tmp_path / "a.ply").write_bytes(FILES["ascii.ply"])
+    labels = np.zeros(COUNT, int)
+    cases: list[tuple[dict, str]] = [
+        ({"labels": None}, "labels"),
+        ({"labels": labels, "field": "my class"}, "'my class'"),
+        ({"labels": labels, "field": "score", "scores": np.ones(COUNT)}, "'score'"),
+    ]
+    for arguments, naming in cases:
+        with raises(ValueError, naming=naming) as caught:
+            write(tmp_path / "a.ply", tmp_path / "b.ply", **arguments)
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of processes")
+@pytest.mark.parametrize(
+    "name", ["little.ply", "binary_compressed_1.pcd", "labels.npz", "plain.xyz", "a.las", "a.laz"]
+)
+def test_a_full_disk_is_told_as_what_it_is(name, tmp_path):
+    (tmp_path / name).write_bytes(scan(7, name == "a.laz") if name.startswith("a.") else FILES[name])
+    count = len(read(tmp_path / name))
+    # A limit of the process stands for the disk: writing fails with an OSError at this size.
+    program = (
+        "import resource, sys, numpy, hf_any3d\n"
+        "source, copy, count = sys.argv[1], sys.argv[2], int(sys.argv[3])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
+        "try:\n"
+        "    hf_any3d.write_labels(source, copy, numpy.arange(count) % 3)\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    copy = tmp_path / "copies" / name
+    words = [sys.executable, "-c", program, str(tmp_path / name), str(copy), str(count)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"{copy} could not be written (File too large)" in said
+    assert not list(copy.parent.iterdir())

@@ -27,6 +27,7 @@ _WRITERS = {
     "npy": ("npz", ("npy",)),
     "csv": ("text", ("csv",)),
     "txt": ("text", ("txt",)),
+    "asc": ("text", ("asc",)),
     "xyz": ("text", ("xyz",)),
 }
 _WITH_FACES = ("ply", "npz")
@@ -74,7 +75,7 @@ def write_labels(
     | `.pcd` | the field that is read as labels, else `label` | further fields |
     | `.npz` | the array, field or column that is read as labels, else an array `labels` | further arrays |
     | `.npy` | the field or column that is read as labels, else a field `label` | further fields |
-    | `.csv`, `.txt`, `.xyz` | the column that is read as labels, else a last one, `Classification` | further ones |
+    | text | the column that is read as labels, else a last one, `Classification` | further columns |
 
     Rows of text without names of columns get a line `#x y z Classification` where nothing else would tell the reader
     what is written: scores, more than 64 labels, and points without one. A COPC is refused, unless the path ends with
