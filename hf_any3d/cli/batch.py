@@ -300,7 +300,8 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
         # A batch for each of several processes, so that all have work until the end and rows come soon.
         size = _MOST_FILES_AT_A_TIME if count == 1 else max(1, min(job.batch_size or 8, len(names) // count))
         with FileNotes() as notes, progress(len(names), "file", show=len(names) > 1) as bar:
-            for row in executor.run(RowsWork(placed.open, given=data), cut(names, size)):
+            work = RowsWork(placed.open, given=data, are_copied=job.task == "segment")
+            for row in executor.run(work, cut(names, size)):
                 notes.add("warning", row["file"], row.get("warnings", ()))
                 notes.add("error", row["file"], [row["error"]] if "error" in row else ())
                 yield row

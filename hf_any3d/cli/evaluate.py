@@ -16,6 +16,7 @@ from hf_any3d.cli.common import (
     AsJson,
     DataDir,
     Device,
+    LabelField,
     ModelCommand,
     Revision,
     UnitOfFiles,
@@ -121,6 +122,7 @@ def evaluate(
     data_dir: DataDir = None,
     options: Annotated[str | None, option("JSON object with options of the dataset, such as a variant.")] = None,
     split: Annotated[str | None, option("Split; by default test, or the only one of a folder or file.")] = None,
+    label_field: LabelField = None,
     voting: Annotated[
         int | None, option("Also evaluate the mean logits of this many augmented copies.", min=0)
     ] = None,
@@ -174,10 +176,13 @@ def evaluate(
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
         given = None if unit is None else unit.value
-        evaluate_tiles(model, str(data), output, unit=given, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
+        asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
+        evaluate_tiles(model, str(data), output, **asked, as_json=as_json, as_csv=as_csv)
         return
     if unit is not None:
         raise ValueError(f"--unit: {model} does not measure in meters; --unit is for models of labeled tiles")
+    if label_field is not None:
+        raise ValueError("--label-field: expected a model of labeled files; for folders, --options has label_field")
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":

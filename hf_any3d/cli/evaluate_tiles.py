@@ -25,6 +25,7 @@ def evaluate_tiles(
     output: Path | None,
     *,
     unit: str | None = None,
+    label_field: str | None = None,
     use_cpu: bool = False,
     as_json: bool = False,
     as_csv: bool = False,
@@ -46,7 +47,7 @@ def evaluate_tiles(
 
     # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):
-        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files, unit)
+        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files, unit, label_field)
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,6 +116,7 @@ def segment(
     # Output and copies are checked before the model is opened.
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
     targets = _copies(inputs, output, suffix, copies)
+    inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
     arguments = _text_arguments(labels, templates, text_features)
     pipe = open_segmentation(name, arguments, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)

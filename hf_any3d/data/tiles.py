@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, class_name
+from hf_any3d.data.files.label_words import common_names
+from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
@@ -52,6 +53,9 @@ class Tile:
     returns: bool | None = None
     labeled: str = "points"
     is_taken_for_meters: bool = False
+    table: str | None = None
+    flags: dict[str, int] = field(default_factory=dict)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
@@ -73,14 +77,17 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     if codes is not None:
         kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    flags = {name: int(values.sum()) for name, values in (cloud.further or {}).items() if values.dtype == bool}
     fields = ("colors", "intensity", "normals", "ring", "labels")
-    has = tuple(field for field in fields if getattr(cloud, field) is not None)
+    has = tuple(name for name in fields if getattr(cloud, name) is not None)
     # Other formats have no place for returns, so that they lack nothing.
     returns = cloud.return_number is not None if _is_las(name) else None
     unit = cloud.meters_per_unit
     assumed = is_taken_for_meters(name, cloud)
     density = _density(cloud, 1.0 if assumed else unit)
-    return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed)
+    table = cloud.label_codes
+    words = cloud.label_names
+    return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed, table, flags, words)
 
 
 def _is_las(name: str) -> bool:
@@ -107,10 +114,41 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
         # Names relative to the common folder are shorter, and differ.
         folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
         tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
+    tiles = _with_common_words(tiles)
     lines: list[str] = []
-    for describe in (_classes, _rare_classes, _unlabeled, _densities, _units, _overlaps, _missing):
+    for describe in (
+        _classes,
+        _no_objects,
+        _flags,
+        _rare_classes,
+        _unlabeled,
+        _densities,
+        _units,
+        _overlaps,
+        _missing,
+    ):
         lines += describe(tiles)
     return lines
+
+
+def _with_common_words(tiles: Sequence[Tile]) -> list[Tile]:
+    """Return the tiles with one list of words, whose numbers are their labels, after the numbers of tiles without."""
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    others = [label for tile in tiles if tile.words is None for label in tile.labels or ()]
+    first = max(others, default=-1) + 1
+    names = ("",) * first + words
+    common = []
+    for tile in tiles:
+        if tile.words is not None and tile.labels is not None:
+            own = tile.words
+            labels = {}
+            for label, count in tile.labels.items():
+                labels[names.index(own[label], first) if label >= 0 else label] = count
+            tile = replace(tile, labels=labels, words=names)
+        common.append(tile)
+    return common
 
 
 def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -127,6 +165,26 @@ def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
             shares.append(f"{what} {100 * count / total:.3g} %")
         if shares:
             yield f"labels of {labeled}: {', '.join(shares)}"
+
+
+def _no_objects(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which codes of LAS are no class of things in the files that have them."""
+    files_of: dict[tuple[int, str], list[str]] = {}
+    for tile in tiles:
+        for label in tile.labels or {}:
+            if tile.table is not None and kind_of(label, tile.table) in (Kind.USE, Kind.RESERVED, Kind.FLAGGED):
+                files_of.setdefault((label, tile.table), []).append(tile.name)
+    for (label, table), names in sorted(files_of.items()):
+        name = names_of(table).get(label)
+        what = f"{label}{f' {name}' if name else ''}"
+        yield f"{what} says {kind_of(label, table)}, in {_some(names)}; it is not learned by default"
+
+
+def _flags(tiles: Sequence[Tile]) -> Iterator[str]:
+    for flag in sorted({flag for tile in tiles for flag in tile.flags}):
+        flagged = [tile for tile in tiles if flag in tile.flags]
+        count = sum(tile.flags[flag] for tile in flagged)
+        yield f"{flag}: {count:,} points, in {_some([tile.name for tile in flagged])}"
 
 
 def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -236,7 +294,15 @@ def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _names(tiles: Sequence[Tile]) -> dict[int, str]:
-    return ASPRS_CLASSES if any(tile.is_las for tile in tiles) else {}
+    words = next((tile.words for tile in tiles if tile.words is not None), ())
+    if words:
+        # Numbers before those of words are of other tiles.
+        return {label: word for label, word in enumerate(words) if word}
+    tables = {tile.table for tile in tiles if tile.table is not None}
+    # Where formats differ, a code may be a class in one file and reserved in another.
+    if len(tables) > 1:
+        return ASPRS_CLASSES
+    return names_of(tables.pop() if tables else None)
 
 
 def _some(names: Sequence[str]) -> str:

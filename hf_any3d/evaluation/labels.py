@@ -89,7 +89,7 @@ def points_that_count(cloud: PointCloudData) -> np.ndarray:
     """Return whether the label of each point (points,) is learned and judged, by the flags of LAS.
 
     Withheld points are deleted ones, which the standard leaves out of all processing. Synthetic points were not
-    measured where they are, such as those of a water surface that a program has drawn, and lack what a sensor measures.
+    measured where they are, such as those of a water surface that a program has drawn, and lack what sensors measure.
     Where all points are synthetic, as in clouds of photographs, this tells nothing of single ones, and they count.
     """
     flags = cloud.further or {}

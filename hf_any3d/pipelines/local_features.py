@@ -91,6 +91,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         marks = 0
         if scene.mesh is not None:
             cloud, marks = with_marks(cloud, scene.mesh)
+        processor.check_measured(cloud)
         scan = processor.describe(cloud, scene.up_axis, marks)
         answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)

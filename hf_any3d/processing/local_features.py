@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
@@ -60,7 +61,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             warning. "diagonal" describes objects, scaled so that the diagonal of their bounding box is 16 long, and
             adds the place in that box.
         features: "xyz", then what else is read of points: "return_number" and "number_of_returns", "intensity", "rgb",
-            "normals". Intensities and colors are seen relative to those of the whole file. What a file lacks is 0.
+            "normals". Intensities and colors are seen relative to those of the whole file. A call with a cloud that
+            lacks what is read is an error.
         upright: whether objects stand the same way; False leaves out all features that depend on a direction.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
@@ -123,6 +125,25 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         words |= dict.fromkeys(RETURNS, ("return", "returns", "place among", "several", "early"))
         first = {word for name in names for word in words.get(name, ())}
         return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
+
+    def check_measured(self, cloud: PointCloudData) -> None:
+        """Check that a cloud has what the features are computed of, as no model answers for points without it.
+
+        Raises:
+            PointCloudError: Something is missing, or is 0 everywhere, by which files say that nobody has measured it.
+        """
+        fields = {name: getattr(cloud, ATTRIBUTES[name]) for name in self.features if name != "xyz"}
+        missing = [ATTRIBUTES[name] for name, values in fields.items() if values is None or not values.any()]
+        if missing:
+            raise PointCloudError(
+                f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
+                "points that have them, or a model that was trained without"
+            )
+        counts = cloud.number_of_returns
+        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
+            warnings.warn(
+                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+            )
 
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.
@@ -209,6 +230,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if cloud.is_mesh:
             # More samples than are returned, since surroundings are measured by them
             cloud = cloud.sample_surface(max(num_points, _SURFACE_POINTS), generator)
+        self.check_measured(cloud)
         scan = self.describe(cloud)
         rows = resample_index(len(cloud), num_points, generator)
         # Surroundings are of all points, of which only some are described.

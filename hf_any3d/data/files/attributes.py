@@ -19,9 +19,11 @@ _INTENSITIES = "intensity reflectance remission reflectivity strength intensitie
 _RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
 _CLASSES = (
-    "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
-)
-_LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
+    "class classification class_id class_label classes semantic semantics semantic_label semantic_labels "
+    "semantic_class semantic_id sem sem_label sem_labels sem_class"
+).split()
+_LABELS = [*_CLASSES, *"category category_id label labels label_id part part_id part_label parts".split()]
+_LABELS += "segment seg seg_label".split()
 _RETURNS, _COUNTS_OF_RETURNS = (
     ("return_number", "returnnumber"),
     ("number_of_returns", "numberofreturns", "num_returns"),
@@ -50,6 +52,8 @@ _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
 _LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+# Numbers of returns and of most classes are below; a channel of real colors has brighter values.
+_MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
 # while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
 _BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
@@ -62,8 +66,17 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
 
 
-def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the fields of a cloud that columns of these names have, each with the names of its columns."""
+def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[str]]:
+    """Return the fields of a cloud that columns of these names have, each with the names of its columns.
+
+    Args:
+        names: Names of all columns.
+        label: The one that labels are read from, and nothing else; by default one of the usual names.
+
+    Raises:
+        PointCloudError: `label` is a coordinate.
+    """
+    names = list(names)
     plain: dict[str, str] = {}
     # Of `intensity` and `scalar_intensity` the plain one counts.
     for name in sorted(names, key=lambda name: plain_name(name) != name):
@@ -74,7 +87,29 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
     for field, variants in _FIELDS.items():
         if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
             fields[field] = [plain[name] for name in wanted]
+    if label is None:
+        return fields
+    if label in fields.get("points", ()):
+        raise PointCloudError(f"column {label!r} holds coordinates; expected another one for the labels")
+    # Intensities that are labels in truth would tell a model its answers.
+    fields = {field: columns for field, columns in fields.items() if label not in columns}
+    return {**fields, "labels": [label]}
+
+
+def wanted_fields(names: Iterable[str], source: Source) -> dict[str, list[str]]:
+    """Return `fields_of` with the labels that the caller of a reader has chosen, if any."""
+    names = list(names)
+    chosen = source.chosen_label(names)
+    fields = fields_of(names, chosen)
+    # Those of another part of the file were chosen.
+    if source.label_field is not None and chosen is None:
+        fields.pop("labels", None)
     return fields
+
+
+def is_label_name(name: str) -> bool:
+    """Return whether a column of this name may hold labels."""
+    return plain_name(name) in _LABELS
 
 
 def _axes_of(plain: Iterable[str]) -> list[str] | None:
@@ -93,6 +128,12 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
         if word := next((word for word in words if word in names), None):
             axes.setdefault(axis, word)
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
+
+
+def measured_words() -> set[str]:
+    """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
+    words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
+    return {*"xyz", *words}
 
 
 def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
@@ -117,11 +158,17 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source: The file, for warnings.
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
-    fields = fields_of(columns)
+    fields = wanted_fields(columns, source)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
-    source.leave_out(name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name))
+    unused = [name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name)]
+    others = [name for name in unused if is_label_name(name)]
+    source.leave_out(name for name in unused if name not in others)
+    if "labels" in fields:
+        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+    else:
+        source.leave_out(others)
     points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
     left_out = left_out_points(points)
     cloud: dict[str, Any] = {"points": points}
@@ -213,11 +260,19 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     | 7 | x y z normals labels; x y z intensity colors; x y z colors alpha; or x y z colors labels |
     | 9 | x y z colors normals, or x y z normals colors |
 
-    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
-    beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
+    Columns are colors if all values are in [0, 1] and some are fractions, or all are whole numbers in [0, 255] and no
+    column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
+    labels if they are whole numbers from 0, few of them different. Columns that match no
     rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
     points is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
     """
+    if source.label_field is not None:
+        return _with_chosen_column(table, source)
+    return _by_width(table, source)
+
+
+def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return the fields of a table (points, columns) by the number of its columns."""
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
         table = table[:, 1:]
@@ -246,6 +301,26 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     return cloud
 
 
+def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Read labels from the column whose number was chosen, and the others without labels."""
+    width = table.shape[1]
+    # Coordinates come first, and are no labels.
+    chosen = source.chosen_label(map(str, range(4, width + 1)))
+    place = width if chosen is None else int(chosen) - 1
+    others = np.delete(table, place, axis=1) if chosen is not None else table
+    if others.shape[1] in _WIDTHS and not (others.shape[1] == 4 and source.file_type != "pts"):
+        cloud = _by_width(np.ascontiguousarray(others), source)
+        cloud.pop("labels", None)
+    else:
+        cloud = {"points": others[:, :3]}
+        if others.shape[1] > 3:
+            source.leave_out(["further columns"], "nothing names them")
+    if chosen is not None:
+        labels = with_stand_ins(table[:, place], left_out_points(table[:, :3]))
+        cloud["labels"] = usable_labels(labels, source)
+    return cloud
+
+
 def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], source: Source) -> dict[str, Any]:
     """Read three columns as the first of some kinds, "normals" or "colors", that their values may be."""
     for kind in kinds:
@@ -270,6 +345,9 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
             source.warn("column 4 is read as intensities, since nothing names it")
         intensity = usable_numbers(first[:, 0], "intensities", source)
         return {"intensity": intensity, "colors": usable_colors(last, source)}
+    if is_pts and not colors_first:
+        source.warn("columns 5 to 7 do not look like colors and are left out, since nothing names them")
+        return {"intensity": usable_numbers(first[:, 0], "intensities", source)}
     if not colors_first:
         source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
         return {"labels": _likely_labels(table, source)}
@@ -441,8 +519,15 @@ def _has_unit_length(rows: np.ndarray) -> bool:
 
 def _looks_like_colors(rows: np.ndarray) -> bool:
     rows = with_stand_ins(rows, missing_rows(rows))
-    are_bytes = rows.min() >= 0 and rows.max() <= 255
-    return bool(are_bytes and (rows.max() <= 1 or (rows == np.floor(rows)).all()))
+    if not (rows.min() >= 0 and rows.max() <= 255):  # or NaN
+        return False
+    are_whole = bool((rows == np.floor(rows)).all())
+    if rows.max() <= 1:
+        # Zeros and ones may as well be flags, or returns of pulses that all came back once.
+        return not are_whole
+    # A channel may be 0 everywhere, but if it is dark everywhere, it rather counts returns or classes.
+    brightest = rows.max(axis=0)
+    return are_whole and not ((brightest > 0) & (brightest <= _MOST_COUNTED)).any()
 
 
 USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {

@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_numbers
+from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
+from hf_any3d.utils.messages import cut
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
@@ -45,6 +46,9 @@ EXTENDED_HEADER = 60
 _SAME_UNIT = 1e-5
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+_SCALED = 0b11000  # bits of scale and offset among the options of an extra dimension
+_MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
 FLAGS = {"synthetic": 1, "withheld": 4}
 """Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
@@ -69,7 +73,7 @@ def read(source: Source) -> PointCloudData:
     colors = intensity = return_number = number_of_returns = None
     if columns.colors is not None and columns.colors.any():
         colors = usable_colors(columns.colors, source)
-    if columns.intensity.any():
+    if columns.intensity.any() and "intensity" not in source.chosen_fields:
         intensity = usable_numbers(columns.intensity, "intensities", source)
     if columns.returns.any():
         # The return number and how many there were, in four bits each since format 6, and in three before.
@@ -81,7 +85,7 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(
         columns.points,
         colors,
-        labels=columns.labels,
+        labels=usable_labels(columns.labels, source),
         intensity=intensity,
         up_axis="z",  # Z is the elevation in LAS
         meters_per_unit=units.length,
@@ -89,7 +93,7 @@ def read(source: Source) -> PointCloudData:
         in_degrees=units.in_degrees,
         return_number=return_number,
         number_of_returns=number_of_returns,
-        label_codes=CURRENT if header.point_format >= 6 else LEGACY,
+        label_codes=_table_of(header),
         further=_flags(columns.flags),
         step=np.abs(scale),
     )
@@ -101,13 +105,20 @@ def _flags(flags: np.ndarray) -> dict[str, np.ndarray] | None:
     return {name: values for name, values in found.items() if values.any()} or None
 
 
+def _table_of(header: "_Header") -> str | None:
+    # Numbers of a dimension of the user's own mean what the user says.
+    if "label" in (header.row.names or ()):
+        return None
+    return CURRENT if header.point_format >= 6 else LEGACY
+
+
 @dataclass(frozen=True)
 class _Header:
     """The part of a header that is about the points."""
 
     start: int  # byte of the first point
     point_format: int  # 0 to 10: which fields a record has
-    row: np.dtype  # of a record
+    row: np.dtype  # of a record; its field "label" is what labels were chosen to be read from
     count: int  # declared number of points
     is_compressed: bool
 
@@ -117,7 +128,7 @@ class _Columns:
     """The columns of all points, one row each; colors are None in formats without them."""
 
     points: np.ndarray  # (points, 3) float64
-    labels: np.ndarray  # (points,) int64
+    labels: np.ndarray  # (points,) int64; of the type of the dimension that was chosen for them
     intensity: np.ndarray  # (points,) uint16
     returns: np.ndarray  # (points,) uint8
     flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
@@ -127,6 +138,7 @@ class _Columns:
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
+    _check_start(data)
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -135,23 +147,55 @@ def _read_header(source: Source) -> _Header:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    is_cut = start < HEADER_SIZE or (not is_compressed and start + count * size > len(data))
-    if is_cut or not data.startswith(b"LASF"):
+    if not HEADER_SIZE <= start <= len(data):
+        raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
+    if point_format >= len(_SIZES) or size < _SIZES[point_format]:
         raise PointCloudError(
-            f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
+            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(_SIZES) - 1}, whose "
+            f"points have {min(_SIZES)} bytes or more, so the header is damaged"
         )
-    row = _row_type(point_format, size)
+    if not is_compressed and start + count * size > len(data):
+        stored = (len(data) - start) // size
+        raise PointCloudError(f"{_declared(count)}, and the file has {stored:,}; it may be cut off")
+    # No compressor gets so many points into each byte.
+    if count > _MOST_PER_BYTE * len(data):
+        raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
+    row = _with_label(_row_type(point_format, size), source, start, point_format)
     source.check(points=count, decoded=count * max(size, 32))
-    source.leave_out(_extra_dimensions(data, start, point_format, size))
+    chosen = f"extra dimension {source.label_field}".lower()
+    extra = _extra_dimensions(data, start, point_format, size)
+    source.leave_out(name for name in extra if name.lower() != chosen)
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
     return _Header(start, point_format, row, count, is_compressed)
+
+
+def _check_start(data: bytes) -> None:
+    """Check what every LAS begins with: its mark, a version that there is, and a whole header."""
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+    if len(data) < HEADER_SIZE:
+        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+    major = data[24]
+    minor = data[25]
+    if major != 1 or minor > 4:
+        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
+
+
+def _declared(count: int) -> str:
+    # A number of 20 digits is no number of points, and nobody has to read it.
+    return (
+        f"the header declares {count:,} points"
+        if count < 10**12
+        else "the header declares more points than any file holds"
+    )
 
 
 def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np.ndarray) -> _Columns:
     """Collect the columns block by block, since most bytes of a record are not needed."""
     count = header.count
     point_format = header.point_format
+    row = header.row
     if header.is_compressed:
         tell_of_more = partial(_warn_of_more, source, count)
         blocks = decompressed(source.data, header.start, header.row, count, tell_of_more=tell_of_more)
@@ -159,7 +203,7 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         blocks = [np.frombuffer(source.data, header.row, count, header.start)]
     columns = _Columns(
         points=np.empty((count, 3)),
-        labels=np.empty(count, np.int64),
+        labels=np.empty(count, row["label"] if "label" in (row.names or ()) else np.int64),
         intensity=np.empty(count, np.uint16),
         returns=np.empty(count, np.uint8),
         flags=np.empty(count, np.uint8),
@@ -179,6 +223,8 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         else:
             columns.labels[rows] = block["class"] & 31
             columns.flags[rows] = block["class"] >> 5
+        if "label" in (row.names or ()):
+            columns.labels[rows] = block["label"]
         columns.intensity[rows] = block["intensity"]
         columns.returns[rows] = block["returns"]
         if columns.colors is not None:
@@ -210,6 +256,68 @@ def _row_type(point_format: int, size: int) -> np.dtype:
         formats.append("<u2")
         offsets.append(36)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+# Dimensions of every point that labels may be chosen from: type and byte, since format 6 and before.
+_DIMENSIONS = {
+    "classification": None,  # what labels are anyway
+    "user_data": ("u1", 17, 17),
+    "point_source_id": ("<u2", 20, 18),
+    "intensity": ("<u2", 12, 12),
+}
+
+
+def _with_label(row: np.dtype, source: Source, start: int, point_format: int) -> np.dtype:
+    """Return the type of a record with the dimension that was chosen for labels as its field "label"."""
+    if source.label_field is None:
+        return row
+    places: dict[str, tuple[str, int] | None] = {}
+    for name, place in _DIMENSIONS.items():
+        if place is not None:
+            kind, since_6, before = place
+            places[name] = (kind, since_6 if point_format >= 6 else before)
+        else:
+            places[name] = None
+    places |= _described_places(source.data, start, _SIZES[point_format])
+    chosen = source.chosen_label(places)
+    if chosen is None or (place := places[chosen]) is None:
+        return row
+    kind, at = place
+    if at + np.dtype(kind).itemsize > row.itemsize:
+        raise PointCloudError(f"dimension {chosen!r} ends after the {row.itemsize} bytes of a point")
+    fields = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()} | {"label": (kind, at)}
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [field[0] for field in fields.values()],
+            "offsets": [field[1] for field in fields.values()],
+            "itemsize": row.itemsize,
+        }
+    )
+
+
+def _described_places(data: bytes, start: int, first: int) -> dict[str, tuple[str, int] | None]:
+    """Return type and byte of each extra dimension that is one plain number, by its name."""
+    places: dict[str, tuple[str, int] | None] = {}
+    at = first
+    for user, number, body in _records(data, start):
+        if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
+            continue
+        for entry in range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE):
+            kind = body[entry + 2]
+            options = body[entry + 3]
+            name = body[entry + 4 : entry + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
+            # Type 0 is that many bytes without a meaning, and types above 10 are arrays of two and three numbers.
+            if kind == 0:
+                at += options
+                continue
+            width = (kind - 1) // 10 + 1
+            dtype = _EXTRA_TYPES[(kind - 1) % 10]
+            # Scaled numbers are measurements.
+            if width == 1 and not options & _SCALED:
+                places[name] = (dtype, at)
+            at += width * np.dtype(dtype).itemsize
+    return places
 
 
 def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:
@@ -288,7 +396,7 @@ def decompressed(
         # A failed check in lazrs raises PanicException, which is not an Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
+        raise PointCloudError(f"the compressed points are damaged or cut off ({cut(str(error), 80)})") from None
 
 
 def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:

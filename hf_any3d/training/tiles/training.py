@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from hf_any3d.training.tiles.reading import (
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_common_words,
     with_learned_codes,
     with_one_table,
 )
@@ -72,13 +74,18 @@ class TilesArguments:
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those that "
-        "name no object, such as 0, 1, 7, 12 and 18, and negative ones of other formats.",
+        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
+        "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
+    )
+    label_field: str | None = argument(
+        None,
+        help="Name of the column, property, field, array or extra dimension with the class of each point; by default "
+        "a usual one, such as label.",
     )
     merge: list[str] | None = argument(
         None,
-        help="Classes to join, such as 'vegetation=3,4,5', or with the code that files get 'cars=3,4:64'. By default "
-        "files get the last code of one kind of things, and 1 in LAS for several kinds. Several may follow.",
+        help="Classes to join, such as 'vegetation=3,4,5', or 'other=2,3:64' with the code that files get. By default "
+        "that is the last code if all are of one family, and in LAS 1, unclassified, for others. Several may follow.",
     )
     unit: str | None = argument(
         None,
@@ -155,6 +162,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     with stopwatch.part("data"):
         # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
         tiles, labels_of, remarks = _look_at_all(files, rule, arguments)
+        rule = replace(rule, words=tiles[0].words or ())
         classes, more = _classes(tiles, rule)
         remarks += more
         processor, more = _processor(tiles, arguments)
@@ -206,7 +214,7 @@ def _look_at_all(
     remarks: list[str] = []
     for path in files:
         try:
-            cloud = read_tile(path, arguments.unit_of_files)
+            cloud = read_tile(path, arguments.label_field, unit=arguments.unit_of_files)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
@@ -218,7 +226,7 @@ def _look_at_all(
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
-    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in found])
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
     remarks += more
     tiles: list[TileFacts] = []
     for tile in with_learned_codes(found, rule):
@@ -333,7 +341,9 @@ def rows_of(
 
     Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
     """
-    cloud = read_tile(tile.path, arguments.unit_of_files)
+    # What is wrong with the file was said when it was looked at.
+    with warnings.catch_warnings(action="ignore"):
+        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -352,9 +362,11 @@ def rows_of(
             # Sorted, since neighbors in the file are neighbors in memory.
             kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
-        if not len(drawn):
+        # A thinned copy of a small tile may have nothing to learn, or no surroundings.
+        if not len(drawn) or len(kept) < processor.min_points:
             continue
-        features = _features(_part(cloud, kept), processor, scale, drawn)
+        with file_errors(tile.path):
+            features = _features(_part(cloud, kept), processor, scale, drawn)
         own = labels[kept][drawn]
         parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
     return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))

@@ -64,10 +64,10 @@ def test_fields_of_other_names_have_their_place(name, field):
 @pytest.mark.parametrize("name", ["vertex_indexes", "vertexIndices", "vertices", "indices", "of_this_face"])
 def test_faces_are_found_whatever_the_name_of_their_list(name):
     header = f"{VERTICES}element face 2\nproperty list uchar int {name}\nproperty list uchar float texcoord\n"
-    header += "property int part\nelement edge 1\nproperty int from"
+    header += "property int shade\nelement edge 1\nproperty int from"
     cloud, told = read(ply(header, f"{ROWS}3 0 1 2 0 5\n3 0 2 3 0 5\n1\n".encode(), "ascii"), "ply")
     assert (cloud.faces == TRIANGLES).all()
-    assert all(left in told for left in ("texcoord of faces", "part of faces", "element edge"))
+    assert all(left in told for left in ("texcoord of faces", "shade of faces", "element edge"))
 
 
 def test_an_alpha_is_told_only_where_it_says_something():
