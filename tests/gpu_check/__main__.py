@@ -29,14 +29,14 @@ from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 
 # Seconds of each section; with the starts of their processes under nine minutes together.
 BUDGETS = {
-    "parity": 60,
-    "reference": 30,
-    "waits": 60,
-    "precision": 60,
-    "devices": 30,
+    "parity": 20,
+    "reference": 10,
+    "waits": 25,
+    "precision": 40,
+    "devices": 15,
     "speed": 40,
-    "steps": 90,
-    "modes": 100,
+    "steps": 120,
+    "modes": 230,
 }
 
 

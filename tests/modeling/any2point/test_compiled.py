@@ -10,7 +10,11 @@ from tests.turns import some
 
 
 @pytest.mark.parametrize("count_empty_cells", some([False, True], left_out=[True]))
-def test_training_step_compiles_into_one_graph(count_empty_cells):
+def test_training_step_compiles_into_one_graph(monkeypatch, count_empty_cells):
+    # Compilers of torch 2.10 and 2.11 break the graph at this question, as seen on a GPU with 2.11; that of 2.13 knows
+    # it.
+    question = torch.compiler.disable(torch.amp.is_autocast_available)
+    monkeypatch.setattr(torch.amp, "is_autocast_available", question)
     settings = {"count_empty_cells": count_empty_cells}
     model = adapted_model("clip_text_model", settings, num_layers=1, head_dropout=0.0).train()
     other = copy.deepcopy(model)
