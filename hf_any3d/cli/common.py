@@ -84,6 +84,15 @@ FileType = Annotated[
 ]
 
 
+LabelField = Annotated[
+    str | None,
+    option(
+        "Name of the column, property, field, array or extra dimension with the label of each point, or the number of "
+        "a column of text without names, from 1; by default a usual name, such as label."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class FileOptions:
     """Options of the commands that print a row for each file."""

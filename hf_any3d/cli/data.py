@@ -23,6 +23,7 @@ from hf_any3d.cli.common import (
     DataDir,
     FileOptions,
     FileType,
+    LabelField,
     hide_bars_of_datasets,
     json_object,
     option,
@@ -290,6 +291,7 @@ def check(
     files: Files,
     options: FileOptions,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    label_field: LabelField = None,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
@@ -301,7 +303,7 @@ def check(
     Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
     have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
-    inputs = find_inputs(files, options.file_type)
+    inputs = find_inputs(files, options.file_type, label_field)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
@@ -573,7 +575,7 @@ def _serve(inputs: Inputs) -> None:
     if len(inputs) != 1:
         raise ValueError(f"--serve: {len(inputs)} files; expected one")
     cloud = inputs.files[0].read()
-    named = class_names(cloud.name, cloud.data)
+    named = class_names(cloud.data)
     server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
     print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
     server.sleep_forever()
@@ -611,7 +613,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         for cloud in clouds:
             # The page has one legend: where formats are mixed, numbers mean different classes.
-            named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
+            named = class_names(cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
             names_of_views.append(labels)

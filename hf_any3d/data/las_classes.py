@@ -115,6 +115,11 @@ def kind_of(code: int, table: str) -> Kind:
     return Kind.NOISE if code in _NOISE else Kind.OBJECT
 
 
+def names_object(code: int, table: str) -> bool:
+    """Return whether a code says what a point is, by the standard or by the user."""
+    return kind_of(code, table) in (Kind.OBJECT, Kind.OWN)
+
+
 def names_of(table: str | None) -> dict[int, str]:
     """Return the names of codes in a table; those that it reserves have the name of the others, and say so."""
     if table is None:

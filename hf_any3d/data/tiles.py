@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
@@ -51,6 +52,7 @@ class Tile:
     labeled: str = "points"
     table: str | None = None
     flags: dict[str, int] = field(default_factory=dict)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
@@ -79,7 +81,9 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     returns = cloud.return_number is not None if _is_las(name) else None
     unit = cloud.meters_per_unit
     table = cloud.label_codes
-    return Tile(name, (*low,), (*high,), unit, _density(cloud), labels, has, returns, labeled, table, flags)
+    return Tile(
+        name, (*low,), (*high,), unit, _density(cloud), labels, has, returns, labeled, table, flags, cloud.label_names
+    )
 
 
 def _is_las(name: str) -> bool:
@@ -107,6 +111,7 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
         # Names relative to the common folder are shorter, and differ.
         folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
         tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
+    tiles = _with_common_words(tiles)
     lines: list[str] = []
     for describe in (
         _classes,
@@ -121,6 +126,26 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
     ):
         lines += describe(tiles)
     return lines
+
+
+def _with_common_words(tiles: Sequence[Tile]) -> list[Tile]:
+    """Return the tiles with one list of words, whose numbers are their labels, after the numbers of tiles without."""
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    others = [label for tile in tiles if tile.words is None for label in tile.labels or ()]
+    first = max(others, default=-1) + 1
+    names = ("",) * first + words
+    common = []
+    for tile in tiles:
+        if tile.words is not None and tile.labels is not None:
+            own = tile.words
+            labels = {}
+            for label, count in tile.labels.items():
+                labels[names.index(own[label], first) if label >= 0 else label] = count
+            tile = replace(tile, labels=labels, words=names)
+        common.append(tile)
+    return common
 
 
 def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -262,6 +287,10 @@ def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _names(tiles: Sequence[Tile]) -> dict[int, str]:
+    words = next((tile.words for tile in tiles if tile.words is not None), ())
+    if words:
+        # Numbers before those of words are of other tiles.
+        return {label: word for label, word in enumerate(words) if word}
     tables = {tile.table for tile in tiles if tile.table is not None}
     # Where formats differ, a code may be a class in one file and reserved in another.
     if len(tables) > 1:

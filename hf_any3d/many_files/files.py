@@ -31,6 +31,7 @@ class InputFile:
     name: str
     data: bytes | None = None
     file_type: str | None = None
+    label_field: str | None = None  # see `read_point_cloud`
     is_copied: bool = False
 
     def read(self, on_invalid: str = "drop") -> Cloud:
@@ -54,7 +55,9 @@ class InputFile:
             # Python shows a warning once per place; here each file has its own.
             warnings.simplefilter("always")
             with nothing_is_lost() if self.is_copied else nullcontext():
-                cloud = read_point_cloud(source, file_type=self.file_type, on_invalid=on_invalid)
+                cloud = read_point_cloud(
+                    source, file_type=self.file_type, on_invalid=on_invalid, label_field=self.label_field
+                )
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
 
     def stamp(self) -> str:

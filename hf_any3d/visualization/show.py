@@ -165,7 +165,9 @@ def share_legend(views: Sequence[CloudView], names: Sequence[Sequence[str]]) -> 
 
 
 def class_names(data: PointCloudData) -> list[str] | None:
-    """Return the names of classes that the format of a file gives them, by their numbers, or None."""
+    """Return the names of classes that a file or its format gives them, by their numbers, or None."""
+    if data.label_names is not None:
+        return list(data.label_names)
     if data.label_codes is None or data.labels is None:
         return None
     names = names_of(data.label_codes)

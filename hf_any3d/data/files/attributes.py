@@ -57,6 +57,8 @@ _MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
 # while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
 _BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
+# Largest intensities of scans that differ by a larger factor are hardly of one scale.
+_OTHER_SCALE = 4.0
 
 
 def plain_name(name: str) -> str:
@@ -205,15 +207,46 @@ def with_stand_ins(values: np.ndarray, are_missing: np.ndarray) -> np.ndarray:
 
 
 def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:
-    """Join the points of scans in one frame, with colors, intensities and other values where all scans have them."""
+    """Join the points of scans in one frame, with colors, intensities and other values where all scans have them.
+
+    Points of scans without labels have -1. Intensities are on one scale: if scans state different `intensity_limits`,
+    the least and the largest number of their sensors, each scan is scaled to 0 to 1 by its own. Colors and intensities
+    that are 0 everywhere are left out, as in LAS they are those of sensors that measure none.
+    """
+    scans = _with_one_scale(scans, source)
     joined: dict[str, np.ndarray] = {}
     for name in ("points", "colors", "intensity", *others):
         having = [scan[name] for scan in scans if name in scan]
+        if name == "labels" and having:
+            having = [scan.get(name, np.full(len(scan["points"]), -1)) for scan in scans]
+        if name in ("colors", "intensity") and not any(np.nan_to_num(values).any() for values in having):
+            continue
         if len(having) == len(scans):
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}; they are left out")
     return joined
+
+
+def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
+    """Return scans without `intensity_limits`, by which intensities are scaled to 0 to 1 if they differ."""
+    limits = [scan.get("intensity_limits") for scan in scans if "intensity" in scan]
+    scans = [{name: values for name, values in scan.items() if name != "intensity_limits"} for scan in scans]
+    measured = [scan for scan in scans if "intensity" in scan]
+    if None not in limits:
+        if len({*limits}) > 1:
+            source.warn("scans state intensities of different limits; each is scaled to 0 to 1 by its own")
+            for scan, (low, high) in zip(measured, limits, strict=True):
+                scan["intensity"] = (scan["intensity"] - np.float32(low)) / np.float32(high - low)
+        return scans
+    # Without limits nothing tells the scale, but those of 8 and of 11 bits, or of 1, show.
+    tops = [top for scan in measured if (top := float(np.nanmax(scan["intensity"], initial=0))) > 0]
+    if tops and max(tops) > _OTHER_SCALE * min(tops):
+        source.warn(
+            f"intensities reach {min(tops):g} in one scan and {max(tops):g} in another, and nothing tells their "
+            "scales; they are read as they are"
+        )
+    return scans
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
@@ -426,13 +459,13 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     return normals
 
 
-def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray | None:
+def usable_numbers(values: np.ndarray, names: str, source: Source, why: str = "NaN or infinite") -> np.ndarray | None:
     """Return numbers as float32, with a warning that calls them `names` where points have none, and 0 there.
 
-    None if no point has a finite number, with a warning, too.
+    None if no point has a finite number, with a warning, too; `why` is what numbers that are not finite stand for.
     """
     numbers = values.astype(np.float32)
-    missing = _told_as_missing(numbers, names, "0", source)
+    missing = _told_as_missing(numbers, names, "0", source, why)
     if missing is None:
         return None
     numbers[missing] = 0
@@ -461,16 +494,18 @@ def usable_labels(values: np.ndarray, source: Source, first: int | None = None) 
     return None
 
 
-def _told_as_missing(values: np.ndarray, names: str, instead: str, source: Source) -> np.ndarray | None:
+def _told_as_missing(
+    values: np.ndarray, names: str, instead: str, source: Source, why: str = "NaN or infinite"
+) -> np.ndarray | None:
     """Return which rows have NaN or infinite values, (rows,), told with the first; None with a warning if all have."""
     missing = missing_rows(values)
     if not missing.any():
         return missing
     if missing.all():
-        source.warn(f"{names} are NaN or infinite everywhere and are left out")
+        source.warn(f"{names} are {why} everywhere and are left out")
         return None
     source.warn(
-        f"{names}: {missing.sum():,} of {len(missing):,} are NaN or infinite, the first at {missing.argmax()} "
+        f"{names}: {missing.sum():,} of {len(missing):,} are {why}, the first at {missing.argmax()} "
         f"(counted from 0); they are {instead}"
     )
     return missing

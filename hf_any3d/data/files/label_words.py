@@ -2,10 +2,13 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError
+from hf_any3d.utils.messages import cut
 
 NO_LABEL = -1
 """Label of a point without a class."""
@@ -61,3 +64,20 @@ def renumbered(labels: np.ndarray, names: Sequence[str], wanted: Sequence[str]) 
     # The last one is that of `NO_LABEL`, which is -1.
     places = np.array([*(place_of.get(name, NO_LABEL) for name in names), NO_LABEL], np.int64)
     return places[labels]
+
+
+def with_words(cloud: PointCloudData, wanted: Sequence[str] | None, name: object) -> PointCloudData:
+    """Return a cloud whose labels are numbers of a list of words; None for labels that are numbers anyway.
+
+    Raises:
+        PointCloudFileError: Labels are words in one file, and numbers in another one.
+    """
+    if cloud.labels is None or wanted is None:
+        return cloud
+    if cloud.label_names is None:
+        listed = cut(", ".join(wanted), 60)
+        raise PointCloudFileError(
+            f"{name}: labels are numbers, and words in other files ({listed}); expected one kind"
+        )
+    labels = renumbered(cloud.labels, cloud.label_names, wanted)
+    return replace(cloud, labels=labels, label_names=tuple(wanted))

@@ -26,18 +26,18 @@ LEAST_POINTS = 3
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Fields that are no arrays.
 _OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "label_codes", "label_names", "further")
-# Numbers of points with invalid coordinates that were left out; None while such points are errors.
-_LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
+# Which points were kept, where some were left out for their coordinates; None while such points are errors.
+_LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
 
 
 @contextmanager
-def leave_out_invalid_points() -> Iterator[list[tuple[int, int]]]:
+def leave_out_invalid_points() -> Iterator[list[np.ndarray]]:
     """Leave points with NaN or infinite coordinates out of clouds that are built inside, with the faces on them.
 
     Yields:
-        A list that receives, for each such cloud, the number of points left out and of all points.
+        A list that receives, for each such cloud, which of its points were kept, (points,) bool.
     """
-    left_out: list[tuple[int, int]] = []
+    left_out: list[np.ndarray] = []
     token = _LEFT_OUT.set(left_out)
     try:
         yield left_out
@@ -170,7 +170,7 @@ class PointCloudData:
         if len(self) < least and not self.is_mesh:
             raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {least}")
 
-    def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
+    def _leave_out_invalid(self, left_out: list[np.ndarray]) -> None:
         points = np.asarray(self.points)
         if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
             return
@@ -196,7 +196,7 @@ class PointCloudData:
                     setattr(self, name, np.asarray(values)[kept])
             # A kept point's new number is how many kept ones come before it.
             self.faces = (valid.cumsum() - 1)[faces[kept]]
-        left_out.append((int((~valid).sum()), len(points)))
+        left_out.append(valid)
 
     def arrays(self) -> dict[str, np.ndarray | None]:
         """Return its arrays by name, None for missing ones; `further` columns and what is no array are left out."""

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from hf_any3d.data.files.label_files import chosen_file, file_beside, with_label_file
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import (
     MAX_REFERENCES,
@@ -154,22 +155,24 @@ def example_file(name: str = "chair.ply") -> Path:
 
 
 def files_read(path: str | os.PathLike) -> list[Path]:
-    """Return the files that `read_point_cloud` opens for a path: it, and those in its folder that it refers to.
+    """Return the files that `read_point_cloud` opens for a path: it, its labels, and those that it refers to.
 
     Those of a damaged file are not looked for.
     """
     path = Path(path)
+    beside = file_beside(path)
+    labels = [] if beside is None else [beside]
     module = FORMATS.get(path.suffix[1:].lower())
     # Only formats whose files refer to others have this function.
     references = getattr(import_module(f".{module}", __package__), "references", None) if module else None
     if references is None:
-        return [path]
+        return [path, *labels]
     try:
         names = list(dict.fromkeys(references(path)))[:MAX_REFERENCES]
     except (ValueError, OSError, AttributeError, TypeError, RecursionError):
-        return [path]
+        return [path, *labels]
     paths = (path_of_reference(path.parent, name) for name in names)
-    return [path, *dict.fromkeys(file for file in paths if file is not None)]
+    return [path, *labels, *dict.fromkeys(file for file in paths if file is not None)]
 
 
 def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
@@ -200,6 +203,20 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
         raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
 
 
+def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
+    """Return the file of labels that was asked for, or the one that a cloud has by convention; None for none."""
+    if label_file is None:
+        # Whoever names a column wants it, and no other file.
+        return None if path is None or label_field is not None else file_beside(path)
+    if label_file is False:
+        return None
+    if not isinstance(label_file, (str, os.PathLike)):
+        raise ValueError(f"label_file is {label_file!r}; expected a path, an ending, False or None")
+    if label_field is not None:
+        raise ValueError(f"label_field is {label_field!r} and label_file {os.fspath(label_file)!r}; expected one")
+    return chosen_file(path, label_file)
+
+
 def read_point_cloud(
     source: str | os.PathLike | bytes | BinaryIO,
     *,
@@ -207,6 +224,7 @@ def read_point_cloud(
     limits: ReadLimits | None = None,
     on_invalid: str = "raise",
     label_field: str | None = None,
+    label_file: str | os.PathLike | bool | None = None,
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -222,6 +240,10 @@ def read_point_cloud(
         label_field: name of the column, property, field, array or extra dimension that labels are read from, whatever
             else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
             `classification`.
+        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .label of
+            SemanticKITTI, or text of one column, numbers or words. A path, or an ending such as "_labels.npy" that
+            takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
+            .seg, if the cloud has no labels itself; False for none.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
@@ -230,6 +252,8 @@ def read_point_cloud(
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
     _check_arguments(source, file_type, limits, label_field)
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    labels = _label_file(path, label_file, label_field)
     opened = open_source(source, file_type, supported_file_types(), limits, label_field)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{_module_of(opened)}", __package__)
@@ -251,9 +275,15 @@ def read_point_cloud(
             expected = opened.file_type.upper()
             raise PointCloudError(f"is not {expected}, but {content}") from error
         opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
-        for number, total in left:
-            opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
+        for kept in left:
+            dropped = f"{(~kept).sum():,} of {len(kept):,} points"
+            opened.warn(f"{dropped} have NaN or infinite coordinates and are left out")
         opened.tell_left_out()
         # Once more for what was read, whatever the header declared
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
+    # Files that belong to others have errors of their own.
+    if labels is not None:
+        # A reader may build several clouds, of which a single one is that of the file.
+        kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
+        cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
     return cloud

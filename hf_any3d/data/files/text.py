@@ -185,11 +185,13 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
         header = _MARK.sub("", header)
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
-    label = wanted_fields(names, source).get("labels", [""])[0]
+    fields = wanted_fields(names, source)
+    label = fields.pop("labels", [""])[0]
+    of_numbers = {name for columns in fields.values() for name in columns}
     # A row may have nothing in a column of words.
     end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
     first_rows = list(islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS))
-    worded = {place for row in first_rows for place in _places_of_words(row, names, label)}
+    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
     if not worded:
         return Cells(without_quotes(text), [], None)
     classes = None
@@ -239,8 +241,8 @@ def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
-def _places_of_words(cells: list[str], names: list[str], label: str) -> list[int]:
-    """Return the columns of words in a row; none if points are made of one of them, which is an error later."""
+def _places_of_words(cells: list[str], names: list[str], of_numbers: set[str]) -> list[int]:
+    """Return the columns of words in a row; none if one of them has to have numbers, which is an error later."""
     if len(cells) != len(names):
         return []
     worded = []
@@ -248,8 +250,7 @@ def _places_of_words(cells: list[str], names: list[str], label: str) -> list[int
         is_number = _NUMBER.fullmatch(cell.strip()) or _NO_VALUE.fullmatch(cell.strip().encode("latin1"))
         if re.search(r"[^\W\d_]", cell) and not is_number:
             worded.append(place)
-    used = sum(fields_of(names).values(), [])
-    if any(names[place] in used and names[place] != label for place in worded):
+    if any(names[place] in of_numbers for place in worded):
         return []
     return worded
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files.label_words import common_names, with_words
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
@@ -51,6 +52,7 @@ class TileFacts:
         table: What the codes are; see `PointCloudData.label_codes`.
         not_counted: Points that are withheld, or synthetic among measured ones; their codes are not among the others.
         left_out: Code of a class that is not learned -> points, or faces.
+        words: Names of the codes, where the file has words for its classes.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class TileFacts:
     table: str | None = None
     not_counted: int = 0
     left_out: Counter[int] = field(default_factory=Counter)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
@@ -97,9 +100,15 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path) -> PointCloudData:
-    """Read a tile without its invalid points; one of few points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path, on_invalid="drop")
+def read_tile(path: Path, label_field: str | None = None, words: Sequence[str] | None = None) -> PointCloudData:
+    """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    Args:
+        path: Its file.
+        label_field: Column that labels are read from; see `read_point_cloud`.
+        words: Classes of all files by their numbers, where files name them by words.
+    """
+    cloud = with_words(read_point_cloud(path, on_invalid="drop", label_field=label_field), words, path)
     with file_errors(path):
         cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
@@ -141,6 +150,7 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         cloud.up_axis,
         cloud.label_codes,
         int((~counts).sum()),
+        words=cloud.label_names,
     )
 
 
@@ -169,6 +179,29 @@ def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
 def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
     """Return the facts with the codes of faces in place of those of points, if faces are learned."""
     return replace(tile, codes=tile.face_codes) if labeled == FACES else tile
+
+
+def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
+    """Return the facts with one list of words for all tiles, whose numbers are the codes; as they are without words.
+
+    Raises:
+        ValueError: Classes are words in one tile, and numbers in another one.
+    """
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    if numbered := [tile for tile in tiles if tile.words is None]:
+        worded = next(tile for tile in tiles if tile.words is not None)
+        raise ValueError(
+            f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
+        )
+    common = []
+    for tile in tiles:
+        # Not labeled points keep their negative number.
+        codes = {code: words.index((tile.words or ())[code]) if code >= 0 else code for code in tile.codes}
+        counts = Counter({codes[code]: count for code, count in tile.codes.items()})
+        common.append(replace(tile, codes=counts, words=words))
+    return common
 
 
 def with_one_table(tiles: Sequence[TileFacts]) -> tuple[list[TileFacts], list[str]]:

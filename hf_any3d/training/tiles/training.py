@@ -42,6 +42,7 @@ from hf_any3d.training.tiles.reading import (
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_common_words,
     with_learned_codes,
     with_one_table,
 )
@@ -73,6 +74,11 @@ class TilesArguments:
         None,
         help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
         "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
+    )
+    label_field: str | None = argument(
+        None,
+        help="Name of the column, property, field, array or extra dimension with the class of each point; by default "
+        "a usual one, such as label.",
     )
     merge: list[str] | None = argument(
         None,
@@ -147,7 +153,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
-        tiles, labels_of, remarks = _look_at_all(files, rule)
+        tiles, labels_of, remarks = _look_at_all(files, rule, arguments.label_field)
+        rule = replace(rule, words=tiles[0].words or ())
         classes, more = _classes(tiles, rule)
         remarks += more + units_of(tiles)
         processor, more = _processor(tiles, arguments)
@@ -189,13 +196,15 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     return Learned(report, _lines(examples, judged, model, paths))
 
 
-def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], str, list[str]]:
+def _look_at_all(
+    files: Sequence[Path], rule: ClassRule, label_field: str | None
+) -> tuple[list[TileFacts], str, list[str]]:
     """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
     for path in files:
         try:
-            cloud = read_tile(path)
+            cloud = read_tile(path, label_field)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
@@ -207,7 +216,7 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
-    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in found])
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
     remarks += more
     tiles: list[TileFacts] = []
     for tile in with_learned_codes(found, rule):
@@ -324,7 +333,7 @@ def rows_of(
     """
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
-        cloud = read_tile(tile.path)
+        cloud = read_tile(tile.path, arguments.label_field, tile.words)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
