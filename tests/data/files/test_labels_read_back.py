@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,3 +249,43 @@ def test_a_full_disk_is_told_as_what_it_is(name, tmp_path):
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert f"{copy} could not be written (File too large)" in said
     assert not list(copy.parent.iterdir())
+
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def test_other_programs_give_back_the_classes_of_copies():
+    # Copies of twelve points with the classes 2, 5 and 6, opened and written by CloudCompare 2.11.3 of Debian 12
+    # (-O copy.ply -C_EXPORT_FMT PLY -PLY_EXPORT_FMT ASCII -SAVE_CLOUDS), and by pcl_pcd2ply and
+    # pcl_convert_pcd_ascii_binary of PCL 1.13.0 from copy.pcd.
+    for name in ("cloudcompare.ply", "pcl.ply", "pcl.pcd"):
+        np.testing.assert_array_equal(read(PROGRAMS / name).labels, np.array([2, 5, 6] * 4), err_msg=name)
+    assert b"property float scalar_Score\n" in (PROGRAMS / "cloudcompare.ply").read_bytes()
+
+
+def test_a_copc_has_a_plain_copy_on_request(tmp_path):
+    # Twenty points by copclib 2.6.3
+    laspy = pytest.importorskip("laspy")
+    source = PROGRAMS / "copclib.copc.laz"
+    for name in ("a.laz", "a.copc.laz"):
+        with raises(PointCloudFileError, naming=".plain.laz"):
+            write_labels(source, tmp_path / name, np.arange(20))
+    before = read(source)
+    for name in ("a.plain.laz", "a.las"):
+        with pytest.warns(UserWarning, match=f"{name}: is a plain file, no COPC"):
+            write_labels(source, tmp_path / name, np.arange(20))
+        new = laspy.read(tmp_path / name)
+        np.testing.assert_array_equal(new.classification, np.arange(20))
+        np.testing.assert_array_equal(read(tmp_path / name).points, before.points)
+        np.testing.assert_array_equal(new.intensity, before.intensity)
+        assert new.header.version == "1.4" and not new.header.vlrs and not new.evlrs
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.4"])
+def test_scores_that_pdal_does_not_look_for_are_told(version, tmp_path):
+    # PDAL 2.10 reads descriptions of extra bytes of LAS 1.4 alone, unless use_eb_vlr is true.
+    (tmp_path / "a.las").write_bytes(scan(3, False, version))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        write_labels(tmp_path / "a.las", tmp_path / "b.las", np.zeros(300, int), scores=np.ones(300))
+    assert ["score: extra bytes of LAS 1.2" in str(each.message) for each in told] == [True] * (version == "1.2")
