@@ -1,7 +1,6 @@
 """What is written as labels is read as labels, whatever kind of file it is written into, and nothing else changes."""
 
 import io
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hf_any3d import read_point_cloud, write_labels
 from hf_any3d.data.files import PointCloudFileError
 from tests.errors import raises
+from tests.forks import results_of
 
 from .test_labels import pcd, ply, scan
 
@@ -232,21 +232,21 @@ def test_wrong_arguments_are_no_damaged_file(tmp_path):
     "name", ["little.ply", "binary_compressed_1.pcd", "labels.npz", "plain.xyz", "a.las", "a.laz"]
 )
 def test_a_full_disk_is_told_as_what_it_is(name, tmp_path):
+    import resource
+
     (tmp_path / name).write_bytes(scan(7, name == "a.laz") if name.startswith("a.") else FILES[name])
     count = len(read(tmp_path / name))
-    # A limit of the process stands for the disk: writing fails with an OSError at this size.
-    program = (
-        "import resource, sys, numpy, hf_any3d\n"
-        "source, copy, count = sys.argv[1], sys.argv[2], int(sys.argv[3])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
-        "try:\n"
-        "    hf_any3d.write_labels(source, copy, numpy.arange(count) % 3)\n"
-        "except OSError as error:\n"
-        "    print(error)\n"
-    )
     copy = tmp_path / "copies" / name
-    words = [sys.executable, "-c", program, str(tmp_path / name), str(copy), str(count)]
-    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    def write_on_a_full_disk():
+        # A limit of the process stands for the disk: writing fails with an OSError at this size.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+        try:
+            write(tmp_path / name, copy, np.arange(count) % 3)
+        except OSError as error:
+            return str(error)
+
+    (said,) = results_of(write_on_a_full_disk)
     assert f"{copy} could not be written (File too large)" in said
     assert not list(copy.parent.iterdir())
 
