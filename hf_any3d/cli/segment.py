@@ -15,6 +15,7 @@ from hf_any3d.cli.common import (
     Device,
     FileOptions,
     Model,
+    UnitOfFiles,
     UpAxis,
     open_pipeline,
     option,
@@ -85,6 +86,7 @@ def segment(
         Path | None, option("A .safetensors file with a vector for each name, instead of the text tower.")
     ] = None,
     up_axis: UpAxis = None,
+    unit: UnitOfFiles = None,
     max_points: MaxPoints = None,
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
@@ -124,6 +126,8 @@ def segment(
     # Only if they are asked for, as not all pipelines have these arguments.
     if votes:
         arguments["votes"] = True
+    if unit is not None:
+        arguments["unit"] = unit.value
     if none_of_these:
         names = (*names, NONE_OF_THESE)
         arguments["none_of_these"] = True
