@@ -118,7 +118,11 @@ FILES: dict[str, bytes] = {
     "ascii_class.ply": ply("ascii", np.column_stack([PLY, OLD]), "x y z intensity class", faces=False),
     "nan_rows.ply": ply("binary_little_endian", np.column_stack([NAN, OLD]), "x y z label", faces=False),
     "mesh.ply": ply("binary_little_endian", PLY),
-    **{f"{form}_{old}.pcd": pcd(form, old) for form in ("ascii", "binary", "binary_compressed") for old in (0, 1)},
+    **{
+        f"{form}_{old}.pcd": pcd(form, bool(old))
+        for form in ("ascii", "binary", "binary_compressed")
+        for old in (0, 1)
+    },
     "points.npz": packed(points=POINTS),
     "odd.npz": packed(my_scan=POINTS),
     "labels.npz": packed(points=POINTS, semantic=OLD.astype(np.int64), other=np.arange(4)),
