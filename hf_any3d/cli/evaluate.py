@@ -19,6 +19,7 @@ from hf_any3d.cli.common import (
     LabelField,
     ModelCommand,
     Revision,
+    UnitOfFiles,
     check_model,
     hide_bars_of_datasets,
     json_object,
@@ -27,6 +28,7 @@ from hf_any3d.cli.common import (
     option,
     print_note,
     read_model_config,
+    use_writable_cache,
 )
 from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
@@ -131,6 +133,7 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    unit: UnitOfFiles = None,
     output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
     robustness: Annotated[
         bool,
@@ -172,8 +175,12 @@ def evaluate(
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
-        evaluate_tiles(model, str(data), output, label_field=label_field, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
+        given = None if unit is None else unit.value
+        asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
+        evaluate_tiles(model, str(data), output, **asked, as_json=as_json, as_csv=as_csv)
         return
+    if unit is not None:
+        raise ValueError(f"--unit: {model} does not measure in meters; --unit is for models of labeled tiles")
     if label_field is not None:
         raise ValueError("--label-field: expected a model of labeled files; for folders, --options has label_field")
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
@@ -182,6 +189,7 @@ def evaluate(
         _refuse_for_others(model, robustness=robustness, voting=voting)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
+    use_writable_cache()
     load_libraries()
     hide_bars_of_datasets()
     # What the labels are for is left out: here the model decides it.

@@ -16,6 +16,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
+from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
 _CELL, _LEAST_EXTENT = 1.0, 10.0
@@ -34,6 +35,7 @@ class Tile:
         low: (3,) least coordinates, in the units of the file.
         high: (3,) largest coordinates.
         meters_per_unit: Length of a unit, or None.
+        is_taken_for_meters: Whether it has no coordinate system that says the unit, and is measured in meters.
         density: Points per square meter of ground, or None without a unit or ground.
         labels: Label -> number of points, or of faces where they alone have labels; None without labels.
         labeled: What has the labels, "points" or "faces".
@@ -50,6 +52,7 @@ class Tile:
     has: tuple[str, ...]
     returns: bool | None = None
     labeled: str = "points"
+    is_taken_for_meters: bool = False
     table: str | None = None
     flags: dict[str, int] = field(default_factory=dict)
     words: tuple[str, ...] | None = None
@@ -80,19 +83,19 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     # Other formats have no place for returns, so that they lack nothing.
     returns = cloud.return_number is not None if _is_las(name) else None
     unit = cloud.meters_per_unit
+    assumed = is_taken_for_meters(name, cloud)
+    density = _density(cloud, 1.0 if assumed else unit)
     table = cloud.label_codes
-    return Tile(
-        name, (*low,), (*high,), unit, _density(cloud), labels, has, returns, labeled, table, flags, cloud.label_names
-    )
+    words = cloud.label_names
+    return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed, table, flags, words)
 
 
 def _is_las(name: str) -> bool:
     return name.lower().endswith((".las", ".laz"))
 
 
-def _density(cloud: PointCloudData) -> float | None:
+def _density(cloud: PointCloudData, unit: float | None) -> float | None:
     """Return the points per square meter of the cells on the ground that have any; None if that is not known."""
-    unit = cloud.meters_per_unit
     # Points of scans of objects have no ground, and without a unit there are no square meters.
     if unit is None or cloud.up_axis != "z" or cloud.is_mesh:
         return None
@@ -224,17 +227,21 @@ def _densities(tiles: Sequence[Tile]) -> Iterator[str]:
 def _units(tiles: Sequence[Tile]) -> Iterator[str]:
     of_unit: dict[str, list[str]] = {}
     for tile in tiles:
-        of_unit.setdefault(_unit_name(tile.meters_per_unit), []).append(tile.name)
-    if len(of_unit) == 1 and tiles[0].meters_per_unit is not None:
-        yield f"unit: {_unit_name(tiles[0].meters_per_unit)}"
+        of_unit.setdefault(_unit_name(tile), []).append(tile.name)
+    if len(of_unit) == 1 and tiles[0].is_taken_for_meters:
+        yield TAKEN_FOR_METERS
+    elif len(of_unit) == 1 and tiles[0].meters_per_unit is not None:
+        yield f"unit: {_unit_name(tiles[0])}"
     elif len(of_unit) > 1:
         yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
 
 
-def _unit_name(meters: float | None) -> str:
-    if meters is None:
+def _unit_name(tile: Tile) -> str:
+    if tile.is_taken_for_meters:
+        return TAKEN_FOR_METERS
+    if tile.meters_per_unit is None:
         return "not known"
-    return _UNITS.get(round(meters, 9), f"{meters:g} m")
+    return _UNITS.get(round(tile.meters_per_unit, 9), f"{tile.meters_per_unit:g} m")
 
 
 def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:

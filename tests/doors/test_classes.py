@@ -51,12 +51,12 @@ def test_what_is_not_learned_is_named_with_its_share_and_the_option_that_learns_
     write_tile(shell.folder / "shares/two.las", halves(2, 6, count=2))
     options = "--points 200 --folds 2 --edges 1 --output outputs/shares"
     done = shell(f"hf-any3d train shares --task segmentation --merge other=2,6:64 rest=20 {options}")
-    assert "labeled points: rest 90, other 370" in done.out
+    assert "labeled points: other 370, rest 90" in done.out
     assert "60 points with the flag withheld or synthetic" in done.err
     assert "class 12 overlap (reserved), 16 % of the labels; --ignore none learns 12" in done.err
     assert "left out" in done.err and "two.las: 2 points" in done.err
     config = json.loads((shell.folder / "outputs/shares/config.json").read_text())
-    assert config["class_codes"] == [20, 64]
+    assert config["class_codes"] == [64, 20]
 
 
 def test_two_files_are_compared_by_the_points_that_are_learned(shell):

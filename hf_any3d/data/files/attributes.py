@@ -130,6 +130,12 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
 
 
+def measured_words() -> set[str]:
+    """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
+    words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
+    return {*"xyz", *words}
+
+
 def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
     """Return the columns that no field of a cloud is made of and that say something, as the file calls them.
 

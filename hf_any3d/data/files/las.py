@@ -1,10 +1,9 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
-import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from mmap import mmap
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_numbers
+from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
@@ -37,24 +37,13 @@ _BLOCK = 1 << 18
 _LAYERED = 3
 _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-# Keys of GeoTIFF, and codes of units of EPSG.
-_GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
-_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
-_METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
-_PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
-# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
-# others the file has to say the unit, as those of most states of the USA are in feet.
-_IN_METERS = (
-    *((32601, 32660), (32701, 32760), (26901, 26923), (25828, 25838), (23028, 23038), (6328, 6348), (2949, 2962)),
-    *((28348, 28358), (7846, 7859), (2443, 2461), (6669, 6687), (31466, 31469), (31254, 31259), (5105, 5130)),
-    *((3942, 3950), (3857, 3857), (3035, 3035), (2154, 2154), (28992, 28992), (27700, 27700), (2056, 2056)),
-    *((21781, 21781), (31370, 31370), (3812, 3812), (2180, 2180), (5514, 5514), (3006, 3006), (3067, 3067)),
-    *((2193, 2193), (3301, 3301), (3346, 3346), (4647, 4647), (31287, 31287), (3395, 3395), (5650, 5650)),
-)
+# User of the records with the coordinate system, and the number of the one that has it as text.
+_PROJECTION, _WELL_KNOWN_TEXT = b"LASF_Projection", 2112
+_TEXT_BIT = 1 << 4  # of the global encoding: the text counts, not the keys of GeoTIFF
+EXTENDED_HEADER = 60
+"""Bytes of the header of a record after the points."""
 # Feet and US survey feet differ by two millionths, which no height tells apart.
 _SAME_UNIT = 1e-5
-# Heights that EPSG numbers in feet: NAVD88, NGVD29 and mean sea level.
-_HEIGHTS_IN_FEET = {6360: 9003, 8228: 9002, 5702: 9003, 8050: 9002, 8052: 9003}
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
@@ -70,8 +59,8 @@ def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, returns, and the class of each point, its label.
 
     LAZ needs lazrs from the extra `files`. Extra dimensions, near infrared, waveforms and records beyond the declared
-    number are left out with a warning. Where heights have another unit than x and y, another warning says so, and
-    there is no `meters_per_unit`. Coordinates of map projections are too large for float32; see
+    number are left out with a warning. Where heights have another unit than x and y, another warning says so. There is
+    no `meters_per_unit` without a coordinate system. Coordinates of map projections are too large for float32; see
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     header = _read_header(source)
@@ -92,15 +81,16 @@ def read(source: Source) -> PointCloudData:
         mask = (1 << bits) - 1
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
-    unit, height = _units(source, header.start)
+    units = _units(source, header)
     return PointCloudData(
         columns.points,
         colors,
         labels=usable_labels(columns.labels, source),
         intensity=intensity,
         up_axis="z",  # Z is the elevation in LAS
-        meters_per_unit=unit,
-        meters_per_height=height,
+        meters_per_unit=units.length,
+        meters_per_height=units.height,
+        in_degrees=units.in_degrees,
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=_table_of(header),
@@ -478,64 +468,42 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
     return total
 
 
-def _units(source: Source, start: int) -> tuple[float | None, float | None]:
-    """Return the lengths of a unit of x and y and, where heights have another one, of z.
+def _extended_records(data: bytes | mmap) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield user, number and content of the records after the points, which LAS has from version 1.4 on."""
+    if data[25] < 4 or len(data) < 247:
+        return
+    at, count = struct.unpack_from("<QI", data, 235)
+    for _ in range(count):
+        if at + EXTENDED_HEADER > len(data):
+            break
+        user, number, size = struct.unpack_from("<2x16sHQ", data, at)
+        at += EXTENDED_HEADER + size
+        if at <= len(data):
+            yield user.split(b"\0")[0], number, data[at - size : at]
 
-    These are meters, unless a record names feet; None for degrees and unknown units.
-    """
-    bodies = {number: body for user, number, body in _records(source.data, start) if user == b"LASF_Projection"}
-    length: float | None = 1.0
-    height: float | None = None
-    # Where a file has both, the text counts: point formats from 6 on allow nothing else (LAS 1.4).
+
+def _units(source: Source, header: _Header) -> Units:
+    """Return the units of the coordinate system, with that of heights only if it is another one than of x and y."""
+    data = source.data
+    # A record after the points supersedes one before them (LAS 1.4, section 2.7).
+    records = (*_records(data, header.start), *_extended_records(data))
+    bodies = {number: body for user, number, body in records if user == _PROJECTION}
+    found: list[Units] = []
     if _WELL_KNOWN_TEXT in bodies:
-        length, height = _units_of_text(bodies[_WELL_KNOWN_TEXT].decode("ascii", "replace"))
-    elif _GEO_KEYS in bodies:
-        length, height = _units_of_keys(bodies[_GEO_KEYS], source)
-    if length is None or height is None or abs(height / length - 1) <= _SAME_UNIT:
-        return length, None
+        found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
+    if (of_keys := units_of_keys(bodies)) is not None:
+        found.append(of_keys)
+    # Where a file has both, a bit says whether the text counts; point formats from 6 on allow nothing else.
+    (encoding,) = struct.unpack_from("<H", data, 6)
+    if not encoding & _TEXT_BIT and header.point_format < 6:
+        found.reverse()
+    units = next((units for units in found if units.length is not None or units.in_degrees), UNKNOWN)
+    if units == UNKNOWN and found:
+        source.warn("its coordinate system names no known unit of x and y; coordinates are read without a unit")
+    if units.length is None or units.height is None or abs(units.height / units.length - 1) <= _SAME_UNIT:
+        return replace(units, height=None)
     source.warn(
-        f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are"
+        f"x and y are in units of {units.length:g} m, heights (z) in units of {units.height:g} m; they are read as "
+        "they are"
     )
-    return length, height
-
-
-def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | None]:
-    """Return the lengths of the units of x and y and of heights in meters from the keys of GeoTIFF."""
-    count = len(body) // 2
-    numbers = struct.unpack(f"<{count}H", body[: 2 * count])
-    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
-    values = {}
-    for at in range(4, count - 3, 4):
-        key, place, _, value = numbers[at : at + 4]
-        if place == 0:
-            values[key] = value
-    height = values.get(_VERTICAL_UNIT, _HEIGHTS_IN_FEET.get(values.get(_VERTICAL, 0), 0))
-    if values.get(_MODEL) == _GEOGRAPHIC:
-        return None, None
-    if _UNIT in values:
-        return _METERS.get(values[_UNIT]), _METERS.get(height)
-    system = values.get(_PROJECTED)
-    if system is None or any(first <= system <= last for first, last in _IN_METERS):
-        return 1.0, _METERS.get(height)
-    source.warn(f"names the coordinate system EPSG:{system} without its unit; coordinates are read without a unit")
-    return None, None
-
-
-def _units_of_text(text: str) -> tuple[float | None, float | None]:
-    """Return the lengths of the units of x and y and of heights in meters from well-known text."""
-    projection = re.search(r"PROJ(?:CS|CRS)\[", text)
-    vertical = re.search(r"VERT(?:_CS|CRS)\[", text)
-    if not projection:
-        return None, None
-    if not vertical:
-        return _last_unit(text[projection.start() :]), None
-    # The vertical system comes second, as some programs write it even inside of the brackets of the first.
-    end = vertical.start() if vertical.start() > projection.start() else len(text)
-    return _last_unit(text[projection.start() : end]), _last_unit(text[vertical.start() :])
-
-
-def _last_unit(text: str) -> float | None:
-    units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', text)
-    lengths = [float(size) for name, size in units if "deg" not in name.lower()]
-    # The last one: those of angles and of parameters come before.
-    return lengths[-1] if lengths else None
+    return units

@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,19 @@ _FIELDS |= {"face_colors": ("face_colors",)}
 _FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
 _FIELDS |= {"ring": ("ring", "channel", "laser_id")}
 _FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
+OTHERS = (
+    *POINTS,
+    *sum(_FIELDS.values(), ()),
+    "faces",
+    "face_labels",
+    "offset",
+    "up_axis",
+    "meters_per_unit",
+    LABEL_NAMES,
+)
+"""Names of arrays that are no labels of points."""
+# Arrays that labeled copies have beside labels.
+_OF_COPIES = ("score", "unknown", "object")
 NOT_READ = "a constant fourth column of colors or points"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
@@ -144,8 +158,8 @@ class _Archive:
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
         archive = _Archive(opened, source)
-        # A single array is the points, whatever its name.
-        points = archive.first(*(POINTS if len(archive.members) > 1 else archive.members))
+        name = name_of_points(archive.members)
+        points = None if name is None else archive.first(name)
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
@@ -171,6 +185,17 @@ def _read_npz(source: Source) -> PointCloudData:
         fields |= _frame(archive)
         source.leave_out(archive.rest)
         return PointCloudData(**fields)
+
+
+def name_of_points(names: Iterable[str]) -> str | None:
+    """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
+    names = list(names)
+    if (named := next((name for name in POINTS if name in names), None)) is not None:
+        return named
+    # A single array is the points, whatever its name, also with the labels of its copy beside it.
+    others = [name for name in names if name not in (*LABELS, *OTHERS, *_OF_COPIES)]
+    candidates = names if len(names) == 1 else others
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:

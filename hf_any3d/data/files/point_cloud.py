@@ -25,7 +25,7 @@ LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Fields that are no arrays.
-_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "label_codes", "label_names", "further")
+_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names", "further")
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
 _LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
 
@@ -77,6 +77,7 @@ class PointCloudData:
         label_codes: what labels are where the format says it: "asprs" for the codes of LAS in point formats 6 to 10,
             "asprs_legacy" for those in formats 0 to 5, of which some mean something else.
         further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
+        in_degrees: whether the file says that x and y are longitude and latitude.
         label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
 
     Args:
@@ -105,6 +106,7 @@ class PointCloudData:
     face_labels: np.ndarray | None = None
     label_codes: str | None = None
     further: Mapping[str, np.ndarray] | None = None
+    in_degrees: bool = False
     label_names: tuple[str, ...] | None = None
     step: InitVar[ArrayLike | None] = None
 
@@ -254,6 +256,7 @@ class PointCloudData:
             ring=None if self.ring is None else self.ring[nearest],
             meters_per_unit=self.meters_per_unit,
             meters_per_height=self.meters_per_height,
+            in_degrees=self.in_degrees,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
             label_codes=self.label_codes,

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,6 +20,10 @@ class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
 
 
+class ArgumentError(ValueError):
+    """An argument that a file turns out not to allow, such as a name that is taken; no fault of the file."""
+
+
 @contextmanager
 def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """Convert errors about content to a PointCloudFileError that starts with the name of the file.
@@ -28,8 +33,9 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    # The first has its name already; a missing package, or a warning made an error, is no fault of the file.
-    except (PointCloudFileError, ImportError, Warning):
+    # The first has its name already; a wrong argument, a missing package, or a warning made an error, is no fault of
+    # the file.
+    except (PointCloudFileError, ArgumentError, ImportError, Warning):
         raise
     except PointCloudError as error:
         # The error without a name is left out, what caused it stays.
@@ -72,6 +78,17 @@ def _names_and_reason(names: Iterable[str], why: str) -> str:
     return f"{listed}{more} ({why})"
 
 
+@contextmanager
+def nothing_is_lost() -> Iterator[None]:
+    """Say nothing of what a cloud cannot hold while a file is read of which a copy that keeps it will be written."""
+    token = _IS_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _IS_KEPT.reset(token)
+
+
+_IS_KEPT: ContextVar[bool] = ContextVar("is_kept", default=False)
 _QUOTED = 200
 _MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
 VARIABLE = "HF_ANY3D_READ_LIMITS"
@@ -182,7 +199,7 @@ class Source:
     def tell_left_out(self) -> None:
         """Warn once of all that was noted by `leave_out`, with each reason once."""
         told = [text for why, names in self._left_out.items() if (text := _names_and_reason(names, why))]
-        if told:
+        if told and not _IS_KEPT.get():
             self.warn(f"left out: {'; '.join(told)}")
 
     def warn_of_rest(self, rest: bytes) -> None:

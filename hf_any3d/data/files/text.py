@@ -88,11 +88,9 @@ def read(source: Source) -> PointCloudData:
     """
     text = unix_lines(source.data)
     titles, declared, size, lines = read_header(text)
-    rows, worded, label_names = _cells(text[size:], titles, source)
+    rows, worded, label_names = cells_of(text[size:], titles, source)
     source.leave_out(worded, "words, not numbers")
-    text = normalized_lines(_with_nan(rows, titles))
-    if b"//" in text:
-        text = re.sub(rb"//[^\n]*", b"", text)
+    text = plain_rows(rows, titles)
     if declared is not None and text.count(b"\n") > declared:
         # Scans of several stations: blocks that all start with their number of points.
         declared += sum(map(int, COUNT_LINE.findall(text)))
@@ -112,6 +110,12 @@ def read(source: Source) -> PointCloudData:
     if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
         _refuse_empty_cell(rows, cloud["points"], lines + 1)
     return PointCloudData(**cloud)
+
+
+def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
+    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number."""
+    text = normalized_lines(_with_nan(rows, titles))
+    return re.sub(rb"//[^\n]*", b"", text) if b"//" in text else text
 
 
 def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
@@ -164,7 +168,7 @@ def _refuse_empty_cell(rows: bytes, points: np.ndarray, first_line: int) -> None
         place -= 1
 
 
-class _Cells(NamedTuple):
+class Cells(NamedTuple):
     """Rows in which numbers stand for words."""
 
     rows: bytes
@@ -172,11 +176,11 @@ class _Cells(NamedTuple):
     label_names: tuple[str, ...] | None  # words by the numbers that stand for them in the column of labels
 
 
-def _cells(text: bytes, titles: list[Title], source: Source) -> _Cells:
+def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     """Return rows without quotes, with numbers for classes that are words, and zeros for words of other columns."""
     header = next((title.text for title in reversed(titles) if names_in_line(title.text)), None)
     if header is None:
-        return _Cells(without_quotes(text), [], None)
+        return Cells(without_quotes(text), [], None)
     if header.startswith(_COMMENT):
         header = _MARK.sub("", header)
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
@@ -189,7 +193,7 @@ def _cells(text: bytes, titles: list[Title], source: Source) -> _Cells:
     first_rows = list(islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS))
     worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
     if not worded:
-        return _Cells(without_quotes(text), [], None)
+        return Cells(without_quotes(text), [], None)
     classes = None
     label_names = None
     left_out = sorted(worded)
@@ -214,7 +218,7 @@ def _cells(text: bytes, titles: list[Title], source: Source) -> _Cells:
             cells[label_place] = str(next(classes))
         writer.writerow(cells)
     rows = without_quotes(numeric.getvalue().encode("latin1"))
-    return _Cells(rows, [names[place] for place in left_out], label_names)
+    return Cells(rows, [names[place] for place in left_out], label_names)
 
 
 def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:

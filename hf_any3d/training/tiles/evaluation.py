@@ -60,6 +60,7 @@ def judge_tiles(
     unit: str,
     label: Callable[[PointCloudData], np.ndarray],
     files: Sequence[Path],
+    unit_of_files: str | None = None,
     label_field: str | None = None,
 ) -> TilesJudgment:
     """Compare the answers of a model with the labels of files.
@@ -70,6 +71,7 @@ def judge_tiles(
         label: Returns the number of the class of each point (points,) of a cloud.
         files: Labeled files. Those that cannot be read, or have no labels, get an `error`. Words for classes are those
             of the model's classes, or not judged.
+        unit_of_files: Unit of files that say none, such as "feet".
         label_field: Column that labels are read from; see `read_point_cloud`.
     """
     written, learned = _codes_of(config)
@@ -79,7 +81,7 @@ def judge_tiles(
     matrices: list[np.ndarray] = []
     for path in files:
         try:
-            cloud = _with_codes(read_tile(path, label_field), names)
+            cloud = _with_codes(read_tile(path, label_field, unit=unit_of_files), names)
             # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)

@@ -14,6 +14,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import common_names, with_words
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
+from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
@@ -100,15 +101,19 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path, label_field: str | None = None, words: Sequence[str] | None = None) -> PointCloudData:
+def read_tile(
+    path: Path, label_field: str | None = None, words: Sequence[str] | None = None, unit: str | None = None
+) -> PointCloudData:
     """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
 
     Args:
         path: Its file.
         label_field: Column that labels are read from; see `read_point_cloud`.
         words: Classes of all files by their numbers, where files name them by words.
+        unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
     """
     cloud = with_words(read_point_cloud(path, on_invalid="drop", label_field=label_field), words, path)
+    cloud = with_unit(cloud, unit)
     with file_errors(path):
         cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
@@ -272,13 +277,15 @@ def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
 
 
 def units_of(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units that are converted."""
+    """Return remarks on units of scans of places that are converted, or taken for meters."""
     remarks = []
+    unknown = [tile.path.name for tile in tiles if tile.meters is None]
+    if unknown:
+        remarks.append(taken_for_meters(unknown, len(tiles)))
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
-        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])

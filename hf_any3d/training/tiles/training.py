@@ -13,6 +13,8 @@ import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.data.units import LENGTHS, check_projected
+from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
@@ -21,7 +23,7 @@ from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
-from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor, check_projected
+from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
@@ -87,8 +89,9 @@ class TilesArguments:
     )
     unit: str | None = argument(
         None,
-        help="meters for scans of places, diagonal for objects, whose size is that of their bounding box; by default "
-        "meters for formats of scanners and clouds larger than 20 units, else, and for meshes, diagonal.",
+        help="Of scans of places, the unit of files that say none: meters, feet or us-feet; diagonal for objects, "
+        "whose size is that of their bounding box. By default meters for formats of scanners and clouds larger than "
+        "20 units, else, and for meshes, diagonal.",
     )
     edges: list[float] | None = argument(
         None, help="Edges of the voxels by which surroundings are measured, the smallest first."
@@ -107,9 +110,14 @@ class TilesArguments:
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
-        check_settings(self, {"unit": (None, "meters", "diagonal"), "up_axis": (None, "x", "y", "z")})
+        check_settings(self, {"unit": (None, *LENGTHS, "diagonal"), "up_axis": (None, "x", "y", "z")})
         if self.folds < 2 or self.points < 1:
             raise ValueError(f"--folds {self.folds} --points {self.points}; expected at least 2 and 1")
+
+    @property
+    def unit_of_files(self) -> str | None:
+        """Unit that is given for files that say none."""
+        return self.unit if self.unit in LENGTHS else None
 
 
 @dataclass
@@ -153,12 +161,14 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
-        tiles, labels_of, remarks = _look_at_all(files, rule, arguments.label_field)
+        tiles, labels_of, remarks = _look_at_all(files, rule, arguments)
         rule = replace(rule, words=tiles[0].words or ())
         classes, more = _classes(tiles, rule)
-        remarks += more + units_of(tiles)
+        remarks += more
         processor, more = _processor(tiles, arguments)
         remarks += more
+        if processor.unit == "meters":
+            remarks += units_of(tiles)
         places, more = _places(tiles, processor)
         # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
@@ -197,19 +207,19 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
 
 
 def _look_at_all(
-    files: Sequence[Path], rule: ClassRule, label_field: str | None
+    files: Sequence[Path], rule: ClassRule, arguments: TilesArguments
 ) -> tuple[list[TileFacts], str, list[str]]:
     """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
     for path in files:
         try:
-            cloud = read_tile(path, label_field)
+            cloud = read_tile(path, arguments.label_field, unit=arguments.unit_of_files)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
             continue
-        if not cloud.is_mesh:
+        if arguments.unit != "diagonal":
             with file_errors(path):
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
@@ -274,7 +284,7 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
     """Return the processor for what all tiles have."""
     # In meters features compare heights of all scans; objects are compared by shares of their own size.
-    unit = arguments.unit or _unit_of(tiles)
+    unit = "meters" if arguments.unit_of_files else arguments.unit or _unit_of(tiles)
     wanted = [
         name
         for name, is_wanted in (
@@ -333,7 +343,7 @@ def rows_of(
     """
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
-        cloud = read_tile(tile.path, arguments.label_field, tile.words)
+        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -656,8 +666,12 @@ def _lines(
     if config.unknown_share is None:
         lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
+        # The level is that of the worst fold, so that each of them stands for one place.
+        folds = len(np.unique(judged.folds))
+        of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"each {unit} that was held out"
+            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
+            f"further {unit}s like these exceed that"
         )
     return lines

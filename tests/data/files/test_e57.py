@@ -163,7 +163,7 @@ def test_colors_range_within_the_limits_of_their_scan_or_field_or_by_their_value
     assert cloud.up_axis == "z"
 
 
-# By libE57Format through pye57 0.4.19: two scans of the same twelve points, one with intensities to 1, the other to 2047,
+# By libE57Format through pye57 0.4.19: two scans of twelve points, one with intensities to 1, the other to 2047,
 # as their `intensityLimits` say. The first has three colors that are marked as invalid and the second one intensity;
 # of both, the last point is marked itself.
 MARKED = (FILES.parent / "data" / "files" / "invalid_values.e57").read_bytes()

@@ -62,7 +62,8 @@ def test_counts_of_returns_are_no_colors():
 
 
 def test_classes_in_a_glb_of_py3dtiles_are_labels():
-    # Of 24 points of LAS 1.4, format 6, with classes 0 to 4: py3dtiles 12.1.1, convert --spec-version 1.1 --extra-fields classification --extra-fields intensity
+    # Of 24 points of LAS 1.4, format 6, with classes 0 to 4: py3dtiles 12.1.1, convert --spec-version 1.1
+    # --extra-fields classification --extra-fields intensity
     cloud, _ = read(Path(__file__).with_name("py3dtiles_12.1.1.glb"))
     assert set(cloud.labels.tolist()) <= set(range(5)) and len(cloud) == len(cloud.labels) > 3
     assert len(set(cloud.labels.tolist())) > 1 and cloud.intensity.max() == 2100

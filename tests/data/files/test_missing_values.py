@@ -164,3 +164,14 @@ def test_a_line_without_a_coordinate_is_named(tmp_path, text):
     (tmp_path / "some.csv").write_text(text)
     with raises(PointCloudFileError, naming="some.csv: line " + ("3" if "#" not in text else "5")):
         read(tmp_path / "some.csv")
+
+
+@pytest.mark.parametrize(("kind", "red"), [("F", "2.3418052e-38"), ("U", "16711680")])
+def test_packed_colors_in_text_may_be_missing(tmp_path, kind, red):
+    header = (
+        f"VERSION .7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F {kind}\nWIDTH 3\nHEIGHT 1\nPOINTS 3\nDATA ascii\n"
+    )
+    (tmp_path / "some.pcd").write_text(f"{header}1 2 3 {red}\n2 3 4 nan\nnan nan nan nan\n")
+    cloud, said = read(tmp_path / "some.pcd", on_invalid="drop")
+    np.testing.assert_allclose(cloud.colors, [[1, 0, 0], [0, 0, 0]])
+    assert "colors: 1 of 3 are NaN" in said[0] and "1 of 3 points" in said[1] and len(said) == 2
