@@ -56,10 +56,10 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     cast_base,
     check_adapter_to_load,
     keep_stored_precision,
-    warn_of_another_base,
     refuse_folder_of_adapters,
     refuse_merged_adapters,
     save_with_adapter,
+    warn_of_another_base,
 )
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
