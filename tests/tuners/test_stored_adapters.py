@@ -10,10 +10,12 @@ from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
 from hf_any3d import ActForPointCloudClassification, AutoModelForPointCloudClassification
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import case_of
 from tests.common.test_tuners import fits
-from tests.common.tuners import ALL, answer_of, assert_apart, assert_same, base_of, config_of, name_of
+from tests.common.tuners import ADAPTED, answer_of, assert_apart, assert_same, base_of, config_of, name_of
 from tests.errors import raises
 
 CASE = case_of(ActForPointCloudClassification)
@@ -85,11 +87,9 @@ def test_the_dtype_that_is_asked_for_is_that_of_the_base(door, method, saved_bas
         assert all(weight.grad is None or weight.grad.isfinite().all() for weight in trained)
 
 
-HALVES = [
-    case
-    for case in ALL
-    if case.is_adapted and getattr(case.model_class, "_has_single_dtype", False) and fits(case, "BITFIT")
-]
+# Models whose dtype is that of all their weights.
+SINGLE = (PretrainedBaseMixin, Detr3DForPointCloudObjectDetection)
+HALVES = [case for case in ADAPTED if issubclass(case.model_class, SINGLE) and fits(case, "BITFIT")]
 
 
 @pytest.mark.parametrize("case", HALVES, ids=name_of)
