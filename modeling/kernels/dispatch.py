@@ -85,6 +85,12 @@ def _is_autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
+def is_exporting() -> bool:
+    """Return whether an exporter traces this code, and no compiler."""
+    # `torch.compiler.is_exporting`, but for compilers of torch 2.10 and 2.11, which take that for true.
+    return torch.compiler._is_exporting_flag
+
+
 def autocast_disabled(device: torch.device) -> AbstractContextManager[None]:
     """Return a context without autocast, for results that half precision would falsify."""
     # Torch raises an error for devices without autocast, such as "meta". Compilers of torch 2.10 and 2.11 cannot trace

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_range
-from hf_any3d.modeling.kernels.dispatch import operator
+from hf_any3d.modeling.kernels.dispatch import is_exporting, operator
 
 TIE_RULES = ("first", "cuda")
 _MAX_THREADS = 512
@@ -53,7 +53,7 @@ def farthest_point_sample_traced(
     """Run the loop as one operator for compilers, and as a loop of the graph for exporters."""
     if not isinstance(start_index, Tensor):
         start_index = torch.full((points.shape[0],), start_index, device=points.device)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         skipped = None if min_squared_norm is None else _largest_float32(min_squared_norm)
         return sample_in_graph(points, num_samples, start_index, skipped, tie_rule)
     return _sample_untraced(points, num_samples, start_index, min_squared_norm, tie_rule)
@@ -254,7 +254,7 @@ def _cuda_order(count: int, device: torch.device) -> Tensor:
     powers = 2 ** torch.arange(_THREAD_BITS + 1, device=device)
     # The number of threads: the largest power of two up to the count, at most 512.
     thread = index % powers.masked_fill(powers > count, 0).amax(dim=0)
-    if device.type != "cpu" and not torch.compiler.is_exporting():
+    if device.type != "cpu" and not is_exporting():
         # Computed there: a table would be sent from the host, which would wait.
         bits = torch.arange(_THREAD_BITS, device=device)
         reversed_thread = (((thread[:, None] >> bits) & 1) << (_THREAD_BITS - 1 - bits)).sum(dim=1)

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from hf_any3d.modeling.kernels.dispatch import is_exporting
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
@@ -134,7 +135,7 @@ def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
     """
     # (count,), 0 where a result has no rows
     lengths = count_index(index, count)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # Exported formats do not support segments.
         largest = rows.new_full((count, rows.shape[1]), -torch.inf)
         largest = largest.scatter_reduce(0, index[:, None].expand_as(rows), rows, "amax")

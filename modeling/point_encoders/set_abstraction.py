@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hf_any3d.modeling.kernels.dispatch import is_exporting
 from hf_any3d.modeling.kernels.pooled_patches import folded
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of
@@ -73,7 +74,7 @@ def sample_centers(
         # Copies of the point that is taken first are never the farthest.
         places = torch.where(mask.unsqueeze(2), xyz, gather_points(xyz, start.unsqueeze(1)))
     # Exported graphs are for clouds of at least that many points.
-    count = num_centers if torch.compiler.is_exporting() else min(num_centers, xyz.shape[1])
+    count = num_centers if is_exporting() else min(num_centers, xyz.shape[1])
     index = farthest_point_sample(places, count, start_index=start, min_squared_norm=min_squared_norm)
     if mask is None and count == num_centers:
         return index, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
+from hf_any3d.modeling.kernels.dispatch import is_exporting
 from hf_any3d.modeling.kernels.guided_table import GuidedTable, guided_table
 from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
 from hf_any3d.modeling.point_ops.grouping import flatten_index
@@ -57,7 +58,7 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     corner = xyz.amin(dim=1, keepdim=True)
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # Exported formats have no running maximum; comparing all pairs needs none. Of equal maxima, argmax takes the
         # first, so that a label is the first point of its voxel here, too.
         return (voxel[:, :, None] == voxel[:, None]).to(torch.uint8).argmax(dim=-1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
+from hf_any3d.modeling.kernels.dispatch import is_exporting
 
 # Pairs of a query and a point that `ball_query` compares at a time.
 _BALL_PAIRS = 2**22
@@ -93,7 +94,7 @@ def ball_query(
     query, points = (values[..., :3].detach().float() for values in (query, points))
     # Each pass below reads the coordinates of one axis, which lie in a row this way.
     axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
-    if torch.compiler.is_exporting():  # parts would be those of the traced clouds
+    if is_exporting():  # parts would be those of the traced clouds
         index, count = _in_balls(query, axes, radius, k)
         return (index, count) if return_counts else index
     # On a CPU the distances of a part stay in its cache.

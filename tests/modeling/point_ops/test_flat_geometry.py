@@ -99,7 +99,7 @@ CLOUD = torch.tensor([[[0.0, 0, 0], [0.9, 0, 0], [1.1, 0, 0], [0.4, 0.7, 0], [0,
     ],
 )
 def test_grids_of_voxels_may_be_shifted(edge, shift, expected, exporting, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    monkeypatch.setattr(torch.compiler, "_is_exporting_flag", exporting)
     assert voxel_cells(CLOUD + 3, edge, shift).tolist() == [expected]
     assert voxel_cells(CLOUD, edge, shift).dtype == torch.long
 
