@@ -48,7 +48,9 @@ def example(
         _NEW_TILE: _write_new_tile,
         "room.ply": _write_room,
     }
-    launched = {path.name: path for path in sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))}
+    launched = {
+        path.name: path for path in sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
+    }
     files = {path.name: path for path in sorted(folder.glob("*.ply"))} | launched
     available = [*files, *writers]
     examples = list(dict.fromkeys(examples or ()))
