@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
@@ -648,7 +648,7 @@ def _lines(
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
-            f"further {unit}s like these exceed that"
+            f"{of_fold} that was held out; at most {100 * share_at_most(0, folds):.0f} % of further {unit}s like these "
+            "exceed that, with a confidence of 95 %"
         )
     return lines
