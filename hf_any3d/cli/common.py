@@ -61,6 +61,14 @@ DataDir = Annotated[str | None, option("Directory with the files of a dataset of
 TopK = Annotated[int, typer.Option(min=1, help="Labels for each file.")]
 
 
+class LengthUnit(StrEnum):
+    """Units that can be given for files that say none."""
+
+    METERS = "meters"
+    FEET = "feet"
+    US_FEET = "us-feet"
+
+
 class Axis(StrEnum):
     """Axes of coordinates."""
 
@@ -80,10 +88,23 @@ class Feature(StrEnum):
 UpAxis = Annotated[
     Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
 ]
+UnitOfFiles = Annotated[
+    LengthUnit | None,
+    option("Unit of scans whose files say none: meters, feet or us-feet; by default taken for meters.", "--unit"),
+]
 FeatureName = Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")]
 FileType = Annotated[
     str | None,
     option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+]
+
+
+LabelField = Annotated[
+    str | None,
+    option(
+        "Name of the column, property, field, array or extra dimension with the label of each point, or the number of "
+        "a column of text without names, from 1; by default a usual name, such as label."
+    ),
 ]
 
 

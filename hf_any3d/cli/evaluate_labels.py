@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,17 @@ import numpy as np
 import typer
 from typer.core import TyperCommand
 
-from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    LabelField,
+    is_model,
+    json_object,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
@@ -100,12 +110,17 @@ def evaluate_labels(
     ignore: Annotated[
         list[str] | None,
         option(
-            "Codes of true labels whose points do not count, as in train, such as 0,1,7; may be repeated. By default "
-            "0 and 1 of LAS, but for those that --merge names; negative ones never count."
+            "Codes of true labels whose points do not count, as in train, such as 0,1,7 or none; may be repeated. By "
+            "default those of LAS that name no object in the point format of the file, such as 0, 1, 7, 12 and 18, "
+            "but for those that --merge names; negative ones never count."
         ),
     ] = None,
     class_names: Annotated[
         str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
+    ] = None,
+    label_field: LabelField = None,
+    predicted_field: Annotated[
+        str | None, option("The same of PREDICTED, whose column need not be that of TRUTH.")
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -114,7 +129,8 @@ def evaluate_labels(
 
     Points are matched by their order where their coordinates are equal, else by the nearest within the tolerance. True
     points without a match do not count and are reported. Points that the prediction leaves without a class (0 and 1 of
-    LAS, negative labels) count as wrong. A file of whose true points fewer than --least-matched have a match is an
+    LAS, and others that name no object; negative labels) count as wrong. Points that are flagged as withheld or
+    synthetic in the truth are left out. A file of whose true points fewer than --least-matched have a match is an
     error.
     """
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
@@ -122,7 +138,7 @@ def evaluate_labels(
         check_output(page, (".html",))
     pairs, alone = _pairs(predicted, truth)
     is_las = _are_las(pairs)
-    from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+    from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED
     from hf_any3d.evaluation.labels import LabelComparison
 
     joined, ignored = _read_rule(merge, ignore, is_las)
@@ -136,7 +152,9 @@ def evaluate_labels(
         names[int(label)] = str(name)
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
-    matching = _Matching(tolerance, least_matched, {code: number for code, (_, number) in joined.items()})
+    numbers = {code: number for code, (_, number) in joined.items()}
+    table = CURRENT if is_las and not ignore else None
+    matching = _Matching(tolerance, least_matched, numbers, table, names, (predicted_field, label_field))
     rows, different = _compare_all(pairs, whole, matching, names)
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
@@ -261,6 +279,9 @@ class _Matching:
     tolerance: float | None
     least_share: float  # of the true points that must have a match
     joined: dict[int, int]  # code -> number of the joined class
+    table: str | None  # by which codes of files that are no LAS count, None if the codes that count were named
+    names: dict[int, str]  # code -> name, also of words that files have for classes
+    fields: tuple[str | None, str | None]  # columns of predicted and of true labels
 
     def join(self, labels: np.ndarray) -> np.ndarray:
         """Return labels (points,) with the numbers of joined classes."""
@@ -268,6 +289,38 @@ class _Matching:
             return labels
         present, place = np.unique(labels, return_inverse=True)
         return np.array([self.joined.get(code, code) for code in present.tolist()])[place.reshape(-1)]
+
+    def codes(self, cloud: Cloud, *, has_words: bool) -> np.ndarray:
+        """Return the labels of a cloud (points,), with the codes of classes that are words, in either of two files."""
+        from hf_any3d.data.files import PointCloudFileError
+        from hf_any3d.data.files.label_words import NO_LABEL, renumbered
+
+        labels = _labels_of(cloud)
+        words = cloud.data.label_names
+        if words is None:
+            unnamed = sorted({*np.unique(labels).tolist()} - self.names.keys() - {NO_LABEL}) if has_words else []
+            if unnamed:
+                given = f'--names \'{{"{unnamed[0]}": "ground"}}\''
+                raise PointCloudFileError(
+                    f"{cloud.name}: labels are numbers, and words in the other file; name each, such as {given}"
+                )
+            return labels
+        # A word that nobody has given a number gets the next one.
+        for word in words:
+            if word not in self.names.values():
+                self.names[max(self.names, default=-1) + 1] = word
+        codes = np.array([*self.names, NO_LABEL])
+        return codes[renumbered(labels, words, list(self.names.values()))]
+
+    def no_objects(self, truth: PointCloudData, labels: np.ndarray) -> set[int]:
+        """Return which labels name no object in the file with the truth, as its point format says."""
+        from hf_any3d.data.las_classes import names_object
+
+        if self.table is None:
+            return set()
+        table = truth.label_codes or self.table
+        codes = {code for code in np.unique(labels).tolist() if not names_object(code, table)}
+        return codes - self.joined.keys()
 
     def check(self, matches: Matches, predicted: str, truth: str) -> None:
         """Refuse figures of a few points that are near each other by chance."""
@@ -299,27 +352,40 @@ def _compare(
 ) -> tuple[dict[str, Any], _Compared | None]:
     """Add a pair of files to the comparison; return its row, and what a page shows of it."""
     from hf_any3d.data.files import file_errors
-    from hf_any3d.evaluation.labels import match_points
+    from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 
     try:
-        predicted, truth = (InputFile(str(path)).read() for path in (pair.predicted, pair.truth))
-        answers = matching.join(_labels_of(predicted))
-        true = matching.join(_labels_of(truth))
+        paths = (pair.predicted, pair.truth)
+        predicted, truth = (
+            InputFile(str(path), label_field=name).read() for path, name in zip(paths, matching.fields, strict=True)
+        )
+        has_words = any(cloud.data.label_names is not None for cloud in (predicted, truth))
+        answers = matching.join(matching.codes(predicted, has_words=has_words))
+        true = matching.join(matching.codes(truth, has_words=has_words))
         with file_errors(predicted.name):
             matches = match_points(predicted.data, truth.data, matching.tolerance)
         matching.check(matches, predicted.name, truth.name)
-        # Added to the figures of all files, and returned for the row of this one.
-        own = whole.add(answers, true, matches)
+        no_objects = matching.no_objects(truth.data, np.concatenate([true, answers]))
+        whole.unclassified = {*whole.unclassified, *no_objects}
+        judged = LabelComparison({*whole.ignored, *no_objects}, whole.unclassified)
+        counts = points_that_count(truth.data)
+        flagged = int((~counts).sum())
+        # For the row of this file, and added to the figures of all
+        own = judged.add(answers, true[counts], replace(matches, indices=matches.indices[counts]))
+        whole.merge(own)
     except FILE_ERRORS as error:
         if raise_errors:
             raise
         return {"file": pair.name, "error": one_line(error)}, None
     figures = own.figures(names)
     row = {"file": pair.name, "matching": "order" if matches.in_order else "nearest", "tolerance": matches.tolerance}
-    if warned := [*predicted.warnings, *truth.warnings]:
+    warned = [*predicted.warnings, *truth.warnings]
+    if flagged:
+        warned.append(f"{flagged:,} points with the flag withheld or synthetic are not judged")
+    if warned:
         row["warnings"] = warned
     # (true points,); -1 stands for no match, and picks an answer that `found` then hides.
-    found = matches.indices >= 0
+    found = (matches.indices >= 0) & counts
     accuracy = figures["accuracy"] or 0.0
     return row | figures, _Compared(pair.name, truth.data, true, answers[matches.indices], found, accuracy)
 
@@ -413,7 +479,8 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
     palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
     # By all labels, those of the truth that do not count among them.
-    ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
+    counted_labels, _ = whole.matrix()
+    ignored = [label for label in labels.tolist() if whole.is_ignored(label) or label not in counted_labels]
     views = []
     for one in compared:
         points = one.truth.points[one.found]

@@ -20,6 +20,7 @@ from hf_any3d.cli.common import (
     hide_bars_of_datasets,
     load_libraries,
     option,
+    print_note,
     read_model_config,
     skip_hub_if_offline,
     use_writable_cache,
@@ -295,6 +296,11 @@ def train(
     labeled_files = [] if dataset is not None else _take_labeled_files(data, words, task)
     if labeled_files and _learns_tiles(labeled_files, options, words, way):
         return
+    if _has_las(labeled_files):
+        print_note(
+            "warning: a network is trained on all codes of LAS as they are, also those that name no object, such as "
+            "0, 1 and 12; --way features leaves them out"
+        )
     source = _find_source(data, dataset, task)
     # A recipe may name its folder itself.
     default_folder = None if source.recipe else Path("outputs") / Path(data or dataset or "").stem
@@ -371,6 +377,12 @@ def _has_labeled_points(folder: str, task: Task | None) -> bool:
     if found.name != "folder":
         return False
     return task is Task.SEGMENTATION or found.labels() == LABELED_POINTS
+
+
+def _has_las(files: list[str]) -> bool:
+    """Return whether files, or those of folders, are LAS."""
+    inside = (file for path in map(Path, files) for file in ([path] if path.is_file() else path.rglob("*")))
+    return any(file.suffix.lower() in (".las", ".laz") for file in inside)
 
 
 def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Way | None) -> bool:

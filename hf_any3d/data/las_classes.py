@@ -84,8 +84,8 @@ class Kind(StrEnum):
 
 
 _NOISE = (7, 18)
-# Ground that is a key point of a model or lies near a breakline, points of a second strip, and what has changed between
-# two surveys: their class says why a program has set them aside.
+# Ground that is a key point of a model or lies near a breakline, points of a second strip, and what has changed from
+# one survey to the next: their class says why a program has set them aside.
 _USES = {LEGACY: (8, 12), CURRENT: (20, 22)}
 # Table 9 reserves all codes but these; programs have used the others in several ways, such as 10 for ignored ground.
 _DEFINED_BEFORE = (*range(10), 12)
@@ -113,6 +113,11 @@ def kind_of(code: int, table: str) -> Kind:
     elif code in _FLAGS_NOW or code not in ASPRS_CLASSES:
         return Kind.RESERVED
     return Kind.NOISE if code in _NOISE else Kind.OBJECT
+
+
+def names_object(code: int, table: str) -> bool:
+    """Return whether a code says what a point is, by the standard or by the user."""
+    return kind_of(code, table) in (Kind.OBJECT, Kind.OWN)
 
 
 def names_of(table: str | None) -> dict[int, str]:

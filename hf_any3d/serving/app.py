@@ -38,7 +38,7 @@ from hf_any3d.serving.openai_chat import (
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
-from hf_any3d.utils.messages import one_line, printable
+from hf_any3d.utils.messages import cut, one_line, printable
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.
@@ -393,7 +393,7 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     path = request.url.path
     text = str(error.detail)
     if error.status_code == 404:
-        text = f"{printable(path)[:200]}: no such route; this model answers {', '.join(service.paths)}"
+        text = f"{cut(printable(path), 200)}: no such route; this model answers {', '.join(service.paths)}"
     return refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, Kind, kind_of
+from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
 from hf_any3d.modeling.layers.losses import IGNORED
 
 NO_CODES = "none"
 """Word for `ignore` by which all codes count."""
-_LEARNED = (Kind.OBJECT, Kind.OWN)
 _OF_NO_CLASS = UNCLASSIFIED[1]
 
 
@@ -28,15 +27,17 @@ class ClassRule:
         ignored: Codes that are neither learned nor judged; None for those that name no object in LAS.
         merged: Name -> codes that are one class.
         written: Name of a merged class -> the code that files get for it, where one was given.
+        words: Names of the codes, where files name classes by words.
     """
 
     ignored: frozenset[int] | None = None
     merged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     written: Mapping[str, int] = field(default_factory=dict)
+    words: Sequence[str] = ()
 
     @classmethod
     def parse(cls, ignore: str | None, merge: Sequence[str] | None) -> ClassRule:
-        """Read the rule from words such as "0,1", and "vegetation=3,4,5" or, with the code for files, "cars=3,4:64"."""
+        """Read the rule from words such as "0,1" and "vegetation=3,4,5", or "other=2,3:64" with the code for files."""
         merged: dict[str, tuple[int, ...]] = {}
         written: dict[str, int] = {}
         for text in merge or ():
@@ -72,10 +73,10 @@ class ClassRule:
         # Given codes replace those of LAS: --ignore 18 learns what nobody has classified, too.
         if self.ignored is not None:
             return code in self.ignored
-        return table is not None and kind_of(code, table) not in _LEARNED
+        return table is not None and not names_object(code, table)
 
     def is_own(self, code: int, table: str | None) -> bool:
-        """Return whether a code is learned for want of another word: it is the user's own in LAS, and nobody named it."""
+        """Return whether a code is the user's own in LAS, and neither named to be joined nor to be ignored."""
         is_named = self.ignored is not None or any(code in codes for codes in self.merged.values())
         return table is not None and not is_named and kind_of(code, table) is Kind.OWN
 
@@ -84,6 +85,8 @@ class ClassRule:
         for name, codes in self.merged.items():
             if code in codes:
                 return name, self._code_of_merged(name, codes, table)
+        if code < len(self.words):
+            return self.words[code], code
         # Codes of other formats are numbers of their own.
         name = ASPRS_CLASSES.get(code) if table is not None else None
         return name or f"class {code}", code

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files.label_words import common_names, with_words
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
+from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
@@ -51,6 +53,7 @@ class TileFacts:
         table: What the codes are; see `PointCloudData.label_codes`.
         not_counted: Points that are withheld, or synthetic among measured ones; their codes are not among the others.
         left_out: Code of a class that is not learned -> points, or faces.
+        words: Names of the codes, where the file has words for its classes.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class TileFacts:
     table: str | None = None
     not_counted: int = 0
     left_out: Counter[int] = field(default_factory=Counter)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
@@ -97,9 +101,21 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path) -> PointCloudData:
-    """Read a tile; one without points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path)
+def read_tile(
+    path: Path, label_field: str | None = None, words: Sequence[str] | None = None, unit: str | None = None
+) -> PointCloudData:
+    """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    Args:
+        path: Its file.
+        label_field: Column that labels are read from; see `read_point_cloud`.
+        words: Classes of all files by their numbers, where files name them by words.
+        unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
+    """
+    cloud = with_words(read_point_cloud(path, on_invalid="drop", label_field=label_field), words, path)
+    cloud = with_unit(cloud, unit)
+    with file_errors(path):
+        cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -111,7 +127,9 @@ def read_tile(path: Path) -> PointCloudData:
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     """Collect the facts about a tile."""
-    measured = {name for name, values in _MEASURED.items() if getattr(cloud, values) is not None}
+    fields = {name: getattr(cloud, field) for name, field in _MEASURED.items()}
+    # 0 everywhere stands for what nobody has measured.
+    measured = {name for name, values in fields.items() if values is not None and values.any()}
     if cloud.is_mesh:
         # Faces tell them.
         measured.add("normals")
@@ -137,6 +155,7 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         cloud.up_axis,
         cloud.label_codes,
         int((~counts).sum()),
+        words=cloud.label_names,
     )
 
 
@@ -165,6 +184,29 @@ def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
 def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
     """Return the facts with the codes of faces in place of those of points, if faces are learned."""
     return replace(tile, codes=tile.face_codes) if labeled == FACES else tile
+
+
+def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
+    """Return the facts with one list of words for all tiles, whose numbers are the codes; as they are without words.
+
+    Raises:
+        ValueError: Classes are words in one tile, and numbers in another one.
+    """
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    if numbered := [tile for tile in tiles if tile.words is None]:
+        worded = next(tile for tile in tiles if tile.words is not None)
+        raise ValueError(
+            f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
+        )
+    common = []
+    for tile in tiles:
+        # Not labeled points keep their negative number.
+        codes = {code: words.index((tile.words or ())[code]) if code >= 0 else code for code in tile.codes}
+        counts = Counter({codes[code]: count for code, count in tile.codes.items()})
+        common.append(replace(tile, codes=counts, words=words))
+    return common
 
 
 def with_one_table(tiles: Sequence[TileFacts]) -> tuple[list[TileFacts], list[str]]:
@@ -200,27 +242,25 @@ def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
     if flagged := sum(tile.not_counted for tile in tiles):
-        total = sum(tile.points for tile in tiles)
-        remarks.append(
-            f"not learned: {flagged:,} points ({_share(flagged, total)}) with the flag withheld or synthetic"
-        )
+        share = _percent(flagged, sum(tile.points for tile in tiles))
+        remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
     left_out = sum((tile.left_out for tile in tiles), Counter())
     # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
     if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
         return remarks
     total = left_out.total() + sum(tile.codes.total() for tile in tiles)
-    shown = [f"{code} {_meaning(code, tiles)} ({_share(count, total)})" for code, count in left_out.most_common()]
+    # The largest first
+    codes = [code for code, _ in left_out.most_common()]
+    named = [f"{code} {_meaning(code, tiles)}, {_percent(left_out[code], total)}" for code in codes]
     # What is most likely missed: the largest of those that are not simply unclassified or noise
-    chosen = next((code for code, _ in left_out.most_common() if code not in _SELDOM_MISSED), None)
-    if chosen is None:
-        chosen = left_out.most_common(1)[0][0]
-    others = ",".join(map(str, sorted({*left_out} - {chosen}))) or NO_CODES
-    learn = f"--ignore {others} learns {chosen}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
-    return [*remarks, f"not learned: {', '.join(shown)}; {learn}"]
+    missed = next((code for code in codes if code not in _SELDOM_MISSED), codes[0])
+    others = ",".join(map(str, sorted({*codes} - {missed}))) or NO_CODES
+    learn = f"--ignore {others} learns {missed}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
+    return [*remarks, f"not learned: class {'; '.join(named)} of the labels; {learn}"]
 
 
-def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.2g} % of the points"
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2g} %"
 
 
 def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
@@ -232,18 +272,20 @@ def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
     if kind is Kind.OWN:
         return "user-defined"
     if kind is Kind.FLAGGED:
-        return f"{ASPRS_CLASSES[code & 31]}, withheld"
+        return f"withheld {ASPRS_CLASSES[code & 31]}"
     return names_of(table).get(code, "reserved")
 
 
 def units_of(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units that are converted."""
+    """Return remarks on units of scans of places that are converted, or taken for meters."""
     remarks = []
+    unknown = [tile.path.name for tile in tiles if tile.meters is None]
+    if unknown:
+        remarks.append(taken_for_meters(unknown, len(tiles)))
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
-        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])

@@ -1,0 +1,201 @@
+"""What real encoders do with tokens of points.
+
+    python -m studies.donors.point_tokens           # prints one table
+    python -m studies.donors.point_tokens --start   # does a decoder gain by its own start token as the class token?
+
+The tokens are those of a new Any2Point model on embedded test shapes, without training. All layers of each donor run
+on them, with the mask of our models, in which all tokens see each other, and once with the causal mask of a decoder.
+Memory is what autograd keeps of a step, without parameters. Each takes some minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from hf_any3d import Any2PointForPointCloudClassification, load_point_dataset
+from hf_any3d.modeling.encoders.positions import hidden_of
+from studies.donors import donors_folder
+from studies.donors.any2point import Cell, augmented, build as build_cell, load_sets
+
+CLOUDS, POINTS = 16, 1024
+BATCH, STEPS = 32, 60
+"""Of the trial of a start token."""
+DONORS = ("minilm", "smollm2", "dinov2", "whisper")
+QUERIES_AND_VALUES = {
+    "minilm": ["query", "value"],
+    "smollm2": ["q_proj", "v_proj"],
+    "dinov2": ["query", "value"],
+    "whisper": ["q_proj", "v_proj"],
+}
+"""Names of the layers that project to queries and values."""
+
+
+def build(name: str) -> Any2PointForPointCloudClassification:
+    """Build the model around all layers of a donor, without training."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"num_labels": 18, "num_tokens": 32}
+    if name == "smollm2":
+        settings["token_scale"] = None  # rotary positions have no spread that tokens could be scaled to
+    return Any2PointForPointCloudClassification.from_encoder_pretrained(donors_folder() / name, **settings)
+
+
+def run_layers(encoder: PreTrainedModel, layers: nn.ModuleList, states: Tensor, causal: bool) -> list[Tensor]:
+    """Run the layers on tokens `(clouds, tokens, hidden)` in their order, and return what each makes of them."""
+    arguments: dict[str, Any] = {}
+    if hasattr(encoder, "rotary_emb"):
+        places = torch.arange(states.shape[1])[None]
+        arguments["position_embeddings"] = encoder.rotary_emb(states, places)
+    mask = states.new_zeros(1, 1, states.shape[1], states.shape[1])
+    if causal:
+        mask = mask + torch.full_like(mask[0, 0], torch.finfo(mask.dtype).min).triu(1)
+    if causal or arguments:
+        arguments["attention_mask"] = mask
+    made = []
+    for layer in layers:
+        states = hidden_of(layer(states, **arguments))
+        made.append(states)
+    return made
+
+
+def largest_norms(states: list[Tensor]) -> tuple[float, float, int]:
+    """Return the largest norms of the first token and of all others, in medians of a layer, and the former's layer."""
+    first, others = [], []
+    for state in states:
+        norms = state.norm(dim=-1)
+        first.append(float((norms[:, 0] / norms.median()).max()))
+        others.append(float((norms[:, 1:] / norms.median()).max()))
+    return max(first), max(others), first.index(max(first)) + 1
+
+
+def similarity(state: Tensor) -> float:
+    """Return the mean cosine between the tokens of a cloud, the first left out."""
+    unit = nn.functional.normalize(state[:, 1:], dim=-1)
+    cosines = unit @ unit.transpose(1, 2)
+    count = cosines.shape[1]
+    return float((cosines.sum() / len(cosines) - count) / (count * (count - 1)))
+
+
+def difference(first: Tensor, second: Tensor) -> float:
+    """Return the norm of a difference in percent of the second's."""
+    return float(100 * (first - second).norm() / second.norm())
+
+
+def kept_bytes(model: nn.Module, points: Tensor, labels: Tensor) -> int:
+    """Count the bytes that autograd keeps for the backward pass of a step, parameters left out."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(points=points, labels=labels).loss  # noqa: B018  the graph is built by it
+    return sum(kept.values())
+
+
+def memory_row(name: str, model: nn.Module, points: Tensor, labels: Tensor) -> list[str]:
+    """Return what is kept of a step, with a frozen encoder and with LoRA, in percent of training all of it."""
+    model.train()
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = kept_bytes(model, points, labels)
+    full = kept_bytes(model.requires_grad_(True), points, labels)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key in trained)
+    shares = [frozen]
+    encoder_layers = r".*encoder.*\.({})".format("|".join(QUERIES_AND_VALUES[name]))
+    for targets in (encoder_layers, "all-linear"):
+        adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets))
+        shares.append(kept_bytes(adapted, points, labels))
+        model = adapted.unload()
+    return [f"{full / 2**20:.0f}", *(f"{100 * share / full:.0f}" for share in shares)]
+
+
+@torch.no_grad()
+def state_row(model: Any2PointForPointCloudClassification, points: Tensor) -> list[str]:
+    """Return norms, similarity and differences of a donor's states; its layers are in bfloat16 afterwards."""
+    model = model.eval().any2point
+    family, encoder = model.family, model.encoder
+    tokens = model(points=points, output_hidden_states=True).hidden_states[0]
+    layers = family.layers_of(encoder)
+    full = run_layers(encoder, layers, tokens, causal=False)
+    causal = run_layers(encoder, layers, tokens, causal=True)
+    without = run_layers(encoder, layers, tokens[:, 1:], causal=False)
+    cells = []
+    for states in (full, causal):
+        first, others, layer = largest_norms(states)
+        cells.append(f"{first:.0f} (layer {layer}), {others:.0f}")
+    cells.append(f"{similarity(full[-1]):.2f}, {similarity(causal[-1]):.2f}")
+    cells.append(f"{difference(without[-1], full[-1][:, 1:]):.1f}")
+    half = encoder.to(torch.bfloat16)
+    rounded = run_layers(half, family.layers_of(half), tokens.bfloat16(), causal=False)
+    cells.append(f"{difference(rounded[-1].float(), full[-1]):.1f}")
+    return cells
+
+
+def trained_accuracy(seed: int, start_token: bool) -> float:
+    """Train around two layers of SmolLM2 for `STEPS`, and return the test accuracy in percent.
+
+    The class token of a model around a decoder is drawn at random; with `start_token` it begins as the embedding of
+    the donor's first token of a text.
+    """
+    splits = load_sets(None)["embedded"]
+    rows, test, num_labels = splits
+    model = build_cell(Cell(seed, "guided_adapter", 0, "embedded", "smollm2", "pretrained"), num_labels)
+    if start_token:
+        # The layers that are opened have no words, so that the table of words is read from the donor's file.
+        words = AutoModel.from_pretrained(donors_folder() / "smollm2").get_input_embeddings().weight
+        token = model.get_base_model().any2point.class_token.token
+        token.data.copy_(words[model.get_base_model().config.encoder_config.bos_token_id].to(token))
+    trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 2e-3, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(STEPS):
+        chosen = torch.randint(len(rows.labels), (BATCH,), generator=generator)
+        points = augmented(rows.points[chosen], generator)[:, :POINTS]
+        nn.functional.cross_entropy(model(points=points).logits, rows.labels[chosen]).backward()
+        nn.utils.clip_grad_norm_(trained, 5.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.inference_mode():
+        logits = torch.cat([model.eval()(points=part[:, :POINTS]).logits for part in test.points.split(47)])
+    return float(100 * (logits.argmax(dim=1) == test.labels).float().mean())
+
+
+def print_table() -> None:
+    """Print what the donors do with point tokens."""
+    rows = load_point_dataset("shapes", split="test").with_format("torch")[:CLOUDS]
+    points, labels = rows["points"][:, :POINTS], rows["label"]
+    titles = ["donor", "first and other norms", "with a causal mask", "similarity", "without first, %", "bfloat16, %"]
+    titles += ["kept, MB", "frozen, %", "LoRA on q, v, %", "LoRA on all, %"]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
+    for name in DONORS:
+        # A few clouds are enough for shares of memory.
+        kept = memory_row(name, build(name), points[:4], labels[:4])
+        print(f"| {' | '.join([name, *state_row(build(name), points), *kept])} |", flush=True)
+
+
+def main() -> None:
+    """Print the table, or train with and without a start token."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", action="store_true", help="train with and without a start token, three seeds")
+    if not parser.parse_args().start:
+        print_table()
+        return
+    print("| seed | class token drawn, % | start token, % |")
+    print("|---|---|---|")
+    for seed in (0, 1, 2):
+        print(f"| {seed} | {trained_accuracy(seed, False):.1f} | {trained_accuracy(seed, True):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
