@@ -218,7 +218,7 @@ class CommandLine(TyperGroup):
 
 
 def _folder_of_caches() -> Path:
-    """Return the folder in which libraries of Hugging Face keep what they fetch and prepare; they need not be loaded."""
+    """Return the folder in which libraries of Hugging Face keep what they fetch and prepare, without loading them."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.path.expandvars(os.environ.get("HF_HOME", f"{cache}/huggingface"))).expanduser()
 

@@ -183,7 +183,10 @@ def _read_rule(
     from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
     from hf_any3d.training.tiles.labels import ClassRule
 
-    rule = ClassRule.parse(",".join(ignore) if ignore else None, merge)
+    try:
+        rule = ClassRule.parse(",".join(ignore) if ignore else None, merge)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     joined: dict[int, tuple[str, int]] = {}
     for name, codes in rule.merged.items():
         number = rule.class_of(codes[0], CURRENT if is_las else None)[1]

@@ -27,16 +27,16 @@ def example(
             metavar="NAME",
             help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
             "scans. tiles: four generated tiles with the class of each point; new.las: a fifth, without. room.ply: a "
-            "generated room. ddp_cpu.yaml and the like: configurations of accelerate launch. Without a name the names are "
-            "printed.",
+            "generated room. ddp_cpu.yaml and the like: configurations of accelerate launch. Without a name the "
+            "names are printed.",
         ),
     ] = None,
     output: Annotated[Path, option("Folder to write to.")] = Path("."),
 ) -> None:
     """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room, configurations of accelerate.
 
-    Meshes, scans and configurations come with the package, tiles and the room are drawn. A file or folder that is there already is
-    not replaced.
+    Meshes, scans and configurations come with the package, tiles and the room are drawn. A file or folder that is
+    there already is not replaced.
     """
     from hf_any3d.data.files import example_file
 

@@ -98,6 +98,8 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     from hf_any3d.training.tiles.training import TilesArguments
 
     shown = task or Task.CLASSIFICATION
+    others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
+    print_line(f"Options of other tasks: {', '.join(others)}")
     print_line(f"All other options, for --task {shown.value}; they may also be written in a YAML file:")
     _print_arguments(*TASK_CLASSES[shown].argument_classes())
     if shown is Task.CLASSIFICATION:
@@ -106,8 +108,6 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     if task in (None, Task.SEGMENTATION):
         print_line("Options of a few labeled files (DATA is a folder of files whose points have classes, or several):")
         _print_arguments(TilesArguments)
-    others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
-    print_line(f"Options of other trainings: {', '.join(others)}")
 
 
 def _print_arguments(*argument_classes: type) -> None:

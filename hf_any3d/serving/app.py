@@ -75,6 +75,8 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
     app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
 
+    _add_docs(app)
+
     @app.get("/health", summary="Whether the process answers")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -84,11 +86,6 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         # A load balancer sends no more requests to a server that is stopping.
         is_ready = service.batcher.is_alive and not service.is_draining
         return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
-
-    @app.get("/docs", include_in_schema=False)
-    @app.get("/redoc", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()))
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
@@ -111,6 +108,16 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         extra = {"requestBody": body}
         app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra=extra)(answer_chat)
     return app
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Add the page of the routes, at the paths that FastAPI has for it."""
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
+
+    for path in ("/docs", "/redoc"):
+        app.get(path, include_in_schema=False)(docs)
 
 
 def in_time(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -188,3 +188,26 @@ def test_check_counts_labels_of_faces(tmp_path):
         write_point_cloud(tmp_path / "meshes" / f"{name}.ply", mesh)
     code, out, _ = run("data", "check", tmp_path / "meshes")
     assert "labels of faces: 0 50 %, 7 50 %" in out and "no labels of faces in 1 of 3: c.ply" in out
+
+
+def test_classes_are_joined_in_prediction_and_truth(tmp_path):
+    # Learned as one class, whose code in files is 5: heights of vegetation are right, and buildings are one of two.
+    truth = tile(tmp_path / "truth.las", places(6), [3, 4, 5, 6, 6, 2])
+    answers = tile(tmp_path / "answers.las", places(6), [5, 5, 5, 6, 2, 2])
+    code, out, err = run("evaluate", answers, truth)
+    assert code == 0 and "--merge vegetation=3,4,5" in err and "6 of 6 points" in out
+    found = figures(answers, truth, "--merge", "vegetation=3,4,5", "hard=2,6")
+    assert {row["name"] for row in found["classes"]} == {"vegetation", "hard"} and found["mean_iou"] == 1
+    found = figures(answers, truth, "--merge", "vegetation=3,4,5", "--ignore", "0,6")
+    assert found["counted"] == 4 and found["mean_iou"] == 1
+    assert run("evaluate", answers, truth, "--merge", "a=3,4", "b=4").code == 2
+
+
+def test_figures_of_points_that_match_by_chance_are_refused(tmp_path):
+    other = places(10) * [1, 1, -1] - [0, 0, 1]
+    other[0] = places(10)[0]
+    truth = tile(tmp_path / "truth.las", places(10), TRUE)
+    answers = tile(tmp_path / "answers.las", other, ANSWERS)
+    code, out, err = run("evaluate", answers, truth)
+    assert code == 1 and not out and "1 of the 10 points" in err and "--least-matched" in err
+    assert figures(answers, truth, "--least-matched", "0.1")["unmatched"] == 9

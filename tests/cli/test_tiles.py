@@ -66,7 +66,8 @@ def learned(folder):
         # Enough for three classes, and a fifth of the time.
         patch.setattr(training, "_FOLD_STEPS", 100)
         patch.setattr(training, "STEPS", 200)
-        done = run("train", folder / "tiles", "--task", "segmentation", "--folds", 2, "--output", folder / "model")
+        # The files say that points are labeled, and no folder names a class.
+        done = run("train", folder / "tiles", "--folds", 2, "--points", 6000, "--output", folder / "model")
     assert done.code == 0, done.err
     return done.out, "\n".join(str(remark.message) for remark in remarks)
 
@@ -206,3 +207,30 @@ def test_classes_of_las_have_the_colors_that_surveyors_know(folder):
     page = (folder / "shown.html").read_text()
     # Ground, high vegetation and building.
     assert all(color in page for color in ("#a0703c", "#1b6b1b", "#e8442e"))
+
+
+def test_what_has_no_effect_on_labeled_points_is_refused_by_its_name(folder, learned, tmp_path):
+    words = ("train", folder / "tiles", "--output", tmp_path / "none")
+    for more, named in (
+        (("--merge", "a=2,6", "--epochs", 3), "--merge has no effect on a network that is trained, which --epochs"),
+        (("--merge", "a=2,6", "--way", "trained"), "--merge has no effect on a network that is trained"),
+        (("--task", "classification"), "--task segmentation"),
+        (("--task", "classification", "--merge", "a=2,6"), "--task segmentation"),
+    ):
+        refused = run(*words, *more)
+        assert refused.code == 1 and named in refused.err, (more, refused.err)
+
+
+def test_a_folder_of_labeled_text_is_one_of_labeled_points_and_one_without_labels_is_told(tmp_path, monkeypatch):
+    points = np.random.default_rng(0).uniform(-1, 1, (600, 3)).round(3)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "bare").mkdir()
+    for number in range(2):
+        rows = np.column_stack([points + number / 100, points[:, 1] > 0])
+        np.savetxt(tmp_path / f"texts/{number}.txt", rows, "%.3f %.3f %.3f %d", header="x y z label", comments="")
+        np.savetxt(tmp_path / f"bare/{number}.xyz", points, "%.3f")
+    monkeypatch.setattr(training, "OBJECT_STEPS", 20)
+    done = run("train", tmp_path / "texts", "--output", tmp_path / "model")
+    assert done.code == 0 and "2 objects" in done.out, done.err
+    refused = run("train", tmp_path / "bare", "--output", tmp_path / "none")
+    assert refused.code == 1 and "no folders in it are named after classes" in refused.err

@@ -1,6 +1,7 @@
 import evaluate
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from transformers import EvalPrediction
 
 from hf_any3d.evaluation.classification import (
@@ -8,6 +9,7 @@ from hf_any3d.evaluation.classification import (
     MeanClassAccuracy,
     OverallAccuracy,
     compute_classification_metrics,
+    share_at_most,
 )
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 
@@ -111,3 +113,10 @@ def test_wrong_pairs_are_refused(predictions, references, message):
 def test_meaningless_logits_are_refused(logits):
     with pytest.raises(ValueError):
         compute_classification_metrics(EvalPrediction(logits, np.zeros(2, int)))
+
+
+def test_the_largest_share_that_few_samples_allow_is_that_of_clopper_and_pearson():
+    # scipy 1.17 as the reference, whose one-sided test has the limit.
+    for count, total in ((0, 24), (1, 24), (3, 60), (7, 7)):
+        limit = binomtest(count, total, alternative="less").proportion_ci(0.95, method="exact").high
+        assert share_at_most(count, total) == pytest.approx(limit)

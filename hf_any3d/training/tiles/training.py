@@ -671,7 +671,7 @@ def _lines(
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
-            f"further {unit}s like these exceed that"
+            f"{of_fold} that was held out; at most {100 * share_at_most(0, folds):.0f} % of further {unit}s like "
+            "these exceed that, with a confidence of 95 %"
         )
     return lines
