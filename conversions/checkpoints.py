@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from hf_any3d.conversions.pickles import NotPlainError, storages_of, texts_of
+from hf_any3d.utils.messages import cut
 
 _SHOWN = 20
 # How many times its own size a compressed file may unpack to, and the size that is always read. Compression saves
@@ -219,7 +220,7 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
         text = str(error) or type(error).__name__
         is_more = isinstance(error, NotPlainError)
         kind = "holds more than tensors and plain values" if is_more else "damaged"
-        raise ValueError(f"{path}: {kind} ({' '.join(text.split())[:200]})") from error
+        raise ValueError(f"{path}: {kind} ({cut(' '.join(text.split()), 200)})") from error
 
 
 def _check_zip(path: str | os.PathLike) -> bool:

@@ -46,6 +46,8 @@ def segment(
     normals: Any = None,
     intensity: Any = None,
     ring: Any = None,
+    return_number: Any = None,
+    number_of_returns: Any = None,
     labels: Sequence[str] | str | None = None,
     category: str | None = None,
     up_axis: str | None = None,
@@ -67,6 +69,8 @@ def segment(
         normals: `(points, 3)`, for models that read them.
         intensity: `(points,)`, for models that read it.
         ring: `(points,)`, the number of the laser, for models that read it.
+        return_number: `(points,)`, which of the returns of its pulse each point is, from 1, for models that read it.
+        number_of_returns: `(points,)`, how many returns that pulse had, for models that read it.
         labels: Names of parts, for models that find parts by name, and no others.
         category: Category of the object, for models of parts.
         up_axis: "x", "y" or "z", the axis that points up in the cloud, if it is another one than the model's.
@@ -96,6 +100,7 @@ def segment(
     if pipe is model and device is not None:
         raise ValueError(f"device={device!r} with an open pipeline; expected None, as it has a device")
     row = {"points": points, "colors": colors, "normals": normals, "intensity": intensity, "ring": ring}
+    row |= {"return_number": return_number, "number_of_returns": number_of_returns}
     # What the model reads and is missing here is an error of the pipeline.
     row = {name: values for name, values in row.items() if values is not None}
     given = {"category": category, "up_axis": up_axis, "max_points": max_points, "votes": votes or None}

@@ -152,6 +152,7 @@ DATASETS: dict[str, str | None] = {
 
 FORMATS = {
     "3mf": "threemf",
+    "asc": "text",
     "bin": "bin",
     "colmap": "colmap",
     "csv": "text",

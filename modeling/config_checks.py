@@ -2,11 +2,14 @@
 
 import functools
 import inspect
+import json
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,6 +90,22 @@ def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> N
         config_class.__doc__ = "\n".join([own, "", "Args: Further fields" if named else "Args:", *lines])
 
 
+_SETTINGS_FILES = ("config.json", "adapter_config.json", "*.index.json", "generation_config.json") + tuple(
+    f"{name}_config.json" for name in ("preprocessor", "processor", "tokenizer")
+)
+# Kinds of values by the names of settings, of any of these files.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model_type", "peft_type", "processor_class", "tokenizer_class"), (str,)),
+    **dict.fromkeys(("feature_extractor_type", "base_model_name_or_path", "revision"), (str,)),
+    **dict.fromkeys(("dtype", "torch_dtype"), (str, dict)),
+    **dict.fromkeys(
+        ("metadata", "weight_map", "id2label", "label2id", "auto_mapping", "quantization_config"), (dict,)
+    ),
+    "architectures": (list,),
+    "num_labels": (int,),
+}
+
+
 @functools.cache
 def _arguments(doc: str) -> dict[str, str]:
     """Return the texts of the arguments that a docstring describes, by their names."""
@@ -94,12 +113,15 @@ def _arguments(doc: str) -> dict[str, str]:
 
 
 @contextmanager
-def stored_settings(place: object = None) -> Iterator[None]:
+def stored_settings(place: object = None, arguments: Collection[str] = ()) -> Iterator[None]:
     """Name the file, directory or repository of stored settings in errors of what is built from them.
 
     Settings of an unexpected type fail anywhere and with any error. Without a place, an enclosing call names it.
+
+    Args:
+        place: File, directory or repository.
+        arguments: Names of the caller's keyword arguments, whose own errors stay as they are.
     """
-    before = "" if place is None else f"{place}: "
     try:
         yield
     # The place is not to blame for these.
@@ -109,11 +131,41 @@ def stored_settings(place: object = None) -> Iterator[None]:
         # Subclasses have a meaning that callers test for, and some messages name the place already.
         if type(error) not in (ValueError, JSONDecodeError) or str(place) in str(error):
             raise
+        before = "" if place is None else f"{place}: "
         raise ValueError(f"{before}{error}") from error
     # Whatever a setting of the wrong type fails with, in here it is the file's fault.
     except Exception as error:
+        if isinstance(error, TypeError) and any(f"argument {name!r}" in str(error) for name in arguments):
+            raise
+        before = "" if place is None else f"{place}: "
         reason = " ".join(str(error).split())
         raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
+
+
+def check_stored_files(folder: str | os.PathLike) -> None:
+    """Check that the files of a saved model hold settings, of the kinds that are read before its class is known.
+
+    Raises:
+        ValueError: One holds something else; names it and what it holds. What only the class of the model knows is
+            checked by that class.
+    """
+    for name in _SETTINGS_FILES:
+        for path in sorted(Path(folder).glob(name)):
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8"))
+            except RecursionError:
+                raise ValueError(f"{path}: is nested too deeply; expected an object of JSON") from None
+            except ValueError as error:
+                raise ValueError(f"{path}: holds no JSON ({error})") from None
+            if not isinstance(settings, dict):
+                raise ValueError(f"{path}: holds {settings!r:.40}; expected an object of JSON")
+            for key, kinds in _KINDS.items():
+                value = settings.get(key)
+                if value is not None and not isinstance(value, kinds):
+                    allowed = " or ".join(kind.__name__ for kind in kinds)
+                    raise ValueError(f"{path}: {key}={value!r:.40}; expected {allowed}")
+            if path.name.endswith(".index.json") and not {"metadata", "weight_map"} <= settings.keys():
+                raise ValueError(f"{path}: lacks metadata or weight_map; expected both")
 
 
 def check_settings(

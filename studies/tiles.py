@@ -25,6 +25,7 @@ from scipy.spatial import cKDTree
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hf_any3d.data.files import PointCloudData, read_point_cloud
+from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
@@ -104,7 +105,7 @@ def leave_one_place_out(files: Sequence[Path], setting: Setting, seed: int) -> d
     clouds = [read_tile(path) for path in files]
     tiles = [look_at(path, cloud) for path, cloud in zip(files, clouds, strict=True)]
     classes, _ = Classes.among(
-        sum((tile.codes for tile in tiles), type(tiles[0].codes)()), ClassRule.parse(None, setting.merge), True, 500
+        sum((tile.codes for tile in tiles), type(tiles[0].codes)()), ClassRule.parse(None, setting.merge), CURRENT, 500
     )
     place, _ = places_of(tiles)
     features = ["xyz", *(RETURNS if setting.returns else ())]
@@ -228,7 +229,7 @@ def with_and_without_color(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
     cloud = read_tile(path)
     assert cloud.labels is not None
     tile = look_at(path, cloud)
-    classes, _ = Classes.among(tile.codes, ClassRule.parse(None, THREE), True, 500)
+    classes, _ = Classes.among(tile.codes, ClassRule.parse(None, THREE), CURRENT, 500)
     labels = classes.number(cloud.labels)
     flat = cloud.points[:, :2]
     quarter = (flat > np.median(flat, axis=0)) @ np.array([1, 2])

@@ -15,6 +15,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
     encoder_linear_pattern,
 )
+from hf_any3d.integration.registration import task_of
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
 from tests.test_entry_points import (
@@ -200,6 +201,52 @@ def test_damaged_files_give_no_answer(load, file, damage, intact, tmp_path):
     with pytest.raises(Exception) as error:  # noqa: B017, PT011  whose error it is differs by file
         load(str(tmp_path / "model"), tiny_model)
     assert load is not through_auto_class or str(tmp_path) in str(error.value)
+
+
+DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
+# What a file holds in place of its settings, or a setting of another kind.
+WRONG = ["", "{", "[]", "null", "5", DEEP]
+WRONG_SETTINGS = {
+    "config.json": [
+        {"model_type": ["any2point"]},
+        {"model_type": {}},
+        {"dtype": 5},
+        {"num_labels": "three"},
+        {"id2label": ["a", "b"]},
+        {"architectures": 5},
+        {"quantization_config": "x"},
+        {"head_widths": "x"},
+        {"num_tokens": None},
+    ],
+    "adapter_config.json": [{"peft_type": []}, {"peft_type": None}, {"auto_mapping": "x"}, {"target_modules": 5}],
+    "preprocessor_config.json": [{"feature_extractor_type": 5}],
+    "generation_config.json": [],
+    "tokenizer_config.json": [{"tokenizer_class": []}],
+    "model.safetensors.index.json": [{"weight_map": {}}, {"metadata": [], "weight_map": {}}],
+}
+OPENED_BY = {
+    "auto class": AutoModelForPointCloudClassification.from_pretrained,
+    "class": Any2PointForPointCloudClassification.from_pretrained,
+    "AutoPeftModel": AutoPeftModel.from_pretrained,
+    "task": task_of,
+}
+
+
+@pytest.mark.parametrize("door", OPENED_BY)
+@pytest.mark.parametrize("file", WRONG_SETTINGS)
+def test_settings_of_another_kind_are_named_by_their_file(door, file, intact, tmp_path):
+    folder = shutil.copytree(intact, tmp_path / "model")
+    settings = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    # PEFT's own class asks what a file is for before it knows whose model it is.
+    if door == "AutoPeftModel" and file == "config.json":
+        pytest.skip("a config.json that is not ours is opened by PEFT")
+    for damage in (*WRONG, *(json.dumps(settings | wrong) for wrong in WRONG_SETTINGS[file])):
+        (folder / file).write_text(damage)
+        if door == "task" and ("head_widths" in damage or file != "config.json"):
+            continue
+        with raises(ValueError, naming=str(folder)) as caught:
+            OPENED_BY[door](str(folder))
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_encoder_without_config_or_with_damaged_weights_is_named(shared):

@@ -69,6 +69,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     part = page.ancestors[-1].title if page.ancestors else None
     boost = 1 if page.is_homepage else BOOST.get(part)
     page.meta["search"] = {"exclude": True} if boost is None else {"boost": boost}
+    # The search looks in the tags of a page, too.
+    if (words := config.extra["synonyms"].get(page.file.src_uri)) is not None:
+        page.meta["tags"] = [words]
     return rewrite_links(markdown, page.file.src_uri, set(files.src_uris))
 
 

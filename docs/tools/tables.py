@@ -215,8 +215,10 @@ Readers know these names of columns:
 - intensities: `intensity`, `strength`, `reflectance` or `remission`;
 - coordinates: x, y and z, or easting, northing and elevation (or height).
 
-If the heights of a LAS are in another unit than x and y, or its coordinate system does not state its unit, the cloud
-has no unit, and a warning says so."""
+The unit of a LAS is that of its coordinate system: well-known text of OGC, Esri or ISO 19162, or keys of GeoTIFF with
+the numbers of EPSG, in records before or after the points. Without one the cloud has no unit (`meters_per_unit` is
+None). Heights in another unit than x and y are told, and stand in `meters_per_height`. `in_degrees` is true of
+longitude and latitude."""
 
 
 def formats_page() -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_any3d.cli.common import json_object, option
+from hf_any3d.cli.common import LabelField, json_object, option
 from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.cli.outputs import counted
 from hf_any3d.utils.messages import print_line
@@ -58,6 +58,7 @@ def convert_annotations(
             "--names",
         ),
     ] = None,
+    label_field: LabelField = None,
 ) -> None:
     """Convert boxes and labels of points or faces between programs for labeling; z is up."""
     # Programs for labeling read a folder as a whole, with what was there before.
@@ -67,10 +68,10 @@ def convert_annotations(
     boxes_file = source.is_file() and source.suffix.lower() in (".json", ".parquet")
     # Files of points have labels of points; what else there is are boxes.
     if is_segmented or to is Form.PLY or (source.is_file() and not boxes_file):
-        written, what = _convert_points(source, to, output, class_names, is_segmented)
+        written, what = _convert_points(source, to, output, class_names, is_segmented, label_field)
     elif to is Form.LABEL_CLOUD and source.is_dir() and not _has_boxes(source):
         # Label Cloud knows boxes and labels of points; without files of boxes, points are meant.
-        written, what = _convert_points(source, to, output, class_names, False)
+        written, what = _convert_points(source, to, output, class_names, False, label_field)
     else:
         written, what = _convert_boxes(source, to, output, boxes_file)
     print_line(f"{output}: {what}, {counted(len(written), 'file')}")
@@ -104,7 +105,7 @@ def _convert_boxes(source: Path, to: Form, output: Path, is_file: bool) -> tuple
 
 
 def _convert_points(
-    source: Path, to: Form, output: Path, names: str | None, is_segmented: bool
+    source: Path, to: Form, output: Path, names: str | None, is_segmented: bool, label_field: str | None
 ) -> tuple[list[Path], str]:
     from hf_any3d.data.annotation_files import (
         label_cloud_names,
@@ -112,12 +113,13 @@ def _convert_points(
         write_label_cloud_points,
         write_labeled_ply,
     )
+    from hf_any3d.data.files.label_words import with_words
     from hf_any3d.data.las_classes import ASPRS_CLASSES
 
     if to not in (Form.PLY, Form.LABEL_CLOUD):
         raise ValueError(f"--to is {to.value!r}; {source} has labels of points, which go to label-cloud or ply")
     # Label Cloud keeps clouds in `pointclouds`, beside `labels`.
-    files = find_inputs([str(source / "pointclouds" if is_segmented else source)]).files
+    files = find_inputs([str(source / "pointclouds" if is_segmented else source)], label_field=label_field).files
     _check_names(source, [file.name for file in files])
     given = {int(code): str(name) for code, name in json_object("--names", names).items()}
     # Their points have no labels; what they have are names of parts.
@@ -129,6 +131,12 @@ def _convert_points(
         called = label_cloud_names(source)
     elif any(file.name.lower().endswith((".las", ".laz")) for file in files):
         called = dict(ASPRS_CLASSES)
+    words = None
+    if not is_segmented:
+        from hf_any3d.data.word_classes import words_of_files
+
+        words = words_of_files((Path(file.name) for file in files), label_field)
+        called |= dict(enumerate(words or ()))
     # Names that are given win over those of the program or of LAS.
     called |= given
 
@@ -139,7 +147,7 @@ def _convert_points(
             cloud = file.read(on_invalid="raise").data
             if is_segmented:
                 cloud.labels = read_label_cloud_points(source, file.name, len(cloud))
-            yield file.name, cloud
+            yield file.name, with_words(cloud, words, file.name)
 
     write = write_label_cloud_points if to is Form.LABEL_CLOUD else write_labeled_ply
     written = write(output, labeled(), called)

@@ -28,6 +28,7 @@ from hf_any3d.cli.common import (
     Model,
     ModelCommand,
     TopK,
+    UnitOfFiles,
     UpAxis,
     check_model,
     open_pipeline,
@@ -239,6 +240,7 @@ def segment(
     labels: PartNames = None,
     category: Category = None,
     up_axis: UpAxis = None,
+    unit: UnitOfFiles = None,
     max_points: MaxPoints = None,
     batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxels.", min=1)] = None,
     device: Device = None,
@@ -248,6 +250,7 @@ def segment(
     # The names of parts decide which pipeline opens; the others are arguments of its calls.
     asked = {} if labels is None else {"candidate_labels": labels}
     call = {"category": category, "up_axis": up_axis, "max_points": max_points, **copies.arguments()}
+    call |= {} if unit is None else {"unit": unit.value}
     settings = {"model": check_model(name, "segment"), "output": str(output), "asked": asked, "call": call}
     _run(Job("segment", settings, device, batch_size), files, output / "results.jsonl", options)
 
@@ -297,7 +300,8 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
         # A batch for each of several processes, so that all have work until the end and rows come soon.
         size = _MOST_FILES_AT_A_TIME if count == 1 else max(1, min(job.batch_size or 8, len(names) // count))
         with FileNotes() as notes, progress(len(names), "file", show=len(names) > 1) as bar:
-            for row in executor.run(RowsWork(placed.open, given=data), cut(names, size)):
+            work = RowsWork(placed.open, given=data, are_copied=job.task == "segment")
+            for row in executor.run(work, cut(names, size)):
                 notes.add("warning", row["file"], row.get("warnings", ()))
                 notes.add("error", row["file"], [row["error"]] if "error" in row else ())
                 yield row

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
@@ -58,6 +61,14 @@ DataDir = Annotated[str | None, option("Directory with the files of a dataset of
 TopK = Annotated[int, typer.Option(min=1, help="Labels for each file.")]
 
 
+class LengthUnit(StrEnum):
+    """Units that can be given for files that say none."""
+
+    METERS = "meters"
+    FEET = "feet"
+    US_FEET = "us-feet"
+
+
 class Axis(StrEnum):
     """Axes of coordinates."""
 
@@ -77,10 +88,23 @@ class Feature(StrEnum):
 UpAxis = Annotated[
     Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
 ]
+UnitOfFiles = Annotated[
+    LengthUnit | None,
+    option("Unit of scans whose files say none: meters, feet or us-feet; by default taken for meters.", "--unit"),
+]
 FeatureName = Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")]
 FileType = Annotated[
     str | None,
     option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+]
+
+
+LabelField = Annotated[
+    str | None,
+    option(
+        "Name of the column, property, field, array or extra dimension with the label of each point, or the number of "
+        "a column of text without names, from 1; by default a usual name, such as label."
+    ),
 ]
 
 
@@ -186,10 +210,30 @@ class CommandLine(TyperGroup):
                 # Errors of these types are meant for users; any other is a defect, whose type may help to find it.
                 is_expected = isinstance(error, (ValueError, OSError, ImportError))
                 text = f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)"
-                print_error(error if is_expected else text)
+                hint = _hint_for_caches(error)
+                print_error(f"{one_line(error)}{hint}" if hint else error if is_expected else text)
                 code = 1
         # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _folder_of_caches() -> Path:
+    """Return the folder in which libraries of Hugging Face keep what they fetch and prepare; they need not be loaded."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.path.expandvars(os.environ.get("HF_HOME", f"{cache}/huggingface"))).expanduser()
+
+
+def _hint_for_caches(error: Exception) -> str:
+    """Return what to set if an error is about a cache that cannot be written."""
+    file = error.filename if isinstance(error, OSError) else None
+    if not isinstance(file, str):
+        return ""
+    caches = _folder_of_caches()
+    path = Path(file)
+    # The folder of the caches itself, one above it that cannot be made, or something in it.
+    if path == caches or path in caches.parents or caches in path.parents:
+        return f"; {caches} is the cache of models and data: set HF_HOME to a folder that can be written"
+    return ""
 
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
@@ -245,6 +289,26 @@ def load_libraries() -> None:
     # Adapters are stored with the name of their encoder, and opened by their own.
     warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
     register()
+
+
+def use_writable_cache() -> None:
+    """Let data be prepared in a temporary folder if their cache cannot be written, and say what to set."""
+    # Once imported, the library has read the variable.
+    if "datasets" in sys.modules or "HF_DATASETS_CACHE" in os.environ:
+        return
+    caches = _folder_of_caches()
+    place = caches
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place.is_dir() and os.access(place, os.W_OK):
+        return
+    folder = tempfile.mkdtemp(prefix="hf_any3d_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["HF_DATASETS_CACHE"] = folder
+    print_note(
+        f"note: the cache {caches} cannot be written, so data are prepared for this command alone; set HF_HOME to a "
+        "folder that can"
+    )
 
 
 def hide_bars_of_datasets() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
+import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +23,15 @@ from hf_any3d.cli.common import (
     DataDir,
     FileOptions,
     FileType,
+    LabelField,
+    UnitOfFiles,
     hide_bars_of_datasets,
     json_object,
     option,
     print_note,
     skip_hub_if_offline,
     status,
+    use_writable_cache,
     with_groups,
 )
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
@@ -64,6 +69,8 @@ _MILLIMETERS = (1000.0, 50_000.0)
 _OTHER_UNIT, _FEWEST_EXTENTS = 20.0, 4
 # Coordinates that are so many times larger than the extent are those of a map.
 _MAP_DISTANCE = 20.0
+# Files of a folder among which one has to have labels of points, for the folder to be one of labeled points.
+_LOOKED_AT = 8
 # Near-duplicates that are named.
 _MOST_PAIRS = 20
 
@@ -85,7 +92,12 @@ class FoundDataset:
         return load_point_dataset(self.name, data_dir=data_dir or self.folder, **options)
 
     def labels(self) -> str | None:
-        """Return whether labels belong to clouds, points, boxes or texts; None for data on the hub."""
+        """Return whether labels belong to clouds, points, boxes or texts.
+
+        None for data on the hub, and for a folder in which neither folders nor points have a class.
+        """
+        if self.name == "folder" and self.folder is not None:
+            return _labels_of_folder(self.folder)
         # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
@@ -134,6 +146,32 @@ def _kind_of_folder(path: Path) -> str:
     return "parquet" if has_tables else "folder"
 
 
+def _labels_of_folder(folder: Path) -> str | None:
+    """Return whether folders name classes of clouds, or points have them in the files; None if neither do."""
+    from hf_any3d.data.catalog.folder_layout import names_classes
+
+    if names_classes(folder):
+        return LABELED_CLOUDS
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
+    # Each point of LAS has a class, so that none of these large files has to be read.
+    if any(path.suffix.lower() in (".las", ".laz") for path in files):
+        return LABELED_POINTS
+    from hf_any3d.data.files import PointCloudError, read_point_cloud
+
+    looked_at = 0
+    for path in files:
+        if looked_at == _LOOKED_AT:
+            break
+        # What is wrong with a file is told when it is learned.
+        with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
+            warnings.simplefilter("ignore")
+            cloud = read_point_cloud(path)
+            looked_at += 1
+            if cloud.labels is not None or cloud.face_labels is not None:
+                return LABELED_POINTS
+    return None
+
+
 def _hint_for(name: str, path: Path) -> str:
     """Return what may have been meant by a name that names no data."""
     hint = similar_path(path)
@@ -146,6 +184,7 @@ def _hint_for(name: str, path: Path) -> str:
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
+    use_writable_cache()
     dataset = find_dataset(name)
     dataset_options = json_object("--options", options)
     # These are options of the loader of folders; Parquet files hold what they hold.
@@ -254,28 +293,34 @@ def _print_labels(by_split: dict[str, dict[str, int]]) -> None:
 def check(
     files: Files,
     options: FileOptions,
+    unit: UnitOfFiles = None,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    label_field: LabelField = None,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
     Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
     those whose extents are in another unit than the others, or in millimeters. Near-duplicates are named. Bad are
-    damaged files and clouds of fewer than three points, which training leaves out, too; the exit code is then 2.
-    Folders without a cloud are named.
+    damaged files, LAS in degrees and clouds of fewer than three points, which training leaves out or refuses, too;
+    the exit code is then 2. Folders without a cloud are named.
 
     Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
     have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
-    inputs = find_inputs(files, options.file_type)
+    inputs = find_inputs(files, options.file_type, label_field)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
+    from hf_any3d.data.units import TAKEN_FOR_METERS, with_unit
+
     # What is compared across the files is gathered while each of them is read.
     first_of: dict[str, str] = {}
     samples: dict[str, Any] = {}
     tiles: list[Tile] = []
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        for cloud in clouds:
+            cloud.data = with_unit(cloud.data, None if unit is None else unit.value)
         return [_judge(cloud, first_of, samples if inputs.are_many else None, tiles) for cloud in clouds]
 
     everything = replace(inputs, are_many=True)  # the summary counts a single bad file too
@@ -290,6 +335,8 @@ def check(
         scarce = _scarce_classes(files, [row["file"] for row in rows if "error" not in row])
         if scarce is not None:
             print_line(scarce)
+    elif any(tile.is_taken_for_meters for tile in tiles):
+        print_note(f"warning: {TAKEN_FOR_METERS}")
     finish(rows)
 
 
@@ -344,12 +391,16 @@ def _judge(
     near-duplicates are looked for, None for a single file, and to `tiles`, which are described together.
     """
     from hf_any3d.data.tiles import tile_of
+    from hf_any3d.data.units import check_projected
 
     data = cloud.data
     points = cloud.data.points
     # What training would leave out is bad here, too.
     try:
         data.check_usable()
+        # Of formats of scanners and maps it is known that they would be measured in meters.
+        if data.up_axis == "z":
+            check_projected(data)
     except ValueError as error:
         return {"error": f"{cloud.name}: {error}"}
     doubts = []
@@ -437,8 +488,11 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     consists of planes. Objects and rooms in millimeters have extents of thousands; formats of scanners and coordinates
     of maps are in meters or feet.
     """
+    from hf_any3d.data.units import why_not_projected
+
     points = cloud.points
-    doubts = []
+    why = why_not_projected(cloud)
+    doubts = [] if why is None else [why]
     size = float((points.max(axis=0) - points.min(axis=0)).max())
     # Axis by axis: heights are small even where the other coordinates are those of a map.
     for axis, values in zip("xyz", points.T, strict=True):
@@ -538,7 +592,7 @@ def _serve(inputs: Inputs) -> None:
     if len(inputs) != 1:
         raise ValueError(f"--serve: {len(inputs)} files; expected one")
     cloud = inputs.files[0].read()
-    named = class_names(cloud.name, cloud.data)
+    named = class_names(cloud.data)
     server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
     print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
     server.sleep_forever()
@@ -576,7 +630,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         for cloud in clouds:
             # The page has one legend: where formats are mixed, numbers mean different classes.
-            named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
+            named = class_names(cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
             views.append(view)
             names_of_views.append(labels)

@@ -16,8 +16,10 @@ from hf_any3d.cli.common import (
     AsJson,
     DataDir,
     Device,
+    LabelField,
     ModelCommand,
     Revision,
+    UnitOfFiles,
     check_model,
     hide_bars_of_datasets,
     json_object,
@@ -26,8 +28,9 @@ from hf_any3d.cli.common import (
     option,
     print_note,
     read_model_config,
+    use_writable_cache,
 )
-from hf_any3d.cli.evaluate_labels import are_points, evaluate_labels
+from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
@@ -96,7 +99,7 @@ evaluation = typer.Typer(
     "…`, `evaluate PREDICTED TRUTH` for `evaluate labels PREDICTED TRUTH`; a folder with the name of a command is "
     "given as ./NAME.",
 )
-evaluation.command(_LABELS)(evaluate_labels)
+evaluation.command(_LABELS, cls=LabelsCommand)(evaluate_labels)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)
@@ -119,6 +122,7 @@ def evaluate(
     data_dir: DataDir = None,
     options: Annotated[str | None, option("JSON object with options of the dataset, such as a variant.")] = None,
     split: Annotated[str | None, option("Split; by default test, or the only one of a folder or file.")] = None,
+    label_field: LabelField = None,
     voting: Annotated[
         int | None, option("Also evaluate the mean logits of this many augmented copies.", min=0)
     ] = None,
@@ -129,6 +133,7 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    unit: UnitOfFiles = None,
     output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
     robustness: Annotated[
         bool,
@@ -170,14 +175,21 @@ def evaluate(
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_without_effect(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
-        evaluate_tiles(model, str(data), output, use_cpu=cpu, as_json=as_json, as_csv=as_csv)
+        given = None if unit is None else unit.value
+        asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
+        evaluate_tiles(model, str(data), output, **asked, as_json=as_json, as_csv=as_csv)
         return
+    if unit is not None:
+        raise ValueError(f"--unit: {model} does not measure in meters; --unit is for models of labeled tiles")
+    if label_field is not None:
+        raise ValueError("--label-field: expected a model of labeled files; for folders, --options has label_field")
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
+    use_writable_cache()
     load_libraries()
     hide_bars_of_datasets()
     # What the labels are for is left out: here the model decides it.
@@ -360,18 +372,22 @@ def _load_split(
 ) -> tuple[str, Any]:
     """Return the name and the rows of the split to evaluate on."""
     from hf_any3d.data import load_point_dataset
+    from hf_any3d.data.missing_rows import labeled_rows
     from hf_any3d.training.protocol import apply_protocol
     from hf_any3d.training.splits import load_splits
 
+    # Reconstructions are compared with the clouds themselves.
+    needs_labels = command != "reconstruct"
     if recipe is None and not _is_of_user(data):
         # A dataset has its own test split, which is loaded alone.
         split = split or "test"
         options = data.dataset_options
-        return split, load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
+        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
+        return split, labeled_rows(rows, f"{data.dataset_name}, split {split}") if needs_labels else rows
     if recipe is None:
         data.validation_fraction = 0  # of what the user gives, all is evaluated
     # Labels of points are a column that the loader of folders reads only if it is asked to.
-    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment")
+    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment", needs_labels=needs_labels)
     # A model of a few-shot protocol is judged on the rows of its fold alone.
     splits, _ = apply_protocol(*loaded, protocol)
     source = data.train_file or data.data_dir

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from typer.core import TyperCommand
 
-from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    LabelField,
+    is_model,
+    json_object,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
@@ -20,7 +32,7 @@ from hf_any3d.utils.messages import one_line, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
-    from hf_any3d.evaluation.labels import LabelComparison
+    from hf_any3d.evaluation.labels import LabelComparison, Matches
 
 # Pairs of classes that are named as the most frequent confusions, and pairs of files that a page shows.
 _MOST_CONFUSED, _MOST_SHOWN = 5, 4
@@ -36,6 +48,22 @@ def are_points(word: str) -> bool:
     # Found one by one, and only as far as needed: folders of scans may have thousands of files.
     found = (file.suffix[1:].lower() for file in path.rglob("*"))
     return path.is_dir() and not is_model(path) and any(ending in _OF_POINTS for ending in found)
+
+
+class LabelsCommand(TyperCommand):
+    """The command `evaluate PREDICTED TRUTH`, whose `--merge` takes several classes, as that of `train` does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat `--merge` before each further class behind it; files that are compared are no classes."""
+        words: list[str] = []
+        follows = False
+        for word in args:
+            is_class = follows and re.search(r"=\s*-?\d", word) is not None and not Path(word).exists()
+            if is_class and words[-1] != "--merge":
+                words.append("--merge")
+            follows = word == "--merge" or is_class
+            words.append(word)
+        return super().parse_args(ctx, words)
 
 
 @dataclass(frozen=True)
@@ -66,15 +94,33 @@ def evaluate_labels(
             min=0,
         ),
     ] = None,
+    least_matched: Annotated[
+        float,
+        typer.Option(
+            help="Least share of the true points of a file that must have a predicted point within the tolerance; "
+            "with fewer the file is an error, as figures of a few chance matches say nothing of the scan.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.5,
+    merge: Annotated[
+        list[str] | None,
+        option("Classes to join in prediction and truth, as in train, such as vegetation=3,4,5; several may follow."),
+    ] = None,
     ignore: Annotated[
-        list[int] | None,
+        list[str] | None,
         option(
-            "A true label whose points do not count; may be repeated. By default 0 and 1 of LAS; negative ones never "
-            "count."
+            "Codes of true labels whose points do not count, as in train, such as 0,1,7 or none; may be repeated. By "
+            "default those of LAS that name no object in the point format of the file, such as 0, 1, 7, 12 and 18, "
+            "but for those that --merge names; negative ones never count."
         ),
     ] = None,
     class_names: Annotated[
         str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
+    ] = None,
+    label_field: LabelField = None,
+    predicted_field: Annotated[
+        str | None, option("The same of PREDICTED, whose column need not be that of TRUTH.")
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -83,25 +129,33 @@ def evaluate_labels(
 
     Points are matched by their order where their coordinates are equal, else by the nearest within the tolerance. True
     points without a match do not count and are reported. Points that the prediction leaves without a class (0 and 1 of
-    LAS, negative labels) count as wrong.
+    LAS, and others that name no object; negative labels) count as wrong. Points that are flagged as withheld or
+    synthetic in the truth are left out. A file of whose true points fewer than --least-matched have a match is an
+    error.
     """
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     if page is not None:
         check_output(page, (".html",))
     pairs, alone = _pairs(predicted, truth)
     is_las = _are_las(pairs)
-    from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+    from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED
     from hf_any3d.evaluation.labels import LabelComparison
 
+    joined, ignored = _read_rule(merge, ignore, is_las)
     unclassified = set(UNCLASSIFIED) if is_las else set()
-    ignored = set(ignore) if ignore else unclassified
+    if ignored is None:
+        ignored = unclassified - joined.keys()
     names = dict(ASPRS_CLASSES) if is_las else {}
+    names |= {number: name for name, number in joined.values()}
     # Names that are given win over those of ASPRS.
     for label, name in json_object("--names", class_names).items():
         names[int(label)] = str(name)
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
-    rows, different = _compare_all(pairs, whole, tolerance, names)
+    numbers = {code: number for code, (_, number) in joined.items()}
+    table = CURRENT if is_las and not ignore else None
+    matching = _Matching(tolerance, least_matched, numbers, table, names, (predicted_field, label_field))
+    rows, different = _compare_all(pairs, whole, matching, names)
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
         raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, names)}")
@@ -112,10 +166,50 @@ def evaluate_labels(
     if not as_json and not as_csv:
         for line in comparison_lines(figures, rows, whole, names):
             print_line(line)
+        if is_las and (hint := _classes_to_join(whole)) is not None:
+            print_note(hint)
     if page is not None and different:
         _write_page(page, different, whole, names)
         print_note(f"{page}: {counted(len(different), 'scan')}")
     finish(rows)
+
+
+def _read_rule(
+    merge: list[str] | None, ignore: list[str] | None, is_las: bool
+) -> tuple[dict[int, tuple[str, int]], set[int] | None]:
+    """Return the name and number of the joined class of a code, and the codes to ignore; None if none are given."""
+    if not merge and not ignore:
+        return {}, None
+    from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
+    from hf_any3d.training.tiles.labels import ClassRule
+
+    rule = ClassRule.parse(",".join(ignore) if ignore else None, merge)
+    joined: dict[int, tuple[str, int]] = {}
+    for name, codes in rule.merged.items():
+        number = rule.class_of(codes[0], CURRENT if is_las else None)[1]
+        # A class may have no code of LAS, and a prediction says of its points that they are unclassified.
+        if is_las and number in UNCLASSIFIED:
+            number = codes[-1]
+        # A labeled copy has the code that the joined class has in files, which need not be one of those that it joins.
+        joined |= dict.fromkeys((*codes, number), (name, number))
+    return joined, None if rule.ignored is None else set(rule.ignored)
+
+
+def _classes_to_join(whole: LabelComparison) -> str | None:
+    """Return a remark if the prediction joins classes that the truth tells apart, such as heights of vegetation."""
+    from hf_any3d.data.las_classes import FAMILIES
+
+    true = {label for label, _ in whole.pairs}
+    predicted = {label for _, label in whole.pairs}
+    for family, members in FAMILIES.items():
+        known = true & {*members}
+        if len(known) > 1 and known & predicted and known - predicted:
+            codes = ",".join(map(str, sorted(known)))
+            return (
+                f"note: of {family}, the truth has classes {codes} and the prediction not all of them; if it was "
+                f"learned as one class: --merge {family}={codes}"
+            )
+    return None
 
 
 def _are_las(pairs: list[_Pair]) -> bool:
@@ -130,7 +224,7 @@ def _are_las(pairs: list[_Pair]) -> bool:
 
 
 def _compare_all(
-    pairs: list[_Pair], whole: LabelComparison, tolerance: float | None, names: dict[int, str]
+    pairs: list[_Pair], whole: LabelComparison, matching: _Matching, names: dict[int, str]
 ) -> tuple[list[dict[str, Any]], list[_Compared]]:
     """Return the row of each pair, and the scans with the most differences."""
     rows: list[dict[str, Any]] = []
@@ -138,7 +232,7 @@ def _compare_all(
     with FileNotes() as notes:
         for pair in pairs:
             with status(f"comparing {pair.name}"):
-                row, compared = _compare(pair, whole, tolerance, names, raise_errors=len(pairs) == 1)
+                row, compared = _compare(pair, whole, matching, names, raise_errors=len(pairs) == 1)
             notes.add("warning", pair.name, row.get("warnings", ()))
             if "error" in row:
                 print_error(row["error"])
@@ -176,6 +270,69 @@ def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:
 
 
 @dataclass(frozen=True)
+class _Matching:
+    """What is done with a pair of files before its labels are counted."""
+
+    tolerance: float | None
+    least_share: float  # of the true points that must have a match
+    joined: dict[int, int]  # code -> number of the joined class
+    table: str | None  # by which codes of files that are no LAS count, None if the codes that count were named
+    names: dict[int, str]  # code -> name, also of words that files have for classes
+    fields: tuple[str | None, str | None]  # columns of predicted and of true labels
+
+    def join(self, labels: np.ndarray) -> np.ndarray:
+        """Return labels (points,) with the numbers of joined classes."""
+        if not self.joined:
+            return labels
+        present, place = np.unique(labels, return_inverse=True)
+        return np.array([self.joined.get(code, code) for code in present.tolist()])[place.reshape(-1)]
+
+    def codes(self, cloud: Cloud, *, has_words: bool) -> np.ndarray:
+        """Return the labels of a cloud (points,), with the codes of classes that are words, in either of two files."""
+        from hf_any3d.data.files import PointCloudFileError
+        from hf_any3d.data.files.label_words import NO_LABEL, renumbered
+
+        labels = _labels_of(cloud)
+        words = cloud.data.label_names
+        if words is None:
+            unnamed = sorted({*np.unique(labels).tolist()} - self.names.keys() - {NO_LABEL}) if has_words else []
+            if unnamed:
+                given = f'--names \'{{"{unnamed[0]}": "ground"}}\''
+                raise PointCloudFileError(
+                    f"{cloud.name}: labels are numbers, and words in the other file; name each, such as {given}"
+                )
+            return labels
+        # A word that nobody has given a number gets the next one.
+        for word in words:
+            if word not in self.names.values():
+                self.names[max(self.names, default=-1) + 1] = word
+        codes = np.array([*self.names, NO_LABEL])
+        return codes[renumbered(labels, words, list(self.names.values()))]
+
+    def no_objects(self, truth: PointCloudData, labels: np.ndarray) -> set[int]:
+        """Return which labels name no object in the file with the truth, as its point format says."""
+        from hf_any3d.data.las_classes import names_object
+
+        if self.table is None:
+            return set()
+        table = truth.label_codes or self.table
+        codes = {code for code in np.unique(labels).tolist() if not names_object(code, table)}
+        return codes - self.joined.keys()
+
+    def check(self, matches: Matches, predicted: str, truth: str) -> None:
+        """Refuse figures of a few points that are near each other by chance."""
+        from hf_any3d.data.files import PointCloudFileError
+
+        found = int((matches.indices >= 0).sum())
+        total = len(matches.indices)
+        if found < self.least_share * total:
+            raise PointCloudFileError(
+                f"{predicted}: {found:,} of the {total:,} points of {truth} have a predicted point within "
+                f"{matches.tolerance:g}; expected at least {100 * self.least_share:g} % (--least-matched)"
+            )
+
+
+@dataclass(frozen=True)
 class _Compared:
     """A pair of clouds after their comparison."""
 
@@ -188,30 +345,44 @@ class _Compared:
 
 
 def _compare(
-    pair: _Pair, whole: LabelComparison, tolerance: float | None, names: dict[int, str], *, raise_errors: bool
+    pair: _Pair, whole: LabelComparison, matching: _Matching, names: dict[int, str], *, raise_errors: bool
 ) -> tuple[dict[str, Any], _Compared | None]:
     """Add a pair of files to the comparison; return its row, and what a page shows of it."""
     from hf_any3d.data.files import file_errors
-    from hf_any3d.evaluation.labels import match_points
+    from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 
     try:
-        predicted, truth = (InputFile(str(path)).read() for path in (pair.predicted, pair.truth))
-        answers = _labels_of(predicted)
-        true = _labels_of(truth)
+        paths = (pair.predicted, pair.truth)
+        predicted, truth = (
+            InputFile(str(path), label_field=name).read() for path, name in zip(paths, matching.fields, strict=True)
+        )
+        has_words = any(cloud.data.label_names is not None for cloud in (predicted, truth))
+        answers = matching.join(matching.codes(predicted, has_words=has_words))
+        true = matching.join(matching.codes(truth, has_words=has_words))
         with file_errors(predicted.name):
-            matches = match_points(predicted.data, truth.data, tolerance)
-        # Added to the figures of all files, and returned for the row of this one.
-        own = whole.add(answers, true, matches)
+            matches = match_points(predicted.data, truth.data, matching.tolerance)
+        matching.check(matches, predicted.name, truth.name)
+        no_objects = matching.no_objects(truth.data, np.concatenate([true, answers]))
+        whole.unclassified = {*whole.unclassified, *no_objects}
+        judged = LabelComparison({*whole.ignored, *no_objects}, whole.unclassified)
+        counts = points_that_count(truth.data)
+        flagged = int((~counts).sum())
+        # For the row of this file, and added to the figures of all
+        own = judged.add(answers, true[counts], replace(matches, indices=matches.indices[counts]))
+        whole.merge(own)
     except FILE_ERRORS as error:
         if raise_errors:
             raise
         return {"file": pair.name, "error": one_line(error)}, None
     figures = own.figures(names)
     row = {"file": pair.name, "matching": "order" if matches.in_order else "nearest", "tolerance": matches.tolerance}
-    if warned := [*predicted.warnings, *truth.warnings]:
+    warned = [*predicted.warnings, *truth.warnings]
+    if flagged:
+        warned.append(f"{flagged:,} points with the flag withheld or synthetic are not judged")
+    if warned:
         row["warnings"] = warned
     # (true points,); -1 stands for no match, and picks an answer that `found` then hides.
-    found = matches.indices >= 0
+    found = (matches.indices >= 0) & counts
     accuracy = figures["accuracy"] or 0.0
     return row | figures, _Compared(pair.name, truth.data, true, answers[matches.indices], found, accuracy)
 
@@ -246,10 +417,14 @@ def comparison_lines(
     from hf_any3d.data.las_classes import class_name
 
     # Files may have been matched in different ways, which the figures do not show.
-    ways = Counter(row["matching"] for row in rows if "matching" in row)
     told = {"order": "equal coordinates in the same order", "nearest": "the nearest point within the tolerance"}
-    for way, count in ways.items():
-        yield f"matched by {told[way]}" + (f": {counted(count, 'file')}" if len(ways) > 1 else "")
+    for way, words in told.items():
+        matched = [row for row in rows if row.get("matching") == way]
+        if matched:
+            total = sum(row["points"] for row in matched)
+            found = total - sum(row["unmatched"] for row in matched)
+            of_files = f" in {counted(len(matched), 'file')}" if len(rows) > 1 else ""
+            yield f"matched by {words}: {found:,} of {total:,} points{of_files}"
     yield from _class_lines(figures)
     # By (true label, predicted label); equal ones are no confusion.
     wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
@@ -301,7 +476,8 @@ def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, n
     titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
     palette = np.concatenate([class_colors(titles[: len(labels)]), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
     # By all labels, those of the truth that do not count among them.
-    ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
+    counted_labels, _ = whole.matrix()
+    ignored = [label for label in labels.tolist() if whole.is_ignored(label) or label not in counted_labels]
     views = []
     for one in compared:
         points = one.truth.points[one.found]

@@ -20,12 +20,20 @@ _SHARES = ("mean_iou", "mean_iou_low", "mean_iou_high", "accuracy", "mean_class_
 
 
 def evaluate_tiles(
-    model: str, data: str, output: Path | None, *, use_cpu: bool = False, as_json: bool = False, as_csv: bool = False
+    model: str,
+    data: str,
+    output: Path | None,
+    *,
+    unit: str | None = None,
+    label_field: str | None = None,
+    use_cpu: bool = False,
+    as_json: bool = False,
+    as_csv: bool = False,
 ) -> None:
     """Compare the answers of a model with the classes in a file, or in the files of a folder.
 
     Prints the table of `evaluate PREDICTED TRUTH`, with intervals where the files are of several places, or are
-    several tiles of one.
+    several tiles of one. `unit` is that of files that say none.
     """
     pipe = open_pipeline("point-cloud-segmentation", model, "cpu" if use_cpu else None)
     from hf_any3d.training.tiles.evaluation import judge_tiles
@@ -39,7 +47,7 @@ def evaluate_tiles(
 
     # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):
-        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files)
+        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files, unit, label_field)
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, option
+from hf_any3d.cli.common import hide_bars_of_datasets, option, use_writable_cache
 from hf_any3d.cli.outputs import counted
 from hf_any3d.utils.messages import print_line
 
@@ -27,14 +27,15 @@ def example(
             metavar="NAME",
             help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
             "scans. tiles: four generated tiles with the class of each point; new.las: a fifth, without. room.ply: a "
-            "generated room. Without a name the names are printed.",
+            "generated room. ddp_cpu.yaml and the like: configurations of accelerate launch. Without a name the names are "
+            "printed.",
         ),
     ] = None,
     output: Annotated[Path, option("Folder to write to.")] = Path("."),
 ) -> None:
-    """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room.
+    """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room, configurations of accelerate.
 
-    Meshes and scans come with the package, tiles and the room are drawn. A file or folder that is there already is
+    Meshes, scans and configurations come with the package, tiles and the room are drawn. A file or folder that is there already is
     not replaced.
     """
     from hf_any3d.data.files import example_file
@@ -47,7 +48,11 @@ def example(
         _NEW_TILE: _write_new_tile,
         "room.ply": _write_room,
     }
-    available = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
+    launched = {
+        path.name: path for path in sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
+    }
+    files = {path.name: path for path in sorted(folder.glob("*.ply"))} | launched
+    available = [*files, *writers]
     examples = list(dict.fromkeys(examples or ()))
     # All names are checked before the first is written.
     for name in examples:
@@ -59,12 +64,13 @@ def example(
         for name in available:
             print_line(name)
         return
+    use_writable_cache()
     output.mkdir(parents=True, exist_ok=True)
     for name in examples:
         if name in writers:
             print_line(writers[name](output / name))
         else:
-            shutil.copyfile(folder / name, output / name)
+            shutil.copyfile(files[name], output / name)
             print_line(str(output / name))
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +103,9 @@ def model_or_packaged(model: str | None, *commands: str) -> str:
     return name
 
 
-def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
+def find_inputs(
+    words: Sequence[str | os.PathLike], file_type: str | None = None, label_field: str | None = None
+) -> Inputs:
     """List the files of a command line.
 
     A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files, text
@@ -131,6 +133,8 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
         if not names:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
         files += [InputFile(name, file_type=file_type) for name in names]
+    if label_field is not None:
+        files = [replace(file, label_field=label_field) for file in files]
     return Inputs(files, are_many)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from hf_any3d.cli.common import (
     Device,
     FileOptions,
     Model,
+    UnitOfFiles,
     UpAxis,
     open_pipeline,
     option,
@@ -85,6 +86,7 @@ def segment(
         Path | None, option("A .safetensors file with a vector for each name, instead of the text tower.")
     ] = None,
     up_axis: UpAxis = None,
+    unit: UnitOfFiles = None,
     max_points: MaxPoints = None,
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
@@ -114,6 +116,7 @@ def segment(
     # Output and copies are checked before the model is opened.
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
     targets = _copies(inputs, output, suffix, copies)
+    inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
     arguments = _text_arguments(labels, templates, text_features)
     pipe = open_segmentation(name, arguments, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
@@ -123,6 +126,8 @@ def segment(
     # Only if they are asked for, as not all pipelines have these arguments.
     if votes:
         arguments["votes"] = True
+    if unit is not None:
+        arguments["unit"] = unit.value
     if none_of_these:
         names = (*names, NONE_OF_THESE)
         arguments["none_of_these"] = True

@@ -20,13 +20,22 @@ from hf_any3d.cli.common import (
     hide_bars_of_datasets,
     load_libraries,
     option,
+    print_note,
     read_model_config,
     skip_hub_if_offline,
+    use_writable_cache,
 )
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.registry import DATASETS, FORMATS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
+from hf_any3d.registry import (
+    DATASETS,
+    FORMATS,
+    LABELED_CLOUDS,
+    LABELED_POINTS,
+    LABELED_WITH_BOXES,
+    MODEL_TYPES,
+)
 from hf_any3d.utils.messages import print_line, printable
 
 _RECIPES = (".yaml", ".yml", ".json")
@@ -81,27 +90,31 @@ _COMMANDS = {
 }
 
 
-def _print_all_help(context: typer.Context, task: Task) -> None:
+def _print_all_help(context: typer.Context, task: Task | None) -> None:
+    """Print the options of a task; without one those of classification, and of what else data may ask for unnamed."""
     _print_text(context.get_help())
     from hf_any3d.cli.train_requests import TASK_CLASSES
     from hf_any3d.training.few_scans.request import FewScansArguments
     from hf_any3d.training.tiles.training import TilesArguments
 
-    print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
-    _print_arguments(*TASK_CLASSES[task].argument_classes())
-    if task is Task.CLASSIFICATION:
+    shown = task or Task.CLASSIFICATION
+    print_line(f"All other options, for --task {shown.value}; they may also be written in a YAML file:")
+    _print_arguments(*TASK_CLASSES[shown].argument_classes())
+    if shown is Task.CLASSIFICATION:
         print_line("Options of --way features, besides those of the data above:")
         _print_arguments(FewScansArguments)
-    if task is Task.SEGMENTATION:
-        print_line("Options of a few labeled files (DATA is a folder of them, or several files):")
+    if task in (None, Task.SEGMENTATION):
+        print_line("Options of a few labeled files (DATA is a folder of files whose points have classes, or several):")
         _print_arguments(TilesArguments)
+    others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
+    print_line(f"Options of other trainings: {', '.join(others)}")
 
 
 def _print_arguments(*argument_classes: type) -> None:
-    from transformers import HfArgumentParser
+    from hf_any3d.training.arguments import ArgumentsParser
 
     # Only for its help, without the line of usage; `read_words` reads the words themselves.
-    parser = HfArgumentParser(argument_classes, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+    parser = ArgumentsParser(argument_classes, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     _print_text(parser.format_help().partition("options:\n")[2])
 
 
@@ -133,7 +146,7 @@ class _Options:
             "num_train_epochs": self.epochs,
             "per_device_train_batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
-            "num_points": self.points,
+            "points": self.points,
             "augment": self.augment,
             "encoder": self.encoder,
             "seed": self.seed,
@@ -182,7 +195,7 @@ def train(
             metavar="DATA",
             help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
             "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml), your own or one of the package. "
-            "With --task segmentation, files whose points have classes, such as .laz, or a folder of them.",
+            "Also files whose points or faces have classes, such as .laz, or a folder of them.",
             show_default=False,
         ),
     ] = None,
@@ -201,7 +214,8 @@ def train(
         Task | None,
         option(
             "classification of clouds, segmentation of points, detection, or layouts, which fine-tunes a SpatialLM; "
-            "by default as the data require."
+            "by default as the data require: folders named after classes are for classification, files whose points "
+            "or faces have classes for segmentation."
         ),
     ] = None,
     way: Annotated[
@@ -209,14 +223,17 @@ def train(
         option(
             "features: frozen features with a linear head, in seconds; trained: a model around a frozen encoder; "
             "both: the mean answer of the first and of the trained packaged encoder, or of the one that --encoder "
-            "names, in minutes; best: whichever of them is best for so many scans. By default features for up to some "
-            "hundred scans; options of training mean trained."
+            "names, in minutes. By default features for up to some hundred scans; options of training mean trained. "
+            "Of labeled points, features: features of surroundings with a small network; trained: a network that sees "
+            "the points, of a folder of files."
         ),
     ] = None,
     earlier: Annotated[
         Path | None,
         option(
-            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own.", "--from"
+            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own; not for "
+            "labels of points, which are learned anew from all files.",
+            "--from",
         ),
     ] = None,
     output: Annotated[
@@ -227,7 +244,14 @@ def train(
     learning_rate: Annotated[
         float | None, option("Largest learning rate; by default 0.004, for segmentation 0.001.")
     ] = None,
-    points: Annotated[int | None, option("Points per cloud; by default 1,024.", min=1)] = None,
+    points: Annotated[
+        int | None,
+        option(
+            "Points per cloud; by default 1,024. Of a few labeled tiles, points that are learned of each; by default "
+            "12,000.",
+            min=1,
+        ),
+    ] = None,
     augment: Annotated[
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
     ] = None,
@@ -247,7 +271,7 @@ def train(
     """
     # Before DATA is missed, as help needs none.
     if all_options:
-        _print_all_help(context, task or Task.CLASSIFICATION)
+        _print_all_help(context, task)
         return
     # Words and options that this command does not know are arguments of the training program.
     words = [*(words or ()), *context.args]
@@ -255,6 +279,7 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
+    use_writable_cache()
     options = _Options(
         output=output,
         encoder=encoder,
@@ -271,6 +296,11 @@ def train(
     labeled_files = [] if dataset is not None else _take_labeled_files(data, words, task)
     if labeled_files and _learns_tiles(labeled_files, options, words, way):
         return
+    if _has_las(labeled_files):
+        print_note(
+            "warning: a network is trained on all codes of LAS as they are, also those that name no object, such as "
+            "0, 1 and 12; --way features leaves them out"
+        )
     source = _find_source(data, dataset, task)
     # A recipe may name its folder itself.
     default_folder = None if source.recipe else Path("outputs") / Path(data or dataset or "").stem
@@ -329,10 +359,10 @@ def _take_labeled_files(data: str | None, words: list[str], task: Task | None) -
     """Return files and folders of labeled points, which are taken off the words; none for other data."""
     if data is None or task not in (None, Task.SEGMENTATION):
         return []
-    # A file of points can only have labels of points; a folder may have labels of clouds, so that --task has to tell.
+    # A file of points can only have labels of points; the labels of a folder may be those of clouds.
     path = Path(data)
     is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
-    if not is_file and not (task is Task.SEGMENTATION and path.is_dir() and find_dataset(data).name == "folder"):
+    if not is_file and not (path.is_dir() and _has_labeled_points(data, task)):
         return []
     files = [data]
     # As with other commands, several files may stand before the first option.
@@ -341,12 +371,29 @@ def _take_labeled_files(data: str | None, words: list[str], task: Task | None) -
     return files
 
 
+def _has_labeled_points(folder: str, task: Task | None) -> bool:
+    """Return whether a folder is one of files whose points have labels, as `--task` says or else the files."""
+    found = find_dataset(folder)
+    if found.name != "folder":
+        return False
+    return task is Task.SEGMENTATION or found.labels() == LABELED_POINTS
+
+
+def _has_las(files: list[str]) -> bool:
+    """Return whether files, or those of folders, are LAS."""
+    inside = (file for path in map(Path, files) for file in ([path] if path.is_file() else path.rglob("*")))
+    return any(file.suffix.lower() in (".las", ".laz") for file in inside)
+
+
 def _learns_tiles(files: list[str], options: _Options, words: list[str], way: Way | None) -> bool:
     """Learn to label points from labeled files, and print what was found; False where a network is to be trained."""
     if way is Way.BOTH:
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
     if options.earlier is not None:
-        raise ValueError("--from with labels of points; expected scans to classify by frozen features")
+        raise ValueError(
+            "--from with labels of points: it adds scans to a model of few scans, and a model of labeled points is "
+            "learned anew from all its files; expected those of before and the new ones, without --from"
+        )
     # Known without a look at the files: the rows of a folder are those of a training.
     if way is Way.TRAINED and len(files) == 1 and Path(files[0]).is_dir():
         return False
@@ -405,6 +452,14 @@ def _find_source(data: str | None, dataset: str | None, task: Task | None) -> _S
     if task is Task.DETECTION and arguments.get("dataset_name") == "folder":
         # Its error names the files of boxes.
         arguments, recipe, labels = find_data(data, "scans_with_boxes")
+    from hf_any3d.data.catalog.folder_layout import LAYOUTS
+
+    is_folder = arguments.get("dataset_name") == "folder" and dataset is None
+    if is_folder and task in (None, Task.CLASSIFICATION) and labels != LABELED_CLOUDS:
+        raise ValueError(
+            f"{data}: no folders in it are named after classes; expected {LAYOUTS}, or files whose points have "
+            "classes, which --task segmentation learns"
+        )
     return _Source(arguments, recipe, task or _TASKS.get(labels or "", Task.CLASSIFICATION))
 
 

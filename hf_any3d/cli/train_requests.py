@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hf_any3d.training.few_scans.ways import BothWays, choose_way
 from hf_any3d.training.program import TrainingTask
 from hf_any3d.training.tasks import Classification
 from hf_any3d.training.tiles.training import Tiles, TilesArguments
-from hf_any3d.training.tiles.ways import TRAINED as TRAINED_TILES, choose_way as choose_way_of_tiles
+from hf_any3d.training.tiles.ways import OF_TILES, choose_way as choose_way_of_tiles
 
 TASK_CLASSES: dict[Task, type[TrainingTask]] = {
     Task.CLASSIFICATION: tasks.Classification,
@@ -36,18 +37,34 @@ def parse_words(task: Task, words: Sequence[str]) -> dict[str, Any]:
     if task is Task.CLASSIFICATION:
         # Arguments of the same name are those of trainings, which take more.
         kinds = (FewScansArguments, *kinds)
-    return read_words(kinds, words, "hf-any3d train --help-all")
+    # Options of labeled files are known, too, so that it is said why they have no effect here.
+    named = read_words((TilesArguments, *kinds), words, f"hf-any3d train --task {task} --help-all")
+    known = {setting.name for kind in kinds for setting in fields(kind)}
+    for name in named.keys() - known:
+        if task is Task.SEGMENTATION:
+            raise ValueError(f"--{name} has no effect on a network that is trained; expected --way features")
+        raise ValueError(f"--{name} is an option of labels of points; these data are learned for {task}")
+    return named
 
 
 def tiles_request(
     files: Sequence[str], arguments: Mapping[str, Any], words: Sequence[str], way: str | None
 ) -> Tiles | None:
     """Return the request to learn point labels from a few files; None if a network is to be trained."""
-    kinds = [*tasks.Segmentation.argument_classes(), TilesArguments]
-    arguments = {**arguments, **read_words(kinds, words, "hf-any3d train --task segmentation --help-all")}
-    if choose_way_of_tiles(files, arguments, way) == TRAINED_TILES:
-        return None
-    return Tiles.from_settings(arguments)
+    of_network = tasks.Segmentation.argument_classes()
+    named = read_words([*of_network, TilesArguments], words, "hf-any3d train --task segmentation --help-all")
+    arguments = {**arguments, **named}
+    if choose_way_of_tiles(files, arguments, way) == FEATURES:
+        return Tiles.from_settings(arguments)
+    without_effect = sorted(named.keys() - {setting.name for kind in of_network for setting in fields(kind)})
+    of_training = sorted(arguments.keys() - OF_TILES)
+    if without_effect and of_training:
+        short = SHORT_NAMES.get(of_training[0], of_training[0])
+        raise ValueError(
+            f"--{without_effect[0]} has no effect on a network that is trained, which --{short} asks for; expected "
+            "one of them"
+        )
+    return None
 
 
 def scans_request(

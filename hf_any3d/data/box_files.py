@@ -22,6 +22,7 @@ import numpy as np
 from hf_any3d.data.boxes import wrapped
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
+from hf_any3d.utils.messages import cut
 
 OWN_NAMES = ("boxes.json", "boxes.parquet")
 """Files of boxes beside the files of points."""
@@ -324,7 +325,9 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
                 continue
             values = [float(word) for word in words[1:]]
             if len(values) not in (_KITTI_COLUMNS - 1, _KITTI_COLUMNS):  # with or without a score
-                raise PointCloudFileError(f"{where}: {line[:60]!r}; expected a type and {_KITTI_COLUMNS - 1} numbers")
+                raise PointCloudFileError(
+                    f"{where}: {cut(line, 60)!r}; expected a type and {_KITTI_COLUMNS - 1} numbers"
+                )
             height, width, length, *place, angle = values[7:14]
             if to_scanner is None:
                 center = place

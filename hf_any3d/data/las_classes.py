@@ -1,6 +1,15 @@
-"""Names and colors of the classes of LAS, and which codes mean that nobody has classified a point."""
+"""What the classes of LAS mean, by point format: their names and colors, and which of them are no object.
 
-# ASPRS, "LAS specification 1.4 - R15", table 17.
+Source: ASPRS, "LAS specification 1.4 - R15": table 9 for point formats 0 to 5, tables 16 and 17 for 6 to 10.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+LEGACY, CURRENT = "asprs_legacy", "asprs"
+"""Tables of codes: that of point formats 0 to 5, with five bits for the class, and that of formats 6 to 10."""
+
 ASPRS_CLASSES: dict[int, str] = {
     0: "never classified",
     1: "unclassified",
@@ -26,7 +35,7 @@ ASPRS_CLASSES: dict[int, str] = {
     21: "snow",
     22: "temporal exclusion",
 }
-"""Code of a class -> its name; codes to 63 are reserved, those from 64 on are the user's own."""
+"""Code of a class -> its name in the point formats that define it; codes from 64 on are the user's own."""
 
 ASPRS_COLORS: dict[int, str] = {
     0: "#808080",
@@ -57,6 +66,72 @@ ASPRS_COLORS: dict[int, str] = {
 
 UNCLASSIFIED = (0, 1)
 """Codes of points that have no class."""
+
+FAMILIES: dict[str, tuple[int, ...]] = {"vegetation": (3, 4, 5), "noise": (7, 18), "wire": (13, 14)}
+"""Name of several classes -> their codes, any of which says what all of them are."""
+
+
+class Kind(StrEnum):
+    """What a code says of a point."""
+
+    OBJECT = "what it is"
+    UNCLASSIFIED = "nothing, as nobody has classified it"
+    NOISE = "that it is an error of measurement"
+    USE = "how it is used, and not what it is"
+    RESERVED = "nothing, as the code is reserved"
+    FLAGGED = "that it is withheld, by a bit of older formats in its class"
+    OWN = "what the user has defined"
+
+
+_NOISE = (7, 18)
+# Ground that is a key point of a model or lies near a breakline, points of a second strip, and what has changed from
+# one survey to the next: their class says why a program has set them aside.
+_USES = {LEGACY: (8, 12), CURRENT: (20, 22)}
+# Table 9 reserves all codes but these; programs have used the others in several ways, such as 10 for ignored ground.
+_DEFINED_BEFORE = (*range(10), 12)
+# Formats from 6 on have a flag for each of these.
+_FLAGS_NOW = (8, 12)
+_LAST_RESERVED = 63
+# The highest of the three flags above the five bits of older formats.
+_WITHHELD = 128
+
+
+def kind_of(code: int, table: str) -> Kind:
+    """Return what a code says of a point in a table of codes, `LEGACY` or `CURRENT`."""
+    if code < 0 or code in UNCLASSIFIED:
+        return Kind.UNCLASSIFIED
+    if code in _USES[table]:
+        return Kind.USE
+    if table == LEGACY:
+        if code not in _DEFINED_BEFORE:
+            return Kind.RESERVED
+    # PDAL before 2.6 took classes of older formats with their flags: 140 is 12, withheld.
+    elif code >= _WITHHELD and code & 31 in _DEFINED_BEFORE:
+        return Kind.FLAGGED
+    elif code > _LAST_RESERVED:
+        return Kind.OWN
+    elif code in _FLAGS_NOW or code not in ASPRS_CLASSES:
+        return Kind.RESERVED
+    return Kind.NOISE if code in _NOISE else Kind.OBJECT
+
+
+def names_object(code: int, table: str) -> bool:
+    """Return whether a code says what a point is, by the standard or by the user."""
+    return kind_of(code, table) in (Kind.OBJECT, Kind.OWN)
+
+
+def names_of(table: str | None) -> dict[int, str]:
+    """Return the names of codes in a table; those that it reserves have the name of the others, and say so."""
+    if table is None:
+        return {}
+    return {
+        code: f"{name}{RESERVED if kind_of(code, table) is Kind.RESERVED else ''}"
+        for code, name in ASPRS_CLASSES.items()
+    }
+
+
+RESERVED = " (reserved)"
+"""What follows the name of a class in files whose point format reserves its code."""
 
 
 def class_name(code: int, names: dict[int, str] | None = None) -> str:

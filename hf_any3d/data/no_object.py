@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.units import length_of_unit
 
 ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
 """Meters, smallest and largest height and smallest side of what may be a whole room."""
@@ -54,8 +55,10 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
 
 def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     """Return why a cloud of known unit is too large for an object of the model with this config, None if it is not."""
-    if (lengths := cloud.meters_per_axis) is None:
+    unit = length_of_unit(cloud)
+    if unit is None:
         return None
+    lengths = np.array([unit, unit, cloud.meters_per_height or unit])
     extent = float((np.ptp(cloud.points, axis=0) * lengths).max())
     limit = LARGEST_OBJECT
     largest = getattr(config, "largest_scan", None)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, class_name
+from hf_any3d.data.files.label_words import common_names
+from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
+from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
 _CELL, _LEAST_EXTENT = 1.0, 10.0
@@ -33,6 +35,7 @@ class Tile:
         low: (3,) least coordinates, in the units of the file.
         high: (3,) largest coordinates.
         meters_per_unit: Length of a unit, or None.
+        is_taken_for_meters: Whether it has no coordinate system that says the unit, and is measured in meters.
         density: Points per square meter of ground, or None without a unit or ground.
         labels: Label -> number of points, or of faces where they alone have labels; None without labels.
         labeled: What has the labels, "points" or "faces".
@@ -49,6 +52,10 @@ class Tile:
     has: tuple[str, ...]
     returns: bool | None = None
     labeled: str = "points"
+    is_taken_for_meters: bool = False
+    table: str | None = None
+    flags: dict[str, int] = field(default_factory=dict)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
@@ -70,20 +77,25 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     if codes is not None:
         kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    flags = {name: int(values.sum()) for name, values in (cloud.further or {}).items() if values.dtype == bool}
     fields = ("colors", "intensity", "normals", "ring", "labels")
-    has = tuple(field for field in fields if getattr(cloud, field) is not None)
+    has = tuple(name for name in fields if getattr(cloud, name) is not None)
     # Other formats have no place for returns, so that they lack nothing.
     returns = cloud.return_number is not None if _is_las(name) else None
-    return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns, labeled)
+    unit = cloud.meters_per_unit
+    assumed = is_taken_for_meters(name, cloud)
+    density = _density(cloud, 1.0 if assumed else unit)
+    table = cloud.label_codes
+    words = cloud.label_names
+    return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed, table, flags, words)
 
 
 def _is_las(name: str) -> bool:
     return name.lower().endswith((".las", ".laz"))
 
 
-def _density(cloud: PointCloudData) -> float | None:
+def _density(cloud: PointCloudData, unit: float | None) -> float | None:
     """Return the points per square meter of the cells on the ground that have any; None if that is not known."""
-    unit = cloud.meters_per_unit
     # Points of scans of objects have no ground, and without a unit there are no square meters.
     if unit is None or cloud.up_axis != "z" or cloud.is_mesh:
         return None
@@ -102,10 +114,41 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
         # Names relative to the common folder are shorter, and differ.
         folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
         tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
+    tiles = _with_common_words(tiles)
     lines: list[str] = []
-    for describe in (_classes, _rare_classes, _unlabeled, _densities, _units, _overlaps, _missing):
+    for describe in (
+        _classes,
+        _no_objects,
+        _flags,
+        _rare_classes,
+        _unlabeled,
+        _densities,
+        _units,
+        _overlaps,
+        _missing,
+    ):
         lines += describe(tiles)
     return lines
+
+
+def _with_common_words(tiles: Sequence[Tile]) -> list[Tile]:
+    """Return the tiles with one list of words, whose numbers are their labels, after the numbers of tiles without."""
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    others = [label for tile in tiles if tile.words is None for label in tile.labels or ()]
+    first = max(others, default=-1) + 1
+    names = ("",) * first + words
+    common = []
+    for tile in tiles:
+        if tile.words is not None and tile.labels is not None:
+            own = tile.words
+            labels = {}
+            for label, count in tile.labels.items():
+                labels[names.index(own[label], first) if label >= 0 else label] = count
+            tile = replace(tile, labels=labels, words=names)
+        common.append(tile)
+    return common
 
 
 def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -122,6 +165,26 @@ def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
             shares.append(f"{what} {100 * count / total:.3g} %")
         if shares:
             yield f"labels of {labeled}: {', '.join(shares)}"
+
+
+def _no_objects(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which codes of LAS are no class of things in the files that have them."""
+    files_of: dict[tuple[int, str], list[str]] = {}
+    for tile in tiles:
+        for label in tile.labels or {}:
+            if tile.table is not None and kind_of(label, tile.table) in (Kind.USE, Kind.RESERVED, Kind.FLAGGED):
+                files_of.setdefault((label, tile.table), []).append(tile.name)
+    for (label, table), names in sorted(files_of.items()):
+        name = names_of(table).get(label)
+        what = f"{label}{f' {name}' if name else ''}"
+        yield f"{what} says {kind_of(label, table)}, in {_some(names)}; it is not learned by default"
+
+
+def _flags(tiles: Sequence[Tile]) -> Iterator[str]:
+    for flag in sorted({flag for tile in tiles for flag in tile.flags}):
+        flagged = [tile for tile in tiles if flag in tile.flags]
+        count = sum(tile.flags[flag] for tile in flagged)
+        yield f"{flag}: {count:,} points, in {_some([tile.name for tile in flagged])}"
 
 
 def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -164,17 +227,21 @@ def _densities(tiles: Sequence[Tile]) -> Iterator[str]:
 def _units(tiles: Sequence[Tile]) -> Iterator[str]:
     of_unit: dict[str, list[str]] = {}
     for tile in tiles:
-        of_unit.setdefault(_unit_name(tile.meters_per_unit), []).append(tile.name)
-    if len(of_unit) == 1 and tiles[0].meters_per_unit is not None:
-        yield f"unit: {_unit_name(tiles[0].meters_per_unit)}"
+        of_unit.setdefault(_unit_name(tile), []).append(tile.name)
+    if len(of_unit) == 1 and tiles[0].is_taken_for_meters:
+        yield TAKEN_FOR_METERS
+    elif len(of_unit) == 1 and tiles[0].meters_per_unit is not None:
+        yield f"unit: {_unit_name(tiles[0])}"
     elif len(of_unit) > 1:
         yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
 
 
-def _unit_name(meters: float | None) -> str:
-    if meters is None:
+def _unit_name(tile: Tile) -> str:
+    if tile.is_taken_for_meters:
+        return TAKEN_FOR_METERS
+    if tile.meters_per_unit is None:
         return "not known"
-    return _UNITS.get(round(meters, 9), f"{meters:g} m")
+    return _UNITS.get(round(tile.meters_per_unit, 9), f"{tile.meters_per_unit:g} m")
 
 
 def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -227,7 +294,15 @@ def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _names(tiles: Sequence[Tile]) -> dict[int, str]:
-    return ASPRS_CLASSES if any(tile.is_las for tile in tiles) else {}
+    words = next((tile.words for tile in tiles if tile.words is not None), ())
+    if words:
+        # Numbers before those of words are of other tiles.
+        return {label: word for label, word in enumerate(words) if word}
+    tables = {tile.table for tile in tiles if tile.table is not None}
+    # Where formats differ, a code may be a class in one file and reserved in another.
+    if len(tables) > 1:
+        return ASPRS_CLASSES
+    return names_of(tables.pop() if tables else None)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,24 @@ class ArrowRows(torch.utils.data.Dataset):
 
     def _read(self, place: int, rest: dict[str, Any]) -> dict[str, Any]:
         number = place if self._order is None else int(self._order[place])
-        return {
-            name: self._chunks[name].read(number) if name in self._chunks else rest[name] for name in self._columns
-        }
+        row = {name: self._chunks[name].read(number) if name in self._chunks else rest[name] for name in self._columns}
+        if "points" in row:
+            refuse_without_points(row["points"], f"row {place}")
+        return row
+
+
+def refuse_without_points(points: Any, name: str) -> None:
+    """Raise a ValueError that names a row whose `points` are null or empty, or null or not finite at some point.
+
+    Not an IndexError, as numpy would: by that, Python ends a loop over rows.
+    """
+    if isinstance(points, Mapping):
+        return  # a file of a `PointCloud` column, which its reader checks
+    # `datasets` reads null as None or NaN, by the type of the column, and a null point as an object.
+    array = np.asarray(points)
+    is_complete = array.ndim > 0 and len(array) > 0 and array.dtype.kind in "fiub"
+    if not is_complete or not np.isfinite(array).all():
+        raise ValueError(f"{name} has no points, or null, NaN or infinite ones; leave it out (`dataset.filter`)")
 
 
 class SharedEpoch:

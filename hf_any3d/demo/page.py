@@ -19,6 +19,7 @@ from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
+from hf_any3d.utils.messages import cut
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.viewer import clouds_page
 
@@ -56,7 +57,7 @@ class ExampleShapes:
     def get(self, name: str) -> Path | PointCloudData:
         """Return a shape or its file."""
         if name not in self._shapes:
-            raise ValueError(f"no example {name[:80]!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
+            raise ValueError(f"no example {cut(name, 80)!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
         return self._shapes[name]
 
 

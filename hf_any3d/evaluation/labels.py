@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.las_classes import class_name
+from hf_any3d.data.units import length_of_unit
 
 # Distance within which two points are one, in meters; without a unit a share of the extent.
 _TOLERANCE, _TOLERANCE_SHARE = 0.01, 1e-4
@@ -57,12 +58,12 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
     Raises:
         PointCloudError: clouds in different units, or none of whose points are near each other.
     """
-    unit = truth.meters_per_unit or predicted.meters_per_unit
+    # Of LAS without a coordinate system, meters
+    other = length_of_unit(predicted)
+    unit = length_of_unit(truth) or other
     # Feet and US survey feet differ by two millionths, and count as equal.
-    if unit and predicted.meters_per_unit and not np.isclose(unit, predicted.meters_per_unit, rtol=1e-5):
-        raise PointCloudError(
-            f"a unit of {predicted.meters_per_unit:g} m, that of the truth has {unit:g} m; expected equal ones"
-        )
+    if unit and other and not np.isclose(unit, other, rtol=1e-5):
+        raise PointCloudError(f"a unit of {other:g} m, that of the truth has {unit:g} m; expected equal ones")
     places = _places(predicted)
     true_places = _places(truth)
     if tolerance is None:
@@ -82,6 +83,22 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
             "truth; expected the same scan"
         )
     return Matches(np.where(found, indices, -1).astype(np.int64), False, tolerance)
+
+
+def points_that_count(cloud: PointCloudData) -> np.ndarray:
+    """Return whether the label of each point (points,) is learned and judged, by the flags of LAS.
+
+    Withheld points are deleted ones, which the standard leaves out of all processing. Synthetic points were not
+    measured where they are, such as those of a water surface that a program has drawn, and lack what sensors measure.
+    Where all points are synthetic, as in clouds of photographs, this tells nothing of single ones, and they count.
+    """
+    flags = cloud.further or {}
+    counts = np.ones(len(cloud), bool)
+    if "withheld" in flags:
+        counts &= ~flags["withheld"]
+    if "synthetic" in flags and not flags["synthetic"].all():
+        counts &= ~flags["synthetic"]
+    return counts
 
 
 def _places(cloud: PointCloudData) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_any3d.evaluation.segmentation import counted, part_means, shape_iou
+from hf_any3d.evaluation.segmentation import counted, counted_labels, part_means, shape_iou
 
 SHAPENETPART_NAMES = {
     "Airplane": ("body", "wing", "tail", "engine or frame"),
@@ -87,7 +87,7 @@ def named_part_scores(
         if templates in ("part_plus_cat", "ensemble"):
             asked["category"] = category
         answer = segment({"points": row["points"]}, candidate_labels=names[category], **asked, **arguments)
-        references = np.asarray(row["labels"])
+        references = counted_labels(row["labels"])
         # The accuracy is over the points of all objects, unlike the means of their parts.
         predicted, true = counted(answer["labels"], references)
         right = right + int((predicted == true).sum())

@@ -24,6 +24,7 @@ from hf_any3d.hub.published_table import find_published
 from hf_any3d.modeling.layers.boxes import box_iou
 from hf_any3d.published import open_published
 from hf_any3d.registry import task_of_class
+from hf_any3d.utils.messages import cut
 from hf_any3d.version import __version__
 
 _PACKAGES = ("torch", "transformers", "peft", "safetensors")
@@ -92,7 +93,7 @@ def check_published(name: str, *, accept_license: bool = False, clouds: int = 10
         checks = list(_judge(name, model, clouds))
     # A checkpoint that opens but cannot answer has failed.
     except (ValueError, RuntimeError, ImportError, OSError) as error:
-        checks = [Check("answers", False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
+        checks = [Check("answers", False, f"{type(error).__name__}: {cut(str(error).splitlines()[0], 200)}")]
     # Where the weights came from, as it was noted when they were opened
     source = dict(model.config.published)
     record = {
@@ -173,7 +174,8 @@ def _examples(answer: Callable[[str], Any]) -> Check:
     # One answer for all of them, such as chair, is right for two.
     passed = len(right) >= 4
     wrong = ", ".join(f"{stem}: {label}" for stem, label in said.items() if stem not in right)
-    return Check("names of the example files", passed, f"{len(right)} of 6 right, at least 4 expected; {wrong}"[:200])
+    detail = f"{len(right)} of 6 right, at least 4 expected; {wrong}"
+    return Check("names of the example files", passed, cut(detail, 200))
 
 
 def _named_shapes(classify: Any, model: Any, clouds: int) -> Check:
@@ -351,7 +353,7 @@ def _chat(name: str) -> Check:
         answer = chat(str(example_file(f"{stem}.ply")), text="What is this?", max_new_tokens=48, do_sample=False)
         text = answer[0]["generated_text"].lower()
         right += stem in text or (stem == "chair" and "seat" in text)
-        words.append(f"{stem}: {' '.join(text.split())[:60]!r}")
+        words.append(f"{stem}: {cut(' '.join(text.split()), 60)!r}")
     return Check("words of a chat about the chair and the lamp", right == 2, "; ".join(words))
 
 

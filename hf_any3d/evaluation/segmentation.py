@@ -24,13 +24,20 @@ _BLOCKS_PER_STEP = 64
 
 
 def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs whose reference is not ignored as two flat arrays, from arrays of any equal shape."""
+    """Return the pairs whose reference is a class, not negative, as two flat arrays from arrays of any equal shape."""
     predictions = np.asarray(predictions)
     references = np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}; expected equal")
-    kept = references != IGNORED
+    kept = references >= 0
     return predictions[kept], references[kept]
+
+
+def counted_labels(labels: Any) -> np.ndarray:
+    """Return labels of points (points,) int64, with -100 for those that are null or negative, which have no class."""
+    # `datasets` reads null as NaN in arrays, and as None in lists.
+    numbers = np.asarray(labels, dtype=np.float64 if np.asarray(labels).dtype.kind in "fO" else np.int64)
+    return np.where(numbers >= 0, numbers, IGNORED).astype(np.int64)
 
 
 def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[int]) -> float:
@@ -222,7 +229,7 @@ def evaluate_segmentation(
             # A batch of one cloud. Of the tuple, only the category is read.
             labels = LabelPoints(category_parts)(torch.from_numpy(logits)[None], (None, category))[0].numpy()
             predictions.append(labels)
-            references.append(np.asarray(row["labels"]))
+            references.append(counted_labels(row["labels"]))
             categories.append(None if category is None else int(category))
             losses.append(loss)
         # One matrix of all clouds, so that each point counts the same

@@ -37,6 +37,8 @@ OPSET = 20  # the first one with an operator for GELU
 def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET) -> Path:
     """Write a classifier or detector as ONNX: input `points` (batch, points, in_channels) float32, output `logits`.
 
+    The axes that may have any size are called "batch" and "points".
+
     That of a detector is `(batch, queries, labels + 1)`, and it has a second output, `pred_boxes`
     `(batch, queries, 7)`.
 
@@ -60,6 +62,8 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
             program,
             input_names=["points"],
             output_names=list(output_names(exportable(model))),
+            # Those of the program, whose names the exporter would otherwise replace by s6 and the like.
+            dynamic_shapes={"points": {0: "batch", 1: "points"}},
             opset_version=opset,
             dynamo=True,
             verbose=False,

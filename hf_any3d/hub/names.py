@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hf_any3d.hub.published_table import is_published
+from hf_any3d.modeling.config_checks import check_stored_files
 from hf_any3d.registry import FORMATS
 
 SILENT_HUB = "HF_ANY3D_SILENT_HUB"
@@ -30,10 +31,15 @@ def check_name(
 ) -> None:
     """Raise an error if a name cannot or must not be looked up on the hub.
 
-    Existing files and directories are accepted, as are published checkpoints, which have a cache of their own.
+    Existing files and directories are accepted, as are published checkpoints, which have a cache of their own. The
+    settings of a model in a directory are checked first: every door comes through here before it opens them.
     `arguments` are those of `from_pretrained`; `kind` is "model" or "dataset".
     """
-    if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
+    if not isinstance(name, (str, os.PathLike)):
+        return
+    if kind == "model" and os.path.isdir(name):
+        check_stored_files(Path(name, arguments.get("subfolder") or ""))
+    if os.path.exists(name) or is_published(name):
         return
     name = os.fspath(name)
     revision = arguments.get("revision")

@@ -9,6 +9,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
 from hf_any3d.hub.names import check_name
+from hf_any3d.modeling.config_checks import stored_settings
 
 
 class _AutoModelForPointClouds(_BaseAutoModelClass):
@@ -23,7 +24,9 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
         """
         # Before the hub is asked, which takes up to a minute for a mistyped path.
         check_name(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        # Settings are read before the class of the model is known, and of another type they fail with any error.
+        with stored_settings(pretrained_model_name_or_path, kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 class AutoModelForPointCloudClassification(_AutoModelForPointClouds):

@@ -1,6 +1,6 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Six functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks whether it is about one of our
+- Seven functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks whether it is about one of our
   models, by the model itself, its config.json or the name of a published checkpoint, and calls the original with what
   it was given for all others. `tests/integration/test_patches.py` shows for each that the original still does what
   its reason says: where that test fails, a release has made the patch unnecessary. What would replace each upstream
@@ -16,13 +16,15 @@
 The test holds all other modules to it.
 """
 
+import contextlib
 import functools
 import json
 import os
 import pkgutil
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getattr_static
 from pathlib import Path
@@ -34,7 +36,12 @@ import transformers.integrations.peft as peft_integration
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.tuners.lora import LoraModel
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    ModulesToSaveWrapper,
+    load_peft_weights,
+)
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR, PROCESSOR_NAME
@@ -46,13 +53,14 @@ from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
-    check_adapter_base,
-    refuse_adapter_without_weights,
+    cast_base,
+    check_adapter_to_load,
+    keep_stored_precision,
     refuse_folder_of_adapters,
     refuse_merged_adapters,
     save_with_adapter,
 )
-from hf_any3d.modeling.pretrained_parts.loading import dtype_named
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.registry import MODEL_TYPES, pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
@@ -60,6 +68,11 @@ from hf_any3d.utils.import_watcher import when_imported
 
 # Model types with words between the clouds of a prompt.
 _READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-cloud-text-to-text" in kind.heads}
+# Settings of an adapter that say where it is from, how it began or is trained, or that its weights' names repeat.
+_WITHOUT_EFFECT_ON_LOADED = re.compile(
+    r"^(task_type|auto_mapping|peft_version|base_model_name_or_path|revision|inference_mode|init_.*|.*dropout.*"
+    r"|.*modules.*|layers_.*|.*_config|megatron_core|ensure_weight_tying|bias)$"
+)
 _PACKAGE = __name__.partition(".")[0]
 _PROCESSOR_FILES = frozenset(
     {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
@@ -247,21 +260,143 @@ class PointCloudPeftModel(PeftModel):
         check_name(model_id, kwargs)
         if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
             model_id = Path(model_id, adapter_name)
-        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
-        refuse_adapter_without_weights(Path(model_id, kwargs.get("subfolder") or ""))
-        model = cast(PreTrainedModel, self.get_base_model())
-        # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
-        for name, module in model.named_modules():
-            if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
-                raise ValueError(f"{model_id}: the base model's weights are offloaded, such as {name}")
-        if (config := Path(model_id, kwargs.get("subfolder") or "", CONFIG_NAME)).is_file():
-            # What the adapter was trained on is recorded there; without it, nothing would be compared.
-            with stored_settings(config):
-                json.loads(config.read_text(encoding="utf-8"))
-        # Before anything is loaded, so that a base of other weights stays as it is.
-        if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
-            check_adapter_base(cast(LibraryModelMixin, model), recorded, os.fspath(model_id))
-        return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
+        model = cast(LibraryModelMixin, self.get_base_model())
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        check_adapter_to_load(model, model_id, hub)
+        if adapter_name in self.peft_config:
+            self._check_same_settings(model_id, adapter_name, hub)
+        loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
+            weights = load_peft_weights(
+                os.fspath(model_id), device="cpu", key_mapping=kwargs.get("key_mapping"), **hub
+            )
+            keep_stored_precision(self, weights, adapter_name)
+        return loaded
+
+    def _check_same_settings(self, model_id: str | os.PathLike, adapter_name: str, hub: dict[str, Any]) -> None:
+        """Refuse weights for an adapter that is there with other settings, such as LoRA's alpha: PEFT keeps those."""
+        ours = self.peft_config[adapter_name].to_dict()
+        theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
+        for name in sorted(ours.keys() & theirs.keys()):
+            if ours[name] != theirs[name] and not _WITHOUT_EFFECT_ON_LOADED.search(name):
+                raise ValueError(
+                    f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
+                    f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
+                )
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse the adapters of single rows where they would be ignored; PEFT's forward pass and `generate` ask here.
+
+        Raises:
+            ValueError: The method runs one adapter for a whole batch, or rows of the layers are no clouds.
+        """
+        if kwargs.get("adapter_names") is not None:
+            self._check_rows_have_adapters(kwargs["adapter_names"])
+        try:
+            with super()._enable_peft_forward_hooks(*args, **kwargs):
+                yield
+        except BaseException:
+            # PEFT leaves its hooks after an error, and every later batch would have the adapters of this one.
+            for module in self.modules():
+                for number, hook in list(module._forward_pre_hooks.items()):
+                    if isinstance(hook, functools.partial) and "adapter_names" in hook.keywords:
+                        del module._forward_pre_hooks[number]
+                        module._forward_pre_hooks_with_kwargs.pop(number, None)
+            raise
+
+    def _check_rows_have_adapters(self, names: Sequence[str]) -> None:
+        refused = f"adapter_names={list(names)}: one adapter runs for a whole batch"
+        # Methods that mix adapters have this method, and others leave out the argument without a word.
+        if not hasattr(self.base_model, "_enable_peft_forward_hooks"):
+            raise ValueError(f"{refused}; choose it by set_adapter(…)")
+        for module in self.get_base_model().modules():
+            stack = getattr(module, "layer_stack", None) if hasattr(type(module), "layer_stack") else None
+            if stack is not None and stack.attention_axis != "tokens":
+                raise ValueError(f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)")
+        # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
+        if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
+            raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
+
+    def _trained_modules(self, names: Collection[str]) -> list[str]:
+        """Return the names of modules that one of these adapters has trained in full."""
+        trained = []
+        for path, module in self.get_base_model().named_modules():
+            if isinstance(module, ModulesToSaveWrapper) and not module.modules_to_save.keys().isdisjoint(names):
+                trained.append(path)
+        return trained
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> torch.nn.Module:
+        """Merge adapters into the weights as PEFT does, with the modules that the adapter trained in full.
+
+        Raises:
+            ValueError: Several of the adapters trained the same module, or the method cannot be merged.
+        """
+        with self._trained_modules_in_place(adapter_names):
+            return cast(Any, self.base_model).merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def unload(self) -> torch.nn.Module:
+        """Remove the adapters as PEFT does; modules that the active adapter trained in full stay."""
+        with self._trained_modules_in_place(None):
+            return cast(Any, self.base_model).unload()
+
+    @contextlib.contextmanager
+    def _trained_modules_in_place(self, adapter_names: Sequence[str] | None) -> Iterator[None]:
+        """Put modules that an adapter trained in full where PEFT has its wrappers; those come back after an error.
+
+        PEFT copies the weight of each, which heads of several layers lack, takes those of the active adapter whatever
+        adapters are merged, and with LN tuning leaves its wrappers in the model.
+        """
+        model = self.get_base_model()
+        chosen = list(self.active_adapters if adapter_names is None else adapter_names)
+        wrappers = {path: module for path, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+        placed = {}
+        for path, wrapper in wrappers.items():
+            copies = [name for name in chosen if name in wrapper.modules_to_save]
+            if len(copies) > 1:
+                raise ValueError(
+                    f"the adapters {', '.join(copies)} have each trained {path}, of which a model has one; merge one"
+                )
+            placed[path] = wrapper.modules_to_save[copies[0]] if copies else wrapper.original_module
+        try:
+            for path, module in placed.items():
+                model.set_submodule(path, module)
+            yield
+        except BaseException:
+            for path, wrapper in wrappers.items():
+                model.set_submodule(path, wrapper)
+            raise
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters into the weights until `unmerge_adapter`, as PEFT does.
+
+        Raises:
+            ValueError: One of them has trained modules in full and is not active: those of another would run.
+        """
+        for name in adapter_names or ():
+            trained = self._trained_modules([name, *self.active_adapters])
+            if trained and name not in self.active_adapters:
+                raise ValueError(
+                    f"the adapter {name!r} is not active, and {trained[0]} is trained in full; "
+                    f"call set_adapter({name!r}) first"
+                )
+        cast(Any, self.base_model).merge_adapter(adapter_names, safe_merge)
+
+    def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
+        """Add an adapter that is the sum of others, as PEFT does.
+
+        Raises:
+            ValueError: One of them has trained modules in full, which the sum would lack.
+        """
+        if trained := self._trained_modules(adapters):
+            raise ValueError(
+                f"add_weighted_adapter leaves out {trained[0]}, which these adapters have trained in full; train them "
+                "with modules_to_save=[] on a saved model whose head is trained"
+            )
+        cast(Any, self.base_model).add_weighted_adapter(adapters, *args, **kwargs)
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
         """Add an adapter as PEFT does."""
@@ -405,7 +540,11 @@ def _open_adapter_repository_as_peft_model(
     adapter |= {"config": config, "revision": revision}
     _refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
     recorded = _our_config(pretrained_model_name_or_path, hub)
-    stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
+    if recorded is not None:
+        check_name(pretrained_model_name_or_path, hub)
+    # Damaged files of others have the errors of PEFT.
+    with contextlib.nullcontext() if recorded is None else stored_settings(pretrained_model_name_or_path, kwargs):
+        stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
     library = str((stored.auto_mapping or {}).get("parent_library"))
     # Neither the config nor the class of the base model is of this package.
     if recorded is None and library.partition(".")[0] != _PACKAGE:
@@ -417,23 +556,48 @@ def _open_adapter_repository_as_peft_model(
         # PEFT imports classes of base models only from packages on this list.
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
         return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
-    # Arguments for the base model, which is opened here.
+    with stored_settings(pretrained_model_name_or_path, kwargs):
+        base = _base_beside_adapter(os.fspath(pretrained_model_name_or_path), recorded, hub, kwargs)
+        return expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+
+
+def _base_beside_adapter(
+    name: str, recorded: dict[str, Any], hub: dict[str, Any], kwargs: dict[str, Any]
+) -> PreTrainedModel:
+    """Build the base model by the config beside an adapter, and take its arguments out of `kwargs`."""
     dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
-    loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+    loading = {argument: kwargs.pop(argument, None) for argument in ("attn_implementation", "quantization_config")}
     classes = {model.__name__: model for model in _MODELS[recorded["model_type"]]}
-    named = [name for name in recorded.get("architectures") or () if name in classes]
+    named = [architecture for architecture in recorded.get("architectures") or () if architecture in classes]
     # Without a recorded class it is the first one of its type, the model without a head.
     model_class: Any = classes[[*named, *classes][0]]
+    config = model_class.config_class.from_pretrained(name, **hub)
     base = model_class.build_for_adapter(
-        os.fspath(pretrained_model_name_or_path),
-        model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
-        hub,
-        dtype=dtype,
-        device_map=kwargs.get("device_map"),
-        **loading,
+        name, config, hub, dtype=dtype, device_map=kwargs.get("device_map"), **loading
     )
-    model = expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
-    return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
+    cast_base(base, dtype)
+    return base
+
+
+@Patch(
+    ("peft.utils.hotswap:hotswap_adapter",),
+    "swaps an adapter in on a base with other weights, and refuses one with a trained head in words that do not help",
+)
+def _swap_on_its_base(
+    original: Callable, model: Any, model_name_or_path: str, adapter_name: str, *args: Any, **kwargs: Any
+) -> None:
+    ours = getattr(model, "_orig_mod", model)  # of a compiled model
+    if isinstance(ours, PointCloudPeftModel):
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        check_name(model_name_or_path, hub)
+        check_adapter_to_load(cast(LibraryModelMixin, ours.get_base_model()), model_name_or_path, hub)
+        trained = PeftConfig.from_pretrained(model_name_or_path, **hub).to_dict().get("modules_to_save")
+        if trained := trained or ours._trained_modules([adapter_name]):
+            raise ValueError(
+                f"{model_name_or_path}: hotswap_adapter swaps the matrices of LoRA alone, and {trained[0]} is trained "
+                f"too; model.load_adapter(directory, {adapter_name!r}) replaces both in place"
+            )
+    original(model, model_name_or_path, adapter_name, *args, **kwargs)
 
 
 class BestAdaptersCallback(TrainerCallback):
@@ -543,9 +707,10 @@ def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
     """Return the contents of a config.json if it belongs to one of our models; others may hold anything."""
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # whoever opens the model says so
-    return config if isinstance(config, dict) and config.get("model_type") in _MODELS else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return config if isinstance(kind, str) and kind in _MODELS else None
 
 
 def _refuse_folder_of_ours(folder: str | os.PathLike, subfolder: str | None = None) -> None:

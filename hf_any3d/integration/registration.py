@@ -18,6 +18,7 @@ from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import Hooks, set_hooks
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, RECORDS, TASKS, check_model_type, pipeline_task
@@ -155,6 +156,8 @@ def _register_point_cloud() -> None:
 def task_of(model: str, revision: str | None = None) -> str:
     """Return the task of the pipeline for a model; feature extraction for models without a head."""
     register()
-    config = AutoConfig.from_pretrained(model, revision=revision)
+    check_name(model, {"revision": revision})
+    with stored_settings(model):
+        config = AutoConfig.from_pretrained(model, revision=revision)
     check_model_type(model, config.model_type)
     return pipeline_task(config.architectures)

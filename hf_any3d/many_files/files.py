@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,22 @@ _METADATA = ("metadata.csv",)
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of this machine or a bucket, or the bytes from standard input, with the name that results have."""
+    """A file of this machine or a bucket, or the bytes from standard input, with the name that results have.
+
+    Of one that `is_copied`, a labeled copy will be written, which has all that a cloud cannot hold.
+    """
 
     name: str
     data: bytes | None = None
     file_type: str | None = None
+    label_field: str | None = None  # see `read_point_cloud`
+    is_copied: bool = False
 
     def read(self, on_invalid: str = "drop") -> Cloud:
         """Read the cloud; `on_invalid` is about NaN and infinite coordinates, "drop" for the points, or "raise"."""
         from hf_any3d.data.feature import fetch
         from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+        from hf_any3d.data.files.source import nothing_is_lost
 
         source: Any = self._local()
         if source is None:
@@ -47,7 +54,10 @@ class InputFile:
         with warnings.catch_warnings(record=True) as caught:
             # Python shows a warning once per place; here each file has its own.
             warnings.simplefilter("always")
-            cloud = read_point_cloud(source, file_type=self.file_type, on_invalid=on_invalid)
+            with nothing_is_lost() if self.is_copied else nullcontext():
+                cloud = read_point_cloud(
+                    source, file_type=self.file_type, on_invalid=on_invalid, label_field=self.label_field
+                )
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
 
     def stamp(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
-from hf_any3d.utils.atomic_files import read_json_object
+from hf_any3d.utils.atomic_files import is_full, read_json_object
 from hf_any3d.utils.messages import model_errors, one_line
 
 _SHOWN: dict[Any, int] = {}  # what has been warned of
@@ -84,6 +84,9 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
         with warnings.catch_warnings(record=True) as caught:
             rows = answer(clouds)
     except FILE_ERRORS as error:
+        # No file is at fault, and none is done: the same command continues once there is room.
+        if is_full(error):
+            raise
         # One bad cloud may spoil a batch, so each is tried alone to find it.
         if len(clouds) > 1:
             return [row for cloud in clouds for row in _answer(answer, [cloud], raise_errors)]
@@ -114,12 +117,14 @@ class RowsWork:
     """Work whose results are the rows of `answer_files`.
 
     `open_answer` opens the models and returns the function of clouds and its batch size. Names are relative to
-    `folder`, where the run was started; `given` is standard input, which is read in one process alone.
+    `folder`, where the run was started; `given` is standard input, which is read in one process alone. With
+    `are_copied`, `open_answer` writes a labeled copy of each file.
     """
 
     open_answer: Callable[[], tuple[Answer, int]]
     folder: str = field(default_factory=os.getcwd)
     given: Mapping[str, InputFile] = field(default_factory=dict)
+    are_copied: bool = False
 
     def open(self) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         """Open the models and return the function from a shard to its rows."""
@@ -129,7 +134,7 @@ class RowsWork:
 
         def rows(shard: Shard) -> Iterator[dict[str, Any]]:
             # Standard input cannot be opened by its name.
-            files = [self.given.get(name, InputFile(name)) for name in shard.files]
+            files = [self.given.get(name, InputFile(name, is_copied=self.are_copied)) for name in shard.files]
             return answer_files(files, answer, batch_size)
 
         return rows

@@ -58,8 +58,8 @@ def describe(subject: Subject) -> Description:
         )
         if (share := subject.config.unknown_share) is not None:
             description.what += (
-                f" Above 0.5 a cloud gets no label, as of none of the classes: at most {100 * share:.0f} % of further "
-                "known clouds, by clouds that were held out, and part of the others."
+                f" Above 0.5 a cloud gets no label, as of none of the classes: {100 * share:.0f} % of further known "
+                "clouds on average, by clouds that were held out, and part of the others."
             )
     return description
 

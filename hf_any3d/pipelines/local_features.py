@@ -10,6 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.options import one_of
+from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
@@ -33,7 +35,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
     Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
-    never classified.
+    never classified. `unit`, "meters", "feet" or "us-feet", is that of files that say none.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -44,8 +46,14 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         """True if answers have `unknown (points,)`."""
         return self.model.config.unknown_rows > 0
 
-    def _sanitize_parameters(self, none_of_these: bool | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, none_of_these: bool | None = None, unit: str | None = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
         before, during, after = super()._sanitize_parameters(**kwargs)
+        if unit is not None:
+            during["unit"] = one_of("unit", unit, LENGTHS)
+            if self.feature_extractor.unit != "meters":
+                raise ValueError(f"unit={unit!r}: the model sees shares of an object's size; expected None")
         if none_of_these is not None:
             if none_of_these and self.model.config.unknown_share is None:
                 raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
@@ -79,10 +87,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         processor = self.feature_extractor
         config = self.model.config
         # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
-        cloud = scene.part
+        cloud = _in_unit_of(scene.data, scene.part, forward_params.get("unit"))
         marks = 0
         if scene.mesh is not None:
-            cloud, marks = with_marks(scene.part, scene.mesh)
+            cloud, marks = with_marks(cloud, scene.mesh)
+        processor.check_measured(cloud)
         scan = processor.describe(cloud, scene.up_axis, marks)
         answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
@@ -185,6 +194,13 @@ class _Answers(_Merge):
         if self.all_unknown is not None:
             found["unknown"] = self.all_unknown
         return {name: values[self.count :] for name, values in found.items()}
+
+
+def _in_unit_of(whole: PointCloudData, part: PointCloudData, unit: str | None) -> PointCloudData:
+    """Return a part of a cloud at its place on the map and in its unit, or in the one that is given for it."""
+    whole = with_unit(whole, unit)
+    lengths = {"meters_per_unit": whole.meters_per_unit, "meters_per_height": whole.meters_per_height}
+    return replace(part, **lengths, in_degrees=whole.in_degrees, offset=whole.offset)
 
 
 specialize(PointCloudSegmentationPipeline, LocalFeaturesConfig.model_type, LocalFeaturesSegmentationPipeline)

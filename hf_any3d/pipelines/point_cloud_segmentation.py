@@ -16,6 +16,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import bounds_of, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.tasks import part_mask
@@ -295,7 +296,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         number = self._category_number(cloud, category)
         if copy is not None:
             copy.check(file_of(cloud), copy.names or self.label_names(), self.model.config)
-        data = to_cloud(cloud, processor.features)
+        # A copy has all that a cloud cannot hold.
+        with nullcontext() if copy is None else nothing_is_lost():
+            data = to_cloud(cloud, processor.features)
         mesh = None
         if data.is_mesh:
             mesh = data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.neighborhoods import (
@@ -42,8 +45,6 @@ _OF_A_DIRECTION = {
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000
 _SURFACE_POINTS = 50_000
-# Units of x and y that no tile is smaller than, but for one in degrees, of which one is 100 km.
-_LEAST_TILE = 1.0
 
 
 class LocalFeaturesProcessor(PointCloudProcessor):
@@ -56,11 +57,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         num_points: points that are returned for a cloud.
         edges: edges of the voxels that surroundings are measured by, the smallest first, each twice the one before;
             boxes of 3 × 3 × 3 voxels are described.
-        unit: "meters" describes scans of places, whose files say the unit, else coordinates are taken for meters;
-            "diagonal" describes objects, scaled so that the diagonal of their bounding box is 16 long, and adds the
-            place in that box.
+        unit: "meters" describes scans of places; coordinates of a file that says no unit are taken for meters, with a
+            warning. "diagonal" describes objects, scaled so that the diagonal of their bounding box is 16 long, and
+            adds the place in that box.
         features: "xyz", then what else is read of points: "return_number" and "number_of_returns", "intensity", "rgb",
-            "normals". Intensities and colors are seen relative to those of the whole file. What a file lacks is 0.
+            "normals". Intensities and colors are seen relative to those of the whole file. A call with a cloud that
+            lacks what is read is an error.
         upright: whether objects stand the same way; False leaves out all features that depend on a direction.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
@@ -124,6 +126,25 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         first = {word for name in names for word in words.get(name, ())}
         return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
 
+    def check_measured(self, cloud: PointCloudData) -> None:
+        """Check that a cloud has what the features are computed of, as no model answers for points without it.
+
+        Raises:
+            PointCloudError: Something is missing, or is 0 everywhere, by which files say that nobody has measured it.
+        """
+        fields = {name: getattr(cloud, ATTRIBUTES[name]) for name in self.features if name != "xyz"}
+        missing = [ATTRIBUTES[name] for name, values in fields.items() if values is None or not values.any()]
+        if missing:
+            raise PointCloudError(
+                f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
+                "points that have them, or a model that was trained without"
+            )
+        counts = cloud.number_of_returns
+        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
+            warnings.warn(
+                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+            )
+
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.
 
@@ -173,6 +194,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         """Return the length of a unit along each axis, (3,), in the unit of the features, by the first points."""
         if self.unit == "meters":
             check_projected(cloud)
+            if cloud.meters_per_unit is None:
+                warnings.warn(TAKEN_FOR_METERS, stacklevel=4)
             unit = cloud.meters_per_unit or 1.0
             return np.array([unit, unit, cloud.meters_per_height or unit])
         extent = np.linalg.norm(np.ptp(cloud.points[:count], axis=0).astype(np.float64))
@@ -207,6 +230,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if cloud.is_mesh:
             # More samples than are returned, since surroundings are measured by them
             cloud = cloud.sample_surface(max(num_points, _SURFACE_POINTS), generator)
+        self.check_measured(cloud)
         scan = self.describe(cloud)
         rows = resample_index(len(cloud), num_points, generator)
         # Surroundings are of all points, of which only some are described.
@@ -359,21 +383,6 @@ class DescribedScan:
         return ((values - center) / spread).clip(-3, 3).astype(np.float32)
 
 
-def check_projected(cloud: PointCloudData) -> None:
-    """Check that x and y are lengths: in degrees of longitude and latitude, beside meters of height, all is a wall.
-
-    Raises:
-        PointCloudError: x and y are degrees, by a coordinate system without a length, and by their extent.
-    """
-    extent = np.ptp(cloud.points, axis=0)
-    flat = extent[:2].max()
-    if cloud.up_axis == "z" and cloud.meters_per_unit is None and flat < _LEAST_TILE and extent[2] > flat:
-        raise PointCloudError(
-            f"coordinates are degrees, by their extent of {extent[0]:.3g} by {extent[1]:.3g}; expected a projection "
-            "in meters or feet, such as pdal's filters.reprojection writes"
-        )
-
-
 def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointCloudData, int]:
     """Add the centers of faces and then the vertices of a mesh to samples of its surface, and return their number.
 
@@ -398,6 +407,7 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     marked = PointCloudData(points, normals=normals, offset=samples.offset, **arrays)
     marked.meters_per_unit = samples.meters_per_unit
     marked.meters_per_height = samples.meters_per_height
+    marked.in_degrees = samples.in_degrees
     return marked, len(places)
 
 

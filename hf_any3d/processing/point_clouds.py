@@ -17,6 +17,8 @@ from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 FEATURES = ("xyz", *ATTRIBUTES)
 UP_AXES = ("x", "y", "z")
+# Formats with a fixed place for these have 0 there where nobody has measured them.
+_ZERO_IF_UNMEASURED = ("intensity", "return_number", "number_of_returns")
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -313,6 +315,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         channels = []
         for name in self.features[1:]:
             values = getattr(cloud, ATTRIBUTES[name])
+            if name in _ZERO_IF_UNMEASURED and values is not None and not values.any():
+                values = None
             if values is None and name == "rgb" and self.default_rgb is not None:
                 values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
             if values is None:

@@ -14,12 +14,13 @@ from typing import Any
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from hf_any3d.serving.chat_batches import Conversation
+from hf_any3d.serving.docs_page import docs_page
 from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
 from hf_any3d.serving.labeled_files import FileSettings, LabeledFile
 from hf_any3d.serving.layout_chat import LayoutConversation
@@ -37,7 +38,7 @@ from hf_any3d.serving.openai_chat import (
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
-from hf_any3d.utils.messages import one_line, printable
+from hf_any3d.utils.messages import cut, one_line, printable
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.
@@ -55,7 +56,9 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
 
     # No redirects to paths without a slash: they would lead to the host that the client names.
     title = f"hf_any3d: {service.name}"
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redirect_slashes=False)
+    # The pages of FastAPI load their scripts from another server, and stay empty without the internet.
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redirect_slashes=False, **pages)
     # Threads are limited for the whole application, however many requests there are.
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
     # Middleware that is added later runs first: CORS headers come with refusals of the admission, too.
@@ -81,6 +84,11 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         # A load balancer sends no more requests to a server that is stopping.
         is_ready = service.batcher.is_alive and not service.is_draining
         return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
+
+    @app.get("/docs", include_in_schema=False)
+    @app.get("/redoc", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
@@ -378,7 +386,7 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     path = request.url.path
     text = str(error.detail)
     if error.status_code == 404:
-        text = f"{printable(path)[:200]}: no such route; this model answers {', '.join(service.paths)}"
+        text = f"{cut(printable(path), 200)}: no such route; this model answers {', '.join(service.paths)}"
     return refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
 
 

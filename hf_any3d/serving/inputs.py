@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_any3d.data.files import PointCloudData, ReadLimits, file_type_of, read_point_cloud, supported_file_types
 from hf_any3d.serving.limits import Refused, ServeLimits
-from hf_any3d.utils.messages import one_line
+from hf_any3d.utils.messages import cut, one_line
 
 UPLOAD = "upload:"
 """Scheme of URLs that name a file of the same request."""
@@ -117,7 +117,7 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
     if url.startswith(UPLOAD):
         if (key := url.removeprefix(UPLOAD)) not in files:
             there = ", ".join(files) or "none"
-            raise Refused(400, f"{where}: no file {key[:80]!r} in this request; there are: {there}", param=where)
+            raise Refused(400, f"{where}: no file {cut(key, 80)!r} in this request; there are: {there}", param=where)
         file = files[key]
         return Upload(file.name, file.content, file_type or file.file_type)
     # Whatever else a URL is stays None, as nothing is fetched.
@@ -128,8 +128,9 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
         with suppress(binascii.Error):
             data = base64.b64decode(url[match.end() :], validate=True)
     if data is None or match is None:
-        text = f"{where}: {url[:60]!r}; this server fetches nothing: expected data:[TYPE];base64,…, or {UPLOAD}NAME"
-        raise Refused(400, f"{text} for a file of the same request", param=where)
+        expected = f"data:[TYPE];base64,…, or {UPLOAD}NAME for a file of the same request"
+        text = f"{where}: {cut(url, 60)!r}; this server fetches nothing: expected {expected}"
+        raise Refused(400, text, param=where)
     if file_type is None and match[1] is not None:
         # Such as gltf-binary of model/gltf-binary; unregistered types begin with x-.
         kind = match[1].partition("/")[2].removeprefix("x-").lower()
@@ -149,6 +150,6 @@ def validated(model: type[_Model], value: Any, prefix: str = "") -> _Model:
     first = max((one for one in errors if one["loc"][: len(outside)] == outside), key=lambda one: len(one["loc"]))
     # Of such a type, pydantic has the name in the place, in brackets if it is a list.
     place = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"] if "[" not in str(part))
-    seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {str(first.get('input'))[:60]!r}"
+    seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {cut(str(first.get('input')), 60)!r}"
     text = "unknown field" if first["type"] == "extra_forbidden" else f"{first['msg']}{seen}"
     raise Refused(400, one_line(f"{place}: {text}"), param=place)

@@ -14,6 +14,7 @@ from hf_any3d.serving.inputs import Upload, upload_of
 from hf_any3d.serving.layout_chat import LayoutConversation, layout_conversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.messages import cut
 
 _NEW_TOKENS = 256
 # Lower temperatures are greedy, as scores divided by them would be infinite.
@@ -88,7 +89,7 @@ class ChatRequest(_Strict):
 def check_request(request: ChatRequest, service: Service) -> None:
     """Check what a request's types leave open."""
     if request.model != service.name:
-        text = f"model: {request.model[:80]!r}; this server has {service.name!r}"
+        text = f"model: {cut(request.model, 80)!r}; this server has {service.name!r}"
         raise Refused(404, text, "invalid_request_error", "model")
     # Before the clouds are read
     if (tokens := _tokens(request, service)) > service.limits.new_tokens:

@@ -291,20 +291,23 @@ class PointTrainingArguments(TrainingArguments):
             raise ValueError(f"--compile_layers in {self.world_size} processes; expected one")
         if not self.cuda_graphs:
             return
-        refused = {
-            "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "head_epochs": self.head_epochs > 0,
-            "label_smoothing_factor": self.label_smoothing_factor > 0,
-            "fp16": self.fp16,
-            "torch_compile": self.torch_compile,
-        }
-        for name in (name for name, is_given in refused.items() if is_given):
-            raise ValueError(f"--cuda_graphs with --{name} {getattr(self, name)}; leave one out")
-        if self.world_size > 1:
-            raise ValueError(f"--cuda_graphs in {self.world_size} processes; expected one")
+        # First what no other option can change.
         if self.device.type != "cuda":
             raise ValueError(f"--cuda_graphs on the device '{self.device.type}'; expected a CUDA GPU")
+        if self.world_size > 1:
+            raise ValueError(f"--cuda_graphs in {self.world_size} processes; expected one")
+        taken = {
+            "gradient_accumulation_steps": 1,
+            "gradient_checkpointing": False,
+            "head_epochs": 0,
+            "label_smoothing_factor": 0,
+            "fp16": False,
+            "torch_compile": False,
+        }
+        for name, value in taken.items():
+            # A recipe may have set it, so that leaving it out would not help.
+            if getattr(self, name) != value:
+                raise ValueError(f"--cuda_graphs with --{name} {getattr(self, name)}; expected --{name} {value}")
 
     @property
     def epoch_schedule(self) -> EpochCosine | None:
@@ -326,8 +329,17 @@ def parse_arguments(
     return build_arguments(kinds, read_words(kinds, words), recipe)
 
 
-class _Parser(HfArgumentParser):
+class ArgumentsParser(HfArgumentParser):
+    """Parser of dataclasses of arguments: errors are exceptions, and flags `--no_x` have texts of their own."""
+
+    def add_argument(self, *names: Any, **settings: Any) -> Any:
+        """Add an argument; one that switches another off is given that one's text, which says the opposite."""
+        if settings.get("action") == "store_false":
+            settings["help"] = f"Switch --{settings['dest']} off."
+        return super().add_argument(*names, **settings)
+
     def error(self, message: str) -> NoReturn:
+        """Raise a ValueError in place of the end of the program."""
         raise ValueError(message)
 
 
@@ -338,7 +350,7 @@ def read_words(dataclass_types: Iterable[type], words: Sequence[str], listed_by:
     `listed_by`, the command that lists all options.
     """
     # Shortened names are refused: what they stand for would depend on all other options.
-    parser = _Parser(tuple(dataclass_types), conflict_handler="resolve", allow_abbrev=False)  # pyright: ignore[reportArgumentType] it declares a NewType
+    parser = ArgumentsParser(tuple(dataclass_types), conflict_handler="resolve", allow_abbrev=False)  # pyright: ignore[reportArgumentType] it declares a NewType
     # Required arguments may come from the recipe, so the command line is not complete by itself.
     for action in parser._actions:
         action.required = False

@@ -114,6 +114,7 @@ class SceneRows(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]  # also of negative ones
         # Points and boxes are changed together, so all points are read before any are drawn.
         row = self.rows.__getitems__([index])[0]
         try:

@@ -92,6 +92,7 @@ class LayoutRows(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]  # also of negative ones
         row = self.rows.__getitems__([index])[0]
         if self._names is None:
             try:

@@ -168,7 +168,7 @@ class UnlabeledRows(ProcessedDataset):
 
 def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
     """Load the splits of the arguments; see `splits.load_splits` and `select_on_test`."""
-    splits, origin = training_splits.load_splits(data)
+    splits, origin = training_splits.load_splits(data, needs_labels=False)
     return select_on_test(splits) if data.select_on_test else (splits, origin)
 
 
@@ -341,6 +341,7 @@ def build_probe(
         splits, _ = training_splits.load_splits(probe_data)
     # The splits that the probe fits, or is judged on.
     kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
+    kept = training_splits.judged_splits(kept, "the linear probe")
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
     return LinearProbe(kept, processor, batch_size, arguments.probe_cost)

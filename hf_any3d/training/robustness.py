@@ -127,6 +127,7 @@ class ConditionRows(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]  # also of negative ones
         row = self.rows[index]
         # The same change in whichever worker, and however often, a row is read.
         generator = np.random.default_rng((self.seed, self._key, index))

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
-from hf_any3d.data.torch_datasets import ArrowRows, SharedEpoch, read_table
+from hf_any3d.data.torch_datasets import ArrowRows, SharedEpoch, read_table, refuse_without_points
 from hf_any3d.data.transforms import (
     Compose,
     GlobalRotScaleTrans,
@@ -84,11 +84,14 @@ class ProcessedDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+        # Negative numbers count from the end; beyond it, IndexError ends Python's loops.
+        return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch, each as if read alone; called by DataLoader."""
         rows = self.rows.__getitems__(indices)
+        for index, row in zip(indices, rows, strict=True):
+            _refuse_without_label(row, self.dataset.features, f"row {index}")
         # Random choices depend on epoch and row, not on the order of reading: they are the same with any number of
         # workers, and after resuming.
         keys = None if self.seed is None else [(self.seed, self.epoch, index) for index in indices]
@@ -97,6 +100,17 @@ class ProcessedDataset(torch.utils.data.Dataset):
             {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
             for points, row in zip(clouds, rows, strict=True)
         ]
+
+
+def _refuse_without_label(row: dict[str, Any], features: Features, name: str) -> None:
+    """Raise a ValueError that names a row whose `label` is null, or -1 as a class: it would be learned as another."""
+    if "label" not in row:
+        return
+    label = row["label"]
+    # `datasets` reads null as None or NaN; numbers that are no classes may be negative.
+    is_missing = label is None or label != label
+    if is_missing or (isinstance(features["label"], ClassLabel) and label < 0):
+        raise ValueError(f"{name} has no label ({label}); leave it out (`dataset.filter`)")
 
 
 def prepare_clouds(
@@ -270,9 +284,14 @@ class StreamedRows(torch.utils.data.IterableDataset):
         else:
             single_rows = iter(self.dataset)  # `datasets` splits only row-wise iteration among workers
             tables = map(pa.concat_tables, iter(lambda: list(islice(single_rows, READ_TOGETHER)), []))
+        read = 0
         for table in tables:
             decoded = read_table(table.combine_chunks(), self.features)
             rows = table.to_pylist() if decoded is None else decoded
+            for row in rows:
+                refuse_without_points(row["points"], f"row {read} of the stream")
+                _refuse_without_label(row, self.features, f"row {read} of the stream")
+                read += 1
             # A shuffled stream has no row numbers; the points of a row stand in for its own.
             clouds_bytes = (np.ascontiguousarray(row["points"], dtype=np.float32).data for row in rows)
             keys = None if self.seed is None else [(self.seed, epoch, zlib.crc32(data)) for data in clouds_bytes]

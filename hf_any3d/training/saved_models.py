@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, List
 from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.missing_rows import are_labeled
 from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
@@ -177,7 +178,7 @@ def evaluate_autoencoder(
     model, processor = _open(AutoModelForPointCloudReconstruction, model_name, hub)
     # Classes only group the figures, so they may be missing.
     label = rows.features.get("label")
-    names = label.names if isinstance(label, ClassLabel) else []
+    names = label.names if isinstance(label, ClassLabel) and are_labeled(rows).all() else []
     numbers: Any = list(rows["label"]) if names else None
     outputs: Any = model.output_class
     ignored = ignored_outputs(output.name for output in fields(outputs))

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.data.blocks import bounds_of, draw_crop, split_into_blocks
 from hf_any3d.data.transforms import Compose
-from hf_any3d.evaluation.segmentation import IGNORED
+from hf_any3d.evaluation.segmentation import IGNORED, counted_labels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 
@@ -38,7 +38,7 @@ class _PointLabelRows(ProcessedDataset):
         cloud = {name: row[name][index] for name in columns}
         bounds = bounds_of(row["points"])
         points = self.processor(cloud, bounds=bounds, return_tensors="np")["points"][0]
-        labels = np.asarray(row["labels"])[index].astype(np.int64)
+        labels = counted_labels(row["labels"])[index]
         if self.transform is not None:
             # Labels are transformed with their points, as one more channel; float32 is exact up to 2**24.
             labeled = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
@@ -76,7 +76,7 @@ class CropRows(_PointLabelRows):
         super().__init__(dataset, processor, transform, seed)
         self.with_category = with_category
         self.min_points = min_points
-        sizes = [len(labels) for labels in self.dataset["labels"]]
+        sizes = [np.size(labels) for labels in self.dataset["labels"]]
         # A large scene has more crops than a small one, so that all points are seen about equally often.
         times = [max(1, round(size / processor.num_points)) for size in sizes]
         self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), cloud of each row
@@ -85,6 +85,7 @@ class CropRows(_PointLabelRows):
         return len(self.clouds)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
+        number = range(len(self))[number]  # also of negative ones
         row = self.rows[int(self.clouds[number])]
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
@@ -146,7 +147,7 @@ def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) 
     """
     counts = np.zeros(num_classes)
     for cloud in labels:
-        cloud = np.asarray(cloud)
+        cloud = counted_labels(cloud)
         counts += np.bincount(cloud[cloud != IGNORED], minlength=num_classes)
     share = counts / counts.sum()
     # Classes without points have no effect on the loss, but 0 to a negative power would be infinite.

@@ -3,10 +3,11 @@
 import warnings
 from collections import Counter
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.missing_rows import are_labeled, labeled_rows
 from hf_any3d.training.arguments import DataArguments
 
 FEW_CLOUDS = 50
@@ -14,14 +15,49 @@ FEW_CLOUDS = 50
 
 
 def load_splits(
-    arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
+    arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False, needs_labels: bool = True
 ) -> tuple[DatasetDict, str]:
     """Load and divide the data of a program's arguments, see `load_rows` and `divide`."""
-    return divide(load_rows(arguments, points_are_labeled), arguments, needs_train=needs_train)
+    rows = load_rows(arguments, points_are_labeled, needs_labels)
+    return divide(rows, arguments, needs_train=needs_train)
 
 
-def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> DatasetDict:
-    """Load the data that arguments name, in the splits that they have."""
+def load_rows(arguments: DataArguments, points_are_labeled: bool = False, needs_labels: bool = True) -> DatasetDict:
+    """Load the data that arguments name, in the splits that they have.
+
+    With `needs_labels`, rows whose class is unknown are left out with a warning, and so is a split of such rows alone.
+    """
+    rows = _loaded(arguments, points_are_labeled)
+    return (
+        judged_splits(rows, arguments.train_file or arguments.data_dir or arguments.dataset_name)
+        if needs_labels
+        else rows
+    )
+
+
+def judged_splits(splits: DatasetDict, origin: str) -> DatasetDict:
+    """Return splits without rows whose class is -1 or null; a split of such rows alone is left out with a warning.
+
+    Raises:
+        ValueError: No row of the training split has a class.
+    """
+    judged = type(splits)()
+    for split, rows in splits.items():
+        where = f"{origin}, split {split}"
+        # Rows of a stream are looked at when they are prepared.
+        if not isinstance(rows, Dataset):
+            judged[split] = rows
+            continue
+        is_class = isinstance(rows.features.get("label"), ClassLabel)
+        if is_class and split != "train" and len(rows) and not are_labeled(rows).any():
+            # Published test splits, whose labels their authors keep.
+            warnings.warn(f"{where}: none of {len(rows):,} rows has a label (-1 or null); not judged", stacklevel=3)
+            continue
+        judged[split] = labeled_rows(rows, where)
+    return judged
+
+
+def _loaded(arguments: DataArguments, points_are_labeled: bool) -> DatasetDict:
     assert isinstance(arguments.dataset_options, dict)
     if arguments.train_file is not None:
         return load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)

@@ -19,6 +19,7 @@ from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     compute_semantic_metrics,
+    counted_labels,
     evaluate_segmentation,
 )
 from hf_any3d.evaluation.voting import evaluate_by_voting
@@ -169,7 +170,7 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     elif isinstance(feature, Value) and "int" in feature.dtype:
         labels: Any = rows.select_columns(["labels"])  # datasets declares its rows as lists
         # Labels from 0 up to the largest one that occurs.
-        names = [str(number) for number in range(max(int(max(row["labels"])) for row in labels) + 1)]
+        names = [str(number) for number in range(max(int(counted_labels(row["labels"]).max()) for row in labels) + 1)]
     else:
         raise ValueError(
             f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
@@ -187,7 +188,7 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     row: Any  # datasets declares its rows as lists
     for row in rows.select_columns(["label", "labels"]):
         # Parts that no object of a category has in training are not among those that the model may predict.
-        parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
+        parts[int(row["label"])].update(part for part in counted_labels(row["labels"]).tolist() if part >= 0)
     # A category without parts could predict nothing.
     empty = [name for name, numbers in zip(category.names, parts, strict=True) if not numbers]
     if empty:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -268,12 +266,6 @@ class EncoderTuner(BaseTuner):
                 adapted.append(bool(self._check_target_module_exists(peft_config, path)))
         self.check_layers(peft_config, paths, adapted)
         return peft_config
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if (names := kwargs.get("adapter_names")) is not None:
-            raise ValueError(f"adapter_names={names}: one adapter runs for a whole batch; choose it by set_adapter(…)")
-        yield
 
     def _check_merge_allowed(self) -> None:
         if not self.can_be_merged:

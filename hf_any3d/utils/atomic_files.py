@@ -7,6 +7,7 @@ leftovers of killed processes are removed.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -62,6 +63,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error is one of a disk without room, which the next file would meet, too."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

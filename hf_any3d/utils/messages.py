@@ -41,11 +41,28 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(shown)
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text of about `most` characters at most; a longer one ends with a whole word and an ellipsis."""
+    if len(text) <= most:
+        return text
+    # A single long word, such as a path, has no better place.
+    words = re.match(rf"(?s)(.{{1,{most}}})(?=\s)", text)
+    return f"{words[1].rstrip()} …" if words else f"{text[:most]}…"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return a text of about `most` characters at most; of a longer one whole words in its middle are left out."""
+    if len(text) <= most:
+        return text
+    # Backwards, the end is cut as the start is.
+    end = cut(text[::-1], most // 2)[::-1]
+    return f"{cut(text, most // 2)}{end[1:]}"
+
+
 def one_line(error: object) -> str:
     """Return the message of an error in one line, or its type if it has none; long ones are cut in the middle."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    text = text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} … {text[-_MAX_MESSAGE // 2 :]}"
-    return printable(text) or type(error).__name__
+    return printable(cut_middle(text, _MAX_MESSAGE)) or type(error).__name__
 
 
 def error_lines(error: object) -> list[str]:

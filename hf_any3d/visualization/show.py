@@ -16,7 +16,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.las_classes import ASPRS_CLASSES, ASPRS_COLORS
+from hf_any3d.data.las_classes import ASPRS_CLASSES, ASPRS_COLORS, RESERVED, names_of
 from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views
@@ -110,7 +110,7 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     if isinstance(cloud, (str, os.PathLike)):
         title = title or Path(cloud).name
         if names is None:
-            names = class_names(cloud, data)
+            names = class_names(data)
     note = f"{len(data):,} points"
     extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
     if data.is_mesh and data.faces is not None:
@@ -164,11 +164,14 @@ def share_legend(views: Sequence[CloudView], names: Sequence[Sequence[str]]) -> 
     return [NO_LABEL, *longest] if any(have_unlabeled) else list(longest)
 
 
-def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | None:
-    """Return the names of classes that the format of a file gives them, by their numbers, or None."""
-    if Path(path).suffix.lower() not in (".las", ".laz") or data.labels is None:
+def class_names(data: PointCloudData) -> list[str] | None:
+    """Return the names of classes that a file or its format gives them, by their numbers, or None."""
+    if data.label_names is not None:
+        return list(data.label_names)
+    if data.label_codes is None or data.labels is None:
         return None
-    return [ASPRS_CLASSES.get(number, str(number)) for number in range(int(data.labels.max()) + 1)]
+    names = names_of(data.label_codes)
+    return [names.get(number, str(number)) for number in range(int(data.labels.max()) + 1)]
 
 
 def class_colors(names: Sequence[str]) -> np.ndarray:
@@ -176,6 +179,7 @@ def class_colors(names: Sequence[str]) -> np.ndarray:
     colors = label_colors(len(names))
     color_of = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
     for number, name in enumerate(names):
+        name = name.removesuffix(RESERVED)
         if name in color_of:
             colors[number] = parse_color(color_of[name])
     return colors

@@ -196,7 +196,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel
             revision: Branch, tag or commit of the encoder's repository; the commit is recorded.
             freeze: Whether the encoder is not trained.
             encoder_config: Config of the encoder, such as its own with more tokens; None for its own.
-            **config_kwargs: Further config_kwargs of the config.
+            **config_kwargs: Further fields of the config.
 
         Returns:
             A model of this class. Its directory names the encoder, and holds its weights only if they have changed.

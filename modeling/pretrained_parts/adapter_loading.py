@@ -139,13 +139,12 @@ def _from_adapter_repository(
         # Of the class that was saved, as the adapter has weights of its head too.
         saved_class = class_of_saved(cls, config)
         model = saved_class.build_for_adapter(name, config, hub, **loading, quantization_config=quantization_config)
+    cast_base(model, dtype)
     if not isinstance(model.base_model, cls) and not isinstance(model, cls):
         raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
     info = _add_adapter(model, name, hub, ignore_mismatched_sizes)
     model._hf_peft_config_loaded = True
     model.name_or_path = name
-    if cls._has_single_dtype and dtype is not None:
-        model.to(dtype)
     if device_map is not None:
         model.to(single_device(device_map))
     if not isinstance(model, cls):
@@ -291,17 +290,37 @@ def _add_adapter(
     """
     # Here, since models without adapters open without PEFT.
     from peft import PeftConfig, PeftModel
-    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     with stored_settings(name):
         config = PeftConfig.from_pretrained(name, **hub)
         # Loaded for use: nothing is trained until the caller asks for it.
         config.inference_mode = True
         adapted = PeftModel(model, config)
+    mismatched = load_adapter_weights(adapted, name, hub, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def load_adapter_weights(
+    adapted: nn.Module,
+    name: str,
+    hub: dict[str, Any],
+    adapter_name: str = "default",
+    ignore_mismatched_sizes: bool = False,
+) -> list[tuple[str, Any, Any]]:
+    """Load stored weights into an adapter that a model has already, all of them, and in their own precision.
+
+    Returns:
+        Names of tensors of another size, with the stored and the expected size.
+
+    Raises:
+        ValueError: The adapter lacks weights, or holds others than its config asks for; names them.
+    """
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
     with weights_of(name):
-        weights = load_peft_weights(name, device="cpu", **hub)
+        weights = _named_as_in(adapted, load_peft_weights(name, device="cpu", **hub))
         # PEFT would load what fits and leave the rest as it was initialized.
-        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        expected = get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False)
         if missing := sorted(expected.keys() - weights.keys()):
             raise ValueError(f"{name}: the adapter lacks {listed(missing)}, which it has to hold by its config")
         if unused := sorted(weights.keys() - expected.keys()):
@@ -314,8 +333,147 @@ def _add_adapter(
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:
                 mismatched.append((key, tensor.shape, expected[key].shape))
-        set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
-    return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+        set_peft_model_state_dict(
+            adapted, weights, adapter_name=adapter_name, ignore_mismatched_sizes=ignore_mismatched_sizes
+        )
+        keep_stored_precision(adapted, weights, adapter_name)
+    return mismatched
+
+
+def _named_as_in(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return stored weights by their names in a model, which without PeftModel around it has them without prefix."""
+    prefix = "base_model.model."
+    if hasattr(model, "base_model") and any(key.startswith(prefix) for key, _ in model.named_parameters()):
+        return weights
+    return {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+
+
+def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str, Any]) -> None:
+    """Check an adapter before it is loaded into a model, so that a model of other weights stays as it is.
+
+    Args:
+        model: The model, with or without other adapters.
+        name: Directory or repository of the adapter.
+        hub: Arguments of `from_pretrained` that find files.
+
+    Raises:
+        OSError: It holds folders of adapters, or no weights.
+        EncoderMismatchError: It was trained with other pretrained weights than this model has.
+        ValueError: Its settings cannot be read, or the weights of the model are offloaded: PEFT would lose the
+            adapter's.
+    """
+    folder = Path(name, hub.get("subfolder") or "")
+    refuse_folder_of_adapters(folder)
+    refuse_adapter_without_weights(folder)
+    # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
+    for path, module in model.named_modules():
+        if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
+            raise ValueError(f"{name}: the base model's weights are offloaded, such as {path}")
+    # What the adapter was trained on is recorded there; without it, nothing can be compared.
+    found = _cached(name, CONFIG_NAME, hub)
+    if found is None:
+        return
+    with stored_settings(found):
+        recorded = json.loads(Path(found).read_text(encoding="utf-8"))
+        kind = recorded["model_type"]
+    if getattr(model, "_adapted_part", None) is None or not model.has_adapted_part(model.config):
+        return
+    if kind != model.config.model_type:
+        raise ValueError(f"{name}: the adapter of a {kind}; expected one of a {model.config.model_type}")
+    check_adapter_base(model, recorded, os.fspath(name))
+
+
+def warn_of_another_base(model: _Model, base: str | None) -> None:
+    """Warn if an adapter that is given as tensors names a base model that this one was not opened from."""
+    if not base or model._adapted_part is None or not model.has_adapted_part(model.config):
+        return
+    places = [model.name_or_path, model.base_model.name_or_path, model.config.part(model._adapted_part).name_or_path]
+    if not any(place and _is_same_place(base, place) for place in places):
+        warnings.warn(
+            f"the adapter names {base} as its base model, and this one was opened from {places[-1] or places[0]!r}; "
+            "tensors alone have no record of the weights of their base, and others would change results silently",
+            stacklevel=4,
+        )
+
+
+def cast_base(model: PreTrainedModel, dtype: torch.dtype | None) -> None:
+    """Cast a model that is about to get an adapter, whose own weights keep the precision that they were trained in."""
+    if dtype is None or not type(model)._has_single_dtype:
+        return
+    if not is_quantized(model):
+        model.to(dtype)
+        return
+    # transformers refuses to cast a quantized model: its packed weights are whole numbers, and stay.
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], adapter_name: str = "default") -> None:
+    """Give an adapter the weights that are stored where loading has rounded them to the dtype of the base model.
+
+    PEFT makes weights in half precision float32 only in the layers that it adds: modules that are trained in full,
+    and norms of LN tuning, are copies of those of the base, and stored values would be rounded to its dtype.
+
+    Args:
+        model: Model with the adapter, which has been loaded.
+        weights: What is stored, by the names of `get_peft_model_state_dict`.
+        adapter_name: Name of the adapter in the model.
+    """
+    from peft.tuners.ln_tuning.layer import LNTuningLayer
+    from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+
+    loaded = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    # What PEFT returns are other objects with the same memory as the tensors of the model.
+    owned = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for key, stored in weights.items():
+        found = loaded.get(key)
+        if found is None or found.is_meta or found.shape != stored.shape or not stored.is_floating_point():
+            continue
+        if found.dtype.is_floating_point and found.dtype.itemsize < stored.dtype.itemsize:
+            if (tensor := owned.get(found.data_ptr())) is not None:
+                # The parameter stays the same object, trained or not as it was.
+                tensor.data = stored.to(tensor.device)
+    for module in model.modules():
+        copies = None
+        if isinstance(module, ModulesToSaveWrapper):
+            copies = module.modules_to_save
+        elif isinstance(module, LNTuningLayer):
+            copies = module.ln_tuning_layers
+        if copies is not None and adapter_name in copies:
+            compute_in_own_dtype(copies[adapter_name])
+
+
+def compute_in_own_dtype(module: nn.Module) -> None:
+    """Let a module take inputs of any floating-point dtype, and return outputs of the same one."""
+    if _cast_inputs in module._forward_pre_hooks.values():
+        return
+    module.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
+    module.register_forward_hook(_cast_outputs, with_kwargs=True)
+
+
+# Functions of this module, so that models with these hooks are copied and pickled.
+
+
+def _cast_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    dtype = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
+    inputs = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value) and value.is_floating_point()]
+    module._dtype_outside = inputs[0].dtype if inputs else dtype
+    return _cast_floats(args, dtype), _cast_floats(kwargs, dtype)
+
+
+def _cast_outputs(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> Any:
+    return _cast_floats(outputs, module._dtype_outside)
+
+
+def _cast_floats(values: Any, dtype: torch.dtype | None) -> Any:
+    """Cast the floating-point tensors in nested containers; without a dtype they are returned as they are."""
+    from accelerate.utils import recursively_apply  # comes with PEFT
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return values if dtype is None else recursively_apply(cast, values)
 
 
 def _is_lost(name: str) -> bool:
@@ -334,7 +492,12 @@ def _is_same_place(base: str, recorded: str) -> bool:
 
 def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:
     """Return whether a directory or hub repository has a file."""
-    found = cached_file(
+    return _cached(name, file, hub) is not None
+
+
+def _cached(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> str | None:
+    """Return the path of a file of a directory or hub repository, None if there is none."""
+    return cached_file(
         name,
         file,
         _raise_exceptions_for_gated_repo=False,
@@ -342,4 +505,3 @@ def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:
         _raise_exceptions_for_connection_errors=False,
         **hub,
     )
-    return found is not None

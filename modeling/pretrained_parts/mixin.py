@@ -15,11 +15,15 @@ from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
+    check_adapter_to_load,
+    keep_stored_precision,
+    load_adapter_weights,
     open_adapter,
     refuse_adapter_without_weights,
     refuse_merged_adapters,
     save_with_adapter,
     stated_base,
+    warn_of_another_base,
 )
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
@@ -89,6 +93,11 @@ class LibraryModelMixin:
         """
         name = pretrained_model_name_or_path
         hooks().check_name(name, kwargs)
+        with stored_settings(name, kwargs):
+            return cls._from_repository(name, *args, **kwargs)
+
+    @classmethod
+    def _from_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         # Arguments that find files go to every look-up, the others to the model alone.
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         if cls._adapted_part is not None and name is not None:
@@ -147,6 +156,43 @@ class LibraryModelMixin:
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
+
+    def load_adapter(
+        self,
+        peft_model_id: str | os.PathLike | None = None,
+        adapter_name: str | None = None,
+        peft_config: Any = None,
+        adapter_state_dict: dict[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an adapter as transformers does, after a comparison of this model with the one it was trained on.
+
+        Its weights keep the precision that they are stored in.
+
+        Raises:
+            EncoderMismatchError: If it was trained on other pretrained weights than this model has.
+            ValueError: If it lacks weights, or holds others than its config asks for.
+        """
+        adapter_name = adapter_name or "default"
+        hub = {}
+        # Given in one of two places; from_pretrained says `_commit_hash` and more, which finds no files.
+        for key, value in {**kwargs, **(kwargs.get("adapter_kwargs") or {})}.items():
+            if key in HUB_ARGUMENTS and value is not None:
+                hub[key] = value
+        if peft_model_id is not None:
+            hooks().check_name(peft_model_id, hub)
+            check_adapter_to_load(self, peft_model_id, hub)
+            peft_model_id = os.fspath(peft_model_id)
+        elif peft_config is not None:
+            warn_of_another_base(self, peft_config.base_model_name_or_path)
+        is_new = adapter_name not in getattr(self, "peft_config", {})
+        info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
+        # transformers leaves out some weights (of VeRA, and the vectors of DoRA), and rounds all to the base's dtype.
+        if is_new and peft_model_id is not None and adapter_state_dict is None:
+            load_adapter_weights(self, peft_model_id, hub, adapter_name)
+        elif is_new and adapter_state_dict is not None:
+            keep_stored_precision(self, adapter_state_dict, adapter_name)
+        return info
 
     # Parts whose weights are kept elsewhere.
 

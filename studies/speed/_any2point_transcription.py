@@ -123,7 +123,7 @@ def line_places(centers: torch.Tensor, direction: Any, length: int) -> torch.Ten
     unit = unit / unit.norm()
     places = []
     for rotation in VIEW_ROTATIONS:
-        rotated = centers @ torch.tensor(rotation, dtype=torch.float32).T
+        rotated = centers @ centers.new_tensor(rotation).T
         along = ((rotated - rotated.mean(dim=1, keepdim=True)) * unit).sum(dim=-1)  # (batch, tokens)
         low, high = along.min(dim=1, keepdim=True).values, along.max(dim=1, keepdim=True).values
         places.append(((along - low) / (high - low) * length - 0.5).remainder(length))
@@ -210,8 +210,8 @@ def cell_features(norm: Any, view: int, tokens: torch.Tensor, cell: torch.Tensor
     """Average the tokens of each cell, normalize all cells of the batch, empty ones too, and hand them back."""
     batch, number, width = tokens.shape
     row = (cell + count * torch.arange(batch, device=cell.device).unsqueeze(1)).flatten()
-    ones = torch.zeros(batch * count, 1).index_add(0, row, torch.ones(len(row), 1)).clamp(min=1)
-    pooled = torch.zeros(batch * count, width).index_add(0, row, tokens.flatten(0, 1)) / ones
+    ones = tokens.new_zeros(batch * count, 1).index_add(0, row, tokens.new_ones(len(row), 1)).clamp(min=1)
+    pooled = tokens.new_zeros(batch * count, width).index_add(0, row, tokens.flatten(0, 1)) / ones
     normed = F.batch_norm(pooled, None, None, norm.weight[view], norm.bias[view], training=True, eps=norm.eps)
     return F.gelu(normed)[row].view(batch, number, width)
 
@@ -224,8 +224,8 @@ def voxel_features(norm: Any, tokens: torch.Tensor, centers: torch.Tensor, edge:
     row = torch.cat([clouds, steps], dim=-1).flatten(0, 1).unique(dim=0, return_inverse=True)[1]
     rows, values = int(row.max()) + 1, tokens.flatten(0, 1)
     where = row.unsqueeze(1).expand_as(values)
-    largest = torch.zeros(rows, width).scatter_reduce(0, where, values, "amax", include_self=False)
-    counts = torch.zeros(rows, 1).index_add(0, row, torch.ones(len(row), 1))
-    pooled = largest + torch.zeros(rows, width).index_add(0, row, values) / counts
+    largest = values.new_zeros(rows, width).scatter_reduce(0, where, values, "amax", include_self=False)
+    counts = values.new_zeros(rows, 1).index_add(0, row, values.new_ones(len(row), 1))
+    pooled = largest + values.new_zeros(rows, width).index_add(0, row, values) / counts
     normed = F.batch_norm(pooled, None, None, norm.weight[0], norm.bias[0], training=True, eps=norm.eps)
     return F.gelu(normed)[row].view(batch, number, width)

@@ -128,17 +128,64 @@ def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
     assert refused.code != 0 and "--seed has no effect" in refused.err
 
 
-def test_tiles_in_degrees_are_refused(folder, learned):
+TAKEN = "no coordinate system: taken for meters"
+
+
+def test_a_tile_that_says_no_unit_is_in_the_given_one_or_taken_for_meters_with_a_word(folder, learned):
+    points, labels, returns = drawn(11)
+    write_tile(folder / "said.las", points, labels, returns)
+    expected = labels_of(folder, "said")
+    for name, length in (("feet", 0.3048), ("us-feet", FOOT), ("meters", 1.0)):
+        write_tile(folder / f"unsaid_{name}.las", points / length, labels, returns, unit={})
+        copy = folder / f"unsaid_{name}_labeled.las"
+        words = ("segment", folder / f"unsaid_{name}.las", "--model", folder / "model")
+        done = run(*words, "--unit", name, "--output", copy)
+        assert done.code == 0 and TAKEN not in done.err, done.err
+        assert (np.asarray(laspy.read(str(copy)).classification) == expected).mean() > 0.998
+        checked = run("data", "check", folder / f"unsaid_{name}.las", "--unit", name)
+        assert f"unit: {name.replace('us-', 'US survey ')}" in checked.out and TAKEN not in checked.out + checked.err
+    done = run("segment", folder / "unsaid_meters.las", folder / "unsaid_feet.las", "--model", folder / "model")
+    assert done.code == 0 and done.err.count(TAKEN) == 1
+    assert run("segment", folder / "said.las", "--model", folder / "model").err.count(TAKEN) == 0
+    checked = run("data", "check", folder / "unsaid_meters.las")
+    assert checked.code == 0 and checked.out.count(TAKEN) == 1 and "unit:" not in checked.out
+    # A file that says its unit keeps it.
+    done = run("segment", folder / "said.las", "--model", folder / "model", "--unit", "feet")
+    assert done.code == 0 and "the file says a unit of 1 m, which counts" in done.err
+    done = run("evaluate", folder / "model", folder / "unsaid_feet.las", "--unit", "feet", "--json")
+    assert done.code == 0 and TAKEN not in done.err
+
+
+def test_training_says_once_which_tiles_are_taken_for_meters(folder, learned, monkeypatch):
+    monkeypatch.setattr(training, "_FOLD_STEPS", 10)
+    monkeypatch.setattr(training, "STEPS", 10)
+    for number in range(2):
+        write_tile(folder / f"unsaid/{number}.las", *drawn(number, number), unit={})
+    words = ("train", folder / "unsaid", "--task", "segmentation", "--folds", 2, "--output")
+    with pytest.warns(UserWarning) as remarks:
+        assert run(*words, folder / "unsaid_model").code == 0
+    said = "\n".join(str(remark.message) for remark in remarks)
+    assert said.count(TAKEN) == 1 and f"{TAKEN} (2 of 2: 0.las, 1.las)" in said
+    with pytest.warns(UserWarning) as remarks:
+        assert run(*words, folder / "unsaid_feet_model", "--unit", "feet").code == 0
+    said = "\n".join(str(remark.message) for remark in remarks)
+    assert TAKEN not in said and "coordinates of 2 of 2 tiles are in feet" in said
+
+
+@pytest.mark.parametrize("unit", [DEGREES, {}])
+def test_tiles_in_degrees_are_refused(folder, learned, unit):
     points, labels, returns = drawn(8)
     degrees = (points - CORNER) / (78_000, 111_000, 1) + (2.35, 48.85, 0)
-    write_tile(folder / "degrees/a.las", degrees, labels, returns, unit=DEGREES, step=[1e-8, 1e-8, 1e-3])
+    tiles = folder / f"degrees_{len(unit)}"
+    write_tile(tiles / "a.las", degrees, labels, returns, unit=unit, step=[1e-8, 1e-8, 1e-3])
     for words in (
-        ("train", folder / "degrees", "--task", "segmentation", "--output", folder / "none"),
-        ("segment", folder / "degrees/a.las", "--model", folder / "model"),
-        ("evaluate", folder / "model", folder / "degrees"),
+        ("train", tiles, "--task", "segmentation", "--output", folder / "none"),
+        ("segment", tiles / "a.las", "--model", folder / "model"),
+        ("evaluate", folder / "model", tiles),
+        ("data", "check", tiles),
     ):
         done = run(*words)
-        assert done.code in (1, 2) and "degrees" in done.err and "a.las" in done.err, words
+        assert done.code in (1, 2) and "a.las: " in done.err and "coordinates are degrees" in done.err, words
 
 
 def test_tiles_of_one_class_or_of_none_are_refused(folder):

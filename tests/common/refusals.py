@@ -382,19 +382,18 @@ refuse(
     "modules after a non-linear layer, and tokens, cannot be merged into weights",
 )
 refuse(
-    "unload",
-    ("IA3", "VERA", "BOFT", "OFT"),
-    AttributeError,
-    "object has no attribute 'weight'",
-    "PEFT 0.21.2 copies a weight into each of modules_to_save, which heads of several layers lack; its own error for "
-    "models of transformers too, see docs/upstream.md. LoRA, LN tuning and this package's methods do not",
+    "adapter_names",
+    (*_OWN, "IA3", "VERA", "BOFT", "OFT", "LN_TUNING"),
+    ValueError,
+    "one adapter runs for a whole batch",
+    "statistics, positions and masks are those of a batch; PEFT itself ignores the argument, of its own methods too",
 )
 refuse(
     "adapter_names",
-    _OWN,
+    ("DORA",),
     ValueError,
-    "one adapter runs for a whole batch",
-    "statistics, positions and masks are those of a batch; PEFT itself would ignore the argument",
+    "adapter_names.* when DoRA is enabled",
+    "PEFT's own error",
 )
 refuse(
     "task_type",

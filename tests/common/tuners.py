@@ -23,7 +23,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d import (
-    BitFitConfig,
     DAPTConfig,
     GuidedAdapterConfig,
     IDPTConfig,
@@ -41,11 +40,11 @@ from tests.turns import ALL_PAIRS
 
 ALL = (*CASES, DETECTOR)
 ADAPTED = [case for case in ALL if case.is_adapted]
-OWN: dict[str, Callable[..., PeftConfig]] = {
+# Initial weights have an effect, training is deterministic, and tensors are small.
+_TINY: dict[str, Callable[..., PeftConfig]] = {
     "GUIDED_ADAPTER": functools.partial(
         GuidedAdapterConfig, r=4, init_weights=False, bottleneck_dropout=0.0, gate=0.8
     ),
-    "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
     "SIDE_TUNING": functools.partial(SideTuningConfig, r=8, init_weights=False),
     "POINTGST": functools.partial(PointGSTConfig, r=4, local_size=8, init_weights=False),
@@ -53,16 +52,19 @@ OWN: dict[str, Callable[..., PeftConfig]] = {
     "DAPT": functools.partial(DAPTConfig, r=4, init_weights=False),
     "PPT": functools.partial(PPTConfig, num_groups=4, group_size=6, r=8),
 }
-"""By PEFT's name of the method; initial weights have an effect, and training is deterministic."""
 
 
-def registered_here() -> set[str]:
-    """Names of the PEFT methods that this package registers."""
+def registered_here() -> dict[str, type[PeftConfig]]:
+    """Names of the PEFT methods that this package registers, with their configurations."""
     return {
-        str(name.value)
+        str(name.value): PEFT_TYPE_TO_CONFIG_MAPPING[name]
         for name, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
         if tuner.__module__.startswith("hf_any3d.") and name in PEFT_TYPE_TO_CONFIG_MAPPING
     }
+
+
+OWN: dict[str, Callable[..., PeftConfig]] = registered_here() | _TINY
+"""By PEFT's name of the method: every registered one, with its defaults where there are no tiny settings."""
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:

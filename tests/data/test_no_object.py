@@ -135,11 +135,11 @@ FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],PARAMETER["z",1],UNIT["US s
         (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9002), 0.3048),
         (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9003), 1200 / 3937),
         (34735, struct.pack("<8H", 1, 1, 0, 1, 1024, 0, 1, 2), None),
-        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9030), None),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9102), None),
         (2112, FEET.encode(), 1200 / 3937),
         (2112, f'COMPD_CS["c",{FEET},VERT_CS["h",UNIT["m",1.0]]]'.encode(), 1200 / 3937),
         (2112, b'GEOGCS["y",UNIT["degree",0.0174532925199433]]', None),
-        (9, b"else", 1.0),
+        (9, b"else", None),
     ],
 )
 def test_units_of_las_are_those_of_its_coordinate_system(kind, record, meters):

@@ -105,6 +105,32 @@ def test_a_model_of_tiles_is_evaluated_on_labeled_files(learned, shell):
     assert "--split" in shell("hf-any3d evaluate outputs/tiles judged --split test", code=1).err
 
 
+def test_points_without_what_the_model_reads_are_refused_at_every_door(learned, shell):
+    points, labels, columns = drawn(8)
+    shell.write("bare.ply", points, labels=labels)
+    # All 0 is how formats with a place for intensities say that there are none.
+    shell.write("dark.ply", points, labels=labels, **columns | {"intensity": np.zeros(len(points), np.float32)})
+    for file in ("bare.ply", "dark.ply"):
+        for command in (f"segment {file} --model outputs/tiles", f"evaluate outputs/tiles {file}"):
+            said = shell(f"hf-any3d {command}", code=1).err
+            assert "intensity" in said and file in said, command
+    done = shell.run(
+        """
+import hf_any3d
+cloud = hf_any3d.read_point_cloud("dark.ply")
+returns = {"return_number": cloud.return_number, "number_of_returns": cloud.number_of_returns}
+for given in ({}, returns, {"intensity": cloud.points[:, 2]}):
+    try:
+        hf_any3d.segment(cloud.points, model="outputs/tiles", **given)
+    except ValueError as error:
+        print("refused", error)
+found = hf_any3d.segment(cloud.points, model="outputs/tiles", intensity=cloud.points[:, 2], **returns)
+print("answered", len(found.labels) == len(cloud))
+"""
+    )
+    assert done.out.count("refused no") == 3 and "answered True" in done.out
+
+
 def test_what_is_wrong_with_tiles_is_said_by_one_word_each(learned, shell):
     points, labels, returns = draw_tile(4)
     both = {"return_number": np.ones(len(points)), "number_of_returns": returns}

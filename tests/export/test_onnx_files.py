@@ -32,6 +32,8 @@ def exported(request, tmp_path_factory):
 def test_other_clouds_with_other_numbers_of_points_get_the_labels_of_pytorch(exported):
     model, path = exported
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", "points", model.config.in_channels]
+    assert session.get_outputs()[0].shape[0] == "batch"
     labels = set()
     for points in other_clouds(model.config.in_channels):
         with torch.no_grad():

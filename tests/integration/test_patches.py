@@ -22,10 +22,12 @@ from peft import (
     auto as peft_auto,
     get_peft_model,
 )
+from peft.utils import hotswap
 from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
+from hf_any3d import trainable_module_names
 from hf_any3d.integration.patches import PATCHES, BestAdaptersCallback, adapted_class
 from tests.common.models import case_of
 from tests.errors import raises
@@ -51,7 +53,7 @@ TARGETS = [target for patch in PATCHES for target in patch.targets]
 
 
 def test_few_functions_are_wrapped_and_the_page_says_what_would_delete_each():
-    assert len(PATCHES) <= 6, TARGETS
+    assert len(PATCHES) <= 7, TARGETS
     page = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)` \|.{20,}\|.{20,}\|$", page, re.MULTILINE)
     assert rows == [name.rpartition(":")[2] for name in dict.fromkeys(patch.targets[0] for patch in PATCHES)]
@@ -201,6 +203,22 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter, plain):
     plain(changed(), hf_any3d.GuidedAdapterConfig()).load_adapter(str(adapter), "theirs")
     with raises(ValueError, naming="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
+
+
+def test_peft_swaps_an_adapter_in_on_a_base_with_other_weights(tmp_path):
+    config = LoraConfig(target_modules=["query"], init_lora_weights=False)
+    get_peft_model(tiny_model("bert"), config).save_pretrained(tmp_path / "matrices")
+    whole = LoraConfig(target_modules=["query"], modules_to_save=trainable_module_names(tiny_model("bert")))
+    get_peft_model(tiny_model("bert"), whole).save_pretrained(tmp_path / "whole")
+    other = tiny_model("bert")
+    with torch.no_grad():
+        next(other.any2point.encoder.parameters()).add_(1)
+    model = get_peft_model(other, config)
+    original(hotswap.hotswap_adapter)(model, str(tmp_path / "matrices"), "default")
+    # Without a config beside the adapter nothing is recorded of its base, with one it is.
+    hotswap.hotswap_adapter(model, str(tmp_path / "matrices"), "default")
+    with raises(ValueError, naming="weights"):
+        hotswap.hotswap_adapter(model, str(tmp_path / "whole"), "default")
 
 
 def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(plain, tmp_path):

@@ -374,3 +374,9 @@ def test_pages_of_an_allowed_origin_may_ask(pipes):
         refused = page.post("/v1/classify", content=b"x", headers={"Origin": "https://example.org"})
         assert refused.status_code == 503 and ("access-control-allow-origin" in refused.headers) is allowed
         service.is_draining = False
+
+
+def test_the_page_of_the_routes_loads_nothing_from_other_servers(client):
+    page = client().get("/docs")
+    assert page.status_code == 200 and "POST /v1/classify" in page.text and "openapi.json" in page.text
+    assert "<script" not in page.text and "//" not in page.text.replace("<!doctype html>", "")

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import (
@@ -37,9 +37,12 @@ from hf_any3d.data.catalog.folder_layout import (
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns, check_free, rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.missing_rows import rows_with_points
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
+from hf_any3d.data.word_classes import words_of_files
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -49,7 +52,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
     that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
-    since their classes are unknown before the end.
+    since their classes are unknown before the end. Rows without points are left out with a warning, those of streams
+    are errors when they are prepared.
     """
     if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
         return splits  # a transform adds the points, as arrays
@@ -58,6 +62,7 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         # A stream may not know its columns.
         features = rows.features or {}
         feature = features.get("points")
+        prepared[split] = rows = _with_clouds(rows, f"{origin}, split {split}")
         has_files = any(isinstance(column, PointCloud) for column in features.values())
         # Columns of files may stand in for points.
         if has_files and not isinstance(feature, (Array2D, List)):
@@ -82,6 +87,16 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     return with_class_labels(prepared, origin).with_format("numpy")
 
 
+def _with_clouds(rows: Any, where: str) -> Any:
+    """Return rows without those that lack their points or their file; streams are returned unchanged."""
+    if not isinstance(rows, Dataset):
+        return rows
+    for column, feature in rows.features.items():
+        if column == "points" or isinstance(feature, PointCloud):
+            rows = rows_with_points(rows, where, column)
+    return rows
+
+
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split."""
     labeled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
@@ -102,7 +117,7 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # Only tables can be searched: a stream would have to be read to its end.
         if isinstance(splits[split], Dataset) and _is_text(stored):
-            if further := sorted(set(splits[split].unique("label")) - {None, *feature.names}):
+            if further := sorted({*splits[split].unique("label")} - {None, *feature.names}):
                 expected = ", ".join(feature.names[:8])
                 raise ValueError(
                     f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
@@ -122,10 +137,10 @@ def _classes_of(splits: DatasetDict, labeled: list[str], first: str) -> ClassLab
         return None
     if _is_text(feature):
         # Alphabetical, so that numbers do not depend on the order of the rows
-        return ClassLabel(names=sorted(splits[first].unique("label")))
-    # Whole numbers are those of classes from 0 on, over all splits together.
-    values = {value for split in labeled for value in splits[split].unique("label")}
-    if not all(isinstance(value, int) and value >= 0 for value in values):
+        return ClassLabel(names=sorted({*splits[first].unique("label")} - {None}))
+    # Whole numbers are those of classes from 0 on, over all splits together; -1 is the hub's "no label".
+    values = {value for split in labeled for value in splits[split].unique("label")} - {None, -1}
+    if not values or not all(isinstance(value, int) and value >= 0 for value in values):
         return None
     return ClassLabel(num_classes=max(values) + 1)
 
@@ -156,6 +171,7 @@ def load(
     follow_links: bool = False,
     as_files: bool = False,
     streaming: bool = False,
+    label_field: str | None = None,
     **options: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read a folder of clouds.
@@ -184,13 +200,16 @@ def load(
         as_files: return a column `point_cloud` of the files themselves (`PointCloud`) instead of columns of points;
             files are opened when their rows are read. `files_to_points` converts it to columns of points.
         streaming: read files when their rows are read, and store nothing on disk.
+        label_field: name of the column, property, field, array or extra dimension that `labels` are read from; by
+            default a usual name, see `read_point_cloud`.
         options: `cache_dir`, `keep_in_memory` and `num_proc` of `datasets.Dataset.from_generator`; not for `as_files`
             and `streaming`, which write no cache.
 
     Returns:
         Splits with `points` (Array2D float32, in the units of the file) or `point_cloud`; `label` (ClassLabel, names
         in alphabetical order); `file` (path inside the folder); the requested columns: `normals` float32, `colors`
-        uint8, `labels` int64; and those of the metadata. Without folders of splits, there is only `train`.
+        uint8, `labels` int64, or ClassLabel where files name classes by words; and those of the metadata. Without
+        folders of splits, there is only `train`.
     """
     if data_dir is None:
         raise ValueError("data_dir is None; expected the folder with the clouds")
@@ -198,6 +217,8 @@ def load(
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     opens_files = converter != CloudColumns() or skip
     _check_options(as_files, streaming, opens_files, options)
+    if label_field is not None and "labels" not in columns:
+        raise ValueError(f"label_field is {label_field!r}, which has no effect; expected columns with 'labels'")
     root = Path(data_dir)
     with file_errors(root):
         tree = walk(root, follow_links=follow_links)
@@ -215,7 +236,10 @@ def load(
     rows = with_class_labels(rows, str(root))
     if as_files:
         return _files(root, rows, streaming)
-    loaded: Any = {split: _read(root, listed, converter, skip, streaming, options) for split, listed in rows.items()}
+    labels = _Labels(label_field, _words_of(root, rows, label_field) if "labels" in columns else None)
+    loaded: Any = {}
+    for split, listed in rows.items():
+        loaded[split] = _read(root, listed, converter, skip, streaming, options, labels)
     if streaming:
         return IterableDatasetDict(loaded)
     _warn_of_missing(root, rows, loaded)
@@ -271,14 +295,28 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
     return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
 
 
+class _Labels(NamedTuple):
+    """Where labels of points are, and the words for them, if files have words."""
+
+    field: str | None
+    words: tuple[str, ...] | None
+
+
+def _words_of(root: Path, splits: DatasetDict, label_field: str | None) -> tuple[str, ...] | None:
+    """Return the words for classes in the files of all splits, so that a word has one number in all of them."""
+    return words_of_files((root / name for rows in splits.values() for name in rows[FILE]), label_field)
+
+
 def _read(
-    root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict
+    root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict, labels: _Labels
 ) -> Dataset | IterableDataset:
     assert rows.split is not None
     check_free(converter.names, rows.column_names)
     features = Features({**converter.features, **rows.features})
+    if labels.words is not None:
+        features["labels"] = List(ClassLabel(names=list(labels.words)), length=features["labels"].length)
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
-    arguments: dict[str, Any] = {"converter": converter, "skip": skip}
+    arguments: dict[str, Any] = {"converter": converter, "skip": skip, "labels": labels}
     if streaming:
         # `datasets` splits lists among ranks and workers.
         starts = range(0, len(files), _FILES_PER_SHARD)
@@ -303,14 +341,18 @@ def _read(
 
 
 def _rows(
-    shards: Sequence[Sequence[tuple]], converter: CloudColumns, skip: bool, is_whole_split: bool = False
+    shards: Sequence[Sequence[tuple]],
+    converter: CloudColumns,
+    skip: bool,
+    labels: _Labels,
+    is_whole_split: bool = False,
 ) -> Iterator[dict]:
     none_read = True
     reason = None
     for shard in shards:
         for row, path, *_ in shard:
             try:
-                cloud = read_point_cloud(path)
+                cloud = with_words(read_point_cloud(path, label_field=labels.field), labels.words, path)
                 with file_errors(path):
                     columns = converter.row(cloud)
                     if skip:

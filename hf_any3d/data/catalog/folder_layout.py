@@ -189,6 +189,22 @@ def has_classes(files: list[Parts]) -> bool:
     return depths == {3} and split_place(files) is not None
 
 
+def names_classes(root: Path) -> bool:
+    """Return whether the folders below `root`, or metadata there, name the classes of clouds."""
+    try:
+        metadata = read_metadata(root)
+    except PointCloudError:
+        # Metadata are for labels of clouds; what is wrong with them is told when the clouds are loaded.
+        return True
+    if metadata is not None and "label" in metadata.column_names:
+        return True
+    suffixes = _suffixes()
+    places = [path.relative_to(root).parts for path in root.rglob("*") if path.suffix.lower() in suffixes]
+    clouds = [parts for parts in places if not any(name.startswith(".") for name in parts)]
+    # Files next to folders of classes are lists and notes.
+    return has_classes([parts for parts in clouds if len(parts) > 1] or clouds)
+
+
 def labeled(root: Path, clouds: list[Parts]) -> list[LabeledFile]:
     """Return files with split and class from their folders."""
     if not has_classes(clouds):

@@ -15,6 +15,7 @@ from hf_any3d.data.files.restricted_pickle import read_pickle
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import check_names, find_folder, hdf5_source, read_lines, read_table
+from hf_any3d.utils.messages import cut
 
 SPLITS = ("train", "test")
 
@@ -203,7 +204,9 @@ def _text_sources(folder: Path) -> dict[str, SplitSource]:
         for number, model in enumerate(models, 1):
             # The class is what precedes the last underscore: flower_pot_0001.
             if model.rpartition("_")[0] not in CLASS_NAMES or "/" in model:
-                raise ValueError(f"{file}: line {number} is {model[:60]!r}; expected a class and a number, chair_0001")
+                raise ValueError(
+                    f"{file}: line {number} is {cut(model, 60)!r}; expected a class and a number, chair_0001"
+                )
         paths = [folder / model.rpartition("_")[0] / f"{model}.txt" for model in models]
         sources[split] = SplitSource.from_paths(paths, read, [file])
     return sources

@@ -20,6 +20,7 @@ from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_error
 from hf_any3d.data.files.restricted_pickle import read_pickle
 from hf_any3d.data.parquet import PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import read_table
+from hf_any3d.utils.messages import cut
 
 SPLITS = ("train", "test")
 WAYS, SHOTS, FOLDS = (5, 10), (10, 20), 10
@@ -163,7 +164,7 @@ def _named_shapes(path: Path, modelnet_dir: str | os.PathLike | None) -> dict[st
                 class_name = name.rpartition("_")[0]
                 # A slash could lead out of the folder.
                 if class_name not in DATASET.class_names or "/" in name:
-                    raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
+                    raise PointCloudError(f"{split} names {cut(name, 60)!r}; expected such as chair_0001")
                 file = clouds / class_name / f"{name}.txt"
                 original = DATASET.class_names.index(class_name)
                 read = partial(read_table, file, columns=6)

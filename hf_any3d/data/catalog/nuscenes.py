@@ -19,6 +19,7 @@ from hf_any3d.data.files.source import open_source, path_of_reference
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.rows import IGNORED
+from hf_any3d.utils.messages import cut
 
 CLASS_NAMES = tuple(
     "barrier bicycle bus car construction_vehicle motorcycle pedestrian traffic_cone trailer truck "
@@ -182,12 +183,12 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
                     # A table may name any file of the machine.
                     is_outside = not path.is_relative_to(root) or ".." in path.parts
                     if "\0" in name or is_outside or (path.is_file() and path_of_reference(root, name) is None):
-                        raise PointCloudError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
+                        raise PointCloudError(f"{tables['lidarseg']}: {cut(name, 80)!r} leads out of {root}")
                 scene = scenes[samples[entry["sample_token"]]]
                 sweeps.append(Sweep(points, labeled, scene, int(entry["timestamp"])))
         # Labels that found their sweep are taken out above.
         if labels:
-            raise PointCloudError(f"sample_data.json: no sweep {next(iter(labels))[:40]!r}, which has labels")
+            raise PointCloudError(f"sample_data.json: no sweep {cut(next(iter(labels)), 40)!r}, which has labels")
     # In the order in which they were driven.
     return sorted(sweeps, key=lambda sweep: (sweep.scene, sweep.timestamp))
 

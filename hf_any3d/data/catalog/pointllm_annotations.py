@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_any3d.data.files import PointCloudError, file_errors
+from hf_any3d.utils.messages import cut
 
 TYPES = ("simple_description", "detailed_description", "single_round", "multi_round")
 SPEAKERS = ("human", "gpt")
@@ -44,7 +45,7 @@ def annotation_row(value: Any) -> dict[str, Any]:
     turns = [{"from": turn["from"], "value": turn["value"]} for turn in value["conversations"]]
     if not _IDENTIFIER.fullmatch(identifier) or kind not in TYPES:
         raise PointCloudError(
-            f"object_id is {identifier[:60]!r}, conversation_type {kind!r:.60}; expected letters and "
+            f"object_id is {cut(identifier, 60)!r}, conversation_type {kind!r:.60}; expected letters and "
             f"digits, and one of {', '.join(TYPES)}"
         )
     speakers = [turn["from"] for turn in turns]

@@ -123,7 +123,7 @@ def _labels_of(sweep: Path) -> Path:
 
 
 def _read(sweep: Path) -> Iterator[Mapping[str, object]]:
-    cloud = read_point_cloud(sweep, file_type="kitti")
+    cloud = read_point_cloud(sweep, file_type="kitti", label_file=False)
     path = _labels_of(sweep)
     data = open_source(path, "label", ("label",)).data
     if len(data) != 4 * len(cloud):

@@ -11,6 +11,7 @@ from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import read_lines, read_npy
+from hf_any3d.utils.messages import cut
 
 _TAXONOMY = """
 02691156 airplane, 02747177 trash bin, 02773838 bag, 02801938 basket, 02808440 bathtub, 02818832 bed,
@@ -123,7 +124,7 @@ def _source(file: Path, clouds: Path) -> SplitSource:
     for number, name in enumerate(names, 1):
         match = _LINE.fullmatch(name)
         if not match or match[1] not in TAXONOMY:
-            raise ValueError(f"{file}: line {number} is {name[:60]!r}; expected CATEGORY-MODEL.npy")
+            raise ValueError(f"{file}: line {number} is {cut(name, 60)!r}; expected CATEGORY-MODEL.npy")
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         # File names begin with the eight digits of the category.

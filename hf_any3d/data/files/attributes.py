@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.files.point_cloud import leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
@@ -18,9 +19,11 @@ _INTENSITIES = "intensity reflectance remission reflectivity strength intensitie
 _RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
 _CLASSES = (
-    "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
-)
-_LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
+    "class classification class_id class_label classes semantic semantics semantic_label semantic_labels "
+    "semantic_class semantic_id sem sem_label sem_labels sem_class"
+).split()
+_LABELS = [*_CLASSES, *"category category_id label labels label_id part part_id part_label parts".split()]
+_LABELS += "segment seg seg_label".split()
 _RETURNS, _COUNTS_OF_RETURNS = (
     ("return_number", "returnnumber"),
     ("number_of_returns", "numberofreturns", "num_returns"),
@@ -49,9 +52,13 @@ _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
 _LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+# Numbers of returns and of most classes are below; a channel of real colors has brighter values.
+_MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
 # while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
 _BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
+# Largest intensities of scans that differ by a larger factor are hardly of one scale.
+_OTHER_SCALE = 4.0
 
 
 def plain_name(name: str) -> str:
@@ -59,8 +66,17 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
 
 
-def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the fields of a cloud that columns of these names have, each with the names of its columns."""
+def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[str]]:
+    """Return the fields of a cloud that columns of these names have, each with the names of its columns.
+
+    Args:
+        names: Names of all columns.
+        label: The one that labels are read from, and nothing else; by default one of the usual names.
+
+    Raises:
+        PointCloudError: `label` is a coordinate.
+    """
+    names = list(names)
     plain: dict[str, str] = {}
     # Of `intensity` and `scalar_intensity` the plain one counts.
     for name in sorted(names, key=lambda name: plain_name(name) != name):
@@ -71,7 +87,29 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
     for field, variants in _FIELDS.items():
         if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
             fields[field] = [plain[name] for name in wanted]
+    if label is None:
+        return fields
+    if label in fields.get("points", ()):
+        raise PointCloudError(f"column {label!r} holds coordinates; expected another one for the labels")
+    # Intensities that are labels in truth would tell a model its answers.
+    fields = {field: columns for field, columns in fields.items() if label not in columns}
+    return {**fields, "labels": [label]}
+
+
+def wanted_fields(names: Iterable[str], source: Source) -> dict[str, list[str]]:
+    """Return `fields_of` with the labels that the caller of a reader has chosen, if any."""
+    names = list(names)
+    chosen = source.chosen_label(names)
+    fields = fields_of(names, chosen)
+    # Those of another part of the file were chosen.
+    if source.label_field is not None and chosen is None:
+        fields.pop("labels", None)
     return fields
+
+
+def is_label_name(name: str) -> bool:
+    """Return whether a column of this name may hold labels."""
+    return plain_name(name) in _LABELS
 
 
 def _axes_of(plain: Iterable[str]) -> list[str] | None:
@@ -90,6 +128,12 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
         if word := next((word for word in words if word in names), None):
             axes.setdefault(axis, word)
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
+
+
+def measured_words() -> set[str]:
+    """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
+    words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
+    return {*"xyz", *words}
 
 
 def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
@@ -114,30 +158,95 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source: The file, for warnings.
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
-    fields = fields_of(columns)
+    fields = wanted_fields(columns, source)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
-    source.leave_out(name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name))
-    cloud: dict[str, Any] = {}
+    unused = [name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name)]
+    others = [name for name in unused if is_label_name(name)]
+    source.leave_out(name for name in unused if name not in others)
+    if "labels" in fields:
+        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+    else:
+        source.leave_out(others)
+    points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
+    left_out = left_out_points(points)
+    cloud: dict[str, Any] = {"points": points}
     for field, names in fields.items():
         values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
+        values = with_stand_ins(values, left_out)
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
         cloud[field] = USABLE[field](values, source)
     return cloud
 
 
+def left_out_points(points: np.ndarray) -> np.ndarray:
+    """Return which points (points, 3) a cloud will leave out for their coordinates, (points,); see `on_invalid`."""
+    if points.dtype.kind != "f" or not leaves_out_invalid_points():
+        return np.zeros(len(points), bool)
+    return missing_rows(points.astype(np.float32, copy=False))
+
+
+def missing_rows(values: np.ndarray) -> np.ndarray:
+    """Return which rows have NaN or infinite values, (rows,)."""
+    # Many times faster than row by row
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return np.zeros(values.shape[:1], bool)
+    return ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+
+
+def with_stand_ins(values: np.ndarray, are_missing: np.ndarray) -> np.ndarray:
+    """Return values whose missing rows (rows,) have those of the first other row, so that they decide nothing."""
+    # Values of another number of points are an error later.
+    if values.shape[:1] != are_missing.shape or not are_missing.any() or are_missing.all():
+        return values
+    values = values.copy()
+    values[are_missing] = values[are_missing.argmin()]
+    return values
+
+
 def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:
-    """Join the points of scans in one frame, with colors, intensities and other values where all scans have them."""
+    """Join the points of scans in one frame, with colors, intensities and other values where all scans have them.
+
+    Points of scans without labels have -1. Intensities are on one scale: if scans state different `intensity_limits`,
+    the least and the largest number of their sensors, each scan is scaled to 0 to 1 by its own. Colors and intensities
+    that are 0 everywhere are left out, as in LAS they are those of sensors that measure none.
+    """
+    scans = _with_one_scale(scans, source)
     joined: dict[str, np.ndarray] = {}
     for name in ("points", "colors", "intensity", *others):
         having = [scan[name] for scan in scans if name in scan]
+        if name == "labels" and having:
+            having = [scan.get(name, np.full(len(scan["points"]), -1)) for scan in scans]
+        if name in ("colors", "intensity") and not any(np.nan_to_num(values).any() for values in having):
+            continue
         if len(having) == len(scans):
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}; they are left out")
     return joined
+
+
+def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
+    """Return scans without `intensity_limits`, by which intensities are scaled to 0 to 1 if they differ."""
+    limits = [scan.get("intensity_limits") for scan in scans if "intensity" in scan]
+    scans = [{name: values for name, values in scan.items() if name != "intensity_limits"} for scan in scans]
+    measured = [scan for scan in scans if "intensity" in scan]
+    if None not in limits:
+        if len({*limits}) > 1:
+            source.warn("scans state intensities of different limits; each is scaled to 0 to 1 by its own")
+            for scan, (low, high) in zip(measured, limits, strict=True):
+                scan["intensity"] = (scan["intensity"] - np.float32(low)) / np.float32(high - low)
+        return scans
+    # Without limits nothing tells the scale, but those of 8 and of 11 bits, or of 1, show.
+    tops = [top for scan in measured if (top := float(np.nanmax(scan["intensity"], initial=0))) > 0]
+    if tops and max(tops) > _OTHER_SCALE * min(tops):
+        source.warn(
+            f"intensities reach {min(tops):g} in one scan and {max(tops):g} in another, and nothing tells their "
+            "scales; they are read as they are"
+        )
+    return scans
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
@@ -151,11 +260,19 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     | 7 | x y z normals labels; x y z intensity colors; x y z colors alpha; or x y z colors labels |
     | 9 | x y z colors normals, or x y z normals colors |
 
-    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
-    beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
+    Columns are colors if all values are in [0, 1] and some are fractions, or all are whole numbers in [0, 255] and no
+    column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
+    labels if they are whole numbers from 0, few of them different. Columns that match no
     rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
-    points is left out with a warning, too.
+    points is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
     """
+    if source.label_field is not None:
+        return _with_chosen_column(table, source)
+    return _by_width(table, source)
+
+
+def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return the fields of a table (points, columns) by the number of its columns."""
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
         table = table[:, 1:]
@@ -163,6 +280,9 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     if width not in _WIDTHS:
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
     cloud: dict[str, Any] = {"points": table[:, :3]}
+    left_out = left_out_points(table[:, :3])
+    if left_out.any():
+        table = with_stand_ins(table, left_out)
     is_pts = source.file_type == "pts"
     if width == 3:
         return cloud
@@ -181,12 +301,32 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     return cloud
 
 
+def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
+    """Read labels from the column whose number was chosen, and the others without labels."""
+    width = table.shape[1]
+    # Coordinates come first, and are no labels.
+    chosen = source.chosen_label(map(str, range(4, width + 1)))
+    place = width if chosen is None else int(chosen) - 1
+    others = np.delete(table, place, axis=1) if chosen is not None else table
+    if others.shape[1] in _WIDTHS and not (others.shape[1] == 4 and source.file_type != "pts"):
+        cloud = _by_width(np.ascontiguousarray(others), source)
+        cloud.pop("labels", None)
+    else:
+        cloud = {"points": others[:, :3]}
+        if others.shape[1] > 3:
+            source.leave_out(["further columns"], "nothing names them")
+    if chosen is not None:
+        labels = with_stand_ins(table[:, place], left_out_points(table[:, :3]))
+        cloud["labels"] = usable_labels(labels, source)
+    return cloud
+
+
 def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], source: Source) -> dict[str, Any]:
     """Read three columns as the first of some kinds, "normals" or "colors", that their values may be."""
     for kind in kinds:
         # Few colors happen to have length 1.
         if kind == "normals" and _has_unit_length(rows):
-            return {"normals": rows}
+            return {"normals": usable_normals(rows, source)}
         if kind == "colors" and _looks_like_colors(rows):
             return {"colors": usable_colors(rows, source)}
     source.warn(f"{columns} look neither like normals nor like colors and are left out")
@@ -197,7 +337,7 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
     """Interpret columns 4 to 7: an intensity and colors, or colors and an alpha value or label."""
     first = table[:, 3:6]
     last = table[:, 4:7]
-    seventh = table[:, 6]
+    seventh = with_stand_ins(table[:, 6], missing_rows(table[:, 6]))
     colors_first = _looks_like_colors(first)
     colors_last = _looks_like_colors(last)
     if colors_last and (is_pts or not colors_first):
@@ -205,10 +345,13 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
             source.warn("column 4 is read as intensities, since nothing names it")
         intensity = usable_numbers(first[:, 0], "intensities", source)
         return {"intensity": intensity, "colors": usable_colors(last, source)}
+    if is_pts and not colors_first:
+        source.warn("columns 5 to 7 do not look like colors and are left out, since nothing names them")
+        return {"intensity": usable_numbers(first[:, 0], "intensities", source)}
     if not colors_first:
         source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
         return {"labels": _likely_labels(table, source)}
-    opaque = 255 if first.max() > 1 else 1
+    opaque = 255 if np.nanmax(first) > 1 else 1
     if (seventh == opaque).all():
         if opaque == 1:
             source.warn("column 7 is 1 everywhere, is read as alpha and left out")
@@ -244,6 +387,7 @@ def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
 
 def _is_like_classes(values: np.ndarray) -> bool:
     """Return whether values are whole numbers from 0, with few different ones."""
+    values = with_stand_ins(values, missing_rows(values))
     sample = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
     return bool((sample >= 0).all() and (sample == np.floor(sample)).all() and len(np.unique(sample)) <= _MOST_CLASSES)
 
@@ -286,7 +430,15 @@ def color_scale(values: np.ndarray) -> float:
 
 
 def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return `unit_colors`, or None with a warning if there are none; warn if colors above 1 are clamped."""
+    """Return `unit_colors`, or None with a warning if there are none.
+
+    Points whose color is NaN or infinite are black, as points without a color are in LAS. Warns of them, and of colors
+    above 1, which are clamped.
+    """
+    missing = _told_as_missing(values, "colors", "black", source)
+    if missing is None:
+        return None
+    values = with_stand_ins(values, missing)
     try:
         colors = unit_colors(values)
     except PointCloudError as error:
@@ -294,11 +446,12 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
         source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
+    colors[missing] = 0
     return colors
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return normals as float32 if they are finite and have a length, else None with a warning."""
+    """Return normals as float32 if any has a length, else None with a warning; see `usable_numbers`."""
     normals = usable_numbers(values, "normals", source)
     if normals is not None and len(normals) and not normals.any():
         source.warn("normals are all zero and are left out")
@@ -306,36 +459,75 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     return normals
 
 
-def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray | None:
-    """Return numbers as float32 if they are finite, else None with a warning that calls them `names`."""
+def usable_numbers(values: np.ndarray, names: str, source: Source, why: str = "NaN or infinite") -> np.ndarray | None:
+    """Return numbers as float32, with a warning that calls them `names` where points have none, and 0 there.
+
+    None if no point has a finite number, with a warning, too; `why` is what numbers that are not finite stand for.
+    """
     numbers = values.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        source.warn(f"{names} have NaN or infinite values and are left out")
+    missing = _told_as_missing(numbers, names, "0", source, why)
+    if missing is None:
         return None
+    numbers[missing] = 0
     return numbers
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
-    """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning."""
+    """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning.
+
+    Points whose label is NaN or infinite have -1, with a warning.
+    """
+    missing = _told_as_missing(values, "labels", "-1", source)
+    if missing is None:
+        return None
+    values = with_stand_ins(values, missing)
     # From 2**53 on, neighboring whole numbers are the same float64.
     are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
     if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
         are_whole = False  # they would become negative ones
     if are_whole and (first is None or not len(values) or values.min() >= first):
-        return values.astype(np.int64)
+        labels = values.astype(np.int64)
+        labels[missing] = -1
+        return labels
     lowest = "" if first is None else f" from {first}"
     source.warn(f"the label column has values other than whole numbers{lowest} and is left out")
     return None
 
 
+def _told_as_missing(
+    values: np.ndarray, names: str, instead: str, source: Source, why: str = "NaN or infinite"
+) -> np.ndarray | None:
+    """Return which rows have NaN or infinite values, (rows,), told with the first; None with a warning if all have."""
+    missing = missing_rows(values)
+    if not missing.any():
+        return missing
+    if missing.all():
+        source.warn(f"{names} are {why} everywhere and are left out")
+        return None
+    source.warn(
+        f"{names}: {missing.sum():,} of {len(missing):,} are {why}, the first at {missing.argmax()} "
+        f"(counted from 0); they are {instead}"
+    )
+    return missing
+
+
 def _has_unit_length(rows: np.ndarray) -> bool:
+    rows = with_stand_ins(rows, missing_rows(rows))
     length = np.linalg.norm(rows.astype(np.float64), axis=1)
-    return bool((np.abs(length - 1) < 0.02).mean() > 0.99 and np.isfinite(rows).all())
+    return bool((np.abs(length - 1) < 0.02).mean() > 0.99)
 
 
 def _looks_like_colors(rows: np.ndarray) -> bool:
-    are_bytes = rows.min() >= 0 and rows.max() <= 255
-    return bool(are_bytes and (rows.max() <= 1 or (rows == np.floor(rows)).all()))
+    rows = with_stand_ins(rows, missing_rows(rows))
+    if not (rows.min() >= 0 and rows.max() <= 255):  # or NaN
+        return False
+    are_whole = bool((rows == np.floor(rows)).all())
+    if rows.max() <= 1:
+        # Zeros and ones may as well be flags, or returns of pulses that all came back once.
+        return not are_whole
+    # A channel may be 0 everywhere, but if it is dark everywhere, it rather counts returns or classes.
+    brightest = rows.max(axis=0)
+    return are_whole and not ((brightest > 0) & (brightest <= _MOST_COUNTED)).any()
 
 
 USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {

@@ -7,7 +7,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, fields_of, join_scans, usable_colors, usable_normals
+from hf_any3d.data.files.attributes import (
+    USABLE,
+    fields_of,
+    join_scans,
+    usable_colors,
+    usable_normals,
+    usable_numbers,
+    with_stand_ins,
+)
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -23,13 +31,15 @@ _POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C, bits reversed
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _COLORS = ("colorRed", "colorGreen", "colorBlue")
+# Marks of points, and of their values, that must not be used.
 _INVALID = ("cartesianInvalidState", "sphericalInvalidState")
+_INVALID_VALUES = ("isIntensityInvalid", "isColorInvalid")
 _NORMALS = ("normalX", "normalY", "normalZ")  # of the extension for surface normals
 _OF_EXTENSIONS = ("labels", "ring")
 # Fields of the standard that say how a point was measured.
 _HOW_MEASURED = (
     *("rowIndex", "columnIndex", "returnIndex", "returnCount", "timeStamp", "isTimeStampInvalid"),
-    *("isIntensityInvalid", "isColorInvalid"),
+    *_INVALID_VALUES,
 )
 NOT_READ = "rows and columns of the grid, returns, times; names, dates and devices of scans"
 # Ranges beyond are those of the type, not of colors.
@@ -53,8 +63,10 @@ def read(source: Source) -> PointCloudData:
     """Read all scans of a file as one cloud in their common frame, in meters, z up.
 
     Points marked as invalid, images and fields of extensions are left out with a warning, normals are read. Colors,
-    intensities and normals are kept where all scans have them.
+    intensities and normals are kept where all scans have them, and colors and intensities that are 0 everywhere are
+    none. Of points whose color or intensity alone is marked as invalid, it is 0, with a warning.
     Colors range from the limits of colors of a scan, else from those of its fields, else from 0 to 1 or 255.
+    Intensities are in the units of the sensor, or from 0 to 1 if scans state different limits.
     """
     data, root = _content(source)
     scans = [child for child in _child(root, "data3D") or () if _child(child, "points") is not None]
@@ -75,6 +87,9 @@ def read(source: Source) -> PointCloudData:
     steps = [cloud.pop("step") for cloud in clouds]
     step = None if None in steps else min(steps)
     joined = join_scans(clouds, source, ("normals", *_OF_EXTENSIONS))
+    for name, called in (("colors", "colors"), ("intensity", "intensities")):
+        if name in joined:
+            joined[name] = usable_numbers(joined[name], called, source, "marked as invalid, or NaN")
     return PointCloudData(**joined, step=step, up_axis="z", meters_per_unit=1.0)
 
 
@@ -141,6 +156,8 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     cloud = _without_invalid(cloud, values, source)
     if not len(cloud["points"]):
         return None
+    if "intensity" in cloud:
+        cloud["intensity_limits"] = _limits_of_intensity(scan, cloud["intensity"])
     # A pose turns and moves the points, but what the scanner tells apart stays.
     are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
     cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
@@ -153,7 +170,9 @@ def _attributes(
     """Return what the points of a scan have beside their coordinates."""
     cloud = {}
     if "intensity" in values:
-        cloud["intensity"] = values["intensity"].astype(np.float32)
+        intensity = values["intensity"].astype(np.float32)
+        # NaN until the scans have been joined, as 0 is a value like others before they are on one scale.
+        cloud["intensity"] = np.where(_marked(values, "isIntensityInvalid"), np.float32(np.nan), intensity)
     for field in _OF_EXTENSIONS:
         for name in fields_of(fields).get(field, ()):
             numbers = USABLE[field](values[name], source)
@@ -166,10 +185,31 @@ def _attributes(
             cloud["normals"] = _rotated(normals.astype(np.float64), rotation)
     if _COLORS[0] in fields:
         stored = np.stack([values[name] for name in _COLORS], axis=1)  # (points, 3)
-        colors = _unit(stored, _ends_of_colors(scan, fields), source)
+        are_invalid = _marked(values, "isColorInvalid")
+        colors = _unit(with_stand_ins(stored, are_invalid), _ends_of_colors(scan, fields), source)
         if colors is not None:
-            cloud["colors"] = colors
+            cloud["colors"] = np.where(are_invalid[:, None], np.float32(np.nan), colors)
     return cloud
+
+
+def _marked(values: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Return which points (points,) have a value that is marked as invalid; none in scans without marks."""
+    count = len(next(iter(values.values())))
+    return values[name] != 0 if name in values else np.zeros(count, dtype=bool)
+
+
+def _limits_of_intensity(scan: Any, intensity: np.ndarray) -> tuple[float, float] | None:
+    """Return the least and the largest intensity that are stated for a scan; None if they are not, or not kept."""
+    limits = _limits(scan, "intensityLimits")
+    low = limits.get("intensityMinimum")
+    high = limits.get("intensityMaximum")
+    if low is None or high is None or not low < high:
+        return None
+    measured = intensity[np.isfinite(intensity)]
+    # Up to rounding of float32
+    slack = 1e-6 * max(abs(low), abs(high))
+    is_kept = not len(measured) or (measured.min() >= low - slack and measured.max() <= high + slack)
+    return (low, high) if is_kept else None
 
 
 def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], source: Source) -> dict[str, Any]:
@@ -203,7 +243,7 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     for group in (_NORMALS, _COLORS):
         if {*names} >= {*group}:
             used += group
-    used += [name for name in (*_INVALID, "intensity") if name in names]
+    used += [name for name in (*_INVALID, *_INVALID_VALUES, "intensity") if name in names]
     # Extensions name classes and rings as other formats do.
     used += [name for field in _OF_EXTENSIONS for name in fields_of(names).get(field, ())]
     expected = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
@@ -250,17 +290,23 @@ def _rotated(rows: np.ndarray, quaternion: np.ndarray | None) -> np.ndarray:
 
 def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, float]]:
     """Return the range of each color: what is stated for the scan counts before what the fields can hold."""
-    limits = {}
-    for child in _child(scan, "colorLimits") or ():
-        # The text of an empty element is 0, and that of a scaled integer is not scaled.
-        value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
-        limits[_name(child)] = value
+    limits = _limits(scan, "colorLimits")
     ends = []
     for name in _COLORS:
         low = limits.get(f"{name}Minimum")
         high = limits.get(f"{name}Maximum")
         ends.append(fields[name].ends if low is None or high is None else (low, high))
     return ends
+
+
+def _limits(scan: Any, name: str) -> dict[str, float]:
+    """Return the numbers of a structure of limits of a scan, by the names of its elements; empty without one."""
+    limits = {}
+    for child in _child(scan, name) or ():
+        # The text of an empty element is 0, and that of a scaled integer is not scaled.
+        value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
+        limits[_name(child)] = value
+    return limits
 
 
 def _field(element: Any) -> Field:

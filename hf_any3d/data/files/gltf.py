@@ -13,8 +13,8 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_normals, usable_numbers
-from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.attributes import USABLE, usable_colors, usable_normals, usable_numbers, wanted_fields
+from hf_any3d.data.files.point_cloud import MEASURED, PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
 
@@ -26,6 +26,7 @@ _SUPPORTED = re.compile(
     r"(KHR|EXT|MSFT|ADOBE)_(materials|texture|techniques|lights|animation|audio|xmp|packing)_\w+|KHR_techniques_webgl"
     r"|KHR_xmp|KHR_mesh_quantization|EXT_mesh_features|EXT_(structural|feature)_metadata"
 )
+_OF_POINTS = ("labels", *MEASURED)
 _GLOSSY, _INSTANCES = "KHR_materials_pbrSpecularGlossiness", "EXT_mesh_gpu_instancing"
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
 # A few bytes per node can show a mesh again, and each takes time however few points it has.
@@ -40,8 +41,10 @@ def read(source: Source) -> PointCloudData:
     """Read all points and triangles of the default scene, each mesh transformed by its nodes.
 
     Colors are those of the vertices, or for faces the base color of a material without texture, as stored (linear).
-    If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines
-    and attributes of applications are left out with a warning; skins and animations without one.
+    If some parts have colors of vertices, the vertices of the others get the color of their material. Attributes of
+    applications, whose names begin with an underscore, are labels, intensities, rings and returns by the names of
+    columns, such as `_CLASSIFICATION` of py3dtiles. Textures, lines and other attributes are left out with a warning;
+    skins and animations without one.
     """
     text = source.data
     chunk = None
@@ -81,7 +84,9 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
             if len(placed) == _MAX_PARTS:
                 raise PointCloudError(f"more than {_MAX_PARTS} parts in the scene; expected at most that many")
             placed.append((primitive, transform))
-            left_out |= dict.fromkeys(shorten(name) for name in attributes if not _ATTRIBUTES.fullmatch(name))
+            read = {*_measures(attributes, source).values()}
+            others = [name for name in attributes if not _ATTRIBUTES.fullmatch(name) and name not in read]
+            left_out |= dict.fromkeys(map(shorten, others))
             count = document.count(attributes["POSITION"])
             corners = count
             if "indices" in primitive:
@@ -96,9 +101,20 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
     return placed
 
 
+def _measures(attributes: dict[str, int], source: Source) -> dict[str, str]:
+    """Return the attribute for each field of a cloud with one number a point, such as labels."""
+    names = {name.lstrip("_").lower(): name for name in attributes if name.startswith("_")}
+    # By the name that the file has for it, or without the underscore
+    chosen = source.chosen_label([*names.values(), *names])
+    fields = {field: names[columns[0]] for field, columns in wanted_fields(names, source).items()}
+    if chosen is not None:
+        fields["labels"] = names.get(chosen, chosen)
+    return {field: name for field, name in fields.items() if field in _OF_POINTS}
+
+
 def _check_counts(document: Document, attributes: dict[str, int], count: int) -> None:
-    """Check that a primitive has one normal and one color for each point."""
-    for name in ("NORMAL", "COLOR_0"):
+    """Check that a primitive has one normal, one color and one of all else that is read for each point."""
+    for name in ("NORMAL", "COLOR_0", *_measures(attributes, document.source).values()):
         if name in attributes and (values := document.count(attributes[name])) != count:
             raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
 
@@ -176,6 +192,7 @@ class Part:
     colors: np.ndarray | None  # (points, 3)
     normals: np.ndarray | None  # (points, 3)
     color: np.ndarray | None  # (3,)
+    measures: dict[str, np.ndarray]  # field of a cloud -> (points,)
 
 
 def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> Part:
@@ -195,7 +212,12 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     colors = None
     if "COLOR_0" in attributes:
         colors = _vertex_colors(document.accessor(attributes["COLOR_0"], 3, 4), factor, source)
-    return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None)
+    measures: dict[str, np.ndarray] = {}
+    for kind, name in _measures(attributes, source).items():
+        values = USABLE[kind](document.accessor(attributes[name], 1).reshape(-1), source)
+        if values is not None:
+            measures[kind] = values
+    return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None, measures)
 
 
 def _vertex_colors(stored: np.ndarray, factor: np.ndarray, source: Source) -> np.ndarray | None:
@@ -284,10 +306,14 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
     face_colors = None
     if colors is None:
         colors, face_colors = _colors_of_materials(parts, source)
+    # What no part has is not asked for, so that nothing is told of it.
+    fields = [field for field in _OF_POINTS if any(field in part.measures for part in parts)]
+    measures = {field: _of_all([part.measures.get(field) for part in parts], field, source) for field in fields}
     return PointCloudData(
         points,
         colors,
         normals,
+        **measures,
         faces=all_faces if len(all_faces) else None,
         face_colors=face_colors,
         meters_per_unit=1.0,  # of all linear distances (glTF 2.0, section 3.4)

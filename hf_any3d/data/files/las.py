@@ -1,20 +1,22 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
-import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from mmap import mmap
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_numbers
+from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_numbers
+from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
+from hf_any3d.utils.messages import cut
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
@@ -35,36 +37,30 @@ _BLOCK = 1 << 18
 _LAYERED = 3
 _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-# Keys of GeoTIFF, and codes of units of EPSG.
-_GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
-_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
-_METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
-_PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
-# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
-# others the file has to say the unit, as those of most states of the USA are in feet.
-_IN_METERS = (
-    *((32601, 32660), (32701, 32760), (26901, 26923), (25828, 25838), (23028, 23038), (6328, 6348), (2949, 2962)),
-    *((28348, 28358), (7846, 7859), (2443, 2461), (6669, 6687), (31466, 31469), (31254, 31259), (5105, 5130)),
-    *((3942, 3950), (3857, 3857), (3035, 3035), (2154, 2154), (28992, 28992), (27700, 27700), (2056, 2056)),
-    *((21781, 21781), (31370, 31370), (3812, 3812), (2180, 2180), (5514, 5514), (3006, 3006), (3067, 3067)),
-    *((2193, 2193), (3301, 3301), (3346, 3346), (4647, 4647), (31287, 31287), (3395, 3395), (5650, 5650)),
-)
+# User of the records with the coordinate system, and the number of the one that has it as text.
+_PROJECTION, _WELL_KNOWN_TEXT = b"LASF_Projection", 2112
+_TEXT_BIT = 1 << 4  # of the global encoding: the text counts, not the keys of GeoTIFF
+EXTENDED_HEADER = 60
+"""Bytes of the header of a record after the points."""
 # Feet and US survey feet differ by two millionths, which no height tells apart.
 _SAME_UNIT = 1e-5
-# Heights that EPSG numbers in feet: NAVD88, NGVD29 and mean sea level.
-_HEIGHTS_IN_FEET = {6360: 9003, 8228: 9002, 5702: 9003, 8050: 9002, 8052: 9003}
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+_SCALED = 0b11000  # bits of scale and offset among the options of an extra dimension
+_MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
-NOT_READ = "GPS time, scan angle, flags, user data, source of a point; records beside the projection's"
+FLAGS = {"synthetic": 1, "withheld": 4}
+"""Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
+NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; records beside the projection's"
 
 
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, returns, and the class of each point, its label.
 
     LAZ needs lazrs from the extra `files`. Extra dimensions, near infrared, waveforms and records beyond the declared
-    number are left out with a warning. Where heights have another unit than x and y, another warning says so, and
-    there is no `meters_per_unit`. Coordinates of map projections are too large for float32; see
+    number are left out with a warning. Where heights have another unit than x and y, another warning says so. There is
+    no `meters_per_unit` without a coordinate system. Coordinates of map projections are too large for float32; see
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     header = _read_header(source)
@@ -77,7 +73,7 @@ def read(source: Source) -> PointCloudData:
     colors = intensity = return_number = number_of_returns = None
     if columns.colors is not None and columns.colors.any():
         colors = usable_colors(columns.colors, source)
-    if columns.intensity.any():
+    if columns.intensity.any() and "intensity" not in source.chosen_fields:
         intensity = usable_numbers(columns.intensity, "intensities", source)
     if columns.returns.any():
         # The return number and how many there were, in four bits each since format 6, and in three before.
@@ -85,19 +81,35 @@ def read(source: Source) -> PointCloudData:
         mask = (1 << bits) - 1
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
-    unit, height = _units(source, header.start)
+    units = _units(source, header)
     return PointCloudData(
         columns.points,
         colors,
-        labels=columns.labels,
+        labels=usable_labels(columns.labels, source),
         intensity=intensity,
         up_axis="z",  # Z is the elevation in LAS
-        meters_per_unit=unit,
-        meters_per_height=height,
+        meters_per_unit=units.length,
+        meters_per_height=units.height,
+        in_degrees=units.in_degrees,
         return_number=return_number,
         number_of_returns=number_of_returns,
+        label_codes=_table_of(header),
+        further=_flags(columns.flags),
         step=np.abs(scale),
     )
+
+
+def _flags(flags: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Return which points (points,) have a flag that any has, by its name."""
+    found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
+    return {name: values for name, values in found.items() if values.any()} or None
+
+
+def _table_of(header: "_Header") -> str | None:
+    # Numbers of a dimension of the user's own mean what the user says.
+    if "label" in (header.row.names or ()):
+        return None
+    return CURRENT if header.point_format >= 6 else LEGACY
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class _Header:
 
     start: int  # byte of the first point
     point_format: int  # 0 to 10: which fields a record has
-    row: np.dtype  # of a record
+    row: np.dtype  # of a record; its field "label" is what labels were chosen to be read from
     count: int  # declared number of points
     is_compressed: bool
 
@@ -116,15 +128,17 @@ class _Columns:
     """The columns of all points, one row each; colors are None in formats without them."""
 
     points: np.ndarray  # (points, 3) float64
-    labels: np.ndarray  # (points,) int64
+    labels: np.ndarray  # (points,) int64; of the type of the dimension that was chosen for them
     intensity: np.ndarray  # (points,) uint16
     returns: np.ndarray  # (points,) uint8
+    flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
     colors: np.ndarray | None  # (points, 3) uint16
 
 
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
+    _check_start(data)
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -133,23 +147,55 @@ def _read_header(source: Source) -> _Header:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    is_cut = start < HEADER_SIZE or (not is_compressed and start + count * size > len(data))
-    if is_cut or not data.startswith(b"LASF"):
+    if not HEADER_SIZE <= start <= len(data):
+        raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
+    if point_format >= len(_SIZES) or size < _SIZES[point_format]:
         raise PointCloudError(
-            f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
+            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(_SIZES) - 1}, whose "
+            f"points have {min(_SIZES)} bytes or more, so the header is damaged"
         )
-    row = _row_type(point_format, size)
+    if not is_compressed and start + count * size > len(data):
+        stored = (len(data) - start) // size
+        raise PointCloudError(f"{_declared(count)}, and the file has {stored:,}; it may be cut off")
+    # No compressor gets so many points into each byte.
+    if count > _MOST_PER_BYTE * len(data):
+        raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
+    row = _with_label(_row_type(point_format, size), source, start, point_format)
     source.check(points=count, decoded=count * max(size, 32))
-    source.leave_out(_extra_dimensions(data, start, point_format, size))
+    chosen = f"extra dimension {source.label_field}".lower()
+    extra = _extra_dimensions(data, start, point_format, size)
+    source.leave_out(name for name in extra if name.lower() != chosen)
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
     return _Header(start, point_format, row, count, is_compressed)
+
+
+def _check_start(data: bytes) -> None:
+    """Check what every LAS begins with: its mark, a version that there is, and a whole header."""
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+    if len(data) < HEADER_SIZE:
+        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+    major = data[24]
+    minor = data[25]
+    if major != 1 or minor > 4:
+        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
+
+
+def _declared(count: int) -> str:
+    # A number of 20 digits is no number of points, and nobody has to read it.
+    return (
+        f"the header declares {count:,} points"
+        if count < 10**12
+        else "the header declares more points than any file holds"
+    )
 
 
 def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np.ndarray) -> _Columns:
     """Collect the columns block by block, since most bytes of a record are not needed."""
     count = header.count
     point_format = header.point_format
+    row = header.row
     if header.is_compressed:
         tell_of_more = partial(_warn_of_more, source, count)
         blocks = decompressed(source.data, header.start, header.row, count, tell_of_more=tell_of_more)
@@ -157,9 +203,10 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         blocks = [np.frombuffer(source.data, header.row, count, header.start)]
     columns = _Columns(
         points=np.empty((count, 3)),
-        labels=np.empty(count, np.int64),
+        labels=np.empty(count, row["label"] if "label" in (row.names or ()) else np.int64),
         intensity=np.empty(count, np.uint16),
         returns=np.empty(count, np.uint8),
+        flags=np.empty(count, np.uint8),
         colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
     )
     has_infrared = False
@@ -169,8 +216,15 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         # Coordinates that overflow are refused by `PointCloudData`.
         with np.errstate(over="ignore", invalid="ignore"):
             columns.points[rows] = block["xyz"] * scale + offset
-        # The older formats keep flags in the upper three bits of the class.
-        columns.labels[rows] = block["class"] if point_format >= 6 else block["class"] & 31
+        # The older formats keep flags in the upper three bits of the class, newer ones in a byte before it.
+        if point_format >= 6:
+            columns.labels[rows] = block["class"]
+            columns.flags[rows] = block["flags"]
+        else:
+            columns.labels[rows] = block["class"] & 31
+            columns.flags[rows] = block["class"] >> 5
+        if "label" in (row.names or ()):
+            columns.labels[rows] = block["label"]
         columns.intensity[rows] = block["intensity"]
         columns.returns[rows] = block["returns"]
         if columns.colors is not None:
@@ -189,6 +243,10 @@ def _row_type(point_format: int, size: int) -> np.dtype:
     formats = [("<i4", 3), "<u2", "u1", "u1"]
     # Format 6 and its successors have two bytes of flags before the class, the older ones one.
     offsets = [0, 12, 14, 16 if point_format >= 6 else 15]
+    if point_format >= 6:
+        names.append("flags")
+        formats.append("u1")
+        offsets.append(15)
     if (color := _COLORS[point_format]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
@@ -198,6 +256,68 @@ def _row_type(point_format: int, size: int) -> np.dtype:
         formats.append("<u2")
         offsets.append(36)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+# Dimensions of every point that labels may be chosen from: type and byte, since format 6 and before.
+_DIMENSIONS = {
+    "classification": None,  # what labels are anyway
+    "user_data": ("u1", 17, 17),
+    "point_source_id": ("<u2", 20, 18),
+    "intensity": ("<u2", 12, 12),
+}
+
+
+def _with_label(row: np.dtype, source: Source, start: int, point_format: int) -> np.dtype:
+    """Return the type of a record with the dimension that was chosen for labels as its field "label"."""
+    if source.label_field is None:
+        return row
+    places: dict[str, tuple[str, int] | None] = {}
+    for name, place in _DIMENSIONS.items():
+        if place is not None:
+            kind, since_6, before = place
+            places[name] = (kind, since_6 if point_format >= 6 else before)
+        else:
+            places[name] = None
+    places |= _described_places(source.data, start, _SIZES[point_format])
+    chosen = source.chosen_label(places)
+    if chosen is None or (place := places[chosen]) is None:
+        return row
+    kind, at = place
+    if at + np.dtype(kind).itemsize > row.itemsize:
+        raise PointCloudError(f"dimension {chosen!r} ends after the {row.itemsize} bytes of a point")
+    fields = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()} | {"label": (kind, at)}
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [field[0] for field in fields.values()],
+            "offsets": [field[1] for field in fields.values()],
+            "itemsize": row.itemsize,
+        }
+    )
+
+
+def _described_places(data: bytes, start: int, first: int) -> dict[str, tuple[str, int] | None]:
+    """Return type and byte of each extra dimension that is one plain number, by its name."""
+    places: dict[str, tuple[str, int] | None] = {}
+    at = first
+    for user, number, body in _records(data, start):
+        if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
+            continue
+        for entry in range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE):
+            kind = body[entry + 2]
+            options = body[entry + 3]
+            name = body[entry + 4 : entry + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
+            # Type 0 is that many bytes without a meaning, and types above 10 are arrays of two and three numbers.
+            if kind == 0:
+                at += options
+                continue
+            width = (kind - 1) // 10 + 1
+            dtype = _EXTRA_TYPES[(kind - 1) % 10]
+            # Scaled numbers are measurements.
+            if width == 1 and not options & _SCALED:
+                places[name] = (dtype, at)
+            at += width * np.dtype(dtype).itemsize
+    return places
 
 
 def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:
@@ -276,7 +396,7 @@ def decompressed(
         # A failed check in lazrs raises PanicException, which is not an Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
+        raise PointCloudError(f"the compressed points are damaged or cut off ({cut(str(error), 80)})") from None
 
 
 def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:
@@ -348,64 +468,42 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
     return total
 
 
-def _units(source: Source, start: int) -> tuple[float | None, float | None]:
-    """Return the lengths of a unit of x and y and, where heights have another one, of z.
+def _extended_records(data: bytes | mmap) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield user, number and content of the records after the points, which LAS has from version 1.4 on."""
+    if data[25] < 4 or len(data) < 247:
+        return
+    at, count = struct.unpack_from("<QI", data, 235)
+    for _ in range(count):
+        if at + EXTENDED_HEADER > len(data):
+            break
+        user, number, size = struct.unpack_from("<2x16sHQ", data, at)
+        at += EXTENDED_HEADER + size
+        if at <= len(data):
+            yield user.split(b"\0")[0], number, data[at - size : at]
 
-    These are meters, unless a record names feet; None for degrees and unknown units.
-    """
-    bodies = {number: body for user, number, body in _records(source.data, start) if user == b"LASF_Projection"}
-    length: float | None = 1.0
-    height: float | None = None
-    # Where a file has both, the text counts: point formats from 6 on allow nothing else (LAS 1.4).
+
+def _units(source: Source, header: _Header) -> Units:
+    """Return the units of the coordinate system, with that of heights only if it is another one than of x and y."""
+    data = source.data
+    # A record after the points supersedes one before them (LAS 1.4, section 2.7).
+    records = (*_records(data, header.start), *_extended_records(data))
+    bodies = {number: body for user, number, body in records if user == _PROJECTION}
+    found: list[Units] = []
     if _WELL_KNOWN_TEXT in bodies:
-        length, height = _units_of_text(bodies[_WELL_KNOWN_TEXT].decode("ascii", "replace"))
-    elif _GEO_KEYS in bodies:
-        length, height = _units_of_keys(bodies[_GEO_KEYS], source)
-    if length is None or height is None or abs(height / length - 1) <= _SAME_UNIT:
-        return length, None
+        found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
+    if (of_keys := units_of_keys(bodies)) is not None:
+        found.append(of_keys)
+    # Where a file has both, a bit says whether the text counts; point formats from 6 on allow nothing else.
+    (encoding,) = struct.unpack_from("<H", data, 6)
+    if not encoding & _TEXT_BIT and header.point_format < 6:
+        found.reverse()
+    units = next((units for units in found if units.length is not None or units.in_degrees), UNKNOWN)
+    if units == UNKNOWN and found:
+        source.warn("its coordinate system names no known unit of x and y; coordinates are read without a unit")
+    if units.length is None or units.height is None or abs(units.height / units.length - 1) <= _SAME_UNIT:
+        return replace(units, height=None)
     source.warn(
-        f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are"
+        f"x and y are in units of {units.length:g} m, heights (z) in units of {units.height:g} m; they are read as "
+        "they are"
     )
-    return length, height
-
-
-def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | None]:
-    """Return the lengths of the units of x and y and of heights in meters from the keys of GeoTIFF."""
-    count = len(body) // 2
-    numbers = struct.unpack(f"<{count}H", body[: 2 * count])
-    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
-    values = {}
-    for at in range(4, count - 3, 4):
-        key, place, _, value = numbers[at : at + 4]
-        if place == 0:
-            values[key] = value
-    height = values.get(_VERTICAL_UNIT, _HEIGHTS_IN_FEET.get(values.get(_VERTICAL, 0), 0))
-    if values.get(_MODEL) == _GEOGRAPHIC:
-        return None, None
-    if _UNIT in values:
-        return _METERS.get(values[_UNIT]), _METERS.get(height)
-    system = values.get(_PROJECTED)
-    if system is None or any(first <= system <= last for first, last in _IN_METERS):
-        return 1.0, _METERS.get(height)
-    source.warn(f"names the coordinate system EPSG:{system} without its unit; coordinates are read without a unit")
-    return None, None
-
-
-def _units_of_text(text: str) -> tuple[float | None, float | None]:
-    """Return the lengths of the units of x and y and of heights in meters from well-known text."""
-    projection = re.search(r"PROJ(?:CS|CRS)\[", text)
-    vertical = re.search(r"VERT(?:_CS|CRS)\[", text)
-    if not projection:
-        return None, None
-    if not vertical:
-        return _last_unit(text[projection.start() :]), None
-    # The vertical system comes second, as some programs write it even inside of the brackets of the first.
-    end = vertical.start() if vertical.start() > projection.start() else len(text)
-    return _last_unit(text[projection.start() : end]), _last_unit(text[vertical.start() :])
-
-
-def _last_unit(text: str) -> float | None:
-    units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', text)
-    lengths = [float(size) for name, size in units if "deg" not in name.lower()]
-    # The last one: those of angles and of parameters come before.
-    return lengths[-1] if lengths else None
+    return units

@@ -5,11 +5,13 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, by_number
+from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, wanted_fields, with_stand_ins
+from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -22,14 +24,30 @@ POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud",
 # Names of classes come before `label`, which may be the number of an object.
 LABELS = (
     *("labels", "part", "seg", "semantic", "semantics", "semantic_label", "semantic_labels", "sem_label"),
-    *("classification", "class", "label", "segment", "segment20"),
+    *("sem_labels", "semantic_class", "classification", "class", "classes", "class_id", "class_label", "category"),
+    *("label", "label_id", "parts", "part_id", "part_label", "seg_label", "segment", "segment20"),
 )
 """Names of the array with the labels of points, in the same way."""
+LABEL_NAMES = "label_names"
+"""Name of the array with the names of the classes 0, 1, …"""
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",)}
 _FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
 _FIELDS |= {"ring": ("ring", "channel", "laser_id")}
 _FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
+OTHERS = (
+    *POINTS,
+    *sum(_FIELDS.values(), ()),
+    "faces",
+    "face_labels",
+    "offset",
+    "up_axis",
+    "meters_per_unit",
+    LABEL_NAMES,
+)
+"""Names of arrays that are no labels of points."""
+# Arrays that labeled copies have beside labels.
+_OF_COPIES = ("score", "unknown", "object")
 NOT_READ = "a constant fourth column of colors or points"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
@@ -53,12 +71,19 @@ def read(source: Source) -> PointCloudData:
     return cloud_from_array(parse_array(source.data), source)
 
 
-@np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     """Interpret the columns of an array; see `attributes.by_number` and `attributes.by_name`."""
+    return PointCloudData(**_fields_of_array(array, source))
+
+
+@np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
+def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return the arguments of PointCloudData that the columns of an array are."""
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
+        words = _words_of_classes(array, source)
+        fields |= {name: numbers for name, (numbers, _) in words.items()}
         source.leave_out((name for name in array.dtype.names if name.lower() not in fields), "no numbers")
         columns = {name: values for name, values in fields.items() if values.ndim == 1}
         # A field may hold several numbers of a point, such as all three coordinates.
@@ -69,11 +94,21 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
                 columns |= zip(axes, _without_fourth(several.pop(name), name, source).T, strict=True)
         if several:
             source.warn(f"fields {listed(several)} have several numbers for each point and are left out")
-        return PointCloudData(**by_name(columns, source))
+        cloud = by_name(columns, source)
+        cloud["label_names"] = next((names for _, names in words.values()), None)
+        return cloud
     if array.dtype.kind not in "fiub" or array.ndim != 2 or not len(array):
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))
-    return PointCloudData(**by_number(array, source))
+    return by_number(array, source)
+
+
+def _words_of_classes(array: np.ndarray, source: Source) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+    """Return numbers and names of the classes in the field of labels, if it has words."""
+    label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
+    if label == "" or array[label].dtype.kind not in "US" or array[label].ndim > 1:
+        return {}
+    return {label.lower(): numbered(array[label].tolist())}
 
 
 def parse_array(data: bytes) -> np.ndarray:
@@ -123,33 +158,71 @@ class _Archive:
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
         archive = _Archive(opened, source)
-        # A single array is the points, whatever its name.
-        points = archive.first(*(POINTS if len(archive.members) > 1 else archive.members))
+        name = name_of_points(archive.members)
+        points = None if name is None else archive.first(name)
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
-        fields = vars(cloud_from_array(points, source))
+        fields = _fields_of_array(points, source)
+        # Points are left out with all that belongs to them, when the whole archive has been read.
+        left_out = left_out_points(fields["points"])
+        chosen = source.chosen_label(archive.rest)
         for field, names in _FIELDS.items():
-            if (values := archive.first(*names)) is not None:
-                values = USABLE[field.removeprefix("face_")](_without_fourth(values, field, source), source)
-                fields[field] = fields[field] if values is None else values
-        # The archive's offset, and the one that was split off from its points just now.
-        if (offset := archive.first("offset")) is not None:
-            fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
-        count = fields["points"].shape[:1]
-        for name in LABELS:
-            values = archive.first(name)
-            # A single `label` is the class of the whole cloud.
-            if values is not None and values.shape in (count, (*count, 1)):
-                fields["labels"] = USABLE["labels"](values.reshape(count), source)
-                break
-            archive.opened.pop(name, None)
+            # An array of labels is nothing else, whatever its name.
+            if (values := archive.first(*(name for name in names if name != chosen))) is None:
+                continue
+            values = _without_fourth(values, field, source)
+            if field != "face_colors":
+                values = with_stand_ins(values, left_out)
+            values = USABLE[field.removeprefix("face_")](values, source)
+            if values is not None:
+                fields[field] = values
+        fields["offset"] = archive.first("offset")
+        fields |= _labels(archive, fields["points"].shape[:1], left_out)
         fields["faces"] = archive.first("faces")
         if (face_labels := archive.first("face_labels")) is not None:
             fields["face_labels"] = USABLE["labels"](face_labels, source)
         fields |= _frame(archive)
         source.leave_out(archive.rest)
         return PointCloudData(**fields)
+
+
+def name_of_points(names: Iterable[str]) -> str | None:
+    """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
+    names = list(names)
+    if (named := next((name for name in POINTS if name in names), None)) is not None:
+        return named
+    # A single array is the points, whatever its name, also with the labels of its copy beside it.
+    others = [name for name in names if name not in (*LABELS, *OTHERS, *_OF_COPIES)]
+    candidates = names if len(names) == 1 else others
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:
+    """Return the labels of points, and the names of classes: of an array of words, or of `label_names`."""
+    source = archive.source
+    names = LABELS
+    if source.label_field is not None:
+        chosen = source.chosen_label(archive.rest)
+        names = () if chosen is None else (chosen,)
+    for name in names:
+        values = archive.first(name)
+        # A single `label` is the class of the whole cloud.
+        if values is None or values.shape not in (count, (*count, 1)):
+            archive.opened.pop(name, None)
+            continue
+        values = values.reshape(count)
+        if values.dtype.kind in "US":
+            labels, words = numbered(values.tolist())
+            return {"labels": labels, "label_names": words}
+        labels = USABLE["labels"](with_stand_ins(values, left_out), source)
+        words = archive.first(LABEL_NAMES)
+        if labels is not None and words is not None and words.dtype.kind == "U" and words.ndim == 1:
+            if labels.max(initial=-1) < len(words):
+                return {"labels": labels, "label_names": tuple(words.tolist())}
+        archive.opened.pop(LABEL_NAMES, None)
+        return {"labels": labels}
+    return {}
 
 
 def _frame(archive: _Archive) -> dict[str, Any]:

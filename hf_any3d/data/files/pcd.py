@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name
+from hf_any3d.data.files.attributes import by_name, missing_rows, with_stand_ins
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, integers, normalized_lines, numbers, shorten
@@ -135,10 +135,23 @@ def _ascii_columns(
     # The first column of each field: one with COUNT n has n columns.
     starts = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     columns = {name: table[:, starts[key]] for name, key in names.items()}
-    for name in {"rgb", "rgba"} & columns.keys():  # packed colors are bits, so the declared type matters
-        kind = row[names[name]].base
-        columns[name] = columns[name].astype(kind) if kind.kind == "f" else integers(columns[name], "a color is")
+    for name in {"rgb", "rgba"} & columns.keys():
+        columns |= _colors_of_text(columns.pop(name), name, row[names[name]].base)
     return columns
+
+
+def _colors_of_text(packed: np.ndarray, name: str, kind: np.dtype) -> dict[str, np.ndarray]:
+    """Return the channels of packed colors (points,) of a type in the file, NaN where a point has none."""
+    missing = missing_rows(packed)
+    if missing.all():
+        return dict.fromkeys(("red", "green", "blue"), packed)
+    packed = with_stand_ins(packed, missing)
+    # They are bits, so the declared type matters.
+    packed = packed.astype(kind) if kind.kind == "f" else integers(packed, "a color is")
+    channels = _unpacked_colors(packed, name)
+    if not missing.any():
+        return channels
+    return {channel: np.where(missing, np.nan, values) for channel, values in channels.items()}
 
 
 def decompress(data: bytes, size: int) -> bytearray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, fields_of, unused_names
+from hf_any3d.data.files.attributes import USABLE, by_name, unused_names, wanted_fields
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import SPLAT_COLORS, opacities_of, opaque_splats
@@ -145,19 +145,22 @@ def _faces(properties: Values, corners: str, source: Source) -> dict[str, Any]:
     scalars, lists = _split(properties)
     polygons = properties.get(corners)
     has_faces = isinstance(polygons, tuple) and len(polygons[0]) > 0
-    fields = {name: names for name, names in fields_of(scalars).items() if has_faces and name in _OF_FACES}
+    fields: dict[str, list[str]] = {}
+    if has_faces:
+        found = wanted_fields(scalars, source)
+        fields = {name: names for name, names in found.items() if name in _OF_FACES}
     left = [*unused_names(scalars, fields), *(name for name in lists if name != corners)]
     source.leave_out(f"{name} of faces" for name in left)
     if not isinstance(polygons, tuple) or not has_faces:
         return {}
     faces, polygon = fan_triangles(*polygons, source)
-    found: dict[str, Any] = {"faces": faces}
+    kept: dict[str, Any] = {"faces": faces}
     for kind, names in fields.items():
         columns = [scalars[name] for name in names]
         # Triangles of a polygon have its color and its label.
         values = USABLE[kind](columns[0] if len(names) == 1 else np.stack(columns, axis=1), source)
-        found[_OF_FACES[kind]] = None if values is None else values[polygon]
-    return found
+        kept[_OF_FACES[kind]] = None if values is None else values[polygon]
+    return kept
 
 
 def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> np.ndarray:

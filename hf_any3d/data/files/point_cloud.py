@@ -1,6 +1,6 @@
 """`PointCloudData`, the clouds and meshes that all readers return, and operations on their faces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import InitVar, dataclass
@@ -25,19 +25,19 @@ LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Fields that are no arrays.
-_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height")
-# Numbers of points with invalid coordinates that were left out; None while such points are errors.
-_LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
+_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names", "further")
+# Which points were kept, where some were left out for their coordinates; None while such points are errors.
+_LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
 
 
 @contextmanager
-def leave_out_invalid_points() -> Iterator[list[tuple[int, int]]]:
+def leave_out_invalid_points() -> Iterator[list[np.ndarray]]:
     """Leave points with NaN or infinite coordinates out of clouds that are built inside, with the faces on them.
 
     Yields:
-        A list that receives, for each such cloud, the number of points left out and of all points.
+        A list that receives, for each such cloud, which of its points were kept, (points,) bool.
     """
-    left_out: list[tuple[int, int]] = []
+    left_out: list[np.ndarray] = []
     token = _LEFT_OUT.set(left_out)
     try:
         yield left_out
@@ -74,6 +74,11 @@ class PointCloudData:
         face_labels: (faces,) int64, one class per face.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
         meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
+        label_codes: what labels are where the format says it: "asprs" for the codes of LAS in point formats 6 to 10,
+            "asprs_legacy" for those in formats 0 to 5, of which some mean something else.
+        further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
+        in_degrees: whether the file says that x and y are longitude and latitude.
+        label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -99,6 +104,10 @@ class PointCloudData:
     return_number: np.ndarray | None = None
     number_of_returns: np.ndarray | None = None
     face_labels: np.ndarray | None = None
+    label_codes: str | None = None
+    further: Mapping[str, np.ndarray] | None = None
+    in_degrees: bool = False
+    label_names: tuple[str, ...] | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -119,6 +128,8 @@ class PointCloudData:
         for name in MEASURED:
             if (values := getattr(self, name)) is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
+        if self.further is not None:
+            self.further = {name: _numbers(name, values, (count,)) for name, values in self.further.items()}
         self._check_faces()
 
     def _check_faces(self) -> None:
@@ -161,7 +172,7 @@ class PointCloudData:
         if len(self) < least and not self.is_mesh:
             raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {least}")
 
-    def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
+    def _leave_out_invalid(self, left_out: list[np.ndarray]) -> None:
         points = np.asarray(self.points)
         if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
             return
@@ -175,6 +186,8 @@ class PointCloudData:
             # A field of another length stays, and is reported as an error afterwards.
             if values is not None and len(values) == len(points):
                 setattr(self, name, np.asarray(values)[valid])
+        if self.further is not None:
+            self.further = {name: values[valid] for name, values in self.further.items()}
         if self.faces is not None and len(self.faces):
             # Checked here, as their numbers index `valid`.
             faces = _faces(self.faces, len(points))
@@ -185,10 +198,10 @@ class PointCloudData:
                     setattr(self, name, np.asarray(values)[kept])
             # A kept point's new number is how many kept ones come before it.
             self.faces = (valid.cumsum() - 1)[faces[kept]]
-        left_out.append((int((~valid).sum()), len(points)))
+        left_out.append(valid)
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for missing ones; `up_axis` and units are left out."""
+        """Return its arrays by name, None for missing ones; `further` columns and what is no array are left out."""
         return {name: value for name, value in vars(self).items() if name not in _OF_FILES}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
@@ -243,8 +256,12 @@ class PointCloudData:
             ring=None if self.ring is None else self.ring[nearest],
             meters_per_unit=self.meters_per_unit,
             meters_per_height=self.meters_per_height,
+            in_degrees=self.in_degrees,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
+            label_codes=self.label_codes,
+            further=None if self.further is None else {name: own[nearest] for name, own in self.further.items()},
+            label_names=self.label_names,
         )
 
 

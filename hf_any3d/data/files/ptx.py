@@ -21,7 +21,8 @@ def read(source: Source) -> PointCloudData:
     """Read all scans of a file as one cloud in their common frame, in meters, z up.
 
     Each scan is moved by the transform of its header. Directions without a return, stored as 0 0 0, are left out with
-    a warning. Colors and intensities, from 0 to 1, are kept where all scans have them.
+    a warning. Colors and intensities, from 0 to 1, are kept where all scans have them; those that are 0 everywhere are
+    none.
     """
     text = normalized_lines(source.data)
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1

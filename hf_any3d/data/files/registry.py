@@ -3,6 +3,7 @@
 A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`.
 """
 
+import io
 import os
 import re
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from hf_any3d.data.files.label_files import chosen_file, file_beside, with_label_file
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import (
     MAX_REFERENCES,
@@ -22,6 +24,7 @@ from hf_any3d.data.files.source import (
     open_source,
     path_of_reference,
 )
+from hf_any3d.data.files.text import GRID_START
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
@@ -80,6 +83,9 @@ _FOREIGN = tuple(
         (rb"MATLAB 5\.0 MAT-file", "a MATLAB file"),
         (rb"#ROSBAG V|\x89MCAP", "a recording of ROS"),
         (rb"AC10\d\d", "a DWG drawing"),
+        # Grids share the ending .asc with rows of points.
+        (GRID_START, "an ESRI ASCII grid, a raster without points; convert it to points first"),
+        (rb"-----BEGIN PGP", "a key or a signature of PGP"),
         (rb"ISO-10303-21;", "a STEP model"),
         (rb"Kaydara FBX Binary", "an FBX model"),
         (rb"BLENDER[-_]", "a Blender file"),
@@ -149,22 +155,24 @@ def example_file(name: str = "chair.ply") -> Path:
 
 
 def files_read(path: str | os.PathLike) -> list[Path]:
-    """Return the files that `read_point_cloud` opens for a path: it, and those in its folder that it refers to.
+    """Return the files that `read_point_cloud` opens for a path: it, its labels, and those that it refers to.
 
     Those of a damaged file are not looked for.
     """
     path = Path(path)
+    beside = file_beside(path)
+    labels = [] if beside is None else [beside]
     module = FORMATS.get(path.suffix[1:].lower())
     # Only formats whose files refer to others have this function.
     references = getattr(import_module(f".{module}", __package__), "references", None) if module else None
     if references is None:
-        return [path]
+        return [path, *labels]
     try:
         names = list(dict.fromkeys(references(path)))[:MAX_REFERENCES]
     except (ValueError, OSError, AttributeError, TypeError, RecursionError):
-        return [path]
+        return [path, *labels]
     paths = (path_of_reference(path.parent, name) for name in names)
-    return [path, *dict.fromkeys(file for file in paths if file is not None)]
+    return [path, *labels, *dict.fromkeys(file for file in paths if file is not None)]
 
 
 def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
@@ -182,12 +190,41 @@ def _module_of(source: Source) -> str:
     return FORMATS[source.file_type]
 
 
+def _check_arguments(source: object, file_type: object, limits: object, label_field: object) -> None:
+    """Check what would otherwise fail within a reader, as if the file were damaged."""
+    if isinstance(source, io.TextIOBase):
+        raise ValueError("source is a file object of text; open it in binary mode, 'rb'")
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(source, "read"):
+        raise ValueError(f"source is {type(source).__name__}; expected a path, bytes, or a binary file object")
+    for name, value in (("file_type", file_type), ("label_field", label_field)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"{name} is {value!r}; expected text or None")
+    if limits is not None and not isinstance(limits, ReadLimits):
+        raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
+
+
+def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
+    """Return the file of labels that was asked for, or the one that a cloud has by convention; None for none."""
+    if label_file is None:
+        # Whoever names a column wants it, and no other file.
+        return None if path is None or label_field is not None else file_beside(path)
+    if label_file is False:
+        return None
+    if not isinstance(label_file, (str, os.PathLike)):
+        raise ValueError(f"label_file is {label_file!r}; expected a path, an ending, False or None")
+    if label_field is not None:
+        raise ValueError(f"label_field is {label_field!r} and label_file {os.fspath(label_file)!r}; expected one")
+    return chosen_file(path, label_file)
+
+
 def read_point_cloud(
     source: str | os.PathLike | bytes | BinaryIO,
     *,
     file_type: str | None = None,
     limits: ReadLimits | None = None,
     on_invalid: str = "raise",
+    label_field: str | None = None,
+    label_file: str | os.PathLike | bool | None = None,
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -200,14 +237,24 @@ def read_point_cloud(
         limits: limits of points, faces and bytes of the file; by default `ReadLimits.current()`.
         on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
             on them out, with a warning that counts them.
+        label_field: name of the column, property, field, array or extra dimension that labels are read from, whatever
+            else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
+            `classification`.
+        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .label of
+            SemanticKITTI, or text of one column, numbers or words. A path, or an ending such as "_labels.npy" that
+            takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
+            .seg, if the cloud has no labels itself; False for none.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
-            NaN or infinite coordinates, or beyond the limits.
-        ValueError: `on_invalid` is neither of the two.
+            NaN or infinite coordinates, beyond the limits, or without labels under the name `label_field`.
+        ValueError: an argument has a value or a type that is none of those above.
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
-    opened = open_source(source, file_type, supported_file_types(), limits)
+    _check_arguments(source, file_type, limits, label_field)
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    labels = _label_file(path, label_file, label_field)
+    opened = open_source(source, file_type, supported_file_types(), limits, label_field)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{_module_of(opened)}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
@@ -227,9 +274,16 @@ def read_point_cloud(
                 raise
             expected = opened.file_type.upper()
             raise PointCloudError(f"is not {expected}, but {content}") from error
-        for number, total in left:
-            opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
+        opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
+        for kept in left:
+            dropped = f"{(~kept).sum():,} of {len(kept):,} points"
+            opened.warn(f"{dropped} have NaN or infinite coordinates and are left out")
         opened.tell_left_out()
         # Once more for what was read, whatever the header declared
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
+    # Files that belong to others have errors of their own.
+    if labels is not None:
+        # A reader may build several clouds, of which a single one is that of the file.
+        kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
+        cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
     return cloud

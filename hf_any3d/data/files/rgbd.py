@@ -15,6 +15,7 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors, open_source
 from hf_any3d.data.files.text_numbers import listed
 from hf_any3d.data.options import at_least, package
+from hf_any3d.utils.messages import cut
 
 _IMAGES = ("png", "jpg", "jpeg")
 # Modes of Pillow for 16 bits: little and big endian, and what older versions widen them to.
@@ -227,5 +228,5 @@ def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
         return channels[named[0]]
     pixels = next(iter(channels.values()))
     if not all(np.array_equal(pixels, other, equal_nan=True) for other in channels.values()):
-        raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
+        raise PointCloudError(f"channels {cut(', '.join(channels), 80)}; expected one, or one called Z, depth or V")
     return pixels

@@ -4,11 +4,12 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hf_any3d.utils.messages import printable
+from hf_any3d.utils.messages import cut, cut_middle, printable
 
 
 class PointCloudError(ValueError):
@@ -17,6 +18,10 @@ class PointCloudError(ValueError):
 
 class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
+
+
+class ArgumentError(ValueError):
+    """An argument that a file turns out not to allow, such as a name that is taken; no fault of the file."""
 
 
 @contextmanager
@@ -28,8 +33,9 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    # The first has its name already; a missing package, or a warning made an error, is no fault of the file.
-    except (PointCloudFileError, ImportError, Warning):
+    # The first has its name already; a wrong argument, a missing package, or a warning made an error, is no fault of
+    # the file.
+    except (PointCloudFileError, ArgumentError, ImportError, Warning):
         raise
     except PointCloudError as error:
         # The error without a name is left out, what caused it stays.
@@ -39,16 +45,13 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     except Exception as error:
         if kind is None:
             raise
-        reason = f"{type(error).__name__}: {error}"[:_QUOTED]
+        reason = cut(f"{type(error).__name__}: {error}", _QUOTED)
         raise file_error(name, f"damaged, cut off, or no {kind} ({reason})") from error
 
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
     """Return an error with the file's name; long values that the reason quotes are cut in the middle."""
-    text = str(reason)
-    if len(text) > 2 * _QUOTED:
-        text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
-    return PointCloudFileError(printable(f"{name}: {text}"))
+    return PointCloudFileError(printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}"))
 
 
 def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
@@ -70,13 +73,24 @@ def _names_and_reason(names: Iterable[str], why: str) -> str:
     if not unique:
         return ""
     # A damaged file may have any number of names of any length.
-    listed = ", ".join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])
+    listed = ", ".join(cut(name, _LONGEST_NAME) for name in unique[:_MOST_NAMED])
     more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
     return f"{listed}{more} ({why})"
 
 
+@contextmanager
+def nothing_is_lost() -> Iterator[None]:
+    """Say nothing of what a cloud cannot hold while a file is read of which a copy that keeps it will be written."""
+    token = _IS_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _IS_KEPT.reset(token)
+
+
+_IS_KEPT: ContextVar[bool] = ContextVar("is_kept", default=False)
 _QUOTED = 200
-_MOST_NAMED, _LONGEST_NAME = 20, 60  # of what is left out
+_MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
 VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
@@ -128,10 +142,49 @@ class Source:
     file_type: str  # in small letters, without a dot
     folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
+    label_field: str | None = None  # name of the column that labels are read from; None for the usual ones
+    _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
+    _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
     _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def chosen_label(self, names: Iterable[str]) -> str | None:
+        """Return which of these names of columns was chosen for the labels; None if none was, or it is not there.
+
+        A name in other letters, such as `Class` for `class`, is the one that is meant, if there is one such alone.
+        """
+        if self.label_field is None:
+            return None
+        names = list(names)
+        self._columns.update(dict.fromkeys(names))
+        similar = [name for name in names if name.lower() == self.label_field.lower()]
+        chosen = None
+        if self.label_field in names:
+            chosen = self.label_field
+        elif len(similar) == 1:
+            chosen = similar[0]
+        if chosen is not None:
+            self._label_fields.add(chosen)
+        return chosen
+
+    @property
+    def chosen_fields(self) -> set[str]:
+        """Names of the columns that labels are read from by choice, and nothing else is."""
+        return {*self._label_fields}
+
+    def check_label_found(self, *, has_labels: bool) -> None:
+        """Check that the column that was chosen for the labels is there, and that labels were read from it."""
+        if self.label_field is None:
+            return
+        if not self._columns:
+            raise PointCloudError(f"has no named columns, so none is called {self.label_field!r} (label_field)")
+        if not self._label_fields:
+            names = [cut(name, _LONGEST_NAME) for name in self._columns][:_MOST_NAMED]
+            raise PointCloudError(f"no column {self.label_field!r} for the labels; there are {', '.join(names)}")
+        if not has_labels:
+            raise PointCloudError(f"column {self.label_field!r} has no labels; expected whole numbers or words")
 
     def warn(self, text: str) -> None:
         """Warn about this file, once for each text."""
@@ -146,7 +199,7 @@ class Source:
     def tell_left_out(self) -> None:
         """Warn once of all that was noted by `leave_out`, with each reason once."""
         told = [text for why, names in self._left_out.items() if (text := _names_and_reason(names, why))]
-        if told:
+        if told and not _IS_KEPT.get():
             self.warn(f"left out: {'; '.join(told)}")
 
     def warn_of_rest(self, rest: bytes) -> None:
@@ -203,6 +256,7 @@ def open_source(
     file_type: str | None,
     allowed: tuple[str, ...],
     limits: ReadLimits | None = None,
+    label_field: str | None = None,
 ) -> Source:
     """Read a path, bytes or a binary file object.
 
@@ -237,7 +291,7 @@ def open_source(
         # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
-    return Source(name, data, kind, None if path is None else path.parent, limits)
+    return Source(name, data, kind, None if path is None else path.parent, limits, label_field)
 
 
 def _check_is_file(path: Path, name: str) -> None:

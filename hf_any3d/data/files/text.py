@@ -1,15 +1,17 @@
-"""Rows of numbers as text: .xyz, .txt, .pts, .csv."""
+"""Rows of numbers as text: .xyz, .txt, .pts, .csv, .asc."""
 
 import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name
+from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name, wanted_fields
+from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines, without_quotes
@@ -18,15 +20,22 @@ from hf_any3d.registry import FORMATS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 """A line that declares how many points follow."""
+GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|center|centre)|cellsize|nodata_value)[ \t]+-?[\d.]"
+"""How a grid of ESRI begins, in any case: a line of its header, in any order."""
 _COMMENT = ("#", "//")
 # Lines before the rows in which names are looked for, from the last on.
 _MOST_TITLES = 100
 _LOOKED_AT = 8192  # bytes that tell prose from rows
+_ROWS_OF_WORDS = 50  # in which words are looked for
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
 _UNIT = re.compile(r"[\[(][^\])]*[\])]")
-# Where a cell between two commas or semicolons, or before the first, has nothing in it.
+# Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
+_EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
+# NA, N/A, #N/A, null and none as whole cells: no value, as R, databases and spreadsheets write it. The first letter is
+# looked for first, which is many times faster.
+_NO_VALUE = re.compile(rb"(?m)[#Nn](?:(?<=[,;\s\"].)|(?<=^.))(?i:/A|A|ull|one|N/A)(?=[,;\s\"]|$)")
 NOT_READ = "numbers of rows without a name; an alpha that is the same everywhere"
 
 
@@ -39,7 +48,7 @@ class Title(NamedTuple):
 
 
 def is_prose(path: Path) -> bool:
-    """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
+    """Return whether a file with an ending of text formats has words, or a grid, where a cloud has rows of points."""
     if FORMATS.get(path.suffix[1:].lower()) != "text" or not path.is_file():
         return False
     try:
@@ -49,14 +58,18 @@ def is_prose(path: Path) -> bool:
         return False
     if b"\0" in start:
         return False
+    if re.match(GRID_START, start, re.IGNORECASE):
+        return True
     lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
     if len(start) == _LOOKED_AT and len(lines) > 1:
         lines.pop()  # cut off
     rows = [_words(line) for line in lines if not line.startswith(_COMMENT)][:50]
     if not rows:
         return bool(lines)  # comments alone
-    # A line that names the columns is none of prose, whatever follows.
-    if "points" in fields_of(_words(lines[0].lstrip("/#"))):
+    # A line that names the columns is none of prose, whatever follows: the first one, or the last before the rows.
+    first = next(place for place, line in enumerate(lines) if not line.startswith(_COMMENT))
+    titles = (lines[0], *lines[max(first - 1, 0) : first + 1])
+    if any("points" in fields_of(_words(line.lstrip("/#"))) for line in titles):
         return False
     numeric = sum(all(map(_NUMBER.fullmatch, words)) for words in rows)
     return 2 * numeric < len(rows)
@@ -69,17 +82,15 @@ def read(source: Source) -> PointCloudData:
 
     Comments start with # or //. A line of names before the first row, also in a comment, names the columns, such as
     `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. A line
-    with a single whole number before the first row is the number of points; further ones begin further blocks.
+    with a single whole number before the first row is the number of points; further ones begin further blocks. Cells
+    without a number, or with NA or null, are missing values. Classes may be words, which become numbers with
+    `label_names`.
     """
     text = unix_lines(source.data)
     titles, declared, size, lines = read_header(text)
-    rows, worded = _cells(text[size:], titles)
+    rows, worded, label_names = cells_of(text[size:], titles, source)
     source.leave_out(worded, "words, not numbers")
-    # Spaces will take the place of commas, and would close the gap that an empty cell is.
-    empty_cell = _empty_cell(rows)
-    text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
-    if b"//" in text:
-        text = re.sub(rb"//[^\n]*", b"", text)
+    text = plain_rows(rows, titles)
     if declared is not None and text.count(b"\n") > declared:
         # Scans of several stations: blocks that all start with their number of points.
         declared += sum(map(int, COUNT_LINE.findall(text)))
@@ -93,45 +104,136 @@ def read(source: Source) -> PointCloudData:
     if names := column_names(titles, table):
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
         cloud = by_name(columns, source)
+        cloud["label_names"] = label_names
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
-    # Of columns that are not read, empty cells do not matter.
-    if empty_cell and not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
-        line = lines + 1 + rows.count(b"\n", 0, empty_cell.start())
-        raise PointCloudError(f"line {line} has an empty cell; expected a number")
+    if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
+        _refuse_empty_cell(rows, cloud["points"], lines + 1)
     return PointCloudData(**cloud)
 
 
-def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
-    """Find the first empty cell; without blanks, much faster than the expression alone would."""
-    if b" " not in rows and b"\t" not in rows:
-        edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
-        if not rows.startswith((b",", b";")) and not any(edge in rows for edge in edges):
-            return None
-    elif b"," not in rows and b";" not in rows:
-        return None
-    return _EMPTY_CELL.search(rows)
+def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
+    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number."""
+    text = normalized_lines(_with_nan(rows, titles))
+    return re.sub(rb"//[^\n]*", b"", text) if b"//" in text else text
 
 
-def _cells(text: bytes, titles: list[Title]) -> tuple[bytes, list[str]]:
-    """Return rows without quotes, with zeros in columns of words, such as names of points, and these columns."""
-    header = next(
-        (title.text for title in reversed(titles) if not title.is_comment and names_in_line(title.text)), None
-    )
+def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
+    """Return rows with NaN where a cell has nothing in it, or a word for no value such as `NA`.
+
+    Spaces will take the place of delimiters, and would close the gaps.
+    """
+    if b"N" in rows or b"n" in rows:
+        rows = _NO_VALUE.sub(b"nan", rows)
+    header = titles[-1].text if titles else ""
+    # Several tabs in a row may as well align the columns.
+    if "\t" in header and rows[: rows.find(b"\n")].count(b"\t") == header.count("\t"):
+        rows = rows.replace(b"\t", b";")
+    if b"," not in rows and b";" not in rows:
+        return rows
+    # Without blanks, many times faster than the expressions alone
+    has_blanks = b" " in rows or b"\t" in rows
+    edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
+    if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
+        rows = _EMPTY_CELL.sub(b"nan", rows)
+    ends = (b",\n", b";\n", b" \n", b"\t\n")
+    may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
+    if may_end_empty and _has_empty_last_cells(rows, header):
+        rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
+    return rows
+
+
+def _has_empty_last_cells(rows: bytes, header: str) -> bool:
+    """Return whether a delimiter at the end of rows stands before an empty cell; it may also end all rows."""
+    ended = re.search(rb"(?m)^.*[,;][ \t]*$", rows)
+    if ended is None:
+        return False
+    delimiter = ";" if b";" in rows else ","
+    count = ended[0].count(delimiter.encode())
+    # Another row, or the line of names, has a cell at this place.
+    other = re.search(rb"(?m)^.*[^,;\s][ \t]*$", rows)
+    if other is not None and other[0].count(delimiter.encode()) == count:
+        return True
+    return any(len(names) == count + 1 and names[-1] for names in names_in_line(header))
+
+
+def _refuse_empty_cell(rows: bytes, points: np.ndarray, first_line: int) -> None:
+    """Name the line of the first point without coordinates (points, 3), if a cell has nothing in it there."""
+    place = int(np.isnan(points).any(axis=1).argmax())
+    for number, line in enumerate(io.BytesIO(rows), first_line):
+        if not line.strip() or line.lstrip().startswith((b"#", b"//")):
+            continue
+        if place == 0 and b"nan" not in line.lower():
+            raise PointCloudError(f"line {number} has an empty cell; expected a number")
+        place -= 1
+
+
+class Cells(NamedTuple):
+    """Rows in which numbers stand for words."""
+
+    rows: bytes
+    left_out: list[str]  # names of columns of words that are no classes
+    label_names: tuple[str, ...] | None  # words by the numbers that stand for them in the column of labels
+
+
+def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
+    """Return rows without quotes, with numbers for classes that are words, and zeros for words of other columns."""
+    header = next((title.text for title in reversed(titles) if names_in_line(title.text)), None)
     if header is None:
-        return without_quotes(text), []
+        return Cells(without_quotes(text), [], None)
+    if header.startswith(_COMMENT):
+        header = _MARK.sub("", header)
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
-    first_row = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
-    worded = _places_of_words(next(_parsed([first_row], delimiter), []), names)
+    fields = wanted_fields(names, source)
+    label = fields.pop("labels", [""])[0]
+    of_numbers = {name for columns in fields.values() for name in columns}
+    # A row may have nothing in a column of words.
+    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
+    first_rows = list(islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS))
+    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
     if not worded:
-        return without_quotes(text), []
-    # Zeros take the place of words, so that lines and columns stay where they are.
+        return Cells(without_quotes(text), [], None)
+    classes = None
+    label_names = None
+    left_out = sorted(worded)
+    if label in names and (label_place := names.index(label)) in worded:
+        words = [_cell(row, label_place) for row in _rows(text, delimiter, names) if row]
+        try:
+            numbers_of_words, label_names = numbered(words)
+            classes = iter(numbers_of_words.tolist())
+            left_out.remove(label_place)
+        except PointCloudError:
+            # Names of points, unless somebody says that they are classes
+            if source.label_field is not None:
+                raise
+    # Numbers take the place of words, so that lines and columns stay where they are.
     numeric = io.StringIO()
     writer = csv.writer(numeric, delimiter=delimiter, lineterminator="\n")
-    for row in _parsed(io.StringIO(text.decode("latin1")), delimiter):
-        writer.writerow("0" if place in worded else cell for place, cell in enumerate(row))
-    return without_quotes(numeric.getvalue().encode("latin1")), [names[place] for place in worded]
+    for row in _rows(text, delimiter, names):
+        cells = ["0" if place in worded else cell for place, cell in enumerate(row)]
+        if row and classes is not None:
+            # A last cell without a word may be missing.
+            cells += [""] * (label_place + 1 - len(cells))
+            cells[label_place] = str(next(classes))
+        writer.writerow(cells)
+    rows = without_quotes(numeric.getvalue().encode("latin1"))
+    return Cells(rows, [names[place] for place in left_out], label_names)
+
+
+def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:
+    """Yield the cells of each line, none of empty ones and comments."""
+    lines = (line.strip(" \n") for line in io.StringIO(text.decode("latin1")))
+    for row in _parsed(("" if line.startswith(_COMMENT) else line for line in lines), delimiter):
+        if delimiter == " " and len(row) > len(names) and not _NUMBER.fullmatch(row[-1]):
+            # Blanks within the last word, which no quotes mark
+            row = [*row[: len(names) - 1], " ".join(row[len(names) - 1 :])]
+        yield row
+
+
+def _cell(row: list[str], place: int) -> bytes:
+    # Of the bytes of the file, whose encoding is found for each word.
+    return row[place].encode("latin1") if place < len(row) else b""
 
 
 def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
@@ -139,16 +241,16 @@ def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
-def _places_of_words(cells: list[str], names: list[str]) -> list[int]:
-    """Return the columns of words in a row; none if the cloud is made of one of them, which is an error later."""
+def _places_of_words(cells: list[str], names: list[str], of_numbers: set[str]) -> list[int]:
+    """Return the columns of words in a row; none if one of them has to have numbers, which is an error later."""
     if len(cells) != len(names):
         return []
     worded = []
     for place, cell in enumerate(cells):
-        if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip()):
+        is_number = _NUMBER.fullmatch(cell.strip()) or _NO_VALUE.fullmatch(cell.strip().encode("latin1"))
+        if re.search(r"[^\W\d_]", cell) and not is_number:
             worded.append(place)
-    used = sum(fields_of(names).values(), [])
-    if any(names[place] in used for place in worded):
+    if any(names[place] in of_numbers for place in worded):
         return []
     return worded
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.utils.messages import cut
 
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
 # A comma that is not the only one within the digits of a number.
@@ -161,14 +162,13 @@ def positive_number(value: str) -> float | None:
 def shorten(value: bytes | str) -> str:
     """Quote a piece of a file for an error, cut to 40 characters."""
     text = value.decode("latin1") if isinstance(value, bytes) else value
-    return repr(text if len(text) <= 40 else text[:40] + "…")
+    return repr(cut(text, 40))
 
 
 def listed(names: Iterable[str]) -> str:
     """List names in a file for an error: printable, and cut if many or long."""
     text = ", ".join(list(names)[:20]) or "none"
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[:200])
-    return text if len(text) < 200 else text + "…"
+    return "".join(letter if letter.isprintable() else "?" for letter in cut(text, 200))
 
 
 def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:

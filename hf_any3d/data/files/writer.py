@@ -41,6 +41,8 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
 def _not_written(data: PointCloudData, suffix: str) -> list[str]:
     """Return the fields of a cloud that a format has no place for."""
+    if suffix == ".ply":
+        return ["label_names"] * (data.label_names is not None)
     if suffix != ".obj":
         return []
     return [name for name in ("labels", *MEASURED, "face_colors", "face_labels") if getattr(data, name) is not None]
@@ -61,6 +63,8 @@ def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
         arrays["up_axis"] = np.array(data.up_axis)
     if data.meters_per_unit is not None:
         arrays["meters_per_unit"] = np.array(data.meters_per_unit)
+    if data.label_names is not None:
+        arrays["label_names"] = np.array(data.label_names, str)
     np.savez_compressed(file, **arrays)
 
 

@@ -28,6 +28,9 @@ _POINT = np.dtype(
     ]
 )  # point format 1
 _SCALE = 0.001  # meters
+# Keys of GeoTIFF: a projected system of its own (1024, 3072) in meters (3076)
+_KEYS = struct.pack("<16H", *(1, 1, 0, 3), *(1024, 0, 1, 1), *(3072, 0, 1, 32767), *(3076, 0, 1, 9001))
+_RECORD = struct.pack("<2x16sHH32x", b"LASF_Projection", 34735, len(_KEYS)) + _KEYS
 
 
 class Tile(NamedTuple):
@@ -143,7 +146,7 @@ def las_bytes(tile: Tile, *, labeled: bool = True) -> bytes:
     header = struct.pack(
         _HEADER,
         *(b"LASF", 0, 0, 0, 0, 0, bytes(8), 1, 2, b"generated", b"hf_any3d", 1, 2026),
-        *(header_size, header_size, 0, 1, _POINT.itemsize, len(rows), *by_return),
+        *(header_size, header_size + len(_RECORD), 1, 1, _POINT.itemsize, len(rows), *by_return),
         *(_SCALE, _SCALE, _SCALE, *least, *bounds),
     )
-    return header + rows.tobytes()
+    return header + _RECORD + rows.tobytes()

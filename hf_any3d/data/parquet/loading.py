@@ -21,6 +21,7 @@ from hf_any3d.data.parquet.published_dataset import PublishedDataset, SplitSourc
 from hf_any3d.data.parquet.reading import read_lines
 from hf_any3d.data.parquet.rows import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
+from hf_any3d.utils.messages import cut
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def _verify_checksums(root: Path, sources: Iterable[SplitSource]) -> None:
     for line in read_lines(path):
         match = _CHECKSUM_LINE.fullmatch(line)
         if not match:
-            raise ValueError(f"{path}: a line is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
+            raise ValueError(f"{path}: a line is {cut(line, 60)!r}; expected a SHA-256, two spaces and a file name")
         # Resolved, as names may have dots or lead over links
         sums[(root / match[2]).resolve()] = match[1].lower()
     files = {file for source in sources for file in source.files}

@@ -13,6 +13,7 @@ from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers
 from hf_any3d.data.parquet.published_dataset import SplitSource
+from hf_any3d.utils.messages import cut
 
 HDF5_ROWS_AT_ONCE = 64
 
@@ -33,7 +34,9 @@ def check_names(path: Path, expected: Sequence[str], what: str) -> None:
     names = [" ".join(line.split()) for line in read_lines(path)]
     for number, (seen, wanted) in enumerate(zip_longest(names, expected)):
         if seen != wanted:
-            raise ValueError(f"{path}: {what} {number} is {(seen or 'missing')[:60]}; expected {wanted or 'nothing'}")
+            raise ValueError(
+                f"{path}: {what} {number} is {cut(seen or 'missing', 60)}; expected {wanted or 'nothing'}"
+            )
 
 
 def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:

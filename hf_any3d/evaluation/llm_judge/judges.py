@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_any3d.data.fingerprints import model_fingerprint
+from hf_any3d.utils.messages import cut
 
 _CLASS_NAMES_VERSION = "1"
 _LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
@@ -215,14 +216,14 @@ class EndpointJudge:
             except urllib.error.HTTPError as error:
                 with error:
                     said = " ".join(error.read().decode(errors="replace").split())
-                problem = self._without_key(f"{error.code} {error.reason} {said}")[:_SHOWN].strip()
+                problem = cut(self._without_key(f"{error.code} {error.reason} {said}").strip(), _SHOWN)
                 if error.code not in _TEMPORARY:
                     hint = f"; is {self._key_variable} the right key?" if error.code in (401, 403) else ""
                     raise JudgeError(f"{self._url}: {problem}{hint}") from None
                 with contextlib.suppress(ValueError):  # a date
                     wait = max(0.0, float(error.headers.get("Retry-After") or wait))
             except (OSError, http.client.HTTPException) as error:
-                problem = self._without_key(str(error) or type(error).__name__)[:_SHOWN]
+                problem = cut(self._without_key(str(error) or type(error).__name__), _SHOWN)
             # Such as a page of a proxy, or JSON of another form
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 problem = f"no chat completion ({type(error).__name__})"

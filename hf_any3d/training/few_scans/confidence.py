@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_any3d.evaluation.classification import by_name, wilson_interval
+from hf_any3d.evaluation.classification import by_name, share_at_most, wilson_interval
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.utils.markdown import inline
@@ -86,6 +86,11 @@ class Estimate:
         """Scans that were called none of these."""
         # Refusals are the last column.
         return int(self.matrix[:, -1].sum()) if NONE_OF_THESE in self.classes else 0
+
+    @property
+    def refused_at_most(self) -> float:
+        """Share of further scans of this kind that are called none of these at most, with a confidence of 95 %."""
+        return share_at_most(self.refused, self.total)
 
     def confused(self) -> list[tuple[str, str, int]]:
         """Return pairs of classes that were confused, (true, predicted, times), the most frequent first."""

@@ -77,6 +77,9 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
     prepared.processor.save_pretrained(folder)
     examples.save(folder)
     sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
+    if model.config.unknown_share is not None:
+        said = _how_often_unknown(model.config, estimates[CROSS_VALIDATION])
+        sure += f'\n\n"None of these" is {said}.'
     write_run_card(model, report, prepared.processor.num_points, sure, folder, arguments.license)
     return report
 
@@ -127,7 +130,7 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
     else:
         sure = f"{estimate.text()}, by {estimate.how}; the saved model learned from all {len(scans.labels)}"
         confused = estimate.confusion_text()
-        unknown = _when_unknown(prepared)
+        unknown = _when_unknown(prepared, estimate)
     lines.append(f"accuracy: {sure}")
     for split, of_split in estimates.items():
         if split != CROSS_VALIDATION:
@@ -157,13 +160,20 @@ def _way(plan: Plan, config: PointFeaturesConfig) -> str:
     return f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}"
 
 
-def _when_unknown(prepared: Preparation) -> str:
+def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
+    """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
+    return (
+        f"said of {100 * config.unknown_share:.0f} % of further scans like these on average, and of at most "
+        f"{100 * estimate.refused_at_most:.0f} % with a confidence of 95 %, as {estimate.total} were held out"
+    )
+
+
+def _when_unknown(prepared: Preparation, estimate: Estimate) -> str:
     """Describe how often a scan is labeled "none of these"."""
     config = prepared.model.config
     channels = prepared.processor.features
     if config.unknown_share is not None:
-        unknown = f"said of at most {100 * config.unknown_share:.0f} % of further scans like these, by those that "
-        unknown += "were held out, and of part of what is unlike them"
+        unknown = f"{_how_often_unknown(config, estimate)}; and of part of what is unlike them"
     elif "wrap" in config.features:
         unknown = "never said, as the wrap may have seen the scans by which its level would be found"
     else:

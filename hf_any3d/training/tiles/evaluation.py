@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.evaluation.labels import LabelComparison, Matches
+from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile
+from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile, told
 
 _MESH_POINTS = 20_000
 
@@ -55,7 +56,12 @@ class TilesJudgment:
 
 
 def judge_tiles(
-    config: LocalFeaturesConfig, unit: str, label: Callable[[PointCloudData], np.ndarray], files: Sequence[Path]
+    config: LocalFeaturesConfig,
+    unit: str,
+    label: Callable[[PointCloudData], np.ndarray],
+    files: Sequence[Path],
+    unit_of_files: str | None = None,
+    label_field: str | None = None,
 ) -> TilesJudgment:
     """Compare the answers of a model with the labels of files.
 
@@ -63,7 +69,10 @@ def judge_tiles(
         config: Configuration of the model.
         unit: That of its processor, by which files are "meters" of places on a map, or objects.
         label: Returns the number of the class of each point (points,) of a cloud.
-        files: Labeled files. Those that cannot be read, or have no labels, get an `error`.
+        files: Labeled files. Those that cannot be read, or have no labels, get an `error`. Words for classes are those
+            of the model's classes, or not judged.
+        unit_of_files: Unit of files that say none, such as "feet".
+        label_field: Column that labels are read from; see `read_point_cloud`.
     """
     written, learned = _codes_of(config)
     names = dict(zip(written, _class_names(config), strict=True))
@@ -72,7 +81,7 @@ def judge_tiles(
     matrices: list[np.ndarray] = []
     for path in files:
         try:
-            cloud = read_tile(path)
+            cloud = _with_codes(read_tile(path, label_field, unit=unit_of_files), names)
             # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)
@@ -85,8 +94,10 @@ def judge_tiles(
             judgment.files.append({"file": str(path), "error": str(error)})
             continue
         # Codes that the model does not know have names in LAS at least.
-        if tile.is_las:
-            judgment.names = dict(ASPRS_CLASSES) | names
+        if tile.table is not None:
+            judgment.names = ASPRS_CLASSES | names
+        if tile.not_counted:
+            told([f"{path}: {tile.not_counted:,} points with the flag withheld or synthetic are not judged"])
         own = _compare(answers, cloud, written, learned)
         judgment.comparison.merge(own)
         judgment.files.append({"file": str(path), **own.figures(judgment.names)})
@@ -95,6 +106,16 @@ def judge_tiles(
     if tiles:
         judgment.estimate = _estimate(tiles, unit, np.stack(matrices), config)
     return judgment
+
+
+def _with_codes(cloud: PointCloudData, names: dict[int, str]) -> PointCloudData:
+    """Return a cloud whose labels are codes of the classes that its words name, or else -1."""
+    if cloud.labels is None or cloud.label_names is None:
+        return cloud
+    codes = list(names)
+    numbers = renumbered(cloud.labels, cloud.label_names, list(names.values()))
+    # The last one is that of no class, which is -1.
+    return replace(cloud, labels=np.array([*codes, NO_LABEL])[numbers], label_names=None)
 
 
 def _codes_of(config: LocalFeaturesConfig) -> tuple[list[int], dict[int, int]]:
@@ -115,7 +136,10 @@ def _compare(
 ) -> LabelComparison:
     """Count true and predicted codes of a cloud."""
     assert cloud.labels is not None
-    present, place = np.unique(cloud.labels, return_inverse=True)
+    # The same points that are learned, by their flags
+    counts = points_that_count(cloud)
+    answers = answers[counts]
+    present, place = np.unique(cloud.labels[counts], return_inverse=True)
     ignored = {code for code in present.tolist() if code not in learned}
     # Codes of one class, such as heights of vegetation, become the one that the class has in files.
     joined = np.array([written[learned[code]] if code in learned else code for code in present.tolist()])

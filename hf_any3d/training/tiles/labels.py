@@ -2,66 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES
+from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
 from hf_any3d.modeling.layers.losses import IGNORED
 
-SAYS_NOTHING = (0, 1, 7, 18)
-"""ASPRS codes of points that nobody has classified, and of noise."""
-_FIRST_OF_USERS = 64
+NO_CODES = "none"
+"""Word for `ignore` by which all codes count."""
+_OF_NO_CLASS = UNCLASSIFIED[1]
 
 
 @dataclass(frozen=True)
 class ClassRule:
     """Rule by which codes of files become classes.
 
+    What a code means depends on the file that has it: `table` is `PointCloudData.label_codes`, None for numbers whose
+    meaning no format knows.
+
     Attributes:
-        ignored: Codes that are neither learned nor judged; None for those that say nothing in LAS.
+        ignored: Codes that are neither learned nor judged; None for those that name no object in LAS.
         merged: Name -> codes that are one class.
+        written: Name of a merged class -> the code that files get for it, where one was given.
+        words: Names of the codes, where files name classes by words.
     """
 
     ignored: frozenset[int] | None = None
-    merged: Mapping[str, tuple[int, ...]] | None = None
+    merged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    written: Mapping[str, int] = field(default_factory=dict)
+    words: Sequence[str] = ()
 
     @classmethod
     def parse(cls, ignore: str | None, merge: Sequence[str] | None) -> ClassRule:
-        """Read the rule from words such as "0,1" and "vegetation=3,4,5"."""
+        """Read the rule from words such as "0,1" and "vegetation=3,4,5", or "other=2,3:64" with the code for files."""
         merged: dict[str, tuple[int, ...]] = {}
+        written: dict[str, int] = {}
         for text in merge or ():
             # The name may be any text, codes follow the first equals sign.
             name, _, codes = text.partition("=")
-            merged[name.strip()] = _codes(codes, f"--merge {text!r}")
-            if not name.strip():
+            name = name.strip()
+            codes, colon, code = codes.partition(":")
+            merged[name] = _codes(codes, f"--merge {text!r}")
+            if colon:
+                # One code, so that two are as wrong as none
+                (written[name],) = _codes(code, f"--merge {text!r}", most=1)
+            if not name:
                 raise ValueError(f"--merge {text!r}; expected a name and codes, such as vegetation=3,4,5")
         every = [code for codes in merged.values() for code in codes]
         # A point cannot be of two classes.
         if twice := sorted({code for code in every if every.count(code) > 1}):
             raise ValueError(f"--merge has code {twice[0]} in two classes; expected each code once")
-        return cls(None if ignore is None else frozenset(_codes(ignore, f"--ignore {ignore!r}")), merged)
+        if ignore is None:
+            return cls(None, merged, written)
+        ignored = frozenset(() if ignore.strip() == NO_CODES else _codes(ignore, f"--ignore {ignore!r}"))
+        if both := sorted(ignored & {*every}):
+            raise ValueError(f"--ignore and --merge both have code {both[0]}; expected one of them")
+        return cls(ignored, merged, written)
 
-    def is_ignored(self, code: int, is_las: bool) -> bool:
+    def is_ignored(self, code: int, table: str | None) -> bool:
         """Return whether points of a code are left out."""
-        # Given codes replace the default for LAS: --ignore 18 learns what nobody has classified, too.
-        if self.ignored is not None:
-            return code in self.ignored
-        # The usual mark of "no label" outside of LAS
+        # Who names a code wants its points.
+        if any(code in codes for codes in self.merged.values()):
+            return False
+        # Negative numbers are the usual mark of "no label" outside of LAS.
         if code < 0:
             return True
-        return is_las and (code in SAYS_NOTHING or code >= _FIRST_OF_USERS)
+        # Given codes replace those of LAS: --ignore 18 learns what nobody has classified, too.
+        if self.ignored is not None:
+            return code in self.ignored
+        return table is not None and not names_object(code, table)
 
-    def class_of(self, code: int, is_las: bool) -> tuple[str, int]:
-        """Return the name of the class of a code, and the code that files get for it: of merged ones the last."""
-        for name, codes in (self.merged or {}).items():
-            # The last code is the one that files get, so that the user chooses it by the order.
+    def is_own(self, code: int, table: str | None) -> bool:
+        """Return whether a code is the user's own in LAS, and neither named to be joined nor to be ignored."""
+        is_named = self.ignored is not None or any(code in codes for codes in self.merged.values())
+        return table is not None and not is_named and kind_of(code, table) is Kind.OWN
+
+    def class_of(self, code: int, table: str | None) -> tuple[str, int]:
+        """Return the name of the class of a code, and the code that files get for it."""
+        for name, codes in self.merged.items():
             if code in codes:
-                return name, codes[-1]
+                return name, self._code_of_merged(name, codes, table)
+        if code < len(self.words):
+            return self.words[code], code
         # Codes of other formats are numbers of their own.
-        name = ASPRS_CLASSES.get(code) if is_las else None
+        name = ASPRS_CLASSES.get(code) if table is not None else None
         return name or f"class {code}", code
+
+    def _code_of_merged(self, name: str, codes: tuple[int, ...], table: str | None) -> int:
+        """Return the code that files get for a merged class, which must not say another thing than its name."""
+        if name in self.written:
+            return self.written[name]
+        # One code only gets a name; numbers outside of LAS say nothing by themselves.
+        if len(codes) == 1 or table is None:
+            return codes[-1]
+        plain = name.lower().replace("_", " ")
+        by_name = {title: code for code, title in ASPRS_CLASSES.items()}
+        if plain in by_name:
+            return by_name[plain]
+        for family, members in FAMILIES.items():
+            inside = [code for code in codes if code in members]
+            # Any code of a family fits it, and the user chooses one by the order.
+            if inside and (plain == family or len(inside) == len(codes)):
+                return inside[-1]
+        return _OF_NO_CLASS
 
 
 @dataclass(frozen=True)
@@ -83,33 +129,75 @@ class Classes:
         found: list[list[int]] = [[] for _ in self.names]
         for code, number in self.numbers.items():
             found[number].append(code)
-        merged = rule.merged or {}
-        return [sorted({*codes, *merged.get(name, ())}) for name, codes in zip(self.names, found, strict=True)]
+        return [sorted({*codes, *rule.merged.get(name, ())}) for name, codes in zip(self.names, found, strict=True)]
 
     @classmethod
-    def among(cls, counts: Mapping[int, int], rule: ClassRule, is_las: bool, least: int) -> tuple[Classes, list[str]]:
-        """Choose the classes of codes with so many points each; also returns those with fewer than `least`."""
+    def among(
+        cls, counts: Mapping[int, int], rule: ClassRule, table: str | None, least: int
+    ) -> tuple[Classes, list[str]]:
+        """Choose the classes of codes with so many points each; also returns those with fewer than `least`.
+
+        Raises:
+            ValueError: Files would get one code for two classes.
+        """
         found: dict[str, tuple[int, int, list[int]]] = {}
         for code in sorted(counts):
             # In the order of codes, so that the numbers of classes do not depend on the order of files.
-            if counts[code] and not rule.is_ignored(code, is_las):
-                name, written = rule.class_of(code, is_las)
+            if counts[code] and not rule.is_ignored(code, table):
+                name, written = rule.class_of(code, table)
                 _, points, codes = found.get(name, (written, 0, []))
                 found[name] = (written, points + counts[code], [*codes, code])
         kept = {name: values for name, values in found.items() if values[1] >= least}
+        _check_different({name: written for name, (written, _, _) in kept.items()}, rule)
         numbers = {code: number for number, (_, _, codes) in enumerate(kept.values()) for code in codes}
         rare = [f"{name} ({points})" for name, (_, points, _) in found.items() if name not in kept]
         return cls(list(kept), [written for written, _, _ in kept.values()], numbers), rare
 
-    def number(self, codes: np.ndarray) -> np.ndarray:
-        """Return the class of each point (points,) by its code, -100 where none is learned."""
+    def number(self, codes: np.ndarray, among: Collection[int] | None = None) -> np.ndarray:
+        """Return the class of each point (points,) by its code, -100 where none is learned.
+
+        Only the codes `among` those given count: a code may be a class in one file, and mean nothing in another.
+        """
         # Few codes and many points: each code is looked up once.
         present, place = np.unique(codes, return_inverse=True)
-        return np.array([self.numbers.get(int(code), IGNORED) for code in present])[place.reshape(-1)]
+        counted = self.numbers if among is None else {code: self.numbers.get(code, IGNORED) for code in among}
+        return np.array([counted.get(code, IGNORED) for code in present.tolist()])[place.reshape(-1)]
 
 
-def _codes(text: str, option: str) -> tuple[int, ...]:
+def codes_without_class(classes: Classes, rule: ClassRule) -> list[str]:
+    """Return remarks on merged classes of several kinds of things, for which files get the code of none."""
+    remarks = []
+    for name, code in zip(classes.names, classes.codes, strict=True):
+        if name in rule.merged and name not in rule.written and code == _OF_NO_CLASS:
+            codes = ",".join(map(str, rule.merged[name]))
+            remarks.append(
+                f"classes: files get code {code}, unclassified, for {name}, as LAS has none for it; "
+                f"--merge {name}={codes}:{_free(dict(zip(classes.names, classes.codes, strict=True)))} gives it one"
+            )
+    return remarks
+
+
+def _check_different(written: Mapping[str, int], rule: ClassRule) -> None:
+    """Check that files tell the classes apart."""
+    for code, count in Counter(written.values()).items():
+        if count > 1:
+            names = [name for name in written if written[name] == code]
+            # The code of a single class is that of its points; a merged one can get another.
+            merged = next((name for name in names if name in rule.merged), names[0])
+            codes = ",".join(map(str, rule.merged.get(merged, (code,))))
+            raise ValueError(
+                f"files would get code {code} for {' and for '.join(names)}; give one of them a code of its own, such "
+                f"as --merge {merged}={codes}:{_free(written)}"
+            )
+
+
+def _free(written: Mapping[str, int]) -> int:
+    """Return a code that no class has, of those that LAS leaves to the user."""
+    return next(code for code in range(64, 256) if code not in written.values())
+
+
+def _codes(text: str, option: str, most: int | None = None) -> tuple[int, ...]:
     words = [word for word in text.replace(",", " ").split() if word]
-    if not words or not all(word.lstrip("-").isdecimal() for word in words):
+    if not words or not all(word.lstrip("-").isdecimal() for word in words) or (most and len(words) > most):
         raise ValueError(f"{option}; expected codes of classes, such as 3,4,5")
     return tuple(map(int, words))

@@ -11,11 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files.label_words import common_names, with_words
+from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
+from hf_any3d.data.units import taken_for_meters, with_unit
+from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
+from hf_any3d.training.tiles.labels import NO_CODES, ClassRule
 from hf_any3d.utils.messages import printable
 
+OWN_SHARE = 0.01
+"""Share of the labeled points from which on a code of the user's own is a class by itself: whoever marks cars in LAS
+has no other codes for them. Surveys have stray ones, such as 64 for cranes, 0.07 % of the points of French tiles."""
+_SELDOM_MISSED = (*UNCLASSIFIED, 7, 18)
 NEAR = 100.0
 """Meters between tiles up to which they are of one place: also neighbors with a gap show the same houses and trees."""
 _LAS = (".las", ".laz")
@@ -41,6 +50,10 @@ class TileFacts:
         face_codes: Code of a class -> faces.
         is_mesh: Whether it has faces.
         up_axis: Axis that points up, if the file says it.
+        table: What the codes are; see `PointCloudData.label_codes`.
+        not_counted: Points that are withheld, or synthetic among measured ones; their codes are not among the others.
+        left_out: Code of a class that is not learned -> points, or faces.
+        words: Names of the codes, where the file has words for its classes.
     """
 
     path: Path
@@ -53,10 +66,14 @@ class TileFacts:
     face_codes: Counter[int] = field(default_factory=Counter)
     is_mesh: bool = False
     up_axis: str | None = None
+    table: str | None = None
+    not_counted: int = 0
+    left_out: Counter[int] = field(default_factory=Counter)
+    words: tuple[str, ...] | None = None
 
     @property
     def is_las(self) -> bool:
-        """True if codes are those of ASPRS."""
+        """True if the format is that of airborne scans."""
         return self.path.suffix.lower() in _LAS
 
     @property
@@ -84,9 +101,21 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
     return list(files.values())
 
 
-def read_tile(path: Path) -> PointCloudData:
-    """Read a tile; one without points, without labels or without extent is an error."""
-    cloud = read_point_cloud(path)
+def read_tile(
+    path: Path, label_field: str | None = None, words: Sequence[str] | None = None, unit: str | None = None
+) -> PointCloudData:
+    """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    Args:
+        path: Its file.
+        label_field: Column that labels are read from; see `read_point_cloud`.
+        words: Classes of all files by their numbers, where files name them by words.
+        unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
+    """
+    cloud = with_words(read_point_cloud(path, on_invalid="drop", label_field=label_field), words, path)
+    cloud = with_unit(cloud, unit)
+    with file_errors(path):
+        cloud.check_usable()
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -98,7 +127,9 @@ def read_tile(path: Path) -> PointCloudData:
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     """Collect the facts about a tile."""
-    measured = {name for name, values in _MEASURED.items() if getattr(cloud, values) is not None}
+    fields = {name: getattr(cloud, field) for name, field in _MEASURED.items()}
+    # 0 everywhere stands for what nobody has measured.
+    measured = {name for name, values in fields.items() if values is not None and values.any()}
     if cloud.is_mesh:
         # Faces tell them.
         measured.add("normals")
@@ -110,10 +141,11 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
     bounds = np.stack([cloud.points.min(axis=0), cloud.points.max(axis=0)]).astype(np.float64)
     if cloud.offset is not None:
         bounds += cloud.offset
+    counts = points_that_count(cloud)
     return TileFacts(
         path,
         len(cloud),
-        _counted(cloud.labels),
+        _counted(None if cloud.labels is None else cloud.labels[counts]),
         frozenset(measured),
         bounds,
         cloud.meters_per_unit,
@@ -121,6 +153,9 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         _counted(cloud.face_labels),
         cloud.is_mesh,
         cloud.up_axis,
+        cloud.label_codes,
+        int((~counts).sum()),
+        words=cloud.label_names,
     )
 
 
@@ -151,14 +186,106 @@ def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
     return replace(tile, codes=tile.face_codes) if labeled == FACES else tile
 
 
-def units_of(tiles: Sequence[TileFacts]) -> list[str]:
-    """Return remarks on units that are converted."""
+def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
+    """Return the facts with one list of words for all tiles, whose numbers are the codes; as they are without words.
+
+    Raises:
+        ValueError: Classes are words in one tile, and numbers in another one.
+    """
+    words = common_names(tile.words for tile in tiles)
+    if not words:
+        return list(tiles)
+    if numbered := [tile for tile in tiles if tile.words is None]:
+        worded = next(tile for tile in tiles if tile.words is not None)
+        raise ValueError(
+            f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
+        )
+    common = []
+    for tile in tiles:
+        # Not labeled points keep their negative number.
+        codes = {code: words.index((tile.words or ())[code]) if code >= 0 else code for code in tile.codes}
+        counts = Counter({codes[code]: count for code, count in tile.codes.items()})
+        common.append(replace(tile, codes=counts, words=words))
+    return common
+
+
+def with_one_table(tiles: Sequence[TileFacts]) -> tuple[list[TileFacts], list[str]]:
+    """Return the facts with a table of codes for each tile, and a remark on codes that are taken for those of LAS.
+
+    Classes are joined by their codes, so that in one folder with LAS they mean what LAS says in other files, too.
+    """
+    others = [tile.path.name for tile in tiles if tile.table is None]
+    if not 0 < len(others) < len(tiles):
+        return list(tiles), []
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    remark = f"classes: those of {', '.join(others[:3])}{more} are taken for codes of LAS, as the other files are LAS"
+    return [replace(tile, table=tile.table or CURRENT) for tile in tiles], [remark]
+
+
+def with_learned_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[TileFacts]:
+    """Return the facts with the codes that are learned, apart from those that are left out."""
+    tiles = [_parted(tile, {code for code in tile.codes if rule.is_ignored(code, tile.table)}) for tile in tiles]
+    # A few points with a code of the user's own are no class, unless they are named.
+    codes = sum((tile.codes for tile in tiles), Counter())
+    own = {code for tile in tiles for code in tile.codes if rule.is_own(code, tile.table)}
+    few = {code for code in own if codes[code] < OWN_SHARE * codes.total()}
+    return [_parted(tile, few) for tile in tiles]
+
+
+def _parted(tile: TileFacts, left_out: set[int]) -> TileFacts:
+    """Return the facts with some codes among those that are left out."""
+    learned = Counter({code: count for code, count in tile.codes.items() if code not in left_out})
+    return replace(tile, codes=learned, left_out=tile.left_out + tile.codes - learned)
+
+
+def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
+    """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
+    if flagged := sum(tile.not_counted for tile in tiles):
+        share = _percent(flagged, sum(tile.points for tile in tiles))
+        remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
+    left_out = sum((tile.left_out for tile in tiles), Counter())
+    # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
+    if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
+        return remarks
+    total = left_out.total() + sum(tile.codes.total() for tile in tiles)
+    # The largest first
+    codes = [code for code, _ in left_out.most_common()]
+    named = [f"{code} {_meaning(code, tiles)}, {_percent(left_out[code], total)}" for code in codes]
+    # What is most likely missed: the largest of those that are not simply unclassified or noise
+    missed = next((code for code in codes if code not in _SELDOM_MISSED), codes[0])
+    others = ",".join(map(str, sorted({*codes} - {missed}))) or NO_CODES
+    learn = f"--ignore {others} learns {missed}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
+    return [*remarks, f"not learned: class {'; '.join(named)} of the labels; {learn}"]
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2g} %"
+
+
+def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:
+    """Return what a code is called in the first of the tiles whose class is left out."""
+    table = next((tile.table for tile in tiles if code in tile.left_out), None)
+    if table is None:
+        return "without a meaning"
+    kind = kind_of(code, table)
+    if kind is Kind.OWN:
+        return "user-defined"
+    if kind is Kind.FLAGGED:
+        return f"withheld {ASPRS_CLASSES[code & 31]}"
+    return names_of(table).get(code, "reserved")
+
+
+def units_of(tiles: Sequence[TileFacts]) -> list[str]:
+    """Return remarks on units of scans of places that are converted, or taken for meters."""
+    remarks = []
+    unknown = [tile.path.name for tile in tiles if tile.meters is None]
+    if unknown:
+        remarks.append(taken_for_meters(unknown, len(tiles)))
     for what, lengths in (
         ("coordinates", [tile.meters for tile in tiles]),
         ("heights", [tile.high for tile in tiles]),
     ):
-        # A file that does not say its unit is taken as meters without a word.
         feet = [tile.path.name for tile, length in zip(tiles, lengths, strict=True) if length not in (None, 1.0)]
         if feet:
             shown = ", ".join(feet[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,10 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.data.units import LENGTHS, check_projected
+from hf_any3d.evaluation.classification import share_at_most
+from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings
@@ -18,13 +23,13 @@ from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
-from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor, check_projected
+from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.labels import Classes, ClassRule
+from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
 from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     POINTS,
@@ -34,10 +39,14 @@ from hf_any3d.training.tiles.reading import (
     read_tile,
     tile_files,
     told,
+    told_codes,
     units_of,
     usable_measures,
     what_is_labeled,
     with_codes_of,
+    with_common_words,
+    with_learned_codes,
+    with_one_table,
 )
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
@@ -65,16 +74,24 @@ class TilesArguments:
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1; by default, of LAS, 0, 1, 7, 18, and "
-        "64 and above, and negative ones of other formats.",
+        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
+        "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
+    )
+    label_field: str | None = argument(
+        None,
+        help="Name of the column, property, field, array or extra dimension with the class of each point; by default "
+        "a usual one, such as label.",
     )
     merge: list[str] | None = argument(
-        None, help="Classes to join, such as 'vegetation=3,4,5'; files get the last code. Several may follow."
+        None,
+        help="Classes to join, such as 'vegetation=3,4,5', or 'other=2,3:64' with the code that files get. By default "
+        "that is the last code if all are of one family, and in LAS 1, unclassified, for others. Several may follow.",
     )
     unit: str | None = argument(
         None,
-        help="meters for scans of places, diagonal for objects, whose size is that of their bounding box; by default "
-        "meters for formats of scanners and clouds larger than 20 units, else, and for meshes, diagonal.",
+        help="Of scans of places, the unit of files that say none: meters, feet or us-feet; diagonal for objects, "
+        "whose size is that of their bounding box. By default meters for formats of scanners and clouds larger than "
+        "20 units, else, and for meshes, diagonal.",
     )
     edges: list[float] | None = argument(
         None, help="Edges of the voxels by which surroundings are measured, the smallest first."
@@ -93,9 +110,14 @@ class TilesArguments:
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
-        check_settings(self, {"unit": (None, "meters", "diagonal"), "up_axis": (None, "x", "y", "z")})
+        check_settings(self, {"unit": (None, *LENGTHS, "diagonal"), "up_axis": (None, "x", "y", "z")})
         if self.folds < 2 or self.points < 1:
             raise ValueError(f"--folds {self.folds} --points {self.points}; expected at least 2 and 1")
+
+    @property
+    def unit_of_files(self) -> str | None:
+        """Unit that is given for files that say none."""
+        return self.unit if self.unit in LENGTHS else None
 
 
 @dataclass
@@ -139,11 +161,14 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         # Every file is read once to know what all have, and again for its rows: all at once may not fit into memory.
-        tiles, labels_of, remarks = _look_at_all(files, rule)
+        tiles, labels_of, remarks = _look_at_all(files, rule, arguments)
+        rule = replace(rule, words=tiles[0].words or ())
         classes, more = _classes(tiles, rule)
-        remarks += more + units_of(tiles)
+        remarks += more
         processor, more = _processor(tiles, arguments)
         remarks += more
+        if processor.unit == "meters":
+            remarks += units_of(tiles)
         places, more = _places(tiles, processor)
         # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
@@ -181,31 +206,35 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     return Learned(report, _lines(examples, judged, model, paths))
 
 
-def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], str, list[str]]:
+def _look_at_all(
+    files: Sequence[Path], rule: ClassRule, arguments: TilesArguments
+) -> tuple[list[TileFacts], str, list[str]]:
     """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
     for path in files:
         try:
-            cloud = read_tile(path)
+            cloud = read_tile(path, arguments.label_field, unit=arguments.unit_of_files)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
             continue
-        if not cloud.is_mesh:
+        if arguments.unit != "diagonal":
             with file_errors(path):
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
+    found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
+    remarks += more
     tiles: list[TileFacts] = []
-    for tile in [with_codes_of(tile, labels_of) for tile in found]:
+    for tile in with_learned_codes(found, rule):
         # Codes such as 0 and 1 of LAS say that nobody has classified a point.
-        if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
+        if tile.codes:
             tiles.append(tile)
         else:
-            codes = ", ".join(map(str, sorted(tile.codes)))
+            codes = ", ".join(map(str, sorted(tile.left_out))) or "none that counts"
             what = labels_of.removesuffix("s")
             remarks.append(f"left out: {tile.path}: no {what} has a class that says something; it has codes {codes}")
     if not tiles:
@@ -213,20 +242,18 @@ def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts
         raise ValueError(
             f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
         )
-    return tiles, labels_of, remarks
+    return tiles, labels_of, remarks + told_codes(tiles, rule)
 
 
 def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
-    # Only where all files are LAS do codes mean what ASPRS says, and the ones that say nothing can be left out.
-    are_las = all(tile.is_las for tile in tiles)
     codes = sum((tile.codes for tile in tiles), Counter())
-    # Points that count, of which a class needs a share to be learned
-    labeled = sum(count for code, count in codes.items() if not rule.is_ignored(code, are_las))
     # A part may be a few large faces, on which any number of points is drawn.
-    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * labeled))
-    classes, rare = Classes.among(codes, rule, are_las, least)
+    least = 1 if all(tile.is_mesh for tile in tiles) else max(LEAST_POINTS, int(LEAST_SHARE * codes.total()))
+    # Codes are those of LAS in all files or in none.
+    classes, rare = Classes.among(codes, rule, tiles[0].table and CURRENT, least)
     # A handful of points of a class is more often a slip of the hand than a class.
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
+    remarks += codes_without_class(classes, rule)
     if len(classes.names) < 2:
         listed = ", ".join(classes.names) or "none"
         raise ValueError(
@@ -257,7 +284,7 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
     """Return the processor for what all tiles have."""
     # In meters features compare heights of all scans; objects are compared by shares of their own size.
-    unit = arguments.unit or _unit_of(tiles)
+    unit = "meters" if arguments.unit_of_files else arguments.unit or _unit_of(tiles)
     wanted = [
         name
         for name, is_wanted in (
@@ -314,7 +341,9 @@ def rows_of(
 
     Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
     """
-    cloud = read_tile(tile.path)
+    # What is wrong with the file was said when it was looked at.
+    with warnings.catch_warnings(action="ignore"):
+        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -323,7 +352,9 @@ def rows_of(
         # Large faces would be few points otherwise, and small ones many.
         cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
     assert cloud.labels is not None
-    labels = classes.number(cloud.labels)
+    # By the codes that are learned of this very file
+    labels = classes.number(cloud.labels, tile.codes)
+    labels[~points_that_count(cloud)] = IGNORED
     parts = []
     for copy, (share, scale) in enumerate(_copies(tile, processor)):
         kept = np.arange(len(cloud))
@@ -331,9 +362,11 @@ def rows_of(
             # Sorted, since neighbors in the file are neighbors in memory.
             kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
-        if not len(drawn):
+        # A thinned copy of a small tile may have nothing to learn, or no surroundings.
+        if not len(drawn) or len(kept) < processor.min_points:
             continue
-        features = _features(_part(cloud, kept), processor, scale, drawn)
+        with file_errors(tile.path):
+            features = _features(_part(cloud, kept), processor, scale, drawn)
         own = labels[kept][drawn]
         parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
     return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))
@@ -633,8 +666,12 @@ def _lines(
     if config.unknown_share is None:
         lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
+        # The level is that of the worst fold, so that each of them stands for one place.
+        folds = len(np.unique(judged.folds))
+        of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
             f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
-            f"each {unit} that was held out"
+            f"{of_fold} that was held out; with a confidence of 95 %, at most {100 * share_at_most(0, folds):.0f} % of "
+            f"further {unit}s like these exceed that"
         )
     return lines

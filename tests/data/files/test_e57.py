@@ -1,6 +1,7 @@
 """E57: a file of libE57Format with two scans, and files written here with other layouts and damage."""
 
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -160,3 +161,37 @@ def test_colors_range_within_the_limits_of_their_scan_or_field_or_by_their_value
     cloud = read_point_cloud(paged(data), file_type="e57")
     np.testing.assert_allclose(cloud.colors, shares, atol=0.5 / top if kind == "Integer" else 1e-6)
     assert cloud.up_axis == "z"
+
+
+# By libE57Format through pye57 0.4.19: two scans of twelve points, one with intensities to 1, the other to 2047,
+# as their `intensityLimits` say. The first has three colors that are marked as invalid and the second one intensity;
+# of both, the last point is marked itself.
+MARKED = (FILES.parent / "data" / "files" / "invalid_values.e57").read_bytes()
+
+
+def test_scans_of_two_scales_are_joined_on_one_and_marked_values_are_0():
+    with pytest.warns(UserWarning) as said:
+        cloud = read_point_cloud(MARKED, file_type="e57")
+    rows = np.arange(11)
+    expected = np.tile((rows + 1) / 16, 2)
+    expected[14] = 0
+    np.testing.assert_allclose(cloud.intensity, expected, atol=1e-6)
+    colors = np.tile(np.stack([10 * rows + 5, 20 * rows, 255 - rows], axis=1), (2, 1)) / 255
+    colors[[2, 7]] = 0
+    np.testing.assert_allclose(cloud.colors, colors, atol=1e-6)
+    texts = [str(each.message).split("bytes>: ")[1] for each in said]
+    assert texts == [
+        "1 of 12 points of a scan are marked as invalid and are left out",
+        "scans state intensities of different limits; each is scaled to 0 to 1 by its own",
+        "colors: 2 of 22 are marked as invalid, or NaN, the first at 2 (counted from 0); they are 0",
+        "intensities: 1 of 22 are marked as invalid, or NaN, the first at 14 (counted from 0); they are 0",
+    ]
+
+
+def test_colors_and_intensities_that_are_0_everywhere_are_none():
+    axes = [(f"cartesian{axis}", 0, 9, np.arange(5) + number) for number, axis in enumerate("XYZ")]
+    dark = [(name, 0, 255, np.zeros(5, int)) for name in ("colorRed", "colorGreen", "colorBlue", "intensity")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cloud = read_point_cloud(e57([*axes, *dark]), file_type="e57")
+    assert cloud.colors is None and cloud.intensity is None and len(cloud) == 5

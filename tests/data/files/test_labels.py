@@ -251,8 +251,8 @@ def test_every_property_and_element_of_ply_stays(form, ending, tmp_path):
     (tmp_path / "a.ply").write_bytes(old)
     write_labels(tmp_path / "a.ply", tmp_path / "b.ply", [4, 5, 6], face_labels=[1, 2, 2])
     new = (tmp_path / "b.ply").read_bytes()
-    added = f"property int label{ending}".encode()
-    assert new.count(added) == 2
+    assert f"property int scalar_Classification{ending}".encode() in new
+    assert f"property int label{ending}".encode() in new  # of faces
     cloud, before = read_point_cloud(tmp_path / "b.ply"), read_point_cloud(tmp_path / "a.ply")
     np.testing.assert_array_equal(cloud.labels, [4, 5, 6])
     np.testing.assert_array_equal(cloud.faces, before.faces)
@@ -384,7 +384,7 @@ TEXTS = {
     ),
     "new.csv": (
         '"X","Y","Z"\r\n1,2,3\r\n4,5,6\r\n7,8,10\r\n',
-        '"X","Y","Z",label\r\n1,2,3,4\r\n4,5,6,5\r\n7,8,10,6\r\n',
+        '"X","Y","Z","Classification"\r\n1,2,3,4\r\n4,5,6,5\r\n7,8,10,6\r\n',
     ),
     "plain.xyz": (
         "# of someone\n1 2  3\n\n4 5 6 // here\n7 8 10",
@@ -392,7 +392,7 @@ TEXTS = {
     ),
     "last.xyz": ("1 2 3 0\n4 5 6 0\n7 8 10 1\n", "1 2 3 4\n4 5 6 5\n7 8 10 6\n"),
     "counted.txt": ("3\n1\t2\t3\n4\t5\t6\n7\t8\t10\n", "3\n1\t2\t3\t4\n4\t5\t6\t5\n7\t8\t10\t6\n"),
-    "commas.txt": ("x;y;z\n1,5;2;3\n4;5;6\n7;8;10\n", "x;y;z;label\n1,5;2;3;4\n4;5;6;5\n7;8;10;6\n"),
+    "commas.txt": ("x;y;z\n1,5;2;3\n4;5;6\n7;8;10\n", "x;y;z;Classification\n1,5;2;3;4\n4;5;6;5\n7;8;10;6\n"),
 }
 
 
@@ -408,12 +408,19 @@ def test_rows_of_text_stay_with_their_header_and_separators(name, tmp_path):
     np.testing.assert_array_equal(read.labels, [4, 5, 6])
 
 
-def test_columns_without_names_are_not_guessed(tmp_path):
-    rows = "".join(f"{i} {i * i} 1 {i * 0.37}\n" for i in range(90))
-    (tmp_path / "a.xyz").write_text(rows)
-    for arguments in ({}, {"field": "mine"}, {"scores": np.ones(90)}):
-        with raises(ValueError, naming="names"):
-            write_labels(tmp_path / "a.xyz", tmp_path / "b.xyz", np.zeros(90, int), **arguments)
+def test_columns_without_names_get_them_where_nothing_else_tells_what_is_new(tmp_path):
+    rows = "".join(f"{i % 7} {i * i} 1.5 {i * 0.37:g}\n" for i in range(90))
+    (tmp_path / "a.xyz").write_text("# of someone\n" + rows)
+    cases: list[tuple[dict, str]] = [
+        ({}, "#x y z column_4 Classification"),
+        ({"field": "mine"}, "#x y z column_4 mine"),
+        ({"scores": np.ones(90)}, "#x y z column_4 Classification score"),
+    ]
+    for arguments, names in cases:
+        write_labels(tmp_path / "a.xyz", tmp_path / "b.xyz", np.arange(90), **arguments)
+        first, named, *new = (tmp_path / "b.xyz").read_text().splitlines()
+        assert (first, named) == ("# of someone", names)
+        assert [" ".join(line.split()[:4]) for line in new] == rows.splitlines()
 
 
 @pytest.mark.parametrize("name", ["chair.obj", "lamp.off", "lamp.stl", "bottle.glb", "chair.npy", "chair.pts"])

@@ -64,10 +64,10 @@ def test_fields_of_other_names_have_their_place(name, field):
 @pytest.mark.parametrize("name", ["vertex_indexes", "vertexIndices", "vertices", "indices", "of_this_face"])
 def test_faces_are_found_whatever_the_name_of_their_list(name):
     header = f"{VERTICES}element face 2\nproperty list uchar int {name}\nproperty list uchar float texcoord\n"
-    header += "property int part\nelement edge 1\nproperty int from"
+    header += "property int shade\nelement edge 1\nproperty int from"
     cloud, told = read(ply(header, f"{ROWS}3 0 1 2 0 5\n3 0 2 3 0 5\n1\n".encode(), "ascii"), "ply")
     assert (cloud.faces == TRIANGLES).all()
-    assert all(left in told for left in ("texcoord of faces", "part of faces", "element edge"))
+    assert all(left in told for left in ("texcoord of faces", "shade of faces", "element edge"))
 
 
 def test_an_alpha_is_told_only_where_it_says_something():
@@ -151,7 +151,7 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     [
         (
             'COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
-            (1.0, 0.3048006096),
+            (1.0, 1200 / 3937),
             "heights",
         ),
         (
@@ -164,7 +164,10 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
         ({1024: 1, 3072: 32632, 4096: 6360}, (1.0, 1200 / 3937), "heights"),
         ({1024: 1, 3072: 32632, 4096: 5703, 4099: 9001}, 1.0, ""),
         ({1024: 1, 3076: 9001, 4099: 9003}, (1.0, 1200 / 3937), "heights"),
-        ({1024: 1, 3072: 2225}, None, "EPSG:2225"),
+        ({1024: 1, 3072: 2225}, 1200 / 3937, ""),
+        ({1024: 1, 3072: 2225, 4096: 5703}, (1200 / 3937, 1.0), "heights"),
+        ({1024: 1, 3072: 6588, 4096: 6360}, 1200 / 3937, ""),
+        ({1024: 1, 3072: 1999}, None, "no known unit"),
         ({1024: 1, 3072: 2225, 3076: 9003}, 1200 / 3937, ""),
         ({1024: 1, 3072: 2154}, 1.0, ""),
     ],

@@ -110,7 +110,7 @@ def test_fields_of_every_type_are_read_whole(kind):
     assert cloud.offset is None and cloud.faces is None
 
 
-@pytest.mark.parametrize("values", ["nan", "1e30", "9007199254740992"])
+@pytest.mark.parametrize("values", ["0.5", "1e30", "9007199254740992"])
 def test_packed_colors_of_a_text_file_are_whole_numbers(values):
     with pytest.raises(PointCloudFileError):
         read(pcd("x y z rgb", "4 4 4 4", "F F F U", f"1 2 3 {values}\n".encode(), 1, "ascii"))

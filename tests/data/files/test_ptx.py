@@ -1,5 +1,7 @@
 """PTX: scans with their transforms, written here by construction."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,22 @@ def test_scans_are_moved_by_their_transforms_and_joined():
     assert (cloud.colors * 255).tolist() == [[255, 0, 0], [0, 0, 255], [255, 0, 0]]
     assert cloud.up_axis == "z" and cloud.meters_per_unit == 1
     assert file_type_of(data) == "ptx"
+
+
+def test_scales_that_nothing_tells_are_told_and_0_everywhere_is_none():
+    rows = ROWS[[0, 2]]
+    bright = rows * [1, 1, 1, 4095, 1, 1, 1]
+    with pytest.warns(UserWarning, match="intensities reach 0.5 in one scan and 2047.5 in another"):
+        cloud = read_point_cloud(ptx((rows, np.eye(4)), (bright, np.eye(4))), file_type="ptx")
+    assert cloud.intensity.tolist() == [0.5, 0.25, 2047.5, 1023.75]
+    dark = rows * [1, 1, 1, 0, 0, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cloud = read_point_cloud(ptx((dark, np.eye(4)), (dark, np.eye(4))), file_type="ptx")
+        assert cloud.colors is None and cloud.intensity is None and len(cloud) == 4
+        # A scan of a dark room among others is one of values.
+        mixed = read_point_cloud(ptx((rows, np.eye(4)), (dark, np.eye(4))), file_type="ptx")
+    assert len(mixed.intensity) == len(mixed.colors) == 4
 
 
 def test_colors_that_some_scans_lack_are_left_out():

@@ -7,11 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.attributes import fields_of, measured_words, plain_name
+from hf_any3d.data.files.source import ArgumentError, PointCloudError, Source
 
 NO_LABEL = -1
 """Label of a point without an answer: it keeps the class that it has in the file."""
 _AT_ONCE = 1 << 20
+# What else says how a point was measured, beside what a cloud has a field for; in letters and digits alone.
+_MEASURED = (
+    "time timestamp gpstime t scanangle scananglerank scandirectionflag edgeofflightline userdata pointsourceid "
+    "synthetic keypoint withheld overlap classificationflags classflags rawclassification scannerchannel scanchannel "
+    "nir infrared nearinfrared a alpha rgb rgba opacity curvature range azimuth amplitude deviation xt yt zt "
+    "wavepacketindex wavepacketoffset wavepacketsize returnpointwavelocation"
+).split()
+_OF_SPLATS = re.compile(r"(f_dc|f_rest|scale|rot)_\d+")
+# Names of columns that take classes though their numbers have decimals, as CloudCompare writes all its columns.
+_LIKE_CLASSES = re.compile(r"class|label|seg|instance|categor|object|pred|score|prob|unknown|part|tree|(^|_)id$")
 
 
 @dataclass
@@ -196,6 +207,17 @@ def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
     return kept
 
 
+def is_same(fields: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Return whether two readings of a table have the same fields, in the precision of a cloud."""
+    one = {name: values for name, values in fields.items() if values is not None}
+    other = {name: values for name, values in others.items() if values is not None}
+    with np.errstate(over="ignore"):
+        return one.keys() == other.keys() and all(
+            np.array_equal(one[name].astype(np.float32), other[name].astype(np.float32), equal_nan=True)
+            for name in one
+        )
+
+
 def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False) -> list[bytes]:
     """Return the numbers of some points as text; empty for points that keep what they have, unless it is new."""
     values, answered = column.block(start, stop)
@@ -213,5 +235,33 @@ def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False)
 def check_word(name: str) -> str:
     """Check that a name can stand among others that blanks or other marks separate."""
     if not name.isascii() or re.search(r"[\s,;\"#]", name) or not name:
-        raise ValueError(f"field is {name!r}; expected a word of ASCII letters without separators")
+        raise ArgumentError(f"field is {name!r}; expected a word of ASCII letters without separators")
     return name
+
+
+def check_field(name: str, columns: Iterable[str], *, has_decimals: bool = False) -> None:
+    """Check that a column may hold classes: it must say nothing of where or what a point is.
+
+    Args:
+        name: The name that was asked for.
+        columns: Names of what the file has for each point.
+        has_decimals: Whether the file has a column of this name whose numbers have decimals, as measurements have.
+    """
+    used = fields_of(columns)
+    # The file's own labels are what a class may be written over.
+    used.pop("labels", None)
+    plain = plain_name(name)
+    is_used = any(plain == plain_name(column) for names in used.values() for column in names)
+    is_known = plain in measured_words() or re.sub(r"\W|_", "", plain) in _MEASURED
+    is_measured = has_decimals and not _LIKE_CLASSES.search(plain)
+    if is_used or is_known or is_measured or _OF_SPLATS.fullmatch(plain):
+        raise ArgumentError(
+            f"field is {name!r}, which says where or what a point is; expected a name of its own for the class"
+        )
+
+
+class QuietSource(Source):
+    """Source without warnings, for a file whose warnings were given when it was read."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""

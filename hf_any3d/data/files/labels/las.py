@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import las
-from hf_any3d.data.files.labels.columns import Column
-from hf_any3d.data.files.source import PointCloudError, ReadLimits
+from hf_any3d.data.files.labels.columns import Column, check_field
+from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.options import package
 
 # Bytes of a record by point format, before extra bytes.
@@ -32,29 +32,16 @@ _PLACES = ((235, 247), (227, 235))
 _IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
 _SPEC, _EXTRA_BYTES, _DESCRIPTION = b"LASF_Spec", 4, 192
 _LASZIP = (b"laszip encoded", 22204)
-# Programs that would find their parts no more: LAS 1.4 hidden in extra bytes of older formats, and octrees of chunks.
-_REFUSED = {b"lascompatible": "LAS 1.4 in the compatibility mode of LASzip", b"copc": "COPC, an octree of chunks"}
+# Programs would find their parts no more.
+_COMPATIBLE, _COPC = b"lascompatible", b"copc"
+_PLAIN = (".plain.laz", ".las")
+"""Endings by which a copy of a COPC is asked for that is none."""
+_EXTENDED_HEADER, _MOST_RECORDS = 60, 1000  # of records after the points
 # Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
 _TYPES = ("", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
 _REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
 _UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
 _WIDE_ENOUGH = ("u1", "<u2", "<u4")
-# Names of what all points of some formats have.
-_TAKEN = {
-    *("x", "y", "z", "intensity", "return_number", "number_of_returns", "scan_direction_flag", "edge_of_flight_line"),
-    *(
-        "synthetic",
-        "key_point",
-        "withheld",
-        "overlap",
-        "scanner_channel",
-        "scan_angle",
-        "scan_angle_rank",
-        "user_data",
-    ),
-    *("point_source_id", "gps_time", "red", "green", "blue", "nir", "wavepacket_index", "wavepacket_offset"),
-    *("wavepacket_size", "return_point_wave_location", "x_t", "y_t", "z_t"),
-}
 _WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
 _BLOCK = 1 << 17
 
@@ -125,8 +112,8 @@ class LasCopy:
             if column.is_class and (column.name or "classification").lower() == "classification":
                 self._check_codes(column)
                 self.class_column = column
-            elif str(column.name).lower() in _TAKEN:
-                raise ValueError(f"field is {column.name!r}, which LAS has for something else; expected another name")
+            elif column.is_class:
+                check_field(str(column.name), (), has_decimals=self._has_decimals(str(column.name)))
         self.columns = columns
         named = [column for column in columns if column is not self.class_column]
         if named:
@@ -172,9 +159,24 @@ class LasCopy:
             raise PointCloudError(f"{number} records reach into the points; the file may be damaged")
         # Bytes between the last record and the first point, which the copy keeps
         self.gap = before[at:]
-        for record in self.records:
-            if (reason := _REFUSED.get(record.key[0])) is not None:
-                raise PointCloudError(f"is {reason}, of which no labeled copy is written; rewrite it as plain LAZ")
+        users = {record.key[0] for record in self.records}
+        if _COMPATIBLE in users:
+            raise PointCloudError(
+                "is LAS 1.4 in the compatibility mode of LASzip, of which no labeled copy is written; rewrite it as "
+                "plain LAZ"
+            )
+        self.is_copc = _COPC in users
+        if self.is_copc:
+            self._leave_octree()
+
+    def _leave_octree(self) -> None:
+        """Leave out what makes a COPC of the points, if a plain copy is asked for."""
+        if not self.target.lower().endswith(_PLAIN):
+            raise PointCloudError(
+                "is COPC, whose octree a labeled copy cannot keep; a name that ends with .plain.laz, or with .las, "
+                "asks for a plain copy of its points"
+            )
+        self.records = [record for record in self.records if record.key[0] != _COPC]
 
     def _check_codes(self, column: Column) -> None:
         # Older formats keep the class in five bits, beside three flags.
@@ -184,6 +186,12 @@ class LasCopy:
                 f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; write them to a "
                 "dimension of its own (field=NAME, --field NAME)"
             )
+
+    def _has_decimals(self, name: str) -> bool:
+        """Return whether a dimension of this name is there and its numbers have decimals."""
+        kinds = [description[2:4] for description in self._descriptions()[0] if _name_of(description) == name]
+        # Codes 9 and 10 are floats; scaled numbers have decimals, too.
+        return any(kind in (9, 10) or bool(options & _IS_SCALED) for kind, options in kinds)
 
     def _add_dimensions(self, columns: list[Column]) -> None:
         """Find or append the dimensions of extra bytes, and describe new ones."""
@@ -232,21 +240,8 @@ class LasCopy:
 
     def _describes_later(self) -> bool:
         """Return whether a record after the points describes extra bytes."""
-        at = self._place(235, 247)
-        number = int.from_bytes(self.head[243:247], "little")
-        if self.head[25] < 4 or self.head_size < 375:
-            return False
-        # Records after the points have headers of 60 bytes; a damaged number of them must not take forever.
-        for _ in range(min(number, 1000)):
-            self.file.seek(at)
-            head = self.file.read(60)
-            if len(head) < 60:
-                break
-            user, kind, size = struct.unpack_from("<2x16sHQ", head)
-            if (user.split(b"\0")[0], kind) == (_SPEC, _EXTRA_BYTES):
-                return True
-            at += 60 + size
-        return False
+        keys = [(user, kind) for user, kind, _ in self._extended_records()]
+        return (_SPEC, _EXTRA_BYTES) in keys
 
     def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
         """Return the place of a dimension that is there already, after checking that it takes the column."""
@@ -297,13 +292,17 @@ class LasCopy:
             for column in self.columns:
                 column.of_file(self.count, None)
         self._tell_of_waveforms()
+        self._tell_of_programs()
         before = sum(len(record.data) for record in self.records)
         new_start = self.head_size + before + len(self.gap)
         output.write(bytes(new_start))  # written at the end, when all places are known
         old_end, check = self._write_points(output)
         new_end = output.tell()
+        if self.is_copc:
+            self._copy_plain_records(output, old_end)
+        else:
+            self._copy_rest(output, old_end)
         self._move(new_start, old_end, new_end)
-        self._copy_rest(output, old_end)
         output.seek(0)
         output.write(self.head + b"".join(record.data for record in self.records) + self.gap)
         if self.compress and self.format in _WAVEFORMS:
@@ -334,10 +333,12 @@ class LasCopy:
         # The table of the input has the number of points and of bytes of each chunk.
         sizes = [count for count, _ in lazrs.read_chunk_table(self.file, lazrs.LazVlr(self.packed_by))]
         compressor = lazrs.LasZipCompressor(output, self.laszip)
-        for block in self._blocks(_cut(self._points(), sizes, self.size)):
+        for number, block in enumerate(self._blocks(_cut(self._points(), sizes, self.size))):
+            # The last chunk is finished by `done`, which would add an empty one.
+            if number:
+                compressor.finish_current_chunk()
             check = zlib.crc32(block.data, check)
             compressor.compress_many(block.reshape(-1))
-            compressor.finish_current_chunk()
         compressor.done()
         output.seek(0, 2)
         return check
@@ -443,6 +444,48 @@ class LasCopy:
         while piece := self.file.read(1 << 22):
             output.write(piece)
 
+    def _copy_plain_records(self, output: BinaryIO, start: int) -> None:
+        """Copy the records after the points of a COPC, but not those of its octree."""
+        kept = []
+        for user, _, data in self._extended_records():
+            if user != _COPC:
+                kept.append(data)
+        # They follow the points, as in the file; 0 stands for no such records.
+        struct.pack_into("<QI", self.head, 235, start if kept else 0, len(kept))
+        output.write(b"".join(kept))
+
+    def _extended_records(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Yield user, number and all bytes of the records after the points."""
+        at = self._place(235, 247)
+        number = int.from_bytes(self.head[243:247], "little")
+        if self.head[25] < 4 or self.head_size < 375:
+            return
+        # A damaged number of them must not take forever.
+        for _ in range(min(number, _MOST_RECORDS)):
+            self.file.seek(at)
+            head = self.file.read(_EXTENDED_HEADER)
+            if len(head) < _EXTENDED_HEADER:
+                break
+            user, kind, size = struct.unpack_from("<2x16sHQ", head)
+            self.file.seek(at)
+            yield user.split(b"\0")[0], kind, self.file.read(_EXTENDED_HEADER + min(size, self.end - at))
+            at += _EXTENDED_HEADER + size
+
+    def _tell_of_programs(self) -> None:
+        """Say what other programs do not find in the copy."""
+        if self.is_copc:
+            warnings.warn(
+                f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}", stacklevel=2
+            )
+        new = [str(dimension.column.name) for dimension in self.dimensions if dimension.at >= self.size]
+        if new and self.head[25] < 4:
+            # Descriptions of extra bytes are part of the standard from 1.4 on.
+            warnings.warn(
+                f"{self.target}: {', '.join(new)}: extra bytes of LAS 1.{self.head[25]}, which PDAL reads only with "
+                "use_eb_vlr=true",
+                stacklevel=2,
+            )
+
     def _tell_of_waveforms(self) -> None:
         if self.format in _WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
             old = Path(self.name).with_suffix(".wdp").name
@@ -507,7 +550,7 @@ def _size_of(description: bytes) -> int:
 def _description(name: str, kind: int, options: int = 0, text: str = "") -> bytes:
     encoded = name.encode()
     if len(encoded) > 32:
-        raise ValueError(f"field is {name!r}; LAS has room for 32 bytes")
+        raise ArgumentError(f"field is {name!r}; LAS has room for 32 bytes")
     return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())
 
 

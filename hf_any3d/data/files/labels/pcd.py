@@ -11,8 +11,8 @@ import numpy as np
 
 from hf_any3d.data.files import pcd
 from hf_any3d.data.files.attributes import fields_of
-from hf_any3d.data.files.labels.columns import Column, check_word, finite_rows, number_texts
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.labels.columns import Column, check_field, check_word, finite_rows, number_texts
+from hf_any3d.data.files.source import ArgumentError, PointCloudError
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
 
 _HEADER_BYTES, _BLOCK = 1 << 16, 1 << 18
@@ -48,6 +48,7 @@ class PcdCopy:
         header, self.kind, self.start = pcd.read_header(start)
         self.header = start[: self.start]
         self.names, self.row = pcd.row_type(header)
+        self.fields = [name.lower() for name in header["FIELDS"]]
         self.count = count_of(" ".join(header["WIDTH"]), "WIDTH") * count_of(" ".join(header["HEIGHT"]), "HEIGHT")
         self.edits = [self._edit(column) for column in columns]
 
@@ -55,9 +56,14 @@ class PcdCopy:
         name = column.name
         # The field that the reader takes for labels is replaced, if there is one.
         if name is None:
-            name = (fields_of(self.names).get("labels") or ["label"])[0]
+            name = (fields_of(self.names).get("labels") or [self._new_name()])[0]
+        elif column.is_class:
+            key = self.names.get(name.lower())
+            check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
         named = replace(column, name=check_word(name))
         if (key := self.names.get(name.lower())) is None:
+            if name.lower() in self.fields:
+                raise ArgumentError(f"field is {name!r}, which has several numbers for a point; expected another name")
             # The Point Cloud Library reads labels without a sign.
             is_plain = column.is_class and not column.has_gaps
             return _Edit(named, None, "<u4" if is_plain else column.kind)
@@ -65,6 +71,10 @@ class PcdCopy:
         named.check_fits(kind, "field")
         # Fields of the row's type are called f0, f1, … by their places.
         return _Edit(named, int(key[1:]), kind)
+
+    def _new_name(self) -> str:
+        """Return the name of a new field of classes, which no field of several numbers has."""
+        return next(name for name in ("label", "classification", "class") if name not in self.fields)
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy."""
@@ -105,7 +115,7 @@ class PcdCopy:
 
     def _kept(self) -> np.ndarray:
         """Return which points `read_point_cloud` keeps: those with a measurement."""
-        keys = [self.names[axis] for axis in "xyz"]
+        keys = [self.names[name] for name in fields_of(self.names)["points"]]
         self.file.seek(self.start)
         body = self.file.read()
         if self.kind == "ascii":

@@ -10,13 +10,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import ply
-from hf_any3d.data.files.attributes import fields_of
-from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_word, finite_rows, number_texts
+from hf_any3d.data.files.attributes import fields_of, plain_name
+from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_field, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of
 from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
 
 _NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
+# CloudCompare 2.11 to 2.13 shows vertices' properties of other names only if it is asked to in its window.
+_CLASS, _CLASS_OF_FACES = "scalar_Classification", "label"
 _HEADER_BYTES, _BLOCK = 1 << 20, 1 << 18
 _TOKEN = re.compile(rb"[^\s,;]+")
 
@@ -64,11 +66,19 @@ class PlyCopy:
         """Find the property of a column, after checking that it takes it, or make one."""
         properties = self.elements[element].properties
         names = [name for name, _, _ in properties]
+        # What the reader takes for labels is replaced; a list cannot be it.
+        scalars = [name for name, _, length in properties if not length]
         name = column.name
         if name is None:
-            # What the reader takes for labels is replaced; a list cannot be it.
-            scalars = [name for name, _, length in properties if not length]
-            name = (fields_of(scalars).get("labels") or ["label"])[0]
+            new = _CLASS_OF_FACES if self.elements[element].name == "face" else _CLASS
+            name = (fields_of(scalars).get("labels") or [new])[0]
+        elif column.is_class:
+            kinds = {each: kind for each, kind, length in properties if not length}
+            check_field(name, scalars, has_decimals=kinds.get(name.lower(), "i")[0] == "f")
+        else:
+            # Written by an earlier release without the prefix
+            new = f"scalar_{name.capitalize()}"
+            name = next((each for each in scalars if plain_name(each) == name), new)
         named = replace(column, name=check_word(name))
         if name.lower() not in names:
             return _Edit(named, None, column.kind)

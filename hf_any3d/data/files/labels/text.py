@@ -5,21 +5,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from hf_any3d.data.files import text
-from hf_any3d.data.files.attributes import by_number, fields_of
-from hf_any3d.data.files.labels.columns import Column, check_word, finite_rows, number_texts
-from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lines
+from hf_any3d.data.files.attributes import by_name, by_number, fields_of, plain_name
+from hf_any3d.data.files.labels.columns import (
+    Column,
+    QuietSource,
+    check_field,
+    check_word,
+    finite_rows,
+    is_same,
+    number_texts,
+)
+from hf_any3d.data.files.point_cloud import leave_out_invalid_points
+from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.text_numbers import numbers, unix_lines
 
 _SAMPLE, _BLOCK = 1 << 20, 1 << 16
-_COMMENT = re.compile(rb"\s*(?:#|//)")
-# Without names, the number of columns says what they are; with one more of these, the last is read as labels.
-_CAN_GROW = (3, 6)
-_MOST_CLASSES = 64
+_COMMENT_LINE = re.compile(rb"\s*(?:#|//)")
+# Not within -1.#IND and #N/A, which stand for no number.
+_COMMENT = re.compile(rb"(?<![.,])#(?!N/A)|//")
+# A cell in quotes, one of other marks, or an empty one before or between delimiters.
+_CELL = re.compile(rb'"[^"]*"|[^\s,;"]+|(?:(?<=[,;])|^)[ \t]*(?=[,;])')
+_CELL_WITH_COMMA = re.compile(rb'"[^"]*"|[^\s;"]+|(?:(?<=;)|^)[ \t]*(?=;)')
+# Names of a new column of labels: the first that is not there, as a column of words may be.
+_NEW = ("Classification", "class", "label", "semantic")
+# What columns that nothing names may be, by their number: see `attributes.by_number`.
+_COLORS, _NORMALS, _LABEL = "red green blue", "nx ny nz", _NEW[0]
+_NAMINGS = {
+    1: ((_LABEL,), ()),
+    3: ((_NORMALS,), (_COLORS,), ()),
+    4: (
+        (_NORMALS, _LABEL),
+        (_COLORS, _LABEL),
+        ("", "", "", _LABEL),
+        ("intensity", _COLORS),
+        (_COLORS, "alpha"),
+        (_COLORS,),
+        (),
+    ),
+    6: ((_NORMALS, _COLORS), (_COLORS, _NORMALS), (_NORMALS,), (_COLORS,), ("", "", "", _NORMALS), ()),
+}
 
 
 @dataclass
@@ -34,91 +63,118 @@ def copy_of(
     file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
 ) -> TextCopy:
     """Return the copy of a file, which has no faces."""
-    del faces, target
-    return TextCopy(file, name, columns, file_type)
+    del name, faces, target
+    return TextCopy(file, columns, file_type)
 
 
 class TextCopy:
     """A labeled copy of rows of text, whose first megabyte is looked at before anything is written."""
 
-    def __init__(self, file: BinaryIO, name: str, columns: list[Column], file_type: str):
+    def __init__(self, file: BinaryIO, columns: list[Column], file_type: str):
         self.file = file
+        self.columns = columns
+        self.file_type = file_type
         file.seek(0)
         sample = file.read(_SAMPLE)
         # A line that the end of the sample cuts would look like a row with fewer columns.
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind(b"\n") + 1]
         plain = unix_lines(sample)
-        titles, self.declared, size, self.head_lines = text.read_header(plain)
-        table = self._table(plain[size:])
-        self.width = table.shape[1]
-        self.names = text.column_names(titles, table)
-        self.title = self._line_of_names(titles)
-        first = next(line for line in plain[size:].split(b"\n") if self._is_row(line))
-        # Where commas are decimal ones, they do not separate numbers.
-        self.has_decimal_commas = b"," in first and len(re.findall(rb"[^\s,;]+", _body(first))) != self.width
-        self.token = re.compile(rb"[^\s;]+" if self.has_decimal_commas else rb"[^\s,;]+")
-        # New columns are separated in the way of the first two numbers.
-        spans = [match.span() for match in self.token.finditer(_body(first))]
-        self.separator = first[spans[0][1] : spans[1][0]]
-        self.seen: set[bytes] = set()
-        self.edits = [self._edit(column, table, name, file_type) for column in columns]
-        if self.names is None and len(self.edits) > 1:
+        self.titles, self.declared, size, self.head_lines = text.read_header(plain)
+        table, self.worded, has_words = self._table(plain[size:])
+        if has_words and any(column.name is None for column in columns):
             raise PointCloudError(
-                "has no names of columns, so that nothing could tell scores from labels; put a line such as 'x y z' "
-                "before the first row"
+                "the classes of the file are words, beside which no number is a class; expected another column "
+                "(field=NAME, --field NAME)"
             )
+        self.width = table.shape[1]
+        self.names = text.column_names(self.titles, table)
+        self.title = self._line_of_names()
+        first = next(line for line in plain[size:].split(b"\n") if self._is_row(line))
+        self._find_cells(first)
+        # New columns are separated in the way of the first two cells.
+        spans = self._spans(_body(first))
+        self.separator = first[spans[0][1] : spans[1][0]]
+        # Where nothing names the columns, all rows are needed to tell what they are: they are looked at in `write`.
+        self.edits: list[_Edit] = []
+        if self.names is not None:
+            self.edits = [self._edit(column, table) for column in columns]
+        for column in columns:
+            if self.names is None and column.name is not None and column.is_class:
+                check_field(check_word(column.name), ("x", "y", "z"))
+        self.new_names: list[str] | None = None
 
-    def _table(self, rows: bytes) -> np.ndarray:
-        # Neither quotes nor comments are part of the numbers.
-        rows = re.sub(rb"//[^\n]*", b"", normalized_lines(rows.replace(b'"', b"")))
-        return numbers(rows if self.declared is None else text.COUNT_LINE.sub(b"", rows))
+    def _table(self, rows: bytes) -> tuple[np.ndarray, list[str], bool]:
+        """Return the numbers of rows, as the reader does, the names of columns of words, and if classes are words."""
+        rows, worded, words = text.cells_of(rows, self.titles, QuietSource("", b"", self.file_type))
+        plain = text.plain_rows(rows, self.titles)
+        table = numbers(plain if self.declared is None else text.COUNT_LINE.sub(b"", plain))
+        return table, worded, words is not None
 
-    def _line_of_names(self, titles: list[text.Title]) -> int | None:
+    def _find_cells(self, first: bytes) -> None:
+        """Find how the cells of a row are told apart."""
+        self.delimiter = None
+        # Words may have blanks, so that only the delimiter of the names tells where they end.
+        if self.worded:
+            header = next(title.text for title in reversed(self.titles) if not title.is_comment)
+            self.delimiter = next((mark.encode() for mark in ",;\t" if mark in header), None)
+        has_commas = b"," in re.sub(rb'"[^"]*"', b"", first)
+        # Where commas are decimal ones, they do not separate numbers.
+        self.has_decimal_commas = has_commas and self.delimiter != b"," and len(_cells(_CELL, first)) != self.width
+        self.cell = _CELL_WITH_COMMA if self.has_decimal_commas else _CELL
+
+    def _spans(self, body: bytes) -> list[tuple[int, int]]:
+        """Return where each cell of a row begins and ends."""
+        if self.delimiter is None:
+            spans = _cells(self.cell, body)
+        else:
+            spans = _delimited(body, self.delimiter)
+        # A delimiter at the end stands before an empty cell, or after the last one.
+        if len(spans) == self.width - 1 and body.endswith((b",", b";")):
+            spans.append((len(body), len(body)))
+        return spans[: self.width] if body.endswith((b",", b";")) else spans
+
+    def _line_of_names(self) -> int | None:
         """Return the number, from 0, of the line that names the columns."""
         if self.names is None:
             return None
         named = [name for name in self.names if name]
-        for number, line, _ in reversed(titles):
+        for number, line, _ in reversed(self.titles):
             if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
                 return number - 1
         return None
 
-    def _edit(self, column: Column, table: np.ndarray, name: str, file_type: str) -> _Edit:
-        if self.names is None:
-            return self._unnamed(column, table, name, file_type)
+    def _edit(self, column: Column, table: np.ndarray) -> _Edit:
+        """Find the column that is written in a file that names its columns."""
+        assert self.names is not None
         wanted = column.name
         if wanted is None:
-            wanted = (fields_of(self.names).get("labels") or ["label"])[0]
+            of_numbers = [name for name in self.names if name not in self.worded]
+            plain = [plain_name(name) for name in self.names]
+            new = next(name for name in _NEW if plain_name(name) not in plain)
+            wanted = (fields_of(of_numbers).get("labels") or [new])[0]
         place = self.names.index(wanted) if wanted in self.names else None
+        if column.name is not None and column.is_class:
+            has_decimals = place is not None and bool((table[:, place] != np.floor(table[:, place])).any())
+            check_field(wanted, self.names, has_decimals=has_decimals)
         # Only a new name has to be a plain word; the file's own may have any form.
         return _Edit(replace(column, name=wanted if place is not None else check_word(wanted)), place)
-
-    def _unnamed(self, column: Column, table: np.ndarray, name: str, file_type: str) -> _Edit:
-        """Find the column of labels as the reader does, or one more if that would be read as labels."""
-        if column.name is not None:
-            raise PointCloudError(f"has no names of columns for field {column.name!r}; put a line of names first")
-        found = by_number(np.ascontiguousarray(table), _Quiet(name, b"", file_type))
-        if found.get("labels") is not None:
-            return _Edit(column, self.width - 1)
-        if self.width not in _CAN_GROW:
-            raise PointCloudError(
-                f"has {self.width} columns without names, and one more would not be read as labels; put a line of "
-                "names, such as 'x y z intensity', before the first row"
-            )
-        return _Edit(column, None)
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy, line by line."""
         # A first pass counts the rows, to see whether labels are of all points or of those that the reader keeps.
         count = sum(1 for _ in self._rows())
-        if any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
+        if self.names is None:
+            self._place_unnamed(count)
+        elif any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
             kept = self._kept()
             for edit in self.edits:
                 edit.column = edit.column.of_file(count, kept)
         number = 0
         texts: list[list[bytes]] = []
         for place, line in enumerate(self._lines()):
+            if self.new_names is not None and place == self.head_lines:
+                output.write(self._line_of_new_names(line))
             if place == self.title:
                 line = self._new_title(line)
             elif place >= self.head_lines and self._is_row(line):
@@ -147,15 +203,78 @@ class TextCopy:
         # The line with the number of points is a number, too, and no row.
         if self.declared is not None and text.COUNT_LINE.fullmatch(line.rstrip(b"\r\n")):
             return False
-        return bool(line.strip()) and not _COMMENT.match(line)
+        return bool(line.strip()) and not _COMMENT_LINE.match(line)
+
+    def _all_rows(self) -> np.ndarray:
+        return self._table(unix_lines(b"".join(self._rows())))[0]
 
     def _kept(self) -> np.ndarray:
         """Return which points `read_point_cloud` keeps."""
-        table = self._table(unix_lines(b"".join(self._rows())))
-        if self.names is None:
-            return finite_rows(list(table[:, :3].T))
-        names = fields_of(self.names)["points"]
+        assert self.names is not None
+        table = self._all_rows()
+        names = fields_of(name for name in self.names if name not in self.worded)["points"]
         return finite_rows([table[:, self.names.index(name)] for name in names])
+
+    def _place_unnamed(self, count: int) -> None:
+        """Find the column of labels as the reader does, and name the columns where it would not know the new ones."""
+        table = self._all_rows()
+        cloud = self._by_number(table)
+        kept = finite_rows(list(cloud["points"].T))
+        has_labels = cloud.get("labels") is not None
+        for column in self.columns:
+            of_file = column.of_file(count, kept)
+            is_last = column.name is None and has_labels
+            self.edits.append(_Edit(of_file, self.width - 1 if is_last else None))
+        first, *others = self.edits
+        if others or first.column.name is not None or not self._is_read_back(table, cloud, first):
+            self.new_names = self._names_of(table, cloud)
+            self.new_names += [edit.column.name or _LABEL for edit in self.edits if edit.place is None]
+
+    def _by_number(self, table: np.ndarray) -> dict[str, Any]:
+        # As the reader that leaves points out, since their labels decide nothing then.
+        with leave_out_invalid_points(), np.errstate(all="ignore"):
+            return by_number(np.ascontiguousarray(table), QuietSource("", b"", self.file_type))
+
+    def _is_read_back(self, table: np.ndarray, cloud: dict[str, Any], edit: _Edit) -> bool:
+        """Return whether the reader finds the labels of a copy without names of columns, and all else as before."""
+        values, answered = edit.column.block(0, len(table))
+        if edit.place is None:
+            labels = np.where(answered, values, edit.column.fill)
+            table = np.column_stack([table, labels])
+        else:
+            table = table.copy()
+            table[answered, edit.place] = values[answered]
+        try:
+            return is_same(self._by_number(table), cloud | {"labels": table[:, -1]})
+        except PointCloudError:
+            return False
+
+    def _names_of(self, table: np.ndarray, cloud: dict[str, Any]) -> list[str]:
+        """Return names with which the reader takes the columns for what it took them for without."""
+        numbered = cloud["points"] is not table and not np.array_equal(cloud["points"], table[:, :3], equal_nan=True)
+        before = ["number", "x", "y", "z"] if numbered else ["x", "y", "z"]
+        further = self.width - len(before)
+        for naming in _NAMINGS.get(further, ((),)):
+            if _LABEL in naming and cloud.get("labels") is None:
+                continue
+            words = [word for part in naming for word in (part.split() or [""])]
+            names = before + words + [""] * (further - len(words))
+            # Columns that are left out have names that mean nothing.
+            names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
+            columns = {name: table[:, place] for place, name in enumerate(names)}
+            with leave_out_invalid_points(), np.errstate(all="ignore"):
+                named = by_name(columns, QuietSource("", b"", self.file_type))
+            if is_same(named, cloud):
+                return names
+        raise AssertionError("columns without names are always what they are with neutral ones")
+
+    def _line_of_new_names(self, line: bytes) -> bytes:
+        assert self.new_names is not None
+        line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+        # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
+        separator = self.separator if self.separator.strip() else b" "
+        names = [name.encode() for name in self.new_names]
+        return b"#" + separator.join(names) + line_end
 
     def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
         texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
@@ -165,14 +284,18 @@ class TextCopy:
     def _new_title(self, line: bytes) -> bytes:
         added = [str(edit.column.name).encode() for edit in self.edits if edit.place is None]
         body = line.rstrip()
+        # PDAL takes only names in quotes where the first one has them.
+        if b'"' in body:
+            added = [b'"%s"' % name for name in added]
+        unquoted = re.sub(rb'"[^"]*"', b"", body)
         # Names may be separated otherwise than the numbers are.
-        separator = next((mark for mark in (b",", b";", b"\t") if mark in body), b" ")
+        separator = next((mark for mark in (b",", b";", b"\t") if mark in unquoted), b" ")
         return _joined(body, separator, added) + line[len(body) :]
 
     def _new_row(self, line: bytes, texts: list[bytes]) -> bytes:
         body = _body(line)
         rest = line[len(body) :]
-        spans = [match.span() for match in self.token.finditer(body)]
+        spans = self._spans(body)
         # Only the first megabyte was looked at before.
         if len(spans) != self.width:
             raise PointCloudError(f"a row has {len(spans)} columns; expected {self.width}")
@@ -182,34 +305,29 @@ class TextCopy:
             if edit.place is None:
                 added.append(new)
             elif new:
-                changed.append((spans[edit.place], new))
+                begin, end = spans[edit.place]
+                changed.append((begin, end, b'"%s"' % new if body[begin:end].startswith(b'"') else new))
         # From right to left, so that the places of the others stay true
-        for (begin, end), new in sorted(changed, reverse=True):
-            if self.names is None:
-                self._check_class(body[begin:end])
+        for begin, end, new in sorted(changed, reverse=True):
             body = body[:begin] + new + body[end:]
         return _joined(body, self.separator, added) + rest
 
-    def _check_class(self, old: bytes) -> None:
-        """Check that what is replaced was a class: nothing names the column, and the first rows may mislead."""
-        self.seen.add(old)
-        if len(self.seen) > _MOST_CLASSES:
-            raise PointCloudError(
-                f"column {self.width} without a name looked like labels, but has more than {_MOST_CLASSES} different "
-                "values; put a line of names before the first row"
-            )
-
-
-class _Quiet(Source):
-    """Source without warnings, for a file whose warnings were given when it was read."""
-
-    def warn(self, text: str) -> None:
-        """Say nothing."""
-
 
 def _body(line: bytes) -> bytes:
-    """Return the numbers of a row, without a comment and blanks after them."""
-    return re.split(rb"#|//", line)[0].rstrip()
+    """Return the cells of a row, without a comment and blanks after them."""
+    return _COMMENT.split(line)[0].rstrip()
+
+
+def _cells(cell: re.Pattern[bytes], body: bytes) -> list[tuple[int, int]]:
+    return [match.span() for match in cell.finditer(body)]
+
+
+def _delimited(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
+    """Return the cells between delimiters, without blanks around them; those in quotes may have delimiters, too."""
+    cell = re.compile(rb'[ ]*("(?:[^"]|"")*"|[^%b]*?)[ ]*(?:%b|\Z)' % (delimiter, delimiter))
+    spans = [match.span(1) for match in cell.finditer(body)]
+    # After the last cell there is an empty match at the end.
+    return spans[:-1] if len(spans) > 1 else spans
 
 
 def _joined(body: bytes, separator: bytes, added: list[bytes]) -> bytes:

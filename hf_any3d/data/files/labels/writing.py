@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from hf_any3d.data.files.labels.columns import Column, class_column, further_columns
-from hf_any3d.data.files.source import file_errors
+from hf_any3d.data.files.source import ArgumentError, PointCloudFileError, file_errors
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
 
@@ -22,8 +24,10 @@ _WRITERS = {
     "ply": ("ply", ("ply",)),
     "pcd": ("pcd", ("pcd",)),
     "npz": ("npz", ("npz",)),
+    "npy": ("npz", ("npy",)),
     "csv": ("text", ("csv",)),
     "txt": ("text", ("txt",)),
+    "asc": ("text", ("asc",)),
     "xyz": ("text", ("xyz",)),
 }
 _WITH_FACES = ("ply", "npz")
@@ -35,7 +39,6 @@ _REASONS = {
     "stl": "STL has no place for labels, and no vertices of its own; convert it to .ply first",
     "glb": "labels of glTF need a schema of their own; convert it to .ply first",
     "gltf": "labels of glTF need a schema of their own; convert it to .ply first",
-    "npy": "an .npy file holds one array; save points and others as .npz first",
     "pts": "the columns of .pts are fixed; convert it to .xyz or .ply first",
 }
 _SWEEPS = "rows of such a sweep have fixed columns; convert it to .ply or .npz first"
@@ -62,14 +65,21 @@ def write_labels(
     """Write a copy of a point file in which only the class of each point changed.
 
     Points, their order, all other columns, records, comments and the coordinate system are those of the file, byte by
-    byte. The copy is written whole or not at all. LAS and LAZ are read and written in pieces.
+    byte. The copy is written whole or not at all. LAS and LAZ are read and written in pieces. `read_point_cloud` reads
+    the labels of the copy.
 
     | file | class | `scores`, `unknown`, `objects` |
     |---|---|---|
     | `.las`, `.laz` | `classification`, or the dimension `field` | dimensions score, unknown, object |
-    | `.ply`, `.pcd` | the property or field that is read as labels, else `label` | further ones |
-    | `.npz` | the array that is read as labels, else `labels` | further arrays |
-    | `.csv`, `.txt`, `.xyz` | the column that is read as labels, else a new last one | further columns, if named |
+    | `.ply` | the property that is read as labels, else `scalar_Classification` | `scalar_Score` and so on |
+    | `.pcd` | the field that is read as labels, else `label` | further fields |
+    | `.npz` | the array, field or column that is read as labels, else an array `labels` | further arrays |
+    | `.npy` | the field or column that is read as labels, else a field `label` | further fields |
+    | text | the column that is read as labels, else a last one, `Classification` | further columns |
+
+    Rows of text without names of columns get a line `#x y z Classification` where nothing else would tell the reader
+    what is written: scores, more than 64 labels, and points without one. A COPC is refused, unless the path ends with
+    `.plain.laz` or `.las`: the copy then has its points and no octree.
 
     Args:
         source: The file that was labeled: its path, its bytes, or a binary file object.
@@ -83,27 +93,36 @@ def write_labels(
         objects: (points,) number of the object that each point belongs to, from 1; 0 for none.
         face_labels: (faces,) labels of the triangles that `read_point_cloud` returns, for meshes in .ply.
         field: Name of the dimension, property, field, array or column for the class, instead of the usual one; it
-            may exist already.
+            may exist already, but not as what a point is, such as a coordinate, a color or an intensity.
         codes: Code to write for each label, such as `[2, 5, 6]`; by default labels are written as they are.
         file_type: Ending of the file, for bytes and file objects.
 
     Raises:
         PointCloudFileError: The file is damaged, cannot hold labels or these codes, or has another number of points.
-        ValueError: Arrays do not fit, or `path` is the file itself or has another ending.
+        ValueError: Arrays do not fit, `field` is taken, or `path` is the file itself or has another ending.
+        OSError: The copy cannot be written, as when the disk is full; nothing of it is left.
 
     Example:
         ```python
         write_labels("street.laz", "labeled.laz", labels, codes=[2, 5, 6])
         ```
     """
-    columns = [class_column(labels, field, codes), *further_columns(scores, unknown, objects)]
+    # As an array, since None stands for labels that are still to come.
+    columns = [class_column(np.asarray(labels), field, codes), *further_columns(scores, unknown, objects)]
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
         # All checks come before the target is touched.
         copy, name = _opened(source, path, columns, faces, file_type, stack)
-        target = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
-        with file_errors(name, "file whose points can be labeled"):
-            copy.write(target)
+        file: Any = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
+        target = _Target(file)
+        try:
+            with file_errors(name, "file whose points can be labeled"):
+                copy.write(target)
+        except PointCloudFileError:
+            # A full disk is no fault of the file that is read.
+            if target.error is not None:
+                raise target.error from None
+            raise
 
 
 def check_labels_fit(
@@ -149,6 +168,9 @@ def _opened(
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
+    twice = [column.name for column in columns[1:] if column.name == columns[0].name]
+    if twice:
+        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
     file = _open_file(source, None if is_stream else path, stack)
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
@@ -165,6 +187,36 @@ def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
     if path is not None and Path(path).exists() and os.path.samefile(source, path):
         raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
     return stack.enter_context(open(source, "rb"))
+
+
+class _Target:
+    """The file that is written; it keeps the first error of its disk, which others would take for one of the input."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        return self._noted(self.file.write, data)
+
+    def seek(self, *place: int) -> int:
+        """Move; what is in the buffer is written first."""
+        return self._noted(self.file.seek, *place)
+
+    def flush(self) -> None:
+        """Write what is in the buffer."""
+        self._noted(self.file.flush)
+
+    def _noted(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 @contextmanager

@@ -1,0 +1,96 @@
+"""Units of scans: the names of those that a person can give, and what happens where a file says none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.files.coordinate_systems import FOOT, US_SURVEY_FOOT
+from hf_any3d.data.options import one_of
+
+LENGTHS = {"meters": 1.0, "feet": FOOT, "us-feet": US_SURVEY_FOOT}
+"""Names of units that can be given for files that say none, and their lengths in meters."""
+TAKEN_FOR_METERS = "no coordinate system: taken for meters"
+"""What is said of such files where none is given."""
+_LAS = (".las", ".laz")
+# Scans in degrees are less than a degree wide, which is 100 km, away from the origin, and many times higher than wide,
+# as heights are in meters: a tile of 100 m has 0.001 degrees. Few things in meters are as thin.
+_LARGEST, _WIDEST, _NEAREST, _THINNEST = 360.0, 1.0, 20.0, 50.0
+_MOST_NAMED = 3
+# Feet of both kinds, rounded in files, are told apart by nothing that is measured here.
+_SAME = 1e-5
+
+
+def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
+    """Return a cloud in a unit that is given for it, one of `LENGTHS`, if its file says none.
+
+    Of a file that says another one, that counts, and a warning says so.
+
+    Raises:
+        ValueError: `unit` is another word.
+    """
+    if unit is None:
+        return cloud
+    length = LENGTHS[one_of("unit", unit, tuple(LENGTHS))]
+    if cloud.meters_per_unit is None and not cloud.in_degrees:
+        return replace(cloud, meters_per_unit=length)
+    if cloud.meters_per_unit is not None and abs(cloud.meters_per_unit / length - 1) > _SAME:
+        warnings.warn(f"the file says a unit of {cloud.meters_per_unit:g} m, which counts, not {unit}", stacklevel=3)
+    return cloud
+
+
+def length_of_unit(cloud: PointCloudData) -> float | None:
+    """Return the length of a unit in meters; of scans by which z is up, such as LAS, meters if the file says none."""
+    if cloud.meters_per_unit is None and cloud.up_axis == "z" and not cloud.in_degrees:
+        return 1.0
+    return cloud.meters_per_unit
+
+
+def is_taken_for_meters(name: str, cloud: PointCloudData) -> bool:
+    """Return whether a file is one of LAS, which is measured in meters, and names no unit."""
+    return name.lower().endswith(_LAS) and cloud.meters_per_unit is None and not cloud.in_degrees
+
+
+def taken_for_meters(names: Sequence[str], total: int) -> str:
+    """Return the remark on files without a unit among several."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{TAKEN_FOR_METERS} ({len(names)} of {total}: {', '.join(names[:_MOST_NAMED])}{more})"
+
+
+def check_projected(cloud: PointCloudData) -> None:
+    """Check that x and y are lengths: in degrees of longitude and latitude, beside meters of height, all is a wall.
+
+    Raises:
+        PointCloudError: x and y are degrees, by the coordinate system, or without one by their extent.
+    """
+    if (why := why_not_projected(cloud)) is not None:
+        raise PointCloudError(why)
+
+
+def why_not_projected(cloud: PointCloudData) -> str | None:
+    """Return that x and y are degrees, and by what that is known; None if they are lengths."""
+    if cloud.in_degrees:
+        by = "the coordinate system of the file"
+    elif cloud.meters_per_unit is None and not cloud.is_mesh and _are_like_degrees(cloud):
+        extent = np.ptp(cloud.points, axis=0)
+        by = f"their extent of {extent[0]:.3g} by {extent[1]:.3g}"
+    else:
+        return None
+    return (
+        f"coordinates are degrees, by {by}; expected a projection in meters or feet, such as pdal's "
+        "filters.reprojection writes"
+    )
+
+
+def _are_like_degrees(cloud: PointCloudData) -> bool:
+    offset = np.zeros(3) if cloud.offset is None else cloud.offset
+    low = cloud.points.min(axis=0) + offset
+    high = cloud.points.max(axis=0) + offset
+    largest = np.abs([low[:2], high[:2]]).max()
+    width = (high - low)[:2].max()
+    is_there = _NEAREST * width < largest <= _LARGEST and width < _WIDEST
+    return bool(is_there and high[2] - low[2] > _THINNEST * width)

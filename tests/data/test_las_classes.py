@@ -1,0 +1,71 @@
+"""What codes of LAS mean in point formats 0 to 5 and 6 to 10: tables 9 and 17 of LAS 1.4 R15."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import read_point_cloud
+from hf_any3d.data.las_classes import CURRENT, LEGACY, Kind, kind_of, names_object, names_of
+from hf_any3d.training.tiles.labels import ClassRule
+
+laspy = pytest.importorskip("laspy")
+
+
+def test_each_point_format_has_its_own_objects():
+    assert [code for code in range(32) if names_object(code, LEGACY)] == [2, 3, 4, 5, 6, 9]
+    objects = [2, 3, 4, 5, 6, *range(9, 12), *range(13, 18), 19, 21]
+    assert [code for code in range(64) if names_object(code, CURRENT)] == objects
+    assert kind_of(12, LEGACY) is kind_of(8, LEGACY) is kind_of(20, CURRENT) is Kind.USE
+    assert kind_of(12, CURRENT) is kind_of(8, CURRENT) is kind_of(11, LEGACY) is kind_of(63, CURRENT) is Kind.RESERVED
+    assert kind_of(64, CURRENT) is kind_of(255, CURRENT) is Kind.OWN
+    # PDAL 2.2.0 wrote class 12 with the flag withheld of format 1 as 140 into format 6.
+    assert kind_of(140, CURRENT) is kind_of(130, CURRENT) is Kind.FLAGGED
+    assert names_of(LEGACY)[12] == "overlap" and names_of(CURRENT)[12] == "overlap (reserved)"
+
+
+@pytest.mark.parametrize("point_format", [0, 1, 3, 6, 7])
+def test_clouds_know_the_table_and_the_flags_of_their_file(point_format, tmp_path):
+    tile = laspy.create(point_format=point_format, file_version="1.4")
+    tile.x, tile.y, tile.z = np.random.default_rng(0).random((3, 30)) * 10
+    tile.classification = np.full(30, 12)
+    tile.withheld = np.arange(30) < 4
+    tile.key_point = np.arange(30) > 20
+    for name in ("a.las", "a.laz"):
+        tile.write(tmp_path / name)
+        cloud = read_point_cloud(tmp_path / name)
+        assert cloud.label_codes == (CURRENT if point_format >= 6 else LEGACY) and (cloud.labels == 12).all()
+        assert cloud.further is not None and [*cloud.further] == ["withheld"]
+        assert np.flatnonzero(cloud.further["withheld"]).tolist() == [0, 1, 2, 3]
+    # Flags follow their points.
+    samples = read_point_cloud(tmp_path / "a.las", on_invalid="drop")
+    assert samples.further is not None and len(samples.further["withheld"]) == len(samples)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("vegetation=3,4,5", 5),
+        ("plants=5,4", 4),
+        ("vegetation=3,5,64", 5),
+        ("ground=2,8", 2),
+        ("building=6,64", 6),
+        ("cars=64", 64),
+        ("other=2,3,4,5", 1),
+        ("other=2,3,4,5:64", 64),
+        ("hard=6,11", 1),
+    ],
+)
+def test_files_get_a_code_for_a_merged_class_that_says_nothing_else(words, code):
+    rule = ClassRule.parse(None, [words])
+    name, codes = words.split("=")
+    assert rule.class_of(int(codes.split(",")[0].split(":")[0]), CURRENT) == (name, code)
+
+
+def test_numbers_outside_of_las_are_those_of_the_user():
+    rule = ClassRule.parse(None, ["tooth=11,12,13"])
+    assert rule.class_of(12, None) == ("tooth", 13) and not rule.is_ignored(1, None) and rule.is_ignored(-1, None)
+    named = ClassRule.parse("0", ["ground=2,8"])
+    assert not named.is_ignored(8, LEGACY) and not named.is_ignored(12, LEGACY) and named.is_ignored(0, LEGACY)
+    assert not ClassRule.parse("none", None).is_ignored(0, LEGACY)
+    for words in (("8", ["ground=2,8"]), (None, ["a=2:3,4"]), (None, ["a=2:"]), (None, ["=2"])):
+        with pytest.raises(ValueError):
+            ClassRule.parse(*words)
