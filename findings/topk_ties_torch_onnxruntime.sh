@@ -4,8 +4,8 @@
 # One would guess: `torch.topk` returns the lowest indices among equal values, as NumPy's stable sort and the operator
 # TopK of ONNX do, so that a model and its export group the same neighbors.
 # What happens: torch on a CPU returns any of them, in any order; ONNX Runtime the lowest, as the operator's text asks.
-# On a grid of points (voxel centers, range images, scans with rounded coordinates) ties are the rule: here most points
-# get another set of six neighbors.
+# On a grid of points (voxel centers, range images, scans with rounded coordinates) ties are the rule: here, a seventh of
+# the points gets another set of six neighbors.
 # Matters to: who compares a model with its export on such clouds; the difference is no error of either.
 # Versions: torch 2.13.0 (CPU), onnx 1.23.2, onnxruntime 1.32.0. Seen on 2026-11-27.
 set -euo pipefail
@@ -42,6 +42,6 @@ print("torch", torch.__version__, "onnx", onnx.__version__, "onnxruntime", onnxr
 print("guess: the same neighbors for all 512 points of a grid")
 print(f"seen:  equal distances: {np.array_equal(values, ours.values.numpy())}; other neighbors for {others} points")
 print(f"seen:  onnxruntime returns the lowest indices: {np.array_equal(indices, lowest)}")
-same = others > 100 and np.array_equal(indices, lowest) and np.array_equal(values, ours.values.numpy())
+same = others > 20 and np.array_equal(indices, lowest) and np.array_equal(values, ours.values.numpy())
 raise SystemExit(None if same else "the behavior has changed")
 PYTHON

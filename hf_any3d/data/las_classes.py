@@ -79,7 +79,7 @@ class Kind(StrEnum):
     NOISE = "that it is an error of measurement"
     USE = "how it is used, and not what it is"
     RESERVED = "nothing, as the code is reserved"
-    FLAGGED = "that it is withheld, by a bit of older formats in its class"
+    FLAGGED = "perhaps that it is withheld, by a bit of older formats in its class"
     OWN = "what the user has defined"
 
 

@@ -59,6 +59,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     refuse_folder_of_adapters,
     refuse_merged_adapters,
     save_with_adapter,
+    warn_of_another_base,
 )
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
@@ -68,11 +69,8 @@ from hf_any3d.utils.import_watcher import when_imported
 
 # Model types with words between the clouds of a prompt.
 _READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-cloud-text-to-text" in kind.heads}
-# Settings of an adapter that say where it is from, how it began or is trained, or that its weights' names repeat.
-_WITHOUT_EFFECT_ON_LOADED = re.compile(
-    r"^(task_type|auto_mapping|peft_version|base_model_name_or_path|revision|inference_mode|init_.*|.*dropout.*"
-    r"|.*modules.*|layers_.*|.*_config|megatron_core|ensure_weight_tying|bias)$"
-)
+# Settings by which an adapter computes with its weights, where their shapes do not show it.
+_SETTINGS_OF_COMPUTING = re.compile(r"alpha|scal|^use_|block_size|fan_in|neighbors|distances|signs|cell")
 _PACKAGE = __name__.partition(".")[0]
 _PROCESSOR_FILES = frozenset(
     {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
@@ -278,8 +276,8 @@ class PointCloudPeftModel(PeftModel):
         """Refuse weights for an adapter that is there with other settings, such as LoRA's alpha: PEFT keeps those."""
         ours = self.peft_config[adapter_name].to_dict()
         theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
-        for name in sorted(ours.keys() & theirs.keys()):
-            if ours[name] != theirs[name] and not _WITHOUT_EFFECT_ON_LOADED.search(name):
+        for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
+            if ours[name] != theirs[name]:
                 raise ValueError(
                     f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
                     f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
@@ -580,24 +578,40 @@ def _base_beside_adapter(
 
 
 @Patch(
-    ("peft.utils.hotswap:hotswap_adapter",),
-    "swaps an adapter in on a base with other weights, and refuses one with a trained head in words that do not help",
+    ("peft.utils.hotswap:hotswap_adapter_from_state_dict",),
+    "swaps the matrices of LoRA alone, fails with a KeyError on a trained head, and does not ask for the base",
 )
-def _swap_on_its_base(
-    original: Callable, model: Any, model_name_or_path: str, adapter_name: str, *args: Any, **kwargs: Any
+def _swap_trained_modules_too(
+    original: Callable,
+    model: Any,
+    state_dict: dict[str, torch.Tensor],
+    adapter_name: str,
+    config: PeftConfig,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     ours = getattr(model, "_orig_mod", model)  # of a compiled model
-    if isinstance(ours, PointCloudPeftModel):
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-        check_name(model_name_or_path, hub)
-        check_adapter_to_load(cast(LibraryModelMixin, ours.get_base_model()), model_name_or_path, hub)
-        trained = PeftConfig.from_pretrained(model_name_or_path, **hub).to_dict().get("modules_to_save")
-        if trained := trained or ours._trained_modules([adapter_name]):
-            raise ValueError(
-                f"{model_name_or_path}: hotswap_adapter swaps the matrices of LoRA alone, and {trained[0]} is trained "
-                f"too; model.load_adapter(directory, {adapter_name!r}) replaces both in place"
-            )
-    original(model, model_name_or_path, adapter_name, *args, **kwargs)
+    if not isinstance(ours, PointCloudPeftModel):
+        original(model, state_dict, adapter_name, config, *args, **kwargs)
+        return
+    # Names of stored tensors of trained modules, with those in the model.
+    trained = {}
+    for path, module in ours.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for stored, place in module.adapter_state_dict_load_map(adapter_name).items():
+                trained[f"{path}.{stored}"] = f"{path}.{place}"
+    others = {key for key in state_dict if ".lora_" not in key}
+    if different := sorted(others ^ trained.keys()):
+        raise ValueError(
+            f"only one of the two adapters has trained {different[0]}; load the other one beside it: "
+            "load_adapter(directory, adapter_name) and set_adapter(adapter_name)"
+        )
+    warn_of_another_base(cast(LibraryModelMixin, ours.get_base_model()), config.base_model_name_or_path)
+    matrices = {key: tensor for key, tensor in state_dict.items() if key not in trained}
+    original(model, matrices, adapter_name, config, *args, **kwargs)
+    present = ours.state_dict()
+    for key, place in trained.items():
+        present[place].copy_(state_dict[key])
 
 
 class BestAdaptersCallback(TrainerCallback):

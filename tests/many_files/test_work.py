@@ -1,5 +1,6 @@
 """The work on files in one process: rows and errors, batches, tables that resume, numbers of processes."""
 
+import errno
 import json
 import os
 import warnings
@@ -61,6 +62,14 @@ def test_the_error_of_a_single_file_may_be_raised(name, error, kind, text):
 
     with pytest.raises(kind, match=text):
         list(answer_files([InputFile(name)], answer, read=read, raise_errors=True))
+
+
+def test_a_full_disk_ends_the_work_and_is_no_error_of_a_file():
+    def answer(clouds):
+        raise OSError(errno.ENOSPC, "copy.laz could not be written (No space left on device)")
+
+    with raises(OSError, naming="No space left"):
+        list(answer_files(FILES, answer, 2, read=read))
 
 
 def test_warnings_of_a_model_belong_to_their_file():

@@ -1,6 +1,7 @@
 """Labels of pipelines in copies of the files that went in."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hf_any3d import DgcnnForSemanticSegmentation, PointCloudProcessor, example_
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
 from tests.data.files.builders import las
+from tests.data.files.test_labels import scan
 from tests.errors import raises
 from tests.tiny_baselines import tiny_baseline
 from tests.tiny_ptv3 import tiny_find3d
@@ -66,6 +68,18 @@ def test_codes_of_a_config_are_those_of_all_formats(street, tmp_path):
         answer = segment(str(tmp_path / name), write=tmp_path / f"new_{name}")
         expected = np.array([2, 5, 6])[answer["labels"]]
         np.testing.assert_array_equal(read_point_cloud(tmp_path / f"new_{name}").labels, expected)
+
+
+def test_what_a_copy_keeps_is_not_told_as_left_out(tiles, tmp_path):
+    # With dimensions of extra bytes, which a cloud cannot hold
+    (tmp_path / "a.las").write_bytes(scan(7, False))
+    with pytest.warns(UserWarning, match="left out.*height"):
+        tiles(str(tmp_path / "a.las"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tiles(str(tmp_path / "a.las"), write=tmp_path / "b.las")
+    assert not [each for each in told if "left out" in str(each.message)]
+    assert "height" in laspy.read(tmp_path / "b.las").point_format.extra_dimension_names
 
 
 def test_several_files_are_copied_into_a_folder(tiles, street, tmp_path):

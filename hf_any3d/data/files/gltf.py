@@ -308,7 +308,9 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
         colors, face_colors = _colors_of_materials(parts, source)
     # What no part has is not asked for, so that nothing is told of it.
     fields = [field for field in _OF_POINTS if any(field in part.measures for part in parts)]
-    measures = {field: _of_all([part.measures.get(field) for part in parts], field, source) for field in fields}
+    measures: dict[str, Any] = {
+        field: _of_all([part.measures.get(field) for part in parts], field, source) for field in fields
+    }
     return PointCloudData(
         points,
         colors,

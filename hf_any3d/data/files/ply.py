@@ -29,6 +29,7 @@ from hf_any3d.data.files.text_numbers import (
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 _TYPES |= {"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"}
+_TYPES |= {"int64": "i8", "uint64": "u8"}  # of meshio 5.3; no standard has them
 _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 # Only ends of lines as in the first one: the next byte may be data that looks like another one.
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")

@@ -43,7 +43,7 @@ def test_a_killed_conversion_leaves_a_cache_that_can_be_used(tmp_path, cache_dir
     root = write_clouds(tmp_path / "scans", 12)
     here, read = FORKED.Event(), folder.read_point_cloud
 
-    def slow(path):
+    def slow(path, **options):
         if path.endswith("0007.npy"):
             here.set()
             time.sleep(60)

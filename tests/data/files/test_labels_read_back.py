@@ -1,7 +1,6 @@
 """What is written as labels is read as labels, whatever kind of file it is written into, and nothing else changes."""
 
 import io
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hf_any3d import read_point_cloud, write_labels
 from hf_any3d.data.files import PointCloudFileError
 from tests.errors import raises
+from tests.forks import results_of
 
 from .test_labels import pcd, ply, scan
 
@@ -118,7 +118,11 @@ FILES: dict[str, bytes] = {
     "ascii_class.ply": ply("ascii", np.column_stack([PLY, OLD]), "x y z intensity class", faces=False),
     "nan_rows.ply": ply("binary_little_endian", np.column_stack([NAN, OLD]), "x y z label", faces=False),
     "mesh.ply": ply("binary_little_endian", PLY),
-    **{f"{form}_{old}.pcd": pcd(form, old) for form in ("ascii", "binary", "binary_compressed") for old in (0, 1)},
+    **{
+        f"{form}_{old}.pcd": pcd(form, bool(old))
+        for form in ("ascii", "binary", "binary_compressed")
+        for old in (0, 1)
+    },
     "points.npz": packed(points=POINTS),
     "odd.npz": packed(my_scan=POINTS),
     "labels.npz": packed(points=POINTS, semantic=OLD.astype(np.int64), other=np.arange(4)),
@@ -232,21 +236,21 @@ def test_wrong_arguments_are_no_damaged_file(tmp_path):
     "name", ["little.ply", "binary_compressed_1.pcd", "labels.npz", "plain.xyz", "a.las", "a.laz"]
 )
 def test_a_full_disk_is_told_as_what_it_is(name, tmp_path):
+    import resource
+
     (tmp_path / name).write_bytes(scan(7, name == "a.laz") if name.startswith("a.") else FILES[name])
     count = len(read(tmp_path / name))
-    # A limit of the process stands for the disk: writing fails with an OSError at this size.
-    program = (
-        "import resource, sys, numpy, hf_any3d\n"
-        "source, copy, count = sys.argv[1], sys.argv[2], int(sys.argv[3])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
-        "try:\n"
-        "    hf_any3d.write_labels(source, copy, numpy.arange(count) % 3)\n"
-        "except OSError as error:\n"
-        "    print(error)\n"
-    )
     copy = tmp_path / "copies" / name
-    words = [sys.executable, "-c", program, str(tmp_path / name), str(copy), str(count)]
-    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    def write_on_a_full_disk():
+        # A limit of the process stands for the disk: writing fails with an OSError at this size.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+        try:
+            write(tmp_path / name, copy, np.arange(count) % 3)
+        except OSError as error:
+            return str(error)
+
+    (said,) = results_of(write_on_a_full_disk)
     assert f"{copy} could not be written (File too large)" in said
     assert not list(copy.parent.iterdir())
 
@@ -272,7 +276,7 @@ def test_a_copc_has_a_plain_copy_on_request(tmp_path):
             write_labels(source, tmp_path / name, np.arange(20))
     before = read(source)
     for name in ("a.plain.laz", "a.las"):
-        with pytest.warns(UserWarning, match=f"{name}: is a plain file, no COPC"):
+        with pytest.warns(UserWarning, match=f"{name}: is plain LAS 1.4, no COPC"):
             write_labels(source, tmp_path / name, np.arange(20))
         new = laspy.read(tmp_path / name)
         np.testing.assert_array_equal(new.classification, np.arange(20))

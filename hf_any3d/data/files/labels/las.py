@@ -240,7 +240,7 @@ class LasCopy:
 
     def _describes_later(self) -> bool:
         """Return whether a record after the points describes extra bytes."""
-        keys = [(user, kind) for user, kind, _ in self._extended_records()]
+        keys = [(user, kind) for user, kind, _, _ in self._extended_records()]
         return (_SPEC, _EXTRA_BYTES) in keys
 
     def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
@@ -446,16 +446,15 @@ class LasCopy:
 
     def _copy_plain_records(self, output: BinaryIO, start: int) -> None:
         """Copy the records after the points of a COPC, but not those of its octree."""
-        kept = []
-        for user, _, data in self._extended_records():
-            if user != _COPC:
-                kept.append(data)
+        kept = [(at, size) for user, _, at, size in self._extended_records() if user != _COPC]
         # They follow the points, as in the file; 0 stands for no such records.
         struct.pack_into("<QI", self.head, 235, start if kept else 0, len(kept))
-        output.write(b"".join(kept))
+        for at, size in kept:
+            self.file.seek(at)
+            output.write(self.file.read(size))
 
-    def _extended_records(self) -> Iterator[tuple[bytes, int, bytes]]:
-        """Yield user, number and all bytes of the records after the points."""
+    def _extended_records(self) -> Iterator[tuple[bytes, int, int, int]]:
+        """Yield user, number, place and bytes of the records after the points."""
         at = self._place(235, 247)
         number = int.from_bytes(self.head[243:247], "little")
         if self.head[25] < 4 or self.head_size < 375:
@@ -467,9 +466,9 @@ class LasCopy:
             if len(head) < _EXTENDED_HEADER:
                 break
             user, kind, size = struct.unpack_from("<2x16sHQ", head)
-            self.file.seek(at)
-            yield user.split(b"\0")[0], kind, self.file.read(_EXTENDED_HEADER + min(size, self.end - at))
-            at += _EXTENDED_HEADER + size
+            size = min(_EXTENDED_HEADER + size, self.end - at)
+            yield user.split(b"\0")[0], kind, at, size
+            at += size
 
     def _tell_of_programs(self) -> None:
         """Say what other programs do not find in the copy."""

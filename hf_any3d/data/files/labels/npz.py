@@ -262,7 +262,7 @@ def _with_field(array: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
     """Return a structured array with one more field, after the bytes that a row has."""
     old = array.dtype
     fields: Any = old.fields
-    layout = {
+    layout: Any = {
         "names": [*(old.names or ()), name],
         "formats": [*(fields[each][0] for each in old.names or ()), values.dtype],
         "offsets": [*(fields[each][1] for each in old.names or ()), old.itemsize],
