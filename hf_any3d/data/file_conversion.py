@@ -16,6 +16,7 @@ from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, I
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
@@ -157,7 +158,7 @@ def points_to_files(
     check_free([column], others)
     # Rows of streams stay as they are: `_write_batch` makes arrays of them.
     return _map(
-        dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
+        numpy_rows(dataset, ["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
         {"names": ("points", *used), "column": column, "feature": feature},
         input_columns=["points", *used],
@@ -189,7 +190,7 @@ def add_preview(
     check_free([column], features)
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
-        dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
+        numpy_rows(dataset, names) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
         {"names": names, "column": column, "feature": PointCloud(), "num_points": num_points},
         input_columns=names,

@@ -40,9 +40,13 @@ from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.missing_rows import rows_with_points
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
 from hf_any3d.data.word_classes import words_of_files
+
+# Types of coordinates that float32 may be too coarse for.
+_LONG_NUMBERS = ("float64", "int32", "int64", "uint32", "uint64")
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -50,7 +54,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
     Columns of files (`PointCloud`) are kept, and may replace points.
 
-    Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
+    Nested lists, several times slower to read than Array2D, become Array2D: float64 if they have float64 or whole
+    numbers of 32 or 64 bits, which may be coordinates of a map, and else float32. Labels
     that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
     since their classes are unknown before the end. Rows without points are left out with a warning, those of streams
     are errors when they are prepared.
@@ -69,12 +74,15 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # No channels, and so an error below, unless the type or the first row tells their number
         shape = (None, 0)
+        number = ""
         if isinstance(feature, Array2D):
             shape = feature.shape
+            number = feature.dtype
         elif isinstance(getattr(getattr(feature, "feature", None), "feature", None), Value):
             # Types of `datasets` do not tell the length of inner lists.
             first: Any = next(iter(rows.with_format(None)), None)
             shape = (None, 3 if first is None else len(first["points"][0]))
+            number = feature.feature.feature.dtype
         if shape[1] < 3:
             seen = (
                 f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
@@ -82,9 +90,11 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             raise ValueError(
                 f"{origin}, split {split}: {seen}; expected a column 'points' of x, y, z and perhaps more"
             )
-        if feature != Array2D(shape, "float32"):
-            prepared[split] = rows.cast_column("points", Array2D(shape, "float32"))
-    return with_class_labels(prepared, origin).with_format("numpy")
+        # In float32, coordinates of a map would lose their decimals, and whole millimeters their last digits.
+        column = Array2D(shape, "float64" if number in _LONG_NUMBERS else "float32")
+        if feature != column:
+            prepared[split] = rows.cast_column("points", column)
+    return numpy_rows(with_class_labels(prepared, origin))
 
 
 def _with_clouds(rows: Any, where: str) -> Any:
