@@ -16,11 +16,11 @@ from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, I
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.version import __version__

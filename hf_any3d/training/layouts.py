@@ -16,8 +16,8 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 
-from hf_any3d.data.numpy_rows import near_origin, numpy_rows
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import near_origin, numpy_rows
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.files import PointCloudError, read_point_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.training.arguments import DataArguments
 
 

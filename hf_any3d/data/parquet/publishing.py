@@ -12,8 +12,8 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.file_conversion import add_preview
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS, packaged_rows
 from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesModel

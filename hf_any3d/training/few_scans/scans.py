@@ -16,9 +16,9 @@ from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import class_names
 from hf_any3d.utils.atomic_files import atomic_write
