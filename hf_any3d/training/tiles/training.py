@@ -224,6 +224,7 @@ def _look_at_all(
     """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
+    errors: list[PointCloudError] = []
     for path in files:
         try:
             cloud = read_tile(
@@ -232,12 +233,16 @@ def _look_at_all(
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
+            errors.append(error)
             continue
         if arguments.unit != "diagonal":
             with file_errors(path):
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
+    if arguments.features and not found:
+        # Most likely a name that no file has
+        raise errors[0]
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
     found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
