@@ -60,7 +60,7 @@ from hf_any3d.cli.segment import (
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.runs import Table, lock, run
-from hf_any3d.many_files.work import Answer, RowsWork, cut, usual_batch_size
+from hf_any3d.many_files.work import Opened, RowsWork, cut, usual_batch_size
 from hf_any3d.utils.messages import print_line
 
 batch = typer.Typer(
@@ -134,17 +134,18 @@ class Job:
         # By content: under the same name there may be other weights now.
         return same | ({"model": model_fingerprint(self.settings["model"])} if "model" in self.settings else {})
 
-    def open(self) -> tuple[Answer, int]:
-        """Open what the job needs, and return the function of clouds with its batch size."""
+    def open(self) -> Opened:
+        """Open what the job needs."""
         # Conversion needs no model, and writes cloud by cloud.
         if self.task == "convert":
-            return partial(_convert, **self.settings), 1
+            return Opened(partial(_convert, **self.settings), 1)
         settings = dict(self.settings)
         model = settings.pop("model")
         if self.task == "segment":
             # A cloud at a time: its blocks fill the batches of the model.
             pipe = open_segmentation(model, settings["asked"], self.device)
-            return copy_answerer(pipe, model, self.batch_size, **settings), 1
+            columns = tuple(pipe.feature_extractor.columns)
+            return Opened(copy_answerer(pipe, model, self.batch_size, **settings), 1, columns)
         pipe = open_pipeline(_TASKS[self.task][0], model, self.device)
         if self.task == "predict":
             answer = prediction_answerer(pipe, model, **settings)
@@ -152,7 +153,7 @@ class Job:
             answer = box_answerer(pipe, model, settings)
         else:
             answer = feature_answerer(pipe, model, **settings)
-        return answer, self.batch_size or usual_batch_size(pipe)
+        return Opened(answer, self.batch_size or usual_batch_size(pipe))
 
 
 def _convert(clouds: list[Cloud], output: str, to: str, root: str, points: int | None) -> list[dict[str, Any]]:

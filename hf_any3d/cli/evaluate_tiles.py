@@ -47,7 +47,10 @@ def evaluate_tiles(
 
     # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):
-        judgment = judge_tiles(pipe.model.config, pipe.feature_extractor.unit, label, files, unit, label_field)
+        processor = pipe.feature_extractor
+        judgment = judge_tiles(
+            pipe.model.config, processor.unit, label, files, unit, label_field, processor.columns
+        )
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])

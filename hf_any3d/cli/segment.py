@@ -119,6 +119,8 @@ def segment(
     inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
     arguments = _text_arguments(labels, templates, text_features)
     pipe = open_segmentation(name, arguments, device)
+    columns = tuple(pipe.feature_extractor.columns)
+    inputs = replace(inputs, files=[replace(file, columns=columns) for file in inputs.files])
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
     # A block of voxels may hold a million points.
     batch_size = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)

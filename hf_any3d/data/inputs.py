@@ -85,7 +85,7 @@ def _split_columns(columns: Mapping) -> list[dict[str, Any]]:
     return rows
 
 
-def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
+def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[str] = ()) -> PointCloudData:
     """Convert one cloud to `PointCloudData`.
 
     Args:
@@ -94,21 +94,22 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
             PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
         features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring", "return_number",
             "number_of_returns".
+        columns: names of further columns that are read of files and taken of a dict; see `read_point_cloud`.
     """
     if isinstance(entry, PointCloudData):
         # Its fields may have been changed; building a new one checks them.
         return PointCloudData(**vars(entry))
     if isinstance(entry, (str, os.PathLike)):
-        return read_point_cloud(entry)
+        return read_point_cloud(entry, columns=columns)
     # By name, so that trimesh is imported only where it is used.
     if type(entry).__module__.partition(".")[0] == "trimesh":
         return _from_trimesh(entry)
     if not isinstance(entry, Mapping):
         return PointCloudData(**_from_array(as_array(entry, "points"), features))
     if "points" not in entry:
-        return _from_file(entry)
+        return _from_file(entry, columns)
     if isinstance(entry["points"], _OBJECTS):
-        return to_cloud(entry["points"], features)
+        return to_cloud(entry["points"], features, columns)
     # Columns that the row has under their own names are not among the channels of `points`.
     channels = [name for name in features if entry.get(ATTRIBUTES.get(name, "")) is None]
     cloud = _from_array(as_array(entry["points"], "points"), channels)
@@ -116,16 +117,18 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         if entry.get(name) is not None:
             values = as_array(entry[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
+    if further := {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}:
+        cloud["further"] = further
     return PointCloudData(**cloud)
 
 
-def _from_file(row: Mapping) -> PointCloudData:
+def _from_file(row: Mapping, columns: Sequence[str]) -> PointCloudData:
     """Read the file that a row has as `bytes` or by its `path`, which names it if both are there."""
     if row.get("bytes") is not None:
         file_type = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
-        return read_point_cloud(row["bytes"], file_type=file_type)
+        return read_point_cloud(row["bytes"], file_type=file_type, columns=columns)
     if row.get("path") is not None:
-        return read_point_cloud(row["path"], file_type=row.get("file_type"))
+        return read_point_cloud(row["path"], file_type=row.get("file_type"), columns=columns)
     raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
 
 

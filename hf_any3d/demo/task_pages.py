@@ -205,8 +205,8 @@ class TaskAnswers:
 class Visit(Uploads):
     """The shape of one visitor of the page."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, columns: Sequence[str] = ()) -> None:
+        super().__init__(columns)
         self.cloud: PointCloudData | None = None
 
     def open(self, source: Any) -> None:
@@ -218,7 +218,7 @@ class TaskPage(Page):
     """The page of a model that answers at once; each visitor has a shape, and answers are computed in turn."""
 
     def __init__(self, name: str, examples: ExampleShapes, answers: TaskAnswers, words: Sequence[str] = ()):
-        super().__init__(name, examples, Visit)
+        super().__init__(name, examples, partial(Visit, answers.pipe.feature_extractor.columns))
         self.answers = answers
         self.words = ", ".join(words or ("chair", "table", "lamp", "sofa", "car", "plant"))
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -25,15 +26,15 @@ AT_ONCE = 2
 _START_SECONDS = 120.0  # for the first process, which imports everything; later ones are forked from it
 
 
-def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloudData:
-    """Read a visitor's file in a process that is killed after so many seconds."""
+def read_upload(path: str | os.PathLike, seconds: float = SECONDS, columns: Sequence[str] = ()) -> PointCloudData:
+    """Read a visitor's file, with further columns by name, in a process that is killed after so many seconds."""
     size = os.path.getsize(path)
     if size > LARGEST_UPLOAD:
         raise PointCloudFileError(f"{path}: {size:,} bytes; expected at most {LARGEST_UPLOAD:,}")
     # A process of its own, as a damaged file may crash or block the library that reads it
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_read_into, args=(sender, os.fspath(path)), daemon=True)
+    process = context.Process(target=_read_into, args=(sender, os.fspath(path), tuple(columns)), daemon=True)
     process.start()
     # This process's copy: only then does a crash of the other one end the connection.
     sender.close()
@@ -57,13 +58,14 @@ def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloud
 class Uploads:
     """The file that a visitor uploaded last, read without the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Sequence[str] = ()) -> None:
+        self.columns = columns
         self._read: tuple[str, PointCloudData | Exception] | None = None
 
     def read(self, path: str | os.PathLike) -> None:
         """Read a visitor's file in a process of its own; `cloud_of` then returns the result or raises the error."""
         try:
-            self._read = (os.fspath(path), read_upload(path))
+            self._read = (os.fspath(path), read_upload(path, columns=self.columns))
         except (ValueError, OSError) as error:
             self._read = (os.fspath(path), error)
 
@@ -76,7 +78,7 @@ class Uploads:
             return source
         try:
             if read is None or read[0] != os.fspath(source):
-                return read_point_cloud(source)
+                return read_point_cloud(source, columns=self.columns)
             if isinstance(read[1], Exception):
                 raise read[1]
             return read[1]
@@ -114,10 +116,10 @@ def _context() -> SpawnContext | ForkServerContext:
     return context
 
 
-def _read_into(sender: Connection, path: str) -> None:
+def _read_into(sender: Connection, path: str, columns: tuple[str, ...]) -> None:
     sender.send("started")
     try:
-        result: PointCloudData | str = read_point_cloud(path)
+        result: PointCloudData | str = read_point_cloud(path, columns=columns)
     except (ValueError, OSError, ImportError) as error:
         result = str(error)
     except MemoryError:

@@ -32,6 +32,7 @@ class InputFile:
     data: bytes | None = None
     file_type: str | None = None
     label_field: str | None = None  # see `read_point_cloud`
+    columns: tuple[str, ...] = ()
     is_copied: bool = False
 
     def read(self, on_invalid: str = "drop") -> Cloud:
@@ -56,7 +57,11 @@ class InputFile:
             warnings.simplefilter("always")
             with nothing_is_lost() if self.is_copied else nullcontext():
                 cloud = read_point_cloud(
-                    source, file_type=self.file_type, on_invalid=on_invalid, label_field=self.label_field
+                    source,
+                    file_type=self.file_type,
+                    on_invalid=on_invalid,
+                    label_field=self.label_field,
+                    columns=self.columns,
                 )
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
 

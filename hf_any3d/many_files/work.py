@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -112,16 +112,24 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
     return rows
 
 
+class Opened(NamedTuple):
+    """A function of clouds, how many it takes at a time, and further columns that are read for it."""
+
+    answer: Answer
+    batch_size: int
+    columns: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class RowsWork:
     """Work whose results are the rows of `answer_files`.
 
-    `open_answer` opens the models and returns the function of clouds and its batch size. Names are relative to
+    `open_answer` opens the models and returns the fields of `Opened`. Names are relative to
     `folder`, where the run was started; `given` is standard input, which is read in one process alone. With
     `are_copied`, `open_answer` writes a labeled copy of each file.
     """
 
-    open_answer: Callable[[], tuple[Answer, int]]
+    open_answer: Callable[[], tuple[Answer, int] | Opened]
     folder: str = field(default_factory=os.getcwd)
     given: Mapping[str, InputFile] = field(default_factory=dict)
     are_copied: bool = False
@@ -130,12 +138,13 @@ class RowsWork:
         """Open the models and return the function from a shard to its rows."""
         # Names are relative to the folder of the program, and a process may start elsewhere.
         os.chdir(self.folder)
-        answer, batch_size = self.open_answer()
+        opened = Opened(*self.open_answer())
 
         def rows(shard: Shard) -> Iterator[dict[str, Any]]:
             # Standard input cannot be opened by its name.
             files = [self.given.get(name, InputFile(name, is_copied=self.are_copied)) for name in shard.files]
-            return answer_files(files, answer, batch_size)
+            files = [replace(file, columns=opened.columns) for file in files]
+            return answer_files(files, opened.answer, opened.batch_size)
 
         return rows
 

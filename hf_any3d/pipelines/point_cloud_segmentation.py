@@ -298,7 +298,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             copy.check(file_of(cloud), copy.names or self.label_names(), self.model.config)
         # A copy has all that a cloud cannot hold.
         with nullcontext() if copy is None else nothing_is_lost():
-            data = to_cloud(cloud, processor.features)
+            data = to_cloud(cloud, processor.features, processor.columns)
         mesh = None
         if data.is_mesh:
             mesh = data
@@ -485,7 +485,10 @@ def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, 
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return points `index` of a cloud, which may repeat, with their colors, normals, intensity, ring and returns."""
+    """Return points `index` of a cloud, which may repeat, with their colors, normals, intensity, ring, returns and further columns."""
     names = ("points", *ATTRIBUTES.values())
     arrays = {name: getattr(data, name) for name in names}
-    return PointCloudData(**{name: values[index] for name, values in arrays.items() if values is not None})
+    part = PointCloudData(**{name: values[index] for name, values in arrays.items() if values is not None})
+    if data.further is not None:
+        part.further = {name: values[index] for name, values in data.further.items()}
+    return part

@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.files.source import no_column
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
 from hf_any3d.modeling.config_checks import check_settings
@@ -64,6 +65,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             "normals". Intensities and colors are seen relative to those of the whole file. A call with a cloud that
             lacks what is read is an error.
         upright: whether objects stand the same way; False leaves out all features that depend on a direction.
+        columns: names of further columns of points, such as extra dimensions of LAS or properties of PLY, each seen
+            relative to that of the whole file; a point without a value counts as one with the median.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
     Example:
@@ -87,6 +90,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         features: Sequence[str] = ("xyz",),
         up_axis: str = "z",
         upright: bool = True,
+        columns: Sequence[str] = (),
         **kwargs: Any,
     ):
         self.edges = [float(edge) for edge in edges]
@@ -96,6 +100,11 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         check_settings(
             self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",), "upright": (True, False)}
         )
+        # Without any, settings are stored as they were before there were columns.
+        if columns:
+            self.columns = list(columns)
+        if isinstance(columns, str) or len({*columns}) < len(columns):
+            raise ValueError(f"columns: {columns!r}; expected a list of names, each once")
         if unit == "meters" and not upright:
             raise ValueError("upright: False with unit='meters'; expected True, as heights are above the ground")
         if self.edges != sorted({*self.edges}) or self.edges[0] <= 0:
@@ -139,11 +148,20 @@ class LocalFeaturesProcessor(PointCloudProcessor):
                 f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
                 "points that have them, or a model that was trained without"
             )
+        self._check_columns(cloud)
         counts = cloud.number_of_returns
         if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
             warnings.warn(
                 "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
             )
+
+    def _check_columns(self, cloud: PointCloudData) -> None:
+        further = cloud.further or {}
+        for name in self.columns:
+            if name not in further:
+                raise PointCloudError(f"{no_column(name, further)}; the model reads {', '.join(self.columns)}")
+            if not np.isfinite(further[name]).any():
+                raise PointCloudError(f"column {name!r} has no number at any point; the model reads it")
 
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.
@@ -169,6 +187,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         for name, values in (("intensity", cloud.intensity), ("rgb", cloud.colors)):
             if name in self.features and values is not None:
                 normal[name] = _center_and_spread(values[some])
+        further = cloud.further or {}
+        for name in self.columns:
+            normal[_feature_of(name)] = _center_and_spread(further[name][np.isfinite(further[name])])
         origin = self._origin(cloud, factor)
         # Marks are no surroundings, so spacing and ground are those of the other points.
         points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
@@ -215,8 +236,10 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             around.append("intensity")
         if "rgb" in self.features:
             around += ["red", "green", "blue"]
+        columns = [_feature_of(name) for name in self.columns]
+        around += columns
         # Of these, the number of the point itself counts beside the mean around it.
-        point += [name for name in around if name in ("intensity", "red", "green", "blue")]
+        point += [name for name in around if name in ("intensity", "red", "green", "blue", *columns)]
         if self.unit == "diagonal":
             point += ["place in x", "place in y", "place in z", "distance from the middle", "distance from the center"]
             if "normals" in self.features:
@@ -359,6 +382,10 @@ class DescribedScan:
             values = None if cloud.colors is None else cloud.colors[index]
             relative = self._relative("rgb", values, np.stack([missing] * 3, axis=1))
             measured |= dict(zip(("red", "green", "blue"), relative.T, strict=True))
+        for name in self.processor.columns:
+            feature = _feature_of(name)
+            assert cloud.further is not None
+            measured[feature] = np.nan_to_num(self._relative(feature, cloud.further[name][index], missing))
         point = {**point, **measured}
         around = {**around, **measured}
         if self.processor.unit == "diagonal":
@@ -402,6 +429,8 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
         values = getattr(samples, name)
         if values is not None:
             arrays[name] = np.concatenate([values, values[nearest]])
+    if samples.further is not None:
+        arrays["further"] = {name: np.concatenate([own, own[nearest]]) for name, own in samples.further.items()}
     points = np.concatenate([samples.points, places])
     normals = np.concatenate([samples.normals, doubled, of_vertices], dtype=np.float32)
     marked = PointCloudData(points, normals=normals, offset=samples.offset, **arrays)
@@ -409,6 +438,11 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     marked.meters_per_height = samples.meters_per_height
     marked.in_degrees = samples.in_degrees
     return marked, len(places)
+
+
+def _feature_of(column: str) -> str:
+    # Apart from other features, which a column may be called like; commas end names.
+    return f"column {column.replace(',', ' ')}"
 
 
 def _center_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

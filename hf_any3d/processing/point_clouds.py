@@ -90,6 +90,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         "up_axis": UP_AXES,
     }
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
+    # Names of further columns of files that are read; only some processors take any.
+    columns: Sequence[str] = ()
 
     def __init__(
         self,
@@ -267,7 +269,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
     def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
         """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
-        cloud = to_cloud(entry, self.features)
+        cloud = to_cloud(entry, self.features, self.columns)
         if up_axis is None:
             return cloud
         points = self._turn(cloud.points, up_axis)

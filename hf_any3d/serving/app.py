@@ -172,7 +172,8 @@ async def answer_clouds(request: Request) -> Response:
         clouds = []
         # One after the other, so that a request holds one cloud's reader at a time, and not all threads.
         for upload in uploads:
-            clouds.append(await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers))
+            arguments = service.limits, service.columns
+            clouds.append(await anyio.to_thread.run_sync(upload.read, *arguments, limiter=readers))
             service.metrics.points.inc(len(clouds[-1]))
         deadline = request.state.deadline
         # All clouds wait in the queue together, where they may share a batch.
@@ -198,7 +199,7 @@ async def answer_file(request: Request) -> Response:
     service.routes[SEGMENT_PATH].check(settings, service.limits)
     # Before the model runs, since not every file has a place for labels
     labeled = await anyio.to_thread.run_sync(LabeledFile, service, upload, settings, limiter=readers)
-    cloud = await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers)
+    cloud = await anyio.to_thread.run_sync(upload.read, service.limits, service.columns, limiter=readers)
     service.metrics.points.inc(len(cloud))
     work = service.submit((SEGMENT_PATH, settings), cloud, request.state.deadline)
     (answer,) = await results(request, [work])

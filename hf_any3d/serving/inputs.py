@@ -8,7 +8,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -69,8 +69,8 @@ class Upload:
             digest.update(hashlib.sha256(part).digest())
         return digest.hexdigest()
 
-    def read(self, limits: ServeLimits) -> PointCloudData:
-        """Read the cloud; what its header declares is checked before memory is allocated."""
+    def read(self, limits: ServeLimits, columns: Sequence[str] = ()) -> PointCloudData:
+        """Read the cloud, with further columns of files by name; what its header declares is checked before memory is allocated."""
         try:
             if not isinstance(self.content, bytes):
                 if (count := len(self.content["points"])) > limits.points:
@@ -85,7 +85,7 @@ class Upload:
             reading = ReadLimits(points=limits.points, faces=2 * limits.points, bytes=size)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
-                return read_point_cloud(source, file_type=file_type, limits=reading)
+                return read_point_cloud(source, file_type=file_type, limits=reading, columns=columns)
         except (ValueError, OSError, ImportError) as error:
             # Hints at arguments of Python are of no use to a client.
             text = _HOW_TO_RAISE.sub(" by this server", one_line(error))

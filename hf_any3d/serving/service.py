@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
@@ -40,6 +40,8 @@ class Service:
         self.name = name
         self.task = task
         self.pipe = pipe
+        # Only processors of clouds read further columns of files.
+        self.columns: Sequence[str] = getattr(getattr(pipe, "feature_extractor", None), "columns", ())
         self.journal = journal
         self.chat_template = chat_template
         self.limits = limits or ServeLimits()

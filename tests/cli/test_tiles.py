@@ -234,3 +234,60 @@ def test_a_folder_of_labeled_text_is_one_of_labeled_points_and_one_without_label
     assert done.code == 0 and "2 objects" in done.out, done.err
     refused = run("train", tmp_path / "bare", "--output", tmp_path / "none")
     assert refused.code == 1 and "no folders in it are named after classes" in refused.err
+
+
+def write_with_columns(path, number, columns=("reflectance", "deviation")):
+    """Write a tile whose road is ground that reflects less, and return its classes; nothing else tells them apart."""
+    points, _, _ = drawn(number, number)
+    generator = np.random.default_rng(number)
+    is_road = generator.random(len(points)) < 0.5
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.offsets = np.floor(points.min(axis=0))
+    header.scales = np.full(3, 1e-4)
+    for name in columns:
+        header.add_extra_dim(laspy.ExtraBytesParams(name, "i2", scales=np.array([0.01]), offsets=np.array([-10.0])))
+    scan = laspy.LasData(header)
+    scan.x, scan.y, scan.z = points.T
+    scan.classification = np.where(is_road, 11, 2).astype(np.uint8)
+    for name in columns:
+        is_told = name == "reflectance"
+        scan[name] = np.where(is_road & is_told, -15.0, -5.0) + generator.normal(size=len(points))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scan.write(str(path))
+    return np.where(is_road, 11, 2)
+
+
+def test_extra_dimensions_are_features_and_a_tile_without_them_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FOLD_STEPS", 60)
+    monkeypatch.setattr(training, "STEPS", 60)
+    for number in range(2):
+        write_with_columns(tmp_path / f"tiles/{number}.laz", number)
+    truth = write_with_columns(tmp_path / "new.laz", 5)
+    words = ("train", tmp_path / "tiles", "--points", 1500, "--edges", 1, 2)
+    right = {}
+    for name, features in (("with", ("--features", "Reflectance,deviation")), ("without", ())):
+        done = run(*words, *features, "--output", tmp_path / name)
+        assert done.code == 0, done.err
+        done = run("segment", tmp_path / "new.laz", "--model", tmp_path / name, "--output", tmp_path / f"{name}.laz")
+        assert done.code == 0, done.err
+        labeled = laspy.read(str(tmp_path / f"{name}.laz"))
+        right[name] = (np.asarray(labeled.classification) == truth).mean()
+        assert ("columns" in (tmp_path / name / "preprocessor_config.json").read_text()) == bool(features)
+    assert right["with"] > 0.9 and right["without"] < 0.6
+    # Also in many files, and by evaluation
+    done = run("batch", "segment", tmp_path / "new.laz", "--model", tmp_path / "with", "--output", tmp_path / "many")
+    assert done.code == 0, done.err
+    labeled = laspy.read(str(tmp_path / "many/new.laz"))
+    assert (np.asarray(labeled.classification) == truth).mean() == right["with"]
+    done = run("evaluate", tmp_path / "with", tmp_path / "new.laz", "--json")
+    assert done.code == 0, done.err
+    # Named are the column and what there is instead.
+    write_with_columns(tmp_path / "poor.laz", 6, ["deviation"])
+    refused = run("segment", tmp_path / "poor.laz", "--model", tmp_path / "with", "--output", tmp_path / "no.laz")
+    assert refused.code == 1 and len(refused.err.splitlines()) == 1
+    assert "poor.laz" in refused.err and "'Reflectance'" in refused.err and "deviation" in refused.err
+    refused = run(*words, "--features", "amplitude", "--output", tmp_path / "none")
+    assert refused.code == 1 and "'amplitude'" in refused.err and "deviation" in refused.err
+    # What a point is must not tell what it is.
+    refused = run(*words, "--features", "classification", "--output", tmp_path / "none")
+    assert refused.code == 1 and "classification" in refused.err

@@ -20,7 +20,7 @@ def built():
 
 
 def task_page(task, words=()):
-    pipe = SimpleNamespace(up_axis="y", feature_extractor=SimpleNamespace(up_axis="y"))
+    pipe = SimpleNamespace(up_axis="y", feature_extractor=SimpleNamespace(up_axis="y", columns=()))
     categories = ["ship"] if task == "point-cloud-segmentation" else []
     turns = task != "point-cloud-reconstruction"
     answers = SimpleNamespace(task=task, categories=categories, turns=turns, pipe=pipe)

@@ -104,6 +104,13 @@ def wanted_fields(names: Iterable[str], source: Source) -> dict[str, list[str]]:
     # Those of another part of the file were chosen.
     if source.label_field is not None and chosen is None:
         fields.pop("labels", None)
+    further = {*source.further_columns(names).values()}
+    # What is read as a column of its own is no label, unless it was chosen as that.
+    if chosen is None and further & {*fields.get("labels", ())}:
+        del fields["labels"]
+        of_others = fields_of(name for name in names if name not in further)
+        if "labels" in of_others:
+            fields["labels"] = of_others["labels"]
     return fields
 
 
@@ -159,10 +166,14 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
     fields = wanted_fields(columns, source)
+    further = source.further_columns_of_points(columns)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
-    unused = [name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name)]
+    if places := [name for name in fields["points"] if name in further.values()]:
+        raise PointCloudError(f"column {places[0]!r} holds coordinates; expected other ones in columns")
+    unused = [name for name in unused_names(columns, fields) if name not in further.values()]
+    unused = [name for name in unused if not re.fullmatch(listed_elsewhere, name)]
     others = [name for name in unused if is_label_name(name)]
     source.leave_out(name for name in unused if name not in others)
     if "labels" in fields:
@@ -178,7 +189,16 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
         cloud[field] = USABLE[field](values, source)
+    if further:
+        cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
+
+
+def further_column(values: np.ndarray) -> np.ndarray:
+    """Return a column (points,) as float64, with NaN for what is no number."""
+    values = values.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def left_out_points(points: np.ndarray) -> np.ndarray:

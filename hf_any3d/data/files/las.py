@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_labels, usable_numbers
+from hf_any3d.data.files.attributes import further_column, usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -47,7 +47,9 @@ _SAME_UNIT = 1e-5
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
-_SCALED = 0b11000  # bits of scale and offset among the options of an extra dimension
+# Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
+_HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
+_NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
 _MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
 FLAGS = {"synthetic": 1, "withheld": 4}
@@ -58,7 +60,7 @@ NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; rec
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, returns, and the class of each point, its label.
 
-    LAZ needs lazrs from the extra `files`. Extra dimensions, near infrared, waveforms and records beyond the declared
+    LAZ needs lazrs from the extra `files`. Extra dimensions that are not asked for as columns, near infrared, waveforms and records beyond the declared
     number are left out with a warning. Where heights have another unit than x and y, another warning says so. There is
     no `meters_per_unit` without a coordinate system. Coordinates of map projections are too large for float32; see
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
@@ -94,15 +96,15 @@ def read(source: Source) -> PointCloudData:
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=_table_of(header),
-        further=_flags(columns.flags),
+        further={**columns.further, **_flags(columns.flags)} or None,
         step=np.abs(scale),
     )
 
 
-def _flags(flags: np.ndarray) -> dict[str, np.ndarray] | None:
+def _flags(flags: np.ndarray) -> dict[str, np.ndarray]:
     """Return which points (points,) have a flag that any has, by its name."""
     found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
-    return {name: values for name, values in found.items() if values.any()} or None
+    return {name: values for name, values in found.items() if values.any()}
 
 
 def _table_of(header: "_Header") -> str | None:
@@ -119,6 +121,7 @@ class _Header:
     start: int  # byte of the first point
     point_format: int  # 0 to 10: which fields a record has
     row: np.dtype  # of a record; its field "label" is what labels were chosen to be read from
+    further: dict[str, "_Dimension"]  # further columns that are read, each a field of a record
     count: int  # declared number of points
     is_compressed: bool
 
@@ -133,6 +136,25 @@ class _Columns:
     returns: np.ndarray  # (points,) uint8
     flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
     colors: np.ndarray | None  # (points, 3) uint16
+    further: dict[str, np.ndarray]  # (points,) float64 by the names that were asked for
+
+
+@dataclass(frozen=True)
+class _Dimension:
+    """An extra dimension that is one number: its type and byte, and what its numbers stand for."""
+
+    kind: str
+    at: int
+    scale: float = 1.0
+    offset: float = 0.0
+    no_data: float | int | None = None  # the stored number that means that there is none
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """Return measurements (points,) float64, NaN where there is none."""
+        values = further_column(stored.astype(np.float64) * self.scale + self.offset)
+        if self.no_data is not None:
+            values[stored == self.no_data] = np.nan
+        return values
 
 
 def _read_header(source: Source) -> _Header:
@@ -161,13 +183,14 @@ def _read_header(source: Source) -> _Header:
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
     row = _with_label(_row_type(point_format, size), source, start, point_format)
+    row, further = _with_further(row, source, start, point_format)
     source.check(points=count, decoded=count * max(size, 32))
-    chosen = f"extra dimension {source.label_field}".lower()
+    read = {f"extra dimension {name}".lower() for name in (source.label_field, *source.columns)}
     extra = _extra_dimensions(data, start, point_format, size)
-    source.leave_out(name for name in extra if name.lower() != chosen)
+    source.leave_out(name for name in extra if name.lower() not in read)
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
-    return _Header(start, point_format, row, count, is_compressed)
+    return _Header(start, point_format, row, further, count, is_compressed)
 
 
 def _check_start(data: bytes) -> None:
@@ -208,6 +231,7 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
         returns=np.empty(count, np.uint8),
         flags=np.empty(count, np.uint8),
         colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
+        further={name: np.empty(count) for name in header.further},
     )
     has_infrared = False
     first = 0
@@ -227,6 +251,8 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
             columns.labels[rows] = block["label"]
         columns.intensity[rows] = block["intensity"]
         columns.returns[rows] = block["returns"]
+        for name, dimension in header.further.items():
+            columns.further[name][rows] = dimension.values(block[f"further {name}"])
         if columns.colors is not None:
             columns.colors[rows] = block["rgb"]
         if point_format in _WITH_INFRARED and block["infrared"].any():
@@ -278,14 +304,35 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
             places[name] = (kind, since_6 if point_format >= 6 else before)
         else:
             places[name] = None
-    places |= _described_places(source.data, start, _SIZES[point_format])
+    for name, dimension in _described(source.data, start, _SIZES[point_format]):
+        # Scaled numbers are measurements.
+        if (dimension.scale, dimension.offset) == (1.0, 0.0):
+            places[name] = (dimension.kind, dimension.at)
     chosen = source.chosen_label(places)
     if chosen is None or (place := places[chosen]) is None:
         return row
+    return _with_field(row, "label", place, chosen)
+
+
+def _with_further(
+    row: np.dtype, source: Source, start: int, point_format: int
+) -> tuple[np.dtype, dict[str, _Dimension]]:
+    """Return the type of a record with the further columns that are read as fields, and what each stands for."""
+    if not source.columns:
+        return row, {}
+    described = dict(_described(source.data, start, _SIZES[point_format]))
+    found = source.further_columns_of_points(described)
+    for wanted, name in found.items():
+        row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
+    return row, {wanted: described[name] for wanted, name in found.items()}
+
+
+def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimension: str) -> np.dtype:
+    """Return the type of a record with one more field, which has the type and the byte of a dimension."""
     kind, at = place
     if at + np.dtype(kind).itemsize > row.itemsize:
-        raise PointCloudError(f"dimension {chosen!r} ends after the {row.itemsize} bytes of a point")
-    fields = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()} | {"label": (kind, at)}
+        raise PointCloudError(f"dimension {dimension!r} ends after the {row.itemsize} bytes of a point")
+    fields = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()} | {field_name: (kind, at)}
     return np.dtype(
         {
             "names": list(fields),
@@ -296,9 +343,8 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
     )
 
 
-def _described_places(data: bytes, start: int, first: int) -> dict[str, tuple[str, int] | None]:
-    """Return type and byte of each extra dimension that is one plain number, by its name."""
-    places: dict[str, tuple[str, int] | None] = {}
+def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
+    """Yield name and place of each extra dimension that is one number."""
     at = first
     for user, number, body in _records(data, start):
         if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
@@ -313,11 +359,15 @@ def _described_places(data: bytes, start: int, first: int) -> dict[str, tuple[st
                 continue
             width = (kind - 1) // 10 + 1
             dtype = _EXTRA_TYPES[(kind - 1) % 10]
-            # Scaled numbers are measurements.
-            if width == 1 and not options & _SCALED:
-                places[name] = (dtype, at)
+            if width == 1:
+                described = body[entry : entry + _EXTRA_SIZE]
+                scale = struct.unpack_from("<d", described, _SCALE_AT)[0] if options & _HAS_SCALE else 1.0
+                offset = struct.unpack_from("<d", described, _OFFSET_AT)[0] if options & _HAS_OFFSET else 0.0
+                # Of any type of number, it is stored in the longest one of its kind.
+                longest = {"u": "<Q", "i": "<q", "f": "<d"}[np.dtype(dtype).kind]
+                no_data = struct.unpack_from(longest, described, _NO_DATA_AT)[0] if options & _HAS_NO_DATA else None
+                yield name, _Dimension(dtype, at, scale, offset, no_data)
             at += width * np.dtype(dtype).itemsize
-    return places
 
 
 def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:

@@ -6,6 +6,7 @@ A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`
 import io
 import os
 import re
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +53,8 @@ _SIGNATURES = tuple(
         ),
     )
 )
+# Flags of LAS, which `further` has under these names, and by which points are left out.
+_FLAGS = ("synthetic", "withheld")
 # Content of other programs, by how it begins; told where a file cannot be read as what its name says.
 _FOREIGN = tuple(
     (re.compile(start, re.IGNORECASE | re.DOTALL), content)
@@ -203,6 +206,18 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
         raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
 
 
+def _check_columns(columns: object) -> None:
+    """Check the names of columns; one text would be taken for its letters."""
+    is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
+    if not is_list or not all(isinstance(name, str) and name.strip() for name in columns):
+        raise ValueError(f"columns is {columns!r}; expected a list of names")
+    if len({*columns}) < len(columns):
+        raise ValueError(f"columns is {list(columns)}; expected each name once")
+    for name in _FLAGS:
+        if name in columns:
+            raise ValueError(f"columns has {name!r}, a flag of points that are left out; expected columns of numbers")
+
+
 def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
     """Return the file of labels that was asked for, or the one that a cloud has by convention; None for none."""
     if label_file is None:
@@ -225,6 +240,7 @@ def read_point_cloud(
     on_invalid: str = "raise",
     label_field: str | None = None,
     label_file: str | os.PathLike | bool | None = None,
+    columns: Sequence[str] = (),
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -244,17 +260,21 @@ def read_point_cloud(
             SemanticKITTI, or text of one column, numbers or words. A path, or an ending such as "_labels.npy" that
             takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
             .seg, if the cloud has no labels itself; False for none.
+        columns: names of further columns of points, such as extra dimensions of LAS, properties of PLY, fields of PCD
+            and columns of text, for `further`, by these names and as float64; NaN where a point has no value.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
-            NaN or infinite coordinates, beyond the limits, or without labels under the name `label_field`.
+            NaN or infinite coordinates, beyond the limits, without labels under the name `label_field`, or without
+            one of the `columns`; then the error lists those that there are.
         ValueError: an argument has a value or a type that is none of those above.
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
     _check_arguments(source, file_type, limits, label_field)
+    _check_columns(columns)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     labels = _label_file(path, label_file, label_field)
-    opened = open_source(source, file_type, supported_file_types(), limits, label_field)
+    opened = open_source(source, file_type, supported_file_types(), limits, label_field, columns)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{_module_of(opened)}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
@@ -274,6 +294,7 @@ def read_point_cloud(
                 raise
             expected = opened.file_type.upper()
             raise PointCloudError(f"is not {expected}, but {content}") from error
+        opened.check_columns_found(cloud.further)
         opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
         for kept in left:
             dropped = f"{(~kept).sum():,} of {len(kept):,} points"

@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
+
+import numpy as np
 
 from hf_any3d.utils.messages import cut, cut_middle, printable
 
@@ -143,8 +145,10 @@ class Source:
     folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
     label_field: str | None = None  # name of the column that labels are read from; None for the usual ones
+    columns: tuple[str, ...] = ()  # names of further columns that are read
     _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
     _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
+    _of_points: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # columns of points
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
@@ -159,12 +163,7 @@ class Source:
             return None
         names = list(names)
         self._columns.update(dict.fromkeys(names))
-        similar = [name for name in names if name.lower() == self.label_field.lower()]
-        chosen = None
-        if self.label_field in names:
-            chosen = self.label_field
-        elif len(similar) == 1:
-            chosen = similar[0]
+        chosen = _column_called(self.label_field, names)
         if chosen is not None:
             self._label_fields.add(chosen)
         return chosen
@@ -174,6 +173,38 @@ class Source:
         """Names of the columns that labels are read from by choice, and nothing else is."""
         return {*self._label_fields}
 
+    def further_columns(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the further columns that are read and are among these names: as they are asked for -> in the file."""
+        names = list(names)
+        found = {wanted: _column_called(wanted, names) for wanted in self.columns}
+        return {wanted: name for wanted, name in found.items() if name is not None}
+
+    def further_columns_of_points(self, names: Iterable[str]) -> dict[str, str]:
+        """Return `further_columns` of names that points have, and note the names for the error of one that is missing.
+
+        Raises:
+            PointCloudError: A column is read as labels by choice, or two of those asked for are one.
+        """
+        names = list(names)
+        self._of_points.update(dict.fromkeys(names))
+        found = self.further_columns(names)
+        if labels := sorted({*found.values()} & self.chosen_fields):
+            raise PointCloudError(f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns")
+        if len({*found.values()}) < len(found):
+            raise PointCloudError(f"columns {', '.join(found)}: two of them are one in the file; expected each once")
+        return found
+
+    def check_columns_found(self, further: Mapping[str, np.ndarray] | None) -> None:
+        """Check that the columns that were asked for were read, and have a value somewhere."""
+        for name in self.columns:
+            if further is None or name not in further:
+                raise PointCloudError(no_column(name, self._of_points))
+            are_missing = ~np.isfinite(further[name])
+            if are_missing.all():
+                raise PointCloudError(f"column {name!r} has no number at any point; expected one that was measured")
+            if are_missing.any():
+                self.warn(f"{are_missing.sum():,} of {len(are_missing):,} points have no value in column {name!r}")
+
     def check_label_found(self, *, has_labels: bool) -> None:
         """Check that the column that was chosen for the labels is there, and that labels were read from it."""
         if self.label_field is None:
@@ -181,8 +212,8 @@ class Source:
         if not self._columns:
             raise PointCloudError(f"has no named columns, so none is called {self.label_field!r} (label_field)")
         if not self._label_fields:
-            names = [cut(name, _LONGEST_NAME) for name in self._columns][:_MOST_NAMED]
-            raise PointCloudError(f"no column {self.label_field!r} for the labels; there are {', '.join(names)}")
+            there = _shown(self._columns)
+            raise PointCloudError(f"no column {self.label_field!r} for the labels; there are {there}")
         if not has_labels:
             raise PointCloudError(f"column {self.label_field!r} has no labels; expected whole numbers or words")
 
@@ -236,6 +267,25 @@ class Source:
             return None
 
 
+def no_column(name: str, names: Iterable[str]) -> str:
+    """Return the text of an error about a column that is not among those that points have."""
+    there = _shown(names)
+    return f"no column {name!r} of the points; there {f'are {there}' if there else 'is none with a name'}"
+
+
+def _shown(names: Iterable[str]) -> str:
+    # A damaged file may have any number of names of any length.
+    return ", ".join([cut(name, _LONGEST_NAME) for name in names][:_MOST_NAMED])
+
+
+def _column_called(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the one of the names that is meant, if need be in other letters, such as `Class` for `class`."""
+    if wanted in names:
+        return wanted
+    similar = [name for name in names if name.lower() == wanted.lower()]
+    return similar[0] if len(similar) == 1 else None
+
+
 def path_of_reference(folder: Path, reference: str) -> Path | None:
     """Return the path of a file that one in a folder refers to; None unless it is there or below."""
     # A NUL would end the path in calls of the system, and nothing is ever downloaded.
@@ -257,6 +307,7 @@ def open_source(
     allowed: tuple[str, ...],
     limits: ReadLimits | None = None,
     label_field: str | None = None,
+    columns: Sequence[str] = (),
 ) -> Source:
     """Read a path, bytes or a binary file object.
 
@@ -291,7 +342,7 @@ def open_source(
         # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
-    return Source(name, data, kind, None if path is None else path.parent, limits, label_field)
+    return Source(name, data, kind, None if path is None else path.parent, limits, label_field, tuple(columns))
 
 
 def _check_is_file(path: Path, name: str) -> None:

@@ -62,6 +62,7 @@ def judge_tiles(
     files: Sequence[Path],
     unit_of_files: str | None = None,
     label_field: str | None = None,
+    columns: Sequence[str] = (),
 ) -> TilesJudgment:
     """Compare the answers of a model with the labels of files.
 
@@ -73,6 +74,7 @@ def judge_tiles(
             of the model's classes, or not judged.
         unit_of_files: Unit of files that say none, such as "feet".
         label_field: Column that labels are read from; see `read_point_cloud`.
+        columns: Further columns that the model reads.
     """
     written, learned = _codes_of(config)
     names = dict(zip(written, _class_names(config), strict=True))
@@ -81,7 +83,7 @@ def judge_tiles(
     matrices: list[np.ndarray] = []
     for path in files:
         try:
-            cloud = _with_codes(read_tile(path, label_field, unit=unit_of_files), names)
+            cloud = _with_codes(read_tile(path, label_field, unit=unit_of_files, columns=columns), names)
             # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)

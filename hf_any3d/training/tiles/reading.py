@@ -102,7 +102,11 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
 
 
 def read_tile(
-    path: Path, label_field: str | None = None, words: Sequence[str] | None = None, unit: str | None = None
+    path: Path,
+    label_field: str | None = None,
+    words: Sequence[str] | None = None,
+    unit: str | None = None,
+    columns: Sequence[str] = (),
 ) -> PointCloudData:
     """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
 
@@ -111,8 +115,10 @@ def read_tile(
         label_field: Column that labels are read from; see `read_point_cloud`.
         words: Classes of all files by their numbers, where files name them by words.
         unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
+        columns: Further columns; see `read_point_cloud`.
     """
-    cloud = with_words(read_point_cloud(path, on_invalid="drop", label_field=label_field), words, path)
+    cloud = read_point_cloud(path, on_invalid="drop", label_field=label_field, columns=columns)
+    cloud = with_words(cloud, words, path)
     cloud = with_unit(cloud, unit)
     with file_errors(path):
         cloud.check_usable()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.files.attributes import is_label_name
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.data.units import LENGTHS, check_projected
 from hf_any3d.evaluation.classification import share_at_most
@@ -99,6 +100,11 @@ class TilesArguments:
     returns: bool = argument(True, help="Use return numbers, if all tiles have them.")
     intensity: bool = argument(True, help="Use intensities, if all tiles have them.")
     colors: bool = argument(True, help="Use colors, if all tiles have them.")
+    features: list[str] | None = argument(
+        None,
+        help="Names of further columns that are learned from, such as reflectance,deviation: extra dimensions of LAS, "
+        "properties of PLY, fields of PCD, columns of text. Files to label need them, too.",
+    )
     normals: bool = argument(True, help="Of objects, use directions of faces or normals, if all objects have them.")
     upright: bool = argument(
         True, help="Objects stand the same way; false for objects that lie in any direction, of which none is used."
@@ -111,6 +117,12 @@ class TilesArguments:
 
     def __post_init__(self):
         check_settings(self, {"unit": (None, *LENGTHS, "diagonal"), "up_axis": (None, "x", "y", "z")})
+        self.features = [name.strip() for text in self.features or () for name in text.split(",") if name.strip()]
+        for name in self.features:
+            # Whatever tells the answer at training is not there where the answer is wanted.
+            is_chosen = self.label_field is not None and name.lower() == self.label_field.lower()
+            if is_chosen or (self.label_field is None and is_label_name(name)):
+                raise ValueError(f"--features {name}: a column of labels; expected others, or --label_field with its name")
         if self.folds < 2 or self.points < 1:
             raise ValueError(f"--folds {self.folds} --points {self.points}; expected at least 2 and 1")
 
@@ -212,18 +224,25 @@ def _look_at_all(
     """Read the labeled files, leave out unusable ones with a remark, and decide between points and faces."""
     found: list[TileFacts] = []
     remarks: list[str] = []
+    errors: list[PointCloudError] = []
     for path in files:
         try:
-            cloud = read_tile(path, arguments.label_field, unit=arguments.unit_of_files)
+            cloud = read_tile(
+                path, arguments.label_field, unit=arguments.unit_of_files, columns=arguments.features or ()
+            )
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
             remarks.append(f"left out: {error}")
+            errors.append(error)
             continue
         if arguments.unit != "diagonal":
             with file_errors(path):
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
+    if arguments.features and not found:
+        # Most likely a name that no file has
+        raise errors[0]
     # Decided over all files: faces are learned only if all have labels of faces.
     labels_of = what_is_labeled(found)
     found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
@@ -308,7 +327,12 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
     if las is not None and up_axis != "z":
         raise ValueError(f"--up_axis {up_axis}: in {las.name}, as in all LAS, z is the elevation; expected z")
     return LocalFeaturesProcessor(
-        edges=edges, unit=unit, features=features, up_axis=up_axis, upright=arguments.upright
+        edges=edges,
+        unit=unit,
+        features=features,
+        up_axis=up_axis,
+        upright=arguments.upright,
+        columns=arguments.features or (),
     ), remarks
 
 
@@ -343,7 +367,8 @@ def rows_of(
     """
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
-        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files)
+        columns = arguments.features or ()
+        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files, columns)
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -411,7 +436,8 @@ def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
     # All that features are computed of; anything else of a cloud is left behind.
     names = ("points", "colors", "normals", "intensity", *RETURNS)
     arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
-    return replace(PointCloudData(**arrays, up_axis=cloud.up_axis), **_units(cloud, 1.0))
+    further = None if cloud.further is None else {name: own[kept] for name, own in cloud.further.items()}
+    return replace(PointCloudData(**arrays, up_axis=cloud.up_axis, further=further), **_units(cloud, 1.0))
 
 
 def _units(cloud: PointCloudData, scale: float) -> dict[str, float]:
@@ -596,7 +622,7 @@ def _save(
             "rows": {"train": len(examples.tiles)},
             "validation": held_out,
             "points": sum(tile.points for tile in examples.tiles),
-            "features": list(processor.features),
+            "features": [*processor.features, *processor.columns],
             "augmentation": ["thinned and scaled copies"],
             "places": places,
             "labeled points of each class": counts,
@@ -656,7 +682,7 @@ def _lines(
         f"{origin}: {origins}; labeled {labeled}: {shown}",
         f"way: {len(processor.names())} features of each point's surroundings, of boxes {3 * processor.edges[0]:g} to "
         f"{3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} wide, "
-        f"with a small network; read: {', '.join(processor.features)}",
+        f"with a small network; read: {', '.join([*processor.features, *processor.columns])}",
     ]
     if judged is None:
         why = f"as no {examples.kind} could be held out; with a second one it is estimated"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from hf_any3d.training.tiles.reading import tile_files
 from hf_any3d.training.tiles.training import TilesArguments
@@ -17,16 +18,19 @@ OF_TILES = {setting.name for setting in fields(TilesArguments)}
 """Names of the options of the way of features."""
 
 
-def choose_way(paths: Sequence[str | Path], settings: Collection[str], way: str | None = None) -> str:
+def choose_way(paths: Sequence[str | Path], settings: Mapping[str, Any], way: str | None = None) -> str:
     """Return how labeled files are learned.
 
     Args:
         paths: Files, and folders of them.
-        settings: Names of the settings that are given.
+        settings: The settings that are given, by their names.
         way: "features" of surroundings with a small network, or "trained" for a network that sees the points; None for
             what the settings ask for, or else the size of the files.
     """
     foreign = sorted({*settings} - OF_TILES)
+    # A network that sees the points has features that begin with their places, and no columns by name.
+    if "xyz" in settings.get("features", ()):
+        foreign.append("features xyz")
     if way == FEATURES and foreign:
         raise ValueError(f"--{foreign[0]} has no effect on features of surroundings; expected --way trained")
     if way is None:
