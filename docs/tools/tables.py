@@ -209,9 +209,9 @@ _WRITTEN = """Writers do the same, and all write coordinates with their offset:
 
 Labels are read from a column with a usual name, from words as well as from numbers. `label_field="mine"`, in commands
 `--label-field mine`, names another column, property, field, array or extra dimension; of text without names its
-number, such as `--label-field 7`. A file `scan.label`, `.labels` or `.seg` beside a cloud without labels has them, too, as in
-SemanticKITTI and Semantic3D; `label_file="_labels.npy"` names any other file with one label for each point. A warning
-says so.
+number, such as `--label-field 7`. A file `scan.label`, `.labels` or `.seg` beside a cloud without labels has them,
+too, as in SemanticKITTI and Semantic3D; `label_file="_labels.npy"` names any other file with one label for each
+point. A warning says so.
 
 Readers know these names of columns:
 

@@ -20,6 +20,7 @@ from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.version import __version__
@@ -157,7 +158,7 @@ def points_to_files(
     check_free([column], others)
     # Rows of streams stay as they are: `_write_batch` makes arrays of them.
     return _map(
-        dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
+        numpy_rows(dataset, ["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
         {"names": ("points", *used), "column": column, "feature": feature},
         input_columns=["points", *used],
@@ -189,7 +190,7 @@ def add_preview(
     check_free([column], features)
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
-        dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
+        numpy_rows(dataset, names) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
         {"names": names, "column": column, "feature": PointCloud(), "num_points": num_points},
         input_columns=names,

@@ -73,16 +73,17 @@ def _have_nulls(array: pa.Array) -> np.ndarray:
     are_null = storage.is_null().to_numpy(zero_copy_only=False)
     if storage.type == PointCloud.pa_type:
         # A file with neither bytes nor path is none.
-        has_nothing = pc.and_(storage.field("bytes").is_null(), storage.field("path").is_null())
-        return are_null | has_nothing.to_numpy(zero_copy_only=False)
+        fields = [storage.field(name).is_null().to_numpy(zero_copy_only=False) for name in ("bytes", "path")]
+        return are_null | (fields[0] & fields[1])
     if not _is_list(storage.type):
         return are_null
-    lengths = pc.fill_null(pc.list_value_length(storage), 0).to_numpy(zero_copy_only=False)
+    # Functions of Arrow by their names, as type checkers do not know them.
+    lengths = pc.call_function("list_value_length", [storage]).fill_null(0).to_numpy(zero_copy_only=False)
     are_null = are_null | (lengths == 0)
     values = storage.flatten()
     # Nearly no column has nulls; numbers without any are not looked at.
     if values.null_count or _is_list(values.type):
-        owners = pc.list_parent_indices(storage).to_numpy(zero_copy_only=False)
+        owners = pc.call_function("list_parent_indices", [storage]).to_numpy(zero_copy_only=False)
         are_null[owners[_have_nulls(values)]] = True
     return are_null
 

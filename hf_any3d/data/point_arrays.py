@@ -7,6 +7,7 @@ import torch
 
 from hf_any3d.data.axes import turn_up_axis as turn_up_axis
 from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.data.numpy_rows import near_origin
 from hf_any3d.data.options import one_of
 
 
@@ -14,12 +15,15 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
     """Join `points` (num_points, 3 or more) and further columns of a row, such as colors and normals, along channels.
 
     `extra_columns` are (num_points, c), or (num_points,) for one channel, in this order; colors are scaled to [0, 1],
-    as files' are. The result is (num_points, channels) float32.
+    as files' are. The result is (num_points, channels) float32; of points in float64 at coordinates of a map, an
+    offset is split off, as `PointCloudData` does.
     """
     columns: list[np.ndarray] = []
     for name in ("points", *extra_columns):
         one_of("column", name, row)
         values = np.asarray(row[name])
+        if name == "points":
+            values = near_origin({name: values})[0][name]
         if values.dtype.kind not in "iufb":  # meshes of a `Mesh` column, paths, dicts of a `PointCloud` column
             raise ValueError(
                 f"{name} is a {type(row[name]).__name__}; expected numbers, which "

@@ -128,7 +128,8 @@ def draw_fold(
         # Rows were selected class by class.
         column = np.arange(way).repeat(number).tolist()
         relabeled = selected.remove_columns("label").add_column("label", column, feature=ClassLabel(names=names))
-        drawn[split] = relabeled.with_format(selected.format["type"])
+        form = selected.format
+        drawn[split] = relabeled.with_format(form["type"], **form["format_kwargs"])
     return DatasetDict(drawn)
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from datasets import Array2D, Dataset, Features
 
+from hf_any3d.data.numpy_rows import numpy_rows, usual_types
 from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.data.transforms import Transform
 
@@ -18,7 +19,7 @@ Reader = Callable[[int], Any]
 
 
 class ArrowRows(torch.utils.data.Dataset):
-    """The rows of `dataset.with_format("numpy")`, without building a table for each.
+    """The rows of `dataset.with_format("numpy")`, with float64 kept, without building a table for each.
 
     Clouds (Array2D columns of floats) are read-only views of the dataset's memory, or of its memory-mapped file, so
     that reading a row takes the same time whatever the size of its cloud. Columns of other types, and columns with
@@ -26,7 +27,7 @@ class ArrowRows(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: Dataset):
-        self.dataset = dataset.with_format("numpy")
+        self.dataset = numpy_rows(dataset)
         self._columns, self._size = dataset.column_names, len(dataset)  # `datasets` recomputes them at each call
         # A shuffled or selected dataset keeps its table, and a list of row numbers.
         self._order = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
@@ -58,7 +59,7 @@ class ArrowRows(torch.utils.data.Dataset):
             return [self._read(place, {}) for place in places]
         # `datasets` builds a table for each call, so columns of other types are read for the whole batch.
         rest = self._rest.__getitems__(places) if len(places) > 1 else [self._rest[place] for place in places]
-        return [self._read(place, row) for place, row in zip(places, rest, strict=True)]
+        return [self._read(place, usual_types(row)) for place, row in zip(places, rest, strict=True)]
 
     def _read(self, place: int, rest: dict[str, Any]) -> dict[str, Any]:
         number = place if self._order is None else int(self._order[place])
@@ -218,7 +219,8 @@ def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
     if not (pa.types.is_integer(numbers) or pa.types.is_float32(numbers) or pa.types.is_float64(numbers)):
         return None
     values = inner.values.to_numpy()
-    dtype = np.int64 if pa.types.is_integer(numbers) else np.float32  # as in the numpy format
+    # As in the numpy format, which would round float64 too
+    dtype = np.int64 if pa.types.is_integer(numbers) else values.dtype
     first_point = outer.offsets.to_numpy()
     first_value = inner.offsets.to_numpy()
 

@@ -191,7 +191,7 @@ def as_clouds(inputs: Any) -> Any:
     if isinstance(inputs, (list, tuple)):
         first = inputs[0] if inputs else None
         is_row = isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], (int, float))
-        return np.asarray(inputs, dtype=np.float32) if is_row else Clouds(inputs)
+        return np.asarray(inputs, dtype=np.float64) if is_row else Clouds(inputs)
     is_sequence = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     return Clouds(inputs) if is_sequence else inputs
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
 from hf_any3d.data.inputs import count_channels
+from hf_any3d.data.numpy_rows import near_origin, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics
@@ -103,7 +104,7 @@ class SceneRows(torch.utils.data.Dataset):
         self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
     ):
         # Arrays instead of lists of numbers, which would take many times the memory.
-        self.dataset = dataset.with_format("numpy")
+        self.dataset = numpy_rows(dataset)
         self.rows = ArrowRows(self.dataset)
         self.processor = processor
         self.changes = changes
@@ -118,6 +119,8 @@ class SceneRows(torch.utils.data.Dataset):
         # Points and boxes are changed together, so all points are read before any are drawn.
         row = self.rows.__getitems__([index])[0]
         try:
+            # Boxes are cast to float32, as points are.
+            row, _ = near_origin(row)
             scene = Scene.of(row, whole_cloud(row, self.processor.features))
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None

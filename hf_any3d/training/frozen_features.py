@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
@@ -80,7 +81,7 @@ def frozen_features(
     # Labels and names are needed next to the features; points would only be copied into the cache.
     kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, ClassLabel))}
     with evaluation_mode(model):
-        return rows.with_format("numpy").map(
+        return numpy_rows(rows).map(
             compute,
             batched=True,
             batch_size=batch_size,

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import near_origin, numpy_rows
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
@@ -78,7 +79,7 @@ class LayoutRows(torch.utils.data.Dataset):
                 raise ValueError(f"no column 'layout', nor boxes with classes; there are {dataset.column_names}")
             self._names = label.names
         # Arrays instead of lists of numbers, which would take many times the memory.
-        self.dataset = dataset.with_format("numpy")
+        self.dataset = numpy_rows(dataset)
         self.rows = ArrowRows(self.dataset)
         self.processor = processor
         self.seed = seed
@@ -93,12 +94,14 @@ class LayoutRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # also of negative ones
-        row = self.rows.__getitems__([index])[0]
+        row, offset = near_origin(self.rows.__getitems__([index])[0])
         if self._names is None:
             try:
                 layout = Layout.parse(str(row["layout"]), strict=True)
             except ValueError as error:
                 raise ValueError(f"row {index}: {error}") from None
+            # Walls and boxes of a text are where the points were.
+            layout = layout.translated(-offset)
         else:
             # (boxes, 7): center, sizes and heading
             rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()

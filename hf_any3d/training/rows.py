@@ -14,6 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows, SharedEpoch, read_table, refuse_without_points
 from hf_any3d.data.transforms import (
     Compose,
@@ -72,7 +73,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
         whole: bool = False,
     ):
         columns = _columns(dataset.column_names, processor, self.label_columns)
-        self.dataset = dataset.select_columns(columns).with_format("numpy")
+        self.dataset = numpy_rows(dataset.select_columns(columns))
         self.rows = ArrowRows(self.dataset)
         self.processor = processor
         self.transform = transform

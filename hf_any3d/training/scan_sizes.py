@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_any3d.data.files import PointCloudError, read_point_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.training.arguments import DataArguments
 
 
@@ -18,7 +19,7 @@ def record_sizes(config: Any, data: DataArguments, rows: Dataset) -> None:
 
     The larger one counts if the config has one in the same unit, as of an earlier model to which scans are added.
     """
-    points = rows.with_format("numpy")["points"]
+    points = numpy_rows(rows)["points"]
     # Longest edge of the box around any scan, in the unit of the files.
     largest = max(float(np.ptp(np.asarray(cloud)[:, :3], axis=0).max()) for cloud in points)
     unit = meters_per_unit(data, rows)

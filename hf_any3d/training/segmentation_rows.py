@@ -10,6 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.data.blocks import bounds_of, draw_crop, split_into_blocks
+from hf_any3d.data.numpy_rows import near_origin
 from hf_any3d.data.transforms import Compose
 from hf_any3d.evaluation.segmentation import IGNORED, counted_labels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -86,7 +87,7 @@ class CropRows(_PointLabelRows):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         number = range(len(self))[number]  # also of negative ones
-        row = self.rows[int(self.clouds[number])]
+        row, _ = near_origin(self.rows[int(self.clouds[number])])
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
         index = draw_crop(
@@ -113,7 +114,8 @@ class BlockRows(_PointLabelRows):
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
         rows: Any = self.dataset.select_columns(["points"])
-        for cloud, row in enumerate(rows):
+        for cloud, stored in enumerate(rows):
+            row, _ = near_origin(stored)
             for vote in range(votes):
                 blocks = split_into_blocks(
                     row["points"],
@@ -131,7 +133,8 @@ class BlockRows(_PointLabelRows):
         return len(self.index)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return self._piece(self.rows[self.clouds[number]], self.index[number])
+        row, _ = near_origin(self.rows[self.clouds[number]])
+        return self._piece(row, self.index[number])
 
 
 def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) -> torch.Tensor:

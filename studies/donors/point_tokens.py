@@ -57,8 +57,7 @@ def run_layers(encoder: PreTrainedModel, layers: nn.ModuleList, states: Tensor, 
     mask = states.new_zeros(1, 1, states.shape[1], states.shape[1])
     if causal:
         mask = mask + torch.full_like(mask[0, 0], torch.finfo(mask.dtype).min).triu(1)
-    if causal or arguments:
-        arguments["attention_mask"] = mask
+    arguments["attention_mask"] = mask
     made = []
     for layer in layers:
         states = hidden_of(layer(states, **arguments))

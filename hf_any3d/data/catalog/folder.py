@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from datasets import (
     Array2D,
@@ -38,11 +39,16 @@ from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns, check_free, rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import with_words
+from hf_any3d.data.files.point_cloud import MOST_MOVED
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.missing_rows import rows_with_points
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
 from hf_any3d.data.word_classes import words_of_files
+
+# Types of coordinates that float32 may be too coarse for.
+_LONG_NUMBERS = ("float64", "int32", "int64", "uint32", "uint64")
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -50,10 +56,11 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
     Columns of files (`PointCloud`) are kept, and may replace points.
 
-    Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
-    that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
-    since their classes are unknown before the end. Rows without points are left out with a warning, those of streams
-    are errors when they are prepared.
+    Nested lists, several times slower to read than Array2D, and other number types become Array2D float32, or float64
+    if float32 is too coarse for their coordinates, such as those of a map. Labels that are text or integers become a
+    ClassLabel with the classes of the training split; those of streams are kept, since their classes are unknown
+    before the end. Rows without points are left out with a warning, those of streams are errors when they are
+    prepared.
     """
     if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
         return splits  # a transform adds the points, as arrays
@@ -69,12 +76,15 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # No channels, and so an error below, unless the type or the first row tells their number
         shape = (None, 0)
+        number = ""
         if isinstance(feature, Array2D):
             shape = feature.shape
+            number = feature.dtype
         elif isinstance(getattr(getattr(feature, "feature", None), "feature", None), Value):
             # Types of `datasets` do not tell the length of inner lists.
             first: Any = next(iter(rows.with_format(None)), None)
             shape = (None, 3 if first is None else len(first["points"][0]))
+            number = feature.feature.feature.dtype
         if shape[1] < 3:
             seen = (
                 f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
@@ -82,9 +92,49 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             raise ValueError(
                 f"{origin}, split {split}: {seen}; expected a column 'points' of x, y, z and perhaps more"
             )
-        if feature != Array2D(shape, "float32"):
-            prepared[split] = rows.cast_column("points", Array2D(shape, "float32"))
-    return with_class_labels(prepared, origin).with_format("numpy")
+        column = Array2D(shape, "float64" if number in _LONG_NUMBERS else "float32")
+        if feature != column:
+            prepared[split] = rows.cast_column("points", column)
+    return numpy_rows(with_class_labels(_with_short_points(prepared), origin))
+
+
+def _with_short_points(splits: DatasetDict) -> DatasetDict:
+    """Return splits with points in float32, unless a cloud would lose its shape in it, as at coordinates of a map.
+
+    Streams are returned unchanged, since only their end tells.
+    """
+    features = {split: (rows.features or {}).get("points") for split, rows in splits.items()}
+    long = [split for split, kind in features.items() if isinstance(kind, Array2D) and kind.dtype == "float64"]
+    if not all(isinstance(splits[split], Dataset) for split in long):
+        return splits
+    # All splits have the same type, so that they can be joined.
+    for split in long:
+        if any(map(_loses_its_shape, _clouds_of(splits[split]))):
+            return splits
+    short = type(splits)(splits)
+    for split in long:
+        short[split] = splits[split].cast_column("points", Array2D(features[split].shape, "float32"))
+    return short
+
+
+def _clouds_of(rows: Any) -> Iterable[np.ndarray]:
+    """Return the points of each row, an Array2D in float64."""
+    from hf_any3d.data.torch_datasets import ColumnChunks
+
+    chunks = ColumnChunks.of(rows.data.column("points"), rows.features["points"])
+    if chunks is None:
+        return (row["points"] for row in numpy_rows(rows.select_columns(["points"])))
+    return map(chunks.read, range(int(chunks.starts[-1])))
+
+
+def _loses_its_shape(points: np.ndarray) -> bool:
+    """Return whether float32 moves a point by more than a small share of the extent; a null or NaN moves nowhere."""
+    if points.dtype.kind != "f" or not len(points):
+        return False
+    xyz = points[:, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.abs(xyz - xyz.astype(np.float32)).max()
+        return bool(moved > MOST_MOVED * np.ptp(xyz, axis=0).max())
 
 
 def _with_clouds(rows: Any, where: str) -> Any:

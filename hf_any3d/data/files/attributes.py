@@ -213,7 +213,7 @@ def missing_rows(values: np.ndarray) -> np.ndarray:
     # Many times faster than row by row
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return np.zeros(values.shape[:1], bool)
-    return ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return np.asarray(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
 
 
 def with_stand_ins(values: np.ndarray, are_missing: np.ndarray) -> np.ndarray:
@@ -250,7 +250,7 @@ def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str
 
 def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
     """Return scans without `intensity_limits`, by which intensities are scaled to 0 to 1 if they differ."""
-    limits = [scan.get("intensity_limits") for scan in scans if "intensity" in scan]
+    limits: list[Any] = [scan.get("intensity_limits") for scan in scans if "intensity" in scan]
     scans = [{name: values for name, values in scan.items() if name != "intensity_limits"} for scan in scans]
     measured = [scan for scan in scans if "intensity" in scan]
     if None not in limits:
@@ -329,7 +329,7 @@ def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
     place = width if chosen is None else int(chosen) - 1
     others = np.delete(table, place, axis=1) if chosen is not None else table
     if others.shape[1] in _WIDTHS and not (others.shape[1] == 4 and source.file_type != "pts"):
-        cloud = _by_width(np.ascontiguousarray(others), source)
+        cloud: dict[str, Any] = _by_width(np.ascontiguousarray(others), source)
         cloud.pop("labels", None)
     else:
         cloud = {"points": others[:, :3]}

@@ -19,7 +19,7 @@ _STEP_POINTS, _MOST_DECIMALS = 4096, 9
 # LAS has 32 bits for a coordinate. Digits beyond are of a computation, not of a measurement.
 _FINEST_STEP = 2.0**-32
 # Of coordinates without a step: share of the extent, and distance, that a point may be moved by.
-_MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
+MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
 # What has a shape; the processor takes no fewer points.
 LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
@@ -352,7 +352,7 @@ def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Return how far a point may be moved along each axis (3,): half a step where there is one."""
     # x and y of maps may be degrees, and z meters.
     spans = np.array([extents[:2].max(), extents[:2].max(), extents.max()])
-    return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(_MOST_MOVED * spans, _FARTHEST_MOVED))
+    return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(MOST_MOVED * spans, _FARTHEST_MOVED))
 
 
 def _decimal_steps(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import add_preview
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable
@@ -155,7 +156,7 @@ def split_statistics(split: str, rows: Dataset) -> dict:
     feature = rows.features.get("label")
     # Other columns may be files, which would be opened for nothing.
     columns = [name for name in ("points", "label") if name in rows.column_names]
-    plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))
+    plain = cast("Iterable[dict[str, Any]]", numpy_rows(rows.select_columns(columns)))
     for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
         points = np.asarray(row["points"])[:, :3]  # (points, 3)
         sizes.append(len(points))

@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS, packaged_rows
 from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesModel
@@ -53,7 +54,7 @@ def distances_by_axis(rows: Dataset) -> np.ndarray:
     # Evenly over the rows, which are often in the order of their classes.
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)
     processor = PointCloudProcessor(num_points=_POINTS)
-    clouds = [to_cloud(row, ("xyz",)).points for row in rows.select(chosen).with_format("numpy")]
+    clouds = [to_cloud(row, ("xyz",)).points for row in numpy_rows(rows.select(chosen))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of few points, which learning tells of
         points = processor([cloud[:, :3] for cloud in clouds])["points"].numpy()  # (scans, points, 3)

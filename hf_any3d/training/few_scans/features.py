@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Array2D, Dataset, Features
 
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.few_scans.no_class import draw_things
@@ -77,7 +78,7 @@ def _views_of(rows: Dataset, num_points: int, up_axis: str) -> Dataset:
     """Return a view of each row from one side, drawn by its number."""
     views = []
     # A generator for each row, so that its view does not depend on how many there are.
-    for number, row in enumerate(rows.with_format("numpy")):
+    for number, row in enumerate(numpy_rows(rows)):
         xyz = to_cloud(row, ("xyz",)).points[:, :3]
         views.append(one_side(xyz, num_points, up_axis, np.random.default_rng(number)))
     return _rows_of(np.stack(views))

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import class_names
 from hf_any3d.utils.atomic_files import atomic_write
@@ -104,7 +105,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     digests = []
     clouds = []
     processor = PointCloudProcessor(num_points=2 * _HALF)
-    for row in rows.with_format("numpy"):
+    for row in numpy_rows(rows):
         points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
         digests.append(hashlib.sha256(points.tobytes()).hexdigest()[:32])
         if len(rows) <= MOST_COMPARED:

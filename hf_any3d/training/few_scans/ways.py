@@ -116,7 +116,7 @@ def _turned(rows: DatasetDict, up_axis: str) -> DatasetDict:
     """Turn scans so that the axis of the packaged encoder points up."""
 
     def turn(row: dict[str, Any]) -> dict[str, Any]:
-        points = np.array(row["points"], np.float32)
+        points = np.array(row["points"])  # a copy, since rows may be views
         points[:, :3] = turn_up_axis(points[:, :3], up_axis, PACKAGED_UP_AXIS)
         return {"points": points}
 
