@@ -189,7 +189,9 @@ class Source:
         self._of_points.update(dict.fromkeys(names))
         found = self.further_columns(names)
         if labels := sorted({*found.values()} & self.chosen_fields):
-            raise PointCloudError(f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns")
+            raise PointCloudError(
+                f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
+            )
         if len({*found.values()}) < len(found):
             raise PointCloudError(f"columns {', '.join(found)}: two of them are one in the file; expected each once")
         return found
