@@ -48,9 +48,7 @@ def evaluate_tiles(
     # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):
         processor = pipe.feature_extractor
-        judgment = judge_tiles(
-            pipe.model.config, processor.unit, label, files, unit, label_field, processor.columns
-        )
+        judgment = judge_tiles(pipe.model.config, processor.unit, label, files, unit, label_field, processor.columns)
     for row in judgment.files:
         if "error" in row:
             print_error(row["error"])

@@ -109,8 +109,8 @@ def _refuse_without_label(row: dict[str, Any], features: Features, name: str) ->
         return
     label = row["label"]
     # `datasets` reads null as None or NaN; numbers that are no classes may be negative.
-    is_missing = label is None or label != label
-    if is_missing or (isinstance(features["label"], ClassLabel) and label < 0):
+    is_class = isinstance(features["label"], ClassLabel)
+    if label is None or label != label or (is_class and label < 0):
         raise ValueError(f"{name} has no label ({label}); leave it out (`dataset.filter`)")
 
 

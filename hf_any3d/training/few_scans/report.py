@@ -162,6 +162,7 @@ def _way(plan: Plan, config: PointFeaturesConfig) -> str:
 
 def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
+    assert config.unknown_share is not None
     return (
         f"said of {100 * config.unknown_share:.0f} % of further scans like these on average, and of at most "
         f"{100 * estimate.refused_at_most:.0f} % with a confidence of 95 %, as {estimate.total} were held out"
