@@ -44,7 +44,7 @@ def usual_types(row: Mapping[str, Any]) -> dict[str, Any]:
 def near_origin(row: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Split an offset off the `points` of a row, and off the centers of its `boxes`, where float32 needs one.
 
-    Points are cast to float32 in the next steps, and `PointCloudData` says which offset keeps their shape.
+    Points are cast to float32 in the next steps, and `PointCloudData` tells which offset keeps their shape.
 
     Args:
         row: has `points` (points, 3 or more), float32 or any other type.
