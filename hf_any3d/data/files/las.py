@@ -60,10 +60,11 @@ NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; rec
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, returns, and the class of each point, its label.
 
-    LAZ needs lazrs from the extra `files`. Extra dimensions that are not asked for as columns, near infrared, waveforms and records beyond the declared
-    number are left out with a warning. Where heights have another unit than x and y, another warning says so. There is
-    no `meters_per_unit` without a coordinate system. Coordinates of map projections are too large for float32; see
-    `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
+    LAZ needs lazrs from the extra `files`. Extra dimensions that are not asked for as columns, near infrared,
+    waveforms and records beyond the declared number are left out with a warning. Where heights have another unit
+    than x and y, another warning says so. There is no `meters_per_unit` without a coordinate system. Coordinates of
+    map projections are too large for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. Colors or
+    intensities that are all 0 are left out.
     """
     header = _read_header(source)
     # Coordinates are stored as integers: times scale, plus offset.
