@@ -193,7 +193,8 @@ A cloud has points, colors, normals, labels, intensities, rings, faces with colo
 up axis and a unit if the format states them. Whatever else a file has is left out, with a warning that names it:
 
 - fields, properties and columns of other names, and arrays of an archive;
-- extra dimensions and near infrared of LAS, fields of extensions of E57;
+- extra dimensions of LAS that are not [asked for](label_your_laz.md#2-train-on-tiles-with-classes), near infrared
+  of LAS, fields of extensions of E57;
 - elements and lists of PLY, statements of OBJ, lines and textures;
 - points beyond the number that a header declares.
 

@@ -485,7 +485,7 @@ def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, 
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return points `index` of a cloud, which may repeat, with all that is known of each but its label."""
+    """Return points `index` of a cloud, which may repeat, with what is measured of each."""
     names = ("points", *ATTRIBUTES.values())
     arrays = {name: getattr(data, name) for name in names}
     part = PointCloudData(**{name: values[index] for name, values in arrays.items() if values is not None})

@@ -70,7 +70,10 @@ class Upload:
         return digest.hexdigest()
 
     def read(self, limits: ServeLimits, columns: Sequence[str] = ()) -> PointCloudData:
-        """Read the cloud, with further columns of files by name, after checking what its header declares."""
+        """Read the cloud; what its header declares is checked before memory is allocated.
+
+        `columns` are names of further columns of files; see `read_point_cloud`.
+        """
         try:
             if not isinstance(self.content, bytes):
                 if (count := len(self.content["points"])) > limits.points:

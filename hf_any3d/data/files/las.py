@@ -62,9 +62,9 @@ def read(source: Source) -> PointCloudData:
 
     LAZ needs lazrs from the extra `files`. Extra dimensions that are not asked for as columns, near infrared,
     waveforms and records beyond the declared number are left out with a warning. Where heights have another unit
-    than x and y, another warning says so. There is no `meters_per_unit` without a coordinate system. Coordinates
-    of map projections are too large for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. Colors
-    or intensities that are all 0 are left out.
+    than x and y, another warning says so. There is no `meters_per_unit` without a coordinate system. Coordinates of
+    map projections are too large for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. Colors or
+    intensities that are all 0 are left out.
     """
     header = _read_header(source)
     # Coordinates are stored as integers: times scale, plus offset.
