@@ -1,4 +1,4 @@
-"""What each of PEFT's methods does with one of our models, against what its name and its methods' names say.
+"""Methods of PEFT on one of our models: what each does, against what its name and its methods' names say.
 
     python -m studies.peft_methods
     python -m studies.peft_methods OFT "LORA init_lora_weights=pissa"

@@ -108,7 +108,7 @@ def module() -> str:
     for number, (name, meters) in sorted(lengths().items()):
         # EPSG rounds 1200 / 3937, which a hundred kilometers from the origin is a tenth of a millimeter.
         length = "1200 / 3937" if number == 9003 else repr(meters)
-        listed.append(f"    {number}: {length},  # {name}")
+        listed.append(f"    {number}: {length},  # {name.replace('metre', 'meter')}")
     text = _HEAD.format(version=get_database_metadata("EPSG.VERSION"), lengths="\n".join(listed))
     text += f"# Unit of x and y -> systems\n_FLAT = {_dictionary(flat)}\n"
     text += f"# Unit of heights -> systems\n_HEIGHTS = {_dictionary(heights)}\n"

@@ -274,7 +274,7 @@ def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:
 
 @dataclass(frozen=True)
 class _Matching:
-    """What is done with a pair of files before its labels are counted."""
+    """Options for a pair of files before its labels are counted."""
 
     tolerance: float | None
     least_share: float  # of the true points that must have a match

@@ -1,4 +1,4 @@
-"""What the classes of LAS mean, by point format: their names and colors, and which of them are no object.
+"""Meanings of the classes of LAS, by point format: their names and colors, and which of them are no object.
 
 Source: ASPRS, "LAS specification 1.4 - R15": table 9 for point formats 0 to 5, tables 16 and 17 for 6 to 10.
 """

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     CONFIG_NAME,
@@ -472,12 +473,10 @@ def _cast_outputs(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> An
 
 def _cast_floats(values: Any, dtype: torch.dtype | None) -> Any:
     """Cast the floating-point tensors in nested containers; without a dtype they are returned as they are."""
-    from accelerate.utils import recursively_apply  # comes with PEFT
-
     def cast(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return values if dtype is None else recursively_apply(cast, values)
+    return values if dtype is None else tree_map_only(torch.Tensor, cast, values)
 
 
 def _is_lost(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What real encoders do with tokens of points.
+"""Tokens of points in real encoders: norms, similarity, precision and memory.
 
     python -m studies.donors.point_tokens            # norms, similarity and differences of states
     python -m studies.donors.point_tokens --memory   # what autograd keeps of a step, without parameters

@@ -33,7 +33,7 @@ def rows_of(*values, feature=None):
 
 
 def as_dict(cloud):
-    return {name: value for name, value in vars(cloud).items() if value is not None and value is not False}
+    return {name: value for name, value in vars(cloud).items() if value is not None}
 
 
 READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))

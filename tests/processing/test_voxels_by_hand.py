@@ -134,7 +134,7 @@ def test_channels_follow_their_points():
     ("values", "refused"),
     [
         ([0, 255], None),
-        ([0, 0], None),
+        ([0, 0], "no intensity"),
         ([0, 1], None),
         ([1, 1.5], None),
         ([-1, 5], "intensity from -1 to 5; expected the sensor's bytes, 0 to 255"),

@@ -346,7 +346,7 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
 
 
 class _Labels(NamedTuple):
-    """Where labels of points are, and the words for them, if files have words."""
+    """The place of the labels of points, and the words for them, if files have words."""
 
     field: str | None
     words: tuple[str, ...] | None

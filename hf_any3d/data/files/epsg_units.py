@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from functools import cache
 
 LENGTHS = {
-    1025: 0.001,  # millimetre
-    1033: 0.01,  # centimetre
-    9001: 1.0,  # metre
+    1025: 0.001,  # millimeter
+    1033: 0.01,  # centimeter
+    9001: 1.0,  # meter
     9002: 0.3048,  # foot
     9003: 1200 / 3937,  # US survey foot
     9005: 0.3047972654,  # Clarke's foot
     9014: 1.8288,  # fathom
     9030: 1852.0,  # nautical mile
-    9031: 1.0000135965,  # German legal metre
+    9031: 1.0000135965,  # German legal meter
     9033: 20.1168402336805,  # US survey chain
     9034: 0.201168402336805,  # US survey link
     9035: 1609.34721869444,  # US survey mile
-    9036: 1000.0,  # kilometre
+    9036: 1000.0,  # kilometer
     9037: 0.9143917962,  # Clarke's yard
     9038: 20.1166195164,  # Clarke's chain
     9039: 0.201166195164,  # Clarke's link
@@ -57,11 +57,11 @@ LENGTHS = {
     9204: 100.584201168402,  # Bin width 330 US survey feet
     9205: 50.2921005842012,  # Bin width 165 US survey feet
     9206: 25.1460502921006,  # Bin width 82.5 US survey feet
-    9207: 37.5,  # Bin width 37.5 metres
-    9208: 25.0,  # Bin width 25 metres
-    9209: 12.5,  # Bin width 12.5 metres
-    9210: 6.25,  # Bin width 6.25 metres
-    9211: 3.125,  # Bin width 3.125 metres
+    9207: 37.5,  # Bin width 37.5 meters
+    9208: 25.0,  # Bin width 25 meters
+    9209: 12.5,  # Bin width 12.5 meters
+    9210: 6.25,  # Bin width 6.25 meters
+    9211: 3.125,  # Bin width 3.125 meters
     9300: 0.304799333333333,  # British foot (Sears 1922 truncated)
     9301: 20.116756,  # British chain (Sears 1922 truncated)
     9302: 0.20116756,  # British link (Sears 1922 truncated)

@@ -93,7 +93,7 @@ def read(source: Source) -> PointCloudData:
         up_axis="z",  # Z is the elevation in LAS
         meters_per_unit=units.length,
         meters_per_height=units.height,
-        in_degrees=units.in_degrees,
+        in_degrees=units.in_degrees or None,
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=_table_of(header),

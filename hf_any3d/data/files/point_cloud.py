@@ -77,7 +77,7 @@ class PointCloudData:
         label_codes: what labels are where the format says it: "asprs" for the codes of LAS in point formats 6 to 10,
             "asprs_legacy" for those in formats 0 to 5, of which some mean something else.
         further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
-        in_degrees: whether the file says that x and y are longitude and latitude.
+        in_degrees: True where the file says that x and y are longitude and latitude.
         label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
 
     Args:
@@ -106,7 +106,7 @@ class PointCloudData:
     face_labels: np.ndarray | None = None
     label_codes: str | None = None
     further: Mapping[str, np.ndarray] | None = None
-    in_degrees: bool = False
+    in_degrees: bool | None = None
     label_names: tuple[str, ...] | None = None
     step: InitVar[ArrayLike | None] = None
 

@@ -20,7 +20,7 @@ from hf_any3d.registry import FORMATS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 """A line that declares how many points follow."""
-GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|center|centre)|cellsize|nodata_value)[ \t]+-?[\d.]"
+GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|cent(er|re))|cellsize|nodata_value)[ \t]+-?[\d.]"
 """How a grid of ESRI begins, in any case: a line of its header, in any order."""
 _COMMENT = ("#", "//")
 # Lines before the rows in which names are looked for, from the last on.

@@ -39,23 +39,23 @@ def test_units_of_texts_that_pyproj_wrote(stored):
         (FLAT.replace('"a"', '"a ]] ""UNIT[""m"",1]"""'), Units(US_FOOT)),
         # Heights behind the system, as Esri's programs write them, inside of it, and before it
         (FLAT + ',VERTCS["h",VDATUM["v"],PARAMETER["Direction",1.0],UNIT["Meter",1.0]]', Units(US_FOOT, 1.0)),
-        (FLAT[:-1] + ',VERT_CS["h",UNIT["metre",1]]]', Units(US_FOOT, 1.0)),
-        (f'COMPD_CS["c",VERT_CS["h",UNIT["metre",1]],{FLAT}]', Units(US_FOOT, 1.0)),
+        (FLAT[:-1] + ',VERT_CS["h",UNIT["meter",1]]]', Units(US_FOOT, 1.0)),
+        (f'COMPD_CS["c",VERT_CS["h",UNIT["meter",1]],{FLAT}]', Units(US_FOOT, 1.0)),
         # The unit of an extent or a remark is not that of the coordinates.
         (
             'PROJCRS["a",CS[Cartesian,2],AXIS["e",east],AXIS["n",north],LENGTHUNIT["foot",0.3048],USAGE[SCOPE["s"],'
-            'VERTICALEXTENT[-10,20,LENGTHUNIT["metre",1]]],ID["EPSG",2994],REMARK["LENGTHUNIT[""metre"",1]"]]',
+            'VERTICALEXTENT[-10,20,LENGTHUNIT["meter",1]]],ID["EPSG",2994],REMARK["LENGTHUNIT[""meter"",1]"]]',
             Units(0.3048),
         ),
         # Units of each axis, of which the third is heights
         (
             'PROJCRS["a",CS[Cartesian,3],AXIS["e",east,LENGTHUNIT["foot",0.3048]],AXIS["n",north,LENGTHUNIT["foot",'
-            '0.3048]],AXIS["h",up,LENGTHUNIT["metre",1]]]',
+            '0.3048]],AXIS["h",up,LENGTHUNIT["meter",1]]]',
             Units(0.3048, 1.0),
         ),
         (
-            'DERIVEDPROJCRS["d",BASEPROJCRS["b",LENGTHUNIT["metre",1]],DERIVINGCONVERSION["c",PARAMETER["p",1,'
-            'LENGTHUNIT["metre",1]]],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["foot",0.3048]]',
+            'DERIVEDPROJCRS["d",BASEPROJCRS["b",LENGTHUNIT["meter",1]],DERIVINGCONVERSION["c",PARAMETER["p",1,'
+            'LENGTHUNIT["meter",1]]],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["foot",0.3048]]',
             Units(0.3048),
         ),
         ('LOCAL_CS["site",LOCAL_DATUM["d",0],UNIT["foot",0.3048],AXIS["x",EAST],AXIS["y",NORTH]]', Units(0.3048)),
@@ -107,7 +107,7 @@ def records_of(keys):
     return {34735: struct.pack(f"<{len(numbers)}H", *numbers), 34736: struct.pack(f"<{len(doubles)}d", *doubles)}
 
 
-METRIC = FLAT.replace('"US survey foot",0.304800609601219', '"metre",1')
+METRIC = FLAT.replace('"US survey foot",0.304800609601219', '"meter",1')
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -32,7 +32,7 @@ def read(path, content):
 
 
 NAMES_OF_ANY_BYTES = {
-    "a.npz": npz(**{"\x1b[31mpoints": SQUARE, "colors": SQUARE / 2}),
+    "a.npz": npz(**{"\x1b[31mpoints": SQUARE, "\x1bothers": SQUARE, "colors": SQUARE / 2}),
     "a.pcd": b"VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\n" + b"v\x8c\x00\x9c" * 400 + b" 1\nDATA binary\n",
     "b.pcd": pcd("\x07x y z", "4 4 4", "F F F", SQUARE.tobytes(), 4),
     "a.ply": ply("element " + "\x1bvertex" * 300 + " 4\nproperty float x", SQUARE.tobytes()),

@@ -54,12 +54,12 @@ def test_inputs_that_are_not_files_are_explained(tmp_path):
         tmp_path / "chair",
         pointer,
         b"ply",
-        io.StringIO("1 2 3"),
         "nul\0.ply",
     ):
         with pytest.raises(PointCloudFileError):
             read_point_cloud(source)
-    with pytest.raises(PointCloudFileError):
+    # The caller's slip, and no damaged file
+    with pytest.raises(ValueError, match="open it in binary mode"):
         read_point_cloud(io.StringIO("1 2 3"), file_type="xyz")
     with pytest.raises(PointCloudFileError):
         read_point_cloud(b"1 2 3", file_type="fbx")

@@ -24,8 +24,6 @@ def test_what_is_written_is_read_back(kind, data, tmp_path):
     for name, value in vars(data).items():
         if value is None or (kind == "obj" and name in ("labels", "face_colors")):
             assert getattr(back, name) is None
-        elif name == "in_degrees":
-            assert back.in_degrees is value
         elif "colors" in name and kind == "ply":
             np.testing.assert_allclose(getattr(back, name), value, atol=0.5 / 255 + 1e-6)
         else:
