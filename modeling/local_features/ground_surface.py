@@ -1,7 +1,8 @@
-"""The ground below a scan: the lowest point of each cell, opened with growing windows.
+"""The ground below a scan: the lowest supported point of each cell, opened with growing windows.
 
 Source: Zhang et al., "A progressive morphological filter for removing nonground measurements from airborne LIDAR
-data" (2003), whose windows and slopes these follow; cells without a point and pits are filled first.
+data" (2003), whose windows and slopes these follow; cells without a point are filled first, and points below the
+ground are left out (`lowest_points`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from hf_any3d.modeling.local_features.lowest_points import filled, lowest_points
+
 WINDOWS = (3, 7, 15, 31, 41)
 """Widths in cells of the windows: what is narrower than the last one, such as a roof, does not count as ground."""
 SLOPE, STEP, STEEP = 0.3, 0.3, 1.0
 """Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing;
 and the rise on steep ground, where the first one cuts hills."""
-_PIT = 2.0  # units below all others around it: a point that a scanner has seen below the ground
 _MOST_CELLS = 1 << 24
 
 
@@ -47,12 +49,12 @@ class GroundSurface:
         # Few points may span a map: then cells are larger.
         area = np.prod((flat.max(axis=0) - corner) / cell + 1)
         cell *= max(1.0, float(np.sqrt(area / _MOST_CELLS)))
-        # Wherever there is ground to see, the lowest point of a cell lies on it.
-        lowest, is_empty = _lowest_points(points, corner, cell)
+        # Wherever there is ground to see, the lowest point of a cell lies on it, but for points below the ground.
+        lowest, is_empty = lowest_points(points, corner, cell)
         surface, is_cut = _opened(lowest, windows, slope * cell)
         steep, _ = _opened(lowest, windows, STEEP * cell)
         # Under things, the ground is that of the nearest cell which no opening has cut.
-        ground = ndimage.uniform_filter(_filled(lowest, is_cut | is_empty), 3, mode="nearest")
+        ground = ndimage.uniform_filter(filled(lowest, is_cut | is_empty), 3, mode="nearest")
         # A single wide window cuts hills too, which the growing ones keep by their slope.
         opened = ndimage.grey_opening(lowest, size=windows[-1], mode="nearest")
         widest = ndimage.uniform_filter(opened, 5, mode="nearest")
@@ -81,24 +83,3 @@ def _opened(heights: np.ndarray, windows: Sequence[int], rise: float) -> tuple[n
         is_cut = is_cut | is_thing
         last = window
     return heights, is_cut
-
-
-def _lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the height of the lowest point of each cell, of empty ones that of the nearest, and which are empty."""
-    row, column = ((points[:, :2] - corner) / cell).astype(np.int64).T
-    shape = (int(row.max()) + 1, int(column.max()) + 1)
-    lowest = np.full(shape, np.inf)
-    np.minimum.at(lowest, (row, column), points[:, 2])
-    is_empty = np.isinf(lowest)
-    lowest = _filled(lowest, is_empty)
-    # The second lowest of 5 × 5 cells: a pit of one cell lies below it, ground does not.
-    second = ndimage.rank_filter(lowest, 1, size=5, mode="nearest")
-    return np.where(lowest < second - _PIT, second, lowest), is_empty
-
-
-def _filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
-    """Return heights with those of missing cells from the nearest other cell."""
-    if is_missing.all() or not is_missing.any():
-        return heights
-    nearest = ndimage.distance_transform_edt(is_missing, return_distances=False, return_indices=True)
-    return heights[tuple(np.asarray(nearest))]

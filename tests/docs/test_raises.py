@@ -86,7 +86,7 @@ DOORS: dict[str, list[Provoked]] = {
     "data.files.write_labels": [
         (PointCloudFileError, "chair.ply", lambda folder: write_labels(example_file(), folder / "new.ply", [0, 1])),
         (ValueError, "new.stl", lambda folder: write_labels(example_file(), folder / "new.stl", [0, 1])),
-        (OSError, "none", lambda folder: write_labels(example_file(), folder / "none" / "new.ply", [0] * 1000)),
+        (OSError, "chair.ply", lambda _: write_labels(example_file(), Path(example_file()) / "new.ply", [0] * 964)),
     ],
     "data.files.example_file": [(ValueError, "horse.ply", lambda _: example_file("horse.ply"))],
     "data.files.PointCloudData": [

@@ -307,7 +307,7 @@ def test_the_api_describes_itself(client):
     wrong = service.put("/v1/classify")
     assert wrong.status_code == 405 and error_of(wrong) == "Method Not Allowed" and wrong.headers["allow"] == "POST"
     long = error_of(service.get("/" + "a" * 300))
-    assert long == "/" + "a" * 199 + ": no such route; this model answers /v1/classify, /v1/features"
+    assert long == "/" + "a" * 199 + "…: no such route; this model answers /v1/classify, /v1/features"
 
 
 def test_a_service_that_ends_finishes_its_queue_and_is_not_ready(pipes):

@@ -37,7 +37,7 @@ def load(cache_dir):
 def every_format(root):
     """A file of each readable format, half of them with endings in capitals."""
     (root / "thing").mkdir(parents=True)
-    kept = {"csv": "chair.txt", "glb": "bottle.glb", "pts": "chair.pts"}
+    kept = {"asc": "chair.xyz", "csv": "chair.txt", "glb": "bottle.glb", "pts": "chair.pts"}
     for place, file_type in enumerate(supported_file_types()):
         name = kept.get(file_type, f"screwdriver.{file_type}")
         name = name if (FILES / name).is_file() else f"chair.{file_type}"
@@ -78,9 +78,9 @@ def test_all_formats_are_read_together_whatever_the_case_of_their_endings(tmp_pa
     # A .bin file beside a .gltf file is a buffer of it.
     others = [file_type for file_type in supported_file_types() if file_type != "bin"]
     assert sorted(name.rpartition(".")[2].lower() for name in rows["file"][:]) == others
-    assert rows["points"][:].shape == (23, 32, 3) and any(name.endswith(".OBJ") for name in rows["file"][:])
+    assert rows["points"][:].shape == (24, 32, 3) and any(name.endswith(".OBJ") for name in rows["file"][:])
     files = load(tmp_path / "scans", as_files=True, split="train")
-    assert len([row["point_cloud"]["points"] for row in files]) == 23
+    assert len([row["point_cloud"]["points"] for row in files]) == 24
 
 
 def test_a_column_of_files_opens_no_file(scans, load):

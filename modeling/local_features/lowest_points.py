@@ -1,0 +1,151 @@
+"""The lowest points of the cells of a grid, without those that a scanner has seen below the ground.
+
+Reflections (multipath) and errors of the clock make points far below the ground: single ones, pairs, small clusters,
+or a thin layer that copies what is above it. A low level counts only if enough of the points around lie on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+_PIT = 2.0
+"""Meters below what is usual around a cell from which on its lowest point must be supported."""
+_BAND = 1.5  # meters above and below a level that are of the level
+_FEWEST, _SHARE = 8, 0.03
+"""Points, and share of the points around, that support a level; the lowest point itself is one of them."""
+_AROUND = 4  # cells to each side whose middle height is usual
+_WIDE = 3  # cells along the edge of a block, whose points are counted together
+_BLOCKS = 2  # blocks to each side of a cell's own, whose points may support it
+_STEEPEST = 0.7
+"""Rise of a level for each meter that is followed, and a meter more; what rises faster is the edge of a thing."""
+_ROUNDS = 3  # of finding what is usual, as low points of many cells move it
+_MOST_AT_ONCE = 1 << 17
+
+
+def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the height of the lowest supported point of each cell.
+
+    Args:
+        points: (points, 3), z up, in meters.
+        corner: (2,) lowest coordinates of the grid.
+        cell: Width of a cell.
+
+    Returns:
+        Heights (rows, columns), in cells without a supported point those of the nearest other cell; and (rows,
+        columns) which cells these are.
+    """
+    place = ((points[:, :2] - corner) / cell).astype(np.int64)
+    shape = (int(place[:, 0].max()) + 1, int(place[:, 1].max()) + 1)
+    number = place[:, 0] * shape[1] + place[:, 1]
+    # Points cell by cell, from low to high; `at` is the one of each cell that counts as its lowest.
+    order = np.lexsort((points[:, 2], number))
+    heights = points[order, 2]
+    ends = np.bincount(number, minlength=shape[0] * shape[1]).cumsum()
+    at = np.concatenate([[0], ends[:-1]])
+    lowest, is_empty = _chosen(heights, at, ends, shape)
+    levels = None
+    for _ in range(_ROUNDS):
+        usual = _usual(lowest)
+        is_low = (lowest < usual - _PIT) & ~is_empty
+        if not is_low.any():
+            break
+        levels = levels or _Levels(place, points[:, 2], shape, cell)
+        if not _drop_unsupported(heights, at, ends, np.flatnonzero(is_low), usual.reshape(-1), levels):
+            break
+        lowest, is_empty = _chosen(heights, at, ends, shape)
+    return lowest, is_empty
+
+
+def filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
+    """Return heights with those of missing cells from the nearest other cell."""
+    if is_missing.all() or not is_missing.any():
+        return heights
+    nearest = ndimage.distance_transform_edt(is_missing, return_distances=False, return_indices=True)
+    return heights[tuple(np.asarray(nearest))]
+
+
+def _chosen(
+    heights: np.ndarray, at: np.ndarray, ends: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grid of the points that count as lowest, and which cells have none."""
+    is_empty = (at >= ends).reshape(shape)
+    lowest = heights[np.minimum(at, len(heights) - 1)].reshape(shape)
+    return filled(lowest, is_empty), is_empty
+
+
+def _usual(lowest: np.ndarray) -> np.ndarray:
+    """Return the middle height around each cell: medians along columns of medians along rows, which cost little."""
+    width = 2 * _AROUND + 1
+    rows = ndimage.median_filter(lowest, (1, width), mode="nearest")
+    return ndimage.median_filter(rows, (width, 1), mode="nearest")
+
+
+def _drop_unsupported(
+    heights: np.ndarray, at: np.ndarray, ends: np.ndarray, low: np.ndarray, usual: np.ndarray, levels: _Levels
+) -> bool:
+    """Move `at` of the cells `low` up to their first supported point; returns whether any has moved."""
+    has_moved = False
+    while len(low):
+        low = low[~levels.support(low, heights[at[low]], usual)]
+        has_moved = has_moved or len(low) > 0
+        at[low] += 1
+        low = low[at[low] < ends[low]]
+        # What is not far below the others needs no support.
+        low = low[heights[at[low]] < usual[low] - _PIT]
+    return has_moved
+
+
+class _Levels:
+    """Heights of the points of each block of cells, to count those between two heights."""
+
+    def __init__(self, place: np.ndarray, heights: np.ndarray, shape: tuple[int, int], cell: float):
+        self._shape = shape
+        self._cell = cell
+        self._blocks = (-(-shape[0] // _WIDE), -(-shape[1] // _WIDE))
+        block = place // _WIDE
+        number = block[:, 0] * self._blocks[1] + block[:, 1]
+        # One ascending sequence, in which the heights of each block have a span of their own.
+        self._bottom = heights.min() - 2 * _BAND
+        self._span = heights.max() - self._bottom + 2 * _BAND
+        self._keys = np.sort(number * self._span + (heights - self._bottom))
+        self._counts = np.bincount(number, minlength=self._blocks[0] * self._blocks[1])
+
+    def support(self, cells: np.ndarray, low: np.ndarray, usual: np.ndarray) -> np.ndarray:
+        """Return whether enough points lie on the level of the lowest points `low` (cells,) of some cells.
+
+        Args:
+            cells: (cells,) numbers of the cells.
+            low: (cells,) heights of their lowest points.
+            usual: (all cells,) what is usual around each; a level falls and rises with it, as on a slope.
+        """
+        is_supported = np.zeros(len(cells), bool)
+        for start in range(0, len(cells), _MOST_AT_ONCE):
+            part = slice(start, start + _MOST_AT_ONCE)
+            on_level, around = self._count(cells[part], low[part], usual)
+            is_supported[part] = on_level >= np.maximum(_FEWEST, _SHARE * around)
+        return is_supported
+
+    def _count(self, cells: np.ndarray, low: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how many points around each cell are on its level, and how many there are."""
+        row, column = np.divmod(cells, self._shape[1])
+        on_level = np.zeros(len(cells), np.int64)
+        around = np.zeros(len(cells), np.int64)
+        reach = range(-_BLOCKS, _BLOCKS + 1)
+        for down, right in ((down, right) for down in reach for right in reach):
+            block_row = row // _WIDE + down
+            block_column = column // _WIDE + right
+            is_inside = (block_row >= 0) & (block_row < self._blocks[0])
+            is_inside &= (block_column >= 0) & (block_column < self._blocks[1])
+            block = np.where(is_inside, block_row * self._blocks[1] + block_column, 0)
+            middle_row = np.clip(block_row * _WIDE + _WIDE // 2, 0, self._shape[0] - 1)
+            middle_column = np.clip(block_column * _WIDE + _WIDE // 2, 0, self._shape[1] - 1)
+            rise = usual[middle_row * self._shape[1] + middle_column] - usual[cells]
+            most = 1 + _STEEPEST * self._cell * _WIDE * max(abs(down), abs(right))
+            level = low - self._bottom + np.clip(rise, -most, most)
+            # Levels below and above all points would lie in the spans of other blocks.
+            first = np.searchsorted(self._keys, block * self._span + np.clip(level - _BAND, 0, self._span))
+            last = np.searchsorted(self._keys, block * self._span + np.clip(level + _BAND, 0, self._span))
+            on_level += np.where(is_inside, last - first, 0)
+            around += np.where(is_inside, self._counts[block], 0)
+        return on_level, around
