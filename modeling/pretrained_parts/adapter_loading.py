@@ -473,6 +473,7 @@ def _cast_outputs(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> An
 
 def _cast_floats(values: Any, dtype: torch.dtype | None) -> Any:
     """Cast the floating-point tensors in nested containers; without a dtype they are returned as they are."""
+
     def cast(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
