@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.modeling.config_checks import check_stored_files
 from hf_any3d.registry import FORMATS
 
 SILENT_HUB = "HF_ANY3D_SILENT_HUB"
@@ -38,6 +37,9 @@ def check_name(
     if not isinstance(name, (str, os.PathLike)):
         return
     if kind == "model" and os.path.isdir(name):
+        # Here, as commands read names before they load transformers.
+        from hf_any3d.modeling.config_checks import check_stored_files
+
         check_stored_files(Path(name, arguments.get("subfolder") or ""))
     if os.path.exists(name) or is_published(name):
         return

@@ -143,7 +143,7 @@ def test_without_a_model_published_ones_are_offered(words, name):
         ("chat", "YuanTang96/MiniGPT-3D", FILES / "chair.ply"),
         ("info", "Pointcept/Utonia:base"),
         ("evaluate", "facebook/sonata:scannet", FILES),
-        ("train", FILES, "--encoder", "Pointcept/Concerto:small", "--epochs", 1),
+        ("train", "shapes", "--encoder", "Pointcept/Concerto:small", "--epochs", 1),
         ("convert", "facebook/sonata:base"),
     ],
 )

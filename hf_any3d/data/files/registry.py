@@ -198,7 +198,7 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
     if isinstance(source, io.TextIOBase):
         raise ValueError("source is a file object of text; open it in binary mode, 'rb'")
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(source, "read"):
-        raise ValueError(f"source is {type(source).__name__}; expected a path, bytes, or a binary file object")
+        raise TypeError(f"source is {type(source).__name__}; expected a path, bytes, or a binary file object")
     for name, value in (("file_type", file_type), ("label_field", label_field)):
         if value is not None and not (isinstance(value, str) and value.strip()):
             raise ValueError(f"{name} is {value!r}; expected text or None")
