@@ -327,8 +327,10 @@ def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
     from hf_any3d.data.files.labels import copy_endings
 
     titles = inputs.titles()
-    # Files of other formats get their points beside the copies.
-    return {file.name: folder / titles[file.name] for file in inputs.files if copy_endings(file.name)}
+    # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells whether
+    # they have a place for labels.
+    names = [file.name for file in inputs.files if copy_endings(file.name) and not file.name.lower().endswith(".npy")]
+    return {name: folder / titles[name] for name in names}
 
 
 def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:

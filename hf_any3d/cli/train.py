@@ -455,7 +455,8 @@ def _find_source(data: str | None, dataset: str | None, task: Task | None) -> _S
     from hf_any3d.data.catalog.folder_layout import LAYOUTS
 
     is_folder = arguments.get("dataset_name") == "folder" and dataset is None
-    if is_folder and task in (None, Task.CLASSIFICATION) and labels != LABELED_CLOUDS:
+    expected = {None: (LABELED_CLOUDS, LABELED_POINTS), Task.CLASSIFICATION: (LABELED_CLOUDS,)}
+    if is_folder and task in expected and labels not in expected[task]:
         raise ValueError(
             f"{data}: no folders in it are named after classes; expected {LAYOUTS}, or files whose points have "
             "classes, which --task segmentation learns"

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_any3d.data.files import PointCloudError, read_point_cloud
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.units import length_of_unit
 from hf_any3d.training.arguments import DataArguments
 
 
@@ -43,6 +44,6 @@ def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a file leaves out was told when the scans were loaded
         try:
-            return read_point_cloud(path).meters_per_unit
+            return length_of_unit(read_point_cloud(path))
         except (PointCloudError, OSError):
             return None  # what was read before may be gone by now

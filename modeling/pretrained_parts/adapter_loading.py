@@ -434,8 +434,11 @@ def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], ad
         found = loaded.get(key)
         if found is None or found.is_meta or found.shape != stored.shape or not stored.is_floating_point():
             continue
-        # Also where PEFT has rounded them and made them float32 again.
-        if found.is_floating_point() and not torch.equal(found.cpu().double(), stored.cpu().double()):
+        if not found.is_floating_point():
+            continue
+        # Also where PEFT has rounded them and made them float32 again, and values that rounding happens to keep.
+        is_rounded = torch.promote_types(found.dtype, stored.dtype) != found.dtype
+        if is_rounded or not torch.equal(found.cpu().double(), stored.cpu().double()):
             if (tensor := owned.get(found.data_ptr())) is not None:
                 # The parameter stays the same object, trained or not as it was.
                 tensor.data = stored.to(tensor.device)
