@@ -59,7 +59,7 @@ def test_inputs_that_are_not_files_are_explained(tmp_path):
         with pytest.raises(PointCloudFileError):
             read_point_cloud(source)
     # The caller's slip, and no damaged file
-    with pytest.raises(ValueError, match="open it in binary mode"):
+    with raises(ValueError, naming="'rb'"):
         read_point_cloud(io.StringIO("1 2 3"), file_type="xyz")
     with pytest.raises(PointCloudFileError):
         read_point_cloud(b"1 2 3", file_type="fbx")
