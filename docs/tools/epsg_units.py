@@ -6,6 +6,7 @@ else. The module is committed; a test compares it with the installed pyproj.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -108,7 +109,9 @@ def module() -> str:
     for number, (name, meters) in sorted(lengths().items()):
         # EPSG rounds 1200 / 3937, which a hundred kilometers from the origin is a tenth of a millimeter.
         length = "1200 / 3937" if number == 9003 else repr(meters)
-        listed.append(f"    {number}: {length},  # {name.replace('metre', 'meter')}")
+        # EPSG has the British spelling.
+        american = re.sub(r"met(?:re)", "meter", name)
+        listed.append(f"    {number}: {length},  # {american}")
     text = _HEAD.format(version=get_database_metadata("EPSG.VERSION"), lengths="\n".join(listed))
     text += f"# Unit of x and y -> systems\n_FLAT = {_dictionary(flat)}\n"
     text += f"# Unit of heights -> systems\n_HEIGHTS = {_dictionary(heights)}\n"

@@ -72,7 +72,7 @@ FAMILIES: dict[str, tuple[int, ...]] = {"vegetation": (3, 4, 5), "noise": (7, 18
 
 
 class Kind(StrEnum):
-    """What a code says of a point."""
+    """Kinds of codes, by what each says of a point."""
 
     OBJECT = "what it is"
     UNCLASSIFIED = "nothing, as nobody has classified it"

@@ -173,7 +173,10 @@ def test_a_point_encoder_is_trained_further(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--max-stesp", 3), "no option --max-stesp; did you mean --max_steps? (hf-any3d train --task classification --help-all)"),
+        (
+            ("--max-stesp", 3),
+            "no option --max-stesp; did you mean --max_steps? (hf-any3d train --task classification --help-all)",
+        ),
         (("--max_steps", "three"), "--max_steps/--max-steps: invalid int value: 'three'"),
         (("--validation_fraction", 2), "--validation_fraction 2.0; expected at least 0 and less than 1"),
         (("--epochs", 5, "--num_train_epochs", 3), "--epochs and --num_train_epochs are one option"),
