@@ -348,7 +348,13 @@ def _named_as_in(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str
         return weights
     named = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     # What a PeftModel shares among its layers is drawn again from the seed of the config (RandLoRA).
-    return {key: tensor for key, tensor in named.items() if not key.startswith("base_model.")}
+    named = {key: tensor for key, tensor in named.items() if not key.startswith("base_model.")}
+    # A model without a head opens what was saved around one with a head.
+    inside = f"{getattr(model, 'base_model_prefix', '')}."
+    own = [key for key, _ in model.named_parameters()]
+    if any(key.startswith(inside) for key in named) and not any(key.startswith(inside) for key in own):
+        named = {key.removeprefix(inside): tensor for key, tensor in named.items() if key.startswith(inside)}
+    return named
 
 
 def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str, Any]) -> None:
