@@ -138,7 +138,7 @@ class RowsWork:
         """Open the models and return the function from a shard to its rows."""
         # Names are relative to the folder of the program, and a process may start elsewhere.
         os.chdir(self.folder)
-        opened = Opened(*self.open_answer())
+        opened = Opened(*self.open_answer())  # pyright: ignore[reportArgumentType]  two or three of its fields
 
         def rows(shard: Shard) -> Iterator[dict[str, Any]]:
             # Standard input cannot be opened by its name.

@@ -57,11 +57,11 @@ def test_large_files_are_refused_before_they_are_read(tmp_path):
     ("reader", "message"),
     [
         (
-            lambda path: os.kill(os.getpid(), signal.SIGKILL),
+            lambda path, columns: os.kill(os.getpid(), signal.SIGKILL),
             "scan.ply: cannot be read, the process that reads it crashed",
         ),
-        (lambda path: bytearray(1 << 60), "scan.ply: needs more memory than there is"),
-        (lambda path: (_ for _ in ()).throw(ImportError("needs laspy")), "^needs laspy"),
+        (lambda path, columns: bytearray(1 << 60), "scan.ply: needs more memory than there is"),
+        (lambda path, columns: (_ for _ in ()).throw(ImportError("needs laspy")), "^needs laspy"),
     ],
     ids=["killed", "memory", "library"],
 )

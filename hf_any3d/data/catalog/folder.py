@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +84,7 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             # Types of `datasets` do not tell the length of inner lists.
             first: Any = next(iter(rows.with_format(None)), None)
             shape = (None, 3 if first is None else len(first["points"][0]))
-            number = feature.feature.feature.dtype
+            number = cast(Any, feature).feature.feature.dtype
         if shape[1] < 3:
             seen = (
                 f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
@@ -113,7 +113,7 @@ def _with_short_points(splits: DatasetDict) -> DatasetDict:
             return splits
     short = type(splits)(splits)
     for split in long:
-        short[split] = splits[split].cast_column("points", Array2D(features[split].shape, "float32"))
+        short[split] = splits[split].cast_column("points", Array2D(cast(Any, features[split]).shape, "float32"))
     return short
 
 

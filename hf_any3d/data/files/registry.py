@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -206,7 +206,7 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
         raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
 
 
-def _check_columns(columns: object) -> None:
+def _check_columns(columns: Any) -> None:
     """Check the names of columns; one text would be taken for its letters."""
     is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
     if not is_list or not all(isinstance(name, str) and name.strip() for name in columns):
