@@ -15,7 +15,7 @@ from pathlib import Path
 
 from docs.tools.stubs import ROOT
 
-PATH = ROOT / "hf_any3d" / "data" / "files" / "epsg_units.py"
+PATH = ROOT / "hf_any3d" / "data" / "files" / "epsg_table.py"
 _WIDTH = 119
 _HEAD = '''"""Units of EPSG's coordinate systems, version {version}, written by `python -m docs.tools.epsg_units`.
 
@@ -23,46 +23,10 @@ Numbers of systems are ranges in which EPSG knows each one, so that of others no
 numbers, in older files, are among them.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from functools import cache
-
 LENGTHS = {{
 {lengths}
 }}
 """Number of a unit of length -> meters."""
-'''
-_TAIL = '''
-
-def length_of_unit(number: int | None) -> float | None:
-    """Return the length of a unit of x and y of a system in meters; None of degrees and of unknown numbers."""
-    return LENGTHS.get(_numbers_of_units()[0].get(number or 0, 0))
-
-
-def length_of_heights(number: int | None) -> float | None:
-    """Return the length of a unit of heights of a system in meters; None without heights and of unknown numbers."""
-    return LENGTHS.get(_numbers_of_units()[1].get(number or 0, 0))
-
-
-def in_degrees(number: int | None) -> bool:
-    """Return whether x and y of a system are longitude and latitude."""
-    return (number or 0) in _numbers_of_units()[2]
-
-
-@cache
-def _numbers_of_units() -> tuple[dict[int, int], dict[int, int], set[int]]:
-    """Return number of a system -> number of its unit, the same of heights, and the systems in degrees."""
-    return _unpacked(_FLAT), _unpacked(_HEIGHTS), set(_unpacked({0: _DEGREES}))
-
-
-def _unpacked(packed: Mapping[int, str]) -> dict[int, int]:
-    numbers: dict[int, int] = {}
-    for unit, ranges in packed.items():
-        for words in ranges.split():
-            first, _, last = words.partition("-")
-            numbers.update(dict.fromkeys(range(int(first), int(last or first) + 1), unit))
-    return numbers
 '''
 
 
@@ -113,9 +77,9 @@ def module() -> str:
         american = re.sub(r"met(?:re)", "meter", name)
         listed.append(f"    {number}: {length},  # {american}")
     text = _HEAD.format(version=get_database_metadata("EPSG.VERSION"), lengths="\n".join(listed))
-    text += f"# Unit of x and y -> systems\n_FLAT = {_dictionary(flat)}\n"
-    text += f"# Unit of heights -> systems\n_HEIGHTS = {_dictionary(heights)}\n"
-    return f"{text}# Systems in degrees\n_DEGREES = {_string(degrees)}\n{_TAIL}"
+    text += f"# Unit of x and y -> systems\nFLAT = {_dictionary(flat)}\n"
+    text += f"# Unit of heights -> systems\nHEIGHTS = {_dictionary(heights)}\n"
+    return f"{text}# Systems in degrees\nDEGREES = {_string(degrees)}\n"
 
 
 def _dictionary(unit_of: Mapping[int, int]) -> str:

@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from hf_any3d.data.files.epsg_units import LENGTHS, in_degrees, length_of_heights, length_of_unit
+from hf_any3d.data.files.epsg_table import LENGTHS
+from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
 
 FOOT, US_SURVEY_FOOT = 0.3048, 1200 / 3937
 """Meters of the two feet, which differ by two millionths: 1.3 m in the coordinates of a state of the USA."""
