@@ -39,7 +39,7 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, counted
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
-from hf_any3d.utils.messages import print_line, printable
+from hf_any3d.utils.messages import listed, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -476,9 +476,8 @@ def _scarce_classes(words: list[str], good: list[str]) -> str | None:
     said = f"{len(counts)} classes, {least if least == most else f'{least} to {most}'} scans each"
     if not scarce:
         return said
-    named = ", ".join(f"{printable(name)} ({counts[name]})" for name in scarce[:5])
-    more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
-    return f"{said}; more scans would help {named}{more} most"
+    named = listed([f"{printable(name)} ({counts[name]})" for name in scarce])
+    return f"{said}; more scans would help {named} most"
 
 
 def doubts_about(cloud: PointCloudData) -> list[str]:

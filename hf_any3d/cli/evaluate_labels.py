@@ -28,7 +28,7 @@ from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
 from hf_any3d.registry import FORMATS
-from hf_any3d.utils.messages import one_line, print_line
+from hf_any3d.utils.messages import listed, one_line, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -267,8 +267,7 @@ def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:
     alone = []
     for root, own, other in ((predicted, first, second), (truth, second, first)):
         if lonely := [path.name for name, path in own.items() if name not in other]:
-            more = f" and {len(lonely) - 5} more" * (len(lonely) > 5)
-            alone.append(f"{root}: {len(lonely)} of {len(own)} files have no partner: {', '.join(lonely[:5])}{more}")
+            alone.append(f"{root}: {len(lonely)} of {len(own)} files have no partner: {listed(lonely)}")
     return [_Pair(name, first[name], second[name]) for name in common], alone
 
 

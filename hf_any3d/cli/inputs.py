@@ -30,6 +30,7 @@ from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.registry import FORMATS, PACKED
+from hf_any3d.utils.messages import listed
 
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.")
@@ -165,7 +166,7 @@ def files_of_folder(folder: Path) -> list[Path]:
     }
     for reason, some in left.items():
         if some:
-            print_note(f"left out {_listed(some)}: {reason}")
+            print_note(f"left out {listed(some)}: {reason}")
     if not files:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
     return files
@@ -267,7 +268,7 @@ def finish(rows: Sequence[dict[str, Any]]) -> None:
 def finish_files(failed: Sequence[str], total: int) -> None:
     """Print a summary and exit with code 2 if some of several files could not be used."""
     if failed:
-        print_error(f"{len(failed)} of {total} files could not be used: {_listed(list(failed))}")
+        print_error(f"{len(failed)} of {total} files could not be used: {listed(list(failed))}")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -316,7 +317,3 @@ class LeftOutFiles(logging.Handler):
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

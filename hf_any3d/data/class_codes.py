@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
 from hf_any3d.registry import NONE_OF_THESE
+from hf_any3d.utils.messages import listed
 
 # Of what the model knows nothing about, and of what was looked at and is of no class.
 _NEVER_CLASSIFIED, _OF_NO_CLASS = UNCLASSIFIED
@@ -83,5 +84,4 @@ def _plain(name: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(repr, names[:_MOST_NAMED])) + more
+    return listed([repr(name) for name in names], _MOST_NAMED)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_any3d.data.feature import PointCloud
+from hf_any3d.utils.messages import listed
 
 _MOST_NAMED = 10
 
@@ -59,11 +60,9 @@ def _without(rows: Dataset, are_missing: np.ndarray, text: str) -> Dataset:
         return rows
     if len(missing) == len(rows):
         raise ValueError(text % f"all {len(rows):,} rows have")
-    named = ", ".join(map(str, missing[:_MOST_NAMED].tolist()))
-    more = f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
     verb = "has" if len(missing) == 1 else "have"
     count = text % f"{len(missing):,} of {len(rows):,} rows {verb}"
-    warnings.warn(f"{count}, left out: row {named}{more} (counted from 0)", stacklevel=4)
+    warnings.warn(f"{count}, left out: row {listed(missing.tolist(), _MOST_NAMED)} (counted from 0)", stacklevel=4)
     return rows.select(np.flatnonzero(~are_missing))
 
 

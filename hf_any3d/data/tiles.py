@@ -17,6 +17,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
+from hf_any3d.utils.messages import listed
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
 _CELL, _LEAST_EXTENT = 1.0, 10.0
@@ -306,5 +307,4 @@ def _names(tiles: Sequence[Tile]) -> dict[int, str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{', '.join(names[:_MOST_NAMED])}{more}"
+    return listed(names, _MOST_NAMED)

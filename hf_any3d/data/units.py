@@ -11,6 +11,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.coordinate_systems import FOOT, US_SURVEY_FOOT
 from hf_any3d.data.options import one_of
+from hf_any3d.utils.messages import listed
 
 LENGTHS = {"meters": 1.0, "feet": FOOT, "us-feet": US_SURVEY_FOOT}
 """Names of units that can be given for files that say none, and their lengths in meters."""
@@ -57,8 +58,7 @@ def is_taken_for_meters(name: str, cloud: PointCloudData) -> bool:
 
 def taken_for_meters(names: Sequence[str], total: int) -> str:
     """Return the remark on files without a unit among several."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{TAKEN_FOR_METERS} ({len(names)} of {total}: {', '.join(names[:_MOST_NAMED])}{more})"
+    return f"{TAKEN_FOR_METERS} ({len(names)} of {total}: {listed(names, _MOST_NAMED)})"
 
 
 def check_projected(cloud: PointCloudData) -> None:

@@ -41,6 +41,12 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(shown)
 
 
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """Return the first names, separated by commas, and how many more there are: "a, b and 7 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
 def cut(text: str, most: int) -> str:
     """Return a text of about `most` characters at most; a longer one ends with a whole word and an ellipsis."""
     if len(text) <= most:

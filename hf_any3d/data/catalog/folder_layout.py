@@ -18,6 +18,7 @@ from hf_any3d.data.files.companions import without_companions
 from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
+from hf_any3d.utils.messages import listed
 
 # One log of what is left out of a folder, which the command line reads.
 logger = logging.getLogger("hf_any3d.data.catalog.folder")
@@ -140,8 +141,7 @@ def _visible(names: list[str]) -> list[str]:
 
 def _tell_left_out(root: Path, reason: str, names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        logger.warning("%s: left out %s%s: %s", root, ", ".join(names[:5]), more, reason)
+        logger.warning("%s: left out %s: %s", root, listed(names), reason)
 
 
 def _check_folder(path: Path, root: Path, follow_links: bool) -> None:

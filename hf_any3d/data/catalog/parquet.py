@@ -12,6 +12,8 @@ import pyarrow.parquet
 from datasets import DatasetDict, load_dataset
 from datasets.data_files import DataFilesDict, get_data_patterns
 
+from hf_any3d.utils.messages import listed
+
 logger = logging.getLogger(__name__)
 
 Files = str | os.PathLike | Sequence[str | os.PathLike]
@@ -51,8 +53,7 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
         if path.is_file() and not is_hidden:
             visible.append(path)
     if others := [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]:
-        rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
+        logger.warning("%s: ignored files other than Parquet: %s", folder, listed(others))
     # Absolute, as the paths below that `datasets` returns for it
     base = os.fspath(folder.absolute())
     patterns = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from hf_any3d.utils.messages import cut, cut_middle, printable
+from hf_any3d.utils.messages import cut, cut_middle, listed, printable
 
 
 class PointCloudError(ValueError):
@@ -75,9 +75,7 @@ def _names_and_reason(names: Iterable[str], why: str) -> str:
     if not unique:
         return ""
     # A damaged file may have any number of names of any length.
-    listed = ", ".join(cut(name, _LONGEST_NAME) for name in unique[:_MOST_NAMED])
-    more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
-    return f"{listed}{more} ({why})"
+    return f"{listed([cut(name, _LONGEST_NAME) for name in unique], _MOST_NAMED)} ({why})"
 
 
 @contextmanager

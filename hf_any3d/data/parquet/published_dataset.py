@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import ClassLabel
 
+from hf_any3d.utils.messages import listed
+
 OPEN_LICENSES = frozenset(
     "apache-2.0 bsd-2-clause bsd-3-clause cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
     "cc-by-sa-4.0 cc0-1.0 mit odbl odc-by pddl".split()
@@ -71,9 +73,8 @@ class PublishedDataset:
         missing = [path for path in paths if not path.is_file()]
         if missing:
             # Thousands may be missing, of which some say enough.
-            names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])
-            rest = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
-            raise self.not_found(f"{root}: missing {names}{rest}")
+            names = [path.relative_to(root).as_posix() for path in missing]
+            raise self.not_found(f"{root}: missing {listed(names)}")
 
     def not_found(self, what: str) -> FileNotFoundError:
         """Return an error that names what is missing; its notes say where to get it and where it is expected."""

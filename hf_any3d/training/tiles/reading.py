@@ -19,7 +19,7 @@ from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
 from hf_any3d.training.tiles.labels import NO_CODES, ClassRule
-from hf_any3d.utils.messages import printable
+from hf_any3d.utils.messages import listed, printable
 
 OWN_SHARE = 0.01
 """Share of the labeled points from which on a code of the user's own is a class by itself: whoever marks cars in LAS
@@ -223,8 +223,7 @@ def with_one_table(tiles: Sequence[TileFacts]) -> tuple[list[TileFacts], list[st
     others = [tile.path.name for tile in tiles if tile.table is None]
     if not 0 < len(others) < len(tiles):
         return list(tiles), []
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    remark = f"classes: those of {', '.join(others[:3])}{more} are taken for codes of LAS, as the other files are LAS"
+    remark = f"classes: those of {listed(others, 3)} are taken for codes of LAS, as the other files are LAS"
     return [replace(tile, table=tile.table or CURRENT) for tile in tiles], [remark]
 
 
@@ -309,11 +308,8 @@ def usable_measures(tiles: Sequence[TileFacts], wanted: Sequence[str]) -> tuple[
             used.append(name)
         # If no file has it, nothing is missing.
         elif len(without) < len(tiles):
-            more = f" and {len(without) - 3} more" if len(without) > 3 else ""
-            remarks.append(
-                f"{_WORDS[name]}: not used, as {', '.join(without[:3])}{more} "
-                f"ha{'s' if len(without) == 1 else 've'} none"
-            )
+            has = "has" if len(without) == 1 else "have"
+            remarks.append(f"{_WORDS[name]}: not used, as {listed(without, 3)} {has} none")
     return used, remarks
 
 

@@ -51,6 +51,7 @@ from hf_any3d.training.tiles.reading import (
 )
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
+from hf_any3d.utils.messages import listed
 
 HELD_OUT = {"tile": "held-out tiles", "object": "held-out objects"}
 FOLDS = 5
@@ -291,7 +292,7 @@ def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
         # Whoever labeled the other files may not have looked for this class, and called its points something else.
         holders = [tile.path.name for tile in tiles if number in map(classes.numbers.get, tile.codes)]
         if len(holders) < len(tiles):
-            shown = ", ".join(holders[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
+            shown = listed(holders, 3)
             remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} files ({shown})")
     # Some surveys put all vegetation into one class, others into three by height.
     heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*classes.names}
