@@ -1,4 +1,4 @@
-"""Units of scans: the names of those that a person can give, and what happens where a file says none."""
+"""Units of scans: names that users can give, meters as the default, and the check for degrees."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.messages import listed
 
 LENGTHS = {"meters": 1.0, "feet": FOOT, "us-feet": US_SURVEY_FOOT}
-"""Names of units that can be given for files that say none, and their lengths in meters."""
+"""Units that can be given for files without one, and their lengths in meters."""
 TAKEN_FOR_METERS = "no coordinate system: taken for meters"
-"""What is said of such files where none is given."""
+"""Warning about files without a unit."""
 _LAS = (".las", ".laz")
 # Scans in degrees are less than a degree wide, which is 100 km, away from the origin, and many times higher than wide,
 # as heights are in meters: a tile of 100 m has 0.001 degrees. Few things in meters are as thin.
@@ -27,9 +27,9 @@ _SAME = 1e-5
 
 
 def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
-    """Return a cloud in a unit that is given for it, one of `LENGTHS`, if its file says none.
+    """Return a cloud with the given unit, one of `LENGTHS`, if its file states none.
 
-    Of a file that says another one, that counts, and a warning says so.
+    The unit that a file states counts; a warning tells of another one that was given.
 
     Raises:
         ValueError: `unit` is another word.
@@ -45,24 +45,24 @@ def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
 
 
 def length_of_unit(cloud: PointCloudData) -> float | None:
-    """Return the length of a unit in meters; of scans by which z is up, such as LAS, meters if the file says none."""
+    """Return the length of a unit in meters: that of the file, else 1 for scans with z up, such as LAS."""
     if cloud.meters_per_unit is None and cloud.up_axis == "z" and not cloud.in_degrees:
         return 1.0
     return cloud.meters_per_unit
 
 
 def is_taken_for_meters(name: str, cloud: PointCloudData) -> bool:
-    """Return whether a file is one of LAS, which is measured in meters, and names no unit."""
+    """Return whether a file is LAS or LAZ and states no unit."""
     return name.lower().endswith(_LAS) and cloud.meters_per_unit is None and not cloud.in_degrees
 
 
 def taken_for_meters(names: Sequence[str], total: int) -> str:
-    """Return the remark on files without a unit among several."""
+    """Return a remark that names the files without a unit."""
     return f"{TAKEN_FOR_METERS} ({len(names)} of {total}: {listed(names, _MOST_NAMED)})"
 
 
 def check_projected(cloud: PointCloudData) -> None:
-    """Check that x and y are lengths: in degrees of longitude and latitude, beside meters of height, all is a wall.
+    """Check that x and y are lengths: degrees beside heights in meters would make everything a wall.
 
     Raises:
         PointCloudError: x and y are degrees, by the coordinate system, or without one by their extent.
@@ -72,7 +72,7 @@ def check_projected(cloud: PointCloudData) -> None:
 
 
 def why_not_projected(cloud: PointCloudData) -> str | None:
-    """Return that x and y are degrees, and by what that is known; None if they are lengths."""
+    """Return why x and y are taken for degrees; None if they are lengths."""
     if cloud.in_degrees:
         by = "the coordinate system of the file"
     elif cloud.meters_per_unit is None and not cloud.is_mesh and _are_like_degrees(cloud):

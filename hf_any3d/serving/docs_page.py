@@ -1,4 +1,4 @@
-"""The page `/docs` of the service: what its OpenAPI description says, as one page that loads nothing else."""
+"""The page `/docs` of the service, made from its OpenAPI description without files from elsewhere."""
 
 from __future__ import annotations
 

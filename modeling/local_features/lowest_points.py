@@ -1,4 +1,4 @@
-"""The lowest points of the cells of a grid, without those that a scanner has seen below the ground.
+"""Lowest points of the cells of a grid, without noise below the ground.
 
 Reflections (multipath) and errors of the clock make points far below the ground: single ones, pairs, small clusters,
 or a thin layer that copies what is above it. A low level counts only if enough of the points around lie on it.
@@ -10,15 +10,15 @@ import numpy as np
 from scipy import ndimage
 
 _PIT = 2.0
-"""Meters below what is usual around a cell from which on its lowest point must be supported."""
+"""Depth in meters below the usual height around a cell beyond which its lowest point needs support."""
 _BAND = 1.5  # meters above and below a level that are of the level
 _FEWEST, _SHARE = 8, 0.03
-"""Points, and share of the points around, that support a level; the lowest point itself is one of them."""
+"""Number and share of the points around that must lie on a level to support it, the lowest point included."""
 _AROUND = 4  # cells to each side whose middle height is usual
 _WIDE = 3  # cells along the edge of a block, whose points are counted together
 _BLOCKS = 2  # blocks to each side of a cell's own, whose points may support it
 _STEEPEST = 0.7
-"""Rise of a level for each meter that is followed, and a meter more; what rises faster is the edge of a thing."""
+"""Steepest slope along which a level is followed; a steeper step is the edge of an object."""
 _ROUNDS = 3  # of finding what is usual, as low points of many cells move it
 _MOST_AT_ONCE = 1 << 17
 
@@ -84,7 +84,7 @@ def _usual(lowest: np.ndarray) -> np.ndarray:
 def _drop_unsupported(
     heights: np.ndarray, at: np.ndarray, ends: np.ndarray, low: np.ndarray, usual: np.ndarray, levels: _Levels
 ) -> bool:
-    """Move `at` of the cells `low` up to their first supported point; returns whether any has moved."""
+    """Raise the cells `low` to their first supported points, in place in `at`; return whether any changed."""
     has_moved = False
     while len(low):
         low = low[~levels.support(low, heights[at[low]], usual)]
@@ -97,7 +97,7 @@ def _drop_unsupported(
 
 
 class _Levels:
-    """Heights of the points of each block of cells, to count those between two heights."""
+    """Sorted heights of the points of each block of cells."""
 
     def __init__(self, place: np.ndarray, heights: np.ndarray, shape: tuple[int, int], cell: float):
         self._shape = shape

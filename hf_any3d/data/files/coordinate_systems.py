@@ -15,7 +15,7 @@ from hf_any3d.data.files.epsg_table import LENGTHS
 from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
 
 FOOT, US_SURVEY_FOOT = 0.3048, 1200 / 3937
-"""Meters of the two feet, which differ by two millionths: 1.3 m in the coordinates of a state of the USA."""
+"""Lengths of the two feet in meters. They differ by two millionths: 1.3 m in the coordinates of a state."""
 # Texts round the US survey foot to seven digits or more, which is finer than what tells the two feet apart.
 _ROUNDED = 2e-7
 

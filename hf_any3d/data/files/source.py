@@ -23,7 +23,7 @@ class PointCloudFileError(PointCloudError):
 
 
 class ArgumentError(ValueError):
-    """An argument that a file turns out not to allow, such as a name that is taken; no fault of the file."""
+    """An argument that does not fit the file, such as a name that is taken."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _names_and_reason(names: Iterable[str], why: str) -> str:
 
 @contextmanager
 def nothing_is_lost() -> Iterator[None]:
-    """Say nothing of what a cloud cannot hold while a file is read of which a copy that keeps it will be written."""
+    """Give no warnings about data that a cloud cannot hold while the file is read for a copy that keeps them."""
     token = _IS_KEPT.set(True)
     try:
         yield

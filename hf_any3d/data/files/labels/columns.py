@@ -261,7 +261,7 @@ def check_field(name: str, columns: Iterable[str], *, has_decimals: bool = False
 
 
 class QuietSource(Source):
-    """Source without warnings, for a file whose warnings were given when it was read."""
+    """Source that gives no warnings, for a file that was read before."""
 
     def warn(self, text: str) -> None:
         """Say nothing."""

@@ -1,4 +1,4 @@
-"""Labeled copies of arrays: NPZ gets an array with the class of each point, or it is where the points have it; NPY."""
+"""Labeled copies of NPZ and NPY: the class of each point goes where the reader finds labels, else to a new array."""
 
 from __future__ import annotations
 
