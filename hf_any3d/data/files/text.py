@@ -181,44 +181,55 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     header = next((title.text for title in reversed(titles) if names_in_line(title.text)), None)
     if header is None:
         return Cells(without_quotes(text), [], None)
-    if header.startswith(_COMMENT):
-        header = _MARK.sub("", header)
+    header = _MARK.sub("", header) if header.startswith(_COMMENT) else header
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
     fields = wanted_fields(names, source)
-    label = fields.pop("labels", [""])[0]
+    labels = fields.pop("labels", [""])[0]
     of_numbers = {name for columns in fields.values() for name in columns}
-    # A row may have nothing in a column of words.
-    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
-    first_rows = list(islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS))
-    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
+    worded = _columns_of_words(text, delimiter, names, of_numbers)
     if not worded:
         return Cells(without_quotes(text), [], None)
-    classes = None
+    classes: list[int] | None = None
     label_names = None
-    left_out = sorted(worded)
-    if label in names and (label_place := names.index(label)) in worded:
+    label_place = names.index(labels) if labels in names else -1
+    if label_place in worded:
         words = [_cell(row, label_place) for row in _rows(text, delimiter, names) if row]
         try:
             numbers_of_words, label_names = numbered(words)
-            classes = iter(numbers_of_words.tolist())
-            left_out.remove(label_place)
+            classes = numbers_of_words.tolist()
         except PointCloudError:
             # Names of points, unless somebody says that they are classes
             if source.label_field is not None:
                 raise
-    # Numbers take the place of words, so that lines and columns stay where they are.
+    left_out = [names[place] for place in sorted(worded) if classes is None or place != label_place]
+    rows = _with_numbers(_rows(text, delimiter, names), delimiter, worded, label_place, classes)
+    return Cells(rows, left_out, label_names)
+
+
+def _columns_of_words(text: bytes, delimiter: str, names: list[str], of_numbers: set[str]) -> set[int]:
+    """Return the columns that have words in the first rows."""
+    # More than one row, as a row may have nothing in a column of words.
+    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
+    rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
+    return {place for row in rows for place in _places_of_words(row, names, of_numbers)}
+
+
+def _with_numbers(
+    rows: Iterable[list[str]], delimiter: str, worded: set[int], label_place: int, classes: list[int] | None
+) -> bytes:
+    """Return rows with numbers in the place of words, so that lines and columns stay where they are."""
     numeric = io.StringIO()
     writer = csv.writer(numeric, delimiter=delimiter, lineterminator="\n")
-    for row in _rows(text, delimiter, names):
+    numbers_of_rows = iter(classes or ())
+    for row in rows:
         cells = ["0" if place in worded else cell for place, cell in enumerate(row)]
         if row and classes is not None:
             # A last cell without a word may be missing.
             cells += [""] * (label_place + 1 - len(cells))
-            cells[label_place] = str(next(classes))
+            cells[label_place] = str(next(numbers_of_rows))
         writer.writerow(cells)
-    rows = without_quotes(numeric.getvalue().encode("latin1"))
-    return Cells(rows, [names[place] for place in left_out], label_names)
+    return without_quotes(numeric.getvalue().encode("latin1"))
 
 
 def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:
