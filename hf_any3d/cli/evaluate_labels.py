@@ -148,8 +148,7 @@ def evaluate_labels(
     names = dict(ASPRS_CLASSES) if is_las else {}
     names |= {number: name for name, number in joined.values()}
     # Names that are given win over those of ASPRS.
-    for label, name in json_object("--names", class_names).items():
-        names[int(label)] = str(name)
+    names |= {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     numbers = {code: number for code, (_, number) in joined.items()}
