@@ -246,6 +246,7 @@ SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "npy": lambda: _alone("npy", npy(_npy_part("chair.npy")), npy(_npy_part("chair_xyzrgb.npy")), npy(_named_rows())),
     "npz": lambda: _alone("npz", _npz_part(), _mesh_archive()),
     "xyz": lambda: _alone("xyz", _head("chair.xyz"), b"#x y z label\n" + b"1 2 3 4\n5 6 7 8\n"),
+    "asc": lambda: _alone("asc", b"//X Y Z Classification\n36\n" + b"1 2 3 4\n5 6 7 8\n" * 18, _head("chair.xyz")),
     "txt": lambda: _alone("txt", _head("chair.txt"), b"x y z red green blue\n1 2 3 0 0 255\n"),
     "csv": lambda: _alone("csv", b"x,y,z,label\r\n" + b"0.5,1e3,-2,1\r\n" * 9, _head("chair.txt")),
     "pts": lambda: _alone("pts", _head("chair.pts"), b"9\n" + b"1 2 3 -500 10 20 30\n" * 9),
