@@ -84,7 +84,7 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
             if len(placed) == _MAX_PARTS:
                 raise PointCloudError(f"more than {_MAX_PARTS} parts in the scene; expected at most that many")
             placed.append((primitive, transform))
-            read = {*_measures(attributes, source).values()}
+            read = {*document.measures(attributes).values()}
             others = [name for name in attributes if not _ATTRIBUTES.fullmatch(name) and name not in read]
             left_out |= dict.fromkeys(map(shorten, others))
             count = document.count(attributes["POSITION"])
@@ -101,8 +101,8 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
     return placed
 
 
-def _measures(attributes: dict[str, int], source: Source) -> dict[str, str]:
-    """Return the attribute for each field of a cloud with one number a point, such as labels."""
+def _find_measures(attributes: tuple[str, ...], source: Source) -> dict[str, str]:
+    """Return which of these attributes are fields of a cloud with one number a point."""
     names = {name.lstrip("_").lower(): name for name in attributes if name.startswith("_")}
     # By the name that the file has for it, or without the underscore
     chosen = source.chosen_label([*names.values(), *names])
@@ -114,7 +114,7 @@ def _measures(attributes: dict[str, int], source: Source) -> dict[str, str]:
 
 def _check_counts(document: Document, attributes: dict[str, int], count: int) -> None:
     """Check that a primitive has one normal, one color and one of all else that is read for each point."""
-    for name in ("NORMAL", "COLOR_0", *_measures(attributes, document.source).values()):
+    for name in ("NORMAL", "COLOR_0", *document.measures(attributes).values()):
         if name in attributes and (values := document.count(attributes[name])) != count:
             raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
 
@@ -213,7 +213,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     if "COLOR_0" in attributes:
         colors = _vertex_colors(document.accessor(attributes["COLOR_0"], 3, 4), factor, source)
     measures: dict[str, np.ndarray] = {}
-    for kind, name in _measures(attributes, source).items():
+    for kind, name in document.measures(attributes).items():
         values = USABLE[kind](document.accessor(attributes[name], 1).reshape(-1), source)
         if values is not None:
             measures[kind] = values
@@ -360,6 +360,7 @@ class Document:
     chunk: memoryview | None  # of a .glb
     source: Source  # for buffers in other files
     _buffers: dict[int, memoryview] = field(default_factory=dict, repr=False)
+    _measures: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False)
 
     def item(self, key: str, number: Any) -> dict[str, Any]:
         """Look up one object of a list such as "nodes"."""
@@ -374,6 +375,14 @@ class Document:
             by = f"are compressed by {listed(compressed)}; decompress it first" if compressed else "have no bufferView"
             raise PointCloudError(f"points (accessors[{shorten(str(number))}]) {by}")
         return self.accessor(number, 3)
+
+    def measures(self, attributes: dict[str, int]) -> dict[str, str]:
+        """Return the attribute for each field of a cloud with one number a point, such as labels."""
+        # Found once for all primitives with these attributes: there may be very many.
+        key = tuple(attributes)
+        if key not in self._measures:
+            self._measures[key] = _find_measures(key, self.source)
+        return self._measures[key]
 
     def count(self, number: int) -> int:
         """Return the number of rows that an accessor declares."""
