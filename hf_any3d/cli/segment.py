@@ -26,7 +26,7 @@ from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, usual_batch_size
-from hf_any3d.registry import FORMATS, NONE_OF_THESE
+from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import model_errors, printable
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
@@ -97,6 +97,12 @@ def segment(
             "--none-of-these", help="Label points that are unlike all that was learned so; in LAS: never classified."
         ),
     ] = False,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise", help="Label points far below the ground so, 7 in LAS; without it they keep their class."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         option(
@@ -130,9 +136,11 @@ def segment(
         arguments["votes"] = True
     if unit is not None:
         arguments["unit"] = unit.value
-    if none_of_these:
-        names = (*names, NONE_OF_THESE)
-        arguments["none_of_these"] = True
+    further = {name: True for name, is_asked in (("none_of_these", none_of_these), ("noise", noise)) if is_asked}
+    if further:
+        arguments |= further
+        # Other pipelines refuse these arguments when they are called.
+        names = pipe.all_names(**further) if hasattr(pipe, "all_names") else names
     shown = _Shown(pipe, names, Gallery(output, len(inputs), up_axis or pipe.feature_extractor.up_axis))
     places = inputs.places()
     titles = inputs.titles()

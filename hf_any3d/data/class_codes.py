@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
-from hf_any3d.registry import NONE_OF_THESE
+from hf_any3d.registry import LOW_NOISE, NONE_OF_THESE
 from hf_any3d.utils.messages import listed
 
 # Of what the model knows nothing about, and of what was looked at and is of no class.
 _NEVER_CLASSIFIED, _OF_NO_CLASS = UNCLASSIFIED
+# What answers may have behind the classes of a config, and no config lists
+_BEHIND = {NONE_OF_THESE: _NEVER_CLASSIFIED, LOW_NOISE: 7}
 _OTHERS = "*"
 _MOST_NAMED = 8
 
@@ -36,13 +38,13 @@ def class_codes(
     if classes is not None:
         return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
     stored = getattr(config, "class_codes", None)
-    learned = [name for name in names if name != NONE_OF_THESE]
+    learned = [] if stored is None else _names_of(config)
+    behind = [*names[len(learned) :]]
     # A pipeline with names of a call has classes of its own.
-    if stored is not None and learned == _names_of(config):
+    if stored is not None and [*names[: len(learned)]] == learned and all(name in _BEHIND for name in behind):
         if len(stored) != len(learned):
             raise ValueError(f"class_codes of the model's config has {len(stored)} codes for {len(learned)} classes")
-        # The class for none of these, which no config lists, comes last.
-        return [int(code) for code in stored] + [_NEVER_CLASSIFIED] * (len(names) - len(learned))
+        return [int(code) for code in stored] + [_BEHIND[name] for name in behind]
     if not are_asprs:
         return None
     codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 from hf_any3d.data.class_codes import class_codes
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.label_words import NO_LABEL
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.processing.voxels import nearest_rows
 
@@ -61,11 +62,11 @@ class LabeledCopies:
         )
 
     def save(self, source: str, answer: Mapping[str, Any], names: Sequence[str], config: Any) -> None:
-        """Write the copy of a file; `answer` has `labels`, and perhaps `face_labels`, `scores` and `unknown`."""
+        """Write the copy of a file by an answer of a pipeline; what is noise keeps its class."""
         write_labels(
             source,
             self.target(source),
-            answer["labels"],
+            labels_of_copy(answer),
             scores=answer["scores"] if self.scores else None,
             unknown=answer["unknown"] if self.unknown else None,
             face_labels=answer.get("face_labels"),
@@ -91,6 +92,12 @@ def codes_in_file(
     return class_codes(names, config, classes, are_asprs=are_asprs)
 
 
+def labels_of_copy(answer: Mapping[str, Any]) -> np.ndarray:
+    """Return the labels (points,) of an answer as copies get them: noise has none, and keeps its class."""
+    labels = answer["labels"]
+    return np.where(answer["noise"], NO_LABEL, labels) if "noise" in answer else labels
+
+
 def file_of(cloud: Any) -> str | None:
     """Return the path of a cloud's file; None for clouds without a file."""
     path = cloud.get("path") if isinstance(cloud, Mapping) else cloud
@@ -103,14 +110,14 @@ def labels_of_mesh(mesh: PointCloudData, samples: np.ndarray, answer: Mapping[st
     Args:
         mesh: The mesh.
         samples: (samples, 3) points on its surface, in its coordinates.
-        answer: `labels`, `scores` and perhaps `unknown`, (samples,) each.
+        answer: `labels`, `scores` and perhaps `unknown` and `noise`, (samples,) each.
 
     Returns:
         The same, (vertices,) each, and `face_labels (faces,)` of the faces' centers.
     """
     # (vertices,) rows of samples
     nearest = nearest_rows(mesh.points, samples)
-    of_vertices = {name: answer[name][nearest] for name in ("labels", "scores", "unknown") if name in answer}
+    of_vertices = {name: answer[name][nearest] for name in ("labels", "scores", "unknown", "noise") if name in answer}
     assert mesh.faces is not None
     # (faces, 3), added up in double precision and compared in that of the samples
     centers = mesh.points[mesh.faces].mean(axis=1, dtype=np.float64).astype(samples.dtype)

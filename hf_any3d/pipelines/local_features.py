@@ -15,10 +15,10 @@ from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
-from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize
+from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
-from hf_any3d.registry import NONE_OF_THESE
+from hf_any3d.registry import LOW_NOISE, NONE_OF_THESE
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
@@ -35,7 +35,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
     Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
-    never classified. `unit`, "meters", "feet" or "us-feet", is that of files that say none.
+    never classified. `noise=True` gives points far below the ground that no others support, such as reflections, the
+    label "low noise", 7 in LAS. Without it, an answer with such points has `noise (points,)`, their labels are those
+    of points nearby, and copies of the file keep their class. `unit`, "meters", "feet" or "us-feet", is that of files
+    that say none.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -47,23 +50,33 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         return self.model.config.unknown_rows > 0
 
     def _sanitize_parameters(
-        self, none_of_these: bool | None = None, unit: str | None = None, **kwargs: Any
+        self,
+        none_of_these: bool | None = None,
+        noise: bool | None = None,
+        unit: str | None = None,
+        **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         before, during, after = super()._sanitize_parameters(**kwargs)
         if unit is not None:
             during["unit"] = one_of("unit", unit, LENGTHS)
             if self.feature_extractor.unit != "meters":
                 raise ValueError(f"unit={unit!r}: the model sees shares of an object's size; expected None")
-        if none_of_these is not None:
-            if none_of_these and self.model.config.unknown_share is None:
-                raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
-            during["none_of_these"] = none_of_these
-            if none_of_these:
-                after["names"] = (*self.label_names(), NONE_OF_THESE)
-                # What the copy can hold is checked before the model runs, with this label.
-                if "copy" in before:
-                    before["copy"] = replace(before["copy"], names=after["names"])
+        if none_of_these and self.model.config.unknown_share is None:
+            raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
+        if noise and self.feature_extractor.unit != "meters":
+            raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
+        during |= without_none(none_of_these=none_of_these, noise=noise)
         return before, during, after
+
+    def all_names(self, *, none_of_these: bool = False, noise: bool = False) -> tuple[str, ...]:
+        """Return the names of the labels by their numbers in an answer with these arguments."""
+        names = self.label_names()
+        if none_of_these:
+            names = (*names, NONE_OF_THESE)
+        # A model may have learned what noise is.
+        if noise and LOW_NOISE not in names:
+            names = (*names, LOW_NOISE)
+        return names
 
     def get_iterator(
         self,
@@ -82,6 +95,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Label one cloud."""
+        none_of_these, noise = (forward_params.get(name, False) for name in ("none_of_these", "noise"))
+        names = self.all_names(none_of_these=none_of_these, noise=noise)
+        if "copy" in preprocess_params:
+            # What the copy can hold is checked before the model runs, with all labels.
+            preprocess_params = {**preprocess_params, "copy": replace(preprocess_params["copy"], names=names)}
         # Read and sampled as for other models; parts are cut here in another way.
         scene = self._cut(inputs, **preprocess_params)
         processor = self.feature_extractor
@@ -101,11 +119,15 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
                 self._label(scan, inside, near, answers)
                 return_free_memory()
                 bar.update(len(inside))
-        if forward_params.get("none_of_these") and answers.all_unknown is not None:
-            # The number after the last class, with how unlike the point is as its score.
+        if none_of_these and answers.all_unknown is not None:
+            # How unlike the point is counts as its score.
             far = is_none_of_these(answers.all_unknown, config)
-            answers.labels[far], answers.scores[far] = config.num_labels, answers.all_unknown[far]
-        return self._answer(scene, answers, **postprocess_params)
+            answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
+        if noise:
+            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(LOW_NOISE), 1.0
+        elif scan.is_noise.any():
+            answers.noise = scan.is_noise[: len(scene.part)]
+        return self._answer(scene, answers, **postprocess_params, names=names)
 
     def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
         """Return no blocks: `run_single` labels parts of its own."""

@@ -87,6 +87,7 @@ class _Merge:
         self.count = np.zeros(num_points, dtype=np.int32)
         self.sums: np.ndarray | None = None  # (points, labels)
         self.unknown: np.ndarray | None = None  # (points,) of models that say how unlike their training a point is
+        self.noise: np.ndarray | None = None  # (points,) of scans with points far below the ground
 
     def add(self, index: np.ndarray, logits: np.ndarray) -> None:
         """Add logits (blocks, block_points, labels) of the points `index` (blocks, block_points)."""
@@ -397,8 +398,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         masks = [(int(number), labels == number) for number in present]
         segments = [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]
         answer = {"points": points, "labels": labels, "scores": scores, "segments": segments}
-        if merged.unknown is not None:
-            answer["unknown"] = merged.unknown if scene.part is data else merged.unknown[nearest]
+        for name, values in (("unknown", merged.unknown), ("noise", merged.noise)):
+            if values is not None:
+                answer[name] = values if scene.part is data else values[nearest]
         if output_dir is not None:
             self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
         if scene.copy is not None and scene.file is not None:

@@ -195,11 +195,14 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
         spacing = spacing_of(points)
         ground = None
+        is_noise = np.zeros(len(cloud), bool)
         if self.unit == "meters":
             ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
+            is_noise[: len(points)] = ground.is_noise
         low = points.min(axis=0)
         high = points.max(axis=0)
-        return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, np.stack([low, high]), marks)
+        bounds = np.stack([low, high])
+        return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, bounds, is_noise, marks)
 
     def _origin(self, cloud: PointCloudData, factor: np.ndarray) -> np.ndarray:
         """Return where the scan's own coordinates begin, (3,), in the unit of the features.
@@ -276,6 +279,7 @@ class DescribedScan:
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
         bounds: (2, 3) lowest and highest coordinates, in the unit of the features.
+        is_noise: (points,) which points are noise below the ground, and are described by the others.
         marks: Number of the last points that are described by the others, such as the centers of faces.
     """
 
@@ -287,6 +291,7 @@ class DescribedScan:
     ground: GroundSurface | None
     normal: dict[str, tuple[np.ndarray, np.ndarray]]
     bounds: np.ndarray
+    is_noise: np.ndarray
     marks: int = 0
 
     @property
@@ -298,13 +303,16 @@ class DescribedScan:
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""
         points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
-        # Marks have the highest numbers, and so are the last of the sorted ones.
-        seen = index[: len(index) - int(np.count_nonzero(index >= len(self.cloud) - self.marks))]
+        is_seen = index < len(self.cloud) - self.marks
+        # Of noise alone, each is described by the others.
+        if not self.is_noise[index[is_seen]].all():
+            is_seen &= ~self.is_noise[index]
         described_by = None
-        if len(seen) < len(index):
-            nearest = nearest_rows(points[len(seen) :], points[: len(seen)])
-            # Points are described by themselves, marks by the nearest point.
-            described_by = np.concatenate([np.arange(len(seen)), nearest])
+        if not is_seen.all():
+            # Points are described by themselves, marks and noise by the nearest point.
+            described_by = np.arange(len(index))
+            nearest = nearest_rows(points[~is_seen], points[is_seen])
+            described_by[~is_seen] = np.flatnonzero(is_seen)[nearest]
         measured = self._measured(points, index)
         return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept)
 

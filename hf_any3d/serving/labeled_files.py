@@ -11,14 +11,14 @@ from pydantic import Field
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
-from hf_any3d.pipelines.labeled_copies import codes_in_file, labels_of_mesh
+from hf_any3d.pipelines.labeled_copies import codes_in_file, labels_of_copy, labels_of_mesh
 from hf_any3d.serving.inputs import Upload
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import SegmentSettings
 from hf_any3d.utils.messages import one_line
 
-_TYPES = {"labels": "<i4", "scores": "<f4", "points": "<f4"}
+_TYPES = {"labels": "<i4", "scores": "<f4", "points": "<f4", "noise": "?"}
 
 
 class FileSettings(SegmentSettings):
@@ -78,7 +78,7 @@ class LabeledFile:
         write_labels(
             self._bytes(),
             output,
-            found["labels"],
+            labels_of_copy(found),
             scores=found["scores"] if self.settings.scores else None,
             face_labels=found.get("face_labels"),
             field=self.settings.field,

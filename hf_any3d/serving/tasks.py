@@ -65,7 +65,7 @@ class SegmentSettings(Settings):
     max_points: int | None = Field(None, ge=1, description="Thin larger clouds out to this many points.")
     scores: bool = Field(False, description="Whether to return the probability of each point's label.")
     encoding: Literal["list", "base64"] = Field(
-        "list", description="base64: labels as little-endian int32, scores and points as float32."
+        "list", description="base64: labels as little-endian int32, scores and points as float32, noise as bytes."
     )
 
 
@@ -161,6 +161,8 @@ class Route:
         arrays = {"labels": answer["labels"].astype("<i4")}
         if settings.scores:
             arrays["scores"] = answer["scores"].astype("<f4")
+        if "noise" in answer:
+            arrays["noise"] = answer["noise"]
         if cloud.is_mesh:  # labels are those of points on its surface, which the client does not have
             arrays["points"] = answer["points"].astype("<f4")
         if settings.encoding == "list":

@@ -20,6 +20,8 @@ WINDOWS = (3, 7, 15, 31, 41)
 SLOPE, STEP, STEEP = 0.3, 0.3, 1.0
 """Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing;
 and the rise on steep ground, where the first one cuts hills."""
+NOISE_DEPTH = 3.0
+"""Meters below the ground beyond which points without support are noise."""
 _MOST_CELLS = 1 << 24
 
 
@@ -33,11 +35,13 @@ class GroundSurface:
         heights: (surfaces, rows, columns) heights of the cells' centers: of the surface that the openings leave; of
             the lowest points that none has cut, smoothed; of one opening with the widest window alone; and the first
             again, for steep ground.
+        is_noise: (points,) which of the points are noise below the ground.
     """
 
     corner: np.ndarray
     cell: float
     heights: np.ndarray
+    is_noise: np.ndarray
 
     @classmethod
     def below(
@@ -50,7 +54,7 @@ class GroundSurface:
         area = np.prod((flat.max(axis=0) - corner) / cell + 1)
         cell *= max(1.0, float(np.sqrt(area / _MOST_CELLS)))
         # Wherever there is ground to see, the lowest point of a cell lies on it, but for points below the ground.
-        lowest, is_empty = lowest_points(points, corner, cell)
+        lowest, is_empty, is_left_out = lowest_points(points, corner, cell)
         surface, is_cut = _opened(lowest, windows, slope * cell)
         steep, _ = _opened(lowest, windows, STEEP * cell)
         # Under things, the ground is that of the nearest cell which no opening has cut.
@@ -58,7 +62,11 @@ class GroundSurface:
         # A single wide window cuts hills too, which the growing ones keep by their slope.
         opened = ndimage.grey_opening(lowest, size=windows[-1], mode="nearest")
         widest = ndimage.uniform_filter(opened, 5, mode="nearest")
-        return cls(corner, cell, np.stack([surface, ground, widest, steep]))
+        found = cls(corner, cell, np.stack([surface, ground, widest, steep]), is_left_out)
+        # Few points at the bottom of a narrow pit, such as a yard, are left out too, and are no noise.
+        is_deep = found.heights_above(points[is_left_out])[:, 1] < -NOISE_DEPTH
+        is_left_out[is_left_out] = is_deep
+        return found
 
     def heights_above(self, points: np.ndarray) -> np.ndarray:
         """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""

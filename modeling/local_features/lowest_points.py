@@ -23,7 +23,7 @@ _ROUNDS = 3  # of finding what is usual, as low points of many cells move it
 _MOST_AT_ONCE = 1 << 17
 
 
-def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the height of the lowest supported point of each cell.
 
     Args:
@@ -32,8 +32,8 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
         cell: Width of a cell.
 
     Returns:
-        Heights (rows, columns), in cells without a supported point those of the nearest other cell; and (rows,
-        columns) which cells these are.
+        Heights (rows, columns), in cells without a supported point those of the nearest other cell; (rows, columns)
+        which cells these are; and (points,) which points are below the one that counts in their cell.
     """
     place = ((points[:, :2] - corner) / cell).astype(np.int64)
     shape = (int(place[:, 0].max()) + 1, int(place[:, 1].max()) + 1)
@@ -42,7 +42,8 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
     order = np.lexsort((points[:, 2], number))
     heights = points[order, 2]
     ends = np.bincount(number, minlength=shape[0] * shape[1]).cumsum()
-    at = np.concatenate([[0], ends[:-1]])
+    starts = np.concatenate([[0], ends[:-1]])
+    at = starts.copy()
     lowest, is_empty = _chosen(heights, at, ends, shape)
     levels = None
     for _ in range(_ROUNDS):
@@ -54,7 +55,9 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
         if not _drop_unsupported(heights, at, ends, np.flatnonzero(is_low), usual.reshape(-1), levels):
             break
         lowest, is_empty = _chosen(heights, at, ends, shape)
-    return lowest, is_empty
+    is_left_out = np.empty(len(points), bool)
+    is_left_out[order] = np.arange(len(points)) < np.repeat(at, ends - starts)
+    return lowest, is_empty, is_left_out
 
 
 def filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -96,9 +97,9 @@ def feature_names(
 class Neighborhoods:
     """The surroundings of the points (points, 3) of a scan, z up, at sizes `edges`, and their features.
 
-    With `described_by` (points,), the first points alone are the scan, and each point has the boxes of one of them: so
-    faces and vertices of a mesh are described by samples of its surface. `kept` are the numbers of the features that
-    are wanted, all without it.
+    With `described_by` (points,), the numbers of points, each point has the boxes of that one, and only points with
+    their own are surroundings: so faces and vertices of a mesh are described by samples of its surface, and noise by
+    what is near it. `kept` are the numbers of the features that are wanted, all without it.
 
     Voxels lie at multiples of their edges, so that a part of a scan with enough around it has the same features.
     """
@@ -117,10 +118,16 @@ class Neighborhoods:
         self._kept = kept
         around = list(measured.around.values())
         columns = np.stack([measured.height, *around], axis=1)
-        # Only what was measured, or sampled, fills voxels; further points are described by it.
-        seen = slice(None) if described_by is None else slice(described_by.max() + 1)
+        # Only what was measured, or sampled, fills voxels; other points are described by it.
+        seen: Any = slice(None)
+        if described_by is not None:
+            seen = np.flatnonzero(described_by == np.arange(len(points)))
         fine = SparseVoxels(points[seen], edges[0] * _FINE)
-        self._fine_of_point = fine.of_point if described_by is None else fine.of_point[described_by]
+        self._fine_of_point = fine.of_point
+        if described_by is not None:
+            of_seen = np.zeros(len(points), np.int64)
+            of_seen[seen] = fine.of_point
+            self._fine_of_point = of_seen[described_by]
         # From here on a fine voxel is a point.
         centers = fine.means(points[seen])
         means = fine.means(columns[seen])

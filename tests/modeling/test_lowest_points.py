@@ -40,7 +40,9 @@ def below(points, kind, share, seed=1):
 def test_points_below_the_ground_do_not_move_it(kind, share):
     points, is_house = terrain()
     noisy = np.concatenate([points, below(points, kind, share)])
-    clean, found = (GroundSurface.below(scan, 1.0).heights_above(points)[:, 1] for scan in (points, noisy))
+    surfaces = [GroundSurface.below(scan, 1.0) for scan in (points, noisy)]
+    clean, found = (surface.heights_above(points)[:, 1] for surface in surfaces)
+    assert not surfaces[1].is_noise[: len(points)].any() and surfaces[1].is_noise[len(points) :].mean() > 0.98
     # A cell whose own points are few may take the height of its neighbor.
     assert np.quantile(np.abs(found - clean), 0.99) < 0.05
     assert np.abs(found - clean).max() < 1
@@ -52,7 +54,7 @@ def test_a_ditch_is_ground_however_deep():
     points, _ = terrain()
     in_ditch = np.abs(points[:, 1] - 12) < 2
     points[in_ditch, 2] -= 5
-    heights, _ = lowest_points(points, np.zeros(2), 1.0)
+    heights, _, _ = lowest_points(points, np.zeros(2), 1.0)
     # Columns 11 and 12 are within it, 8 and 15 beside it.
     assert (heights[:, [11, 12]].mean(axis=1) < heights[:, [8, 15]].mean(axis=1) - 3).all()
 
