@@ -5,7 +5,7 @@
   const SETUP = 0
   const QUERY = 2
   const RESULT = 3
-  // A word of a heading counts as much as two of the text.
+  // A word in a heading counts as much as two in the text. mkdocs.yml has what one in a title or a synonym counts.
   const HEADING = 2
   // Of a word that counts so much, more would add as much again at most (k of BM25).
   const ENOUGH = 8
@@ -25,9 +25,9 @@
       let before
       do {
         before = token.toString()
-        token = once(token)
+        token = once(token).update((word) => word.replace(/(?<=...)i$/, ""))
       } while (token.toString() !== before)
-      return token.update((word) => word.replace(/(?<=...)i$/, ""))
+      return token
     }
     lunr.Pipeline.registerFunction(lunr.stemmer, "stemmerOfThisSite")
   }
@@ -92,8 +92,8 @@
     const telling = typed.filter((word) => lunr.stopWordFilter(word))
     const words = telling.length ? telling : typed
     const pairs = words.slice(1).flatMap((word, place) => [words[place] + word, `${words[place]}_${word}`])
-    const joined = pairs.filter((pair) => spread.has(stem(pair))).map((word) => ({word, stems: [stem(word)], isPair: true}))
-    return [...words.flatMap(known), ...joined]
+    const joined = pairs.filter((pair) => spread.has(stem(pair)))
+    return [...words.flatMap(known), ...joined.map((word) => ({word, stems: [stem(word)], isPair: true}))]
   }
 
   // Returns the question in the language of lunr: whole stems, and beginnings or misspelled words where there is none.
@@ -102,21 +102,20 @@
     return stems.length ? `${word}*` : `${word}~1`
   }
 
-  // Scores a page as BM25 does with fields: a rare word counts more, and all words count more than one often.
-  function score(page) {
+  // Returns how much a page has of a word as BM25 with fields does: more of a rare one, less for each further time.
+  function share(page, one) {
     const {title, tags} = config.fields
-    let sum = 0
-    for (const {stems} of asked) {
-      for (const one of stems) {
-        let amount = (page.text.get(one) ?? 0) / (0.5 + 0.5 * page.length / meanLength)
-        if (page.title.has(one)) amount += title.boost
-        if (page.tags.has(one)) amount += tags.boost
-        if (page.headings.has(one)) amount += HEADING
-        const rarity = Math.log(1 + (pages.size - spread.get(one) + 0.5) / (spread.get(one) + 0.5))
-        sum += rarity * amount / (ENOUGH + amount)
-      }
-    }
-    return sum * page.boost * (1 + namedBy(page.title))
+    let amount = (page.text.get(one) ?? 0) / (0.5 + 0.5 * page.length / meanLength)
+    if (page.title.has(one)) amount += title.boost
+    if (page.tags.has(one)) amount += tags.boost
+    if (page.headings.has(one)) amount += HEADING
+    const rarity = Math.log(1 + (pages.size - spread.get(one) + 0.5) / (spread.get(one) + 0.5))
+    return rarity * amount / (ENOUGH + amount)
+  }
+
+  function score(page) {
+    const found = asked.map(({stems}) => Math.max(0, ...stems.map((one) => share(page, one))))
+    return found.reduce((sum, one) => sum + one) * page.boost * (1 + namedBy(page.title))
   }
 
   // Returns how well a title answers: not, unless it has all of the question; wholly, if it has nothing else.
@@ -124,6 +123,12 @@
     const words = asked.filter(({isPair}) => !isPair)
     const hasAll = words.every(({stems}) => stems.some((one) => title.has(one)))
     return hasAll ? 0.5 + 0.5 * words.length / Math.max(words.length, title.size) : 0
+  }
+
+  // Names what a section has and lacks of the question as it was typed, for the line of missing words.
+  function inTypedWords(terms) {
+    const words = asked.filter(({isPair}) => !isPair)
+    return Object.fromEntries(words.map(({word, stems}) => [word, terms[stems[0]] ?? terms[word] ?? false]))
   }
 
   addEventListener("message", ({data: message}) => {
@@ -141,8 +146,10 @@
 
   globalThis.postMessage = (message) => {
     if (message.type === RESULT && asked.length) {
-      const scores = new Map(message.data.items.map((sections) => [sections, score(pages.get(sections[0].location.split("#")[0]))]))
-      message.data.items.sort((one, other) => scores.get(other) - scores.get(one))
+      const {items} = message.data
+      const scores = new Map(items.map((sections) => [sections, score(pages.get(sections[0].location.split("#")[0]))]))
+      items.sort((one, other) => scores.get(other) - scores.get(one))
+      items.flat().forEach((section) => { section.terms = inTypedWords(section.terms) })
     }
     answer(message)
   }
