@@ -15,30 +15,32 @@
   const pages = new Map()
   const spread = new Map()
   let config
+  let separator
+  let stemOfLunr
   let meanLength
   let asked = []
 
-  // A stem is its own stem, and that of "classify" is that of "classification": lunr takes it for the index, too.
-  function extendStemmer() {
-    const once = lunr.stemmer
-    lunr.stemmer = (token) => {
-      let before
-      do {
-        before = token.toString()
-        token = once(token).update((word) => word.replace(/(?<=...)i$/, ""))
-      } while (token.toString() !== before)
-      return token
+  // Returns the stem of a word. It is its own stem, and that of "classify" is that of "classification".
+  function stem(word) {
+    if (stems.has(word)) return stems.get(word)
+    let [before, after] = ["", word]
+    while (after !== before) {
+      before = after
+      after = stemOfLunr(new lunr.Token(before)).toString().replace(/(?<=...)i$/, "")
     }
+    stems.set(word, after)
+    return after
+  }
+
+  // Lets lunr index the same stems.
+  function replaceStemmer() {
+    stemOfLunr = lunr.stemmer
+    lunr.stemmer = (token) => token.update(stem)
     lunr.Pipeline.registerFunction(lunr.stemmer, "stemmerOfThisSite")
   }
 
-  function stem(word) {
-    if (!stems.has(word)) stems.set(word, lunr.stemmer(new lunr.Token(word)).toString())
-    return stems.get(word)
-  }
-
   function split(text) {
-    return text.toLowerCase().replace(/<[^>]*>|&\w+;/g, " ").split(new RegExp(config.separator)).filter((word) => word)
+    return text.toLowerCase().replace(/<[^>]*>|&\w+;/g, " ").split(separator).filter((word) => word)
   }
 
   function stemsOf(text) {
@@ -134,7 +136,8 @@
   addEventListener("message", ({data: message}) => {
     if (message.type === SETUP) {
       config = message.data.config
-      extendStemmer()
+      replaceStemmer()
+      separator = new RegExp(config.separator)
       learn(message.data.docs)
     }
     if (message.type === QUERY) {
