@@ -26,7 +26,7 @@
     let [before, after] = ["", word]
     while (after !== before) {
       before = after
-      after = stemOfLunr(new lunr.Token(before)).toString().replace(/(?<=...)i$/, "")
+      after = stemOfLunr(new lunr.Token(before)).toString().replace(/(...)i$/, "$1")
     }
     stems.set(word, after)
     return after
