@@ -314,7 +314,7 @@ class DescribedScan:
 
     @property
     def conditions(self) -> dict[str, float]:
-        """What a place is like: `density` in points a square meter, `slope` in degrees and `noise` in shares.
+        """Conditions of the place: `density` in points a square meter, `slope` in degrees and `noise` in shares.
 
         Nine tenths of the ground are less steep than the slope; the noise is that below the ground. {} for objects.
         """

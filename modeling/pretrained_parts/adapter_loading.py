@@ -449,12 +449,14 @@ def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], ad
                 # The parameter stays the same object, trained or not as it was.
                 tensor.data = stored.to(tensor.device)
     for module in model.modules():
-        copies = None
         if isinstance(module, ModulesToSaveWrapper):
-            copies = module.modules_to_save
+            copies, original = module.modules_to_save, module.original_module
         elif isinstance(module, LNTuningLayer):
-            copies = module.ln_tuning_layers
-        if copies is not None and adapter_name in copies:
+            copies, original = module.ln_tuning_layers, module.base_layer
+        else:
+            continue
+        # Of the same dtype they take what the original takes, such as places of points in full precision.
+        if adapter_name in copies and _dtype_of(copies[adapter_name]) != _dtype_of(original):
             compute_in_own_dtype(copies[adapter_name])
 
 
@@ -470,7 +472,7 @@ def compute_in_own_dtype(module: nn.Module) -> None:
 
 
 def _cast_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    dtype = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
+    dtype = _dtype_of(module)
     inputs = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value) and value.is_floating_point()]
     module._dtype_outside = inputs[0].dtype if inputs else dtype
     return _cast_floats(args, dtype), _cast_floats(kwargs, dtype)
@@ -478,6 +480,11 @@ def _cast_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _cast_outputs(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> Any:
     return _cast_floats(outputs, module._dtype_outside)
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype | None:
+    """Return the dtype of the first floating-point weight of a module; None without one."""
+    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
 
 
 def _cast_floats(values: Any, dtype: torch.dtype | None) -> Any:

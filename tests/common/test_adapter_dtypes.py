@@ -21,7 +21,18 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import Case, case_of
 from tests.common.test_training_arguments import losses, trainer_of
 from tests.common.test_tuners import PAIRS, SEQUENCE, fits, pair
-from tests.common.tuners import ADAPTED, METHODS, adapted, answer_of, assert_same, base_of, config_of, name_of, step
+from tests.common.tuners import (
+    ADAPTED,
+    METHODS,
+    adapted,
+    answer_of,
+    assert_same,
+    base_of,
+    config_of,
+    name_of,
+    relative_difference,
+    step,
+)
 from tests.errors import raises
 from tests.turns import ALL_PAIRS, by_turns
 
@@ -94,9 +105,15 @@ def test_an_adapter_loads_onto_its_base_in_any_dtype(both, way, tmp_path):
     compares = opens_from_adapter(case.model_class, opened.get_base_model().config)
     is_unknown = way == "in memory" and compares and not case.owns_encoder
     assert sum(UNKNOWN in str(warning.message) for warning in told) == is_unknown
-    if way not in ("double", "device_map", "the same model"):  # rounding alone moves some points to other cells
-        expected = answer_of(case, stored.model.to(opened.dtype))
-    assert_same(answer_of(case, opened), expected, HALF)
+    assert_near(answer_of(case, opened), expected, answer_of(case, stored.model.to(opened.dtype)))
+
+
+def assert_near(found: torch.Tensor, full: torch.Tensor, half: torch.Tensor) -> None:
+    """Check that an answer is near that in full precision, or that of a model that is rounded as a whole.
+
+    Rounding alone moves some points to other cells, and an adapter's own weights are not rounded.
+    """
+    assert min(relative_difference(found, expected) for expected in (full, half)) < HALF
 
 
 OFFLOADING = {
@@ -132,7 +149,8 @@ def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=f".*{UNKNOWN}")
         opened = PeftModel.from_pretrained(stored.open(dtype=torch.bfloat16), stored.adapter)
-    assert_same(answer_of(case, opened), answer_of(case, stored.model.to(torch.bfloat16)), HALF)
+    full = answer_of(case, stored.model)
+    assert_near(answer_of(case, opened), full, answer_of(case, stored.model.to(torch.bfloat16)))
     expected = answer_of(case, opened)
     changed = base_of(case)
     with torch.no_grad():
