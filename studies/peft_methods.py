@@ -44,7 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "ROAD": {"group_size": 8},
     "SHIRA": {"r": 4},
     "TRAINABLE_TOKENS": {"token_indices": [0], "target_modules": ["input_tokens"]},
-    "POLY": {"n_tasks": 1, "n_skills": 2},
+    "POLY": {"n_tasks": 1, "n_skills": 2, "task_type": "SEQ_CLS"},
     "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 1, "target_modules": "attention"},
     "PROMPT_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
     "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
