@@ -5,17 +5,18 @@ const path = require("path")
 
 const [site, questions] = process.argv.slice(2)
 const answers = []
-let listener
+const listeners = []
 
 // What the script expects of a worker.
 globalThis.self = globalThis
-globalThis.addEventListener = (kind, given) => { listener = given }
+globalThis.addEventListener = (kind, listener) => { listeners.push(listener) }
 globalThis.postMessage = (message) => answers.shift()(message.data)
 
 function ask(type, data) {
   return new Promise((resolve) => {
     answers.push(resolve)
-    listener({data: {type, data}})
+    const event = {data: {type, data}}
+    listeners.forEach((listener) => listener(event))
   })
 }
 

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages from outside `docs`, links between files of the repository, drawings, notebooks.
+"""A hook of MkDocs: pages from outside `docs`, links between files of the repository, drawings, notebooks, search.
 
 Pages link to each other as files of the repository do, so that they also read well there. The site additionally has
 the results of studies and timings, notebooks, and a few files of the root; links to them are rewritten, and links to
@@ -31,11 +31,11 @@ OUTSIDE = (
 )
 """Files outside `docs` that the site has, at their paths in the repository; README is its home."""
 BOOST = {
-    "Start": 5,
-    "Guides": 4,
-    "Notebooks": 2,
-    "Concepts": 2,
-    "Reference": 1.5,
+    "Start": 2.2,
+    "Guides": 2,
+    "Notebooks": 1.4,
+    "Concepts": 1.4,
+    "Reference": 1.2,
     "Results": 0.05,
     "API": 0.05,
     "Project": 0.05,
@@ -44,6 +44,9 @@ BOOST = {
 
 Others, such as cards and lists of examples, are not searched.
 """
+
+SEARCH = Path(__file__).with_name("search_pages.js")
+"""The script that orders the pages that the search finds."""
 
 _FENCE = re.compile(r"(^```.*?^```$)", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -66,8 +69,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Rewrite links between files of the repository to links between pages, and weigh the page in the search."""
-    part = page.ancestors[-1].title if page.ancestors else None
-    boost = 1 if page.is_homepage else BOOST.get(part)
+    # The nearest part counts: notebooks are within the guides.
+    parts = [part.title for part in page.ancestors if part.title in BOOST]
+    boost = BOOST[parts[0]] if parts else 1 if page.is_homepage else None
     page.meta["search"] = {"exclude": True} if boost is None else {"boost": boost}
     # The search looks in the tags of a page, too.
     if (words := config.extra["synonyms"].get(page.file.src_uri)) is not None:
@@ -78,6 +82,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Put drawings into the page itself, where they follow its colors in the light and in the dark."""
     return _DRAWING.sub(lambda image: inline_drawing(image[1], image[2].rpartition("/")[2]), html)
+
+
+def on_post_build(config: Any) -> None:
+    """Put the script that orders pages before the script of the site's search."""
+    own = SEARCH.read_text(encoding="utf-8")
+    for path in Path(config.site_dir).glob("assets/javascripts/workers/search.*.js"):
+        theirs = path.read_text(encoding="utf-8")
+        if not theirs.startswith(own):
+            path.write_text(own + theirs, encoding="utf-8")
 
 
 def rewrite_links(markdown: str, page: str, pages: set[str]) -> str:

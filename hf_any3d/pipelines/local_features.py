@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +26,19 @@ PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
 # Points whose features are in memory at a time.
 _PIECE = 65_536
+# Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
+_CONDITIONS = {
+    "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
+    "slope": "slopes of {:.0f}° (learned: {:.0f} to {:.0f})",
+    "noise": "{:.2%} of its points are noise below the ground (learned: {:.2%} to {:.2%})",
+}
+_BEYOND: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "density": lambda low, high: (low / 2, 4 * high),
+    "slope": lambda low, high: (0, high + 5),
+    "noise": lambda low, high: (0, max(2 * high, 0.01)),
+}
+# Times the share of points that was unlike the others on places held out
+_MANY_UNKNOWN = 4
 
 
 class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
@@ -119,6 +134,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
                 self._label(scan, inside, near, answers)
                 return_free_memory()
                 bar.update(len(inside))
+        self._tell_of_unlike(scan, answers, scene.stem)
         if none_of_these and answers.all_unknown is not None:
             # How unlike the point is counts as its score.
             far = is_none_of_these(answers.all_unknown, config)
@@ -146,6 +162,25 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         marked = merged.of_marks()
         of_mesh = {name: values[count:] for name, values in marked.items()}
         return of_mesh | {"face_labels": marked["labels"][:count]}
+
+    def _tell_of_unlike(self, scan: DescribedScan, answers: _Answers, stem: str | None) -> None:
+        """Warn if a scan is beyond what the model has learned, as its estimate is of places like those."""
+        config = self.model.config
+        found = []
+        for name, (low, high) in (config.seen or {}).items():
+            value = scan.conditions[name]
+            least, most = _BEYOND[name](low, high)
+            if not least <= value <= most:
+                found.append(_CONDITIONS[name].format(value, low, high))
+        if config.unknown_share is not None and answers.all_unknown is not None:
+            share = float(is_none_of_these(answers.all_unknown, config).mean())
+            if share > _MANY_UNKNOWN * config.unknown_share:
+                usual = f"{config.unknown_share:.0%} are usual"
+                found.append(f"{share:.0%} of its points are unlike all learned ones ({usual})")
+        if found:
+            name = "" if stem is None else f"{stem}: "
+            what = "unlike the places that the model has learned, so its answers may be worse than estimated"
+            warnings.warn(f"{name}{what}: {'; '.join(found)}", stacklevel=2)
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         """Return the edge of the voxels over which answers are averaged; 0 where a scan is too sparse for that."""

@@ -34,7 +34,6 @@ OBJECT_EDGES = (0.25, 0.5, 1.0, 2.0)
 """Edges of the voxels of objects, whose diagonals are `DIAGONAL` long."""
 DIAGONAL = 16.0
 OBJECT_SURFACES = ("height above the lowest point",)
-_LEAST_CELL = 1.0
 # Features that change when an object is turned.
 _OF_A_DIRECTION = {
     *OBJECT_SURFACES,
@@ -67,6 +66,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         upright: whether objects stand the same way; False leaves out all features that depend on a direction.
         columns: names of further columns of points, such as extra dimensions of LAS or properties of PLY, each seen
             relative to that of the whole file; a point without a value counts as one with the median.
+        ground: how the ground of places is found, "uncut" or "windows"; see `GroundSurface.below` and `by_windows`.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
     Example:
@@ -80,7 +80,11 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         ```
     """
 
-    _choices = {**PointCloudProcessor._choices, "unit": ("meters", "diagonal")}
+    _choices = {
+        **PointCloudProcessor._choices,
+        "unit": ("meters", "diagonal"),
+        "ground": ("uncut", "windows"),
+    }
 
     def __init__(
         self,
@@ -91,11 +95,13 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         up_axis: str = "z",
         upright: bool = True,
         columns: Sequence[str] = (),
+        ground: str = "uncut",
         **kwargs: Any,
     ):
         self.edges = [float(edge) for edge in edges]
         self.unit = unit
         self.upright = upright
+        self.ground = ground
         super().__init__(num_points=num_points, features=features, up_axis=up_axis, **kwargs)
         check_settings(
             self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",), "upright": (True, False)}
@@ -109,6 +115,11 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             raise ValueError("upright: False with unit='meters'; expected True, as heights are above the ground")
         if self.edges != sorted({*self.edges}) or self.edges[0] <= 0:
             raise ValueError(f"edges: {self.edges}; expected lengths above 0, the smallest first")
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Open stored settings; those without a way to find the ground are of before there were several."""
+        return super().from_dict({"ground": "windows", **feature_extractor_dict}, **kwargs)
 
     def names(self) -> list[str]:
         """Return the names of the features, in order."""
@@ -197,7 +208,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         ground = None
         is_noise = np.zeros(len(cloud), bool)
         if self.unit == "meters":
-            ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
+            find = GroundSurface.below if self.ground == "uncut" else GroundSurface.by_windows
+            ground = find(points, spacing)
             is_noise[: len(points)] = ground.is_noise
         low = points.min(axis=0)
         high = points.max(axis=0)
@@ -299,6 +311,17 @@ class DescribedScan:
         """Distance, seen from above, at which a point may change features: two voxels of the two largest sizes."""
         largest = self.processor.edges[-2:]
         return 2 * sum(largest) + self.processor.edges[0]
+
+    @property
+    def conditions(self) -> dict[str, float]:
+        """What a place is like: `density` in points a square meter, `slope` in degrees and `noise` in shares.
+
+        Nine tenths of the ground are less steep than the slope; the noise is that below the ground. {} for objects.
+        """
+        if self.ground is None:
+            return {}
+        noise = float(self.is_noise.mean())
+        return {"density": self.spacing**-2, "slope": self.ground.steepness, "noise": noise}
 
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""

@@ -29,6 +29,8 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
         class_codes: Code of each label in files, such as the ASPRS codes of LAS; None if there are none.
         learned_codes: Codes in files that each label was learned from, such as those of three heights of vegetation;
             None for those of `class_codes`.
+        seen: Lowest and highest values of the conditions of the scans that were learned, `DescribedScan.conditions`,
+            by their names; None if nobody knows.
         unknown_surprise: See `UnknownScoreConfigMixin`.
     """
 
@@ -44,6 +46,7 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
     smoothed_below: float = 1.0
     class_codes: list[int] | tuple[int, ...] | None = None
     learned_codes: list[list[int]] | None = None
+    seen: dict[str, list[float]] | None = None
 
     def __post_init__(self, **kwargs: Any):
         check_settings(

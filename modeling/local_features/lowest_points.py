@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+NONE = -1
+"""In place of the number of a point."""
 _PIT = 2.0
 """Depth in meters below the usual height around a cell beyond which its lowest point needs support."""
 _BAND = 1.5  # meters above and below a level that are of the level
@@ -19,12 +21,12 @@ _WIDE = 3  # cells along the edge of a block, whose points are counted together
 _BLOCKS = 2  # blocks to each side of a cell's own, whose points may support it
 _STEEPEST = 0.7
 """Steepest slope along which a level is followed; a steeper step is the edge of an object."""
-_ROUNDS = 3  # of finding what is usual, as low points of many cells move it
+_ROUNDS = 16  # at most, of finding what is usual, as low points of many cells move it
 _MOST_AT_ONCE = 1 << 17
 
 
-def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the height of the lowest supported point of each cell.
+def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the lowest supported point of each cell.
 
     Args:
         points: (points, 3), z up, in meters.
@@ -32,8 +34,8 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
         cell: Width of a cell.
 
     Returns:
-        Heights (rows, columns), in cells without a supported point those of the nearest other cell; (rows, columns)
-        which cells these are; and (points,) which points are below the one that counts in their cell.
+        Numbers (rows, columns) of the points, `NONE` in cells without one; and (points,) which points are below the
+        one that counts in their cell.
     """
     place = ((points[:, :2] - corner) / cell).astype(np.int64)
     shape = (int(place[:, 0].max()) + 1, int(place[:, 1].max()) + 1)
@@ -57,7 +59,8 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
         lowest, is_empty = _chosen(heights, at, ends, shape)
     is_left_out = np.empty(len(points), bool)
     is_left_out[order] = np.arange(len(points)) < np.repeat(at, ends - starts)
-    return lowest, is_empty, is_left_out
+    numbers = np.where(is_empty, NONE, order[np.minimum(at, len(order) - 1)].reshape(shape))
+    return numbers, is_left_out
 
 
 def filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
@@ -80,8 +83,9 @@ def _chosen(
 def _usual(lowest: np.ndarray) -> np.ndarray:
     """Return the middle height around each cell: medians along columns of medians along rows, which cost little."""
     width = 2 * _AROUND + 1
-    rows = ndimage.median_filter(lowest, (1, width), mode="nearest")
-    return ndimage.median_filter(rows, (width, 1), mode="nearest")
+    # Mirrored at the edge: repeated, a cell there would be most of its own window.
+    rows = ndimage.median_filter(lowest, (1, width), mode="mirror")
+    return ndimage.median_filter(rows, (width, 1), mode="mirror")
 
 
 def _drop_unsupported(

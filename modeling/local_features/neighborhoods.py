@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.modeling.local_features.covariances import eigenvalues, eigenvectors
-from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 
 EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -268,11 +267,6 @@ def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, n
     point = {"return": number, "returns": count, "place among returns": number / np.maximum(count, 1)}
     several = ((count > 1).astype(np.float32), (number < count).astype(np.float32))
     return point, dict(zip(_RETURNS, several, strict=True))
-
-
-def ground_of(points: np.ndarray, spacing: float, least: float = 1.0) -> GroundSurface:
-    """Return the ground below points (points, 3), with cells of two spacings, at least `least` meters wide."""
-    return GroundSurface.below(points, max(least, 2 * spacing))
 
 
 def spacing_of(points: np.ndarray, cell: float = 2.0) -> float:

@@ -25,6 +25,7 @@ from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
 from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
+from hf_any3d.processing.point_clouds import UP_AXES
 from hf_any3d.training import program
 from hf_any3d.training.arguments import Request, argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
@@ -49,6 +50,7 @@ from hf_any3d.training.tiles.reading import (
     with_learned_codes,
     with_one_table,
 )
+from hf_any3d.training.tiles.relief import relief
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d.utils.messages import listed
@@ -189,12 +191,14 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         told([*remarks, *more])
     with stopwatch.part("features"):
         parts = []
+        conditions: list[dict[str, float]] = []
         # (tiles, classes), by which rows of a draw are weighted up to all points in the estimate
         labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
         for number, tile in enumerate(tiles):
             place = int(places[number])
-            rows, labeled[number] = rows_of(tile, number, place, classes, processor, arguments, labels_of)
+            rows, labeled[number], more = rows_of(tile, number, place, classes, processor, arguments, labels_of)
             parts.append(rows)
+            conditions += more
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
     config = LocalFeaturesConfig(
         # The coordinates come first, as for every model, though the network does not read them.
@@ -203,6 +207,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         members=_MEMBERS,
         class_codes=classes.codes,
         learned_codes=classes.members(rule),
+        seen=_range_of(conditions),
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},
     )
@@ -219,6 +224,12 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     report = _save(model, examples, judged, stopwatch, paths, arguments)
     release_claims()
     return Learned(report, _lines(examples, judged, model, paths))
+
+
+def _range_of(conditions: Sequence[dict[str, float]]) -> dict[str, list[float]] | None:
+    """Return the lowest and highest value of each condition; None for objects, which have none."""
+    values = {name: [of_copy[name] for of_copy in conditions] for name in conditions[0]}
+    return {name: [min(found), max(found)] for name, found in values.items()} or None
 
 
 def _look_at_all(
@@ -363,10 +374,13 @@ def rows_of(
     processor: LocalFeaturesProcessor,
     arguments: TilesArguments,
     labels_of: str = POINTS,
-) -> tuple[Rows, np.ndarray]:
-    """Describe labeled points of a tile and of its thinned copies; also returns the labeled points of each class.
+) -> tuple[Rows, np.ndarray, list[dict[str, float]]]:
+    """Describe labeled points of a tile and of its copies.
 
     Meshes are learned by points drawn evenly on their surface, which have the labels of faces or nearest vertices.
+
+    Returns:
+        The rows, the number of labeled points of each class (classes,), and the conditions of the copies.
     """
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
@@ -384,30 +398,46 @@ def rows_of(
     labels = classes.number(cloud.labels, tile.codes)
     labels[~points_that_count(cloud)] = IGNORED
     parts = []
-    for copy, (share, scale) in enumerate(_copies(tile, processor)):
+    conditions = []
+    for number_of_copy, copy in enumerate(_copies(tile, processor)):
         kept = np.arange(len(cloud))
-        if share < 1:
+        if copy.share < 1:
             # Sorted, since neighbors in the file are neighbors in memory.
-            kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
+            kept = np.sort(generator.choice(len(cloud), max(1, int(copy.share * len(cloud))), replace=False))
         drawn = _drawn(labels[kept], arguments.points, generator)
         # A thinned copy of a small tile may have nothing to learn, or no surroundings.
         if not len(drawn) or len(kept) < processor.min_points:
             continue
+        part = _part(cloud, kept)
+        if copy.has_relief:
+            part = _with_relief(part, processor.up_axis, generator)
         with file_errors(tile.path):
-            features = _features(_part(cloud, kept), processor, scale, drawn)
+            scan = processor.describe(replace(part, **_units(part, copy.scale)))
+            features = scan.neighborhoods(np.arange(len(kept))).features(drawn)
+        conditions.append(scan.conditions)
         own = labels[kept][drawn]
-        parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
-    return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))
+        parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, number_of_copy))))
+    counts = np.bincount(labels[labels != IGNORED], minlength=len(classes.names))
+    return Rows.joined(parts), counts, conditions
 
 
-def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[tuple[float, float]]:
-    """Return share of the points and scale of the copies of a tile that are learned, the tile itself first.
+@dataclass(frozen=True)
+class _Copy:
+    """A copy of a tile that is learned: its share of the points, its scale, and whether hills are added."""
+
+    share: float = 1.0
+    scale: float = 1.0
+    has_relief: bool = False
+
+
+def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[_Copy]:
+    """Return the copies of a tile that are learned, the tile itself first.
 
     A network that has seen one density alone fails at others: learned from 25 points a square meter and judged at 0.3,
     half of the IoU is lost.
     """
     if processor.unit == "diagonal":
-        return [(1.0, 1.0), (0.5, 1.0)]
+        return [_Copy(), _Copy(share=0.5)]
     # Density is counted over the bounding box, which is enough to know how often a tile can be halved.
     width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0)
     density = tile.points / max(width * depth, 1.0)
@@ -415,8 +445,9 @@ def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[tuple[fl
     share = 1.0
     while not copies or density * share >= _LEAST_DENSITY:
         scale = _SCALES[len(copies) // 2 % len(_SCALES)]
-        # Each density once as it is and once a little larger or smaller, as houses and trees of other places are.
-        copies += [(share, 1.0), (share, scale)]
+        # Each density once as it is, and once on hills and a little larger or smaller, as houses and trees of other
+        # places are.
+        copies += [_Copy(share), _Copy(share, scale, has_relief=True)]
         share /= _THINNED
     return copies
 
@@ -443,16 +474,21 @@ def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
     return replace(PointCloudData(**arrays, up_axis=cloud.up_axis, further=further), **_units(cloud, 1.0))
 
 
+def _with_relief(cloud: PointCloudData, up_axis: str, generator: np.random.Generator) -> PointCloudData:
+    """Return a tile on hills, above which its things keep their heights."""
+    up = UP_AXES.index(up_axis)
+    unit = cloud.meters_per_unit or 1.0
+    hills = relief(np.delete(cloud.points, up, axis=1).astype(np.float64) * unit, generator)
+    points = cloud.points.copy()
+    points[:, up] += hills / (cloud.meters_per_height or unit)
+    return replace(cloud, points=points)
+
+
 def _units(cloud: PointCloudData, scale: float) -> dict[str, float]:
     """Return the units of a cloud, `scale` times as long."""
     # Coordinates stay, and their unit is scaled: the processor converts to meters anyway.
     unit = cloud.meters_per_unit or 1.0
     return {"meters_per_unit": unit * scale, "meters_per_height": (cloud.meters_per_height or unit) * scale}
-
-
-def _features(cloud: PointCloudData, processor: LocalFeaturesProcessor, scale: float, drawn: np.ndarray) -> np.ndarray:
-    scan = processor.describe(replace(cloud, **_units(cloud, scale)))
-    return scan.neighborhoods(np.arange(len(cloud))).features(drawn)
 
 
 @dataclass(frozen=True)
