@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,18 @@ NEEDED: dict[str, dict[str, Any]] = {
     "WAVEFT": {"n_frequency": 24},
     "C3A": {"block_size": 8},
     "MISS": {"r": 4},
+    "PSOFT": {"r": 8},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 4},
+    "TRAINABLE_TOKENS": {"token_indices": [0], "target_modules": ["input_tokens"]},
+    "POLY": {"n_tasks": 1, "n_skills": 2, "task_type": "SEQ_CLS"},
+    "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 1, "target_modules": "attention"},
+    "PROMPT_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
+    "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
+    "P_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
+    "PREFIX_TUNING": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
+    "CARTRIDGE": {"num_virtual_tokens": 4, "task_type": "SEQ_CLS"},
+    "CPT": {"cpt_token_ids": [0, 1, 2, 3], "task_type": "CAUSAL_LM"},
 }
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("LORA", {"use_dora": True}),
@@ -79,14 +92,19 @@ class Trained:
     @torch.no_grad()
     def scores(self, model: nn.Module) -> torch.Tensor:
         """Return the scores of three clouds, `(3, classes)`."""
-        return model.eval()(points=self.points).logits.float()
+        return model.eval()(points=self.points, **self.task_of(model)).logits.float()
+
+    def task_of(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return the number of the task of each cloud, for the only method that asks for it."""
+        is_poly = isinstance(model, PeftModel) and model.peft_config["default"].peft_type == peft.PeftType.POLY
+        return {"task_ids": torch.zeros(3, dtype=torch.long)} if is_poly else {}
 
     def step(self, model: nn.Module, count: int, size: float = 0.02) -> None:
         """Move every trained number by `size`, `count` times."""
         model.train()
         for _ in range(count):
             model.zero_grad()
-            model(points=self.points, labels=torch.arange(3)).loss.backward()
+            model(points=self.points, labels=torch.arange(3), **self.task_of(model)).loss.backward()
             with torch.no_grad():
                 for weight in model.parameters():
                     if weight.requires_grad and weight.grad is not None:
@@ -101,8 +119,21 @@ def config_of(model: nn.Module, method: str, settings: dict[str, Any]) -> PeftCo
         targets = [name for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)]
     elif method in ("VERA", "PVERA"):  # layers of one shape
         targets = [name for name, part in linears.items() if part.weight.shape == (24, 24)]
+    elif method == "XLORA":  # mixes adapters that are stored
+        settings = {"hidden_size": 24, "adapters": {"first": stored_lora(model)}} | settings
     made = PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType[method]]
-    return made(target_modules=targets, modules_to_save=["classifier"], **NEEDED.get(method, {}) | settings)
+    given = {"target_modules": targets, "modules_to_save": ["classifier"]} | NEEDED.get(method, {}) | settings
+    # Methods that put prompts before words choose no layers, and some train no head.
+    known = {field.name for field in dataclasses.fields(made)}
+    return made(**{name: value for name, value in given.items() if name in known})
+
+
+def stored_lora(model: nn.Module) -> str:
+    """Return the folder of a new LoRA adapter for the layers of a model."""
+    folder = tempfile.mkdtemp()
+    lora = peft.LoraConfig(target_modules=encoder_linear_pattern(model))
+    get_peft_model(copy.deepcopy(model), lora).save_pretrained(folder)
+    return folder
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -143,8 +143,9 @@ def detection_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Match boxes with objects in each layer, and compute the loss of all layers and its weighted terms.
 
-    Sums over matched boxes are divided by the number of objects, the mean over all processes. `low` `(batch, 1, 3)`
-    are the smallest coordinates of the clouds, `extent` of the same shape their lengths.
+    Sums over matched boxes are divided by the number of objects, and those over queries by the sum of their weights,
+    each the mean over all processes. `low` `(batch, 1, 3)` are the smallest coordinates of the clouds, `extent` of the
+    same shape their lengths.
     """
     boxes = targets.boxes.to(predictions.boxes)
     # In extents of the cloud, as the model predicts them.
@@ -164,7 +165,8 @@ def detection_loss(
     matches = match_boxes(predictions, targets, overlaps, centers, config)
     # (matches,) each: which layer, cloud and query found which object
     layer, cloud, query, number = _rows_of(matches).to(boxes.device).T
-    count = _objects_of_processes(targets, boxes)
+    # Without any object there are no matches, and sums of nothing are 0.
+    count = _mean_over_processes(boxes.new_tensor(float(sum(targets.counts)))).clamp_min(1)
     bins, residuals = heading_targets(wrap_heading(boxes[cloud, number, 6]), config.num_heading_bins)
     own_residuals = predictions.heading_residuals[layer, cloud, query].to(boxes)  # (matches, bins)
     own_residuals = own_residuals.gather(1, bins.unsqueeze(1)).squeeze(1)
@@ -218,15 +220,16 @@ def _rows_of(matches: list[list[tuple[np.ndarray, np.ndarray]]]) -> torch.Tensor
     return torch.tensor(rows, dtype=torch.long).reshape(-1, 4)
 
 
-def _objects_of_processes(targets: BoxTargets, boxes: torch.Tensor) -> torch.Tensor:
-    """Return the number of objects, the mean over all processes, at least 1."""
-    count = boxes.new_tensor(float(sum(targets.counts)))
+def _mean_over_processes(sums: torch.Tensor) -> torch.Tensor:
+    """Return the mean over all processes of what a loss is divided by.
+
+    Gradients are averaged over processes: divided by a mean, all objects and queries count the same.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Gradients are averaged over processes: with a mean here, all objects count the same.
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    # Without any object there are no matches, and sums of nothing are 0.
-    return count.clamp_min(1)
+        sums = sums.clone()
+        torch.distributed.all_reduce(sums)
+        sums = sums / torch.distributed.get_world_size()
+    return sums
 
 
 def _named_by_layer(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -240,7 +243,7 @@ def _named_by_layer(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig) -> torch.Tensor:
-    """Return the weighted mean of the cross-entropy of each layer, `(layers,)`."""
+    """Return the cross-entropy of each layer, `(layers,)`, its weighted mean over the queries of all processes."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logs = logits.log_softmax(dim=-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (layers, batch, queries)
     # Most queries have no object: with full weight, they would outweigh the others.
@@ -248,4 +251,5 @@ def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig
     rows = -logs
     if config.focal_gamma:
         rows = rows * (1 - logs.exp()) ** config.focal_gamma
-    return (weights * rows).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(torch.finfo(logs.dtype).tiny)
+    total = _mean_over_processes(weights.sum(dim=(1, 2)))
+    return (weights * rows).sum(dim=(1, 2)) / total.clamp_min(torch.finfo(logs.dtype).tiny)

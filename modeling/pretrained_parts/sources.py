@@ -181,9 +181,16 @@ def shard_names(index: Path) -> list[str]:
 def weight_files(directory: str | Path) -> list[Path]:
     """Return the weight file of a saved model, or its shards sorted by name; safetensors are preferred to `.bin`."""
     directory = Path(directory)
-    entry = weight_entry({path.name for path in directory.iterdir()})
+    found = sorted(path.name for path in directory.iterdir())
+    entry = weight_entry(found)
     if entry is None:
-        raise FileNotFoundError(f"{directory}: no weights; expected one of {', '.join(WEIGHT_ENTRIES)}")
+        expected = f"one of {', '.join(WEIGHT_ENTRIES)}"
+        if quantized := [name for name in found if name.endswith(".gguf")]:
+            expected += (
+                f"; transformers saves {quantized[0]} as such a file if it opened it with "
+                "quantization_config=GgufConfig(dequantize=True)"
+            )
+        raise FileNotFoundError(f"{directory}: no weights; expected {expected}")
     names = shard_names(directory / entry) if entry.endswith(INDEX_SUFFIX) else [entry]
     return [directory / name for name in names]
 

@@ -18,17 +18,18 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from hf_any3d import Any2PointForPointCloudClassification, load_point_dataset
 from hf_any3d.modeling.encoders.positions import hidden_of
 from hf_any3d.training.models import build_peft_config
+from studies import earlier_recipe
 from studies.donors import donors_folder
-from studies.donors.any2point import Cell, augmented, build as build_cell, load_sets
+from studies.donors.any2point import Cell, Split, augmented, build as build_cell, load_sets
 
 CLOUDS, POINTS = 16, 1024
-BATCH, STEPS = 32, 60
-"""Of the trial of a start token."""
+BATCH, CUT, STEPS = 16, 512, 100
+"""Of the trial of a start token: clouds of a step, points of a cloud, and steps."""
 DONORS = ("minilm", "smollm2", "dinov2", "whisper")
 QUERIES_AND_VALUES = {
     "minilm": ["query", "value"],
@@ -144,13 +145,12 @@ def state_row(model: Any2PointForPointCloudClassification, points: Tensor) -> li
     return cells
 
 
-def trained_accuracy(seed: int, start_token: bool) -> float:
-    """Train around two layers of SmolLM2 for `STEPS`, and return the test accuracy in percent.
+def trained_accuracy(splits: tuple[Split, Split, int], seed: int, start_token: bool) -> float:
+    """Train around two layers of SmolLM2 for `STEPS` steps, and return the test accuracy in percent.
 
     The class token of a model around a decoder is drawn at random; with `start_token` it begins as the embedding of
     the donor's first token of a text.
     """
-    splits = load_sets(None)["embedded"]
     rows, test, num_labels = splits
     model = build_cell(Cell(seed, "guided_adapter", 0, "embedded", "smollm2", "pretrained"), num_labels)
     if start_token:
@@ -158,18 +158,24 @@ def trained_accuracy(seed: int, start_token: bool) -> float:
         words = AutoModel.from_pretrained(donors_folder() / "smollm2").get_input_embeddings().weight
         token = model.get_base_model().any2point.class_token.token
         token.data.copy_(words[model.get_base_model().config.encoder_config.bos_token_id].to(token))
+    # Loading the words may have drawn numbers: both trainings draw the same ones.
+    torch.manual_seed(seed)
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 2e-3, weight_decay=0.05)
+    settings = earlier_recipe.TRAINING
+    optimizer = torch.optim.AdamW(trained, settings["learning_rate"], weight_decay=settings["weight_decay"])
+    # Without warmup the model stays at the accuracy of chance.
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings["warmup_steps"] * STEPS), STEPS)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
         chosen = torch.randint(len(rows.labels), (BATCH,), generator=generator)
-        points = augmented(rows.points[chosen], generator)[:, :POINTS]
+        points = augmented(rows.points[chosen], generator)[:, :CUT]
         nn.functional.cross_entropy(model(points=points).logits, rows.labels[chosen]).backward()
-        nn.utils.clip_grad_norm_(trained, 5.0)
+        nn.utils.clip_grad_norm_(trained, settings["max_grad_norm"])
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
     with torch.inference_mode():
-        logits = torch.cat([model.eval()(points=part[:, :POINTS]).logits for part in test.points.split(47)])
+        logits = torch.cat([model.eval()(points=part[:, :CUT]).logits for part in test.points.split(47)])
     return float(100 * (logits.argmax(dim=1) == test.labels).float().mean())
 
 
@@ -192,8 +198,10 @@ def main() -> None:
     if options.start:
         print("| seed | class token drawn, % | start token, % |")
         print("|---|---|---|")
+        splits = load_sets(None)["embedded"]
         for seed in (0, 1, 2):
-            print(f"| {seed} | {trained_accuracy(seed, False):.1f} | {trained_accuracy(seed, True):.1f} |", flush=True)
+            accuracies = [trained_accuracy(splits, seed, start_token) for start_token in (False, True)]
+            print(f"| {seed} | {accuracies[0]:.1f} | {accuracies[1]:.1f} |", flush=True)
     elif options.memory:
         # A few clouds are enough for shares.
         titles = ["all trained, MB", "frozen, %", "LoRA on queries and values, %", "LoRA on all layers, %"]

@@ -154,16 +154,27 @@ def test_the_loss_is_the_sum_of_its_terms_over_layers_clouds_and_boxes(settings)
     assert loss.shape == () and not any(value.requires_grad for value in terms.values())
 
 
-def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeypatch):
+def test_losses_of_two_processes_have_that_of_all_their_clouds_as_their_mean(monkeypatch):
     config = configured()
     predictions, labels, low, extent = drawn()
-    targets = BoxTargets.checked(labels, 3, config)
-    alone = detection_loss(predictions, targets, low, extent, config)[1]
-    # Three processes with 24 objects together, 5 of them here.
+
+    def loss_of(rows):
+        own = BoxPredictions(*(part[:, rows] for part in predictions))
+        targets = BoxTargets.checked(labels[rows], len(labels[rows]), config)
+        return detection_loss(own, targets, low[rows], extent[rows], config)[0]
+
+    expected = loss_of(slice(0, 3))
+    # Three objects of two clouds, and two objects of one.
+    processes = (slice(0, 2), slice(2, 3))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(19))
-    together = detection_loss(predictions, targets, low, extent, config)[1]
-    for name, value in together.items():
-        share = 1.0 if "class" in name and "heading" not in name or "cardinality" in name else 5 / 8
-        assert float(value) == pytest.approx(share * float(alone[name])), name
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    sent = []
+    for rows in processes:
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sent.append(sums.clone()))
+        loss_of(rows)
+    half = len(sent) // 2
+    losses = []
+    for rows, received in zip(processes, (iter(sent[half:]), iter(sent[:half])), strict=True):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums, other=received: sums.add_(next(other)))
+        losses.append(loss_of(rows))
+    assert float(sum(losses) / 2) == pytest.approx(float(expected), rel=1e-6)

@@ -62,6 +62,12 @@ def test_error_for_missing_weights_names_the_directory(tmp_path):
         weights_checksum(tmp_path)
 
 
+def test_error_for_weights_of_gguf_names_the_way_out(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"")
+    with raises(FileNotFoundError, naming="GgufConfig(dequantize=True)"):
+        weights_checksum(tmp_path)
+
+
 def test_missing_shard_is_named(sharded):
     (sharded / "a.safetensors").unlink()
     with raises(FileNotFoundError, naming="a.safetensors"):
