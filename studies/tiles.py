@@ -3,9 +3,13 @@
     python -m studies.tiles --tiles FOLDER --more FILE --output DIR              # leave one place out, with controls
     python -m studies.tiles --colored FILE --output DIR                           # with and without color, one tile
     python -m studies.tiles --ground FOLDER --output DIR                          # ground alone, samples of the ISPRS
+    python -m studies.tiles --surface FOLDER --output DIR                         # its surface, without a model
     python -m studies.tiles --report OTHERS.json --output DIR                     # adds rows that others measured
 
-Results: `results/tiles.md`. Features and runs are stored in the output folder and not repeated.
+Places that are left out are judged as they are, and with hills, a slope and low points added, which the classes do
+not change. The surface is compared with those of `pysmrf` and `cloth-simulation-filter` where these are installed.
+
+Results: `results/tiles.md`. Runs are stored in the output folder and not repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,8 @@ from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.neighborhoods import spacing_of
 from hf_any3d.processing.local_features import RETURNS, LocalFeaturesProcessor
 from hf_any3d.training.tiles.labels import Classes, ClassRule
 from hf_any3d.training.tiles.network import Rows, fit_network, logits_of, weights_of
@@ -53,10 +61,12 @@ class Setting:
     head: str = "network"
     features: str = "surroundings"
     encoder: str | None = None
+    ground: str = "uncut"
 
 
 SETTINGS = {
     "three classes": Setting(),
+    "ground by windows": Setting(ground="windows"),
     "one density": Setting(copies=False),
     "extra trees on the same features": Setting(head="trees"),
     "without returns": Setting(returns=False),
@@ -76,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="Further labeled files.")
     parser.add_argument("--colored", type=Path, help="A labeled file whose points have colors.")
     parser.add_argument("--ground", type=Path, help="Folder of NAME-utm.pcd and NAME-utm-ground.pcd.")
+    parser.add_argument("--surface", type=Path, help="Such a folder; the surface of the ground decides.")
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="JSON of others: {row: {place: mIoU}}.")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -95,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(with_and_without_color(arguments.colored, arguments.seeds), indent=1))
     if arguments.ground is not None:
         print(json.dumps(ground_alone(arguments.ground), indent=1))
+    if arguments.surface is not None:
+        print(json.dumps(surface_alone(arguments.surface), indent=1))
     for path in arguments.report:
         for row, places in json.loads(path.read_text()).items():
             print(f"| {row} | " + " | ".join(f"{place} {value:.3f}" for place, value in places.items()) + " |")
@@ -110,7 +123,7 @@ def leave_one_place_out(files: Sequence[Path], setting: Setting, seed: int) -> d
     place, _ = places_of(tiles)
     features = ["xyz", *(RETURNS if setting.returns else ())]
     features += ["intensity"] * setting.intensity + ["rgb"] * setting.colors
-    processor = LocalFeaturesProcessor(features=features)
+    processor = LocalFeaturesProcessor(features=features, ground=setting.ground)
     if setting.encoder is not None:
         processor = EncoderProcessor(setting.encoder, features, alone=setting.features == "encoder")
     start = time.process_time()
@@ -126,31 +139,95 @@ def leave_one_place_out(files: Sequence[Path], setting: Setting, seed: int) -> d
             for number, cloud in enumerate(clouds)
         ]
     seconds = {"features": time.process_time() - start}
-    judged = [
-        _judged_rows(cloud, number, int(place[number]), classes, processor, setting)
-        for number, cloud in enumerate(clouds)
-    ]
-    found: dict[str, Any] = {}
+    judged = {
+        name: [
+            _judged_rows(cloud, number, int(place[number]), classes, processor, setting, change)
+            for number, cloud in enumerate(clouds)
+        ]
+        for name, change in CHANGES.items()
+    }
+    found: dict[str, dict[str, Any]] = {name: {} for name in CHANGES}
     start = time.process_time()
     for held in np.unique(place):
         rows = Rows.joined([part for part, own in zip(learned, place, strict=True) if own != held])
         if not setting.copies:
             rows = rows.part(rows.copies == 0)
-        truth = Rows.joined([part for part, own in zip(judged, place, strict=True) if own == held])
-        answer = _fit(rows, processor, classes, setting, seed)(truth.features)
-        matrix = np.zeros((len(classes.names),) * 2)
-        np.add.at(matrix, (truth.labels, answer), 1)
-        ious, has = class_ious(matrix), matrix.sum(axis=1) > 0
+        model = _fit(rows, processor, classes, setting, seed)
         name = "+".join(
             sorted({tile.path.stem.split("_")[0] for tile, own in zip(tiles, place, strict=True) if own == held})
         )
-        found[name] = {
-            "mean IoU": float(ious[has].mean()),
-            **{classes.names[n]: float(ious[n]) for n in np.flatnonzero(has)},
-        }
+        for change, of_tiles in judged.items():
+            truth = Rows.joined([part for part, own in zip(of_tiles, place, strict=True) if own == held])
+            matrix = np.zeros((len(classes.names),) * 2)
+            np.add.at(matrix, (truth.labels, model(truth.features)), 1)
+            ious, has = class_ious(matrix), matrix.sum(axis=1) > 0
+            found[change][name] = {
+                "mean IoU": float(ious[has].mean()),
+                **{classes.names[n]: float(ious[n]) for n in np.flatnonzero(has)},
+                "ground called building": _share(matrix, classes.names, "ground", "building"),
+            }
     seconds["fits"] = time.process_time() - start
-    mean = float(np.mean([values["mean IoU"] for values in found.values()]))
-    return {"mean": mean, "places": found, "processor seconds": seconds}
+    means = {
+        change: float(np.mean([values["mean IoU"] for values in places.values()])) for change, places in found.items()
+    }
+    return {"mean": means, "places": found, "processor seconds": seconds}
+
+
+def _share(matrix: np.ndarray, names: Sequence[str], true: str, called: str) -> float:
+    """Return the share of the points of a class that are called another one; 0 where one of both is missing."""
+    if true not in names or called not in names:
+        return 0.0
+    row = matrix[names.index(true)]
+    return float(row[names.index(called)] / max(row.sum(), 1))
+
+
+def _raised(degrees: float, heights: Callable[[np.ndarray], np.ndarray]) -> Callable[[PointCloudData], PointCloudData]:
+    """Return a change that adds heights (points,) of places (points, 2) in meters, `degrees` steep at most."""
+
+    def change(cloud: PointCloudData) -> PointCloudData:
+        unit = cloud.meters_per_unit or 1.0
+        places = cloud.points[:, :2].astype(np.float64) * unit
+        places -= places.min(axis=0)
+        points = cloud.points.copy()
+        points[:, 2] += np.tan(np.radians(degrees)) * heights(places) / (cloud.meters_per_height or unit)
+        return replace(cloud, points=points)
+
+    return change
+
+
+def _hills(places: np.ndarray) -> np.ndarray:
+    """Waves of some 60 and 80 m whose steepest slope is about 1."""
+    x, y = places.T * (2 * np.pi / 60)
+    return 60 / (2 * np.pi) / 1.3 * (np.sin(x + 1) + 0.6 * np.sin((0.5 * x + y) / 1.4))
+
+
+def _with_low_points(share: float) -> Callable[[PointCloudData], PointCloudData]:
+    """Return a change that adds points without a class, 5 to 80 m below others."""
+
+    def change(cloud: PointCloudData) -> PointCloudData:
+        generator = np.random.default_rng(0)
+        count = max(1, int(share * len(cloud)))
+        every = np.append(np.arange(len(cloud)), generator.choice(len(cloud), count, replace=False))
+        names = ("points", "labels", "intensity", "colors", *RETURNS)
+        arrays = {name: values[every] for name in names if (values := getattr(cloud, name)) is not None}
+        unit = cloud.meters_per_height or cloud.meters_per_unit or 1.0
+        arrays["points"][len(cloud) :, 2] -= generator.uniform(5, 80, count) / unit
+        arrays["labels"][len(cloud) :] = NOISE
+        lengths = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
+        return PointCloudData(**arrays, offset=cloud.offset, **lengths)
+
+    return change
+
+
+NOISE = 7
+CHANGES: dict[str, Callable[[PointCloudData], PointCloudData]] = {
+    "as it is": lambda cloud: cloud,
+    "hills of 35°": _raised(35, _hills),
+    "slope of 30°": _raised(30, lambda places: places @ np.array([0.8, 0.6])),
+    "0.1 % low points": _with_low_points(0.001),
+    "1 % low points": _with_low_points(0.01),
+}
+"""What is done to the place that is judged."""
 
 
 def _fit(
@@ -177,16 +254,18 @@ def _judged_rows(
     classes: Classes,
     processor: LocalFeaturesProcessor,
     setting: Setting,
+    change: Callable[[PointCloudData], PointCloudData] = CHANGES["as it is"],
 ) -> Rows:
-    """Describe labeled points of a tile as it is, drawn evenly."""
+    """Describe labeled points of a tile, drawn evenly, after a change that adds no points before others."""
     assert cloud.labels is not None
     labels = classes.number(cloud.labels)
     drawn = np.random.default_rng(number).permutation(np.flatnonzero(labels != IGNORED))[:JUDGED]
     if setting.features != "23 numbers":
-        scan = processor.describe(replace(cloud))
-        features = scan.neighborhoods(np.arange(len(cloud))).features(drawn)
+        changed = change(cloud)
+        scan = processor.describe(replace(changed))
+        features = scan.neighborhoods(np.arange(len(changed))).features(drawn)
     else:
-        features = _simple_numbers(cloud, drawn)
+        features = _simple_numbers(change(cloud), drawn)
     return Rows(features, labels[drawn], *(np.full(len(drawn), value) for value in (number, place, 0)))
 
 
@@ -256,13 +335,8 @@ def with_and_without_color(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
 
 def ground_alone(folder: Path) -> dict[str, Any]:
     """Learn ground on all samples but one and judge that one: total error, share of points on the wrong side."""
-    names = sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd"))
-    clouds = []
-    for name in names:
-        points, ground = (read_point_cloud(folder / f"{name}{end}.pcd") for end in ("", "-ground"))
-        own, of_ground = (_places(cloud) for cloud in (points, ground))
-        labels = np.isin(own, of_ground).astype(np.int64)
-        clouds.append(replace(points, labels=labels, meters_per_unit=1.0))
+    samples = _samples(folder)
+    names, clouds = list(samples), list(samples.values())
     processor = LocalFeaturesProcessor()
     classes = Classes(["other", "ground"], [1, 2], {0: 0, 1: 1})
     setting, found = Setting(returns=False), {}
@@ -272,6 +346,66 @@ def ground_alone(folder: Path) -> dict[str, Any]:
         answer = _fit(rows, processor, classes, setting, 0)(every[held].features)
         found[name] = float((answer != every[held].labels).mean())
     return {"total error": found, "mean": float(np.mean(list(found.values())))}
+
+
+def _samples(folder: Path) -> dict[str, PointCloudData]:
+    """Read samples whose labels are 1 for what hands called ground."""
+    clouds = {}
+    for name in sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd")):
+        points, ground = (read_point_cloud(folder / f"{name}{end}.pcd") for end in ("", "-ground"))
+        own, of_ground = (_places(cloud) for cloud in (points, ground))
+        labels = np.isin(own, of_ground).astype(np.int64)
+        clouds[name] = replace(points, labels=labels, meters_per_unit=1.0)
+    return clouds
+
+
+def surface_alone(folder: Path) -> dict[str, Any]:
+    """Call ground what lies on the surface: total errors in percent, and processor seconds, of each filter."""
+    filters = {"uncut": _on(GroundSurface.below), "windows": _on(GroundSurface.by_windows)}
+    if find_spec("pysmrf"):
+        # Its default, and the largest width that helps on these samples
+        filters |= {f"pysmrf, windows of {width} cells": partial(_smrf, width=width) for width in (5, 18)}
+    if find_spec("CSF"):
+        filters["cloth-simulation-filter"] = _cloth
+    found: dict[str, Any] = {name: {} for name in filters}
+    for name, cloud in _samples(folder).items():
+        points = cloud.points.astype(np.float64) + (0 if cloud.offset is None else cloud.offset)
+        for of_filter, is_ground in filters.items():
+            start = time.process_time()
+            wrong = is_ground(points) != (cloud.labels == 1)
+            found[of_filter][name] = {"error": 100 * float(wrong.mean()), "seconds": time.process_time() - start}
+    means = {name: float(np.mean([row["error"] for row in rows.values()])) for name, rows in found.items()}
+    return {"mean": means, "samples": found}
+
+
+def _on(find: Callable[[np.ndarray, float], GroundSurface]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a filter: near the surface, the further the steeper that is."""
+
+    def is_ground(points: np.ndarray) -> np.ndarray:
+        surface = find(points, spacing_of(points))
+        slope = np.hypot(*np.gradient(surface.heights[1], surface.cell))
+        cells = ((points[:, :2] - surface.corner) / surface.cell).astype(int)
+        away = np.abs(surface.heights_above(points)[:, 1])
+        return away < np.minimum(0.5 + 1.25 * slope[tuple(cells.T)], 2.5)
+
+    return is_ground
+
+
+def _smrf(points: np.ndarray, width: int) -> np.ndarray:
+    import pysmrf
+
+    return ~np.asarray(pysmrf.smrf(*points.T, windows=width)[3], bool)
+
+
+def _cloth(points: np.ndarray) -> np.ndarray:
+    import CSF
+
+    cloth, ground, others = CSF.CSF(), CSF.VecInt(), CSF.VecInt()
+    cloth.setPointCloud(points)
+    cloth.do_filtering(ground, others, False)
+    is_ground = np.zeros(len(points), bool)
+    is_ground[list(ground)] = True
+    return is_ground
 
 
 def _places(cloud: PointCloudData) -> np.ndarray:
