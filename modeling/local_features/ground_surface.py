@@ -4,7 +4,7 @@ Sources: Pingel, Clarke and McBride, "An improved simple morphological filter fo
 airborne LIDAR data" (2013), whose openings with growing windows and a slope these follow, with squares in place of
 disks, which are as exact and ten times as fast; and Zhang et al., "A progressive morphological filter for removing
 nonground measurements from airborne LIDAR data" (2003), whose windows and slopes those of `by_windows` are. Points
-below the ground are left out first (`lowest_points`).
+below the ground are left out first (`unsupported_points`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from hf_any3d.modeling.local_features.lowest_points import NONE, filled, lowest_points
+from hf_any3d.modeling.local_features.lowest_points import (
+    NONE,
+    filled,
+    lowest_points,
+    nearest_cells,
+    unsupported_points,
+)
 
 SLOPE, STEEP = 0.2, 0.6
 """Heights for each unit of an opening's radius above which what it cuts is a thing: usually, and where hills are to
@@ -55,8 +61,10 @@ class GroundSurface:
         Its surfaces are what the openings of usual size leave; the cells that none of them cuts, smoothed; those that
         openings of large roofs leave, too; and those of usual size where hills are to stay.
         """
+        # What supports a point is seen by larger cells, which have several.
+        is_left_out = unsupported_points(points, *_grid(points, max(_LEAST_CELL, 2 * spacing)))
         corner, cell = _grid(points, max(_LEAST_CELL, spacing))
-        numbers, is_left_out = lowest_points(points, corner, cell)
+        numbers = lowest_points(points, ~is_left_out, corner, cell)
         is_empty = numbers == NONE
         lowest = filled(points[numbers, 2], is_empty)
         is_thing = is_large = is_steep = is_empty
@@ -90,7 +98,8 @@ class GroundSurface:
         widest window; and what openings leave on steep ground.
         """
         corner, cell = _grid(points, max(_LEAST_CELL, 2 * spacing))
-        numbers, is_left_out = lowest_points(points, corner, cell)
+        is_left_out = unsupported_points(points, corner, cell)
+        numbers = lowest_points(points, ~is_left_out, corner, cell)
         is_empty = numbers == NONE
         lowest = filled(points[numbers, 2], is_empty)
         surface, is_cut = _opened(lowest, _RISE * cell)
@@ -149,12 +158,13 @@ def _leveled(lowest: np.ndarray, away: np.ndarray, is_cut: np.ndarray, cell: flo
         is_cut: (rows, columns) cells that take the height of the nearest other.
         cell: Width of a cell.
     """
-    heights = ndimage.gaussian_filter(filled(lowest, is_cut), 1, mode="nearest")
+    nearest = nearest_cells(is_cut)
+    heights = ndimage.gaussian_filter(lowest[nearest], 1, mode="nearest")
     if min(heights.shape) > 1:
         # On a slope, the lowest point lies downhill in its cell.
         down, right = np.gradient(heights, cell)
         level = lowest - away[..., 0] * down - away[..., 1] * right
-        heights = ndimage.gaussian_filter(filled(level, is_cut), 1, mode="nearest")
+        heights = ndimage.gaussian_filter(level[nearest], 1, mode="nearest")
     return heights
 
 

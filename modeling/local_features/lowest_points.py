@@ -21,25 +21,36 @@ _WIDE = 3  # cells along the edge of a block, whose points are counted together
 _BLOCKS = 2  # blocks to each side of a cell's own, whose points may support it
 _STEEPEST = 0.7
 """Steepest slope along which a level is followed; a steeper step is the edge of an object."""
+_FEW_RAISED = 0.05  # share of the low cells
 _ROUNDS = 16  # at most, of finding what is usual, as low points of many cells move it
-_MOST_AT_ONCE = 1 << 17
+_MOST_AT_ONCE = 1 << 13
 
 
-def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find the lowest supported point of each cell.
+def lowest_points(points: np.ndarray, usable: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
+    """Find the lowest usable point of each cell.
 
     Args:
         points: (points, 3), z up, in meters.
+        usable: (points,) which points count.
         corner: (2,) lowest coordinates of the grid.
         cell: Width of a cell.
 
     Returns:
-        Numbers (rows, columns) of the points, `NONE` in cells without one; and (points,) which points are below the
-        one that counts in their cell.
+        Numbers (rows, columns) of the points, `NONE` in cells without one.
     """
-    place = ((points[:, :2] - corner) / cell).astype(np.int64)
-    shape = (int(place[:, 0].max()) + 1, int(place[:, 1].max()) + 1)
-    number = place[:, 0] * shape[1] + place[:, 1]
+    number, shape = _cells(points, corner, cell)
+    numbers = np.full(shape[0] * shape[1], NONE)
+    # From high to low, so that the last one written to a cell is its lowest.
+    order = np.argsort(-points[:, 2])
+    order = order[usable[order]]
+    numbers[number[order]] = order
+    return numbers.reshape(shape)
+
+
+def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
+    """Find points below the lowest one of their cell that others support, (points,) bool; arguments as above."""
+    number, shape = _cells(points, corner, cell)
+    place = np.stack(np.divmod(number, shape[1]), axis=1)
     # Points cell by cell, from low to high; `at` is the one of each cell that counts as its lowest.
     order = np.lexsort((points[:, 2], number))
     heights = points[order, 2]
@@ -54,21 +65,34 @@ def lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[
         if not is_low.any():
             break
         levels = levels or _Levels(place, points[:, 2], shape, cell)
-        if not _drop_unsupported(heights, at, ends, np.flatnonzero(is_low), usual.reshape(-1), levels):
+        low = np.flatnonzero(is_low)
+        # Where hardly any is raised, what is usual stays, too.
+        if _raise_unsupported(heights, at, ends, low, usual.reshape(-1), levels) <= _FEW_RAISED * len(low):
             break
         lowest, is_empty = _chosen(heights, at, ends, shape)
-    is_left_out = np.empty(len(points), bool)
-    is_left_out[order] = np.arange(len(points)) < np.repeat(at, ends - starts)
-    numbers = np.where(is_empty, NONE, order[np.minimum(at, len(order) - 1)].reshape(shape))
-    return numbers, is_left_out
+    is_unsupported = np.empty(len(points), bool)
+    is_unsupported[order] = np.arange(len(points)) < np.repeat(at, ends - starts)
+    return is_unsupported
+
+
+def _cells(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the number of each point's cell (points,), row by row, and the shape of the grid."""
+    place = ((points[:, :2] - corner) / cell).astype(np.int64)
+    shape = (int(place[:, 0].max()) + 1, int(place[:, 1].max()) + 1)
+    return place[:, 0] * shape[1] + place[:, 1], shape
 
 
 def filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
     """Return heights with those of missing cells from the nearest other cell."""
+    return heights[nearest_cells(is_missing)]
+
+
+def nearest_cells(is_missing: np.ndarray) -> tuple[np.ndarray, ...] | slice:
+    """Return an index of the nearest cell that is not missing, for each cell; of all if there is none, or no other."""
     if is_missing.all() or not is_missing.any():
-        return heights
+        return slice(None)
     nearest = ndimage.distance_transform_edt(is_missing, return_distances=False, return_indices=True)
-    return heights[tuple(np.asarray(nearest))]
+    return tuple(np.asarray(nearest))
 
 
 def _chosen(
@@ -88,19 +112,19 @@ def _usual(lowest: np.ndarray) -> np.ndarray:
     return ndimage.median_filter(rows, (width, 1), mode="mirror")
 
 
-def _drop_unsupported(
+def _raise_unsupported(
     heights: np.ndarray, at: np.ndarray, ends: np.ndarray, low: np.ndarray, usual: np.ndarray, levels: _Levels
-) -> bool:
-    """Raise the cells `low` to their first supported points, in place in `at`; return whether any changed."""
-    has_moved = False
+) -> int:
+    """Raise the cells `low` to their first supported points, in place in `at`; return how many cells were raised."""
+    raised = None
     while len(low):
         low = low[~levels.support(low, heights[at[low]], usual)]
-        has_moved = has_moved or len(low) > 0
+        raised = len(low) if raised is None else raised
         at[low] += 1
         low = low[at[low] < ends[low]]
         # What is not far below the others needs no support.
         low = low[heights[at[low]] < usual[low] - _PIT]
-    return has_moved
+    return raised or 0
 
 
 class _Levels:
@@ -135,24 +159,22 @@ class _Levels:
 
     def _count(self, cells: np.ndarray, low: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how many points around each cell are on its level, and how many there are."""
-        row, column = np.divmod(cells, self._shape[1])
-        on_level = np.zeros(len(cells), np.int64)
-        around = np.zeros(len(cells), np.int64)
-        reach = range(-_BLOCKS, _BLOCKS + 1)
-        for down, right in ((down, right) for down in reach for right in reach):
-            block_row = row // _WIDE + down
-            block_column = column // _WIDE + right
-            is_inside = (block_row >= 0) & (block_row < self._blocks[0])
-            is_inside &= (block_column >= 0) & (block_column < self._blocks[1])
-            block = np.where(is_inside, block_row * self._blocks[1] + block_column, 0)
-            middle_row = np.clip(block_row * _WIDE + _WIDE // 2, 0, self._shape[0] - 1)
-            middle_column = np.clip(block_column * _WIDE + _WIDE // 2, 0, self._shape[1] - 1)
-            rise = usual[middle_row * self._shape[1] + middle_column] - usual[cells]
-            most = 1 + _STEEPEST * self._cell * _WIDE * max(abs(down), abs(right))
-            level = low - self._bottom + np.clip(rise, -most, most)
-            # Levels below and above all points would lie in the spans of other blocks.
-            first = np.searchsorted(self._keys, block * self._span + np.clip(level - _BAND, 0, self._span))
-            last = np.searchsorted(self._keys, block * self._span + np.clip(level + _BAND, 0, self._span))
-            on_level += np.where(is_inside, last - first, 0)
-            around += np.where(is_inside, self._counts[block], 0)
-        return on_level, around
+        reach = np.arange(-_BLOCKS, _BLOCKS + 1)
+        down, right = (steps.reshape(-1) for steps in np.meshgrid(reach, reach, indexing="ij"))
+        row, column = (place[:, None] for place in np.divmod(cells, self._shape[1]))
+        # (cells, blocks around)
+        block_row = row // _WIDE + down
+        block_column = column // _WIDE + right
+        is_inside = (block_row >= 0) & (block_row < self._blocks[0])
+        is_inside &= (block_column >= 0) & (block_column < self._blocks[1])
+        block = np.where(is_inside, block_row * self._blocks[1] + block_column, 0)
+        middle_row = np.clip(block_row * _WIDE + _WIDE // 2, 0, self._shape[0] - 1)
+        middle_column = np.clip(block_column * _WIDE + _WIDE // 2, 0, self._shape[1] - 1)
+        rise = usual[middle_row * self._shape[1] + middle_column] - usual[cells][:, None]
+        most = 1 + _STEEPEST * self._cell * _WIDE * np.maximum(np.abs(down), np.abs(right))
+        level = low[:, None] - self._bottom + np.clip(rise, -most, most)
+        # Levels below and above all points would lie in the spans of other blocks.
+        first = np.searchsorted(self._keys, block * self._span + np.clip(level - _BAND, 0, self._span))
+        last = np.searchsorted(self._keys, block * self._span + np.clip(level + _BAND, 0, self._span))
+        on_level = np.where(is_inside, last - first, 0).sum(axis=1)
+        return on_level, np.where(is_inside, self._counts[block], 0).sum(axis=1)

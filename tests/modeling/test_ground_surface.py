@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
-from hf_any3d.modeling.local_features.lowest_points import lowest_points
+from hf_any3d.modeling.local_features.lowest_points import lowest_points, unsupported_points
 from hf_any3d.modeling.local_features.neighborhoods import spacing_of
 
 SIDE, DENSITY = 90.0, 6
@@ -113,8 +113,8 @@ def test_a_ditch_is_ground_however_deep():
     points, _, _ = made("waves")
     in_ditch = np.abs(points[:, 1] - 12) < 2
     points[in_ditch, 2] -= 5
-    numbers, _ = lowest_points(points, np.zeros(2), 1.0)
-    heights = points[numbers, 2]
+    is_left_out = unsupported_points(points, np.zeros(2), 1.0)
+    heights = points[lowest_points(points, ~is_left_out, np.zeros(2), 1.0), 2]
     # Columns 11 and 12 are within it, 8 and 15 beside it; trees may hide those of a cell.
     assert (heights[:, [11, 12]].mean(axis=1) < heights[:, [8, 15]].mean(axis=1) - 3).mean() > 0.9
 
