@@ -102,6 +102,17 @@ def test_points_far_below_the_ground_move_no_answer_and_are_noise_if_that_is_ask
     assert not np.isin(found["noisy", "--noise"][: len(points)], (7, 9)).any()
 
 
+def test_a_tile_unlike_all_that_was_learned_is_told(learned, shell):
+    points, _, columns = drawn(9)
+    shell.write("usual.ply", points, **columns)
+    shell.write("steep.ply", points + np.outer(2 * points[:, 0], [0, 0, 1]).astype(np.float32), **columns)
+    assert "unlike" not in shell("hf-any3d segment usual.ply --model outputs/tiles").err
+    assert "steep: unlike the places" in (said := shell("hf-any3d segment steep.ply --model outputs/tiles").err)
+    assert "slopes of 6" in said and "learned" in said
+    seen = json.loads((shell.folder / "outputs/tiles/config.json").read_text())["seen"]
+    assert seen["slope"][1] > 20 and seen["density"][0] < 1 < seen["density"][1]
+
+
 def test_a_model_of_tiles_is_evaluated_on_labeled_files(learned, shell):
     for number in (5, 6):
         points, labels, columns = drawn(number)
