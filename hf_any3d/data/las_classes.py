@@ -72,7 +72,7 @@ FAMILIES: dict[str, tuple[int, ...]] = {"vegetation": (3, 4, 5), "noise": (7, 18
 
 
 class Kind(StrEnum):
-    """Kinds of codes, by what each says of a point."""
+    """Kinds of class codes: what a code means for a point."""
 
     OBJECT = "what it is"
     UNCLASSIFIED = "nothing, as nobody has classified it"
@@ -97,7 +97,7 @@ _WITHHELD = 128
 
 
 def kind_of(code: int, table: str) -> Kind:
-    """Return what a code says of a point in a table of codes, `LEGACY` or `CURRENT`."""
+    """Return the kind of a class code in a table, `LEGACY` or `CURRENT`."""
     if code < 0 or code in UNCLASSIFIED:
         return Kind.UNCLASSIFIED
     if code in _USES[table]:
@@ -116,7 +116,7 @@ def kind_of(code: int, table: str) -> Kind:
 
 
 def names_object(code: int, table: str) -> bool:
-    """Return whether a code says what a point is, by the standard or by the user."""
+    """Return whether a code stands for a class of objects, of the standard or of the user."""
     return kind_of(code, table) in (Kind.OBJECT, Kind.OWN)
 
 

@@ -83,10 +83,10 @@ class GroundSurface:
                 opened = now
                 is_thing = is_large
                 is_steep = is_steep | (cut > STEEP * length)
-        # Under things, the ground is that of the nearest cell that is none.
         # (rows, columns, 2) from the center of each cell to its lowest point
         centers = corner + cell * (np.moveaxis(np.indices(lowest.shape), 0, -1) + 0.5)
         away = points[numbers, :2] - centers
+        # Under things, the ground is that of the nearest cell that is none.
         kept = [_leveled(lowest, away, cut, cell) for cut in (is_thing, is_large, is_steep)]
         return cls(corner, cell, np.stack([opened, *kept]), is_left_out)._with_deep_noise(points)
 

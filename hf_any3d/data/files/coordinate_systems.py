@@ -210,7 +210,7 @@ def _exact(length: float) -> float:
 
 
 def _epsg_number(node: _Node) -> int | None:
-    """Return the number that EPSG gives to a system, if the text says it."""
+    """Return the EPSG code of a coordinate system, or None if the text has none."""
     for part in node.named({"ID", "AUTHORITY"}):
         authority, number = [*part.values, "", ""][:2]
         if str(authority).upper() == "EPSG" and str(number).removesuffix(".0").isdigit():
