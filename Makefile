@@ -37,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench bench-learn clean
+.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,9 +134,6 @@ search: docs ## Ask the search of the built site what people type; Node is neede
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
 	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)
-
-bench-learn: $(INSTALLED) ## Train all arms of the study of learning and print its table (BENCH_ARGS)
-	$(BIN)/python -m studies.learning $(BENCH_ARGS)
 
 clean: ## Remove files of builds and tools; VENV stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+from examples.repeat.series import run_once
 from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, many_files
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.data.fingerprints import (
@@ -27,7 +28,6 @@ from hf_any3d.evaluation.llm_judge import ClassNameJudge, LanguageModelJudge
 from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
 from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from hf_any3d.serving.journal import Journal
-from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.errors import raises
