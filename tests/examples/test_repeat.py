@@ -43,6 +43,7 @@ def recipe(tmp_path, monkeypatch):
     return folder / "tiny.yaml"
 
 
+@pytest.mark.slow
 def test_table_is_trained_and_evaluated_plain_and_voted_apart(recipe):
     result = run("reproduce", "tiny-shapes", "--examples", recipe.parents[1], "--voting", 2, "--learning_rate", "0.01")
     assert result.exit_code == 0, result.output
@@ -55,6 +56,7 @@ def test_table_is_trained_and_evaluated_plain_and_voted_apart(recipe):
     assert "Changed arguments: --learning" in result.stdout and "Nobody, number not stated here" in result.stdout
 
 
+@pytest.mark.slow
 def test_sweep_of_a_recipe_prints_its_table(recipe):
     words = ["sweep", recipe, "--seeds", "0", "--vary", "max-steps=1,2"]
     result = run(*words, "--json")
@@ -83,6 +85,7 @@ def test_what_is_missing_is_told_in_a_line_each(tmp_path, monkeypatch):
     assert any("h5_files/main_split" in line for line in rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

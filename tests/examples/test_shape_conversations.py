@@ -119,6 +119,7 @@ def written(tmp_path_factory):
     return conversations.write_tree(tmp_path_factory.mktemp("chat") / "tree", shapes_of(4), shapes_of(3, color=WHITE))
 
 
+@pytest.mark.slow
 def test_dataset_loader_reads_the_folder(written, tmp_path):
     options = {"data_dir": written, "splits": ["train", "test"], "verify": False, "cache_dir": tmp_path}
     brief = load_point_dataset("objaverse_captions", **options)
@@ -140,6 +141,7 @@ def shapes_in(annotations: list[dict]) -> set[str]:
     return {entry["object_id"] for entry in annotations}
 
 
+@pytest.mark.slow
 def test_no_training_conversation_is_about_a_test_shape(written):
     entries = {name: json.loads((written / "anno_data" / name).read_text()) for name in (FILTERED, COMPLEX, TEST)}
     test = shapes_in(entries[TEST])
@@ -149,6 +151,7 @@ def test_no_training_conversation_is_about_a_test_shape(written):
         assert "white lamp" not in (written / "anno_data" / name).read_text()
 
 
+@pytest.mark.slow
 def test_folder_is_written_once_and_never_incomplete(written, tmp_path):
     before = (written / "anno_data" / FILTERED).stat().st_mtime_ns
     assert conversations.write_tree(written, shapes_of(1), shapes_of(1)) == written

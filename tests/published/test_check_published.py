@@ -79,6 +79,7 @@ def checks(record: dict) -> dict[str, bool | None]:
     return {check["name"]: check["passed"] for check in record["checks"]}
 
 
+@pytest.mark.slow
 def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alone(publish, monkeypatch, tmp_path):
     publish_openshape(publish, tmp_path)
     publish_packaged(publish, monkeypatch)
@@ -104,6 +105,7 @@ def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alon
     assert json.loads(out)[0]["checks"] == record["checks"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path):
     publish(SONATA, {"sonata.pth": stored(ptv3_original("sonata"))}, files={"base": PublishedFile("sonata.pth")})
     case = SupervisedCase("ptv1_segment")
@@ -145,6 +147,7 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
         assert "Error" not in record["checks"][-1]["seen"], record["checks"][-1]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
     code, _, err = run("check-published", "me/mine", "--output", tmp_path / "runs.json")
     assert code == 1 and "me/mine: not a published checkpoint; expected one of " in err

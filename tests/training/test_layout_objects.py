@@ -85,6 +85,7 @@ def test_words_are_those_of_the_field_that_they_end_in():
     assert told == ["0", "chair", "30", "40", "5", "160", "16", "12", "14"]
 
 
+@pytest.mark.slow
 def test_words_are_in_the_order_of_the_tokens(rows, processor):
     batch = LayoutCollator(processor, has_objects=True)([rows[0], rows[1]])
     model = fitting_spatiallm(processor)
@@ -122,6 +123,7 @@ def test_attention_is_drawn_to_the_tokens_of_the_object_that_is_written():
     assert attention_error((*weights,), torch.full_like(places, -1), lines) is None
 
 
+@pytest.mark.slow
 def test_the_loss_of_tokens_reaches_the_embeddings_of_words():
     torch.manual_seed(0)
     head, embeddings, tokens = ObjectHead(8), nn.Linear(8, 30, bias=False), torch.randn(5, 8)
@@ -154,6 +156,7 @@ def start(processor, tmp_path):
     return str(tmp_path / "start")
 
 
+@pytest.mark.slow
 def test_a_run_learns_objects_first_and_resumes(start, tmp_path):
     out = tmp_path / "out"
     words = ["--model_name_or_path", start, "--output_dir", out, "--dataset_options", json.dumps(ROOMS)]

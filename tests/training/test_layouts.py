@@ -70,6 +70,7 @@ def near(layout: Layout, points: np.ndarray) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_layouts_move_with_the_points(rooms, processor):
     rows = LayoutRows(rooms["train"], processor, seed=3, turns="any", sizes=(0.8, 1.2))
     first, again, plain = rows[1], rows[1], LayoutRows(rooms["train"], processor)[1]
@@ -281,6 +282,7 @@ def test_what_is_trained(processor, given, expected):
         assert all(own in name or "modules_to_save" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
     words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
     words += ["--adapt", "language", "encoder", "--peft_config", '{"r": 2}', "--per_device_train_batch_size", 2]
@@ -326,6 +328,7 @@ def test_wrong_arguments_are_named(words, match, tmp_path):
         train_layouts(given)
 
 
+@pytest.mark.slow
 def test_the_command_fine_tunes_layouts(start, tmp_path):
     words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path / "out", "--max_steps", 1, "--use_cpu"]
     words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 40]
@@ -334,6 +337,7 @@ def test_the_command_fine_tunes_layouts(start, tmp_path):
     assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
 
 
+@pytest.mark.slow
 def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
     words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
     words += ["--load_in_8bit", "--gradient_checkpointing", "--max_steps", 2, "--max_new_tokens", 20, "--use_cpu"]
@@ -346,6 +350,7 @@ def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
     assert not is_quantized(opened)
 
 
+@pytest.mark.slow
 def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_doors(start, tmp_path):
     words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path, "--max_steps", 2, "--use_cpu"]
     words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 20]
