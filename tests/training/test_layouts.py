@@ -20,7 +20,6 @@ from hf_any3d import (
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
-from hf_any3d.training.layout_objects import points_in_box
 from hf_any3d.training.layouts import (
     LayoutCollator,
     LayoutDataArguments,
@@ -28,6 +27,7 @@ from hf_any3d.training.layouts import (
     LayoutRows,
     Layouts,
     adapted,
+    points_in_box,
     train_layouts,
 )
 from tests.cli.conftest import run
@@ -386,7 +386,7 @@ def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
         AutoModelForPointCloudTextToText.from_pretrained(start).save_pretrained(name)
     words = ["--output_dir", tmp_path, "--model_name_or_path", name, "--use_cpu", "--report_to", "none", "--seed", 5]
     words += ["--answer", "objects", "--turns", "any", "--peft", "full", "--sizes", 0.5, 1.5, "--min_box_points", 3]
-    words += ["--fold_quarter_turns", "--object_loss", 0.5]
+    words += ["--fold_quarter_turns"]
     task = Layouts.parse([str(word) for word in words])
     model, processor = task.build(rooms)
     assert processor.classes == ([*labels, "piano"] if knows else labels)
@@ -395,4 +395,4 @@ def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
     assert [getattr(trainer.train_dataset, name) for name in names] == [processor, 5, "any", (0.5, 1.5), 3, True]
     judged = [getattr(trainer.eval_dataset, name) for name in names]
     assert judged == [processor, None, "quarter", (1.0, 1.0), 0, True]
-    assert trainer.data_collator == LayoutCollator(processor, "objects", has_objects=True)
+    assert trainer.data_collator == LayoutCollator(processor, "objects")

@@ -1,18 +1,42 @@
-"""`hf-any3d check-published`: fetch published checkpoints, open them, and judge their answers."""
+"""Fetch published checkpoints, open them, and judge their answers.
+
+python -m tests.published BAAI/Uni3D:base facebook/sonata --accept-license --output checks.json
+
+The JSON file has versions, checksums, times and observations for each name. The same command continues it.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, AsJson, load_libraries, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    SOME_FAILED,
+    AsJson,
+    CommandLine,
+    ModelCommand,
+    load_libraries,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import one_line, print_json, print_line
 
+app = typer.Typer(cls=CommandLine, add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.callback()
+def _options() -> None:
+    """Check published checkpoints."""
+
+
+@app.command("check", cls=ModelCommand)
 def check_published(
     names: Annotated[
         list[str] | None,
@@ -39,8 +63,8 @@ def check_published(
     """
     load_libraries()
     with status("loading"):
-        from hf_any3d.evaluation import published_checks
         from hf_any3d.published import keep_download, published_names
+        from tests.published import checks
 
     published = published_names()
     # Records of earlier runs, which an interrupted check continues.
@@ -56,7 +80,7 @@ def check_published(
                 if files is not None:
                     keep_download(name, files)
                 with status(f"checking {name}"):
-                    runs[name] = published_checks.check_published(name, clouds=clouds)
+                    runs[name] = checks.check_published(name, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:
                 # No record, so that the next run tries it again.
                 print_error(f"{name}: not opened: {one_line(error)}")
@@ -104,3 +128,7 @@ def _earlier_runs(path: Path) -> dict[str, Any]:
     if not isinstance(runs, dict) or not all(isinstance(run, dict) and "date" in run for run in runs.values()):
         raise ValueError(f"{path}: no record of earlier checks; expected one, or a new file for --output")
     return runs
+
+
+if __name__ == "__main__":
+    app(["check", *sys.argv[1:]], prog_name="python -m tests.published")

@@ -1,10 +1,11 @@
-"""`hf-any3d check-published`: records, exit codes, and runs that continue; the checks: tests/published."""
+"""`python -m tests.published`: records, exit codes, and runs that continue; the checks: tests/published."""
 
 import json
 
 import pytest
 
 from tests.cli.conftest import run
+from tests.published.__main__ import app
 
 
 @pytest.mark.parametrize(
@@ -33,11 +34,11 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
             "checks": [check, unseen],
         }
 
-    checked = "hf_any3d.evaluation.published_checks"
+    checked = "tests.published.checks"
     monkeypatch.setattr("hf_any3d.published.published_names", lambda: ["a", "b"])
     monkeypatch.setattr(f"{checked}.check_published", check)
     output = tmp_path / "runs.json"
-    first = run("check-published", "--output", output, *words)
+    first = run("check", "--output", output, *words, program=app)
     assert first.code == code
     given = {"clouds": 20 if words else 104}
     assert asked == [(name, given) for name in passed]
@@ -46,9 +47,9 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
     good, bad = (sum(value is kind for value in passed.values()) for kind in (True, False))
     unopened = len(passed) - good - bad
     assert f"{output}: {good} passed, {bad} failed, {unopened} not opened" in first.err
-    again = run("check-published", "--output", output, "--json", *words)
+    again = run("check", "--output", output, "--json", *words, program=app)
     known = [name for name, value in passed.items() if value is not None]
     assert again.code == code and [row["name"] for row in json.loads(again.out)] == known
     assert len(asked) == len(passed) * 2 if words else len(asked) == len(passed) + unopened, "known ones are kept"
     output.write_text('{"runs": []}')
-    assert run("check-published", "--output", output).code == 1
+    assert run("check", "--output", output, program=app).code == 1
