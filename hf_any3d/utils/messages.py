@@ -42,7 +42,7 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
-    """Return the first names, and how many more there are: "a, b and 7 more", or with semicolons "a; b; and 7 more"."""
+    """Return the first names and how many more there are: "a, b and 7 more", with semicolons "a; b; and 7 more"."""
     shown = separator.join(map(str, names[:most]))
     if len(names) <= most:
         return shown
