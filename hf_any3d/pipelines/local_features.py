@@ -31,12 +31,20 @@ _CONDITIONS = {
     "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
     "slope": "slopes of {:.0f}° (learned: {:.0f} to {:.0f})",
     "noise": "{:.2%} of its points are noise below the ground (learned: {:.2%} to {:.2%})",
+    "width": "a strip of {:.2g} m (learned: {:.2g} to {:.2g} m wide)",
+    "rise": "nothing rises more than {:.2g} m, as on water (learned: {:.2g} to {:.2g} m)",
+    "zero": "{:.0%} of its ground is at 0, as if heights stood in place of elevations (learned: {:.0%} to {:.0%})",
 }
 _BEYOND: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "density": lambda low, high: (low / 2, 4 * high),
     "slope": lambda low, high: (0, high + 5),
     "noise": lambda low, high: (0, max(2 * high, 0.01)),
+    "width": lambda low, high: (min(low / 2, 20), np.inf),
+    "rise": lambda low, high: (min(low, 0.5), np.inf),
+    "zero": lambda low, high: (0, max(high, 0.98)),
 }
+# Share of ground below which a tile of a model that knows ground has none to measure heights from
+_LEAST_GROUND = 0.005
 # Times the share of points that was unlike the others on places held out
 _MANY_UNKNOWN = 4
 
@@ -172,6 +180,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             least, most = _BEYOND[name](low, high)
             if not least <= value <= most:
                 found.append(_CONDITIONS[name].format(value, low, high))
+        name_of_ground = next((name for name in self.label_names() if name.casefold() == "ground"), None)
+        if scan.ground is not None and name_of_ground is not None:
+            share = float((answers.labels == self.label_names().index(name_of_ground)).mean())
+            if share < _LEAST_GROUND:
+                found.append(f"{share:.1%} of its points are ground, so that heights above it are guesses")
         if config.unknown_share is not None and answers.all_unknown is not None:
             share = float(is_none_of_these(answers.all_unknown, config).mean())
             if share > _MANY_UNKNOWN * config.unknown_share:

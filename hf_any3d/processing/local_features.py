@@ -45,6 +45,7 @@ _OF_A_DIRECTION = {
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000
 _SURFACE_POINTS = 50_000
+_NEAR_ZERO = 0.25  # meters
 
 
 class LocalFeaturesProcessor(PointCloudProcessor):
@@ -314,14 +315,29 @@ class DescribedScan:
 
     @property
     def conditions(self) -> dict[str, float]:
-        """Conditions of the place: `density` in points a square meter, `slope` in degrees and `noise` in shares.
+        """Conditions of the place, by which one tells whether a model has seen its like; {} for objects.
 
-        Nine tenths of the ground are less steep than the slope; the noise is that below the ground. {} for objects.
+        `density` is in points a square meter; `slope` in degrees, which nine tenths of the ground do not exceed;
+        `noise` the share of points that are noise below the ground; `width` in meters, across the longest direction;
+        `rise` the height in meters above the ground that one of a thousand points exceeds; `zero` the share of the
+        ground at a height of 0, as where heights above the ground stand in place of elevations.
         """
         if self.ground is None:
             return {}
-        noise = float(self.is_noise.mean())
-        return {"density": self.spacing**-2, "slope": self.ground.steepness, "noise": noise}
+        points = self.cloud.points[: len(self.cloud) - self.marks].astype(np.float64) * self.factor + self.origin
+        some = points[:: max(1, len(points) // _LOOKED_AT)]
+        flat = some[:, :2] - some[:, :2].mean(axis=0)
+        # The last direction is the one in which points vary least.
+        across = flat @ np.linalg.svd(flat.T @ flat)[0][:, -1]
+        ground = self.ground.heights[1]
+        return {
+            "density": self.spacing**-2,
+            "slope": self.ground.steepness,
+            "noise": float(self.is_noise.mean()),
+            "width": float(np.ptp(across)),
+            "rise": float(np.quantile(self.ground.heights_above(some)[:, 1], 0.999)),
+            "zero": float((np.abs(ground) < _NEAR_ZERO).mean()),
+        }
 
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""

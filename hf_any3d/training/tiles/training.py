@@ -555,6 +555,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     how = f"{len(kept_logits)} trainings that each left out whole {name}s"
     if places == 1:
         how += "; all tiles are of one place, so that others will be worse"
+    else:
+        how += f"; the interval is for further {name}s of the same kind"
     matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
     estimate = TilesEstimate(matrices, examples.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.
