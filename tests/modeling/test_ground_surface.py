@@ -19,6 +19,9 @@ TERRAINS = {
     "cliff": lambda x, y: np.where(x > 50, 15.0, 0.0),
     "embankment": lambda x, y: np.clip(8 - np.abs(x - 45) / 1.5, 0, 4),
 }
+SLOPES = {
+    degrees: lambda x, y, rise=np.tan(np.radians(degrees)): rise * (0.8 * x + 0.6 * y) for degrees in (0, 15, 30, 45)
+}
 FOUND = {
     "plain": (0.99, 0.99),
     "waves": (0.99, 0.99),
@@ -33,7 +36,7 @@ FOUND = {
 def made(terrain, density=DENSITY, seed=0, forest=False):
     """Points of a terrain with a house that stands on it, and trees; their heights above it, and what is ground."""
     generator = np.random.default_rng(seed)
-    height = TERRAINS[terrain]
+    height = TERRAINS.get(terrain) or SLOPES[terrain]
     flat = generator.random((int(density * SIDE**2), 2)) * SIDE
     ground = height(*flat.T)
     above = generator.normal(0, 0.02, len(flat))
@@ -77,6 +80,17 @@ def test_the_ground_is_where_it_was_made(terrain):
         assert (np.abs(found - above)[is_ground] < 0.15).mean() > share
         assert (found[above > 2] > 1.5).mean() > 0.95, "houses and trees stand on it"
         assert is_noise.mean() < 0.001
+
+
+@pytest.mark.parametrize(("degrees", "least"), zip(SLOPES, (0.99, 0.99, 0.98, 0.93), strict=True))
+def test_ground_is_told_from_things_at_each_slope_with_noise_and_without(degrees, least):
+    points, _, is_ground = made(degrees)
+    for share in (0, 0.01):
+        noise = below(points, "scattered", share)[: int(share * len(points))]
+        found, _ = found_above(np.concatenate([points, noise]), len(points))
+        is_called = np.abs(found) < 0.5
+        iou = (is_called & is_ground).sum() / (is_called | is_ground).sum()
+        assert iou > least
 
 
 @pytest.mark.parametrize("kind", ["scattered", "layer", "clusters"])
