@@ -100,7 +100,9 @@ def segment(
     noise: Annotated[
         bool,
         typer.Option(
-            "--noise", help="Label points far below the ground so, 7 in LAS; without it they keep their class."
+            "--noise",
+            help="Label points far below the ground, and lone ones far above it, so, 7 in LAS; without it they keep "
+            "their class.",
         ),
     ] = False,
     output: Annotated[

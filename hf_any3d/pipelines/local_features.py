@@ -20,7 +20,7 @@ from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
-from hf_any3d.registry import LOW_NOISE, NONE_OF_THESE
+from hf_any3d.registry import NOISE, NONE_OF_THESE
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
@@ -30,7 +30,7 @@ _PIECE = 65_536
 _CONDITIONS = {
     "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
     "slope": "slopes of {:.0f}° (learned: {:.0f} to {:.0f})",
-    "noise": "{:.2%} of its points are noise below the ground (learned: {:.2%} to {:.2%})",
+    "noise": "{:.2%} of its points are noise below the ground or in the air (learned: {:.2%} to {:.2%})",
     "width": "a strip of {:.2g} m (learned: {:.2g} to {:.2g} m wide)",
     "rise": "nothing rises more than {:.2g} m, as on water (learned: {:.2g} to {:.2g} m)",
     "zero": "{:.0%} of its ground is at 0, as if heights stood in place of elevations (learned: {:.0%} to {:.0%})",
@@ -58,10 +58,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
     Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
-    never classified. `noise=True` gives points far below the ground that no others support, such as reflections, the
-    label "low noise", 7 in LAS. Without it, an answer with such points has `noise (points,)`, their labels are those
-    of points nearby, and copies of the file keep their class. `unit`, "meters", "feet" or "us-feet", is that of files
-    that say none.
+    never classified. `noise=True` gives points far below the ground that no others support, such as reflections, and
+    lone ones far above it, such as birds, the label "noise", 7 in LAS. Without it, an answer with such points has
+    `noise (points,)`, their labels are those of points nearby, and copies of the file keep their class. `unit`,
+    "meters", "feet" or "us-feet", is that of files that say none.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -97,8 +97,8 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         if none_of_these:
             names = (*names, NONE_OF_THESE)
         # A model may have learned what noise is.
-        if noise and LOW_NOISE not in names:
-            names = (*names, LOW_NOISE)
+        if noise and NOISE not in names:
+            names = (*names, NOISE)
         return names
 
     def get_iterator(
@@ -148,7 +148,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             far = is_none_of_these(answers.all_unknown, config)
             answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
         if noise:
-            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(LOW_NOISE), 1.0
+            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(NOISE), 1.0
         elif scan.is_noise.any():
             answers.noise = scan.is_noise[: len(scene.part)]
         return self._answer(scene, answers, **postprocess_params, names=names)

@@ -292,7 +292,7 @@ class DescribedScan:
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
         bounds: (2, 3) lowest and highest coordinates, in the unit of the features.
-        is_noise: (points,) which points are noise below the ground, and are described by the others.
+        is_noise: (points,) which points are noise, below the ground or in the air, and are described by the others.
         marks: Number of the last points that are described by the others, such as the centers of faces.
     """
 
@@ -318,9 +318,9 @@ class DescribedScan:
         """Conditions of the place, by which one tells whether a model has seen its like; {} for objects.
 
         `density` is in points a square meter; `slope` in degrees, which nine tenths of the ground do not exceed;
-        `noise` the share of points that are noise below the ground; `width` in meters, across the longest direction;
-        `rise` the height in meters above the ground that one of a thousand points exceeds; `zero` the share of the
-        ground at a height of 0, as where heights above the ground stand in place of elevations.
+        `noise` the share of points that are noise, below the ground or in the air; `width` in meters, across the
+        longest direction; `rise` the height in meters above the ground that one of a thousand points exceeds; `zero`
+        the share of the ground at a height of 0, as where heights above the ground stand in place of elevations.
         """
         if self.ground is None:
             return {}
