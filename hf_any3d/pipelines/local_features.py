@@ -15,7 +15,8 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
-from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
@@ -24,6 +25,8 @@ from hf_any3d.registry import NOISE, NONE_OF_THESE
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
+ADAPTED_POINTS = 12_000
+"""Points of a scan from which a model learns once more, as many as of a tile at training."""
 # Points whose features are in memory at a time.
 _PIECE = 65_536
 # Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
@@ -60,8 +63,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
     never classified. `noise=True` gives points far below the ground that no others support, such as reflections, and
     lone ones far above it, such as birds, the label "noise", 7 in LAS. Without it, an answer with such points has
-    `noise (points,)`, their labels are those of points nearby, and copies of the file keep their class. `unit`,
-    "meters", "feet" or "us-feet", is that of files that say none.
+    `noise (points,)`, their labels are those of points nearby, and copies of the file keep their class. `adapt=True`
+    learns once more for each scan, from its own points of which the model is sure and from learned points that are
+    stored with it: better where a place is unlike the learned ones, and slower by a second pass and some seconds of
+    training; `unknown` stays as it was. `unit`, "meters", "feet" or "us-feet", is that of files that say none.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -76,6 +81,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         self,
         none_of_these: bool | None = None,
         noise: bool | None = None,
+        adapt: bool | None = None,
         unit: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
@@ -88,7 +94,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
         if noise and self.feature_extractor.unit != "meters":
             raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
-        during |= without_none(none_of_these=none_of_these, noise=noise)
+        if adapt and not self.model.config.learned_rows:
+            raise ValueError(
+                "adapt=True: the model has stored nothing to learn from once more; train it anew on tiles"
+            )
+        during |= without_none(none_of_these=none_of_these, noise=noise, adapt=adapt)
         return before, during, after
 
     def all_names(self, *, none_of_these: bool = False, noise: bool = False) -> tuple[str, ...]:
@@ -136,10 +146,14 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         scan = processor.describe(cloud, scene.up_axis, marks)
         answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
-        with tqdm(total=len(cloud), unit="point", disable=hidden, delay=2, leave=False) as bar:
+        model = self.model
+        adapt = forward_params.get("adapt", False)
+        with tqdm(total=len(cloud) * (1 + adapt), unit="point", disable=hidden, delay=2, leave=False) as bar:
+            if adapt:
+                model = self._adapted(scan, bar)
             # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
             for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
-                self._label(scan, inside, near, answers)
+                self._label(scan, inside, near, answers, model)
                 return_free_memory()
                 bar.update(len(inside))
         self._tell_of_unlike(scan, answers, scene.stem)
@@ -200,7 +214,27 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         config = self.model.config
         return config.smoothing_edge if scan.spacing <= config.smoothed_below else 0.0
 
-    def _label(self, scan: DescribedScan, inside: np.ndarray, near: np.ndarray, answers: _Answers) -> None:
+    def _adapted(self, scan: DescribedScan, bar: tqdm) -> LocalFeaturesForPointCloudSegmentation:
+        """Return the model as it is after it has learned once more, from points drawn in all parts of a scan."""
+        generator = np.random.default_rng(0)
+        share = min(1.0, ADAPTED_POINTS / len(scan.cloud))
+        drawn: list[np.ndarray] = []
+        for inside, near in scan.parts(self.part_points, scan.reach):
+            some = np.flatnonzero(np.isin(near, inside, assume_unique=True))
+            some = some[generator.random(len(some)) < share]
+            drawn.append(scan.neighborhoods(near).features(some))
+            return_free_memory()
+            bar.update(len(inside))
+        return adapted(self.model, np.concatenate(drawn), self.feature_extractor.may_miss)
+
+    def _label(
+        self,
+        scan: DescribedScan,
+        inside: np.ndarray,
+        near: np.ndarray,
+        answers: _Answers,
+        model: LocalFeaturesForPointCloudSegmentation,
+    ) -> None:
         """Label the points `inside` a part of a scan, by those `near` it."""
         edge = self._smoothing_edge(scan)
         surroundings = scan.neighborhoods(near)
@@ -214,7 +248,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             points = torch.nn.functional.pad(features, (3, 0))[None].to(self.model.device)
             with torch.inference_mode():
                 output = super().forward({"points": points})
-            logits = output["logits"][0]
+                logits = output["logits"][0]
+                if model is not self.model:
+                    # How unlike all learned points they are is of the model that was trained.
+                    logits = model(points).logits[0].float()
             refuse_non_finite(logits, None)
             if shares is None:
                 # (rows, labels); the first output tells how many labels there are.

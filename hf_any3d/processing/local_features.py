@@ -147,6 +147,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         first = {word for name in names for word in words.get(name, ())}
         return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
 
+    @property
+    def may_miss(self) -> list[list[int]]:
+        """Groups of features, by their numbers, that scans may lack."""
+        groups = [RETURNS, ("intensity",), ("rgb",), ("normals",)]
+        return [self.channels_of(names) for names in groups if {*names} <= {*self.features}]
+
     def check_measured(self, cloud: PointCloudData) -> None:
         """Check that a cloud has what the features are computed of, as no model answers for points without it.
 

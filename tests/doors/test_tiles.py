@@ -102,6 +102,18 @@ def test_points_far_below_the_ground_move_no_answer_and_are_noise_if_that_is_ask
     assert not np.isin(found["noisy", "--noise"][: len(points)], (7, 9)).any()
 
 
+def test_a_model_learns_once_more_from_the_tile_that_it_labels(learned, shell):
+    points, labels, columns = drawn(11)
+    shell.write("further.ply", points, **columns)
+    found = []
+    for options in ("", "--adapt", "--adapt"):
+        shell(f"hf-any3d segment further.ply --model outputs/tiles --output adapted.ply {options}")
+        found.append(read_point_cloud(shell.folder / "adapted.ply").labels)
+    assert (found[1] == found[2]).all(), "the same each time"
+    assert 0.9 < (found[0] == found[1]).mean() < 1
+    assert (found[1] == labels)[labels != 1].mean() > 0.85
+
+
 def test_a_tile_unlike_all_that_was_learned_is_told(learned, shell):
     points, _, columns = drawn(9)
     shell.write("usual.ply", points, **columns)
