@@ -434,7 +434,7 @@ def _check_way(way: Way | None, source: _Source, earlier: Path | None) -> None:
 def _train(source: _Source, arguments: dict[str, Any], way: Way | None) -> tuple[str, list[str]]:
     """Train; returns the directory of the model, and what was found, line by line."""
     from hf_any3d.cli.train_requests import scans_request, task_request
-    from hf_any3d.training.few_scans.ways import learn_scans
+    from hf_any3d.training.few_scans.training import learn_scans
     from hf_any3d.training.program import figures, train
 
     # A recipe says how it is trained, so that no way is chosen.

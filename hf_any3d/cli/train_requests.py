@@ -12,10 +12,16 @@ from datasets import DatasetDict
 from hf_any3d.cli.train import SHORT_NAMES, Task
 from hf_any3d.training import detection, layouts, tasks
 from hf_any3d.training.arguments import read_recipe, read_words
-from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED
-from hf_any3d.training.few_scans.request import OF_SCANS, OPTIONS, FewScans, FewScansArguments
-from hf_any3d.training.few_scans.small_data import classification_beside_head, small_data_classification
-from hf_any3d.training.few_scans.ways import BothWays, choose_way
+from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED, choose_way
+from hf_any3d.training.few_scans.request import (
+    OF_SCANS,
+    OPTIONS,
+    BothWays,
+    FewScans,
+    FewScansArguments,
+    classification_beside_head,
+    small_data_classification,
+)
 from hf_any3d.training.program import TrainingTask
 from hf_any3d.training.tasks import Classification
 from hf_any3d.training.tiles.training import Tiles, TilesArguments

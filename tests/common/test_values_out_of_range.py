@@ -19,7 +19,7 @@ from hf_any3d.modeling.layers import boxes, unknown_score
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.training.arguments import DataArguments, ModelArguments
-from hf_any3d.training.few_scans.training import FewScans, FewScansArguments, FewScansDataArguments
+from hf_any3d.training.few_scans.request import FewScans, FewScansArguments, FewScansDataArguments
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_act import tiny_act
