@@ -164,7 +164,7 @@ def test_texts_for_numbers_and_booleans_are_refused_by_their_name(tmp_path):
 
 
 def test_negative_numbers_of_training_are_refused_by_their_name():
-    from hf_any3d.training.arguments import build_arguments
+    from hf_any3d.training.requests import build_arguments
 
     for kind, name in ((ModelArguments, "num_layers"), (DataArguments, "max_eval_samples")):
         with raises(ValueError, naming=name):

@@ -14,9 +14,11 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
 from hf_any3d.pipelines import default_model
-from hf_any3d.training.arguments import DataArguments, Request, argument, read_recipe
+from hf_any3d.training.arguments import DataArguments, argument
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
 from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.recipes import read_recipe
+from hf_any3d.training.requests import Request
 from hf_any3d.training.splits import load_rows
 from hf_any3d.training.tasks import Classification
 

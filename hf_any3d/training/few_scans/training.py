@@ -354,8 +354,11 @@ def _judge_split(
     return Estimate.from_logits(logits, numbers, classes, "its own split", refused)
 
 
-def learn_scans(request: FewScans | Classification | BothWays, rows: DatasetDict | None = None) -> Learned:
-    """Learn to classify scans, and save model, card and metrics.json; `rows` are the scans if they are loaded."""
+def learn_scans(request: FewScans | BothWays | program.TrainingTask, rows: DatasetDict | None = None) -> Learned:
+    """Learn in the way that a request asks for, and save model, card and metrics.json.
+
+    `rows` are the scans if they are loaded.
+    """
     if isinstance(request, FewScans):
         return learn_few_scans(request, rows)
     if isinstance(request, BothWays):

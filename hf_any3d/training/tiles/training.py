@@ -27,9 +27,10 @@ from hf_any3d.modeling.local_features.neighborhoods import EDGES
 from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.processing.point_clouds import UP_AXES
 from hf_any3d.training import program
-from hf_any3d.training.arguments import Request, argument
+from hf_any3d.training.arguments import argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
+from hf_any3d.training.requests import Request
 from hf_any3d.training.tiles.confidence import TilesEstimate
 from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
 from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
