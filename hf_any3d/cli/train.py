@@ -145,9 +145,12 @@ def train(
     skip_hub_if_offline()
     use_writable_cache()
     source = _find_source(data, dataset, task, words)
-    # What contradicts itself, or names no model, is refused before torch is loaded.
-    _check_way(way, source, options.earlier)
+    # What names no model, or contradicts itself, is refused before torch is loaded.
+    if source.files:
+        _check_way_of_points(way, options.earlier)
     options = options.with_models_found(way)
+    if not source.files:
+        _check_way(way, source, options.earlier)
     load_libraries()
     hide_bars_of_datasets()
     # The arguments of trainings are classes on top of torch, so that they are read only now.
@@ -229,17 +232,19 @@ def _has_las(files: list[str]) -> bool:
     return any(file.suffix.lower() in (".las", ".laz") for file in inside)
 
 
+def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:
+    """Refuse ways of learning that files of labeled points do not have."""
+    if way is Way.BOTH:
+        raise ValueError(f"--way {way} with labels of points; expected features or trained")
+    if earlier is not None:
+        raise ValueError(
+            "--from with labels of points: it adds scans to a model of few scans, and a model of labeled points is "
+            "learned anew from all its files; expected those of before and the new ones, without --from"
+        )
+
+
 def _check_way(way: Way | None, source: Source, earlier: Path | None) -> None:
-    """Refuse a way of learning that the data do not have."""
-    if source.files:
-        if way is Way.BOTH:
-            raise ValueError(f"--way {way} with labels of points; expected features or trained")
-        if earlier is not None:
-            raise ValueError(
-                "--from with labels of points: it adds scans to a model of few scans, and a model of labeled points "
-                "is learned anew from all its files; expected those of before and the new ones, without --from"
-            )
-        return
+    """Refuse frozen features where something else asks for a training."""
     # These ask for no frozen features, and go with all data.
     if earlier is None and way not in (Way.FEATURES, Way.BOTH):
         return
