@@ -163,7 +163,9 @@ def train(
         if isinstance(request, Tiles):
             learned = learn_tiles(request, source.files)
         else:
-            if _has_las(source.files):
+            # Several files are always tiles, so that a network learns from one folder.
+            inside = [file for folder in source.files for file in Path(folder).rglob("*")]
+            if any(file.suffix.lower() in (".las", ".laz") for file in inside):
                 print_note(
                     "warning: a network is trained on all codes of LAS as they are, also those that name no object, "
                     "such as 0, 1 and 12; --way features leaves them out"
@@ -224,12 +226,6 @@ def _has_labeled_points(folder: str, task: Task | None) -> bool:
     if found.name != "folder":
         return False
     return task is Task.SEGMENTATION or found.labels() == LABELED_POINTS
-
-
-def _has_las(files: list[str]) -> bool:
-    """Return whether files, or those of folders, are LAS."""
-    inside = (file for path in map(Path, files) for file in ([path] if path.is_file() else path.rglob("*")))
-    return any(file.suffix.lower() in (".las", ".laz") for file in inside)
 
 
 def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:
