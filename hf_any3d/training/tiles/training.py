@@ -202,7 +202,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
             conditions += more
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
     values = {name: [of_copy[name] for of_copy in conditions] for name in conditions[0]}
-    range_of = {name: [min(found), max(found)] for name, found in values.items()} or None
+    seen = {name: [min(found), max(found)] for name, found in values.items()} or None
     config = LocalFeaturesConfig(
         # The coordinates come first, as for every model, though the network does not read them.
         in_channels=3 + len(processor.names()),
@@ -210,7 +210,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         members=_MEMBERS,
         class_codes=classes.codes,
         learned_codes=classes.members(rule),
-        seen=range_of,
+        seen=seen,
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},
     )
