@@ -25,7 +25,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from examples import run_act_autoencoder, run_act_pretraining
-from hf_any3d.training.arguments import merge
+from hf_any3d.training.recipes import merge
 from studies.act_stages import recipe_of, spread_of_targets, write_fold
 from studies.runs import (
     kept_run,

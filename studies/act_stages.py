@@ -20,7 +20,6 @@ from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport, peak_memory
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.training.arguments import merge, parse_arguments, read_settings
 from hf_any3d.training.pretraining import (
     LinearProbe,
     PretrainingDataArguments,
@@ -31,6 +30,8 @@ from hf_any3d.training.pretraining import (
     load_splits,
 )
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.recipes import merge, read_settings
+from hf_any3d.training.requests import parse_arguments
 from studies.generated_shapes import generate
 from studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 

@@ -14,7 +14,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_f
 from examples import run_minigpt3d
 from hf_any3d.data import load_point_dataset
 from hf_any3d.model_card.run_report import peak_memory
-from hf_any3d.training.arguments import read_settings
+from hf_any3d.training.recipes import read_settings
 from studies import chat_encoder, chat_evaluation
 from studies.donors import donors_folder
 from studies.generated_shapes import CLASSES, draw_colored

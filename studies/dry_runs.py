@@ -22,7 +22,7 @@ import hf_any3d  # noqa: F401  registers models
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
-from hf_any3d.training.arguments import merge
+from hf_any3d.training.recipes import merge
 from hf_any3d.utils.atomic_files import write_json
 from studies.published_tables import CHAT, PICTURES, QUESTIONS, Step
 from studies.shape_conversations import write_tree

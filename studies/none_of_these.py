@@ -30,8 +30,9 @@ from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
 from hf_any3d.training.few_scans.one_side import one_side
 from hf_any3d.training.few_scans.plan import Plan, plan_for
+from hf_any3d.training.few_scans.request import FewScansArguments
 from hf_any3d.training.few_scans.scans import Examples, Scans
-from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans
+from hf_any3d.training.few_scans.training import fit_few_scans
 from studies.few_scans import area
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, OTHERS_OF_A_KIND, SEED, SETS, Draw, Shapes, draw, nothing_known
 from studies.generated_shapes import Damage, draw_shape, normalized, seen, viewpoint

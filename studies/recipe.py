@@ -52,7 +52,7 @@ from examples import quickstart
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.training.arguments import merge
+from hf_any3d.training.recipes import merge
 from studies import earlier_recipe, recipe_report
 from studies.recipe_report import Factors, Run
 from studies.runs import kept_run, percent, stopwatch, use_threads, write_results

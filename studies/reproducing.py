@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import AdapterArguments, merge, read_settings
+from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.folds import mean_and_std, run_folds, run_once
+from hf_any3d.training.recipes import merge, read_settings
 from hf_any3d.utils.atomic_files import write_json, write_text
 from studies.dry_runs import DryRun
 from studies.published_tables import (

@@ -13,8 +13,8 @@ def test_nothing_has_become_heavier():
     assert not heavier, f"figure and limit: {heavier}; what is lighter lowers them: python -m tests.weight --store"
 
 
-def test_no_function_has_more_than_ten_ways_through_it():
-    limit = "lint.mccabe.max-complexity=10"
+def test_no_function_has_more_than_fifteen_ways_through_it():
+    limit = "lint.mccabe.max-complexity=15"
     words = ["check", "--isolated", "--select", "C901", "--config", limit, "--output-format", "concise", *PRODUCT]
     done = subprocess.run([sys.executable, "-m", "ruff", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"give the steps of a long function names: {done.stdout}"

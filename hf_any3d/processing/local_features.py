@@ -145,7 +145,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         words = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",), "normals": ("normal",)}
         words |= dict.fromkeys(RETURNS, ("return", "returns", "place among", "several", "early"))
         first = {word for name in names for word in words.get(name, ())}
-        return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
+        return [
+            n
+            for n, name in enumerate(self.names())
+            if name.split(",")[0] in first
+            or any(name.startswith(f"{word} ") or name.startswith(f"{word},") for word in first)
+        ]
 
     @property
     def may_miss(self) -> list[list[int]]:
@@ -509,7 +514,3 @@ def _units(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (points, 3) of length 1; those of length 0 stay."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length > 0, length, 1)
-
-
-def _starts(name: str, words: set[str]) -> bool:
-    return any(name.startswith(f"{word} ") or name.startswith(f"{word},") for word in words)
