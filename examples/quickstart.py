@@ -49,7 +49,7 @@ from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
-from hf_any3d.training.arguments import read_settings
+from hf_any3d.training.recipes import read_settings
 from hf_any3d.training.rows import training_transform
 from hf_any3d.visualization.figures import plot_point_clouds
 

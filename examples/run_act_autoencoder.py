@@ -40,7 +40,6 @@ from hf_any3d.evaluation.reconstruction import (
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
     PretrainingDataArguments,
@@ -51,6 +50,7 @@ from hf_any3d.training.pretraining import (
     pretraining_rows,
 )
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.requests import parse_arguments
 from hf_any3d.training.schedules import ScheduledArguments
 from hf_any3d.visualization.reconstruction import write_reconstructions
 

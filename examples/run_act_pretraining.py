@@ -32,7 +32,6 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.pretraining import (
     DistillationTrainingArguments,
     PretrainingDataArguments,
@@ -47,6 +46,7 @@ from hf_any3d.training.pretraining import (
 )
 from hf_any3d.training.program import encoder_facts
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.requests import parse_arguments
 
 logger = logging.getLogger(__name__)
 

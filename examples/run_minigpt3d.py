@@ -30,7 +30,6 @@ from hf_any3d.data import load_point_dataset
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.training import program
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.minigpt3d_stages import (
     ConversationArguments,
     StageArguments,
@@ -41,6 +40,7 @@ from hf_any3d.training.minigpt3d_stages import (
     trained_groups,
     warn_of_local_parts,
 )
+from hf_any3d.training.requests import parse_arguments
 from hf_any3d.training.text_rows import ConversationCollator, ConversationRows
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from transformers import AutoModel
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
 from hf_any3d.cli.train_requests import scans_request
 from hf_any3d.training.few_scans.linear_head import fit_head
-from hf_any3d.training.few_scans.ways import learn_scans
+from hf_any3d.training.few_scans.training import learn_scans
 from studies.donors import donors_folder
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, SHOTS, Draw, Shapes, draw, parts
 from studies.runs import kept_run, machine, mean_gain, stopwatch, write_results

@@ -193,7 +193,7 @@ def assemble(
         config.parts = _recorded_parts(parts, last.stage)
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
-    fresh = {_module_of(name) for name in initialized}
+    fresh = {".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized}
     return Assembly(parts, tuple(files), model, state, tuple(sorted(fresh)))
 
 
@@ -221,11 +221,6 @@ def _recorded_parts(parts: tuple[Part, Part, Part], stage: int) -> dict[str, Any
             source = resolve_encoder(part.source.absolute())
             records[name] = record_source(source.name, source).to_dict()
     return records or None
-
-
-def _module_of(name: str) -> str:
-    """Return the module that a tensor is of, for the card: "bridge.qformer", "bridge.experts.router"."""
-    return ".".join(name.split(".")[: 3 if ".experts." in name else 2])
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:

@@ -294,9 +294,7 @@ def published_page() -> str:
             )
     lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark", "checked"), rows)
     lines += ["", "## Opened for real", ""]
-    lines += [
-        "What the recorded runs saw. `tests/published/checks.py` defines chance and what is expected."
-    ]
+    lines += ["What the recorded runs saw. `tests/published/checks.py` defines chance and what is expected."]
     lines += [
         "",
         *(f"- `{name}`: {check['name']}: {check['seen']}." for name in runs for check in runs[name]["checks"]),

@@ -24,7 +24,7 @@ from examples.shapes_chat.conversations import write_tree
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
-from hf_any3d.training.arguments import merge
+from hf_any3d.training.recipes import merge
 from hf_any3d.utils.atomic_files import write_json
 
 FEW_SHOT: Mapping[str, Any] = {"way": 2, "shot": 2, "test_per_class": 2}

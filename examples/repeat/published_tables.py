@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from hf_any3d.training.arguments import merge
 from hf_any3d.training.folds import Program
+from hf_any3d.training.recipes import merge
 
 PUBLISHED = "published.yaml"
 PROGRAM = "run_point_cloud_classification.py"

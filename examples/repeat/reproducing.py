@@ -24,8 +24,9 @@ from examples.repeat.published_tables import (
 from examples.repeat.series import write_tables
 from examples.repeat.table_needs import check_needs
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import AdapterArguments, merge, read_settings
+from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.folds import mean_and_std, run_folds, run_once
+from hf_any3d.training.recipes import merge, read_settings
 from hf_any3d.utils.atomic_files import write_json, write_text
 
 FOLDS = 10

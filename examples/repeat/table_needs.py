@@ -14,7 +14,9 @@ from examples.repeat.published_tables import CHAT, PICTURES, QUESTIONS, Publishe
 from examples.repeat.table_questions import JUDGES
 from hf_any3d.data import load_point_dataset
 from hf_any3d.evaluation.question_answering import find_protocol
-from hf_any3d.training.arguments import DataArguments, build_arguments, read_words, words_of
+from hf_any3d.training.arguments import DataArguments
+from hf_any3d.training.folds import words_of
+from hf_any3d.training.requests import build_arguments, read_words
 from hf_any3d.training.splits import load_splits
 from hf_any3d.utils.messages import error_lines
 

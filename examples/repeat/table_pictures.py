@@ -14,8 +14,9 @@ import hf_any3d
 from examples import plot_cells, plot_features
 from examples.repeat.untrained_report import save_untrained_report
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.training.arguments import argument, parse_arguments
+from hf_any3d.training.arguments import argument
 from hf_any3d.training.program import run_program
+from hf_any3d.training.requests import parse_arguments
 
 EMBEDDED = Path(hf_any3d.__file__).parent / "assets" / "chair.ply"
 

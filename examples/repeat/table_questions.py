@@ -21,8 +21,9 @@ from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocol
 from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, Judge, LanguageModelJudge
 from hf_any3d.evaluation.question_answering import Protocol, find_protocol
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.training.arguments import argument, json_mapping, parse_arguments
+from hf_any3d.training.arguments import argument, json_mapping
 from hf_any3d.training.program import run_program
+from hf_any3d.training.requests import parse_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from examples.shapes_chat.conversations import write_tree
 from examples.shapes_chat.facts import PALETTE, ShapeFacts, all_facts
 from hf_any3d.data import load_point_dataset
 from hf_any3d.model_card.run_report import peak_memory
-from hf_any3d.training.arguments import read_settings
+from hf_any3d.training.recipes import read_settings
 from studies.donors import donors_folder
 from studies.generated_shapes import CLASSES, draw_colored
 from studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments

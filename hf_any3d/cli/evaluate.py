@@ -352,8 +352,10 @@ def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool
 def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -> tuple[Any, Any]:
     """Return the arguments of a training about data and votes, of which a recipe may have some."""
     from hf_any3d.processing.point_clouds import PointCloudProcessor
-    from hf_any3d.training.arguments import DataArguments, build_arguments, read_recipe
+    from hf_any3d.training.arguments import DataArguments
     from hf_any3d.training.protocol import ProtocolArguments
+    from hf_any3d.training.recipes import read_recipe
+    from hf_any3d.training.requests import build_arguments
 
     kinds = DataArguments, ProtocolArguments
     # A recipe also has arguments of the training, which an evaluation has no use for.

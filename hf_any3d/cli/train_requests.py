@@ -9,14 +9,24 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from hf_any3d.cli.train import SHORT_NAMES, Task
+from hf_any3d.cli.common import read_model_config
+from hf_any3d.cli.train_options import ARGUMENTS, Source, Task, TrainOptions, Way
+from hf_any3d.hub.published_table import is_published
+from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training import detection, layouts, tasks
-from hf_any3d.training.arguments import read_recipe, read_words
-from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED
-from hf_any3d.training.few_scans.request import OF_SCANS, OPTIONS, FewScans, FewScansArguments
-from hf_any3d.training.few_scans.small_data import classification_beside_head, small_data_classification
-from hf_any3d.training.few_scans.ways import BothWays, choose_way
+from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED, choose_way
+from hf_any3d.training.few_scans.request import (
+    OF_SCANS,
+    OPTIONS,
+    BothWays,
+    FewScans,
+    FewScansArguments,
+    classification_beside_head,
+    small_data_classification,
+)
 from hf_any3d.training.program import TrainingTask
+from hf_any3d.training.recipes import read_recipe
+from hf_any3d.training.requests import read_words
 from hf_any3d.training.tasks import Classification
 from hf_any3d.training.tiles.training import Tiles, TilesArguments
 from hf_any3d.training.tiles.ways import OF_TILES, choose_way as choose_way_of_tiles
@@ -29,10 +39,34 @@ TASK_CLASSES: dict[Task, type[TrainingTask]] = {
 }
 # What `--way both` decides itself.
 _OF_BOTH_WAYS = {"wrap", "wrap_weight", "model_type", "model_name_or_path", "peft"}
+# Argument -> option of the command.
+_OPTIONS = {argument: name.replace("_", "-") for name, argument in ARGUMENTS.items()} | {"from_model": "from"}
 
 
-def parse_words(task: Task, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that words name, for a task."""
+def build_request(
+    source: Source, options: TrainOptions, words: Sequence[str], way: Way | None
+) -> tuple[Tiles | FewScans | BothWays | TrainingTask, DatasetDict | None]:
+    """Return the request that a command line asks for; and its rows, if they were loaded to choose the way.
+
+    Arguments that are left out keep the value of the recipe, or the default of their class.
+
+    Args:
+        source: The data.
+        options: Options of the command.
+        words: Further words, which name arguments of the training.
+        way: The way of learning that is asked for, if any.
+    """
+    task = source.task
+    given = options.settings()
+    # A network is trained on the rows of a folder: that is known without a look at the files.
+    if source.files and not (way is Way.TRAINED and len(source.files) == 1 and Path(source.files[0]).is_dir()):
+        tiles = _tiles_request(source, given, words, way)
+        if tiles is not None:
+            return tiles, None
+    # Frozen features come from a point encoder of any type; a training has an argument for each kind of encoder.
+    if options.encoder and way is not Way.FEATURES:
+        del given["encoder"]
+        given |= _encoder_arguments(options.encoder)
     kinds = TASK_CLASSES[task].argument_classes()
     if task is Task.CLASSIFICATION:
         # Arguments of the same name are those of trainings, which take more.
@@ -44,24 +78,63 @@ def parse_words(task: Task, words: Sequence[str]) -> dict[str, Any]:
         if task is Task.SEGMENTATION:
             raise ValueError(f"--{name} has no effect on a network that is trained; expected --way features")
         raise ValueError(f"--{name} is an option of labels of points; these data are learned for {task}")
-    return named
+    _refuse_twice(given, named)
+    # A recipe may name its folder itself.
+    output = {} if source.recipe is not None else {"output_dir": str(source.output)}
+    settings = {**source.arguments, **output, **given, **named}
+    # A recipe says how it is trained, so that no way is chosen.
+    if task is Task.CLASSIFICATION and source.recipe is None:
+        return scans_request(settings, way)
+    below = {}
+    if source.recipe is not None:
+        below = read_recipe(source.recipe, TASK_CLASSES[task].argument_classes())
+    return TASK_CLASSES[task].from_settings(settings, below), None
 
 
-def tiles_request(
-    files: Sequence[str], arguments: Mapping[str, Any], words: Sequence[str], way: str | None
-) -> Tiles | None:
+def _refuse_twice(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """Refuse an argument that has an option of the command, and was named beside it."""
+    twice = sorted(named.keys() & given.keys())
+    if twice:
+        short = _OPTIONS.get(twice[0], twice[0].replace("_", "-"))
+        raise ValueError(f"--{short} and --{twice[0]} are one option; expected one of them")
+
+
+def _encoder_arguments(encoder: str) -> dict[str, str]:
+    """Return the arguments of a training that start from an encoder, by its kind."""
+    if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner
+        return {"encoder_name_or_path": encoder}
+    try:
+        model_type = str(read_model_config(encoder).get("model_type"))
+    except OSError:
+        if is_published(encoder):
+            raise
+        model_type = ""  # the default encoder may be in an installed package, although the hub cannot be reached
+    if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
+        return {"model_type": model_type, "model_name_or_path": encoder}
+    return {"encoder_name_or_path": encoder}
+
+
+def _tiles_request(source: Source, given: Mapping[str, Any], words: Sequence[str], way: str | None) -> Tiles | None:
     """Return the request to learn point labels from a few files; None if a network is to be trained."""
     of_network = tasks.Segmentation.argument_classes()
     named = read_words([*of_network, TilesArguments], words, "hf-any3d train --task segmentation --help-all")
-    arguments = {**arguments, **named}
-    if choose_way_of_tiles(files, arguments, way) == FEATURES:
-        return Tiles.from_settings(arguments)
+    given = dict(given)
+    # Here `--points` are those of a tile, not of a cloud of a network.
+    if "num_points" in given:
+        given["points"] = given.pop("num_points")
+    _refuse_twice(given, named)
+    # No recipe can name a directory here.
+    settings = {"output_dir": str(source.output), **given, **named}
+    if choose_way_of_tiles(source.files, settings, way) == FEATURES:
+        return Tiles.from_settings(settings)
     without_effect = sorted(named.keys() - {setting.name for kind in of_network for setting in fields(kind)})
-    of_training = sorted(arguments.keys() - OF_TILES)
+    of_training = sorted(settings.keys() - OF_TILES)
     if without_effect and of_training:
-        short = SHORT_NAMES.get(of_training[0], of_training[0])
+        cause = of_training[0]
+        if cause in given:
+            cause = _OPTIONS.get(cause, cause)
         raise ValueError(
-            f"--{without_effect[0]} has no effect on a network that is trained, which --{short} asks for; expected "
+            f"--{without_effect[0]} has no effect on a network that is trained, which --{cause} asks for; expected "
             "one of them"
         )
     return None
@@ -74,7 +147,7 @@ def scans_request(
     # What frozen features do not take asks for a training, unless the way is named.
     of_training = sorted(arguments.keys() - OPTIONS)
     if of_training and (way == FEATURES or "from_model" in arguments):
-        name = SHORT_NAMES.get(of_training[0], of_training[0])
+        name = _OPTIONS.get(of_training[0], of_training[0])
         raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
     if way == TRAINED or (way is None and of_training):
         return small_data_classification(**arguments), None
@@ -83,22 +156,21 @@ def scans_request(
     chosen, rows = choose_way(scans, way, trains=bool(of_training))
     if chosen == FEATURES:
         return scans, rows
-    if chosen == BOTH:
-        return _both_ways(scans, arguments), rows
-    return small_data_classification(**arguments), rows
-
-
-def _both_ways(scans: FewScans, arguments: Mapping[str, Any]) -> BothWays:
+    if chosen == TRAINED:
+        return small_data_classification(**arguments), rows
+    assert chosen == BOTH
     decided = sorted(arguments.keys() & _OF_BOTH_WAYS)
     if decided:
         raise ValueError(f"--{decided[0]} with --way both, which trains a wrap of its own; expected one of them")
     # The seed and the license are those of both; all else of the scans is for the head.
-    of_training = {name: value for name, value in arguments.items() if name not in OF_SCANS - {"seed", "license"}}
-    return BothWays(scans, classification_beside_head(**of_training))
+    beside_head = {name: value for name, value in arguments.items() if name not in OF_SCANS - {"seed", "license"}}
+    return BothWays(scans, classification_beside_head(**beside_head)), rows
 
 
-def task_request(task: Task, arguments: Mapping[str, Any], recipe: Path | None) -> TrainingTask:
-    """Return the request of a training by a recipe and arguments, which win."""
-    task_class = TASK_CLASSES[task]
-    below = {} if recipe is None else read_recipe(recipe, task_class.argument_classes())
-    return task_class.from_settings(arguments, below)
+def output_of(request: Tiles | FewScans | BothWays | TrainingTask) -> str:
+    """Return the directory to which a request writes the model."""
+    if isinstance(request, BothWays):
+        return request.scans.arguments.output_dir
+    if isinstance(request, (Tiles, FewScans)):
+        return request.arguments.output_dir
+    return request.training.output_dir

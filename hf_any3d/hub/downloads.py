@@ -67,7 +67,11 @@ def find_version(
     reason = offline_reason(hub.get("local_files_only"))
     if reason is None:
         try:
-            version = _ask_hub(repository, file.path, revision, hub.get("token"))
+            url = hf_hub_url(repository, file.path, revision=revision)
+            # Asks for the header of the file alone.
+            answer = get_hf_file_metadata(url, token=hub.get("token"), timeout=_TIMEOUT_SECONDS)
+            assert answer.commit_hash is not None and answer.etag is not None  # of every file on the hub
+            version = Version(answer.commit_hash, answer.etag)
         except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
             # The hub has answered that there is no such file, which an older answer must not hide.
             raise
@@ -85,14 +89,6 @@ def find_version(
             "network, or download the file and give its path"
         )
     return cached
-
-
-def _ask_hub(repository: str, path: str, revision: str, token: str | bool | None) -> Version:
-    url = hf_hub_url(repository, path, revision=revision)
-    # Asks for the header of the file alone.
-    answer = get_hf_file_metadata(url, token=token, timeout=_TIMEOUT_SECONDS)
-    assert answer.commit_hash is not None and answer.etag is not None  # of every file on the hub
-    return Version(answer.commit_hash, answer.etag)
 
 
 @dataclass(frozen=True)

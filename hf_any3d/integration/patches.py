@@ -407,7 +407,7 @@ class PointCloudPeftModel(PeftModel):
         problem = None
         if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
             problem = "which reads none; expected a method such as PromptTokensConfig of hf_any3d"
-        elif _model_type(model) in _READ_CLOUDS_AND_WORDS and method != PeftType.PREFIX_TUNING:
+        elif getattr(model.config, "model_type", None) in _READ_CLOUDS_AND_WORDS and method != PeftType.PREFIX_TUNING:
             problem = "whose input_ids mark the places of clouds; expected PREFIX_TUNING, or a method such as LORA"
         if problem:
             raise ValueError(f"{method.value} passes embeddings of words to {type(model).__name__}, {problem}")
@@ -430,10 +430,6 @@ def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
     adapted = adapted_class(peft_class)
     # Without the constructor: copying and pickling set the state afterwards.
     return adapted.__new__(adapted)
-
-
-def _model_type(model: Any) -> str | None:
-    return getattr(model.config, "model_type", None)
 
 
 def _is_ours(model: Any) -> bool:

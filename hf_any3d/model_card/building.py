@@ -59,7 +59,10 @@ def build_model_card(
     # Models that are trained from such weights keep their terms.
     if record := non_commercial_record(config):
         license = license or record["weights_license"].lower()
-        sections = {"License": _terms(record), **sections}
+        origin = code(record["name"]) if record.get("name") else "published ones"
+        terms = inline(record["weights_license"])
+        terms = f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
+        sections = {"License": terms, **sections}
     count = len(subject.classes)
     quoted = literal(name)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
@@ -70,6 +73,9 @@ def build_model_card(
     # Those of the run, which may have been made elsewhere, or else those here.
     versions = report.versions if report else package_versions()
     metadata = _metadata(subject, name, description, license, language, base_model)
+    flags: list[str] = list(getattr(subject.config, "batch_dependent_flags", ()))
+    if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
+        flags.append("scale_over='batch'")
     text = _template().render(
         card_data=metadata.to_yaml(),
         title=inline(_title(name)),
@@ -81,7 +87,7 @@ def build_model_card(
         remark=remark,
         is_complete=subject.is_complete,
         left_out=", ".join(map(code, subject.left_out)),
-        batch_flags=", ".join(map(code, _batch_flags(subject))),
+        batch_flags=", ".join(map(code, flags)),
         # The example reads a chair.
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         # Without the places in the room, which the processor adds.
@@ -99,21 +105,6 @@ def build_model_card(
         **(_results_of_run(report, task) if report else {}),
     )
     return ModelCard(text)
-
-
-def _terms(record: Mapping[str, Any]) -> str:
-    """Return the section about weights whose license forbids commercial use."""
-    origin = code(record["name"]) if record.get("name") else "published ones"
-    terms = inline(record["weights_license"])
-    return f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
-
-
-def _batch_flags(subject: Subject) -> list[str]:
-    """Return settings by which predictions depend on the other clouds of a batch."""
-    flags: list[str] = list(getattr(subject.config, "batch_dependent_flags", ()))
-    if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
-        flags.append("scale_over='batch'")
-    return flags
 
 
 def _classes(names: Sequence[str]) -> str:

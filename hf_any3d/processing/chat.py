@@ -321,7 +321,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         batch: dict[str, Any] = self._columns(prompts, longest if padding else 0, padding_side)
         # Labels are made in any case, as masks follow from them.
         if return_assistant_tokens_mask:
-            batch["assistant_masks"] = [_answer_mask(labels) for labels in batch["labels"]]
+            batch["assistant_masks"] = [[int(label != IGNORED) for label in labels] for labels in batch["labels"]]
         if not return_labels:
             del batch["labels"]
         # Prompts without clouds have no input `points` at all.
@@ -441,10 +441,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
 ChatProcessor = MiniGPT3DProcessor
 """What chat pipelines and trainings call: the processor of any chat model, of which there is one so far."""
-
-
-def _answer_mask(labels: Sequence[int]) -> list[int]:
-    return [int(label != IGNORED) for label in labels]
 
 
 def _with_processor_kwargs(arguments: dict[str, Any], further: Mapping[str, Any] | None) -> dict[str, Any]:

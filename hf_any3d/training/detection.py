@@ -26,7 +26,7 @@ from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDete
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
-from hf_any3d.training.rows import SharedEpoch, whole_cloud
+from hf_any3d.training.rows import PreparedRows, whole_cloud
 from hf_any3d.training.trainer import PointTrainer
 
 # How the answers of an evaluation are chosen: all classes of each box, as average precision asks.
@@ -91,14 +91,12 @@ class DetectionTrainingArguments(PointTrainingArguments):
     num_train_epochs: float = field(default=90)
 
 
-class SceneRows(torch.utils.data.Dataset):
+class SceneRows(PreparedRows):
     """Rows `{"points": (num_points, channels), "labels": {"class_labels", "boxes"}}`, prepared when they are read.
 
     The dataset has `points`, `boxes`, `box_labels` and the columns that the processor's features need. Changes of
     complete scenes and points differ in each epoch; without them, points are those that a pipeline reads.
     """
-
-    epoch = SharedEpoch()
 
     def __init__(
         self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
@@ -114,22 +112,22 @@ class SceneRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]  # also of negative ones
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return a scene."""
         # Points and boxes are changed together, so all points are read before any are drawn.
-        row = self.rows.__getitems__([index])[0]
+        row = self.rows.__getitems__([number])[0]
         try:
             # Boxes are cast to float32, as points are.
             row, _ = near_origin(row)
             scene = Scene.of(row, whole_cloud(row, self.processor.features))
         except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from None
+            raise ValueError(f"row {number}: {error}") from None
         # The very points that a pipeline would draw, so that an evaluation here is one of the saved model.
         if self.changes is None:
             points = self.processor(row, return_tensors="np")["points"][0]
         else:
             # The same scene changes the same way in any process, and otherwise in each epoch.
-            generator = np.random.default_rng((self.seed, self.epoch, index))
+            generator = np.random.default_rng((self.seed, self.epoch, number))
             # Before points are drawn: cuts take points away.
             scene = self.changes(scene, generator)
             points = DrawPoints(self.processor.num_points)(scene, generator).points

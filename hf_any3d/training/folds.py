@@ -1,5 +1,7 @@
 """Runs of a training program over folds: each once, continued where it was interrupted, with mean and deviation."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,12 +10,16 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import fingerprints_of_inputs
+from hf_any3d.training.recipes import FILE_TYPES, read_settings
 from hf_any3d.utils.atomic_files import read_json, write_json
 
 SUMMARY = "few_shot.json"
 _WORDS, _INPUTS = "arguments.json", "inputs.json"
+# Arguments that name the models that a training starts from, and its data.
+_STARTS = ("model_name_or_path", "encoder_name_or_path")
+_DATA = ("data_dir", "train_file", "validation_file", "test_file")
 
 Program = Callable[[list[str]], RunReport]
 """A training program, called with its command line arguments; it writes metrics.json to --output_dir."""
@@ -85,3 +91,35 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float]:
     """Return `mean` and `std`, with n - 1, 0 for a single value."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": std}
+
+
+def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those words of a command line that set arguments of these names."""
+    kept = []
+    is_kept = False
+    for word in words:
+        # Words without dashes are values of the last option, of which there may be several.
+        if word.startswith("--"):
+            is_kept = word[2:].partition("=")[0] in names
+        if is_kept:
+            kept.append(word)
+    return kept
+
+
+def fingerprints_of_inputs(words: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprints of the recipe, models and data that arguments name, by their names."""
+    fingerprints: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    if words and words[0].endswith(FILE_TYPES):
+        # By its values, with those of the files that it extends, so that comments and layout do not count.
+        settings = read_settings(Path(words[0]))
+        fingerprints[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    for name in _STARTS + _DATA:
+        named = words_of(words, [name])
+        # The last word counts, as it does for argparse; it is `--name=value` or the value alone. Paths may have "=".
+        word = named[-1] if named else ""
+        value = (word.partition("=")[2] if word.startswith("--") else word) or settings.get(name)
+        # A model of the hub is no path, and counts by its name alone.
+        if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
+            fingerprints[str(value)] = path_fingerprint(str(value))
+    return fingerprints

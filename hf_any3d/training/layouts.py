@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from peft import get_peft_model
 from torch import nn
@@ -33,7 +32,7 @@ from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.models import build_peft_config, peft_methods
-from hf_any3d.training.rows import SharedEpoch
+from hf_any3d.training.rows import PreparedRows
 from hf_any3d.training.trainer import PointTrainer
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def points_in_box(box: Box, points: np.ndarray, margin: float) -> np.ndarray:
     return np.all(np.abs(turned) <= np.array([box.sx, box.sy, box.sz]) / 2 + margin, axis=1)
 
 
-class LayoutRows(torch.utils.data.Dataset):
+class LayoutRows(PreparedRows):
     """Rows `{"room": VoxelizedRoom, "layout": Layout}`, prepared when they are read.
 
     Args:
@@ -63,8 +62,6 @@ class LayoutRows(torch.utils.data.Dataset):
         min_points: Boxes with fewer points are left out of training rows.
         fold_quarter_turns: Whether boxes have the text of boxes along the axes where they look the same.
     """
-
-    epoch = SharedEpoch()
 
     def __init__(
         self,
@@ -97,14 +94,14 @@ class LayoutRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]  # also of negative ones
-        row, offset = near_origin(self.rows.__getitems__([index])[0])
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return a room with its layout."""
+        row, offset = near_origin(self.rows.__getitems__([number])[0])
         if self._names is None:
             try:
                 layout = Layout.parse(str(row["layout"]), strict=True)
             except ValueError as error:
-                raise ValueError(f"row {index}: {error}") from None
+                raise ValueError(f"row {number}: {error}") from None
             # Walls and boxes of a text are where the points were.
             layout = layout.translated(-offset)
         else:
@@ -112,8 +109,8 @@ class LayoutRows(torch.utils.data.Dataset):
             rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
             names = [self._names[int(label)] for label in np.asarray(row["box_labels"]).reshape(-1)]
             boxes = [
-                Box(number, name, x, y, z, heading, length, width, height)
-                for number, (name, (x, y, z, length, width, height, heading)) in enumerate(
+                Box(place, name, x, y, z, heading, length, width, height)
+                for place, (name, (x, y, z, length, width, height, heading)) in enumerate(
                     zip(names, rows, strict=True)
                 )
             ]
@@ -122,7 +119,7 @@ class LayoutRows(torch.utils.data.Dataset):
             # As a pipeline reads it, without a turn: the layout is in the frame of the file.
             return {"room": self.processor.read([row], align=False)[0], "layout": self._folded(layout)}
         # The same room is moved the same way in any process, and otherwise in each epoch.
-        generator = np.random.default_rng((self.seed, self.epoch, index))
+        generator = np.random.default_rng((self.seed, self.epoch, number))
         cloud = to_cloud(row, ("xyz", "rgb"))
         points = cloud.points.astype(np.float64)
         # Whole numbers up to 255, as of bytes

@@ -30,8 +30,9 @@ from hf_any3d.model_card.run_report import (
 )
 from hf_any3d.model_card.subject import adapter_facts, hub_name
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, Request
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
+from hf_any3d.training.requests import Request
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.splits import divide, load_rows

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
@@ -26,6 +25,7 @@ from hf_any3d.data.point_arrays import resample_index, rotation_matrix
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.model_card.saving import FILE as CARD, add_section
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.training.rows import PreparedRows
 from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
 from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, write_text
 from hf_any3d.utils.markdown import inline
@@ -103,7 +103,7 @@ def conditions(processor: PointCloudProcessor) -> list[Condition]:
     return listed
 
 
-class ConditionRows(torch.utils.data.Dataset):
+class ConditionRows(PreparedRows):
     """Rows `{"points": (num_points, channels), "label": …}` of clouds under a condition.
 
     A cloud is sampled and normalized by the processor, changed, and prepared by the processor again, which fills up
@@ -126,11 +126,11 @@ class ConditionRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]  # also of negative ones
-        row = self.rows[index]
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return a cloud under the condition."""
+        row = self.rows[number]
         # The same change in whichever worker, and however often, a row is read.
-        generator = np.random.default_rng((self.seed, self._key, index))
+        generator = np.random.default_rng((self.seed, self._key, number))
         # No more points than the cloud has: repeats would distort what density and noise do to it.
         available = max(len(row["points"]), self.processor.min_points)
         with warnings.catch_warnings():

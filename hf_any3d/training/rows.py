@@ -1,4 +1,7 @@
-"""Rows of a dataset as model inputs: prepared by the processor, then augmented."""
+"""Rows of a dataset as model inputs: prepared by the processor, then augmented.
+
+All rows of trainings that are read by number are `PreparedRows`; streamed ones are `StreamedRows`.
+"""
 
 import copy
 import zlib
@@ -42,7 +45,38 @@ def class_names(rows: Dataset, origin: str = "the training split") -> list[str]:
     return label.names
 
 
-class ProcessedDataset(torch.utils.data.Dataset):
+class PreparedRows(torch.utils.data.Dataset):
+    """Rows that are prepared when they are read, one alone or those of a batch.
+
+    A subclass has `__len__`, and either `prepare_row` or, where rows of a batch are read faster together, `prepare`.
+    Random choices depend on numbers of rows and `epoch`, not on the order of reading, so that they are the same with
+    any number of workers, and after resuming.
+    """
+
+    epoch = SharedEpoch()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the rows of a batch, each as if read alone; called by DataLoader."""
+        # Negative numbers count from the end; beyond it, IndexError ends Python's loops.
+        places = range(len(self))
+        return self.prepare([places[index] for index in indices])
+
+    def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of some numbers from 0."""
+        return [self.prepare_row(number) for number in numbers]
+
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return the row of a number from 0."""
+        raise NotImplementedError
+
+
+class ProcessedDataset(PreparedRows):
     """Rows `{"points": (num_points, channels), "label": …}`, prepared when they are read.
 
     Clouds are prepared by the processor that is saved with the model, so that training and evaluation have the same
@@ -62,7 +96,6 @@ class ProcessedDataset(torch.utils.data.Dataset):
 
     # Columns to keep in addition to the points, if the dataset has them.
     label_columns: tuple[str, ...] = ("label",)
-    epoch = SharedEpoch()
 
     def __init__(
         self,
@@ -84,18 +117,14 @@ class ProcessedDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        # Negative numbers count from the end; beyond it, IndexError ends Python's loops.
-        return self.__getitems__([range(len(self))[index]])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch, each as if read alone; called by DataLoader."""
-        rows = self.rows.__getitems__(indices)
-        for index, row in zip(indices, rows, strict=True):
-            _refuse_without_label(row, self.dataset.features, f"row {index}")
-        # Random choices depend on epoch and row, not on the order of reading: they are the same with any number of
-        # workers, and after resuming.
-        keys = None if self.seed is None else [(self.seed, self.epoch, index) for index in indices]
+    def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of some numbers, prepared together."""
+        rows = self.rows.__getitems__(numbers)
+        for number, row in zip(numbers, rows, strict=True):
+            _refuse_without_label(row, self.dataset.features, f"row {number}")
+        keys = None
+        if self.seed is not None:
+            keys = [(self.seed, self.epoch, number) for number in numbers]
         clouds = prepare_clouds(rows, self.processor, self.transform, keys, self.whole)
         return [
             {"points": points, **{name: row[name] for name in self.label_columns if name in row}}

@@ -27,9 +27,9 @@ class _PointLabelRows(ProcessedDataset):
     label_columns = ("labels", "label")
     with_category: bool
 
-    def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch, read one by one: several may be pieces of one large cloud."""
-        return [self[number] for number in numbers]
+    def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of some numbers, read one by one: several may be pieces of one large cloud."""
+        return [self.prepare_row(number) for number in numbers]
 
     def _piece(
         self, row: dict[str, Any], index: np.ndarray, generator: np.random.Generator | None = None
@@ -85,8 +85,8 @@ class CropRows(_PointLabelRows):
     def __len__(self) -> int:
         return len(self.clouds)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        number = range(len(self))[number]  # also of negative ones
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return a crop of a cloud."""
         row, _ = near_origin(self.rows[int(self.clouds[number])])
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
@@ -132,7 +132,8 @@ class BlockRows(_PointLabelRows):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def prepare_row(self, number: int) -> dict[str, Any]:
+        """Return a block of a cloud."""
         row, _ = near_origin(self.rows[self.clouds[number]])
         return self._piece(row, self.index[number])
 

@@ -89,7 +89,9 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
         splits, origin = _draw_validation(splits, arguments)
     if has_train and len(arguments.train_splits) > 1:
         # After a validation split was drawn from 'train' alone.
-        splits = _joined(splits, arguments.train_splits)
+        train = concatenate_datasets([splits[name] for name in arguments.train_splits])
+        rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
+        splits = DatasetDict({"train": train, **rest})
         origin = origin if "validation" in splits else "none"
     # Last of all, so that a quick run on some rows judges by the same kind of split.
     most_rows = {
@@ -141,10 +143,3 @@ def _groups_of_largest_class(rows: Dataset, group_column: str | None) -> int:
     different = {*zip(plain["label"][:], groups, strict=True)}
     counts = Counter(label for label, _ in different)
     return max(counts.values(), default=0)
-
-
-def _joined(splits: DatasetDict, train_splits: list[str]) -> DatasetDict:
-    """Join the splits that are trained on together."""
-    train = concatenate_datasets([splits[name] for name in train_splits])
-    rest = {name: rows for name, rows in splits.items() if name not in train_splits}
-    return DatasetDict({"train": train, **rest})

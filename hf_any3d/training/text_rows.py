@@ -17,7 +17,7 @@ from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts
 from hf_any3d.processing.chat import ChatProcessor
 from hf_any3d.processing.chat_messages import training_messages
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training.rows import ProcessedDataset
+from hf_any3d.training.rows import PreparedRows, ProcessedDataset
 
 _TURNS = "conversations"
 
@@ -81,7 +81,7 @@ class MixedBatches(Sampler[list[int]]):
         return np.minimum(np.searchsorted(borders, drawn, side="right"), len(borders) - 1).tolist()
 
 
-class ConversationRows(torch.utils.data.Dataset):
+class ConversationRows(PreparedRows):
     """Rows `{"messages": […], "cloud": {"points": (points, 3), …}}` of datasets such as `objaverse_captions`.
 
     Args:
@@ -104,22 +104,19 @@ class ConversationRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._turns)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch; called by DataLoader."""
+    def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of some numbers, read together."""
         # Clouds in files are read with their conversations, a row at a time.
         if self._whole is not None:
-            rows = self._whole.__getitems__(list(indices))
+            rows = self._whole.__getitems__(numbers)
             return [
                 {"messages": training_messages(row[_TURNS]), "cloud": {name: row[name] for name in self._columns}}
                 for row in rows
             ]
-        turns = self._turns.__getitems__(list(indices))
+        turns = self._turns.__getitems__(numbers)
         return [
             {"messages": training_messages(turn[_TURNS]), "cloud": cloud}
-            for turn, cloud in zip(turns, self._clouds.__getitems__(indices), strict=True)
+            for turn, cloud in zip(turns, self._clouds.__getitems__(numbers), strict=True)
         ]
 
 
@@ -163,18 +160,17 @@ class CaptionedDataset(ProcessedDataset):
         self.numbers = [np.array([number[text] for text in of_row]) for of_row in texts]
         self.vectors = embed_texts(tower, distinct)
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch, each with the embedding of its text."""
-        rows = super().__getitems__(indices)
-        return [row | {"text_embeds": self._text(index)} for index, row in zip(indices, rows, strict=True)]
-
-    def _text(self, index: int) -> np.ndarray:
-        numbers = self.numbers[index]
-        drawn = 0
-        if self.seed is not None:
-            # A separate generator, so that texts do not change the points.
-            drawn = np.random.default_rng([self.seed, self.epoch, index, 1]).integers(len(numbers))
-        return self.vectors[numbers[drawn]]
+    def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of some numbers, each with the embedding of its text."""
+        rows = super().prepare(numbers)
+        for number, row in zip(numbers, rows, strict=True):
+            texts = self.numbers[number]
+            drawn = 0
+            if self.seed is not None:
+                # A separate generator, so that texts do not change the points.
+                drawn = np.random.default_rng([self.seed, self.epoch, number, 1]).integers(len(texts))
+            row["text_embeds"] = self.vectors[texts[drawn]]
+        return rows
 
 
 def readable(label: str) -> str:

@@ -112,7 +112,11 @@ def plot_views(
     if entries:
         _add_legend(figure, entries, lists, columns, None if legend else label_name)
     if limits:
-        _add_color_bar(figure, limits, value_name)
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        bar = ScalarMappable(Normalize(*limits), cmap="viridis")
+        figure.colorbar(bar, ax=figure.axes, label=value_name, shrink=0.6, pad=0.02)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return Path(path)
@@ -180,15 +184,6 @@ def _add_legend(
     ncols = lists or min(len(marks), 4 * columns)
     title = heading if lists else None  # below the clouds it would take a line of its own
     figure.legend(handles=marks, loc=place, ncols=ncols, fontsize=8, frameon=False, title=title)
-
-
-def _add_color_bar(figure: Figure, limits: tuple[float, float], name: str) -> None:
-    """Explain the colors of values."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = ScalarMappable(Normalize(*limits), cmap="viridis")
-    figure.colorbar(bar, ax=figure.axes, label=name, shrink=0.6, pad=0.02)
 
 
 def _below(cloud: CloudView, categories: Sequence[str]) -> str:

@@ -193,7 +193,12 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             batch = dict(zip(names, args, strict=False)) | kwargs
             output["loss"] = output["loss"] * _rows_of_loss(self, batch) / torch.as_tensor(items).clamp(min=1)
         if chooses_layers and output.get("hidden_states") is not None:
-            output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
+            # Hidden states that were not asked for are None; negative numbers count from the end.
+            states = output["hidden_states"]
+            indices = [chosen] if isinstance(chosen, int) else chosen
+            # A range refuses numbers of layers that there are not, as a list would.
+            kept = {range(len(states))[index] for index in indices}
+            output["hidden_states"] = tuple(state if index in kept else None for index, state in enumerate(states))
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
     wrapper.scales_loss = not writes  # pyright: ignore[reportFunctionMemberAccess]
@@ -208,14 +213,6 @@ def _rows_of_loss(model: PreTrainedModel, batch: dict[str, Any]) -> int | torch.
     if isinstance(labels, torch.Tensor):
         return (labels != -100).sum()
     return len(batch[model.main_input_name])
-
-
-def _chosen_states(states: Sequence[torch.Tensor], chosen: int | Sequence[int]) -> tuple[torch.Tensor | None, ...]:
-    """Replace the hidden states that were not asked for by None; negative numbers count from the end."""
-    indices = [chosen] if isinstance(chosen, int) else chosen
-    # A range refuses numbers of layers that there are not, as a list would.
-    kept = {range(len(states))[index] for index in indices}
-    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 def _documented(docstring: str | None, names: Sequence[str], writes: bool) -> str | None:

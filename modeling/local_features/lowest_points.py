@@ -60,7 +60,10 @@ def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> n
     lowest, is_empty = _chosen(heights, at, ends, shape)
     levels = None
     for _ in range(_ROUNDS):
-        usual = _usual(lowest)
+        width = 2 * _AROUND + 1
+        # Mirrored at the edge: repeated, a cell there would be most of its own window.
+        rows = ndimage.median_filter(lowest, (1, width), mode="mirror")
+        usual = ndimage.median_filter(rows, (width, 1), mode="mirror")
         is_low = (lowest < usual - _PIT) & ~is_empty
         if not is_low.any():
             break
@@ -102,14 +105,6 @@ def _chosen(
     is_empty = (at >= ends).reshape(shape)
     lowest = heights[np.minimum(at, len(heights) - 1)].reshape(shape)
     return filled(lowest, is_empty), is_empty
-
-
-def _usual(lowest: np.ndarray) -> np.ndarray:
-    """Return the middle height around each cell: medians along columns of medians along rows, which cost little."""
-    width = 2 * _AROUND + 1
-    # Mirrored at the edge: repeated, a cell there would be most of its own window.
-    rows = ndimage.median_filter(lowest, (1, width), mode="mirror")
-    return ndimage.median_filter(rows, (width, 1), mode="mirror")
 
 
 def _raise_unsupported(

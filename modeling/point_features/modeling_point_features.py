@@ -262,7 +262,10 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         self.post_init()
         self.expect_parts_elsewhere()
         if "encoder" not in given:
-            self._load_packaged_encoder()
+            # On the meta device there is no memory to load them into.
+            is_empty = self.mean.device.type == "meta"
+            if self.encoder is not None and self.config.encoder_weights == "packaged" and not is_empty:
+                self.encoder.load_state_dict(packaged_weights())
         self.freeze_untrained()
 
     def _build_part(self, part: str) -> PreTrainedModel:
@@ -271,13 +274,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         if part == "wrap" and self.config.wrap_adapter is not None:
             build_adapter(model, self.config.wrap_adapter)
         return model
-
-    def _load_packaged_encoder(self) -> None:
-        """Give the encoder the weights that come with the package, if the config says so."""
-        # On the meta device there is no memory to load them into.
-        is_empty = self.mean.device.type == "meta"
-        if self.encoder is not None and self.config.encoder_weights == "packaged" and not is_empty:
-            self.encoder.load_state_dict(packaged_weights())
 
     @torch.no_grad()
     def _find_width(self, name: str) -> int:

@@ -606,7 +606,9 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
         if config.adaptive_norms:
-            voxels.context = self._condition_embedding()
+            # The heads number the data sets, where there are some.
+            names = list(self.config.condition_classes or self.config.norm_conditions or ())
+            voxels.context = self.conditions.weight[names.index(self.config.condition or "")][None]
         # Places of all stages first: they depend on coordinates alone, and each draws its turns of the curves.
         stages = [voxels]
         for _ in config.pooling_strides:
@@ -641,12 +643,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         if getattr(function, "keywords", {}).get("use_reentrant", False):
             # They would get no gradient of what they leave for the next block.
             raise ValueError("use_reentrant=True with blocks that read what others left for them; expected False")
-
-    def _condition_embedding(self) -> torch.Tensor:
-        """Return the embedding `(1, condition_size)` of the data set that inputs are from."""
-        # The heads number the data sets, where there are some.
-        names = list(self.config.condition_classes or self.config.norm_conditions or ())
-        return self.conditions.weight[names.index(self.config.condition or "")][None]
 
     def _run_stages(
         self, hidden_states: torch.Tensor, stages: list[Voxels], kept: list[torch.Tensor] | None

@@ -119,7 +119,7 @@ def sinusoid(offsets: torch.Tensor, width: int, alpha: float, beta: float) -> to
 @torch.no_grad()
 def line_places(centers: torch.Tensor, direction: Any, length: int) -> torch.Tensor:
     """Project centers on the line, one view after the other: `(batch, views, tokens)`."""
-    unit = torch.tensor(direction, dtype=torch.float32)
+    unit = torch.tensor(direction, dtype=torch.float32, device=centers.device)
     unit = unit / unit.norm()
     places = []
     for rotation in VIEW_ROTATIONS:

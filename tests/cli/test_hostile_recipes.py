@@ -37,7 +37,7 @@ def test_a_hostile_recipe_is_refused_by_its_name(name, tmp_path):
 
 
 def test_a_recipe_may_extend_one_file_twice(tmp_path):
-    from hf_any3d.training.arguments import read_settings
+    from hf_any3d.training.recipes import read_settings
 
     (tmp_path / "base.yaml").write_text("dataset_options: {a: 1, b: 2}\nnum_points: 3")
     for name in ("one", "two"):

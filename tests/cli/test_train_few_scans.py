@@ -213,7 +213,7 @@ def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
             np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype(np.float32))
     losses = []
     for least in (100, 101):
-        monkeypatch.setattr("hf_any3d.training.few_scans.learning.CALIBRATED_FROM", least)
+        monkeypatch.setattr("hf_any3d.training.few_scans.training.CALIBRATED_FROM", least)
         code, out, err = run("train", "scans", *FASTEST, "--strength", 1000, "--output", f"outputs/{least}")
         assert code == 0, err
         assert ("which also calibrates the scores" in out) == (least == 100)

@@ -19,7 +19,7 @@ from hf_any3d.modeling.layers import boxes, unknown_score
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.training.arguments import DataArguments, ModelArguments
-from hf_any3d.training.few_scans.training import FewScans, FewScansArguments, FewScansDataArguments
+from hf_any3d.training.few_scans.request import FewScans, FewScansArguments, FewScansDataArguments
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_act import tiny_act
@@ -164,7 +164,7 @@ def test_texts_for_numbers_and_booleans_are_refused_by_their_name(tmp_path):
 
 
 def test_negative_numbers_of_training_are_refused_by_their_name():
-    from hf_any3d.training.arguments import build_arguments
+    from hf_any3d.training.requests import build_arguments
 
     for kind, name in ((ModelArguments, "num_layers"), (DataArguments, "max_eval_samples")):
         with raises(ValueError, naming=name):

@@ -18,7 +18,7 @@ from examples import (
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
 from hf_any3d.training import tasks
-from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
@@ -29,6 +29,7 @@ from hf_any3d.training.pretraining import (
     TeacherArguments,
 )
 from hf_any3d.training.protocol import ProtocolArguments
+from hf_any3d.training.requests import parse_arguments
 from tests.examples.conftest import EXAMPLES, words_of
 
 FOLDER = EXAMPLES / "recipes"

@@ -7,8 +7,8 @@ import pytest
 from hf_any3d.data.boxes import DrawPoints, build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.detection import Detection
+from hf_any3d.training.requests import parse_arguments
 from tests.cli.conftest import run
 from tests.data.published_changes import published_changes
 from tests.examples.conftest import EXAMPLES

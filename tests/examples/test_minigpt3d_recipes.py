@@ -3,8 +3,8 @@
 import pytest
 
 from hf_any3d.modeling.minigpt3d import STAGES
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.minigpt3d_stages import ConversationArguments, StageArguments, StageTrainingArguments
+from hf_any3d.training.requests import parse_arguments
 from tests.examples.conftest import EXAMPLES
 from tests.training.test_schedules import CASES
 

@@ -14,7 +14,6 @@ from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
-from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.detection import Detection
 from hf_any3d.training.minigpt3d_stages import StageArguments, StageTrainingArguments
 from hf_any3d.training.pretraining import (
@@ -25,6 +24,7 @@ from hf_any3d.training.pretraining import (
     StudentArguments,
     TeacherArguments,
 )
+from hf_any3d.training.requests import parse_arguments
 from hf_any3d.training.tasks import Classification, Segmentation
 
 EXAMPLES = find_examples()

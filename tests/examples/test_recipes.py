@@ -16,15 +16,10 @@ from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER, LIGHT_SEGMENTATION
-from hf_any3d.training.arguments import (
-    AdapterArguments,
-    DataArguments,
-    ModelArguments,
-    PointTrainingArguments,
-    parse_arguments,
-    read_settings,
-)
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.protocol import ProtocolArguments
+from hf_any3d.training.recipes import read_settings
+from hf_any3d.training.requests import parse_arguments
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.examples.conftest import EXAMPLES, words_of
 from tests.tiny_encoders import saved_encoder

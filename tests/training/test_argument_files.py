@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_any3d.training.arguments import merge, read_settings
+from hf_any3d.training.recipes import merge, read_settings
 
 
 @pytest.fixture

@@ -7,14 +7,9 @@ import pytest
 import torch
 
 from hf_any3d.data.fingerprints import path_fingerprint
-from hf_any3d.training.arguments import (
-    DataArguments,
-    PointTrainingArguments,
-    fingerprints_of_inputs,
-    json_mapping,
-    parse_arguments,
-    words_of,
-)
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
+from hf_any3d.training.folds import fingerprints_of_inputs, words_of
+from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
 
 

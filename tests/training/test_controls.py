@@ -19,9 +19,10 @@ from hf_any3d import (
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training import tasks
-from hf_any3d.training.arguments import AdapterArguments, parse_arguments
+from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.checkpoints import check_run
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
+from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
 from tests.tiny_encoders import clouds, random_encoder, tiny_config

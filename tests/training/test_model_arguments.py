@@ -10,7 +10,7 @@ from hf_any3d.modeling.act import ActForPartSegmentation, ActForPointCloudClassi
 from hf_any3d.modeling.any2point import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation
 from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
-from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments
 from hf_any3d.training.models import (
     CLASSES,
     PARTS,
@@ -22,6 +22,7 @@ from hf_any3d.training.models import (
     find_model_class,
     text_tower_of,
 )
+from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
 from tests.tiny_act import SMALL, tiny_act
 from tests.tiny_encoders import HIDDEN, random_encoder, saved_encoder, tiny_config

@@ -266,7 +266,11 @@ def load(
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     opens_files = converter != CloudColumns() or skip
-    _check_options(as_files, streaming, opens_files, options)
+    # Options that would have no effect
+    if as_files and opens_files:
+        raise ValueError("as_files=True opens no file: pass num_points, columns, seed and the like to files_to_points")
+    if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
+        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     if label_field is not None and "labels" not in columns:
         raise ValueError(f"label_field is {label_field!r}, which has no effect; expected columns with 'labels'")
     root = Path(data_dir)
@@ -306,14 +310,6 @@ def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty:
     if ignored := sorted(set(others) - COMPANIONS):
         logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     return files
-
-
-def _check_options(as_files: bool, streaming: bool, opens_files: bool, options: Iterable[str]) -> None:
-    """Refuse options that would have no effect."""
-    if as_files and opens_files:
-        raise ValueError("as_files=True opens no file: pass num_points, columns, seed and the like to files_to_points")
-    if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
-        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
 
 
 def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:

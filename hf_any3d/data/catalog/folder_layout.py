@@ -98,7 +98,8 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
     left_out[OF_POINTS] = sorted("/".join(parts) for parts in arrays)
     left_out["images"] = sorted(photos(places))
     for reason, names in left_out.items():
-        _tell_left_out(root, reason, names)
+        if names:
+            logger.warning("%s: left out %s: %s", root, listed(names), reason)
     if not found:
         readable = ", ".join(sorted(_suffixes()))
         raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {readable}")
@@ -137,11 +138,6 @@ def _suffixes() -> set[str]:
 def _visible(names: list[str]) -> list[str]:
     """Return the names that are not hidden, sorted."""
     return sorted(name for name in names if not name.startswith("."))
-
-
-def _tell_left_out(root: Path, reason: str, names: list[str]) -> None:
-    if names:
-        logger.warning("%s: left out %s: %s", root, listed(names), reason)
 
 
 def _check_folder(path: Path, root: Path, follow_links: bool) -> None:

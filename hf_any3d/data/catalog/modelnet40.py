@@ -111,7 +111,9 @@ def load(
     elif layout == "pickle":
         points = num_points or 8192
         options["num_points"] = points
-        sources = _pickle_sources(folder, points)
+        files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
+        DATASET.require(files.values(), folder)
+        sources = {split: pickle_source(file) for split, file in files.items()}
     else:
         points = num_points or 10_000
         options |= {"num_points": points, "seed": seed}
@@ -150,13 +152,6 @@ def _hdf5_sources(folder: Path, normals: bool) -> dict[str, SplitSource]:
         DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
         sources[split] = hdf5_source([files[number] for number in numbers], columns)
     return sources
-
-
-def _pickle_sources(folder: Path, points: int) -> dict[str, SplitSource]:
-    """Return the sources of caches with that many points of each model."""
-    files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
-    DATASET.require(files.values(), folder)
-    return {split: pickle_source(file) for split, file in files.items()}
 
 
 def pickle_source(file: Path) -> SplitSource:

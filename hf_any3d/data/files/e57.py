@@ -149,7 +149,10 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     kind = _CARTESIAN if _CARTESIAN[0] in fields else _SPHERICAL
     points = np.stack([values[name] for name in kind], axis=1).astype(np.float64)  # (points, 3)
     if kind is _SPHERICAL:
-        points = _to_cartesian(points)
+        # Range, azimuth and elevation to x, y and z.
+        reach, azimuth, elevation = points.T
+        flat = reach * np.cos(elevation)
+        points = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
     rotation, translation = _pose(scan)
     cloud: dict[str, Any] = {"points": _rotated(points, rotation) + translation}
     cloud |= _attributes(scan, fields, values, rotation, source)
@@ -256,13 +259,6 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
         fields[name] = _field(children[place])
         values[name] = _numbers(streams[place], fields[name], count)
     return fields, values
-
-
-def _to_cartesian(points: np.ndarray) -> np.ndarray:
-    """Convert range, azimuth and elevation (points, 3) to x, y and z."""
-    reach, azimuth, elevation = points.T
-    flat = reach * np.cos(elevation)
-    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
 
 
 def _pose(scan: Any) -> tuple[np.ndarray | None, np.ndarray]:

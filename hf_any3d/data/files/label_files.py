@@ -81,16 +81,12 @@ def _read(place: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
     with file_errors(place, "file of labels"):
         if kind == "npy":
             return _of_array(opened)
-        if kind == "label" and not _is_text(opened.data):
+        # As numbers of 32 bits, digits would be classes and objects beyond any count.
+        if kind == "label" and opened.data.strip(b"0123456789 \t\r\n-."):
             if len(opened.data) % 4:
                 raise PointCloudError(f"{len(opened.data)} bytes; expected 4 for each label")
             return (np.frombuffer(opened.data, "<u4") & _OF_CLASS).astype(np.int64), None
         return _of_text(opened)
-
-
-def _is_text(data: bytes) -> bool:
-    # As numbers of 32 bits, digits would be classes and objects beyond any count.
-    return not data.strip(b"0123456789 \t\r\n-.")
 
 
 def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:

@@ -26,7 +26,11 @@ def read(source: Source) -> PointCloudData:
     header, kind, start = read_header(source.data)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
     columns = _columns(source, header, kind, start, width * height)
-    _tell_of_others(header, source)
+    # Fields of several numbers for each point, such as descriptors.
+    several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
+    source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
+    if _has_moved(header.get("VIEWPOINT", [])):
+        source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
     for name in ("rgb", "rgba"):
         if name in columns:
             columns |= _unpacked_colors(columns.pop(name), name)
@@ -55,14 +59,6 @@ def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
     source.check(points=count)
     return columns
-
-
-def _tell_of_others(header: dict[str, list[str]], source: Source) -> None:
-    # Fields of several numbers for each point, such as descriptors.
-    several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
-    source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
-    if _has_moved(header.get("VIEWPOINT", [])):
-        source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
 
 
 def _measured(columns: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:

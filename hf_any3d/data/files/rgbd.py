@@ -4,7 +4,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Intrinsics:
         A distortion is left out, with a warning.
         """
         content = content if isinstance(content, Mapping) else {}
-        matrix = _first_of(content, _MATRICES)
+        matrix = next((content[name] for name in _MATRICES if name in content), None)
         # Some programs put the single numbers in a group under such a name.
         if isinstance(matrix, Mapping) and "data" not in matrix:
             content = matrix
@@ -82,11 +82,6 @@ class Intrinsics:
         cx = (self.cx + 0.5) * across - 0.5
         cy = (self.cy + 0.5) * down - 0.5
         return Intrinsics(self.fx * across, self.fy * down, cx, cy, (width, height))
-
-
-def _first_of(content: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """Return the value of the first of the names that is there, None without any."""
-    return next((content[name] for name in names if name in content), None)
 
 
 def _by_matrix(matrix: Any) -> tuple[float, float, float, float]:

@@ -328,7 +328,13 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
         for names in names_in_line(title.text):
             _fit(names, table)
             if len(names) == width:
-                _refuse_repeated(names, title)
+                # Of a name that is used and occurs twice, either column may be meant.
+                plain = [plain_name(name) for name in names]
+                for name in map(plain_name, sum(fields_of(names).values(), [])):
+                    if plain.count(name) > 1:
+                        raise PointCloudError(
+                            f"line {title.line} names {shorten(name)} twice; expected each name once"
+                        )
                 return names
             # Words of a comment, such as "x y z in meters", matter only if there are columns to name.
             matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))
@@ -348,11 +354,3 @@ def _fit(names: list[str], table: np.ndarray) -> None:
     # R writes the numbers of rows in a column without a name.
     if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
         names.insert(0, "")
-
-
-def _refuse_repeated(names: list[str], title: Title) -> None:
-    """Refuse a name that is used and occurs twice, since either column may be meant."""
-    plain = [plain_name(name) for name in names]
-    for name in map(plain_name, sum(fields_of(names).values(), [])):
-        if plain.count(name) > 1:
-            raise PointCloudError(f"line {title.line} names {shorten(name)} twice; expected each name once")

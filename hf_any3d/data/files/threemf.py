@@ -164,7 +164,7 @@ class Package:
         targets: list[str] = []
 
         def start(tag: str, attributes: dict[str, str]) -> None:
-            if _local(tag) == "Relationship" and attributes.get("Type") == _MODEL_RELATION:
+            if tag.rpartition("}")[2] == "Relationship" and attributes.get("Type") == _MODEL_RELATION:
                 targets.append(attributes["Target"].lstrip("/"))
 
         # The package says by a relation which of its models is the first one (Open Packaging Conventions).
@@ -236,7 +236,10 @@ class _ModelReader:
             case "item":
                 self.part.items.append(self._placed(attributes))
             case "base" | "color":
-                self.group.append(_rgb(attributes.get("displaycolor", attributes.get("color", ""))))
+                # An opacity may follow the color, and is left out.
+                match = _COLOR.fullmatch(attributes.get("displaycolor", attributes.get("color", "")))
+                rgb = tuple(byte / 255 for byte in bytes.fromhex(match[1])) if match else _NO_COLOR
+                self.group.append(rgb)
             case "basematerials" | "colorgroup":
                 self.group = self.groups[attributes["id"]] = []
             case "model":
@@ -268,16 +271,6 @@ class _ModelReader:
         if group not in self.groups or entry is None:
             return _NO_COLOR
         return self.groups[group][count_of(entry, "the number of a material")]
-
-
-def _rgb(text: str) -> tuple[float, ...]:
-    # An opacity may follow the color, and is left out.
-    match = _COLOR.fullmatch(text)
-    return tuple(byte / 255 for byte in bytes.fromhex(match[1])) if match else _NO_COLOR
-
-
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]
 
 
 def _parse(text: bytes, start: Callable[[str, dict[str, str]], None]) -> None:

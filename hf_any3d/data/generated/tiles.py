@@ -79,7 +79,11 @@ def draw_tile(seed: int, size: float = 36.0, houses: int = 3, trees: int = 6, bu
         # From above, no ground is seen below a roof.
         flat = flat[~((flat > corner) & (flat < corner + sides)).all(axis=1)]
         eaves = heights(corner[None])[0] + generator.uniform(3, 6)
-        parts.append((_house(generator, corner, sides, eaves), BUILDING, 1))
+        roof = corner + generator.uniform(0, 1, (int(_PER_SQUARE_METER * sides.prod()), 2)) * sides
+        slope = generator.choice([0, 0.7])
+        from_ridge = np.abs(roof[:, 0] - corner[0] - sides[0] / 2)
+        house = np.column_stack([roof, eaves + slope * (sides[0] / 2 - from_ridge)])
+        parts.append((house, BUILDING, 1))
     # A pulse that meets a crown has two returns.
     for foot in generator.uniform(3, size - 3, (trees, 2)):
         radius = generator.uniform(1.5, 3)
@@ -108,14 +112,6 @@ def draw_tile(seed: int, size: float = 36.0, houses: int = 3, trees: int = 6, bu
         return_counts=counts,
         intensities=brightness + generator.integers(0, 12_000, len(points)),
     )
-
-
-def _house(generator: np.random.Generator, corner: np.ndarray, sides: np.ndarray, eaves: float) -> np.ndarray:
-    """Return points (points, 3) of a roof, flat or with a ridge along y."""
-    roof = corner + generator.uniform(0, 1, (int(_PER_SQUARE_METER * sides.prod()), 2)) * sides
-    slope = generator.choice([0, 0.7])
-    from_ridge = np.abs(roof[:, 0] - corner[0] - sides[0] / 2)
-    return np.column_stack([roof, eaves + slope * (sides[0] / 2 - from_ridge)])
 
 
 def _crown(generator: np.random.Generator, center: np.ndarray, radius: float) -> np.ndarray:

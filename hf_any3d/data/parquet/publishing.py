@@ -96,7 +96,9 @@ def push_point_dataset(
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
     stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
     if license is None:
-        license = _common_license(stated)
+        if len(set(stated.values())) > 1:
+            raise ValueError(f"the splits have the licenses {stated}; expected one license, or license= for all")
+        license = next(iter(stated.values()))
     api = HfApi(token=token)
     # Before anything is uploaded.
     closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
@@ -121,13 +123,6 @@ def push_point_dataset(
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
     api.create_commit(repo_id, operations, commit_message="Card and statistics", repo_type="dataset")
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
-
-
-def _common_license(licenses: Mapping[str, str]) -> str:
-    """Return the license of all splits, "" if it is not known."""
-    if len(set(licenses.values())) > 1:
-        raise ValueError(f"the splits have the licenses {licenses}; expected one license, or license= for all")
-    return next(iter(licenses.values()))
 
 
 def _check_private(api: HfApi, repo_id: str, private: bool | None, license: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from datasets import DatasetDict
+
+from hf_any3d.training.few_scans.request import FewScans
+from hf_any3d.training.rows import class_names
 
 FEATURES, TRAINED, BOTH = WAYS = ("features", "trained", "both")
 """Frozen features with a linear head, a model whose weights are trained, and the answers of both together."""
@@ -55,3 +60,38 @@ def plan_for(counts: Mapping[str, int], **requested: Any) -> Plan:
         if value is not None and value != getattr(plan, name):
             changes[name] = value
     return replace(plan, **changes, reason="as requested") if changes else plan
+
+
+def plan_of(request: FewScans, counts: Mapping[str, int], way: str | None = None) -> Plan:
+    """Return how a request learns so many scans of each class; its settings win over the table, as does a way."""
+    arguments = request.arguments
+    sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
+    plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
+    if arguments.from_model is not None:
+        return replace(plan, reason="features and copies of the earlier model")
+    return plan
+
+
+def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) -> tuple[str, DatasetDict | None]:
+    """Choose how scans are learned.
+
+    Args:
+        scans: The request to learn them by frozen features.
+        way: One of `WAYS`; None for what is asked, or else what the number of scans says.
+        trains: Whether something is asked that only a training can do.
+
+    Returns:
+        "features", "trained" or "both"; and the scans, if they had to be loaded to count them.
+    """
+    # Scans are only added to models of frozen features.
+    if scans.arguments.from_model is not None:
+        return FEATURES, None
+    if way is not None:
+        return way, None
+    if trains:
+        return TRAINED, None
+    # Only the number of scans can decide, so they are loaded.
+    rows = scans.load()
+    names = class_names(rows["train"])
+    counts = Counter(names[label] for label in rows["train"].with_format(None)["label"][:])
+    return plan_of(scans, counts).way, rows

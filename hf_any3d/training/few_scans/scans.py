@@ -1,25 +1,42 @@
-"""Look at scans before they are learned: classes, counts, labels that may be mistakes, and near-duplicates."""
+"""Scans before they are learned: classes, counts, doubts about labels, near-duplicates, and their features.
+
+In the order of this file: what scans are and how they are stored, `look_at` and `check`, scans added to earlier ones,
+near-duplicates, the axis that points up, and the features of scans, of views of them and of things of no class.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Array2D, Dataset, Features
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS, packaged_rows
+from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
+from hf_any3d.modeling.point_features import (
+    PointFeaturesConfig,
+    PointFeaturesForPointCloudClassification,
+    PointFeaturesModel,
+)
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.training.arguments import DataArguments
+from hf_any3d.training.few_scans.no_class import draw_things
+from hf_any3d.training.few_scans.one_side import one_side
+from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.rows import class_names
 from hf_any3d.utils.atomic_files import atomic_write
 
@@ -34,6 +51,13 @@ MOST_COMPARED = 3000
 _UNLIKE = 0.12
 # Not pushed to the hub, as all files that start with an underscore.
 _STORE = "_features.safetensors"
+LEAST, MOST = 20, 60
+"""Scans below which nothing is said, and scans that are looked at."""
+SHARE, NEARER = 0.55, 0.065
+"""Share of the scans that an axis must win before it is named, and how much nearer to the shapes of the package they
+must be with it, on average, than with the next best one: electronic parts look more like upright furniture if they
+stand on an edge, but not by that much."""
+_POINTS = 1024
 
 
 @dataclass(frozen=True)
@@ -257,3 +281,156 @@ def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(number) for number in range(count)], dtype=np.int64)
+
+
+def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
+    """Return the up axis that the dataset or the format of all its files implies, or None."""
+    # In these formats z is the elevation.
+    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
+    # A dataset of the catalog says its axis itself.
+    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
+
+
+def hint_of_axis(rows: Dataset, up_axis: str) -> str | None:
+    """Return a line if most scans look as if another axis pointed up than the assumed one; None if they do not."""
+    if len(rows) < LEAST:
+        return None
+    distances = distances_by_axis(rows)  # (axes, scans)
+    wins = np.bincount(distances.argmin(axis=0), minlength=3)
+    best, second = np.argsort(distances.mean(axis=1))[:2]
+    nearer = 1 - distances[best].mean() / distances[second].mean()
+    axis = "xyz"[best]
+    # Both: most scans win with this axis, and clearly.
+    if axis == up_axis or wins[best] < SHARE * distances.shape[1] or nearer < NEARER:
+        return None
+    return (
+        f"up axis: {up_axis} was assumed, but {wins[best]} of {distances.shape[1]} scans look as if {axis} pointed "
+        f"up; if it does: --up_axis {axis}"
+    )
+
+
+@torch.no_grad()
+def distances_by_axis(rows: Dataset) -> np.ndarray:
+    """Return how far scans are from upright shapes of the package if x, y or z points up: `(3, scans)`."""
+    # Evenly over the rows, which are often in the order of their classes.
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)
+    processor = PointCloudProcessor(num_points=_POINTS)
+    clouds = [to_cloud(row, ("xyz",)).points for row in numpy_rows(rows.select(chosen))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few points, which learning tells of
+        points = processor([cloud[:, :3] for cloud in clouds])["points"].numpy()  # (scans, points, 3)
+    model = PointFeaturesModel(PointFeaturesConfig(features=["encoder"], copies=1)).eval()
+    stored = packaged_metric()
+
+    def compared(features: torch.Tensor) -> torch.Tensor:
+        return in_metric((features - stored["mean"]) / stored["scale"], stored["matrix"])
+
+    upright_shapes = compared(packaged_rows())  # (shapes, width)
+    nearest = []
+    # The encoder has learned shapes with one axis up; this turn makes a scan upright if `axis` points up in it.
+    for axis in "xyz":
+        turned = torch.from_numpy(turn_up_axis(points.reshape(-1, 3), axis, PACKAGED_UP_AXIS).reshape(points.shape))
+        features = torch.cat([model(points=piece).pooler_output for piece in turned.split(32)])
+        nearest.append(torch.cdist(compared(features), upright_shapes).amin(dim=1))
+    return torch.stack(nearest).numpy()
+
+
+def can_have_views(processor: PointCloudProcessor, earlier: Examples | None) -> bool:
+    """Return whether views from one side can be made of the scans, and of those of an earlier model."""
+    # Of clouds with colors, intensities or normals nobody knows which of those are seen.
+    return list(processor.features) == ["xyz"] and (earlier is None or earlier.views is not None)
+
+
+def compute_examples(
+    model: PointFeaturesForPointCloudClassification,
+    rows: Dataset,
+    processor: PointCloudProcessor,
+    scans: Scans,
+    earlier: Examples | None,
+    one_sided: bool,
+) -> Examples:
+    """Compute the features of all scans and of a view of each, and add those of an earlier model."""
+    has_views = one_sided and can_have_views(processor, earlier)
+
+    def of_scans(rows: Dataset) -> np.ndarray:
+        return compute_features(model, rows, processor)
+
+    def of_views(rows: Dataset) -> np.ndarray:
+        return compute_features(model, _views_of(rows, processor.num_points, model.config.up_axis), processor)
+
+    if earlier is None:
+        return Examples(scans, of_scans(rows), processor, of_views(rows) if has_views else None)
+    together, kept = joined(earlier.scans, scans)
+    features = _added(rows, scans, earlier.scans, kept, earlier.features, of_scans)
+    views = None
+    if has_views:
+        assert earlier.views is not None
+        views = _added(rows, scans, earlier.scans, kept, earlier.views, of_views)
+    return Examples(together, features, processor, views)
+
+
+def _added(
+    rows: Dataset,
+    scans: Scans,
+    earlier: Scans,
+    kept: np.ndarray,
+    stored: np.ndarray,
+    compute: Callable[[Dataset], np.ndarray],
+) -> np.ndarray:
+    """Add features of scans to the stored ones of an earlier model; those of `kept` earlier scans come first.
+
+    Scans that the earlier model has learned keep the features that were computed then.
+    """
+    # Scans are known by their points: files may have been moved or written in another format.
+    row_of = {digest: number for number, digest in enumerate(earlier.digests)}
+    new_scans = [number for number, digest in enumerate(scans.digests) if digest not in row_of]
+    learned_scans = [number for number, digest in enumerate(scans.digests) if digest in row_of]
+    features = np.empty((len(rows), stored.shape[1]), np.float32)  # (scans, width)
+    if new_scans:
+        features[new_scans] = compute(rows.select(new_scans))
+    features[learned_scans] = stored[[row_of[scans.digests[number]] for number in learned_scans]]
+    return np.concatenate([stored[kept], features])
+
+
+def _views_of(rows: Dataset, num_points: int, up_axis: str) -> Dataset:
+    """Return a view of each row from one side, drawn by its number."""
+    views = []
+    # A generator for each row, so that its view does not depend on how many there are.
+    for number, row in enumerate(numpy_rows(rows)):
+        xyz = to_cloud(row, ("xyz",)).points[:, :3]
+        views.append(one_side(xyz, num_points, up_axis, np.random.default_rng(number)))
+    return _rows_of(np.stack(views))
+
+
+def _rows_of(points: np.ndarray) -> Dataset:
+    kinds = Features({"points": Array2D(points.shape[1:], "float32")})
+    return Dataset.from_dict({"points": points.astype(np.float32)}, kinds)
+
+
+def compute_features(
+    model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor
+) -> np.ndarray:
+    """Return the features of rows as they are computed, (rows, width)."""
+    # The bar moves with each batch, and a vision model takes a second for a cloud.
+    batch_size = 4 if "views" in model.config.features else 32
+    computed = frozen_features(model, rows, processor, batch_size).with_format("numpy")
+    return np.stack(computed["features"][:]).astype(np.float32)
+
+
+def compute_things(
+    model: PointFeaturesForPointCloudClassification, processor: PointCloudProcessor, count: int
+) -> np.ndarray:
+    """Return the features of drawn things of no class as they are computed, (things, width).
+
+    There are none for clouds with colors, intensities or normals, which nobody draws.
+    """
+    if not count or list(processor.features) != ["xyz"]:
+        return np.empty((0, model.config.hidden_size), np.float32)
+    points = draw_things(count, processor.num_points, model.config.up_axis)
+    copies = model.config.copies
+    # Of the things alone: copies of them would cost more than all else, and tell nothing better.
+    model.config.copies = 1
+    try:
+        return compute_features(model, _rows_of(points), processor)
+    finally:
+        model.config.copies = copies

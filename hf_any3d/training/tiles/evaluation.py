@@ -104,7 +104,10 @@ def judge_tiles(
         judgment.comparison.merge(own)
         judgment.files.append({"file": str(path), **own.figures(judgment.names)})
         tiles.append(tile)
-        matrices.append(_matrix(own, written))
+        matrix = np.zeros((len(written),) * 2, np.int64)
+        for (true, predicted), count in own.pairs.items():
+            matrix[written.index(true), written.index(predicted)] += count
+        matrices.append(matrix)
     if tiles:
         judgment.estimate = _estimate(tiles, unit, np.stack(matrices), config)
     return judgment
@@ -150,14 +153,6 @@ def _compare(
     # Answers are of the very points of the file, so that none has to be looked for.
     everywhere = Matches(np.arange(len(true)), True, 0.0)
     return own.add(np.asarray(written)[answers], true, everywhere)
-
-
-def _matrix(comparison: LabelComparison, written: Sequence[int]) -> np.ndarray:
-    """Return counts (classes, classes) of true and predicted classes."""
-    matrix = np.zeros((len(written),) * 2, np.int64)
-    for (true, predicted), count in comparison.pairs.items():
-        matrix[written.index(true), written.index(predicted)] += count
-    return matrix
 
 
 def _estimate(

@@ -23,16 +23,17 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.fitting import OBJECT_STEPS, STEPS, Rows, fit_network, keep_rows, logits_of
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
 from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.processing.point_clouds import UP_AXES
 from hf_any3d.training import program
-from hf_any3d.training.arguments import Request, argument
+from hf_any3d.training.arguments import argument
 from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
 from hf_any3d.training.few_scans.training import Learned
+from hf_any3d.training.requests import Request
 from hf_any3d.training.tiles.confidence import TilesEstimate
 from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
-from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     POINTS,
     TileFacts,
@@ -160,13 +161,6 @@ class Examples:
         """Kind of a file, "tile" or "object"."""
         return "tile" if self.processor.unit == "meters" else "object"
 
-    @property
-    def may_miss(self) -> list[list[int]]:
-        """Groups of features that scans may lack."""
-        groups = [RETURNS, ("intensity",), ("rgb",), ("normals",)]
-        present = [names for names in groups if {*names} <= {*self.processor.features}]
-        return [self.processor.channels_of(names) for names in present]
-
 
 def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     """Learn from the labeled files of folders and files, and save model, card and metrics.json."""
@@ -200,6 +194,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
             parts.append(rows)
             conditions += more
         examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
+    values = {name: [of_copy[name] for of_copy in conditions] for name in conditions[0]}
+    seen = {name: [min(found), max(found)] for name, found in values.items()} or None
     config = LocalFeaturesConfig(
         # The coordinates come first, as for every model, though the network does not read them.
         in_channels=3 + len(processor.names()),
@@ -207,7 +203,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         members=_MEMBERS,
         class_codes=classes.codes,
         learned_codes=classes.members(rule),
-        seen=_range_of(conditions),
+        seen=seen,
         id2label=dict(enumerate(classes.names)),
         label2id={name: number for number, name in enumerate(classes.names)},
     )
@@ -216,7 +212,9 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         judged = _judge(examples, config, arguments)
     with stopwatch.part("training"):
         steps = STEPS if examples.kind == "tile" else OBJECT_STEPS
-        model = fit_network(examples.rows, config, examples.may_miss, arguments.seed, steps)
+        model = fit_network(examples.rows, config, examples.processor.may_miss, arguments.seed, steps)
+        if examples.kind == "tile":
+            keep_rows(model, examples.rows, arguments.seed)
         if judged is not None:
             # Without a place held out, nothing tells how far the scores can be trusted, and they stay as they are.
             model.config.temperature = judged.temperature
@@ -224,12 +222,6 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     report = _save(model, examples, judged, stopwatch, paths, arguments)
     release_claims()
     return Learned(report, _lines(examples, judged, model, paths))
-
-
-def _range_of(conditions: Sequence[dict[str, float]]) -> dict[str, list[float]] | None:
-    """Return the lowest and highest value of each condition; None for objects, which have none."""
-    values = {name: [of_copy[name] for of_copy in conditions] for name in conditions[0]}
-    return {name: [min(found), max(found)] for name, found in values.items()} or None
 
 
 def _look_at_all(
@@ -408,7 +400,11 @@ def rows_of(
         # A thinned copy of a small tile may have nothing to learn, or no surroundings.
         if not len(drawn) or len(kept) < processor.min_points:
             continue
-        part = _part(cloud, kept)
+        # All that features are computed of; anything else of a cloud is left behind.
+        names = ("points", "colors", "normals", "intensity", *RETURNS)
+        arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
+        further = None if cloud.further is None else {name: own[kept] for name, own in cloud.further.items()}
+        part = replace(PointCloudData(**arrays, up_axis=cloud.up_axis, further=further), **_units(cloud, 1.0))
         if copy.has_relief:
             part = _with_relief(part, processor.up_axis, generator)
         with file_errors(tile.path):
@@ -463,15 +459,6 @@ def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np
     present = np.unique(labels[rest])
     by_class = [rest[labels[rest] == label][: count // 2 // len(present)] for label in present]
     return np.sort(np.concatenate([evenly, *by_class]))
-
-
-def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
-    """Return some points of a cloud with what was measured of them."""
-    # All that features are computed of; anything else of a cloud is left behind.
-    names = ("points", "colors", "normals", "intensity", *RETURNS)
-    arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
-    further = None if cloud.further is None else {name: own[kept] for name, own in cloud.further.items()}
-    return replace(PointCloudData(**arrays, up_axis=cloud.up_axis, further=further), **_units(cloud, 1.0))
 
 
 def _with_relief(cloud: PointCloudData, up_axis: str, generator: np.random.Generator) -> PointCloudData:
@@ -534,7 +521,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         # A fold without labeled points, or whose others show a single class, tells nothing.
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
-        model = fit_network(learned, config, examples.may_miss, arguments.seed, steps)
+        model = fit_network(learned, config, examples.processor.may_miss, arguments.seed, steps)
         # Held-out points are measured against what this fold's model has learned, as later scans will be.
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
@@ -542,7 +529,10 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
             terms.setdefault(name, []).append(values.detach())
         of_unit = np.searchsorted(numbers, held.places if places > 1 else held.tiles)
         # Half of the rows were drawn by class; weighted, the confusion is that of all points.
-        weights = _point_weights(held, examples.labeled)
+        drawn = np.zeros_like(examples.labeled)
+        # (tiles, classes), the number of rows that were drawn of each
+        np.add.at(drawn, (held.tiles, held.labels), 1)
+        weights = examples.labeled[held.tiles, held.labels] / drawn[held.tiles, held.labels]
         np.add.at(matrices, (of_unit, held.labels, logits.argmax(axis=1)), weights)
         kept_logits.append(logits)
         kept_labels.append(held.labels)
@@ -555,6 +545,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     how = f"{len(kept_logits)} trainings that each left out whole {name}s"
     if places == 1:
         how += "; all tiles are of one place, so that others will be worse"
+    else:
+        how += f"; the interval is for further {name}s of the same kind"
     matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
     estimate = TilesEstimate(matrices, examples.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.
@@ -578,14 +570,6 @@ def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
         fold_of[numbers[place]] = fold
         filled[fold] += sizes[place]
     return np.array([fold_of[unit] for unit in units])
-
-
-def _point_weights(rows: Rows, labeled: np.ndarray) -> np.ndarray:
-    """Return for how many labeled points of its tile and class each row stands."""
-    drawn = np.zeros_like(labeled)
-    # (tiles, classes), the number of rows that were drawn of each
-    np.add.at(drawn, (rows.tiles, rows.labels), 1)
-    return labeled[rows.tiles, rows.labels] / drawn[rows.tiles, rows.labels]
 
 
 def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:

@@ -6,9 +6,8 @@ from datasets import Array2D, ClassLabel, Dataset, Features
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.training.few_scans.features import compute_examples, compute_features
 from hf_any3d.training.few_scans.one_side import one_side
-from hf_any3d.training.few_scans.scans import Examples, Scans, joined
+from hf_any3d.training.few_scans.scans import Examples, Scans, compute_examples, compute_features, joined
 
 CLOUDS = np.random.default_rng(0).normal(size=(5, 40, 3)).astype(np.float32)
 

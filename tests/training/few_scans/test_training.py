@@ -9,10 +9,10 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.training.few_scans.features import compute_things
 from hf_any3d.training.few_scans.plan import Plan
-from hf_any3d.training.few_scans.scans import Examples, Scans
-from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans, learn_few_scans
+from hf_any3d.training.few_scans.request import FewScansArguments
+from hf_any3d.training.few_scans.scans import Examples, Scans, compute_things
+from hf_any3d.training.few_scans.training import fit_few_scans, learn_few_scans
 from tests.errors import raises
 
 PLAN = Plan(features=("descriptors",), copies=3, reason="few")

@@ -119,7 +119,9 @@ class NpzCopy:
         """Find the array or field of a column, after checking that it takes it."""
         name = column.name
         if name is None:
-            name = self._array_of_labels()
+            name = next(
+                (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in self._shapes()), None
+            )
         elif column.is_class:
             self._check_field(check_word(name))
         # What the points themselves have under this name, or as labels
@@ -139,12 +141,6 @@ class NpzCopy:
 
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self.count,), (self.count, 1)
-
-    def _array_of_labels(self) -> str | None:
-        """Return the array that the reader takes for labels."""
-        return next(
-            (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in self._shapes()), None
-        )
 
     def _check_field(self, name: str) -> None:
         if name in (*npy.OTHERS, self.name):

@@ -56,7 +56,10 @@ class PcdCopy:
         name = column.name
         # The field that the reader takes for labels is replaced, if there is one.
         if name is None:
-            name = (fields_of(self.names).get("labels") or [self._new_name()])[0]
+            labels = fields_of(self.names).get("labels")
+            # A new field has a name that no field of several numbers has.
+            unused = [name for name in ("label", "classification", "class") if name not in self.fields]
+            name = (labels or unused)[0]
         elif column.is_class:
             key = self.names.get(name.lower())
             check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
@@ -71,10 +74,6 @@ class PcdCopy:
         named.check_fits(kind, "field")
         # Fields of the row's type are called f0, f1, … by their places.
         return _Edit(named, int(key[1:]), kind)
-
-    def _new_name(self) -> str:
-        """Return the name of a new field of classes, which no field of several numbers has."""
-        return next(name for name in ("label", "classification", "class") if name not in self.fields)
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy."""
