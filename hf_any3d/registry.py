@@ -119,8 +119,8 @@ MODEL_TYPES = {
 
 NONE_OF_THESE = "none of these"
 """What is said of a cloud without a label."""
-LOW_NOISE = "low noise"
-"""What is said of points far below the ground, as ASPRS calls them."""
+NOISE = "noise"
+"""What is said of points far below the ground, and of lone ones far above it."""
 # What the labels of a dataset's rows belong to.
 LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_TEXTS = "clouds", "points", "texts"
 LABELED_WITH_BOXES = "boxes"

@@ -35,11 +35,11 @@ from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features.fitting import Rows, fit_network, logits_of, weights_of
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.neighborhoods import spacing_of
 from hf_any3d.processing.local_features import RETURNS, LocalFeaturesProcessor
 from hf_any3d.training.tiles.labels import Classes, ClassRule
-from hf_any3d.training.tiles.network import Rows, fit_network, logits_of, weights_of
 from hf_any3d.training.tiles.reading import look_at, places_of, read_tile, tile_files
 from hf_any3d.training.tiles.training import TilesArguments, rows_of
 from studies.tiles_encoders import EncoderProcessor

@@ -25,9 +25,9 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.generated import parts
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features.fitting import OBJECT_STEPS, Rows, fit_network, logits_of
 from hf_any3d.processing.local_features import OBJECT_EDGES, LocalFeaturesProcessor, with_marks
 from hf_any3d.training.tiles.labels import Classes
-from hf_any3d.training.tiles.network import OBJECT_STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import FACES, look_at, read_tile
 from hf_any3d.training.tiles.training import TilesArguments, rows_of
 

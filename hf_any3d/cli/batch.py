@@ -43,6 +43,7 @@ from hf_any3d.cli.inputs import FileNotes, Files, find_inputs, model_or_packaged
 from hf_any3d.cli.outputs import check_output, counted, csv_lines
 from hf_any3d.cli.predict import (
     EMBEDDING_COMMANDS,
+    Votes,
     feature_answerer,
     feature_cells,
     prediction_answerer,
@@ -52,7 +53,10 @@ from hf_any3d.cli.segment import (
     Category,
     CopyOptions,
     MaxPoints,
+    PartFeatures,
     PartNames,
+    PointOptions,
+    Templates,
     copy_answerer,
     open_segmentation,
     segment_cells,
@@ -182,6 +186,7 @@ def predict(
     options: RunOptions,
     model: Classifier = None,
     top_k: TopK = 3,
+    votes: Votes = None,
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -190,6 +195,8 @@ def predict(
     check_output(output, _TABLES)
     model, files = split_model(files, model)
     settings = {"model": model_or_packaged(model, "predict"), "top_k": top_k, "up_axis": up_axis}
+    # Only if it is asked for, so that runs of before there was the option go on.
+    settings |= {} if votes is None else {"votes": votes}
     _run(Job("predict", settings, device, batch_size), files, output, options)
 
 
@@ -236,10 +243,13 @@ def segment(
     files: Files,
     output: Annotated[Path, option("Folder for the copies, named as the files, and results.jsonl.")],
     copies: CopyOptions,
+    points: PointOptions,
     options: RunOptions,
     model: Model = None,
     labels: PartNames = None,
     category: Category = None,
+    templates: Templates = None,
+    text_features: PartFeatures = None,
     up_axis: UpAxis = None,
     unit: UnitOfFiles = None,
     max_points: MaxPoints = None,
@@ -249,8 +259,11 @@ def segment(
     """Write a copy of each file in which only the class of each point is new."""
     name, files = split_model(files, model, "segment")
     # The names of parts decide which pipeline opens; the others are arguments of its calls.
-    asked = {} if labels is None else {"candidate_labels": labels}
+    features = None if text_features is None else str(text_features)
+    texts = {"candidate_labels": labels, "templates": templates, "text_features": features}
+    asked = {name: value for name, value in texts.items() if value is not None}
     call = {"category": category, "up_axis": up_axis, "max_points": max_points, **copies.arguments()}
+    call |= points.arguments()
     call |= {} if unit is None else {"unit": unit.value}
     settings = {"model": check_model(name, "segment"), "output": str(output), "asked": asked, "call": call}
     _run(Job("segment", settings, device, batch_size), files, output / "results.jsonl", options)

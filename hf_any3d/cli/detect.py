@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +23,27 @@ _GRAY = (0.7, 0.7, 0.7)
 _WRITES = "Of layout models: "
 
 
+class Overlap(StrEnum):
+    """Kinds of overlap by which boxes are left out."""
+
+    TURNED = "turned"
+    BOUNDS = "bounds"
+    BASE = "base"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class BoxOptions:
     """Options of boxes and layouts."""
 
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")] = 0.5
+    nms: Annotated[
+        Overlap,
+        typer.Option(
+            help="What overlaps: the turned boxes, their bounds along the axes, or the bounds' base; none leaves no "
+            "box out."
+        ),
+    ] = Overlap.TURNED
     nms_iou: Annotated[
         float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
     ] = 0.25
@@ -53,6 +70,9 @@ class BoxOptions:
             align = list(frame_parts(self.align_parts, "--align-parts"))
         # None of layouts, since other detectors have no such arguments.
         settings = {"threshold": self.threshold, "nms_iou": self.nms_iou, "top_k": self.top_k, "up_axis": self.up_axis}
+        # Runs of before there was the option go on with the rows that they have.
+        if self.nms is not Overlap.TURNED:
+            settings["nms"] = None if self.nms is Overlap.NONE else self.nms.value
         return settings | without_none(task=self.task, candidate_labels=self.labels, align=align, grammar=self.grammar)
 
 

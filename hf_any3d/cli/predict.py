@@ -48,6 +48,10 @@ TextFeatures = Annotated[
     Path | None, option("Features of the labels from elsewhere, instead of the text encoder: .npy (labels, channels).")
 ]
 
+Votes = Annotated[
+    int | None, option("Answer by the mean of this many slightly stretched copies: slower, often better.", min=1)
+]
+
 
 def predict(
     files: Files,
@@ -58,9 +62,7 @@ def predict(
     ] = None,
     text_features: TextFeatures = None,
     top_k: TopK = 3,
-    votes: Annotated[
-        int | None, option("Answer by the mean of this many slightly stretched copies: slower, often better.", min=1)
-    ] = None,
+    votes: Votes = None,
     unknown: Annotated[bool, option("Say how unlike the training's clouds a file is, if known.")] = True,
     up_axis: UpAxis = None,
     output: Output = None,

@@ -32,6 +32,11 @@ from hf_any3d.utils.messages import model_errors, printable
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
 _OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *(f".{ending}" for ending in FORMATS)]))
 PartNames = Annotated[str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")]
+Templates = Annotated[str | None, option("Texts around names: part_only, part_plus_cat or ensemble.")]
+PartFeatures = Annotated[
+    Path | None,
+    option("A .safetensors file with a vector for each name, instead of the text tower.", "--text-features"),
+]
 Category = Annotated[str | None, option("Category of the objects, for models of parts.")]
 MaxPoints = Annotated[
     int | None, option("Thin out to this many points; the others get the label of the nearest one.", min=1)
@@ -74,35 +79,60 @@ class CopyOptions:
         check_labels_fit(source, path, field=self.field, scores=self.score, unknown=self.unknown)
 
 
-def segment(
-    files: Files,
-    options: FileOptions,
-    copies: CopyOptions,
-    model: Model = None,
-    labels: PartNames = None,
-    category: Category = None,
-    templates: Annotated[str | None, option("Texts around names: part_only, part_plus_cat or ensemble.")] = None,
-    text_features: Annotated[
-        Path | None, option("A .safetensors file with a vector for each name, instead of the text tower.")
-    ] = None,
-    up_axis: UpAxis = None,
-    unit: UnitOfFiles = None,
-    max_points: MaxPoints = None,
+@dataclass(frozen=True)
+class PointOptions:
+    """Options that models of some kinds have; others refuse them."""
+
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
-    ] = False,
+    ] = False
     none_of_these: Annotated[
         bool,
         typer.Option(
             "--none-of-these", help="Label points that are unlike all that was learned so; in LAS: never classified."
         ),
-    ] = False,
+    ] = False
     noise: Annotated[
         bool,
         typer.Option(
-            "--noise", help="Label points far below the ground so, 7 in LAS; without it they keep their class."
+            "--noise",
+            help="Label points far below the ground, and lone ones far above it, so, 7 in LAS; without it they keep "
+            "their class.",
         ),
-    ] = False,
+    ] = False
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt",
+            help="Learn once more for each file, from its own points of which the model is sure: better in places "
+            "unlike the learned ones, and two to four times as slow.",
+        ),
+    ] = False
+
+    def arguments(self) -> dict[str, bool]:
+        """Return those that are asked for as arguments of the pipeline."""
+        return {name: True for name, is_asked in vars(self).items() if is_asked}
+
+    def names(self, pipe: Any) -> Sequence[str] | None:
+        """Return the names of the labels by their numbers, if there are others than usual."""
+        further = {name: True for name in ("none_of_these", "noise") if getattr(self, name)}
+        # Other pipelines refuse these arguments when they are called.
+        return pipe.all_names(**further) if further and hasattr(pipe, "all_names") else None
+
+
+def segment(
+    files: Files,
+    options: FileOptions,
+    copies: CopyOptions,
+    points: PointOptions,
+    model: Model = None,
+    labels: PartNames = None,
+    category: Category = None,
+    templates: Templates = None,
+    text_features: PartFeatures = None,
+    up_axis: UpAxis = None,
+    unit: UnitOfFiles = None,
+    max_points: MaxPoints = None,
     output: Annotated[
         Path | None,
         option(
@@ -131,16 +161,10 @@ def segment(
     # A block of voxels may hold a million points.
     batch_size = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
     arguments |= {"category": category, "up_axis": up_axis, "max_points": max_points, "batch_size": batch_size}
-    # Only if they are asked for, as not all pipelines have these arguments.
-    if votes:
-        arguments["votes"] = True
+    arguments |= points.arguments()
     if unit is not None:
         arguments["unit"] = unit.value
-    further = {name: True for name, is_asked in (("none_of_these", none_of_these), ("noise", noise)) if is_asked}
-    if further:
-        arguments |= further
-        # Other pipelines refuse these arguments when they are called.
-        names = pipe.all_names(**further) if hasattr(pipe, "all_names") else names
+    names = points.names(pipe) or names
     shown = _Shown(pipe, names, Gallery(output, len(inputs), up_axis or pipe.feature_extractor.up_axis))
     places = inputs.places()
     titles = inputs.titles()

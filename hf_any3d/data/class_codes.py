@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
-from hf_any3d.registry import LOW_NOISE, NONE_OF_THESE
+from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.utils.messages import listed
 
 # Of what the model knows nothing about, and of what was looked at and is of no class.
 _NEVER_CLASSIFIED, _OF_NO_CLASS = UNCLASSIFIED
 # What answers may have behind the classes of a config, and no config lists
-_BEHIND = {NONE_OF_THESE: _NEVER_CLASSIFIED, LOW_NOISE: 7}
+_BEHIND = {NONE_OF_THESE: _NEVER_CLASSIFIED, NOISE: 7}
 _OTHERS = "*"
 _MOST_NAMED = 8
 

@@ -226,6 +226,7 @@ def classify(
     model: str | os.PathLike | None = None,
     *,
     top_k: int = 1,
+    votes: int | None = None,
     up_axis: str | None = None,
     batch_size: int = 8,
     column: str = "predictions",
@@ -237,6 +238,7 @@ def classify(
         rows: Rows of `read_point_clouds`. The model gets each complete cloud, whatever its columns are.
         model: Directory or hub name; None for the classifier that comes with the package.
         top_k: Number of labels.
+        votes: Answer by the mean of this many slightly stretched copies of each cloud.
         up_axis: Axis that points up in the files; by default nothing is turned.
         batch_size: Clouds that a process runs at a time.
         column: Name of the column.
@@ -248,9 +250,9 @@ def classify(
     """
     from hf_any3d.pipelines import default_model
 
-    at_least(1, top_k=top_k)
+    at_least(1, top_k=top_k, **_given(votes=votes))
     name = default_model() if model is None else os.fspath(model)
-    arguments = _given(top_k=top_k, up_axis=up_axis)
+    arguments = _given(top_k=top_k, votes=votes, up_axis=up_axis)
     return _add(rows, Step(_CLASSES, name, column, arguments, "", batch_size), keep_points)
 
 
@@ -280,6 +282,7 @@ def detect(
     model: str | os.PathLike,
     *,
     threshold: float = 0.5,
+    nms: str | None = "turned",
     nms_iou: float = 0.25,
     top_k: int | None = None,
     up_axis: str | None = None,
@@ -290,12 +293,16 @@ def detect(
     """Add the boxes of a detector, `[{"label": …, "score": …, "box": …}, …]` as its pipeline gives them.
 
     Boxes have at least a score of `threshold`; of two that overlap by more than `nms_iou` the likelier one stays, and
-    of all the best `top_k`. `classify` describes the other arguments and the errors.
+    of all the best `top_k`. What overlaps is `nms`: the "turned" boxes, their "bounds" along the axes, or the bounds'
+    "base"; None leaves no box out. `classify` describes the other arguments and the errors.
     """
     from hf_any3d.modeling.layers.boxes import DetectionRule
 
-    DetectionRule(threshold=threshold, nms_iou=nms_iou, top_k=top_k)  # wrong values are errors here
+    DetectionRule(threshold=threshold, nms=nms, nms_iou=nms_iou, top_k=top_k)  # wrong values are errors here
     arguments = _given(threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+    # By default it is not named, so that runs of earlier versions go on.
+    if nms != "turned":
+        arguments["nms"] = nms
     return _add(rows, Step(_BOXES, os.fspath(model), column, arguments, "", batch_size), keep_points)
 
 

@@ -15,28 +15,39 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
-from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
-from hf_any3d.registry import LOW_NOISE, NONE_OF_THESE
+from hf_any3d.registry import NOISE, NONE_OF_THESE
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
+ADAPTED_POINTS = 12_000
+"""Points of a scan from which a model learns once more, as many as of a tile at training."""
 # Points whose features are in memory at a time.
 _PIECE = 65_536
 # Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
 _CONDITIONS = {
     "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
     "slope": "slopes of {:.0f}° (learned: {:.0f} to {:.0f})",
-    "noise": "{:.2%} of its points are noise below the ground (learned: {:.2%} to {:.2%})",
+    "noise": "{:.2%} of its points are noise below the ground or in the air (learned: {:.2%} to {:.2%})",
+    "width": "a strip of {:.2g} m (learned: {:.2g} to {:.2g} m wide)",
+    "rise": "nothing rises more than {:.2g} m, as on water (learned: {:.2g} to {:.2g} m)",
+    "zero": "{:.0%} of its ground is at 0, as if heights stood in place of elevations (learned: {:.0%} to {:.0%})",
 }
 _BEYOND: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "density": lambda low, high: (low / 2, 4 * high),
     "slope": lambda low, high: (0, high + 5),
     "noise": lambda low, high: (0, max(2 * high, 0.01)),
+    "width": lambda low, high: (min(low / 2, 20), np.inf),
+    "rise": lambda low, high: (min(low, 0.5), np.inf),
+    "zero": lambda low, high: (0, max(high, 0.98)),
 }
+# Share of ground below which a tile of a model that knows ground has none to measure heights from
+_LEAST_GROUND = 0.005
 # Times the share of points that was unlike the others on places held out
 _MANY_UNKNOWN = 4
 
@@ -50,10 +61,12 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 
     Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
-    never classified. `noise=True` gives points far below the ground that no others support, such as reflections, the
-    label "low noise", 7 in LAS. Without it, an answer with such points has `noise (points,)`, their labels are those
-    of points nearby, and copies of the file keep their class. `unit`, "meters", "feet" or "us-feet", is that of files
-    that say none.
+    never classified. `noise=True` gives points far below the ground that no others support, such as reflections, and
+    lone ones far above it, such as birds, the label "noise", 7 in LAS. Without it, an answer with such points has
+    `noise (points,)`, their labels are those of points nearby, and copies of the file keep their class. `adapt=True`
+    learns once more for each scan, from its own points of which the model is sure and from learned points that are
+    stored with it: better where a place is unlike the learned ones, and slower by a second pass and some seconds of
+    training; `unknown` stays as it was. `unit`, "meters", "feet" or "us-feet", is that of files that say none.
     """
 
     feature_extractor: LocalFeaturesProcessor
@@ -68,6 +81,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         self,
         none_of_these: bool | None = None,
         noise: bool | None = None,
+        adapt: bool | None = None,
         unit: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
@@ -80,7 +94,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
         if noise and self.feature_extractor.unit != "meters":
             raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
-        during |= without_none(none_of_these=none_of_these, noise=noise)
+        if adapt and not self.model.config.learned_rows:
+            raise ValueError(
+                "adapt=True: the model has stored nothing to learn from once more; train it anew on tiles"
+            )
+        during |= without_none(none_of_these=none_of_these, noise=noise, adapt=adapt)
         return before, during, after
 
     def all_names(self, *, none_of_these: bool = False, noise: bool = False) -> tuple[str, ...]:
@@ -89,8 +107,8 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         if none_of_these:
             names = (*names, NONE_OF_THESE)
         # A model may have learned what noise is.
-        if noise and LOW_NOISE not in names:
-            names = (*names, LOW_NOISE)
+        if noise and NOISE not in names:
+            names = (*names, NOISE)
         return names
 
     def get_iterator(
@@ -128,10 +146,14 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         scan = processor.describe(cloud, scene.up_axis, marks)
         answers = _Answers(len(cloud), len(scene.part))
         hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
-        with tqdm(total=len(cloud), unit="point", disable=hidden, delay=2, leave=False) as bar:
+        model = self.model
+        adapt = forward_params.get("adapt", False)
+        with tqdm(total=len(cloud) * (1 + adapt), unit="point", disable=hidden, delay=2, leave=False) as bar:
+            if adapt:
+                model = self._adapted(scan, bar)
             # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
             for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
-                self._label(scan, inside, near, answers)
+                self._label(scan, inside, near, answers, model)
                 return_free_memory()
                 bar.update(len(inside))
         self._tell_of_unlike(scan, answers, scene.stem)
@@ -140,7 +162,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             far = is_none_of_these(answers.all_unknown, config)
             answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
         if noise:
-            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(LOW_NOISE), 1.0
+            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(NOISE), 1.0
         elif scan.is_noise.any():
             answers.noise = scan.is_noise[: len(scene.part)]
         return self._answer(scene, answers, **postprocess_params, names=names)
@@ -172,6 +194,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             least, most = _BEYOND[name](low, high)
             if not least <= value <= most:
                 found.append(_CONDITIONS[name].format(value, low, high))
+        name_of_ground = next((name for name in self.label_names() if name.casefold() == "ground"), None)
+        if scan.ground is not None and name_of_ground is not None:
+            share = float((answers.labels == self.label_names().index(name_of_ground)).mean())
+            if share < _LEAST_GROUND:
+                found.append(f"{share:.1%} of its points are ground, so that heights above it are guesses")
         if config.unknown_share is not None and answers.all_unknown is not None:
             share = float(is_none_of_these(answers.all_unknown, config).mean())
             if share > _MANY_UNKNOWN * config.unknown_share:
@@ -187,7 +214,27 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         config = self.model.config
         return config.smoothing_edge if scan.spacing <= config.smoothed_below else 0.0
 
-    def _label(self, scan: DescribedScan, inside: np.ndarray, near: np.ndarray, answers: _Answers) -> None:
+    def _adapted(self, scan: DescribedScan, bar: tqdm) -> LocalFeaturesForPointCloudSegmentation:
+        """Return the model as it is after it has learned once more, from points drawn in all parts of a scan."""
+        generator = np.random.default_rng(0)
+        share = min(1.0, ADAPTED_POINTS / len(scan.cloud))
+        drawn: list[np.ndarray] = []
+        for inside, near in scan.parts(self.part_points, scan.reach):
+            some = np.flatnonzero(np.isin(near, inside, assume_unique=True))
+            some = some[generator.random(len(some)) < share]
+            drawn.append(scan.neighborhoods(near).features(some))
+            return_free_memory()
+            bar.update(len(inside))
+        return adapted(self.model, np.concatenate(drawn), self.feature_extractor.may_miss)
+
+    def _label(
+        self,
+        scan: DescribedScan,
+        inside: np.ndarray,
+        near: np.ndarray,
+        answers: _Answers,
+        model: LocalFeaturesForPointCloudSegmentation,
+    ) -> None:
         """Label the points `inside` a part of a scan, by those `near` it."""
         edge = self._smoothing_edge(scan)
         surroundings = scan.neighborhoods(near)
@@ -201,7 +248,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             points = torch.nn.functional.pad(features, (3, 0))[None].to(self.model.device)
             with torch.inference_mode():
                 output = super().forward({"points": points})
-            logits = output["logits"][0]
+                logits = output["logits"][0]
+                if model is not self.model:
+                    # How unlike all learned points they are is of the model that was trained.
+                    logits = model(points).logits[0].float()
             refuse_non_finite(logits, None)
             if shares is None:
                 # (rows, labels); the first output tells how many labels there are.

@@ -59,6 +59,7 @@ _OF_A_DIRECTION = {
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000
 _SURFACE_POINTS = 50_000
+_NEAR_ZERO = 0.25  # meters
 
 
 class LocalFeaturesProcessor(PointCloudProcessor):
@@ -164,6 +165,12 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             if name.split(",")[0] in first
             or any(name.startswith(f"{word} ") or name.startswith(f"{word},") for word in first)
         ]
+
+    @property
+    def may_miss(self) -> list[list[int]]:
+        """Groups of features, by their numbers, that scans may lack."""
+        groups = [RETURNS, ("intensity",), ("rgb",), ("normals",)]
+        return [self.channels_of(names) for names in groups if {*names} <= {*self.features}]
 
     def check_measured(self, cloud: PointCloudData) -> None:
         """Check that a cloud has what the features are computed of, as no model answers for points without it.
@@ -310,7 +317,7 @@ class DescribedScan:
         ground: The ground below; None for objects.
         normal: Center and spread of what was measured, by the names of the processor's features.
         bounds: (2, 3) lowest and highest coordinates, in the unit of the features.
-        is_noise: (points,) which points are noise below the ground, and are described by the others.
+        is_noise: (points,) which points are noise, below the ground or in the air, and are described by the others.
         marks: Number of the last points that are described by the others, such as the centers of faces.
     """
 
@@ -333,14 +340,29 @@ class DescribedScan:
 
     @property
     def conditions(self) -> dict[str, float]:
-        """Conditions of the place: `density` in points a square meter, `slope` in degrees and `noise` in shares.
+        """Conditions of the place, by which one tells whether a model has seen its like; {} for objects.
 
-        Nine tenths of the ground are less steep than the slope; the noise is that below the ground. {} for objects.
+        `density` is in points a square meter; `slope` in degrees, which nine tenths of the ground do not exceed;
+        `noise` the share of points that are noise, below the ground or in the air; `width` in meters, across the
+        longest direction; `rise` the height in meters above the ground that one of a thousand points exceeds; `zero`
+        the share of the ground at a height of 0, as where heights above the ground stand in place of elevations.
         """
         if self.ground is None:
             return {}
-        noise = float(self.is_noise.mean())
-        return {"density": self.spacing**-2, "slope": self.ground.steepness, "noise": noise}
+        points = self.cloud.points[: len(self.cloud) - self.marks].astype(np.float64) * self.factor + self.origin
+        some = points[:: max(1, len(points) // _LOOKED_AT)]
+        flat = some[:, :2] - some[:, :2].mean(axis=0)
+        # The last direction is the one in which points vary least.
+        across = flat @ np.linalg.svd(flat.T @ flat)[0][:, -1]
+        ground = self.ground.heights[1]
+        return {
+            "density": self.spacing**-2,
+            "slope": self.ground.steepness,
+            "noise": float(self.is_noise.mean()),
+            "width": float(np.ptp(across)),
+            "rise": float(np.quantile(self.ground.heights_above(some)[:, 1], 0.999)),
+            "zero": float((np.abs(ground) < _NEAR_ZERO).mean()),
+        }
 
     def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them."""

@@ -15,7 +15,7 @@ from hf_any3d.pipelines.labeled_copies import codes_in_file, labels_of_copy, lab
 from hf_any3d.serving.inputs import Upload
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import SegmentSettings
+from hf_any3d.serving.tasks import SegmentSettings, names_of
 from hf_any3d.utils.messages import one_line
 
 _TYPES = {"labels": "<i4", "scores": "<f4", "points": "<f4", "noise": "?"}
@@ -31,13 +31,14 @@ class FileSettings(SegmentSettings):
 class LabeledFile:
     """A file of a request, checked before the model runs, and the copy that is sent back."""
 
-    def __init__(self, service: Service, upload: Upload, settings: FileSettings):
+    # Settings of tasks are made fields when this is imported.
+    def __init__(self, service: Service, upload: Upload, settings: Any):
         self.service = service
         self.upload = upload
         self.settings = settings
         self.kind = upload.file_type or upload.name.rpartition(".")[2].lower()
         pipe = service.pipe
-        self.names = pipe.label_names(settings.labels) if settings.labels else pipe.label_names()
+        self.names = names_of(pipe, settings)
         try:
             given = settings.classes, settings.field
             self.codes = codes_in_file(f"file.{self.kind}", self.names, pipe.model.config, *given)

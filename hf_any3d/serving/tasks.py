@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.pipelines import PointCloudFeatureExtractionPipeline
 from hf_any3d.serving.limits import Refused, ServeLimits
+from hf_any3d.tasks import SETTINGS, settings_of
 
 CHAT = "point-cloud-text-to-text"
 CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
@@ -36,59 +37,36 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ClassifySettings(Settings):
-    """Settings of `/v1/classify`."""
-
-    top_k: int | None = Field(5, ge=1, description="Number of labels; null for all.")
-    unknown: bool | None = Field(None, description="False for labels without the model's unknown score.")
-    labels: Labels | None = Field(None, description="Labels to choose from, for zero-shot models alone.")
-    template: str | None = Field(None, description="Text with {} for a label, for zero-shot models.")
-    text_embeds: tuple[tuple[float, ...], ...] | None = Field(
-        None, description="Features of the labels, (labels, width), in place of the model's text encoder."
-    )
-    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
-
-
-class FeatureSettings(Settings):
-    """Settings of `/v1/features`."""
-
-    feature: Literal["pooled", "class_token", "tokens"] = Field("pooled", description="tokens: with their centers.")
-    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
+def _request(name: str, path: str, tasks: Sequence[str], **further: Any) -> type[Settings]:
+    """Make the settings of a route from those of its tasks, and `further` ones of its answers."""
+    fields: dict[str, Any] = {}
+    for task in tasks:
+        for own in settings_of(SETTINGS[task], "service").values():
+            kind = own.type
+            # Texts of forms are split at commas.
+            if tuple[str, ...] in get_args(kind):
+                kind = Union[tuple(Labels if part == tuple[str, ...] else part for part in get_args(kind))]  # noqa: UP007
+            described = Field(own.default_at("service"), ge=own.low, le=own.high, description=own.help)
+            fields.setdefault(own.name, (kind, described))
+    made = create_model(name, __base__=Settings, __doc__=f"Settings of `{path}`.", **fields, **further)
+    return made
 
 
-class SegmentSettings(Settings):
-    """Settings of `/v1/segment`."""
-
-    category: str | None = Field(None, description="Category of the object, for models of parts.")
-    labels: Labels | None = Field(None, description="Names of parts, for models that find parts by name.")
-    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
-    max_points: int | None = Field(None, ge=1, description="Thin larger clouds out to this many points.")
-    scores: bool = Field(False, description="Whether to return the probability of each point's label.")
-    encoding: Literal["list", "base64"] = Field(
-        "list", description="base64: labels as little-endian int32, scores and points as float32, noise as bytes."
-    )
-
-
-class DetectSettings(Settings):
-    """Settings of `/v1/detect`."""
-
-    threshold: float = Field(0.5, ge=0, le=1, description="Lowest score of a box.")
-    nms: Literal["turned", "bounds", "base"] | None = Field(
-        "turned",
-        description="What overlaps: the turned boxes, their bounds along the axes, or the bounds' base; null leaves "
-        "no box out.",
-    )
-    nms_iou: float = Field(0.25, ge=0, le=1, description="Of two boxes that overlap by more, the likelier one stays.")
-    top_k: int | None = Field(None, ge=1, description="Largest number of boxes of a cloud.")
-    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
-    task: Literal["objects", "layout", "all"] | None = Field(
-        None, description="Of models that write layouts: what is written, objects by default."
-    )
-    labels: Labels | None = Field(None, description="Of models that write layouts: objects to look for.")
-    align: bool | Labels | None = Field(
-        None, description="Of models that write layouts: whether the frame of a scan is found, or which parts of it."
-    )
-    grammar: bool | None = Field(None, description="Of models that write layouts: whether answers are well-formed.")
+ClassifySettings = _request("ClassifySettings", "/v1/classify", (CLASSIFY, ZERO_SHOT))
+FeatureSettings = _request("FeatureSettings", "/v1/features", (FEATURES,))
+DetectSettings = _request("DetectSettings", "/v1/detect", (DETECT,))
+SegmentSettings = _request(
+    "SegmentSettings",
+    SEGMENT_PATH,
+    (SEGMENT, PARTS_BY_NAME),
+    scores=(bool, Field(False, description="Whether to return the probability of each point's label.")),
+    encoding=(
+        Literal["list", "base64"],
+        Field(
+            "list", description="base64: labels as little-endian int32, scores and points as float32, noise as bytes."
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -122,33 +100,27 @@ class Route:
         ]
 
     def _arguments(self, settings: Any) -> dict[str, Any]:
-        if isinstance(settings, ClassifySettings):
-            arguments = {"top_k": settings.top_k, "up_axis": settings.up_axis, "candidate_labels": settings.labels}
-            arguments["unknown"] = settings.unknown
-            arguments["hypothesis_template"] = settings.template
-            if settings.text_embeds is not None:
-                # (labels, width)
-                arguments["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
-        elif isinstance(settings, FeatureSettings):
-            arguments = {"up_axis": settings.up_axis}
-        elif isinstance(settings, DetectSettings):
-            arguments = settings.model_dump()
-            arguments["candidate_labels"] = arguments.pop("labels")
-            # None is a choice of its own for nms and top_k.
-            writes = ("task", "candidate_labels", "align", "grammar")
-            return {name: value for name, value in arguments.items() if value is not None or name not in writes}
-        else:
-            arguments = {"category": settings.category, "max_points": settings.max_points}
-            arguments |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
-        # top_k=None stands for all labels.
-        return {name: value for name, value in arguments.items() if value is not None or name == "top_k"}
+        """Return the settings as arguments of the pipeline."""
+        given = settings.model_dump()
+        arguments = {}
+        # What is asked of the other task of the route reaches the pipeline, too, which refuses it.
+        for task in (self.task, *_TASKS_OF.get(self.path, ())):
+            for name, declared in settings_of(SETTINGS[task], "service").items():
+                argument = declared.argument
+                is_own = task == self.task and declared.takes_none
+                if argument is not None and (is_own or given[name] != declared.default_at("service")):
+                    arguments[argument or name] = given[name]
+        if "text_embeds" in arguments:
+            # (labels, width)
+            arguments["text_embeds"] = np.array(arguments["text_embeds"], dtype=np.float32)
+        return arguments
 
     def _shown(self, settings: Any, cloud: PointCloudData, answer: Any) -> Any:
-        if isinstance(settings, ClassifySettings):
+        if self.path == "/v1/classify":
             return {"labels": answer}
-        if isinstance(settings, DetectSettings):
+        if self.path == "/v1/detect":
             return {"boxes": answer}
-        if isinstance(settings, FeatureSettings):
+        if self.path == "/v1/features":
             if settings.feature not in answer:
                 features = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
                 # Returned, not raised, since it is the answer of one cloud of a batch
@@ -170,12 +142,20 @@ class Route:
         else:
             encoded = {name: base64.b64encode(values.tobytes()).decode("ascii") for name, values in arrays.items()}
         # Names are those of the numbers in `labels`.
-        names = self.pipe.label_names(settings.labels) if settings.labels else self.pipe.label_names()
+        names = names_of(self.pipe, settings)
         segments = [
             {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}
             for part in answer["segments"]
         ]
         return {"num_points": len(answer["labels"]), "names": list(names), "segments": segments, **encoded}
+
+
+def names_of(pipe: Any, settings: Any) -> Sequence[str]:
+    """Return the names of the labels by their numbers in the answers to a request."""
+    if settings.labels:
+        return pipe.label_names(settings.labels)
+    further = {name: True for name in ("none_of_these", "noise") if getattr(settings, name)}
+    return pipe.all_names(**further) if further else pipe.label_names()
 
 
 # Task -> path of its route, and settings of requests
@@ -187,6 +167,10 @@ _HEADS: dict[str, tuple[str, type[Settings]]] = {
     PARTS_BY_NAME: (SEGMENT_PATH, SegmentSettings),
 }
 
+
+_TASKS_OF = {"/v1/features": [FEATURES]}
+for _task, (_path, _) in _HEADS.items():
+    _TASKS_OF.setdefault(_path, []).append(_task)
 
 SERVED = (*_HEADS, FEATURES, CHAT)
 """Tasks of the models that can be served."""

@@ -31,6 +31,8 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
             None for those of `class_codes`.
         seen: Lowest and highest values of the conditions of the scans that were learned, `DescribedScan.conditions`,
             by their names; None if nobody knows.
+        learned_rows: Learned points that are stored with the model, so that it can learn once more from a scan
+            (`fitting.adapted`); 0 for none.
         unknown_surprise: See `UnknownScoreConfigMixin`.
     """
 
@@ -47,6 +49,7 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
     class_codes: list[int] | tuple[int, ...] | None = None
     learned_codes: list[list[int]] | None = None
     seen: dict[str, list[float]] | None = None
+    learned_rows: int = 0
 
     def __post_init__(self, **kwargs: Any):
         check_settings(

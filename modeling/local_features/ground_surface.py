@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from hf_any3d.modeling.local_features.lowest_points import (
     NONE,
@@ -21,6 +22,7 @@ from hf_any3d.modeling.local_features.lowest_points import (
     nearest_cells,
     unsupported_points,
 )
+from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 
 SLOPE, STEEP = 0.2, 0.6
 """Heights for each unit of an opening's radius above which what it cuts is a thing: usually, and where hills are to
@@ -33,8 +35,12 @@ _LEAST_CELL = 1.0
 WINDOWS = (3, 7, 15, 31, 41)
 """Widths in cells of the windows of `by_windows`."""
 _RISE, _STEP, _STEEP_RISE = 0.3, 0.3, 1.0
-NOISE_DEPTH = 3.0
-"""Meters below the ground beyond which points without support are noise."""
+NOISE_DEPTH, NOISE_HEIGHT = 3.0, 5.0
+"""Meters below the ground beyond which points without support are noise, and above it, beyond which lone ones are."""
+_ALONE, _APART = 5, 4
+"""Points at most that are alone in a cube of three voxels, whose edges are so many spacings, or `_LEAST_APART`."""
+_LEAST_APART = 3.0
+_MOST_NOISE = 0.1  # share of the points
 _MOST_CELLS = 1 << 24
 
 
@@ -46,7 +52,7 @@ class GroundSurface:
         corner: (2,) the lowest coordinates of the grid.
         cell: Width of a cell.
         heights: (surfaces, rows, columns) heights of the cells' centers, of which the second is the ground.
-        is_noise: (points,) which of the points are noise below the ground.
+        is_noise: (points,) which of the points are noise: far below the ground, or alone far above it.
     """
 
     corner: np.ndarray
@@ -88,7 +94,12 @@ class GroundSurface:
         away = points[numbers, :2] - centers
         # Under things, the ground is that of the nearest cell that is none.
         kept = [_leveled(lowest, away, cut, cell) for cut in (is_thing, is_large, is_steep)]
-        return cls(corner, cell, np.stack([opened, *kept]), is_left_out)._with_deep_noise(points)
+        surface = cls(corner, cell, np.stack([opened, *kept]), is_left_out)._with_deep_noise(points)
+        surface.is_noise[surface._lone_points(points, spacing)] = True
+        if surface.is_noise.mean() > _MOST_NOISE:
+            # So few points that each is alone
+            surface.is_noise[:] = False
+        return surface
 
     @classmethod
     def by_windows(cls, points: np.ndarray, spacing: float) -> GroundSurface:
@@ -116,6 +127,20 @@ class GroundSurface:
         self.is_noise[self.is_noise] = self.heights_above(points[self.is_noise])[:, 1] < -NOISE_DEPTH
         return self
 
+    def _lone_points(self, points: np.ndarray, spacing: float) -> np.ndarray:
+        """Return the numbers of points high above the ground that have hardly any others near them."""
+        height = ndimage.map_coordinates(self.heights[1], self._place(points), order=1, mode="nearest")
+        high = np.flatnonzero(points[:, 2] - height > NOISE_HEIGHT)
+        if not len(high):
+            return high
+        voxels = SparseVoxels(points[high], max(_LEAST_APART, _APART * spacing))
+        around = voxels.box_sums(voxels.counts[:, None])[:, 0]
+        lone = high[around[voxels.of_point] <= _ALONE]
+        # Sparse trees have others below them.
+        others = np.delete(points, lone, axis=0)
+        distances, _ = KDTree(others).query(points[lone]) if len(lone) and len(others) else (np.zeros(len(lone)), None)
+        return lone[distances > max(NOISE_HEIGHT, _APART * spacing)]
+
     @property
     def steepness(self) -> float:
         """Degrees of slope that nine tenths of the ground do not exceed."""
@@ -126,10 +151,14 @@ class GroundSurface:
 
     def heights_above(self, points: np.ndarray) -> np.ndarray:
         """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""
-        place = (points[:, :2] - self.corner).T / self.cell - 0.5  # in cells, from the center of the first
+        place = self._place(points)
         # Linear between centers of cells; beyond the grid, the nearest cell.
         below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
         return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
+
+    def _place(self, points: np.ndarray) -> np.ndarray:
+        """Return where points are on the grid, (2, points), in cells from the center of the first."""
+        return (points[:, :2] - self.corner).T / self.cell - 0.5
 
 
 def _grid(points: np.ndarray, cell: float) -> tuple[np.ndarray, float]:

@@ -94,6 +94,20 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
         return [standard, *self.hidden_layers(standard)], points[..., :3]
 
 
+class LearnedRows(nn.Module):
+    """Some of the points that were learned: features (rows, features), labels and places (rows,)."""
+
+    features: Tensor
+    labels: Tensor
+    places: Tensor
+
+    def __init__(self, rows: int, width: int):
+        super().__init__()
+        self.register_buffer("features", torch.zeros(rows, width))
+        self.register_buffer("labels", torch.zeros(rows, dtype=torch.long))
+        self.register_buffer("places", torch.zeros(rows, dtype=torch.long))
+
+
 class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
     """Local features with a label for each point.
 
@@ -109,6 +123,7 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
     """
 
     unknown_score: UnknownScore | None
+    learned: LearnedRows | None
 
     def __init__(self, config: LocalFeaturesConfig):
         super().__init__(config)
@@ -119,6 +134,7 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         self.unknown_score = None
         if config.unknown_rows:
             self.unknown_score = UnknownScore(config.unknown_rows, config.in_channels - 3, 0, config.unknown_width)
+        self.learned = LearnedRows(config.learned_rows, config.in_channels - 3) if config.learned_rows else None
         self.post_init()
 
     @strict_forward

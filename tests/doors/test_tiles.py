@@ -102,6 +102,18 @@ def test_points_far_below_the_ground_move_no_answer_and_are_noise_if_that_is_ask
     assert not np.isin(found["noisy", "--noise"][: len(points)], (7, 9)).any()
 
 
+def test_a_model_learns_once_more_from_the_tile_that_it_labels(learned, shell):
+    points, labels, columns = drawn(11)
+    shell.write("further.ply", points, **columns)
+    found = []
+    for options in ("", "--adapt", "--adapt"):
+        shell(f"hf-any3d segment further.ply --model outputs/tiles --output adapted.ply {options}")
+        found.append(read_point_cloud(shell.folder / "adapted.ply").labels)
+    assert (found[1] == found[2]).all(), "the same each time"
+    assert 0.9 < (found[0] == found[1]).mean() < 1
+    assert (found[1] == labels)[labels != 1].mean() > 0.85
+
+
 def test_a_tile_unlike_all_that_was_learned_is_told(learned, shell):
     points, _, columns = drawn(9)
     shell.write("usual.ply", points, **columns)
@@ -109,6 +121,18 @@ def test_a_tile_unlike_all_that_was_learned_is_told(learned, shell):
     assert "unlike" not in shell("hf-any3d segment usual.ply --model outputs/tiles").err
     assert "steep: unlike the places" in (said := shell("hf-any3d segment steep.ply --model outputs/tiles").err)
     assert "slopes of 6" in said and "learned" in said
+    # What no labeled tile of this place looks like
+    generator = np.random.default_rng(0)
+    level = np.column_stack([60 * generator.random((len(points), 2)), generator.normal(100, 0.05, len(points))])
+    strange = {
+        "water": (level, "nothing rises"),
+        "strip": (points * [1, 0.05, 1], "a strip of"),
+        "noise": (generator.random((len(points), 3)) * [60, 60, 40], "unlike all learned ones"),
+    }
+    for name, (changed, words) in strange.items():
+        shell.write(f"{name}.ply", changed.astype(np.float32), **columns)
+        said = shell(f"hf-any3d segment {name}.ply --model outputs/tiles").err
+        assert f"{name}: unlike the places" in said and words in said
     seen = json.loads((shell.folder / "outputs/tiles/config.json").read_text())["seen"]
     assert seen["slope"][1] > 20 and seen["density"][0] < 1 < seen["density"][1]
 

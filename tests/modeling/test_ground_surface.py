@@ -19,6 +19,7 @@ TERRAINS = {
     "cliff": lambda x, y: np.where(x > 50, 15.0, 0.0),
     "embankment": lambda x, y: np.clip(8 - np.abs(x - 45) / 1.5, 0, 4),
 }
+SLOPES = (0, 15, 30, 45)
 FOUND = {
     "plain": (0.99, 0.99),
     "waves": (0.99, 0.99),
@@ -33,7 +34,7 @@ FOUND = {
 def made(terrain, density=DENSITY, seed=0, forest=False):
     """Points of a terrain with a house that stands on it, and trees; their heights above it, and what is ground."""
     generator = np.random.default_rng(seed)
-    height = TERRAINS[terrain]
+    height = TERRAINS.get(terrain) or (lambda x, y: np.tan(np.radians(terrain)) * (0.8 * x + 0.6 * y))
     flat = generator.random((int(density * SIDE**2), 2)) * SIDE
     ground = height(*flat.T)
     above = generator.normal(0, 0.02, len(flat))
@@ -79,6 +80,17 @@ def test_the_ground_is_where_it_was_made(terrain):
         assert is_noise.mean() < 0.001
 
 
+@pytest.mark.parametrize(("degrees", "least"), zip(SLOPES, (0.99, 0.99, 0.98, 0.93), strict=True))
+def test_ground_is_told_from_things_at_each_slope_with_noise_and_without(degrees, least):
+    points, _, is_ground = made(degrees)
+    for share in (0, 0.01):
+        noise = below(points, "scattered", share)[: int(share * len(points))]
+        found, _ = found_above(np.concatenate([points, noise]), len(points))
+        is_called = np.abs(found) < 0.5
+        iou = (is_called & is_ground).sum() / (is_called | is_ground).sum()
+        assert iou > least
+
+
 @pytest.mark.parametrize("kind", ["scattered", "layer", "clusters"])
 @pytest.mark.parametrize("terrain", ["waves", "hills of 35°"])
 @pytest.mark.parametrize("density", [0.5, DENSITY])
@@ -91,6 +103,19 @@ def test_points_below_the_ground_do_not_move_it(terrain, kind, density):
         assert np.quantile(np.abs(found - clean), 0.9) < 0.15
         assert np.quantile(np.abs(found - clean), 0.99) < 0.5
         assert not is_noise[: len(points)].any() and is_noise[len(points) :].mean() > 0.95
+
+
+@pytest.mark.parametrize("density", [0.5, DENSITY])
+def test_lone_points_in_the_air_are_noise_and_things_are_none(density):
+    points, _, _ = made("waves", density)
+    generator = np.random.default_rng(1)
+    birds = points[generator.choice(len(points), len(points) // 500, replace=False)]
+    birds = birds + np.column_stack([np.zeros((len(birds), 2)), generator.uniform(20, 100, len(birds))])
+    # Points of a wire stand one behind the other.
+    along = np.arange(5, 85, 1.0)
+    wire = np.column_stack([along, np.full(len(along), 30.0), 18 + TERRAINS["waves"](along, 30.0)])
+    _, is_noise = found_above(np.concatenate([points, wire, birds]))
+    assert is_noise[-len(birds) :].mean() > 0.95 and not is_noise[: -len(birds)].any()
 
 
 def test_a_tile_of_a_few_meters_with_a_low_point_in_each_cell_keeps_its_ground():

@@ -23,6 +23,7 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.fitting import OBJECT_STEPS, STEPS, Rows, fit_network, keep_rows, logits_of
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
 from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.processing.point_clouds import UP_AXES
@@ -33,7 +34,6 @@ from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.requests import Request
 from hf_any3d.training.tiles.confidence import TilesEstimate
 from hf_any3d.training.tiles.labels import Classes, ClassRule, codes_without_class
-from hf_any3d.training.tiles.network import OBJECT_STEPS, STEPS, Rows, fit_network, logits_of
 from hf_any3d.training.tiles.reading import (
     POINTS,
     TileFacts,
@@ -161,13 +161,6 @@ class Examples:
         """Kind of a file, "tile" or "object"."""
         return "tile" if self.processor.unit == "meters" else "object"
 
-    @property
-    def may_miss(self) -> list[list[int]]:
-        """Groups of features that scans may lack."""
-        groups = [RETURNS, ("intensity",), ("rgb",), ("normals",)]
-        present = [names for names in groups if {*names} <= {*self.processor.features}]
-        return [self.processor.channels_of(names) for names in present]
-
 
 def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     """Learn from the labeled files of folders and files, and save model, card and metrics.json."""
@@ -219,7 +212,9 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         judged = _judge(examples, config, arguments)
     with stopwatch.part("training"):
         steps = STEPS if examples.kind == "tile" else OBJECT_STEPS
-        model = fit_network(examples.rows, config, examples.may_miss, arguments.seed, steps)
+        model = fit_network(examples.rows, config, examples.processor.may_miss, arguments.seed, steps)
+        if examples.kind == "tile":
+            keep_rows(model, examples.rows, arguments.seed)
         if judged is not None:
             # Without a place held out, nothing tells how far the scores can be trusted, and they stay as they are.
             model.config.temperature = judged.temperature
@@ -526,7 +521,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         # A fold without labeled points, or whose others show a single class, tells nothing.
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
-        model = fit_network(learned, config, examples.may_miss, arguments.seed, steps)
+        model = fit_network(learned, config, examples.processor.may_miss, arguments.seed, steps)
         # Held-out points are measured against what this fold's model has learned, as later scans will be.
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
@@ -550,6 +545,8 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     how = f"{len(kept_logits)} trainings that each left out whole {name}s"
     if places == 1:
         how += "; all tiles are of one place, so that others will be worse"
+    else:
+        how += f"; the interval is for further {name}s of the same kind"
     matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
     estimate = TilesEstimate(matrices, examples.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.

@@ -9,16 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features.modeling_local_features import (
+    LearnedRows,
+    LocalFeaturesForPointCloudSegmentation,
+)
 
 # What differs most between few places is what a network would learn by heart.
 NOISE = 0.2  # standard deviations
 SMOOTHING = 0.05  # of labels
 FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
-STEPS, OBJECT_STEPS, BATCH, RATE, DECAY = 900, 400, 1024, 3e-3, 1e-2
+STEPS, OBJECT_STEPS, ADAPTED_STEPS, BATCH, RATE, DECAY = 900, 400, 400, 1024, 3e-3, 1e-2
 # Exponent of class balance: 0 counts points, 1 classes.
 BALANCE = 0.5
 _LEAST_SCALE = 1e-4
+LEARNED_ROWS = 8192
+"""Learned points that are stored with a model; with twice as many it learns no better once more."""
+SURE = 0.8
+"""Probability, before it is calibrated, from which on a label of the model's own is learned."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,65 @@ def fit_network(
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+def keep_rows(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:
+    """Store some of the learned rows in a model."""
+    kept = rows.part(np.random.default_rng(seed).permutation(len(rows.labels))[:LEARNED_ROWS])
+    learned = LearnedRows(len(kept.labels), kept.features.shape[1])
+    learned.features = torch.from_numpy(kept.features)
+    learned.labels = torch.from_numpy(kept.labels.astype(np.int64))
+    learned.places = torch.from_numpy(kept.places.astype(np.int64))
+    model.learned = learned
+    model.config.learned_rows = len(kept.labels)
+
+
+def adapted(
+    model: LocalFeaturesForPointCloudSegmentation,
+    features: np.ndarray,
+    may_miss: Sequence[Sequence[int]] = (),
+    seed: int = 0,
+) -> LocalFeaturesForPointCloudSegmentation:
+    """Learn once more, from the rows that a model has stored and from points of a scan of whose labels it is sure.
+
+    What a place looks like is in its own points, wherever the model labels most of them right. Without stored rows
+    beside them, its errors would be learned, too.
+
+    Args:
+        model: The model, with `learned` rows.
+        features: (points, features) some points of the scan.
+        may_miss: As of `fit_network`.
+        seed: Of weights, order and noise.
+
+    Returns:
+        A new model of the same classes, without an unknown score; `model` itself if it is sure of one class at most.
+
+    Source: Lee, "Pseudo-label: the simple and efficient semi-supervised learning method for deep neural networks"
+    (2013), with a new network in place of further steps, which stay near the old answers.
+    """
+    learned = model.learned
+    if learned is None:
+        raise ValueError("the model has no learned rows to learn from once more; train it anew")
+    logits, _ = logits_of(model, features)
+    probabilities = torch.from_numpy(logits * model.config.temperature).softmax(dim=1)
+    score, label = (values.numpy() for values in probabilities.max(dim=1))
+    is_sure = score >= SURE
+    labels = label[is_sure]
+    if len(np.unique(labels)) < 2:
+        return model
+    count = len(labels)
+    known = (learned.features.cpu().numpy(), learned.labels.cpu().numpy(), learned.places.cpu().numpy())
+    # The scan is a place like each of the others.
+    places = np.concatenate([known[2], np.full(count, known[2].max() + 1)])
+    rows = Rows(
+        np.concatenate([known[0], features[is_sure]]).astype(np.float32),
+        np.concatenate([known[1], labels]),
+        tiles=places,
+        places=places,
+        copies=np.zeros(len(places), np.int64),
+    )
+    config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
+    return fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
 
 
 def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:

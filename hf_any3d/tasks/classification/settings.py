@@ -1,0 +1,38 @@
+"""What can be asked of classifiers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_any3d.tasks.settings import setting
+
+AT_ONCE = "the page answers at once, and this takes several times as long"
+
+
+@dataclass(frozen=True)
+class ClassificationSettings:
+    """Settings of `point-cloud-classification`."""
+
+    top_k: int | None = setting(
+        5,
+        "Number of labels; null for all.",
+        low=1,
+        takes_none=True,
+        defaults={"command": 3, "batch": 3, "many_files": 1},
+        refused={"demo": "the page shows the eight likeliest"},
+    )
+    votes: int | None = setting(
+        None, "Answer by the mean of this many slightly stretched copies.", low=1, refused={"demo": AT_ONCE}
+    )
+    unknown: bool | None = setting(
+        None,
+        "False for labels without the model's unknown score.",
+        defaults={"command": True},
+        refused={
+            "batch": "a table has the column wherever the model has the score",
+            "many_files": "rows have the score wherever the model has it",
+            "demo": "the page shows labels alone",
+        },
+    )
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")

@@ -1,0 +1,22 @@
+"""What can be asked of features of clouds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_any3d.tasks.settings import setting
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Settings of `point-cloud-feature-extraction`."""
+
+    feature: Literal["pooled", "class_token", "tokens"] = setting(
+        "pooled",
+        "tokens: with their centers.",
+        # The pipeline returns all of them.
+        argument=None,
+        refused={"demo": "shapes are similar by the pooled feature, the one that models compare"},
+    )
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")

@@ -1,0 +1,1 @@
+"""Parts that are found by their names."""

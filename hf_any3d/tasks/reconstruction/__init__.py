@@ -1,0 +1,1 @@
+"""Clouds that pass through an autoencoder."""

@@ -1,0 +1,26 @@
+"""What can be asked of autoencoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_any3d.tasks.settings import setting
+
+_NOT_SERVED = "autoencoders are looked at, by command and page, and have no route or rows"
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """Settings of `point-cloud-reconstruction`."""
+
+    threshold: float = setting(
+        0.01,
+        "Distance up to which a point is found again, for the F-score.",
+        low=0,
+        refused={
+            "batch": _NOT_SERVED,
+            "many_files": _NOT_SERVED,
+            "service": _NOT_SERVED,
+            "demo": "the page has one figure",
+        },
+    )

@@ -1,0 +1,1 @@
+"""Clouds among labels of one's own."""
