@@ -11,7 +11,6 @@ BENCH_ARGS ?=
 MODEL ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-MUTATE_ARGS ?=
 RELEASE_ARGS ?=
 DONORS_ARGS ?=
 FUZZ_ARGS ?=
@@ -21,11 +20,11 @@ GPU_ARGS ?=
 # their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
-# Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies, what the package
+# Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
 # was made with, checks of GPUs and of published files.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
-	test_gpu_check.py test_mutation.py test_packaging.py studies)
+	test_gpu_check.py test_packaging.py studies)
 # Tests of what pages and notebooks show, and of pages in a browser: a fifth of all.
 PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py docs/test_programs.py \
 	demo/test_page_in_browser.py demo/test_task_pages.py)
@@ -37,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults mutate lint format docs search bench bench-learn clean
+.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,7 +93,7 @@ test-pages: $(INSTALLED) ## Run what README, guides and notebooks show, and try 
 test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, benchmarks and studies (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) $(TOOL_TESTS) $(PYTEST_ARGS)
 
-test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
+test-fast: $(INSTALLED) ## Run all tests but those marked slow, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-versions: $(INSTALLED) ## Try the oldest and newest releases of Hugging Face's libraries (PYTEST_ARGS)
@@ -105,9 +104,6 @@ gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in und
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_ANY3D_MUTATIONS, FUZZ_ARGS: names)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
-
-mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time; the tests must notice (MUTATE_ARGS)
-	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
 	@HF_ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
@@ -134,9 +130,6 @@ search: docs ## Ask the search of the built site what people type; Node is neede
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
 	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)
-
-bench-learn: $(INSTALLED) ## Train all arms of the study of learning and print its table (BENCH_ARGS)
-	$(BIN)/python -m studies.learning $(BENCH_ARGS)
 
 clean: ## Remove files of builds and tools; VENV stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

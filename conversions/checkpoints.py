@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from hf_any3d.conversions.pickles import NotPlainError, storages_of, texts_of
+from hf_any3d.utils import messages
 from hf_any3d.utils.messages import cut
 
 _SHOWN = 20
@@ -195,8 +196,7 @@ def errors_about(source: str | os.PathLike) -> Iterator[None]:
 
 def listed(names: list[str]) -> str:
     """Join names in one line, shortened to the first ones and a count if there are many."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return messages.listed(names, _SHOWN)
 
 
 def _load(path: str | os.PathLike, device: str = "cpu") -> Any:

@@ -1,4 +1,4 @@
-"""Studies: accuracies of several models, trained alike with several seeds, as tables with mean and deviation.
+"""Programs behind the weights that come with the package and the tables of the README, and measurements of speed.
 
-Run a study as a module from the checkout, `python -m studies.learning`; results/ has the published tables.
+Run one as a module from the checkout, `python -m studies.few_scans`; results/ has the published tables.
 """

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
-from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.utils.atomic_files import write_text
-from studies import earlier_recipe
 from studies.tables import write_table
 
 RECIPES = Path(__file__).resolve().parents[1] / "examples" / "recipes"
@@ -37,31 +32,6 @@ def stopwatch() -> Iterator[dict[str, float]]:
     start, cpu_start = time.perf_counter(), time.process_time()
     yield spent
     spent |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
-
-
-def fit(
-    model: nn.Module, seed: int, train: Dataset, output_dir: str | os.PathLike, **changes: Any
-) -> tuple[Trainer, dict[str, float]]:
-    """Train a model with the settings of `earlier_recipe` and measure the cost.
-
-    Args:
-        model: Any point cloud classifier.
-        seed: Seed of row order, augmentation and dropout.
-        train: Training rows.
-        output_dir: Where `Trainer` may write.
-        **changes: Changed settings, by their names in `TrainingArguments`.
-
-    Returns:
-        The trainer with the last epoch's model, and `train_loss`, `trained_parameters`, `seconds`, `cpu_seconds` and
-        `train_rows` of the training alone.
-    """
-    arguments = earlier_recipe.training_arguments(output_dir, seed, **changes)
-    trainer = earlier_recipe.build_trainer(model, arguments, train)
-    trainer.remove_callback(PrinterCallback)
-    with stopwatch() as spent:
-        loss = trainer.train().training_loss
-    trained = count_parameters(model)[0]
-    return trainer, {"train_loss": loss, "trained_parameters": trained, **spent, "train_rows": len(train)}
 
 
 def evaluate(trainer: Trainer, rows: Dataset) -> dict[str, float]:
@@ -83,51 +53,6 @@ def kept_run(path: Path, settings: dict[str, Any], run: Callable[[], dict[str, A
         stored = {**run(), "threads": torch.get_num_threads(), "settings": settings}
         write_text(path, json.dumps(stored, indent=1))
     return stored
-
-
-def every_run(
-    arms: Iterable[str],
-    seeds: Iterable[int],
-    folder: Path,
-    settings_of: Callable[[str], dict[str, Any]],
-    run: Callable[[str, int], dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Run all arms with all seeds, each stored as `folder/<arm>-<seed>.json` (see `kept_run`).
-
-    Args:
-        arms: Names of the arms.
-        seeds: Seeds of each arm.
-        folder: Where runs are stored.
-        settings_of: Returns everything but the seed that affects the result of an arm.
-        run: Trains and evaluates an arm with a seed; returns at least `accuracy` and `seconds`.
-    """
-    runs = []
-    for seed, arm in tqdm([(seed, arm) for seed in seeds for arm in arms], desc="runs"):
-
-        def named_run(arm: str = arm, seed: int = seed) -> dict[str, Any]:
-            tqdm.write(f"{arm}, seed {seed}")
-            return {"arm": arm, "seed": seed, **run(arm, seed)}
-
-        stored = kept_run(folder / f"{arm}-{seed}.json", settings_of(arm), named_run)
-        tqdm.write(f"{arm}, seed {seed}: {100 * stored['accuracy']:.1f} % in {stored['seconds']:.0f} s")
-        runs.append(stored)
-    return runs
-
-
-def training_settings(changes: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Collect the settings that affect the result of `fit`, as JSON reads them back.
-
-    Args:
-        changes: Changed training settings (see `fit`).
-        **more: Further settings, such as those of the model.
-    """
-    settings = {
-        "training": {**earlier_recipe.TRAINING, **(changes or {})},
-        "augmentation": earlier_recipe.AUGMENTATION,
-        **more,
-        "label_smoothing": earlier_recipe.LABEL_SMOOTHING,
-    }
-    return json.loads(json.dumps(settings))
 
 
 def reset_if_changed(folder: Path, settings: dict[str, Any]) -> None:
@@ -178,31 +103,6 @@ def write_results(folder: Path, name: str, summary: dict[str, Any], tables: str)
     write_text(folder / f"{name}.md", tables)
     print(tables)
     print(f"Stored in {folder}.")
-
-
-def over_seeds(runs: Iterable[dict[str, Any]], names: Iterable[str]) -> dict[str, float]:
-    """Compute mean (`name`) and sample standard deviation (`name_std`, 0 for one run) of figures of several runs."""
-    runs, row = list(runs), {}
-    for name in names:
-        values = [run[name] for run in runs]
-        row[name] = float(np.mean(values))
-        row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return row
-
-
-def arm_rows(runs: Iterable[dict[str, Any]], titles: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
-    """Compute a table row for each arm: its title, number of runs, and figures over its seeds."""
-    runs, rows = list(runs), []
-    for arm, title in titles.items():
-        own = [run for run in runs if run["arm"] == arm]
-        rows.append({"arm": arm, "title": title, "runs": len(own), **over_seeds(own, names)})
-    return rows
-
-
-def percent(row: dict[str, Any], name: str) -> str:
-    """Format a share as percentage, `77.1 ± 0.8`, or without the deviation where the row has none."""
-    text = f"{100 * row[name]:.1f}"
-    return f"{text} ± {100 * row[f'{name}_std']:.1f}" if f"{name}_std" in row else text
 
 
 def mean_gain(gains: np.ndarray) -> str:

@@ -8,7 +8,6 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,20 +52,6 @@ _peaks: list[tuple[float, str]] = []  # of this process and its workers, with th
 _peak = (0.0, "collection")
 
 
-# Test functions that `make test-fast` leaves out, as file::function. `HF_ANY3D_TIMES=store make test-fast` adds
-# those that took longer; shared fixtures are timed with the first test that needs them: repeat it until none is added.
-SLOW = Path(__file__).with_name("slow.txt")
-_SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
-_seconds: Counter[str] = Counter()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    slow = set(SLOW.read_text(encoding="utf-8").split())
-    for item in items:
-        if item.nodeid.partition("[")[0] in slow:
-            item.add_marker("slow")
-
-
 def pytest_collection_finish() -> None:
     if "hf_any3d" in sys.modules:
         from hf_any3d.visualization import run_results
@@ -81,16 +66,6 @@ def pytest_collection_finish() -> None:
     # Each call of a command would build all commands again.
     if testing := sys.modules.get("typer.testing"):
         testing._get_command = functools.cache(testing._get_command)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _seconds[report.nodeid.partition("[")[0]] += report.duration
-
-
-def _store_times() -> None:
-    slow = {name for name, seconds in _seconds.items() if seconds >= _SLOW_SECONDS}
-    slow.update(SLOW.read_text(encoding="utf-8").split())
-    SLOW.write_text("\n".join([*sorted(slow), ""]), encoding="utf-8")
 
 
 @pytest.hookimpl(trylast=True)
@@ -129,8 +104,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peak_memory"] = _peak
         return
-    if os.environ.get("HF_ANY3D_TIMES") == "store":
-        _store_times()
     _peaks.append(_peak)
     if max(_peaks)[0] > MOST_MEMORY and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -68,6 +68,7 @@ def upward(edges: dict[tuple[str, str], list[str]], order: dict[str, int]) -> li
     return found
 
 
+@pytest.mark.slow
 def test_packages_import_only_those_above_them_in_the_table():
     order, edges = layers(PAGE), defaultdict(list)
     for module, file in SOURCES.items():

@@ -78,6 +78,7 @@ def check_entry_points(name, model, base):
     torch.testing.assert_close(found.pooler_output, features, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @MAKERS
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
 def test_directory_opens_equal_through_every_entry_point(make, encoder, tmp_path):
@@ -89,6 +90,7 @@ def test_directory_opens_equal_through_every_entry_point(make, encoder, tmp_path
     check_entry_points(str(tmp_path / "moved"), model, lambda: tiny_model(encoder))
 
 
+@pytest.mark.slow
 @MAKERS
 def test_tower_of_a_composite_encoder_is_restored(make, tmp_path):
     model = made_and_trained(make, "clip", tower="text")
@@ -107,6 +109,7 @@ def pushed_encoder(hub):
     return "me/tiny-bert", commit
 
 
+@pytest.mark.slow
 @MAKERS
 def test_repository_opens_equal_through_every_entry_point(make, hub, pushed_encoder):
     encoder, commit = pushed_encoder
@@ -119,6 +122,7 @@ def test_repository_opens_equal_through_every_entry_point(make, hub, pushed_enco
     check_entry_points(name, model, lambda: tiny_model(encoder, revision=commit))
 
 
+@pytest.mark.slow
 @MAKERS
 def test_pushed_files_contain_only_trained_parts(make, hub, tmp_path):
     name = f"me/small-{make.__name__.replace('_', '-')}"
@@ -139,6 +143,7 @@ def test_pushed_files_contain_only_trained_parts(make, hub, tmp_path):
     assert not frozen & set(header)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_dtype_and_attention_can_be_chosen_when_loading(make, tmp_path):
     model = made_and_trained(make, "bert", large_logits=True)
@@ -153,6 +158,7 @@ def test_dtype_and_attention_can_be_chosen_when_loading(make, tmp_path):
     assert_nearly_equal(outputs_of(half)[0], logits, 0.1)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_loading_gives_no_warnings_and_misses_no_weights(make, tmp_path, recwarn, capfd):
     model = made_and_trained(make, "bert")
@@ -166,6 +172,7 @@ def test_loading_gives_no_warnings_and_misses_no_weights(make, tmp_path, recwarn
         assert word not in output.out + output.err
 
 
+@pytest.mark.slow
 def test_features_of_an_adapter_can_be_saved_again(tmp_path):
     model = made_and_trained(adapted_model, "bert")
     model.save_pretrained(tmp_path / "classifier")

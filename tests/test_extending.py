@@ -331,10 +331,12 @@ ADDITIONS = {
 """Each adds something to a copy of the source and returns a program that uses it."""
 
 
+@pytest.mark.slow
 def test_a_file_format_is_a_file_and_a_line(copy):
     assert copy.printed("file_format").split("\n")[:4] == ["4", "(2, 3)", "3", "4"]
 
 
+@pytest.mark.slow
 def test_a_dataset_is_a_file_and_a_line(copy):
     assert copy.printed("dataset").split("\n")[:5] == [
         "6 (4, 3) ['even', 'odd']",
@@ -345,6 +347,7 @@ def test_a_dataset_is_a_file_and_a_line(copy):
     ]
 
 
+@pytest.mark.slow
 def test_an_encoder_family_is_a_call(copy):
     assert copy.printed("encoder_family").split() == ["(2,", "72)", "scale_outputs"]
 

@@ -9,6 +9,7 @@ from tests.gpu_check.__main__ import BUDGETS, main
 from tests.gpu_check.run import Run
 
 
+@pytest.mark.slow
 def test_the_program_runs_every_section_and_repeats_only_what_has_failed(tmp_path, capsys):
     arguments = ["--device", "cpu", "--small", "--output", str(tmp_path), "--sections"]
     status = main([*arguments, *BUDGETS])

@@ -124,12 +124,14 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files_of("modeling"), ids=relative)
 def test_models_import_only_the_base_and_themselves(file):
     packages = _FOR_MODELS | _EXCEPTIONS.get(relative(file), set())
     assert strangers(file.read_text(encoding="utf-8"), packages, ("hf_any3d.modeling",)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples", "studies"), ids=relative)
 def test_nothing_is_unpickled(file):
     source = file.read_text(encoding="utf-8")
@@ -138,12 +140,14 @@ def test_nothing_is_unpickled(file):
     assert "Unpickler" not in source or relative(file) == "hf_any3d/data/files/restricted_pickle.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files_of("conversions", "hf_any3d", "modeling"), ids=relative)
 def test_no_argument_is_swallowed(file):
     """A function that forgets to pass an argument on answers as if it was not given."""
     assert unread_arguments(file.read_text(encoding="utf-8")) == _UNREAD.get(relative(file), set())
 
 
+@pytest.mark.slow
 def test_no_file_is_too_long_to_read():
     lengths = {
         relative(file): len(file.read_text(encoding="utf-8").splitlines())

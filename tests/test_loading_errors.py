@@ -52,6 +52,7 @@ def shared(tmp_path):
     return str(tmp_path / "model"), tmp_path / "encoder", outputs_of(model)[0]
 
 
+@pytest.mark.slow
 @LOADERS
 def test_encoder_with_other_weights_is_refused_by_every_entry_point(load, shared):
     name, encoder, _ = shared
@@ -79,6 +80,7 @@ def test_error_names_a_missing_encoder(shared):
         through_auto_class(name, None)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_encoder_may_be_elsewhere_if_its_weights_are_the_same(make, tmp_path):
     encoder = put_encoder(tmp_path / "encoder")
@@ -92,6 +94,7 @@ def test_encoder_may_be_elsewhere_if_its_weights_are_the_same(make, tmp_path):
         through_auto_class(str(tmp_path / "model"), None, encoder_name_or_path=put_encoder(encoder, seed=9))
 
 
+@pytest.mark.slow
 @MAKERS
 def test_encoder_may_come_from_a_mirror_on_the_hub(make, hub, tmp_path):
     AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub(first := f"me/first-{make.__name__}")
@@ -117,6 +120,7 @@ def test_adapter_without_tokenizer_and_head_warns_when_it_is_saved(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_adapter_on_a_saved_model_opens_with_that_model(tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     base = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "base")
@@ -139,12 +143,14 @@ def test_peft_model_warns_about_a_base_of_another_shape(shared):
         PeftModel.from_pretrained(tiny_model(str(encoder), num_tokens=16), name)
 
 
+@pytest.mark.slow
 def test_unchanged_base_gives_no_warning(shared, recwarn):
     name, encoder, expected = shared
     assert torch.equal(through_peft(name, lambda: tiny_model(str(encoder))), expected)
     assert not [warning for warning in recwarn if "base model" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_every_adapter_of_a_model_can_be_opened_by_its_folder(tmp_path):
     model = made_and_trained(adapted_model, "bert")
     model.add_adapter("second", GuidedAdapterConfig(r=3, init_weights=False))
@@ -160,6 +166,7 @@ def test_every_adapter_of_a_model_can_be_opened_by_its_folder(tmp_path):
     assert torch.equal(outputs_of(found)[0], second)
 
 
+@pytest.mark.slow
 def test_adapter_without_config_says_when_its_model_was_never_saved(tmp_path):
     with pytest.warns(UserWarning, match="leaves out"):
         lora_alone(tiny_model()).save_pretrained(tmp_path)
@@ -247,6 +254,7 @@ def test_settings_of_another_kind_are_named_by_their_file(door, file, intact, tm
         assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_encoder_without_config_or_with_damaged_weights_is_named(shared):
     name, encoder, _ = shared
     weights = encoder / "model.safetensors"

@@ -50,6 +50,7 @@ def test_every_folder_with_python_files_is_a_package():
     assert [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
+@pytest.mark.slow
 def test_offline_extra_is_what_the_program_installs(setup):
     wanted = {package.requirement for package in OFFLINE_PACKAGES.values()}
     assert set(setup["options.extras_require"]["offline"].split()) == wanted
@@ -82,6 +83,7 @@ def test_the_wheel_holds_every_python_file_the_license_and_the_mark_of_types(dis
     assert {"hf_any3d/visualization/templates/viewer.js", "hf_any3d/model_card/template.md"} <= set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])
 def test_the_package_is_whole_however_it_is_installed(way, distributions, checkout, tmp_path):
     python = release.new_environment(tmp_path / "venv")
@@ -111,6 +113,7 @@ print("all of", {len(files)})
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_wheel_answers_without_checkout_and_network(distributions, tmp_path):
     """The fast form of `make release-check`."""
     assert release.missing_files(distributions["wheel"]) == []
@@ -124,6 +127,7 @@ def test_a_wheel_answers_without_checkout_and_network(distributions, tmp_path):
         assert "chair" in line.partition("%")[0].removeprefix("chair.ply"), f"{title}: {line}"
 
 
+@pytest.mark.slow
 def test_the_description_on_the_index_is_complete(distributions, setup):
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))

@@ -42,6 +42,7 @@ def refused(model: Path) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -62,6 +63,7 @@ def test_truncated_weight_file_is_reported(untrusted):
     assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(untrusted) in err
 
 
+@pytest.mark.slow
 def test_class_and_file_names_are_escaped_in_terminals(untrusted, tmp_path):
     labels = {"0": "bottle\x1b[2J", "1": "chair\nerror: all is lost", "2": "\u202elamp"}
     changed(untrusted / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from studies.published_tables import NOT_STATED, PublishedTable, find_examples, published_tables
+from examples.repeat.published_tables import NOT_STATED, PublishedTable, find_examples, published_tables
 
 Markdown = Callable[[Iterable[str], Iterable[Iterable[str]]], list[str]]
 
@@ -12,12 +12,12 @@ _ABOUT = """A name repeats a table or figure in a [clone of the repository](inst
 
 ```bash
 # needs a checkout, and DATA, your copy of the data set
-python -m studies.repeat reproduce any2point-scanobjectnn --data-dir DATA
+python -m examples.repeat reproduce any2point-scanobjectnn --data-dir DATA
 ```
 
 ```bash
 # needs a checkout
-python -m studies.repeat reproduce any2point-scanobjectnn --dry-run
+python -m examples.repeat reproduce any2point-scanobjectnn --dry-run
 ```
 
 The first command begins by naming everything that is missing, in a line each: data, encoders, starting points, keys of

@@ -25,7 +25,7 @@ from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
 PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
-"""Records of `hf-any3d check-published`."""
+"""Records of `python -m tests.published`."""
 
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
 _POSITIONS = """## Positions at continuous coordinates
@@ -268,10 +268,10 @@ def published_page() -> str:
         "file has is compared with them, and every tensor is accounted for. The last column has the last recorded"
     ]
     lines += [
-        'run of `hf-any3d check-published`, which opens a checkpoint and judges its answers; "never" means that the'
+        'run of `python -m tests.published`, which opens a checkpoint and judges its answers; "never" means that the'
     ]
     lines += ["files were not available here."]
-    lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further runs.", ""]
+    lines += ["", "`python -m tests.published --output docs/tools/published_checks.json` records further runs.", ""]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     rows = []
     for name, published in PUBLISHED.items():
@@ -294,9 +294,7 @@ def published_page() -> str:
             )
     lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark", "checked"), rows)
     lines += ["", "## Opened for real", ""]
-    lines += [
-        "What the recorded runs saw. `hf_any3d/evaluation/published_checks.py` defines chance and what is expected."
-    ]
+    lines += ["What the recorded runs saw. `tests/published/checks.py` defines chance and what is expected."]
     lines += [
         "",
         *(f"- `{name}`: {check['name']}: {check['seen']}." for name in runs for check in runs[name]["checks"]),

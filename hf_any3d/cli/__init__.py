@@ -13,7 +13,6 @@ import typer
 from hf_any3d.cli.annotations import convert_annotations
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
-from hf_any3d.cli.check_published import check_published
 from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
@@ -62,7 +61,6 @@ app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)
 app.command(rich_help_panel=_SHARE)(push)
 for command in (export, space, convert):
     app.command(cls=ModelCommand, rich_help_panel=_SHARE)(command)
-app.command("check-published", cls=ModelCommand, rich_help_panel=_SHARE)(check_published)
 
 
 # Without a command, so that --version alone is enough, and no word at all prints the help.

@@ -370,9 +370,8 @@ def _print_near_duplicates(samples: dict[str, Any]) -> None:
     pairs = near_duplicates(torch.stack([samples[name] for name in names]))
     if not pairs:
         return
-    named = "; ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:_MOST_PAIRS])
-    more = f"; and {len(pairs) - _MOST_PAIRS} more" if len(pairs) > _MOST_PAIRS else ""
-    print_line(f"near-duplicates: {named}{more}")
+    named = [f"{names[first]} and {names[second]}" for first, second in pairs]
+    print_line(f"near-duplicates: {listed(named, _MOST_PAIRS, '; ')}")
 
 
 def _cells(row: Row) -> Iterator[Row]:

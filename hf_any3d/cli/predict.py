@@ -35,7 +35,7 @@ from hf_any3d.utils.messages import print_line, printable
 
 UNLIKE_FROM, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
-then clearly looks like something known (`studies/none_of_these.py`)."""
+then clearly looks like something known (`studies/results/none_of_these.md`)."""
 _UNLIKE_FROM_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
 
 

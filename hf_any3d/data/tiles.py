@@ -267,10 +267,10 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
         shared.sort(reverse=True)
         named = [
             f"{tile} and {other} {area:,.0f} square meters, {100 * share:.3g} % of the smaller"
-            for share, area, tile, other in shared[:_MOST_NAMED]
+            for share, area, tile, other in shared
         ]
-        more = f"; and {len(shared) - _MOST_NAMED} more" if len(shared) > _MOST_NAMED else ""
-        yield f"overlapping boxes, {len(shared)} pair{'s' * (len(shared) > 1)}: {'; '.join(named)}{more}"
+        count = f"{len(shared)} pair{'s' * (len(shared) > 1)}"
+        yield f"overlapping boxes, {count}: {listed(named, _MOST_NAMED, '; ')}"
 
 
 def _area(tile: Tile) -> float:

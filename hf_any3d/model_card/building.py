@@ -16,6 +16,7 @@ from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_vers
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.model_card.tasks import CardTask
 from hf_any3d.utils.markdown import code, inline, literal, one_line
+from hf_any3d.utils.messages import listed
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -109,10 +110,7 @@ def build_model_card(
 def _classes(names: Sequence[str]) -> str:
     if not names:
         return ""
-    shown = ", ".join(map(inline, names[:_MAX_CLASSES]))
-    if len(names) > _MAX_CLASSES:
-        shown += f" and {len(names) - _MAX_CLASSES} more"
-    return f"Classes: {shown}."
+    return f"Classes: {listed([inline(name) for name in names], _MAX_CLASSES)}."
 
 
 @functools.cache

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from peft import get_peft_model
 from torch import nn
@@ -32,7 +31,6 @@ from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
-from hf_any3d.training.layout_objects import LayoutTrainer, object_lines, object_targets, points_in_box
 from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import PreparedRows
 from hf_any3d.training.trainer import PointTrainer
@@ -42,6 +40,12 @@ logger = logging.getLogger(__name__)
 TURNS = ("none", "quarter", "any")
 _NEAR = 0.15
 """Points this close to a box count as inside, in meters, as in the released program."""
+
+
+def points_in_box(box: Box, points: np.ndarray, margin: float) -> np.ndarray:
+    """Return which points `(points, 3)` are in a box or less than `margin` meters from it, `(points,)` bool."""
+    turned = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # back by the angle of the box
+    return np.all(np.abs(turned) <= np.array([box.sx, box.sy, box.sz]) / 2 + margin, axis=1)
 
 
 class LayoutRows(PreparedRows):
@@ -150,29 +154,19 @@ class LayoutRows(PreparedRows):
 
 @dataclass
 class LayoutCollator:
-    """Collate rows of `LayoutRows` to prompts with answers to `task`.
-
-    With `has_objects` the `object_targets` of all tokens of the clouds are added, one cloud after the other.
-    """
+    """Collate rows of `LayoutRows` to prompts with answers to `task`."""
 
     processor: SpatialLMProcessor
     task: str = "all"
-    has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns, perhaps with the targets of objects.
+        """Return what a call of the processor with layouts returns.
 
         Labels are those of the last `logits_to_keep` tokens, from the one before the first answer on: a prompt is
         several times as long as its answer, and scores of all words for each of its tokens take a gigabyte.
         """
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
         batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
-        if self.has_objects:
-            targets = [object_targets(row["room"], row["layout"], self.processor) for row in rows]
-            names = ("object_words", "object_boxes", "object_places")
-            for name, parts in zip(names, zip(*targets, strict=True), strict=True):
-                batch[name] = torch.from_numpy(np.concatenate(parts))
-            batch["object_lines"] = torch.from_numpy(object_lines(batch["labels"].numpy(), self.processor.tokenizer))
         # The first place at which any row has an answer
         first = int((batch["labels"] != -100).any(dim=0).int().argmax())
         # The token before it tells it.
@@ -276,23 +270,6 @@ class LayoutTrainingArguments(PointTrainingArguments):
     weight_decay: float = field(default=0.0)
     warmup_steps: float = field(default=0.03)
     num_train_epochs: float = field(default=10)
-    object_loss: float = argument(
-        0.0,
-        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For "
-        "encoders that are trained with few rooms or from scratch, such as 1.",
-    )
-    object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
-    attention_loss: float = argument(
-        0.0,
-        help="Weight of a third loss: while an object is written, a head of the last layers attends to its "
-        "tokens. For language models that start from scratch, such as 0.3.",
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("object_steps", "attention_loss"):
-            if getattr(self, name) and not self.object_loss:
-                raise ValueError(f"--{name} with --object_loss 0; expected a weight, such as 1")
 
 
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
@@ -362,11 +339,7 @@ class Layouts(program.TrainingTask):
             LayoutRows(splits["train"], processor, arguments.seed, **settings),
             LayoutRows(splits["validation"], processor, **folds) if "validation" in splits else None,
             cast(Any, processor),
-            LayoutTrainer,
-            data_collator=LayoutCollator(processor, data.answer, has_objects=arguments.object_loss > 0),
-            object_loss=arguments.object_loss,
-            object_steps=arguments.object_steps,
-            attention_loss=arguments.attention_loss,
+            data_collator=LayoutCollator(processor, data.answer),
         )
 
     def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: SpatialLMProcessor) -> Judgment:

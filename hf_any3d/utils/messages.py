@@ -41,10 +41,13 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(shown)
 
 
-def listed(names: Sequence[object], most: int = 5) -> str:
-    """Return the first names, separated by commas, and how many more there are: "a, b and 7 more"."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
+    """Return the first names and how many more there are: "a, b and 7 more", with semicolons "a; b; and 7 more"."""
+    shown = separator.join(map(str, names[:most]))
+    if len(names) <= most:
+        return shown
+    joint = " " if separator == ", " else separator
+    return f"{shown}{joint}and {len(names) - most:,} more"
 
 
 def cut(text: str, most: int) -> str:

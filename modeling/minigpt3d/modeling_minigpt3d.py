@@ -57,6 +57,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     dtype_named,
     is_quantized,
     keep_in_full,
+    listed,
     set_quantization,
     single_device,
 )
@@ -658,7 +659,7 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
         if key in own and own[key].shape != tensor.shape
     ]
     if wrong:
-        raise ValueError(f"{name}: {'; '.join(sorted(wrong)[:8])}" + f" and {len(wrong) - 8} more" * (len(wrong) > 8))
+        raise ValueError(f"{name}: {listed(sorted(wrong), separator='; ')}")
     # Not strict for what is tied or kept elsewhere; everything else was checked above.
     model.load_state_dict(stored, strict=False)
     model.tie_weights()

@@ -46,6 +46,12 @@ def chamfer_distance(
         The distance, a scalar, or `(batch,)` with reduction "none"; in float32, or float64 for double precision.
 
     Source: ACT, Sec. 4 (reconstruction of the discrete autoencoder); PCN, Sec. 3.2.
+
+    Example:
+        >>> x = torch.zeros(1, 2, 3)
+        >>> y = torch.tensor([[[0.0, 0, 0], [3, 0, 0]]])
+        >>> chamfer_distance(x, y, norm="l2")  # 0 from x to y, and the mean of 0 and 9 back
+        tensor(4.5000)
     """
     if norm not in NORMS or reduction not in REDUCTIONS:
         raise ValueError(f"norm={norm!r}, reduction={reduction!r}; expected some of {NORMS} and {REDUCTIONS}")
@@ -83,6 +89,12 @@ def reconstruction_scores(
         ValueError: A cloud has NaN coordinates.
 
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
+
+    Example:
+        >>> x = torch.tensor([[[0.0, 0, 0], [1, 0, 0]]])
+        >>> y = torch.tensor([[[0.0, 0, 0], [2, 0, 0]]])
+        >>> reconstruction_scores(x, y, threshold=0.1)["f_score"]
+        tensor([0.5000])
     """
     check_numbers(0, above=True, threshold=threshold)
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)

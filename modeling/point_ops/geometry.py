@@ -51,6 +51,11 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     points beyond share a voxel.
 
     Source: Any2Point, Sec. 3.3.
+
+    Example:
+        >>> xyz = torch.tensor([[[0.0, 0, 0], [0.9, 0, 0], [1.1, 0, 0]]])
+        >>> voxel_cells(xyz, edge=1.0)
+        tensor([[0, 0, 2]])
     """
     check_numbers(0, above=True, edge=edge)
     check_numbers(0, 1, shift=shift)
@@ -79,7 +84,13 @@ def line_cell_count(cell_size: float, length: float) -> int:
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Average tokens `(batch, tokens, channels)` by cell: `(batch, num_cells, channels)`, 0 in empty cells."""
+    """Average tokens `(batch, tokens, channels)` by cell: `(batch, num_cells, channels)`, 0 in empty cells.
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [3.0], [5.0]]])
+        >>> scatter_mean(values, torch.tensor([[0, 0, 2]]), num_cells=3)[..., 0]
+        tensor([[2., 0., 5.]])
+    """
     rows, flat = _flatten(values, cell, num_cells)
     count = count_index(flat, values.shape[0] * num_cells)
     wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
@@ -90,7 +101,13 @@ def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Compute the maximum over the tokens of every cell, as `scatter_mean`; equal maxima share the gradient."""
+    """Compute the maximum over the tokens of every cell, as `scatter_mean`; equal maxima share the gradient.
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [3.0], [5.0]]])
+        >>> scatter_max(values, torch.tensor([[0, 0, 1]]), num_cells=2)[..., 0]
+        tensor([[3., 5.]])
+    """
     rows, flat = _flatten(values, cell, num_cells)
     largest = segment_maximum(rows, flat, values.shape[0] * num_cells)
     return largest.view(values.shape[0], num_cells, values.shape[2])

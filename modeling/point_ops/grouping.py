@@ -27,6 +27,10 @@ def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     """Check the clouds `(batch, points, channels)` that a model is given, and cast them to float32 or float64.
 
     In half precision, points have other centers and neighbors, and squares of numbers above the range of `dtype`.
+
+    Example:
+        >>> in_full_precision(torch.zeros(1, 2, 3, dtype=torch.float16), torch.float32).dtype
+        torch.float32
     """
     if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centers checks coordinates
         if points.ndim and not len(points):
@@ -58,6 +62,11 @@ def knn(
 
     Raises:
         ValueError: `k` is below 1 or above the number of points, or the batches differ.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [4, 0, 0]]])
+        >>> knn(points[:, :1], points, k=2)
+        tensor([[[0, 1]]])
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
@@ -86,6 +95,11 @@ def ball_query(
         ValueError: `radius` is below 0 or NaN, `k` is below 1, or the batches differ.
 
     Source: PointNet++, Sec. 3.2.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [4, 0, 0]]])
+        >>> ball_query(points[:, :1], points, radius=2.0, k=3)  # filled up with the first one
+        tensor([[[0, 1, 0]]])
     """
     check_numbers(0, radius=radius)
     check_numbers(1, k=k)
@@ -140,12 +154,22 @@ def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """Select rows `index (batch, picks)` of every cloud: `(batch, picks, channels)`, differentiable in `values`."""
+    """Select rows `index (batch, picks)` of every cloud: `(batch, picks, channels)`, differentiable in `values`.
+
+    Example:
+        >>> gather_points(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[2, 0]]))[..., 0]
+        tensor([[3., 1.]])
+    """
     return group(values, index)
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
-    """Select rows `index (batch, queries, neighbors)` of `values (batch, points, channels)`; differentiable."""
+    """Select rows `index (batch, queries, neighbors)` of `values (batch, points, channels)`; differentiable.
+
+    Example:
+        >>> group(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[0, 1], [2, 2]]])).shape
+        torch.Size([1, 2, 2, 1])
+    """
     batch, count, channels = values.shape
     if index.shape[0] != batch:
         raise ValueError(f"index: shape {tuple(index.shape)}; expected a batch of {batch}")
@@ -167,6 +191,12 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
         eps: Added to the squared distances, so that a query at a point gets the features of that point.
 
     Source: PointNet++, Eq. 2.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0, 0], [2, 0, 0]]])
+        >>> features = torch.tensor([[[0.0], [10.0]]])
+        >>> three_nearest_interpolate(torch.tensor([[[1.0, 0, 0]]]), points, features)
+        tensor([[[5.]]])
     """
     check_numbers(0, above=True, eps=eps)
     if features.shape[:2] != points.shape[:2]:  # more features than points would not be noticed

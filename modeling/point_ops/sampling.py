@@ -36,6 +36,11 @@ def farthest_point_sample(
         ValueError: `num_samples` is below 1 or above the number of points.
 
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [4, 0, 0], [5, 0, 0]]])
+        >>> farthest_point_sample(points, num_samples=3)
+        tensor([[0, 3, 1]])
     """
     check_numbers(0, min_squared_norm=min_squared_norm)
     return kernels.farthest_point_sample(points, num_samples, start_index, min_squared_norm, tie_rule)

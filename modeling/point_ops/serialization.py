@@ -128,6 +128,11 @@ def serialize(
     of `curve_depths`, with `depth_of_batch` of the whole batch.
 
     Source: Point Transformer V3, Sec. 4.2.
+
+    Example:
+        >>> cells = torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 1]])
+        >>> serialize(cells, torch.zeros(3, dtype=torch.long), num_clouds=1, curves=["z"]).order
+        tensor([[1, 2, 0]])
     """
     depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch) if depths is None else depths
     deepest = int(depths.max())
@@ -149,6 +154,11 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
     Returns:
         The voxel at each place of the concatenated patches `(places,)`; the own place of each voxel `(voxels,)`, not
         that of a borrowed copy; and where patches start, with the total, `(patches + 1,)` int32.
+
+    Example:
+        >>> places, own, starts = patch_table([5], patch_size=3)
+        >>> places  # the last patch borrows voxel 2
+        tensor([0, 1, 2, 3, 4, 2])
     """
     check_numbers(1, patch_size=patch_size)
     pad = []

@@ -38,6 +38,12 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
 
     Raises:
         ValueError: A cloud spans more cells than numbers can name.
+
+    Example:
+        >>> points = torch.tensor([[0.1, 0, 0], [0.5, 0.5, 0.5], [1.2, 0, 0]])
+        >>> sampled = grid_sample(points, grid_size=1.0)
+        >>> sampled.kept, sampled.inverse
+        (tensor([1, 2]), tensor([0, 0, 1]))
     """
     check_numbers(0, above=True, grid_size=grid_size)
     if cloud is None:
@@ -74,7 +80,13 @@ class GridPool:
 
 
 def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -> GridPool:
-    """Group voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large."""
+    """Group voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large.
+
+    Example:
+        >>> cells = torch.tensor([[0, 0, 0], [1, 1, 1], [2, 0, 0]])
+        >>> grid_pool(cells, torch.zeros(3, dtype=torch.long), num_clouds=1, stride=2).inverse
+        tensor([0, 0, 1])
+    """
     check_numbers(1, stride=stride)
     cells = grid_coord.div(stride, rounding_mode="floor")
     extent = [int(size) + 1 for size in cells.amax(dim=0)]
@@ -103,7 +115,13 @@ def _cell_keys(grid_coord: Tensor, cloud: Tensor, num_clouds: int, margin: int =
 
 
 def has_duplicates(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> bool:
-    """Return whether a cell occurs twice in a cloud."""
+    """Return whether a cell occurs twice in a cloud.
+
+    Example:
+        >>> cells = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 0]])
+        >>> has_duplicates(cells, torch.zeros(3, dtype=torch.long), num_clouds=1)
+        True
+    """
     key = _cell_keys(grid_coord, cloud, num_clouds).sort().values
     return bool((key[1:] == key[:-1]).any())
 
@@ -112,6 +130,12 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int, reach: in
     """Find which cells around each voxel `(voxels, 3)`, int64 from 0, are occupied in its cloud; none occurs twice.
 
     Neighbors count up to `reach` cells along each axis: 1 for a kernel of 3³, 2 for one of 5³.
+
+    Example:
+        >>> cells = torch.tensor([[0, 0, 0], [1, 0, 0]])
+        >>> table = neighbor_table(cells, torch.zeros(2, dtype=torch.long), num_clouds=1)
+        >>> [(own.tolist(), other.tolist()) for own, other in table.pairs if len(own)]
+        [([1], [0])]
     """
     check_numbers(0, reach=reach)
     keys = _cell_keys(grid_coord, cloud, num_clouds, margin=reach)
@@ -141,7 +165,14 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int, reach: in
 
 
 def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-    """Convolve occupied cells with a cubic kernel; see `kernels.submanifold_convolution`. Autocast applies."""
+    """Convolve occupied cells with a cubic kernel; see `kernels.submanifold_convolution`. Autocast applies.
+
+    Example:
+        >>> cells = torch.tensor([[0, 0, 0], [1, 0, 0]])
+        >>> table = neighbor_table(cells, torch.zeros(2, dtype=torch.long), num_clouds=1)
+        >>> submanifold_convolution(torch.tensor([[1.0], [2.0]]), torch.ones(1, 3, 3, 3, 1), None, table)[:, 0]
+        tensor([3., 3.])
+    """
     device = values.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

@@ -180,6 +180,6 @@ def _shards(index: str) -> set[str]:
     return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:
     """Join the first names, with the number of further ones."""
-    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
+    return separator.join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)

@@ -14,6 +14,7 @@ from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_point_tokens_are_never_generated(beams):
     pipe = tiny_chat_pipeline(text="normed_phi")

@@ -41,6 +41,7 @@ def whole(pipe, session, **generation):
     return result[0]["generated_text"][-1]["content"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["training", "evaluation", "demo"])
 def test_cached_answers_equal_those_to_the_complete_conversation(pipe, template):
     session = ChatSession(pipe, cloud(), chat_template=template)

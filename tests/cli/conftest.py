@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import typer
 from peft import get_peft_model
 from typer.testing import CliRunner
 
@@ -35,9 +36,9 @@ class Result(NamedTuple):
     err: str
 
 
-def run(*words: object, stdin: bytes | str | None = None) -> Result:
+def run(*words: object, stdin: bytes | str | None = None, program: typer.Typer = app) -> Result:
     """Run a command line in this process; no exception may leave it."""
-    result = CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+    result = CliRunner().invoke(program, [str(word) for word in words], input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     return Result(result.exit_code, result.stdout, result.stderr)
 

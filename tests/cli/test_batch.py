@@ -30,6 +30,7 @@ def predict(models, scans, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_a_row_with_its_error(predict, models, scans, tmp_path):
     code, out, err = predict()
     rows = {row["file"]: row for row in lines_of(tmp_path / "a.jsonl")}
@@ -51,6 +52,7 @@ def test_files_with_another_up_axis_are_turned_as_predict_turns_them(predict, mo
     assert found != pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_and_gives_the_same_table(predict, tmp_path):
     predict()
     expected = lines_of(tmp_path / "a.jsonl")
@@ -63,6 +65,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_table(predict, tmp_path
     assert scores_of(found) == pytest.approx(scores_of(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_only_changed_new_and_retried_files_are_processed_again(predict, scans):
     predict()
     assert "4 files, 4 of them before, 1 failed" in predict().out
@@ -72,6 +75,7 @@ def test_only_changed_new_and_retried_files_are_processed_again(predict, scans):
     assert "5 files, 4 of them before, 1 failed" in predict("--retry").out
 
 
+@pytest.mark.slow
 def test_a_table_of_other_settings_is_kept(predict, tmp_path):
     predict()
     before = (tmp_path / "a.jsonl").read_bytes()
@@ -82,6 +86,7 @@ def test_a_table_of_other_settings_is_kept(predict, tmp_path):
     assert code == 1 and "b.txt has type '.txt'; expected one of .jsonl, .csv, .json, .parquet" in err
 
 
+@pytest.mark.slow
 def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
     code, _, _ = run("batch", "embed", scans, "--model", models("classifier"), "--output", tmp_path / "a.parquet")
     rows = pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist()
@@ -96,6 +101,7 @@ def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
     assert rows[0]["features"] is None and "has 128 bytes" in rows[0]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
 def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_path):
     output, options = tmp_path / f"boxes.{ending}", ("--model", models("detector"), "--threshold", 0.1, "--top-k", 3)
@@ -128,6 +134,7 @@ def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_pat
                 np.testing.assert_allclose(found["box"][name], box["box"][name], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_detectors_find_boxes_in_many_files(models, scans, tmp_path):
     made = run("batch", "detect", scans, "--model", models("classifier"), "--output", tmp_path / "boxes.csv")
     assert made.code == 1 and "this is a classifier: hf-any3d predict" in made.err

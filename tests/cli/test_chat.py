@@ -25,6 +25,7 @@ def talk(model, file, *lines, options=("--temperature", "0", "--max-new-tokens",
     return result, result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_questions_get_answers_and_restart_forgets(model, files):
     lines = (
         "What is this?",
@@ -42,12 +43,14 @@ def test_questions_get_answers_and_restart_forgets(model, files):
     assert len(printed) == 4 and printed[0] == printed[2] and printed[0] not in (printed[1], printed[3])
 
 
+@pytest.mark.slow
 def test_sampled_answers_repeat_with_their_seed(model, files):
     options = ("--temperature", "5", "--top-p", "1", "--max-new-tokens", "8", "--device", "cpu", "--seed")
     first, again, other = (talk(model, files[0], "Hm?", options=(*options, seed))[1] for seed in ("1", "1", "2"))
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_top_p_and_the_repetition_penalty_change_the_answers(model, files):
     def answer(*options):
         options = ("--max-new-tokens", "12", "--device", "cpu", *map(str, options))
@@ -61,6 +64,7 @@ def test_top_p_and_the_repetition_penalty_change_the_answers(model, files):
     assert answer("--temperature", 0, "--repetition-penalty", 100) != greedy
 
 
+@pytest.mark.slow
 def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
@@ -72,6 +76,7 @@ def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path)
     assert errors[2].startswith("error: no command /sing; /open FILE") and "takes 512" in errors[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "printed"),
     [

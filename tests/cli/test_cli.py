@@ -23,6 +23,7 @@ def model(models):
     return models("classifier")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_predictions_are_those_of_the_pipeline(model, batch_size):
     files = [FILES / "chair.ply", FILES / "lamp.stl", FILES / "bottle.glb"]
@@ -36,6 +37,7 @@ def test_predictions_are_those_of_the_pipeline(model, batch_size):
             assert one["score"] == pytest.approx(other["score"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_votes_are_those_of_the_pipeline(model):
     file = FILES / "chair.ply"
     plain, voted = (
@@ -60,6 +62,7 @@ def test_table_has_a_line_for_each_file(model):
         assert all(label in line for label in LABELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
 def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
     model = build()
@@ -91,6 +94,7 @@ def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
     assert next(line for line in out.splitlines() if line.startswith("points ")).endswith("–")
 
 
+@pytest.mark.slow
 def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_path):
     build(attention_axis="batch").save_pretrained(tmp_path)
     PointCloudProcessor(num_points=64).save_pretrained(tmp_path)

@@ -33,6 +33,7 @@ def classes(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_path):
     output = tmp_path / "prepared"
     code, out, err = run("data", "prepare", classes, "--output", output, "--points", 64)
@@ -46,6 +47,7 @@ def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_p
     assert "not empty; expected a new folder" in run("data", "prepare", classes, "--output", output).err
 
 
+@pytest.mark.slow
 def test_description_counts_clouds_points_and_classes(classes):
     code, out, err = run("data", "describe", classes)
     assert code == 2 and err.splitlines()[-1] == BAD.format(classes)
@@ -78,6 +80,7 @@ def test_check_lists_bad_doubtful_and_equal_files(scans):
     assert code == 0 and json.loads(out)[0]["has"] == ["colors", "faces"] or json.loads(out)[0]["has"]
 
 
+@pytest.mark.slow
 def test_check_says_which_classes_need_more_scans(classes):
     np.save(classes / "ball" / "more.npy", np.eye(9, 3))
     for number in range(5, 9):
@@ -108,6 +111,7 @@ def test_the_room_to_try_stands_upright(tmp_path):
     assert content((tmp_path / "room.html").read_text())[0]["panels"][0]["up"] == "z"
 
 
+@pytest.mark.slow
 def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
     code, out, err = run("show", scans, "--output", tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
@@ -115,6 +119,7 @@ def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
     assert "chair.ply" in page and "lamp.STL" in page and "https://" not in page
 
 
+@pytest.mark.slow
 def test_a_dataset_is_shown_with_its_labels(classes, tmp_path):
     run("data", "prepare", classes, "--output", tmp_path / "prepared")
     code, _, _ = run("show", tmp_path / "prepared", "--output", tmp_path / "a.html", "--most", 4)
@@ -137,6 +142,7 @@ def test_points_of_several_files_or_a_dataset_are_no_cloud(tmp_path):
         assert code == 1 and "expected" in err and ".html, .png" in err and "folder" not in err
 
 
+@pytest.mark.slow
 def test_a_file_is_shown_as_points_or_picture(tmp_path):
     assert run("show", FILES / "chair_points.ply", "--output", tmp_path / "a.npz").code == 0
     cloud = read_point_cloud(FILES / "chair_points.ply")

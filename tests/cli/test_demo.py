@@ -20,6 +20,7 @@ def refused(*arguments):
     return result.stderr
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
     assert f"--host 127.0.0.1 --port {taken}: " in refused("--port", str(taken))
 

@@ -29,6 +29,7 @@ def detector(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_boxes_are_the_pipelines(detector, tmp_path):
     scan = detector / "scans" / "room0.npy"
     expected = pipeline("point-cloud-object-detection", model=str(detector / "model"))(str(scan))
@@ -42,6 +43,7 @@ def test_boxes_are_the_pipelines(detector, tmp_path):
     assert few.out.startswith("file,label,score,x,y,z,length,width,height,heading")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "csv", "html"])
 def test_files_of_boxes_and_pages_are_written(detector, tmp_path, ending):
     output = tmp_path / f"boxes.{ending}"
@@ -51,6 +53,7 @@ def test_files_of_boxes_and_pages_are_written(detector, tmp_path, ending):
     assert "lamp" in text and "room1" in text
 
 
+@pytest.mark.slow
 def test_a_page_has_boxes_of_all_scores_and_starts_at_the_threshold(detector, models, tmp_path):
     from tests.visualization.test_viewer import content
 
@@ -97,6 +100,7 @@ def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_pa
         assert made.code == 1 and "unknown arguments: " in made.err and made.err.count("\n") == 1, made.err
 
 
+@pytest.mark.slow
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
     assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err

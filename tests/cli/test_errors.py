@@ -33,6 +33,7 @@ def outputs(tmp_path, monkeypatch, models):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -60,6 +61,7 @@ def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub
     assert error_of(*words) == "no directory outputs/typo; did you mean outputs/typ?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["typo", "./me/model", "me/model/part", "/nowhere/model", "outputs/zzz", "~nobody/model", "runs/a"]
 )
@@ -67,6 +69,7 @@ def test_names_that_cannot_be_on_the_hub_are_not_looked_up(outputs, name):
     assert error_of("info", name) == f"no directory {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_type", supported_file_types())
 def test_a_missing_file_of_any_type_is_named(outputs, file_type):
     name = f"nothere.{file_type}"
@@ -96,6 +99,7 @@ def test_a_model_on_the_hub_that_does_not_exist_is_named():
     )
 
 
+@pytest.mark.slow
 def test_a_repository_or_revision_without_a_model_is_named(hub):
     hub.commit("me/no-model", {"README.md": b"notes"})
     assert error_of("info", "me/no-model") == "me/no-model: this repository has no config.json, so it is not a model"
@@ -104,6 +108,7 @@ def test_a_repository_or_revision_without_a_model_is_named(hub):
     assert error_of("info", "me/one-revision", "--revision", "v2") == message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words", "text"),
     [
@@ -152,6 +157,7 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
     assert code == 1 and "accept it once with --accept-license, or set" in err, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -53,6 +53,7 @@ def evaluate(model, folder, *words):
     return run("evaluate", model, "--dataset", "parquet", "--data-dir", folder, "--split", "train", "--cpu", *words)
 
 
+@pytest.mark.slow
 def test_parts_get_the_ious_of_their_predictions(models, data):
     code, out, err = evaluate(models("parts"), data(CATEGORIES, PARTS), "--json")
     assert code == 0, err
@@ -90,6 +91,7 @@ def test_figures_are_written_as_json_or_as_a_table(models, data, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names", "texts"),
     [
@@ -168,6 +170,7 @@ def test_detectors_get_the_average_precision_of_their_boxes(models, tmp_path):
     assert code == 1 and "'whale'" in err
 
 
+@pytest.mark.slow
 def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
     for number, label in enumerate(LABELS):
         (tmp_path / label).mkdir()
@@ -181,6 +184,7 @@ def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
     assert code == 1 and not out and "torn.ply" in err
 
 
+@pytest.mark.slow
 def test_data_are_named_as_for_a_training(models, data, tmp_path):
     for number, label in enumerate(LABELS):
         for split, count in (("train", 2), ("test", 1)):
@@ -215,6 +219,7 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
         assert code == 1 and out == "" and text in err, err
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     folder = data(CATEGORIES, ["top", "leg", "foot", "pole", "shade"])
     tiny_act(ActModel).save_pretrained(tmp_path / "encoder")

@@ -28,6 +28,7 @@ def names(*given):
     return [file.name for file in find_inputs([str(word) for word in given]).files]
 
 
+@pytest.mark.slow
 def test_a_folder_continues_after_bad_files_and_ends_with_a_summary(models, scans):
     code, out, err = run("predict", scans, "--model", models("classifier"), "--batch-size", 3)
     assert code == 2
@@ -41,6 +42,7 @@ def test_a_folder_continues_after_bad_files_and_ends_with_a_summary(models, scan
     assert sum(BAD in line for line in lines) == 1 and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_invalid_points_are_left_out_with_a_warning_that_counts_them(models, scans):
     code, out, err = run("predict", scans / "holes.npy", "--model", models("classifier"), "--json")
     text = f"{scans / 'holes.npy'}: 2 of 100 points have NaN or infinite coordinates and are left out"
@@ -49,6 +51,7 @@ def test_invalid_points_are_left_out_with_a_warning_that_counts_them(models, sca
     assert row["warnings"] == [text] and len(row["predictions"]) == 3
 
 
+@pytest.mark.slow
 def test_a_single_bad_file_is_an_error_with_code_1(models, scans):
     code, out, err = run("predict", scans / "bad.ply", "--model", models("classifier"), "--json")
     assert code == 1 and out == "" and BAD in err and err.count("\n") == 1
@@ -64,6 +67,7 @@ def test_prose_is_no_cloud(scans, tmp_path):
     assert [name for name in words if is_prose(tmp_path / name)] == list(words)
 
 
+@pytest.mark.slow
 def test_text_that_is_left_out_of_a_folder_is_named(models, scans):
     assert "left out notes.txt: text without points" in run("data", "check", scans).err
 
@@ -93,6 +97,7 @@ def test_a_missing_file_suggests_a_similar_name(scans):
     assert code == 1 and err == f"error: {scans / 'chiar.ply'}: no such file or folder; {hint}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chair.ply", "chair.xyz", "lamp.stl", "chair.npz"])
 def test_standard_input_is_a_cloud_of_a_detected_type(models, name):
     model = models("classifier")
@@ -114,6 +119,7 @@ def test_empty_standard_input_is_an_error():
     assert "the file is empty" in run("data", "check", "-", stdin=b"").err
 
 
+@pytest.mark.slow
 def test_a_cloud_that_the_model_cannot_use_does_not_stop_the_others(models, tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3)))
     shutil.copy(FILES / "chair.ply", tmp_path / "b.ply")

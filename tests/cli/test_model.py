@@ -15,6 +15,7 @@ from tests.cli.conftest import run
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
+@pytest.mark.slow
 def test_facts_are_counted_once_for_each_configuration(models, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(models("classifier"), model)
@@ -49,6 +50,7 @@ def trained(models, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_pushed_model_opens_and_its_card_names_the_repository(trained, hub):
     code, out, _ = run("push", trained, "me/pushed-by-command")
     assert code == 0 and out.startswith("model me/pushed-by-command: ")
@@ -60,6 +62,7 @@ def test_a_pushed_model_opens_and_its_card_names_the_repository(trained, hub):
     assert AutoModelForPointCloudClassification.from_pretrained("me/pushed-by-command").config.num_labels == 3
 
 
+@pytest.mark.slow
 def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained, hub):
     (trained / "README.md").write_text("# My model\n\nI wrote this.\n")
     assert run("push", trained, "me/edited-card").code == 0
@@ -73,6 +76,7 @@ def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained,
     assert '"me/new-card"' in hub.content("me/new-card", "README.md").decode()
 
 
+@pytest.mark.slow
 def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     assert "no model in this directory" in run("push", tmp_path, "me/nothing").err
     assert "no directory" in run("push", tmp_path / "typo", "me/nothing").err
@@ -86,12 +90,14 @@ def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     )
 
 
+@pytest.mark.slow
 def test_a_private_repository_is_private(trained, hub):
     assert run("push", trained, "me/for-all").code == run("push", trained, "me/for-few", "--private").code == 0
     api = huggingface_hub.HfApi()
     assert [api.model_info(name).private for name in ("me/for-all", "me/for-few")] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):
     run("push", trained, "me/for-a-space")
     code, out, _ = run("space", "me/for-a-space", "--output", tmp_path / "space", "--title", 'A "good" page: 1')

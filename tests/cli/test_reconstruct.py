@@ -27,6 +27,7 @@ def files(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_scores_and_codes_are_those_of_the_pipeline(model, files):
     code, printed, _ = run("reconstruct", model, files, "--json", "--threshold", 0.2)
     expected = pipeline("point-cloud-reconstruction", model=model)(str(files / "lamp.npy"), threshold=0.2)
@@ -44,6 +45,7 @@ def test_table_has_a_line_for_each_file(model, files):
     assert all(word in lines[0] for word in ("chair.npy", "CD-L1", "CD-L2", "F-score", "codes for 6 patches"))
 
 
+@pytest.mark.slow
 def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
     for name, given in (("a.html", files), ("a.png", files), ("b/a.ply", files / "chair.npy"), ("folder", files)):
         assert run("reconstruct", model, given, "--output", tmp_path / name)[0] == 0

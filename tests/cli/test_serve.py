@@ -4,6 +4,7 @@ import inspect
 import socket
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from hf_any3d.cli.serve import serve
@@ -25,6 +26,7 @@ def test_defaults_are_those_of_the_limits():
     assert options["max_megabytes"] * 2**20 == limits.body_bytes and options["max_wait"] / 1000 == limits.wait
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -32,6 +34,7 @@ def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(tmp_path)
     assert f"no directory {tmp_path / 'gone'}" in refused("serve", tmp_path / "gone")
 
 
+@pytest.mark.slow
 def test_models_and_options_that_do_not_fit_are_refused(models, tmp_path):
     assert "task 'point-cloud-reconstruction' cannot be served" in refused("serve", models("autoencoder"), "--port", 0)
     classifier = models("classifier")
@@ -40,6 +43,7 @@ def test_models_and_options_that_do_not_fit_are_refused(models, tmp_path):
     assert str(journal) in refused("serve", classifier, "--port", 0, "--journal", journal)
 
 
+@pytest.mark.slow
 def test_the_language_model_of_a_chat_model_is_exported(models, tmp_path):
     folder = tmp_path / "text"
     result = run("export", models("chat"), "--format", "language-model", "--output", folder)

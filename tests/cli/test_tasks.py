@@ -25,6 +25,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 def test_csv_has_a_row_for_each_file_and_its_error(models, scans):
     code, out, _ = run("predict", scans, "--model", models("classifier"), "--csv", "--top-k", 2)
     bad, chair, holes, lamp = rows_of(out)
@@ -46,6 +47,7 @@ def test_numbers_of_a_regression_are_no_shares(models, tmp_path):
     assert code == 0 and len(numbers) == len(LABELS) and abs(sum(numbers) - 1) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.html", "a.png"])
 def test_predictions_are_also_written_to_a_file(models, tmp_path, name):
     path = tmp_path / "new" / name
@@ -85,6 +87,7 @@ def test_files_with_z_up_are_turned_on_request(models, tmp_path, kind, words):
     assert code == 2 and "'up' is not one of 'x', 'y', 'z'" in err
 
 
+@pytest.mark.slow
 def test_zero_shot_scores_are_those_of_the_pipeline(models):
     model, labels = models("zero-shot"), ZERO_SHOT_LABELS
     code, out, _ = run("zero-shot", CHAIR, LAMP, "--model", model, "-l", ", ".join(labels), "--json")
@@ -98,6 +101,7 @@ def test_zero_shot_scores_are_those_of_the_pipeline(models):
         assert scores == pytest.approx([entry["score"] for entry in answer], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_zero_shot_templates_change_scores_and_wrong_labels_are_refused(models):
     words = ("zero-shot", CHAIR, "--model", models("zero-shot"), "--json", "--labels", "a,b")
     assert run(*words).out != run(*words, "--template", "a scan of a {}.").out
@@ -106,6 +110,7 @@ def test_zero_shot_templates_change_scores_and_wrong_labels_are_refused(models):
     assert "pickled" in run(*words, "--text-features", CHAIR).err
 
 
+@pytest.mark.slow
 def test_segments_are_those_of_the_pipeline(models):
     model = models("parts")
     code, out, _ = run("segment", CHAIR, "--model", model, "--category", "table", "--json")
@@ -117,6 +122,7 @@ def test_segments_are_those_of_the_pipeline(models):
     assert sum(part["share"] for part in row["segments"]) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_missing_category_is_an_error_that_names_the_choices(models):
     code, _, err = run("segment", CHAIR, "--model", models("parts"))
     assert code == 1 and "category is missing" in err and "table, lamp" in err and err.count("\n") == 1
@@ -143,6 +149,7 @@ def test_labeled_points_are_written(models, tmp_path, name):
         assert path.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_folder_gets_points_and_a_page_of_each_file_below_its_own_folder(models, scans, tmp_path):
     code, _, _ = run("segment", scans, "--model", models("scenes"), "--output", tmp_path / "out")
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
@@ -150,6 +157,7 @@ def test_a_folder_gets_points_and_a_page_of_each_file_below_its_own_folder(model
     assert code == 2 and written == [f"{name}.{ending}" for name in names for ending in ("html", "ply")]
 
 
+@pytest.mark.slow
 def test_thinned_scans_keep_all_points_and_take_fewer_blocks(models, tmp_path):
     words = ("segment", FILES / "chair.npy", "--model", models("scenes"), "--output", tmp_path / "a.ply")
     assert run(*words, "--max-points", 100).code == 0
@@ -158,6 +166,7 @@ def test_thinned_scans_keep_all_points_and_take_fewer_blocks(models, tmp_path):
     assert len(split_into_blocks(cloud.points, 48)) > len(split_into_blocks(cloud.points[:100], 48))
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_pipeline(models, tmp_path):
     model, path = models("classifier"), tmp_path / "a.npz"
     code, out, _ = run("features", CHAIR, LAMP, "--model", model, "--json", "--output", path)
@@ -170,6 +179,7 @@ def test_features_are_those_of_the_pipeline(models, tmp_path):
         np.testing.assert_allclose(arrays["features"], [answer["pooled"] for answer in expected], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_of_a_folder_are_a_table_or_a_map(models, scans, tmp_path):
     model = models("classifier")
     code, _, _ = run("features", scans, FILES / "bottle.glb", "--model", model, "--output", tmp_path / "a.html")
@@ -181,6 +191,7 @@ def test_features_of_a_folder_are_a_table_or_a_map(models, scans, tmp_path):
     assert "a map needs at least 4" in run("features", CHAIR, "--model", model, "--output", tmp_path / "b.html").err
 
 
+@pytest.mark.slow
 def test_reconstructions_of_a_folder_continue_after_bad_files(models, scans, tmp_path):
     words = ("reconstruct", scans, "--model", models("autoencoder"), "--csv", "--output", tmp_path / "out")
     code, out, _ = run(*words)

@@ -60,6 +60,7 @@ def test_help_shows_few_options_and_help_all_the_others():
     assert "--scene_votes" in run("train", "--task", "segmentation", "--help-all").out
 
 
+@pytest.mark.slow
 def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("train", "scans", "--encoder", saved_encoder("bert"), *SMALL, "--peft", "none")
@@ -170,6 +171,7 @@ def test_a_point_encoder_is_trained_further(tmp_path, monkeypatch):
     assert report()["training"]["learning_rate"] == 1e-3  # not that of new weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -53,6 +53,7 @@ def connections(monkeypatch, tmp_path):
     return tried
 
 
+@pytest.mark.slow
 def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections):
     write_scans(tmp_path / "scans", 5)
     code, out, err = run("train", "scans", *SMALL)
@@ -86,6 +87,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert code == 0 and "accuracy 100.00 %" in out, err
 
 
+@pytest.mark.slow
 def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_path):
     write_scans(tmp_path / "scans", 1)
     code, out, err = run("train", "scans", *FASTEST)
@@ -95,6 +97,7 @@ def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_pa
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
 
 
+@pytest.mark.slow
 def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path):
     write_scans(tmp_path / "scans", 3)
     assert run("train", "scans", *FASTEST).code == 0
@@ -121,6 +124,7 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path):
         assert one["predictions"][0]["score"] == pytest.approx(other["predictions"][0]["score"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -138,6 +142,7 @@ def test_scans_that_cannot_be_learned_are_one_line(change, text, tmp_path):
     assert code == 1 and out == "" and text in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_floor_is_unlike_scans_that_know_drawn_things(tmp_path):
     write_scans(tmp_path / "scans", 6)
     assert run("train", "scans", *FASTEST[:-1], 70).code == 0
@@ -154,6 +159,7 @@ def test_a_floor_is_unlike_scans_that_know_drawn_things(tmp_path):
     assert scores["scans"] > max(0.5, scores["alone"])
 
 
+@pytest.mark.slow
 def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     """Hulls of boxes and balls; the half that an eye sees is a remark, the whole is none, and neither is an answer."""
 
@@ -196,6 +202,7 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     assert "views: " in said and "side" not in run("predict", "new", "--model", "outputs/more").err
 
 
+@pytest.mark.slow
 def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
     # Sizes alone tell the classes, and often do not.
     for label, stretch in (("long", 1.3), ("short", 1.0)):
@@ -215,6 +222,7 @@ def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
     assert losses[0] < 0.9 * losses[1]
 
 
+@pytest.mark.slow
 def test_an_empty_class_is_named_and_left_out(tmp_path):
     write_scans(tmp_path / "scans", 2)
     (tmp_path / "scans" / "cone").mkdir()
@@ -223,6 +231,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
     assert err.count("no point cloud in the folders cone, which are left out") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -261,6 +270,7 @@ def test_scans_are_loaded_once(way, tmp_path):
     assert LISTED.count(str(tmp_path / "scans")) == 1
 
 
+@pytest.mark.slow
 def test_another_point_encoder_gives_the_features(tmp_path):
     tiny_act(ActForPointCloudClassification).save_pretrained(tmp_path / "encoder")
     write_scans(tmp_path / "scans", 2)
@@ -273,6 +283,7 @@ def test_another_point_encoder_gives_the_features(tmp_path):
     assert code == 1 and "--encoder encoder with --feature_sets descriptors, which leave it out" in err
 
 
+@pytest.mark.slow
 def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
@@ -293,6 +304,7 @@ def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
     assert code == 1 and "--vision" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     write_scans(tmp_path / "scans", 4)
     words = ("--way", "both", "--encoder", saved_encoder("bert"), "--epochs", 2, "--num_tokens", 8)
@@ -332,6 +344,7 @@ def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp_path):
     get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
     write_scans(tmp_path / "scans", 2)

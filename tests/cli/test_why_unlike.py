@@ -3,6 +3,7 @@
 import importlib
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
@@ -13,6 +14,7 @@ from tests.tiny_features import fitted, tiny_features
 predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the package is that of the command
 
 
+@pytest.mark.slow
 def test_the_reason_is_told_on_stderr_of_unlike_clouds_alone(tmp_path, monkeypatch):
     model = fitted(tiny_features(PointFeaturesForPointCloudClassification))
     monkeypatch.setattr(predict, "MUCH_LESS", -99.0)  # whatever it looks like when it is turned

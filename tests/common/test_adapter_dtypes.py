@@ -87,6 +87,7 @@ SOME = by_turns(FITTING, METHODS, SEQUENCE)
 TRIED = by_turns([both for both in (PAIRS if ALL_PAIRS else SOME) if fits(*both)], list(BASES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("both", "way"), TRIED, ids=[f"{pair(*both)}-{way}" for both, way in TRIED])
 def test_an_adapter_loads_onto_its_base_in_any_dtype(both, way, tmp_path):
     case, method = both
@@ -122,6 +123,7 @@ OFFLOADING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "place"), by_turns(FIRST, list(OFFLOADING)), ids=name_of)
 def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path)
@@ -131,6 +133,7 @@ def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path)
     assert_same(answer_of(case, opened), answer_of(case, stored.model))
 
 
+@pytest.mark.slow
 @ON_FIRST
 def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path, dtype=torch.bfloat16)
@@ -140,6 +143,7 @@ def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case,
     assert_same(answer_of(case, full), answer_of(case, stored.model.float()), HALF)
 
 
+@pytest.mark.slow
 @ON_FIRST
 def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
     name = f"me/dtypes-{case.name.lower()}"
@@ -166,6 +170,7 @@ WITH_LOSS = [case for case in FITTING if case.labels is not None]
 TRAINED = by_turns([both for both in by_turns(WITH_LOSS, METHODS, SEQUENCE[1:]) if fits(*both)], DTYPES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("both", "dtype"), TRAINED, ids=[f"{pair(*both)}-{dtype}" for both, dtype in TRAINED])
 def test_a_training_ends_with_its_best_adapter_and_resumes(both, dtype, tmp_path):
@@ -187,6 +192,7 @@ def test_a_training_ends_with_its_best_adapter_and_resumes(both, dtype, tmp_path
     assert losses(resumed)[:2] == losses(trainer) and len(losses(resumed)) == 3
 
 
+@pytest.mark.slow
 def test_other_weights_in_another_dtype_are_still_refused(tmp_path):
     case = case_of(ActForPointCloudClassification)
     stored = Stored.of(case, "LORA", tmp_path)
@@ -216,6 +222,7 @@ def _randomize(model: PeftModel) -> None:
             parameter.normal_(std=0.1)
 
 
+@pytest.mark.slow
 @ON_FIRST
 def test_adapters_are_swapped_in_place(case, tmp_path):
     first, second = (adapted(case, "LORA", seed, modules_to_save=[]) for seed in (1, 2))

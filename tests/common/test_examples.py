@@ -17,6 +17,7 @@ CLASSES += [getattr(processing, name) for name in processing.__all__ if name.end
 EXAMPLES = {model.__name__: found[1] for model in CLASSES if (found := _EXAMPLE.search(inspect.getdoc(model) or ""))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_gives_the_shape_that_it_says(name):
     text = inspect.cleandoc(EXAMPLES[name])

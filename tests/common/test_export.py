@@ -30,6 +30,7 @@ class Answer(nn.Module):
         return self.case.answer_of(self.model(**inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(filter(is_tried, CASES)), ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()

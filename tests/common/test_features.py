@@ -80,6 +80,7 @@ def test_every_form_encodes_to_a_struct_and_decodes_to_the_same_points(form):
         assert_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["path", "bytes", "array", "object"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_form_goes_into_every_layout_and_nulls_stay_nulls(layout, form):
@@ -177,6 +178,7 @@ def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tm
         assert found[2] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["column", "list", "dict"])
 def test_what_is_pushed_holds_the_files_in_every_layout(layout, hub, tmp_path):
     wrap, put, take = LAYOUTS[layout]

@@ -127,6 +127,7 @@ def test_a_cloud_needs_placeholders_in_the_prompt(model):
         model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True], ids=["text only", "another cloud"])
 def test_a_conversation_continues_from_its_cache(model, again):
     first = prompts(1)
@@ -193,6 +194,7 @@ class Recorded:
         self.logits.append(output.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helper", ["itself", "a copy", "smaller", "another width", "from features"])
 def test_an_assistant_model_may_draft_the_answer(model, helper):
     inputs = prompts(1)
@@ -222,6 +224,7 @@ def smaller(model, **changes):
     return model.config.text_config.to_dict() | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [False, True])
 def test_a_language_model_may_draft_the_answer(model, known):
     main = copy.deepcopy(model)
@@ -239,6 +242,7 @@ def test_a_language_model_may_draft_the_answer(model, known):
         assert torch.equal(made, expected)
 
 
+@pytest.mark.slow
 def test_a_placeholder_that_is_drafted_is_read_like_one_that_is_generated(model):
     main = copy.deepcopy(model)
     inputs = prompts(1)
@@ -250,6 +254,7 @@ def test_a_placeholder_that_is_drafted_is_read_like_one_that_is_generated(model)
     assert torch.equal(answers(main, inputs, assistant_model=copy.deepcopy(main)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str)
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_a_prompt_may_be_read_in_chunks(model, size, settings):

@@ -27,6 +27,7 @@ def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torc
         assert difference <= 1e-4 * gradient.abs().max() + 1e-6 * scale, name
 
 
+@pytest.mark.slow
 @over_cases
 @pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 def test_checkpointing_changes_no_gradient(case, reentrant):
@@ -41,6 +42,7 @@ def test_checkpointing_changes_no_gradient(case, reentrant):
     assert not saving.is_activation_checkpointing
 
 
+@pytest.mark.slow
 @over_checkpointed
 def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
     found = []
@@ -54,6 +56,7 @@ def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
     assert_gradients_alike(found[1], found[0])
 
 
+@pytest.mark.slow
 @over_checkpointed
 def test_checkpointing_recomputes_layers_and_can_leave_some(case):
     counts = []
@@ -96,6 +99,7 @@ def _norm_in(layer: nn.Module) -> nn.Module:
 _OF_ZEROS = {f"{prefix}layers.0.self_attn_layer_norm.weight" for prefix in ("", "detr3d.")}
 
 
+@pytest.mark.slow
 @over_cases
 def test_every_trained_tensor_gets_a_gradient(case):
     model = fresh(case)

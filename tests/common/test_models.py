@@ -70,12 +70,14 @@ WITH_HEAD = [case for case in CASES if body_of(case.model_class) is not case.mod
 WITH_CLASSES = [case for case in WITH_HEAD if (case.last_layer or "").startswith(("classifier", "segmenter"))]
 
 
+@pytest.mark.slow
 def test_every_registered_class_has_a_builder():
     assert [case.model_class for case in CASES] == list(registered_classes())
     with raises(LookupError, naming="PreTrainedModel"):
         case_of(PreTrainedModel)
 
 
+@pytest.mark.slow
 @over_cases
 def test_tiny_outputs_are_of_order_one_and_differ_between_inputs(case):
     made = expected_of(case).float()
@@ -83,6 +85,7 @@ def test_tiny_outputs_are_of_order_one_and_differ_between_inputs(case):
     assert (made[0] - made[1]).abs().max() > 0.05 and (made[0] - made[2]).abs().max() > 0.05
 
 
+@pytest.mark.slow
 @over_cases
 def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
     again = case.model_class.from_pretrained(saved(case))
@@ -92,6 +95,7 @@ def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 @some_cases("dtype", HALVES)
 def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_path):
     opened = case.model_class.from_pretrained(saved(case), dtype=dtype)
@@ -105,6 +109,7 @@ def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_
     assert torch.equal(answer(case, again), made)
 
 
+@pytest.mark.slow
 @over_cases
 @torch.no_grad()  # with gradients, other kernels round otherwise
 def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
@@ -150,6 +155,7 @@ def _depth(model: PreTrainedModel) -> int:
     return model.config.num_hidden_layers
 
 
+@pytest.mark.slow
 @over_cases
 def test_only_eager_attention_returns_attention_weights(case):
     model = fresh(case)
@@ -170,12 +176,14 @@ def test_only_eager_attention_returns_attention_weights(case):
     assert relative_difference(case.answer_of(output), expected_of(case)) < 1e-4
 
 
+@pytest.mark.slow
 @over_cases
 def test_eager_attention_matches_sdpa(case, saved):
     eager = case.model_class.from_pretrained(saved(case), attn_implementation="eager")
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
+@pytest.mark.slow
 @over_cases
 def test_flex_attention_matches_sdpa(case):
     model = fresh(case)
@@ -192,6 +200,7 @@ def test_flex_attention_matches_sdpa(case):
         assert relative_difference(made, expected_of(case)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.model_class.can_generate()], ids=lambda case: case.name
 )
@@ -222,6 +231,7 @@ def test_outputs_that_trainers_gather_have_a_row_for_each_cloud(case):
         assert name in ("loss", CACHE, *ignored) or len(value) == 4, name
 
 
+@pytest.mark.slow
 @over_cases
 def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)
@@ -245,6 +255,7 @@ def _assert_alike(ours, theirs) -> None:
             _assert_alike(one, other)
 
 
+@pytest.mark.slow
 @over_cases
 def test_an_unknown_keyword_is_named(case):
     with raises(TypeError, naming="labls"):
@@ -256,6 +267,7 @@ def own_names(model: torch.nn.Module) -> list[str]:
     return [name for own in (model.named_parameters, model.named_buffers) for name, _ in own(recurse=False)]
 
 
+@pytest.mark.slow
 @some_cases("where", ("cpu", "disk", "map"))
 def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     model = fresh(case)
@@ -275,6 +287,7 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "share"), by_turns(CASES, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
 )
@@ -287,6 +300,7 @@ def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path)
     assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
+@pytest.mark.slow
 @over_cases
 def test_runs_and_seeded_training_steps_are_deterministic(case):
     model = fresh(case)
@@ -296,6 +310,7 @@ def test_runs_and_seeded_training_steps_are_deterministic(case):
         assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
 
 
+@pytest.mark.slow
 @over_cases
 def test_a_copy_is_equal_and_independent(case):
     model = fresh(case)
@@ -306,6 +321,7 @@ def test_a_copy_is_equal_and_independent(case):
     assert torch.equal(answer(case, twin), expected_of(case))
 
 
+@pytest.mark.slow
 @over_cases
 def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
     model = fresh(case)
@@ -323,6 +339,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
             assert relative_difference(alone, together[row : row + 1]) < 1e-4
 
 
+@pytest.mark.slow
 @over_cases
 def test_a_saved_config_is_equal(case, tmp_path):
     config = built(case.name)[0].config
@@ -344,6 +361,7 @@ def test_every_norm_has_the_eps_of_the_config(case):
     assert eps and eps == dict.fromkeys(eps, 0.25) | patches
 
 
+@pytest.mark.slow
 @over_cases
 def test_weights_share_memory_only_where_they_are_tied(case):
     model = fresh(case)
@@ -356,6 +374,7 @@ def test_weights_share_memory_only_where_they_are_tied(case):
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+@pytest.mark.slow
 @over_cases
 def test_the_vocabulary_of_language_models_can_be_resized(case):
     model = fresh(case)
@@ -375,6 +394,7 @@ def test_a_head_documents_its_own_forward(case):
     assert model_class.forward.__module__.rpartition(".")[2].startswith("modeling_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
 def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
     more = {"num_labels": 7}
@@ -395,6 +415,7 @@ def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
     assert changed == {name for name in ours if name.startswith(f"{case.last_layer}.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WITH_HEAD, ids=lambda case: case.name)
 def test_weights_load_with_and_without_a_head(case, saved):
     model = built(case.name)[0]
@@ -407,6 +428,7 @@ def test_weights_load_with_and_without_a_head(case, saved):
     assert all(torch.equal(tensor, own[name]) for name, tensor in base.state_dict().items())
 
 
+@pytest.mark.slow
 @over_cases
 def test_neftune_noise_affects_training_only(case):
     model = fresh(case)
@@ -423,6 +445,7 @@ def test_neftune_noise_affects_training_only(case):
     handle.remove()
 
 
+@pytest.mark.slow
 @over_cases
 def test_inputs_of_frozen_models_can_require_gradients(case):
     model = fresh(case).requires_grad_(False)
@@ -435,6 +458,7 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
     assert not case.answer_of(model(**case.batch())).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in WITH_HEAD], ids=lambda case: case.name)
 def test_a_base_model_compiles(case):
     torch.compiler.reset()

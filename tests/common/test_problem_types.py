@@ -27,6 +27,7 @@ FITTING = {
 over_classifiers = pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
 
 
+@pytest.mark.slow
 @over_classifiers
 @pytest.mark.parametrize("problem", LOSSES)
 def test_the_loss_matches_the_problem_type(case, problem):
@@ -52,6 +53,7 @@ def test_labels_are_integers_of_any_type_that_number_a_class(case):
             model(**batch, labels=labels)
 
 
+@pytest.mark.slow
 @over_classifiers
 def test_a_single_label_is_a_regression(case):
     model = case.still(num_labels=1).train()
@@ -64,6 +66,7 @@ def test_a_single_label_is_a_regression(case):
     assert model.classifier.out.weight.grad.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SEGMENTERS, ids=lambda case: case.name)
 def test_points_have_one_label_each(case):
     with check_refusal("problem_type", case.name):

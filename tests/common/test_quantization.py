@@ -86,6 +86,7 @@ def with_rounded_weights(model: PreTrainedModel, source: PreTrainedModel) -> Pre
     return model
 
 
+@pytest.mark.slow
 @over_cases
 @pytest.mark.parametrize("way", WAYS)
 def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_path):
@@ -122,6 +123,7 @@ on_some = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
 loaded = pytest.mark.parametrize("way", ON_LOADING)
 
 
+@pytest.mark.slow
 @on_some
 @loaded
 def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
@@ -140,6 +142,7 @@ def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
         assert bits < full
 
 
+@pytest.mark.slow
 @over_cases
 def test_models_quantized_by_torch_are_not_saved(case, tmp_path):
     small = quantized(fresh(case), "quantize_dynamic", tmp_path)
@@ -162,6 +165,7 @@ ADAPTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, method", ADAPTED, ids=lambda value: getattr(value, "name", value))
 @loaded
 def test_adapters_of_quantized_bases_are_trained_saved_and_opened(case, method, way, tmp_path):
@@ -185,6 +189,7 @@ def test_adapters_of_quantized_bases_are_trained_saved_and_opened(case, method, 
         assert not is_quantized(type(small).from_pretrained(tmp_path / "adapter"))
 
 
+@pytest.mark.slow
 @loaded
 def test_adapters_of_other_weights_are_refused_on_quantized_bases(way, tmp_path):
     case = next(case for case in SOME if case.name.startswith("ActFor"))
@@ -200,6 +205,7 @@ def test_adapters_of_other_weights_are_refused_on_quantized_bases(way, tmp_path)
         PeftModel.from_pretrained(open_small(), tmp_path / "adapter")
 
 
+@pytest.mark.slow
 @loaded
 def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
     case = next(case for case in SOME if case.name.startswith("MiniGPT3D"))

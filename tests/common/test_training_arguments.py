@@ -207,6 +207,7 @@ TRIED += [(ACT, PointTrainer, name) for name in SETTINGS]
 TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labeled(1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "kind", "name"), TRIED, ids=[f"{name}-{kind.__name__}-{case.name}" for case, kind, name in TRIED]
 )

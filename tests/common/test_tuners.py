@@ -105,10 +105,12 @@ def own_names(model: torch.nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters() if prefix in name or ".modules_to_save." in name]
 
 
+@pytest.mark.slow
 def test_every_own_method_is_covered():
     assert set(registered_here()) == set(OWN)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:this adapter leaves out")
 @pytest.mark.parametrize(("case", "method"), PAIRS, ids=[pair(*both) for both in PAIRS])
 def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp_path):
@@ -149,6 +151,7 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
             assert_same(answer_of(case, AutoPeftModel.from_pretrained(tmp_path)), expected)
 
 
+@pytest.mark.slow
 @on_sequence(*METHODS)
 def test_unloading_restores_the_base_model(case, method):
     model = adapted(case, method)
@@ -159,6 +162,7 @@ def test_unloading_restores_the_base_model(case, method):
     assert_same(answer_of(case, unloaded), answer_of(case, base_of(case)))
 
 
+@pytest.mark.slow
 @STOCK_BY_TURNS
 def test_several_adapters_coexist(case, method, tmp_path):
     first, second = trained(case, method, seed=1), trained(case, method, seed=5)
@@ -189,6 +193,7 @@ def test_several_adapters_coexist(case, method, tmp_path):
     assert_same(answer_of(case, model), answers[1])
 
 
+@pytest.mark.slow
 @STOCK_BY_TURNS
 def test_merging_keeps_the_outputs(case, method):
     model = trained(case, method)
@@ -209,6 +214,7 @@ def test_merging_keeps_the_outputs(case, method):
     assert_same(answer_of(case, merged), expected, 1e-3)
 
 
+@pytest.mark.slow
 @BY_OWN_AND_LORA
 def test_one_config_fits_several_models(method):
     shared = OWN[method]() if method in OWN else LoraConfig(target_modules=["fc1", "fc2"])
@@ -225,6 +231,7 @@ def test_one_config_fits_several_models(method):
         }
 
 
+@pytest.mark.slow
 @OWN_AND_LORA_ON_SEQUENCE
 def test_counts_and_status_report_trained_parameters(case, method):
     model = adapted(case, method)
@@ -241,6 +248,7 @@ def test_counts_and_status_report_trained_parameters(case, method):
         assert get_model_status(model).enabled is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @OWN_AND_LORA_ON_SEQUENCE
 def test_half_precision_models_take_adapters_in_either_precision(case, method, dtype):
@@ -259,6 +267,7 @@ def test_half_precision_models_take_adapters_in_either_precision(case, method, d
         assert loss.isfinite() and all(g is not None and g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.slow
 @OWN_AND_LORA_ON_SEQUENCE
 def test_adapters_are_injected_by_config_and_by_state(case, method):
     model = trained(case, method)
@@ -273,6 +282,7 @@ def test_adapters_are_injected_by_config_and_by_state(case, method):
 
 
 # The layers of IDPT and PPT follow from the config: most of them have no tensors.
+@pytest.mark.slow
 @on_sequence(*(method for method in (*OWN, "LORA") if method not in ("IDPT", "PPT")))
 def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
     if method == "GUIDED_ADAPTER":  # the first layer owns the shared attention
@@ -289,6 +299,7 @@ def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
     assert wrapped and all(".layers.1" in name for name in wrapped)
 
 
+@pytest.mark.slow
 @OWN_AND_LORA_ON_SEQUENCE
 def test_adapter_methods_of_transformers_work(case, method, tmp_path):
     model = trained(case, method)
@@ -309,6 +320,7 @@ def test_adapter_methods_of_transformers_work(case, method, tmp_path):
     assert list(base.peft_config) == ["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
 @OWN_AND_LORA_ON_SEQUENCE
 def test_recomputed_layers_give_the_same_gradients(case, method, reentrant):
@@ -330,6 +342,7 @@ def test_recomputed_layers_give_the_same_gradients(case, method, reentrant):
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @BY_ALL
 def test_copies_are_independent(method):
     case = first_of(method)
@@ -342,6 +355,7 @@ def test_copies_are_independent(method):
     assert_same(answer_of(case, model), expected)
 
 
+@pytest.mark.slow
 @OWN_AND_LORA_ON_SEQUENCE
 def test_adapter_of_one_base_is_refused_on_another(case, method, tmp_path):
     trained(case, method).save_pretrained(tmp_path)
@@ -358,6 +372,7 @@ def test_adapter_of_one_base_is_refused_on_another(case, method, tmp_path):
         PeftModel.from_pretrained(other, tmp_path)
 
 
+@pytest.mark.slow
 @BY_ALL
 def test_one_adapter_runs_for_the_full_batch(method):
     case = first_of(method)
@@ -376,6 +391,7 @@ def test_one_adapter_runs_for_the_full_batch(method):
     assert_same(answer_of(case, model), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in (*OWN, "LORA") if fits(SEQUENCE[0], method)])
 def test_modules_to_save_are_the_users_choice(method, tmp_path):
     case = SEQUENCE[0]
@@ -397,6 +413,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
     assert_same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "task_type"), by_turns(ADAPTED, TASK_TYPES, [*SEQUENCE, *WITH_WORDS]), ids=name_of)
 def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
     with check_refusal(TASK, f"{task_type} on {case.name}") as is_supported:
@@ -419,6 +436,7 @@ def _answer_without_task_type(case: Case) -> torch.Tensor:
     return answer_of(case, get_peft_model(base, config_of("LORA", base, init_lora_weights=False)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 @pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
 def test_prompt_methods_train_or_are_refused(case, method):
@@ -454,6 +472,7 @@ WITHOUT_EFFECT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
 def test_lora_on_all_linear_layers_has_an_effect_in_each(case):
     base = base_of(case)

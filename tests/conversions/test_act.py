@@ -98,6 +98,7 @@ def differing(model, expected):
     return [name for name in names if not torch.equal(state[name], expected[name])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KINDS)
 def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path):
     setting = Setting(case, tmp_path)
@@ -122,6 +123,7 @@ def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path
         assert sum(sizes) == rows * encoder.config.hidden_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["linear", "side"])
 def test_fine_tuning_protocols_are_recognized_by_their_tensors(variant, tmp_path):
     setting = Setting("cls", tmp_path, variant=variant)
@@ -131,6 +133,7 @@ def test_fine_tuning_protocols_are_recognized_by_their_tensors(variant, tmp_path
     assert model.config.side_network == (variant == "side")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TAUGHT)
 def test_named_teacher_is_compared_and_left_out(case, tmp_path):
     setting = Setting(case, tmp_path)
@@ -152,6 +155,7 @@ def test_named_teacher_is_compared_and_left_out(case, tmp_path):
     assert config_of(kept).encoder_config.layer_norm_eps == config.encoder_config.layer_norm_eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TAUGHT)
 def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
     setting = Setting(case, tmp_path)
@@ -167,6 +171,7 @@ def test_stored_teacher_makes_a_directory_that_needs_no_other(case, tmp_path):
     assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in public.state_dict().items())
 
 
+@pytest.mark.slow
 def test_public_teacher_is_pinned(tmp_path, hub):
     setting = Setting("dvae_clip", tmp_path)
     setting.original.public_teacher().push_to_hub("openai/clip-vit-base-patch16-small")
@@ -176,6 +181,7 @@ def test_public_teacher_is_pinned(tmp_path, hub):
     assert "base_model: openai/clip-vit-base-patch16-small" in card and "checked against a checksum" in card
 
 
+@pytest.mark.slow
 def test_teacher_may_have_more_layers_than_the_checkpoint(tmp_path):
     setting = Setting("dvae_bert", tmp_path)
     encoder = setting.original.public_teacher()
@@ -187,6 +193,7 @@ def test_teacher_may_have_more_layers_than_the_checkpoint(tmp_path):
     assert not differing(model, setting.original.converted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "flags"),
     [
@@ -214,6 +221,7 @@ def test_accidents_of_the_program_are_switched_on_and_documented(case, flags, tm
         assert teacher.layer_norm_eps == {"bert": 1e-12, "clip_vision_model": 1e-5, "vit": 1e-6}[teacher.model_type]
 
 
+@pytest.mark.slow
 def test_pretraining_has_the_settings_of_the_program(tmp_path):
     config = Setting("pretrain_cls", tmp_path).opened().config
     expected = {"noisy_targets": True, "teacher_in_training_mode": True, "encode_visible_only": False}
@@ -224,6 +232,7 @@ def test_pretraining_has_the_settings_of_the_program(tmp_path):
     assert "`noisy_targets=True`" in card and "`ACT_encoder.lm_head`, which nothing reads, is left out" in card
 
 
+@pytest.mark.slow
 def test_student_of_pretraining_opens_as_a_base_model_for_fine_tuning(tmp_path):
     setting = Setting("pretrain", tmp_path)
     assert setting.convert()[0] == 0
@@ -233,6 +242,7 @@ def test_student_of_pretraining_opens_as_a_base_model_for_fine_tuning(tmp_path):
     assert student and all(torch.equal(tensor, state[name]) for name, tensor in student.items())
 
 
+@pytest.mark.slow
 def test_classifier_returns_class_names(tmp_path):
     setting = Setting("cls", tmp_path)
     assert setting.convert()[0] == 0
@@ -244,6 +254,7 @@ def test_classifier_returns_class_names(tmp_path):
     assert "original.pth" in card and str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     cloud = torch.rand(3000, 3).numpy() * 5 + 3
     prepared = Setting("cls", tmp_path).processor()([cloud])["points"]
@@ -261,6 +272,7 @@ def test_processors_prepare_clouds_as_the_programs_did(tmp_path):
     assert (processor.block_size, processor.up_axis, processor.scale) == (1.0, "z", None)
 
 
+@pytest.mark.slow
 def test_parts_and_rooms_have_the_names_of_their_datasets(tmp_path):
     config = Setting("partseg", tmp_path).opened().config
     assert list(config.id2label.values()) == list(shapenetpart.PART_NAMES)
@@ -273,6 +285,7 @@ def test_parts_and_rooms_have_the_names_of_their_datasets(tmp_path):
     assert config.id2label[0] == "ceiling" and config.id2label[12] == "clutter"
 
 
+@pytest.mark.slow
 def test_labels_of_other_datasets_are_numbers(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     assert setting.opened().config.id2label[0] == "airplane"
@@ -292,6 +305,7 @@ def refused_again(setting, *arguments):
     return setting.refused(*arguments)
 
 
+@pytest.mark.slow
 def test_settings_without_a_tensor_can_be_given(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     arguments = ("--num-groups", 32, "--group-size", 16, "--num-attention-heads", 4, "--num-points", 512)
@@ -304,6 +318,7 @@ def test_settings_without_a_tensor_can_be_given(tmp_path):
     assert "decoder.coarse.4.bias is (24,), expected (12,)" in setting.refused("--group-size", 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "names", "message"),
     [
@@ -330,6 +345,7 @@ def test_checkpoint_of_another_kind_is_refused(case, kind, tmp_path):
     assert "original.pth: " in Setting(case, tmp_path).refused(kind=kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TAUGHT)
 def test_teacher_with_other_weights_is_refused(case, tmp_path):
     setting = Setting(case, tmp_path)
@@ -343,6 +359,7 @@ def test_teacher_with_other_weights_is_refused(case, tmp_path):
     assert "its frozen layers are not those of encoder" in err and "1 of " in err and "as --teacher" in err
 
 
+@pytest.mark.slow
 def test_teacher_of_another_size_or_family_is_refused(tmp_path):
     bert = Setting("dvae_bert", tmp_path).with_teacher()
     clip = Setting("dvae_clip", tmp_path)

@@ -96,6 +96,7 @@ def logits_of(model, method):
         return model.eval()(points=PeftCase(FILES[method].case).points).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_file_opens_by_every_door(files, tmp_path, is_named):
     method, folder = files
@@ -132,6 +133,7 @@ def test_a_file_opens_by_every_door(files, tmp_path, is_named):
     assert len(answers) == len(expected)
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(files, tmp_path):
     method, folder = files
     other = ActModel.from_pretrained(folder / "base")
@@ -145,6 +147,7 @@ def test_another_base_is_refused(files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "change", "match"),
     [

@@ -62,6 +62,7 @@ def distilled(case, model):
     }
 
 
+@pytest.mark.slow
 def test_opened_model_reaches_the_stored_numbers(converted):
     name, variant, model = converted
     kind, full_name = KINDS[name], f"act_{name}"

@@ -64,6 +64,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_published_layout_converts_on_the_command_line_and_opens(layout, tmp_path):
     command, options, content, expected, fields = LAYOUTS[layout]
@@ -135,6 +136,7 @@ def test_the_scale_is_that_of_the_file_or_the_initial_one(tmp_path):
     assert "no scale of cosines under a known name" in (tmp_path / "flat" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_texts_of_uni3d_need_its_own_tower(tmp_path):
     torch.save(uni3d("uni3d_manifest_tiny"), tmp_path / "model.pt")
     convert_uni3d(tmp_path / "model.pt", tmp_path / "out")
@@ -145,6 +147,7 @@ def test_texts_of_uni3d_need_its_own_tower(tmp_path):
         model(torch.from_numpy(points("cloud", 1, 600, 6)), text_embeds=torch.randn(2, 512))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,6 +167,7 @@ def test_other_files_are_refused_in_one_line(change, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [torch.tensor(3.0), torch.zeros(1), torch.zeros(1023)])
 def test_biases_of_a_gate_that_cannot_be_halved_are_refused(bias, tmp_path):
     content = uni3d("uni3d_manifest_tiny")

@@ -69,6 +69,7 @@ def logits(model, case):
         return model(points=case.points).logits
 
 
+@pytest.mark.slow
 def test_converted_checkpoint_opens_by_every_entry_point_with_the_same_logits(setting):
     code, out, err = setting.convert()
     assert code == 0 and "trained parameters" in out, err
@@ -91,6 +92,7 @@ def test_converted_checkpoint_opens_by_every_entry_point_with_the_same_logits(se
     assert names == set(case.variant.model["id2label"].values())
 
 
+@pytest.mark.slow
 def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_factory):
     assert setting.convert("--store-encoder")[0] == 0
     case, saved = setting.case, tmp_path_factory.mktemp("elsewhere") / "model"
@@ -122,6 +124,7 @@ def test_directory_without_its_stored_encoder_is_refused(imagebind):
         Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
 
 
+@pytest.mark.slow
 def test_processor_prepares_clouds_as_the_program_did(clip, tmp_path):
     clip.convert()
     cloud = torch.rand(2048, 3).numpy() * 5
@@ -131,6 +134,7 @@ def test_processor_prepares_clouds_as_the_program_did(clip, tmp_path):
     assert points.abs().max() > 2, "clouds of ScanObjectNN keep their size"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["clip-scan", "dinov2-scan", "imagebind-modelnet"])
 def test_card_has_flags_source_and_batch_dependence(variant, tmp_path):
     setting = Setting(variant, tmp_path)
@@ -142,6 +146,7 @@ def test_card_has_flags_source_and_batch_dependence(variant, tmp_path):
     assert str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_bare_state_dicts_and_half_precision_are_accepted(clip):
     state = {name: t.half() if t.is_floating_point() else t for name, t in clip.case.original.items()}
     torch.save(state, clip.checkpoint, _use_new_zipfile_serialization=False)
@@ -161,6 +166,7 @@ def altered(setting, change):
     torch.save(kept, setting.checkpoint)
 
 
+@pytest.mark.slow
 def test_missing_tensors_are_listed(clip):
     def drop(state):
         for name in ("encoder.cls_pos", "prediction.head.4.0.bias", "encoder.resblocks.1.adapter.ln1.weight"):
@@ -172,6 +178,7 @@ def test_missing_tensors_are_listed(clip):
         assert name in err.partition("missing: ")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
@@ -187,6 +194,7 @@ def test_checkpoint_of_another_variant_does_not_fit(clip, variant, message):
     assert message in clip.refused(variant=variant)
 
 
+@pytest.mark.slow
 def test_encoder_with_other_weights_is_refused(setting):
     encoder = setting.case.base()
     name, layer = next((n, p) for n, p in encoder.named_parameters() if n.endswith("mlp.fc2.weight"))
@@ -198,6 +206,7 @@ def test_encoder_with_other_weights_is_refused(setting):
     assert name.removeprefix("text_model.") in err
 
 
+@pytest.mark.slow
 def test_encoder_of_another_size_or_family_is_refused(clip):
     err = clip.refused(encoder=saved_encoder("clip"))
     assert "does not fit the checkpoint: it has " in err and ", expected " in err
@@ -210,6 +219,7 @@ def test_imagebind_without_its_encoder_names_the_command_that_makes_it(imagebind
     assert "table of positions" in err and "hf-any3d convert imagebind_huge.pth" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "name"), [("clip-scan", "openai/clip-vit-large-patch14"), ("dinov2-scan", "facebook/dinov2-base")]
 )

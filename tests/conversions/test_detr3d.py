@@ -58,6 +58,7 @@ def test_released_files_have_exactly_our_tensors(name):
     assert {key: tensor.shape for key, tensor in back.items()} == {key: t.shape for key, t in case.on_meta.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["detr3d_scannet_vanilla", "detr3d_sunrgbd"])
 def test_a_file_converts_on_the_command_line_and_computes_as_released(name, tmp_path):
     case = DetectionCase(name)
@@ -86,6 +87,7 @@ def test_a_file_converts_on_the_command_line_and_computes_as_released(name, tmp_
     assert all(torch.equal(tensor, again[key]) for key, tensor in case.original.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["detr3d_scannet_vanilla", "detr3d_sunrgbd"])
 def test_the_commands_convert_and_detect_find_the_boxes_of_the_released_program(name, tmp_path):
     case = DetectionCase(name)
@@ -109,6 +111,7 @@ def test_the_commands_convert_and_detect_find_the_boxes_of_the_released_program(
     assert [one["label"] for one in boxes] == [config.id2label[number] for number in best.indices.tolist()]
 
 
+@pytest.mark.slow
 def test_a_detector_with_colors_reads_them_from_0_to_1(tmp_path):
     case = DetectionCase("detr3d_scannet_color")
     original_file(case, tmp_path / "detector.pth")
@@ -137,6 +140,7 @@ def test_colors_of_unknown_scale_are_refused(tmp_path):
         convert_detr3d(tmp_path / "detector.pth", tmp_path / "out", dataset="none")
 
 
+@pytest.mark.slow
 def test_settings_of_the_authors_are_kept(tmp_path):
     case = DetectionCase("detr3d_sunrgbd")
     original_file(case, tmp_path / "detector.pth", loss_no_object_weight=0.3, matcher_center_cost=7, nqueries=40)
@@ -146,6 +150,7 @@ def test_settings_of_the_authors_are_kept(tmp_path):
     assert (config.giou_cost, config.giou_loss_weight, config.encoder_dropout) == (3.0, 0.0, 0.1)
 
 
+@pytest.mark.slow
 def test_weights_alone_convert_with_published_settings(tmp_path):
     case = DetectionCase("detr3d_scannet_vanilla")
     torch.save(case.original, tmp_path / "weights.pth")

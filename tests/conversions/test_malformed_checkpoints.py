@@ -107,6 +107,7 @@ def folders(tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_every_converter_returns_the_facts_that_it_documents(converter, folders, tmp_path):
     opened, output = CONVERTERS[converter], tmp_path / "out"
@@ -127,6 +128,7 @@ def test_every_converter_returns_the_facts_that_it_documents(converter, folders,
     assert written_in(output) == json.loads(STORED.read_text(encoding="utf-8"))[converter]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(converter, folders, tmp_path):
     opened, others = CONVERTERS[converter], folders(converter)

@@ -55,6 +55,7 @@ def parts_of(arguments):
     return {name: arguments[name] for name in ("point_encoder", "qformer", "language_model")}
 
 
+@pytest.mark.slow
 def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
     expected = convert_minigpt3d_state_dict(originals.state)
     added = {name for name in expected if name.endswith(("q_layernorm.bias", "k_layernorm.bias"))}
@@ -67,6 +68,7 @@ def test_every_tensor_of_the_released_program_is_in_the_model(originals, model):
     assert model.config.use_query_experts and model.config.router == "sparse" and model.config.stage == 4
 
 
+@pytest.mark.slow
 def test_model_and_processor_answer_together(released, model):
     processor = AutoProcessor.from_pretrained(released)
     cloud = np.random.default_rng(0).random((300, 6), dtype=np.float32)
@@ -79,6 +81,7 @@ def test_model_and_processor_answer_together(released, model):
     assert processor.hide_inner_bos and set(processor.chat_template) == {"default", "training", "evaluation", "demo"}
 
 
+@pytest.mark.slow
 def test_start_and_end_tokens_are_those_of_the_tokenizer(released, model):
     assert json.loads((released / "config.json").read_text())["text_config"]["bos_token_id"] == 128
     generation = model.generation_config
@@ -93,6 +96,7 @@ def test_card_names_license_files_and_what_differs(released):
         assert text in card.text
 
 
+@pytest.mark.slow
 def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, arguments, tmp_path):
     given = parts_of(arguments) | {"checkpoint": arguments["checkpoint"]}
     facts = convert_minigpt3d(tmp_path / "out", **given)
@@ -106,6 +110,7 @@ def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, argumen
     assert len(set_stage(model, 4)) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(0,), (0, 1)])
 def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     arguments = originals.write(tmp_path / "in", *stages)
@@ -189,6 +194,7 @@ def test_parts_are_taken_out_of_whole_models(folders, tmp_path, part, others):
         read_converted(part, tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
 def test_converted_parts_are_named_or_stored(arguments, folders, released, model, tmp_path, store):
     command = ["convert", *options(arguments | folders), *["--store-parts"] * store]
@@ -209,6 +215,7 @@ def test_converted_parts_are_named_or_stored(arguments, folders, released, model
         assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
 
 
+@pytest.mark.slow
 def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, arguments, folders, tmp_path):
     torch.save(originals.stage(0), tmp_path / "start.pth")
     facts = convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
@@ -223,6 +230,7 @@ def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, argu
     assert torch.equal(model.language_model.get_parameter(name), theirs)
 
 
+@pytest.mark.slow
 def test_the_user_can_name_stage_two(arguments, folders, tmp_path):
     first = folders | {"checkpoint": arguments["checkpoint"]}
     convert_minigpt3d(tmp_path / "out", **first, stage=2)
@@ -234,6 +242,7 @@ def test_the_user_can_name_stage_two(arguments, folders, tmp_path):
         convert_minigpt3d(tmp_path / "other", **first, num_groups=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_numbers_are_stored_in_the_requested_dtype(arguments, model, tmp_path, dtype):
     convert_minigpt3d(tmp_path / "out", **arguments, dtype=dtype)
@@ -243,6 +252,7 @@ def test_numbers_are_stored_in_the_requested_dtype(arguments, model, tmp_path, d
         assert torch.equal(ours, full.to(ours.dtype)), name
 
 
+@pytest.mark.slow
 def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments, tmp_path):
     content = originals.stage(3)
     halved = {n: t.half() for n, t in content["model"].items() if n.startswith("point_encoder.") and "blocks" in n}

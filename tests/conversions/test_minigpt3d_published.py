@@ -95,6 +95,7 @@ def parts(files):
     )
 
 
+@pytest.mark.slow
 def test_parts_have_the_published_sizes(parts):
     encoder, qformer, phi = parts
     counts = [sum(tensor.numel() for tensor in part.state.values() if tensor.is_floating_point()) for part in parts]
@@ -118,6 +119,7 @@ def test_files_of_stages_have_the_published_entries(files, stage):
     assert sum(tensor.numel() for tensor in file.trained.values()) == TRAINED[stage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(0,), (0, 1), (3,), (3, 4)])
 def test_every_tensor_of_a_model_is_converted(files, parts, stages):
     whole = assemble(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])

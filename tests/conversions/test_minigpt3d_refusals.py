@@ -66,6 +66,7 @@ STAGE_3 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), STAGE_3)
 def test_every_tensor_of_a_stage_is_accounted_for(given, tmp_path, change, message):
     changed(given["checkpoint"], change)
@@ -73,6 +74,7 @@ def test_every_tensor_of_a_stage_is_accounted_for(given, tmp_path, change, messa
     assert message in error and "stage_3.pth: " in error
 
 
+@pytest.mark.slow
 def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, given, tmp_path):
     del given["second_checkpoint"]
     content = originals.stage(0)
@@ -98,6 +100,7 @@ def test_stages_are_put_in_order_and_must_be_complete(given, tmp_path):
     assert "stage_1.pth: lacks" in refused(alone | {"checkpoint": first}, tmp_path)
 
 
+@pytest.mark.slow
 def test_swapped_files_are_refused(given, tmp_path):
     def message(**files):
         with pytest.raises((ValueError, OSError)) as caught:
@@ -112,6 +115,7 @@ def test_swapped_files_are_refused(given, tmp_path):
     assert "config.json" in message(language_model=tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_required_and_may_be_elsewhere(given, tmp_path):
     other = tmp_path / "in" / "tokenizer"
     other.mkdir()

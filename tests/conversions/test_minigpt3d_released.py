@@ -51,6 +51,7 @@ def placed(batch, model):
     return batch | {"input_ids": batch["input_ids"].masked_fill(places, model.config.point_token_id)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage3", "mqe"])
 @torch.no_grad()
 def test_opened_model_reaches_the_stored_loss_and_logits(folders, case, clouds, stage):
@@ -82,6 +83,7 @@ def assert_answers_are_the_stored_ones(model, case, features):
     assert case.difference("generate.step_logits", torch.stack(output.logits, dim=1)) < 1e-4
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_opened_point_encoder_reaches_the_stored_tokens(tmp_path):
     case = ReferenceCase("encoder", prefix="point_encoder.")
@@ -112,6 +114,7 @@ class BridgeOriginals(Originals):
         self.manifest = {"state": state | bridge, "constructor": constructor}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_opened_bridge_reaches_the_stored_tokens(tmp_path):
     def convert():

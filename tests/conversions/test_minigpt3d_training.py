@@ -22,6 +22,7 @@ def folders(tmp_path_factory):
     return {name: directory / "parts" / name for name in parts} | {"checkpoint": arguments["checkpoint"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "stage"), [("stage_0.pth", 1), ("stage_3.pth", 4)])
 def test_training_stages_start_from_converted_models(folders, tmp_path, file, stage):
     checkpoint = folders["checkpoint"].with_name(file)

@@ -28,6 +28,7 @@ def second(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_a_file_of_the_second_stage_opens_with_the_same_weights(second):
     model = AutoModelForZeroShotPointCloudSegmentation.from_pretrained(second)
     content = patchalign3d()
@@ -59,6 +60,7 @@ def test_the_config_has_the_deviations_of_the_program_and_the_text_tower(second)
     assert "3 channels per point: coordinates." in card
 
 
+@pytest.mark.slow
 def test_a_file_of_the_first_stage_opens_for_pretraining(tmp_path):
     torch.save(patchalign3d(stage=1), tmp_path / "last.pt")
     facts = convert_patchalign3d(tmp_path / "last.pt", tmp_path / "out")

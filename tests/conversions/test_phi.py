@@ -116,6 +116,7 @@ def write(tmp_path):
     return write_to
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True], ids=["one file", "several files"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_layouts_keep_their_attention(phi, write, tmp_path, layout, several):

@@ -15,6 +15,7 @@ from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case, ptv3_original
 
 
+@pytest.mark.slow
 def test_a_released_file_converts_on_the_command_line_and_computes_as_released(tmp_path):
     case = Ptv3Case("ptv3_utonia")
     torch.save(ptv3_original(), tmp_path / "utonia.pth")
@@ -40,6 +41,7 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
     assert model.config.published["non_commercial"] is True
 
 
+@pytest.mark.slow
 def test_a_linear_head_makes_a_segmentation_model(tmp_path):
     torch.save(ptv3_original("sonata"), tmp_path / "sonata.pth")
     width = sum(ptv3_original("sonata")["config"]["enc_channels"])

@@ -54,6 +54,7 @@ def released(tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "program", "run"), [("module.", "1.5.1", "stale"), ("", "1.5.2", "flash")])
 def test_a_released_file_converts_there_and_back_and_computes_as_its_program(prefix, program, run, released, tmp_path):
     file, arguments, output = released(prefix=prefix)
@@ -99,6 +100,7 @@ def test_the_schedule_in_a_released_file_is_left_out_and_runs_nothing(tmp_path):
         read_checkpoint(tmp_path / "other.pth", ("state_dict",))
 
 
+@pytest.mark.slow
 def test_what_a_file_cannot_tell_is_asked(released):
     file, arguments, output = released()
     with raises(ValueError, naming="--arguments"):
@@ -121,6 +123,7 @@ def test_what_a_file_cannot_tell_is_asked(released):
         convert_ptv3_back(output, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_are_recognized_and_have_exactly_our_tensors(name):
     case = SupervisedCase(f"ptv1_manifest_{name}")
@@ -151,6 +154,7 @@ def test_published_sizes_are_recognized_and_have_exactly_our_tensors(name):
     assert trained == case.manifest["parameters"]
 
 
+@pytest.mark.slow
 def test_a_model_of_several_data_sets_opens_for_one_of_them(released, tmp_path):
     file, arguments, output = released("ptv1_ppt")
     facts = convert_ptv3(file, output, arguments=arguments, trained_with="pointcept-1.5.1", dataset="s3dis")

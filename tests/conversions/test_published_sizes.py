@@ -11,6 +11,7 @@ from hf_any3d.model_card.run_report import count_parameters
 from tests.modeling.any2point.reference_case import ReferenceCase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_trained_parameters_are_those_of_the_released_program(name):
     variant = VARIANTS[name]

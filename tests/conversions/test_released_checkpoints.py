@@ -39,6 +39,7 @@ def converted(request, tmp_path_factory):
     shutil.rmtree(directory)  # A third of a gigabyte.
 
 
+@pytest.mark.slow
 def test_loaded_model_reaches_the_stored_logits(converted):
     case, directory = converted
     model = AutoModelForPointCloudClassification.from_pretrained(directory)
@@ -50,6 +51,7 @@ def test_loaded_model_reaches_the_stored_logits(converted):
     assert (found - expected).abs().max() < case.manifest["tolerance"]["logits"]
 
 
+@pytest.mark.slow
 def test_stored_parameters_are_those_that_the_program_trained(converted):
     case, directory = converted
     assert model_facts(str(directory))["trained parameters"] == case.manifest["trainable_count"]
@@ -59,6 +61,7 @@ def test_stored_parameters_are_those_that_the_program_trained(converted):
     assert stored == case.manifest["trainable_count"]
 
 
+@pytest.mark.slow
 def test_repository_is_at_most_three_times_what_was_trained(converted):
     case, directory = converted
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -89,6 +89,7 @@ def written(folder: Path, cloud: torch.Tensor = CLOUD) -> list[int]:
     return made[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the processor's code_template")
 @pytest.mark.parametrize("name", ("qwen", "llama"))
 def test_a_released_directory_is_converted_and_back(name, tmp_path):
@@ -117,6 +118,7 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
     assert written(tmp_path / "again") == written(tmp_path / "ours") != written(tmp_path / "ours", CLOUD.flip(0) * 0.5)
 
 
+@pytest.mark.slow
 def test_the_template_of_the_training_is_checked(tmp_path):
     folder = Released().write(tmp_path / "released")
     with raises(FileNotFoundError, naming="missing.txt"):
@@ -130,6 +132,7 @@ def test_the_template_of_the_training_is_checked(tmp_path):
         processor.instruction()
 
 
+@pytest.mark.slow
 def test_directories_and_files_are_recognized(tmp_path):
     folder = Released().write(tmp_path / "released")
     for path in (folder, folder / "model.safetensors"):
@@ -174,6 +177,7 @@ def test_damaged_directories_are_refused(harm, message, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.slow
 def test_what_the_released_program_cannot_compute_is_refused(tmp_path):
     convert_spatiallm(Released().write(tmp_path / "released"), tmp_path / "ours")
     file = tmp_path / "ours" / "config.json"

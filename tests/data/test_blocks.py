@@ -15,6 +15,7 @@ def scene():
     return np.stack([x, 2.5 * generator.random(900), 3 * generator.random(900)], axis=1).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 0.4, 1.5, 20.0])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("num_points", [1, 64, 5000])

@@ -46,6 +46,7 @@ def test_numbers_of_points_are_those_of_modelnet40_c(name, counts, sphere):
     assert [len(corrupted(sphere, name, severity)) for severity in SEVERITIES] == counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f.__name__ for f in FAMILIES["transformation"]), "uniform", "gaussian", "impulse"])
 def test_higher_severities_move_points_farther(name, sphere):
     def moved(severity):

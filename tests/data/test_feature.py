@@ -39,6 +39,7 @@ def as_dict(cloud):
 READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READABLE)
 def test_every_readable_file_decodes_like_its_reader_as_path_and_as_bytes(name):
     path = FILES / name

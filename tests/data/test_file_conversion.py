@@ -156,6 +156,7 @@ def test_results_for_a_dataset_in_memory_are_cached_on_disk(scans, tmp_path):
     assert len(embed_files(scans)[0]["scan"]["points"]) == 5
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_rows(scans):
     together = files_to_points(scans, num_points=4, num_proc=2)
     np.testing.assert_array_equal(together["points"][:], files_to_points(scans, num_points=4)["points"][:])
@@ -213,6 +214,7 @@ def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
         embed_files(scans.to_iterable_dataset())
 
 
+@pytest.mark.slow
 def test_plain_columns_open_without_this_package(scans, tmp_path):
     files_to_points(scans, num_points=4).to_parquet(tmp_path / "plain.parquet")
     program = f"""

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+from examples.repeat.series import run_once
 from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, many_files
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.data.fingerprints import (
@@ -27,7 +28,6 @@ from hf_any3d.evaluation.llm_judge import ClassNameJudge, LanguageModelJudge
 from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
 from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from hf_any3d.serving.journal import Journal
-from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.errors import raises
@@ -111,6 +111,7 @@ def test_a_model_of_the_hub_is_its_commit(hub, saved):
         model_fingerprint("nobody/nothing")
 
 
+@pytest.mark.slow
 def test_an_open_pipeline_is_known_by_weights_settings_and_active_adapters(saved):
     pipe = pipeline("point-cloud-classification", model=str(saved))
     seen = [pipeline_fingerprint(pipe)]
@@ -219,6 +220,7 @@ def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
     assert "of them before" not in run(*words, stdin=second).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["predict", "embed"])
 def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
     file = tmp_path / "cloud.ply"
@@ -327,6 +329,7 @@ def test_a_run_of_a_series_is_of_the_recipe_weights_and_data_that_it_names(saved
     assert len(ran) == 3
 
 
+@pytest.mark.slow
 def test_answers_about_clouds_are_of_the_model_and_of_the_clouds(tmp_path):
     tiny_chat_pipeline().save_pretrained(tmp_path / "chat")
     before = open_model(str(tmp_path / "chat"), device="cpu")[1]
@@ -350,6 +353,7 @@ def test_answers_about_clouds_are_of_the_model_and_of_the_clouds(tmp_path):
         judge_answers(answers, "class", ClassNameJudge(["car", "box"]), tmp_path / "judged.json", ["car", "box"])
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_with_the_weights_and_adapters_that_the_model_has_now():
     pipe = tiny_chat_pipeline()
     session = ChatSession(pipe, cloud(), max_new_tokens=6)

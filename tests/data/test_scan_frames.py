@@ -25,6 +25,7 @@ def moved(points: np.ndarray, up_axis: str, unit: float, angle: float, seed: int
     return (points @ turn_about_z(angle).T + shift) @ upright_rotation(up_axis) / unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "noisy", "cut", "with a ceiling"])
 def test_frames_of_moved_rooms_are_found(rooms, kind):
     for number, (points, up_axis) in enumerate(zip(rooms, UP_AXES, strict=True)):
@@ -55,6 +56,7 @@ def tilted(points: np.ndarray, degrees: float, toward: float) -> tuple[np.ndarra
     return points @ level_rotation(up), up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("degrees", "kind"), [(1.5, "whole"), (3, "noisy"), (6, "cut"), (10, "whole"), (10, "noisy")])
 def test_tilted_rooms_are_leveled(rooms, degrees, kind):
     for number, (points, up_axis) in enumerate(zip(rooms, UP_AXES, strict=True)):
@@ -91,6 +93,7 @@ def test_a_tilt_that_floor_and_walls_do_not_agree_on_is_a_warning(rooms):
     assert leveled.up is not None and find_frame(points, min_confidence=1.1).up is None
 
 
+@pytest.mark.slow
 def test_only_the_parts_that_are_asked_for_are_found(rooms):
     points, _ = tilted(rooms[1] @ turn_about_z(0.4).T + (0, 0, 3), 5, 1.0)
     scan = points @ upright_rotation("y") * 1000

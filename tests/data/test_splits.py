@@ -60,6 +60,7 @@ def test_other_splits_are_kept(rows):
     assert list(splits) == ["train", "validation", "test"] and len(splits["test"]) == 5
 
 
+@pytest.mark.slow
 def test_the_embedded_shapes_divide_by_whole_groups(cache_dir):
     shapes = load_point_dataset("shapes", cache_dir=cache_dir)
     splits = validation_split(shapes, 0.2, seed=0, group_column="group")

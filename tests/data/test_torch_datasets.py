@@ -57,6 +57,7 @@ DATASETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATASETS)
 def test_rows_equal_those_of_the_numpy_format(kind, tmp_path):
     dataset = DATASETS[kind](str(tmp_path / "saved"))

@@ -186,6 +186,7 @@ def test_a_wrong_spec_is_an_error_with_the_allowed_values(spec):
         build_transform(spec)
 
 
+@pytest.mark.slow
 def test_dataloader_workers_draw_different_noise_and_repeat_it_under_a_seed(cloud):
     class Noise(torch.utils.data.Dataset):
         def __len__(self):

@@ -31,6 +31,7 @@ def last(pieces):
     return answer
 
 
+@pytest.mark.slow
 def test_visitors_have_separate_conversations(pipe, file, tmp_path):
     other = tmp_path / "other.ply"
     write_point_cloud(other, PointCloudData(cloud(1)[:, :3], cloud(1)[:, 3:]))
@@ -46,6 +47,7 @@ def test_visitors_have_separate_conversations(pipe, file, tmp_path):
     assert elsewhere != first
 
 
+@pytest.mark.slow
 def test_answers_grow_and_those_of_beam_search_come_at_once(pipe, file):
     conversation = Conversation(pipe)
     conversation.open(file)
@@ -80,6 +82,7 @@ def test_restarting_forgets_the_conversation_but_not_the_shape(pipe, file):
     assert last(conversation.ask("What is this?", max_new_tokens=8)) == first != second
 
 
+@pytest.mark.slow
 def test_oldest_questions_are_forgotten_and_the_shape_never(pipe, file):
     conversation = Conversation(pipe, context=150)
     conversation.open(file)
@@ -147,6 +150,7 @@ def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, file, tmp_
     assert last(conversation.ask("What?", max_new_tokens=5)) == before
 
 
+@pytest.mark.slow
 def test_examples_are_a_folders_files_and_the_embedded_shapes(pipe, tmp_path):
     for name in ("a1b2_8192.npy", "lamp.ply", "notes.md"):
         (tmp_path / name).touch()
@@ -170,6 +174,7 @@ def test_folders_without_shapes_are_refused(tmp_path):
         ExampleShapes(tmp_path / "gone")
 
 
+@pytest.mark.slow
 def test_the_page_reads_files_in_another_queue_and_limits_its_inputs(pipe):
     page = DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
     assert [(slider.low, slider.high, slider.default) for slider in SLIDERS] == [

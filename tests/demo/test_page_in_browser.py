@@ -32,6 +32,7 @@ def ask(browser, text):
     return browser.texts("#chat .bot.message")
 
 
+@pytest.mark.slow
 def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     browser.open(address)
     browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
@@ -58,6 +59,7 @@ def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     assert ask(browser, "What is this?") and browser.errors() == []
 
 
+@pytest.mark.slow
 def test_files_and_examples_are_shown_and_broken_ones_refused(address, browser, tmp_path):
     mine, broken = tmp_path / "mine.ply", tmp_path / "broken.ply"
     write_point_cloud(mine, PointCloudData(np.tile(cloud()[:, :3], (50, 1))))
@@ -100,6 +102,7 @@ return (high + 0.05) / (low + 0.05);
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_phones_show_the_whole_page_and_get_answers(dark, address, browser):
     with emulated(browser, phone=True, dark=dark):

@@ -110,6 +110,7 @@ def test_reconstructions_are_shown_next_to_their_input(answers):
     assert [view.title for view in found.clouds] == ["input", "reconstruction"] and "Chamfer distance" in found.note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task for task in MODELS if "reconstruction" not in task])
 def test_clouds_with_another_up_axis_are_turned(answers, task):
     of, shape = answers(task), cloud()
@@ -162,6 +163,7 @@ def test_labels_and_pages_are_escaped():
     assert "sandbox" in view_frame("<p>") and "<p>" not in view_frame("<p>")
 
 
+@pytest.mark.slow
 def test_progress_is_shown_where_the_visitor_looks(answers):
     page = TaskPage("me/model", ExampleShapes(), answers("point-cloud-classification")).build()
     for event in page.config["dependencies"]:
@@ -186,6 +188,7 @@ def test_several_visitors_get_their_own_answers(answers):
     assert [f"{100 + n} points" in seen[n] for n in range(4)] == [True] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-segmentation"])
 def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path):

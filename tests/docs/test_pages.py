@@ -124,6 +124,7 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
 def test_options_of_commands_exist(page):
     main = typer.main.get_command(app)
@@ -158,6 +159,7 @@ def messages_of_the_source() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_messages_of_the_troubleshooting_page_exist():
     texts = "\n".join(messages_of_the_source())
     rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.M)

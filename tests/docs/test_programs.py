@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from docs.tools.snippets import ROOT, notebooks
 from hf_any3d.hub.licenses import ACCEPT
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.release import named_models
 
 
+@pytest.mark.slow
 def test_all_notebooks_run(tmp_path):
     (tmp_path / "examples").mkdir()
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")

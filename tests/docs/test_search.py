@@ -11,6 +11,7 @@ from docs.tools.search import QUESTIONS, first_pages
 from docs.tools.site import ROOT
 
 
+@pytest.mark.slow
 def test_what_people_type_finds_a_page_that_answers_it_first(tmp_path):
     pytest.importorskip("material", reason="the extra docs, which builds the site")
     pytest.importorskip("mkdocstrings", reason="the extra docs, which builds the site")

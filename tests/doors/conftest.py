@@ -18,7 +18,6 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests import release
-from tests.first_walk import write_scans
 
 NO_NETWORK = "http://no-network.invalid"
 """Address whose name is known nowhere, as all names are without a network."""
@@ -26,6 +25,22 @@ EXTRAS = ("demo", "export", "files", "meshes", "serve", "visuals")
 """What a stranger has installed beside the package; not the encoder that the extra `offline` brings."""
 # Of an environment in which everything is tried, as developers have it, and others not.
 _NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")
+
+
+def write_scans(folder: Path, count: int = 5) -> Path:
+    """Write embedded training shapes as PLY files in a folder for each class; returns the first file."""
+    from hf_any3d.data import load_point_dataset
+    from hf_any3d.data.files import PointCloudData, write_point_cloud
+
+    rows = load_point_dataset("shapes", split="train").with_format("numpy")
+    names = rows.features["label"].names
+    labels = list(rows["label"])
+    for name in ("chair", "lamp", "sofa", "table"):
+        (folder / name).mkdir(parents=True)
+        own = [row for row, label in enumerate(labels) if label == names.index(name)]
+        for number, row in enumerate(own[:count]):
+            write_point_cloud(folder / name / f"{number}.ply", PointCloudData(rows[row]["points"]))
+    return folder / "chair" / "0.ply"
 
 
 class Done(NamedTuple):

@@ -84,6 +84,7 @@ def place(open_shell, hub) -> Shell:
 
 
 # One after the other: a model that one example trains is evaluated by another.
+@pytest.mark.slow
 @pytest.mark.parametrize("lines, expected", EXAMPLES, ids=[lines.split("\n")[-2] for lines, _ in EXAMPLES])
 def test_an_example_prints_what_the_page_says(lines, expected, place):
     assert plain(printed(place, lines)) == plain(expected)

@@ -28,6 +28,7 @@ def models(shell):
     return shell.folder / "models"
 
 
+@pytest.mark.slow
 def test_the_packaged_model_reads_every_file_type(shell):
     shutil.copytree(FILES, shell.folder / "files")
     answers = json.loads(shell("hf-any3d predict files --json --top-k 1").out)
@@ -36,6 +37,7 @@ def test_the_packaged_model_reads_every_file_type(shell):
     assert all(answer["predictions"] for answer in answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, expected",
     [
@@ -53,11 +55,13 @@ def test_a_command_answers(command, expected, shell, models):
     assert expected in shell(f"hf-any3d {command}").text
 
 
+@pytest.mark.slow
 def test_a_chat_answers_each_line(shell, models):
     done = shell("hf-any3d chat models/chat chair.ply --max-new-tokens 4", stdin="What is this?\nAnd now?\n/quit\n")
     assert done.out.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, expected",
     [
@@ -79,6 +83,7 @@ def test_a_refusal_says_what_to_do(command, expected, shell, models):
     assert "HF_HUB_OFFLINE" not in error and "accept_license" not in error
 
 
+@pytest.mark.slow
 def test_a_file_of_the_authors_is_converted_and_opened(shell):
     torch.save(openshape_flat("vitb32"), shell.folder / "model.pt")
     refused = shell("hf-any3d convert model.pt --output outputs/openshape --stage 2", code=1)
@@ -87,6 +92,7 @@ def test_a_file_of_the_authors_is_converted_and_opened(shell):
     assert "features:" in shell("hf-any3d features chair.ply --model outputs/openshape").out
 
 
+@pytest.mark.slow
 def test_depth_images_become_clouds(shell):
     from PIL import Image
 
@@ -100,6 +106,7 @@ def test_depth_images_become_clouds(shell):
     assert len(list((shell.folder / "clouds").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_service_answers_over_http_and_ends_when_it_is_told_to(shell, models):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ def learned(shell, scans):
     return shell("hf-any3d train scans")
 
 
+@pytest.mark.slow
 def test_scans_are_learned_without_settings(learned, shell):
     assert "20 scans of 4 classes, 5 each" in learned.out
     assert "by cross-validation" in learned.out
@@ -21,6 +22,7 @@ def test_scans_are_learned_without_settings(learned, shell):
     assert (shell.folder / "outputs/scans/README.md").is_file()
 
 
+@pytest.mark.slow
 def test_prediction_and_evaluation_say_the_same_as_a_list_and_as_a_page(learned, shell):
     answers = json.loads(shell("hf-any3d predict scans --model outputs/scans --json --output page.html").out)
     right = sum(answer["predictions"][0]["label"] == answer["file"].split("/")[-2] for answer in answers)
@@ -31,12 +33,14 @@ def test_prediction_and_evaluation_say_the_same_as_a_list_and_as_a_page(learned,
     assert json.loads(done.out)["metrics"]["all"]["accuracy"] == pytest.approx(right / len(answers))
 
 
+@pytest.mark.slow
 def test_more_scans_are_added(learned, shell):
     shell("mkdir -p more/lamp && cp scans/lamp/1.ply more/lamp/new.ply")
     done = shell("hf-any3d train more --from outputs/scans --output outputs/more")
     assert "4 classes" in done.out and (shell.folder / "outputs/more/config.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open_shell, hub):
     here = shell(f"hf-any3d predict {SCANS} --model outputs/scans --json").out
     pushed = shell("hf-any3d push outputs/scans me/door-scans", HF_ENDPOINT=hub.url)
@@ -49,6 +53,7 @@ def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_feature_that_is_asked_for_is_used_or_refused(shell):
     random = np.random.default_rng(0)
     for number in range(6):

@@ -72,6 +72,7 @@ def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int]
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, found in PAGES.items() if any(map(runs, found))])
 def test_the_blocks_of_a_page_run_and_print_what_it_shows(name, walked):
     for block in filter(runs, PAGES[name]):

@@ -68,6 +68,7 @@ def trained(open_shell, tmp_path_factory):
         yield shell
 
 
+@pytest.mark.slow
 def test_an_adapter_opens_by_three_doors_with_equal_logits(trained):
     answers = [json.loads(trained.run(door + LOGITS).out.splitlines()[-1]) for door in DOORS.values()]
     for other in answers[1:]:
@@ -76,6 +77,7 @@ def test_an_adapter_opens_by_three_doors_with_equal_logits(trained):
         )
 
 
+@pytest.mark.slow
 def test_points_of_another_program_are_labeled_by_one_call(trained):
     from tests.cli.conftest import save
 
@@ -90,6 +92,7 @@ print(type(answer).__name__, len(answer.labels))
     assert "500" in trained.run(program).out
 
 
+@pytest.mark.slow
 def test_importing_the_package_says_nothing(shell):
     done = shell.run("import hf_any3d")
     assert done.out == "" and done.err == ""

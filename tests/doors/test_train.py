@@ -14,6 +14,7 @@ ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SHORT = "--points 64 --batch-size 8"
 
 
+@pytest.mark.slow
 def test_options_of_training_work_without_network_and_without_an_encoder(shell, scans):
     done = shell(f"hf-any3d train scans --epochs 1 {SHORT}")
     assert "training starts from the packaged encoder" in done.err
@@ -22,6 +23,7 @@ def test_options_of_training_work_without_network_and_without_an_encoder(shell, 
     assert {entry["label"] for entry in answer[0]["predictions"]} <= {"chair", "lamp", "sofa", "table"}
 
 
+@pytest.mark.slow
 def test_the_offline_extra_brings_the_encoder(shell, scans):
     module = OFFLINE_PACKAGES[ENCODER].module
     package = importlib.util.find_spec(module)
@@ -38,13 +40,14 @@ def test_the_offline_extra_brings_the_encoder(shell, scans):
 @pytest.fixture(scope="module")
 def online(open_shell, hub, sentence_encoder):
     """A shell with a hub that has a tiny encoder, and the same scans."""
-    from tests.first_walk import write_scans
+    from tests.doors.conftest import write_scans
 
     shell = open_shell(hub.url)
     write_scans(shell.folder / "scans", count=3)
     return shell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,6 +85,7 @@ def test_points_of_own_scans_are_learned_evaluated_and_labeled(online, sentence_
     assert "300 points" in done.out and (online.folder / "labeled.ply").is_file()
 
 
+@pytest.mark.slow
 def test_boxes_of_a_folder_are_learned_and_found(shell):
     random = np.random.default_rng(0)
     boxes = {}
@@ -100,6 +104,7 @@ def test_boxes_of_a_folder_are_learned_and_found(shell):
     assert len(json.loads(answer.out)[0]["boxes"]) == 2
 
 
+@pytest.mark.slow
 def test_a_recipe_of_the_package_runs(online, sentence_encoder):
     done = online(
         f"hf-any3d train quickstart.yaml --max_steps 2 --encoder {sentence_encoder} --output outputs/recipe "

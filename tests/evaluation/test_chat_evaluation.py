@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 
 from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.evaluation.chat_evaluation import open_model
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
+@pytest.mark.slow
 def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
     pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
@@ -25,6 +26,7 @@ def test_stored_answers_are_judged_by_the_command(tmp_path):
     assert second.startswith("  accuracy 50.00   clean_accuracy 50.00") and second.endswith("judge class names (1)")
 
 
+@pytest.mark.slow
 def test_metrics_that_are_not_available_are_named_with_their_reason(tmp_path):
     results = [{"object_id": "a", "ground_truth": "a red chair", "model_output": "a chair"}]
     file = tmp_path / "objaverse-caption.json"

@@ -57,6 +57,7 @@ def evaluate(data, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, evaluate, tmp_path):
     by_names = evaluate(model, *MODELNET, *FEW, "--judge", "class-names")
     for name, question in (("instruction", "What is this?"), ("completion", "This is an object of ")):
@@ -79,6 +80,7 @@ def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, e
     assert result["figures"]["lucky"] == result["figures"]["correct"]
 
 
+@pytest.mark.slow
 def test_objaverse_is_answered_and_judged_by_an_endpoint(model, evaluate):
     with LocalEndpoint((200, "T#same"), (200, "F#other"), (200, "57#much of it")) as endpoint:
         judge = ["--judge", "endpoint", "--judge-model", "judge", "--judge-url", endpoint.url]

@@ -75,6 +75,7 @@ def sizes_of(recipe):
     return manifest["constructor_args"], manifest["trained_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", CLASSIFIERS)
 def test_recipes_of_other_methods_have_the_published_values(recipe):
     found, (sizes, count), method = parsed(recipe), sizes_of(recipe), recipe.partition("_")[0]

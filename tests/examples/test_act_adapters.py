@@ -20,6 +20,7 @@ SETTINGS = {k: v for k, v in SHORT.items() if "save" not in k and "eval_s" not i
 }
 
 
+@pytest.mark.slow
 def test_adapted_student_pushes_a_small_repository_whose_card_runs(hub, tmp_path, monkeypatch):
     tiny_act(ActModel).push_to_hub("me/student")
     words = {"model_name_or_path": "me/student", "peft": "guided_adapter", "output_dir": str(tmp_path / "run")}

@@ -94,6 +94,7 @@ def test_every_published_run_has_a_recipe():
     assert {recipe.removeprefix("act_") for recipe in RECIPES if "/" not in recipe} == set(PUBLISHED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_published_values(recipe):
     run = recipe.removeprefix("released/").removeprefix("act_")
@@ -158,6 +159,7 @@ def test_second_stage_has_the_published_sizes(recipe):
     assert data.train_splits == ["train", "test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "scanobj" in recipe or "modelnet" in recipe])
 def test_classifier_is_tuned_as_published(recipe):
     found = parsed(recipe)
@@ -193,6 +195,7 @@ def test_segmentation_is_as_published(prefix):
     assert training.class_weighting == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [*RECIPES, *OWN])
 def test_recipe_has_its_own_command(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
@@ -244,6 +247,7 @@ CUT = {"num_groups": 8, "group_size": 4, "hidden_size": 16}
 TINY = {**CUT, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+@pytest.mark.slow
 def test_recipes_of_all_stages_run_in_order(datasets, tmp_path, tiny_encoder):
     def start(program: ModuleType, recipe: str, output: str, **settings):
         settings = SHORT | {"output_dir": str(tmp_path / output)} | settings

@@ -2,6 +2,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, load_dataset
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "data" / "make_cut.py"
@@ -35,6 +36,7 @@ def full_set(folder, groups):
     return folder
 
 
+@pytest.mark.slow
 def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_path):
     cache_dir = str(tmp_path / "cache")
     source = full_set(tmp_path / "full", {"train": [0, 1, 2], "test": [3, 4, 5]})

@@ -49,6 +49,7 @@ def assert_close(one: Steps, other: Steps, tolerance: float) -> None:
         torch.testing.assert_close(tensor, other[1][name], rtol=0, atol=tolerance, msg=name)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_a_larger_batch(run, tmp_path):
     settings = {"max_train_samples": 2, "learning_rate": 1e-3}
     large = run(tmp_path / "large", batch_sizes=[2], **settings)

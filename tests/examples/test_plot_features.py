@@ -17,6 +17,7 @@ def saved(tmp_path_factory):
     return str(directory)
 
 
+@pytest.mark.slow
 def test_model_and_dataset_give_a_picture_and_a_page(saved, tmp_path, capsys):
     output = [tmp_path / "map.png", tmp_path / "map.html"]
     words = [saved, "--max-samples", "24", "--perplexity", "5", "--feature", "tokens", "--title", "tiny"]
@@ -28,6 +29,7 @@ def test_model_and_dataset_give_a_picture_and_a_page(saved, tmp_path, capsys):
     assert "<title>tiny</title>" in page and "/" in content(page)[0]["panels"][0]["texts"][0]
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_pipeline(saved):
     rows = plot_features.load_point_dataset("shapes", split="test").select(range(3))
     pooled, tokens = (plot_features.extract_features(saved, rows, name, 2) for name in ("pooled", "tokens"))

@@ -28,6 +28,7 @@ def run(tiny_encoder, tmp_path, monkeypatch, capsys):
     return start
 
 
+@pytest.mark.slow
 def test_quickstart_trains_draws_saves_and_classifies(run):
     printed, folder = run()
     assert "majority class" in printed and "wrap, pretrained encoder" in printed and "PointNet" not in printed
@@ -41,6 +42,7 @@ def test_quickstart_trains_draws_saves_and_classifies(run):
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
 
 
+@pytest.mark.slow
 def test_files_and_their_near_duplicates_are_not_in_training():
     splits = quickstart.load_point_dataset("shapes")
     kept = quickstart.without_files(splits["train"])

@@ -68,6 +68,7 @@ def test_every_published_run_has_a_recipe():
     assert set(RECIPES) == names | released
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_published_values_of_its_program(recipe):
     model, data, protocol, adapter, training = parsed(recipe)
@@ -129,6 +130,7 @@ def test_other_recipes_have_no_quirks(recipe):
         assert getattr(config, flag) == getattr(sound, flag)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "without_head", "head"),
     [
@@ -222,6 +224,7 @@ SHORT = {
 
 
 # Every base file once; the others differ from these in numbers and options alone.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -26,6 +26,7 @@ def run(tiny_encoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     report = run()
     assert set(report.metrics) == {"validation", "test"}
@@ -54,6 +55,7 @@ def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     assert "first stage" in card.text and "CD-L1 × 1000" in card.text and "Classes:" not in card.text
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 3  # amid an epoch
     # Codes that restart and are moving averages: their state and random numbers have to come back too.
@@ -70,6 +72,7 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
+@pytest.mark.slow
 def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
     plain = run("plain", teacher="none", max_steps=1)
     assert plain.encoder == {} and ActAutoencoder.from_pretrained(tmp_path / "plain").encoder is None

@@ -36,6 +36,7 @@ def run(autoencoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder):
     report = run(probe_every=1)
     folder = tmp_path / "run"
@@ -73,6 +74,7 @@ def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder)
     assert "started from" in (tuned / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
@@ -85,6 +87,7 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
+@pytest.mark.slow
 def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatch, tiny_encoder):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")

@@ -29,6 +29,7 @@ def start(tiny_encoder, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_folds_are_drawn_trained_and_summarized(start, tmp_path, capsys):
     result = start(voting=2, augment=["scale"])
     folder = tmp_path / "out"

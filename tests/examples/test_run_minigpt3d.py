@@ -57,6 +57,7 @@ def stages(run, parts, tmp_path_factory) -> dict[int, Path]:
     return left
 
 
+@pytest.mark.slow
 def test_each_stage_changes_only_what_it_trains(stages):
     before = tensors_of(stages[1])
     for stage in STAGES[1:]:
@@ -67,6 +68,7 @@ def test_each_stage_changes_only_what_it_trains(stages):
         before = after
 
 
+@pytest.mark.slow
 def test_only_trained_and_new_weights_are_stored(stages):
     for folder in stages.values():
         stored = load_file(folder / "model.safetensors")
@@ -79,6 +81,7 @@ def test_only_trained_and_new_weights_are_stored(stages):
         assert size < (folder / "model.safetensors").stat().st_size < size + 8000 + 100 * len(stored)
 
 
+@pytest.mark.slow
 def test_reports_and_cards_name_what_was_trained(stages):
     for stage, folder in stages.items():
         report = RunReport.load(folder / "metrics.json")
@@ -95,6 +98,7 @@ def test_reports_and_cards_name_what_was_trained(stages):
     assert report.training["trained"] == {"bridge experts": report.trained_parameters}
 
 
+@pytest.mark.slow
 def test_trained_model_answers_with_its_processor(stages):
     chat = pipeline("point-cloud-text-to-text", model=str(stages[4]), device="cpu")
     assert chat.model.config.use_query_experts
@@ -104,11 +108,13 @@ def test_trained_model_answers_with_its_processor(stages):
     assert processor.feature_extractor.num_points == 40
 
 
+@pytest.mark.slow
 def test_clouds_that_stay_in_their_files_give_the_same_model(run, stages, tmp_path):
     run(4, tmp_path, model_name_or_path=str(stages[3]), dataset_options={"verify": False, "streaming": True})
     assert_equal_weights(tmp_path, stages[4])
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, tmp_path, caplog):
     settings = {"model_name_or_path": str(stages[2]), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings |= {"step_cosine": {"warmup_steps": 2}, "gradient_accumulation_steps": 2}
@@ -128,6 +134,7 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, tmp_pat
     assert checkpoint.stat().st_size == model.stat().st_size
 
 
+@pytest.mark.slow
 def test_new_q_former_is_stored(run, parts, tmp_path):
     config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
     run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
@@ -141,6 +148,7 @@ def test_new_q_former_is_stored(run, parts, tmp_path):
     assert MiniGPT3DProcessor.from_pretrained(tmp_path / "2").feature_extractor.sampling == "first"
 
 
+@pytest.mark.slow
 def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")
@@ -166,6 +174,7 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
         exec(block, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -183,12 +192,14 @@ def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_stages_in_another_order_are_refused(run, stages, tmp_path):
     for stage, before in ((1, 1), (3, 1), (2, 3), (4, 2)):
         with pytest.raises(ValueError, match=rf"--stage {stage} of .*, a model of stage {before}; expected "):
             run(stage, tmp_path, model_name_or_path=str(stages[before]))
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_stage_is_refused(run, stages, tmp_path):
     run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
     with pytest.raises(ValueError, match="checkpoint-2: has stage 2, this run 3"):

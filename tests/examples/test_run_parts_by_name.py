@@ -39,6 +39,7 @@ def run(sentence_encoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_trained_model_reaches_the_reported_figures_in_the_pipeline(run, tmp_path):
     report = run()
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
@@ -57,6 +58,7 @@ def test_trained_model_reaches_the_reported_figures_in_the_pipeline(run, tmp_pat
     assert report.metrics["test_held_out"]["instance_miou"] == pytest.approx(sum(ious) / len(ious))
 
 
+@pytest.mark.slow
 def test_published_second_stage_trains_the_last_block(run):
     part = run(model_config={"trained": "last_block"}, max_steps=1)
     everything = run(max_steps=1, resume_from_checkpoint="false")

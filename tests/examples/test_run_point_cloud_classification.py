@@ -38,6 +38,7 @@ def run(tiny_encoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft", ["guided_adapter", "none"])
 def test_pushed_repository_is_small_and_all_entry_points_give_equal_logits(hub, run, tmp_path, monkeypatch, peft):
     name = f"me/script-{peft.replace('_', '-')}"
@@ -73,6 +74,7 @@ def test_pushed_repository_is_small_and_all_entry_points_give_equal_logits(hub, 
         assert scores[label] == pytest.approx(float(probabilities[number]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_stores_all_weights_and_names_its_start(run, tmp_path):
     report = run(peft="full")
     stored = weights_in(tmp_path / "run")
@@ -87,6 +89,7 @@ def test_full_fine_tuning_stores_all_weights_and_names_its_start(run, tmp_path):
     assert "all of them are stored in this repository" in card.text and "frozen" not in card.text
 
 
+@pytest.mark.slow
 def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
     rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
@@ -99,6 +102,7 @@ def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
     assert np.mean(list(by_class.values())) == pytest.approx(report.metrics["test"]["mean_class_accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_results")
 def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
     report = run(peft="lora", peft_config={"r": 3}, num_layers=1, num_train_epochs=2)
@@ -136,6 +140,7 @@ def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
         assert fact in card.text, fact
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     step = 3  # inside an epoch
     settings = {
@@ -160,6 +165,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
+@pytest.mark.slow
 def test_test_split_selects_nothing(run, tmp_path):
     shapes = load_point_dataset("shapes")
     shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
@@ -175,6 +181,7 @@ def test_test_split_selects_nothing(run, tmp_path):
     assert_equal_weights(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_weights_are_kept_as_the_card_states(run, tmp_path):
     report = run(validation_fraction=0, report_to="tensorboard")
     assert set(report.data["rows"]) == {"train", "test"} and report.selection == {}
@@ -182,6 +189,7 @@ def test_without_validation_the_last_weights_are_kept_as_the_card_states(run, tm
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_folder_names_are_classes(run, tmp_path):
     generator = np.random.default_rng(0)
     for label in ("flat", "round"):
@@ -202,6 +210,7 @@ def test_folder_names_are_classes(run, tmp_path):
     assert model.config.in_channels == 6 and model.config.id2label == {0: "flat", 1: "round"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
@@ -220,6 +229,7 @@ def test_wrong_arguments_are_named(run, settings, error, text):
         run(**settings)
 
 
+@pytest.mark.slow
 def test_voting_is_reported_separately_and_reproduced_by_evaluate(run, tmp_path):
     chain = ["scale:low=0.5,high=2,per_axis=True"]
     report = run(voting=3, vote_augment=chain)

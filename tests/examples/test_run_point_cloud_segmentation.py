@@ -57,6 +57,7 @@ def folder_with_chair(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "peft"), [("parts", "none"), ("rooms", "guided_adapter")])
 def test_pushed_repository_is_small_and_its_card_runs(hub, run, tmp_path, monkeypatch, name, peft):
     repository = f"me/segmentation-{name}-{peft.replace('_', '-')}"
@@ -86,6 +87,7 @@ def test_pushed_repository_is_small_and_its_card_runs(hub, run, tmp_path, monkey
     assert {path.name for path in Path("segmented").iterdir()} == {"chair.ply", "chair.html"}
 
 
+@pytest.mark.slow
 @NAMES
 def test_pipeline_reaches_the_reported_scores(run, tmp_path, name):
     report = run(name, num_train_epochs=2)
@@ -126,6 +128,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_datasets_train_from_their_files(run, tmp_path, name):
     write, options, settings = PUBLISHED[name]
@@ -147,6 +150,7 @@ def test_published_datasets_train_from_their_files(run, tmp_path, name):
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_parts_of_a_category_follow_from_names_or_rows(named):
     rows = load_point_dataset("parts", split="train", **DATA["parts"])

@@ -38,6 +38,7 @@ def run(sentence_encoder, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_examples_of_the_pushed_card_run(hub, run, tmp_path, monkeypatch):
     name = "me/zero-shot-script"
     report = run(caption_column="title", augment=["scale"], push_to_hub=True, hub_model_id=name)
@@ -59,6 +60,7 @@ def test_examples_of_the_pushed_card_run(hub, run, tmp_path, monkeypatch):
     assert ModelCard(card).data.pipeline_tag == TASK
 
 
+@pytest.mark.slow
 def test_held_out_classes_are_not_in_training_and_are_evaluated(run, tmp_path):
     report = run(augment=["scale"])
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
@@ -74,6 +76,7 @@ def test_held_out_classes_are_not_in_training_and_are_evaluated(run, tmp_path):
     assert not set(UNSEEN) & set(model.config.id2label.values()) and len(model.config.id2label) == 16
 
 
+@pytest.mark.slow
 def test_pipeline_reaches_the_reported_accuracy(run, tmp_path):
     report = run(num_train_epochs=2, hypothesis_templates=["a {}", "the {}"])
     rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
@@ -92,6 +95,7 @@ def test_pipeline_reaches_the_reported_accuracy(run, tmp_path):
             assert np.mean(right) == pytest.approx(report.metrics["test"][f"{kind}_{key}"])
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     settings = {
         "num_train_epochs": 2,
@@ -107,6 +111,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     assert resumed.training["resumed_from"] and resumed.metrics == full.metrics
 
 
+@pytest.mark.slow
 def test_seen_classes_are_learned(run, tmp_path):
     generator = np.random.default_rng(0)
     for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):

@@ -34,6 +34,7 @@ def shapes(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_shapes_are_found_by_words_files_and_points(model, shapes, tmp_path, capsys):
     pytest.importorskip("faiss")
     words = ["index", str(shapes), "--model", model, "--output", str(tmp_path / "index"), "--batch-size", "2"]
@@ -60,6 +61,7 @@ class Counting(search_shapes.Encoder):
         return super().of_clouds(clouds)
 
 
+@pytest.mark.slow
 def test_only_new_and_changed_files_are_encoded_again(model, shapes, tmp_path):
     pytest.importorskip("faiss")
     encoder = Counting(model)

@@ -13,6 +13,7 @@ LITTLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LITTLE))
 def test_recipe_trains_for_a_step(name, tiny_encoder, tmp_path):
     settings = yaml.safe_load((EXAMPLES / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))

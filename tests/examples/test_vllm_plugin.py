@@ -31,6 +31,7 @@ def plugin():
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_each_cloud_is_one_placeholder_of_the_prompt():
     from hf_any3d_vllm.prompts import MODALITY, collapse_placeholders, dummy_clouds, vllm_prompt
 
@@ -58,6 +59,7 @@ def test_each_cloud_is_one_placeholder_of_the_prompt():
     assert first.shape == (40, 6) and not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_the_tower_gives_the_tokens_of_the_merged_model():
     from hf_any3d_vllm.tower import PointTower, body_name, is_of_tower, text_architecture
 

@@ -20,6 +20,7 @@ def logits(model, points):
         return model(points=points).logits
 
 
+@pytest.mark.slow
 def test_the_same_function_agrees(model):
     assert compare(model, lambda points: logits(model, points)) == 0
 

@@ -28,6 +28,7 @@ def check(model, found, points) -> None:
     assert expected.pred_boxes[..., :3].std(dim=1).min() > 0.1, "boxes at one place would prove little"
 
 
+@pytest.mark.slow
 def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -48,6 +49,7 @@ def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
         check(model, [torch.from_numpy(values) for values in found], points)
 
 
+@pytest.mark.slow
 def test_programs_of_torch_have_logits_and_boxes(tmp_path):
     model = answering_detector()
     made = export_file(model, tmp_path / "model.pt2", "pt2")
@@ -64,6 +66,7 @@ def test_programs_of_torch_have_logits_and_boxes(tmp_path):
         compare(model, with_other_boxes)
 
 
+@pytest.mark.slow
 def test_a_point_encoder_under_the_decoder_is_in_the_file(tmp_path):
     case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
     sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_layers", "decoder_ffn_dim", "num_queries")}

@@ -14,6 +14,7 @@ from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["llama", "qwen2"])
 def test_greedy_answers_from_embedded_prompts_are_those_of_the_chat_model(text, tmp_path):
     pipe = tiny_chat_pipeline(text=text)
@@ -68,6 +69,7 @@ def test_hidden_tokens_are_left_out_of_embedded_prompts():
     assert torch.allclose(logits, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_others_cannot_open_is_refused_and_nothing_is_left(tmp_path):
     with raises(ValueError, naming="NormedPhiForCausalLM"):
         export_language_model(tiny_model(), tmp_path / "text")

@@ -36,6 +36,7 @@ def broken(model, path):
     path.write_text("no graph")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [None, "an earlier file"])
 def test_a_file_that_disagrees_is_not_kept(monkeypatch, saved, tmp_path, earlier):
     monkeypatch.setitem(FORMATS, "onnx", Format(broken, lambda path: lambda points: torch.zeros(len(points), 3)))
@@ -57,6 +58,7 @@ def test_labels_are_stored_in_the_order_of_the_logits(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "model.json").read_text())["labels"] == ["bottle", "chair", "lamp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -80,6 +82,7 @@ def test_models_on_other_devices_are_refused(tmp_path):
         export_file(model, tmp_path / "model.pt2", "pt2")
 
 
+@pytest.mark.slow
 def test_features_without_training_are_exported(tmp_path):
     model = tiny_features(PointFeaturesForPointCloudClassification, copies=2)
     exported = export_file(model, tmp_path / "model.onnx")
@@ -92,6 +95,7 @@ def test_features_without_training_are_exported(tmp_path):
         export_onnx(model, tmp_path / "other.onnx")
 
 
+@pytest.mark.slow
 def test_a_point_encoder_that_is_aligned_with_texts_is_exported(tmp_path):
     model = tiny_aligned(PatchAlign3DForPointCloudClassification, num_hidden_layers=1)
     torch.nn.init.normal_(model.classifier.out.weight, std=2.0)

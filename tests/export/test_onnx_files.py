@@ -29,6 +29,7 @@ def exported(request, tmp_path_factory):
     return model.eval(), path
 
 
+@pytest.mark.slow
 def test_other_clouds_with_other_numbers_of_points_get_the_labels_of_pytorch(exported):
     model, path = exported
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -45,6 +46,7 @@ def test_other_clouds_with_other_numbers_of_points_get_the_labels_of_pytorch(exp
     assert len(labels) > 1, "clouds that all look alike would prove nothing"
 
 
+@pytest.mark.slow
 def test_file_is_valid_and_samples_in_a_loop_of_the_graph(exported):
     _, path = exported
     model = onnx.load(path)

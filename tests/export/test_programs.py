@@ -42,6 +42,7 @@ def exported(tmp_path_factory):
     return model, folder / "out", result.stdout
 
 
+@pytest.mark.slow
 def test_command_writes_the_file_and_its_settings(exported):
     _, folder, printed = exported
     assert "model.pt2: " in printed and " MB; outputs differ by at most " in printed
@@ -58,6 +59,7 @@ def test_command_writes_the_file_and_its_settings(exported):
     assert 0 <= settings["worst_difference"] < 1e-4
 
 
+@pytest.mark.slow
 def test_other_clouds_get_the_labels_of_the_model_where_this_package_is_not_imported(exported):
     model, folder, _ = exported
     batches = other_clouds(3)
@@ -72,6 +74,7 @@ def test_other_clouds_get_the_labels_of_the_model_where_this_package_is_not_impo
         assert torch.equal(found[str(number)].argmax(dim=1), expected.argmax(dim=1))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_program_of_a_pointnet_gives_its_logits():
     model = tiny_baseline(PointNetForPointCloudClassification)

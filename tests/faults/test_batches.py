@@ -14,6 +14,7 @@ from tests.faults.test_files import Program, interrupt_everywhere, same_content
 NUM_FILES = 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupted_batch_has_every_row_once(mode, tmp_path):
     (tmp_path / "scans").mkdir()

@@ -94,6 +94,7 @@ def originals(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("originals")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", list(CONVERTERS) if ALL else ["imagebind-audio"])
 def test_an_interrupted_conversion_leaves_a_complete_directory_or_none(originals, name, mode, tmp_path):
@@ -119,6 +120,7 @@ def test_an_interrupted_conversion_leaves_a_complete_directory_or_none(originals
 # Datasets to Arrow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_row_of_a_dataset_is_converted_exactly_once(mode, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "_LEAST_UNITS", 4)
@@ -160,6 +162,7 @@ class Counting:
         return f"T#{text}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_any3d.evaluation.llm_judge.verdicts.SECONDS_BETWEEN_SAVES", -1.0)
@@ -190,6 +193,7 @@ def test_answers_and_verdicts_are_made_once_and_kept_whole(mode, tmp_path, monke
 # Pushes
 
 
+@pytest.mark.slow
 def test_a_killed_push_leaves_complete_rows_and_the_next_push_completes_it(hub, tmp_path):
     """Killed before or after each request of a push, the dataset on the hub is complete or does not exist."""
     shapes = tiny_shapes(points=20)

@@ -108,6 +108,7 @@ def training(tmp_path_factory) -> Training:
     return Training(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training, mode, tmp_path):
     count = len(training.ending.events)
@@ -132,6 +133,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(training, mode, 
     report("training", mode, number + 1, (number + 1) // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 100, 400] if ALL else [100])
 def test_a_training_resumes_once_a_full_disk_has_space(training, small_disk, left):
     fill(small_disk, but=left << 10)

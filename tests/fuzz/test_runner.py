@@ -95,6 +95,7 @@ class Script(Target):
         case(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", OUTCOMES, ids=lambda act: act.__name__)
 def test_an_input_gets_its_outcome_and_the_next_ones_are_read_all_the_same(act, monkeypatch):
     monkeypatch.setattr(runner, "_PATIENCE", 4 if act is wait_for_ever else runner._PATIENCE)

@@ -8,6 +8,7 @@ from tests.fuzz.damage import mutations
 TARGETS = targets()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_input_is_read_or_refused_in_bounded_time_and_memory_and_nothing_is_executed(name):
     target = TARGETS[name]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi
@@ -49,6 +50,7 @@ print(hf_any3d.load_point_dataset(name, split="train")["label"][:])
 """
 
 
+@pytest.mark.slow
 def test_everything_loaded_once_opens_offline(hub, capsys):
     random_encoder(tiny_config("bert")).push_to_hub("me/offline-base")
     base = Any2PointForPointCloudClassification.from_encoder_pretrained("me/offline-base", num_tokens=8)

@@ -121,6 +121,7 @@ def test_public_names_are_all_there():
         _ = hf_any3d.Any3Point
 
 
+@pytest.mark.slow
 def test_config_beside_an_adapter_names_the_class_to_open(tmp_path):
     get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).save_pretrained(tmp_path / "head")
     get_peft_model(tiny_model().any2point, hf_any3d.GuidedAdapterConfig()).save_pretrained(tmp_path / "features")
@@ -132,6 +133,7 @@ def test_config_beside_an_adapter_names_the_class_to_open(tmp_path):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(tmp_path / "features")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 def test_prompt_methods_of_peft_are_refused_by_models_without_words(method):
     with raises(ValueError, naming="Any2PointForPoint"):

@@ -80,6 +80,7 @@ def assert_all_end(processes: list[int]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_keep_their_rows_and_end_as_one_that_was_not(folder, start):
     first = start()
     wait_for_rows(folder, first)

@@ -102,6 +102,7 @@ def elsewhere_claimed(folder: Path) -> Iterator[None]:
         other.communicate(b"\n")
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path):
     rows, killed = many_files.read_point_clouds(scans), []
 
@@ -172,6 +173,7 @@ def test_boxes_are_those_of_the_pipeline(scans, detector, tmp_path):
             np.testing.assert_allclose(found["box"]["corners"], box["box"]["corners"], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libraries_as_they_were", "ray")
 def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypatch):
     monkeypatch.chdir(scans.parent)
@@ -188,6 +190,7 @@ def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypa
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans, tmp_path):
     files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[:9]]
     rows = many_files.read_point_clouds(files)
@@ -207,6 +210,7 @@ def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans
         np.testing.assert_allclose(row["features"], features(row["path"])["pooled"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     folder, out = shutil.copytree(scans, tmp_path / "scans"), tmp_path / "out"
     rows = many_files.read_point_clouds(folder, num_points=16)
@@ -233,6 +237,7 @@ def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     assert len(new) == 1 and not np.array_equal(new[0]["points"], old["points"])
 
 
+@pytest.mark.slow
 def test_several_processes_of_this_machine_write_the_parts_of_one(scans, tmp_path, monkeypatch):
     # New ones would take seconds to import everything.
     forks = multiprocessing.get_context("fork")
@@ -245,6 +250,7 @@ def test_several_processes_of_this_machine_write_the_parts_of_one(scans, tmp_pat
     assert benchmark.check(tmp_path / "one", tmp_path / "two") == NUM_CLOUDS + 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_this_machine_ends_a_run_that_goes_on_later(scans, tmp_path, monkeypatch):
     forks = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
@@ -265,6 +271,7 @@ def test_a_killed_process_of_this_machine_ends_a_run_that_goes_on_later(scans, t
     assert sorted(opened(tmp_path / "out")["path"]) == sorted(rows.files)
 
 
+@pytest.mark.slow
 def test_columns_may_have_the_names_of_the_loop(scans, tmp_path):
     rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=4)
     write_here(many_files.classify(rows, column="file", keep_points=True), tmp_path / "out")
@@ -272,6 +279,7 @@ def test_columns_may_have_the_names_of_the_loop(scans, tmp_path):
     assert found["path"] == list(rows.files) and [row["file"] is None for row in found] == [False, True]
 
 
+@pytest.mark.slow
 def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
     write_here(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
     with raises(ValueError, naming="'num_points'"):
@@ -389,6 +397,7 @@ def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_both_sides(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "start", lambda: None)
     # Processes of Ray would take seconds to start.

@@ -30,6 +30,7 @@ def test_shared_weights_count_once():
     assert count_parameters(model) == (9 + 3, 9 + 3 + 3)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_in_bytes():
     # In a new process: the peak of the test process is already higher.
     def peaks() -> tuple[int, int]:

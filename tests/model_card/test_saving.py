@@ -85,6 +85,7 @@ def trainer(model, directory, kind=CardTrainer, **settings) -> Trainer:
     return kind(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4], processing_class=PROCESSOR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
 def test_saved_model_has_a_card(make, encoder, tmp_path):
     make(encoder).save_pretrained(tmp_path / "saved")
@@ -94,6 +95,7 @@ def test_saved_model_has_a_card(make, encoder, tmp_path):
     assert "Classes: LABEL_0, LABEL_1, LABEL_2." in card.text.replace("\\", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
 def test_pipeline_finds_the_task_in_the_card_of_a_pushed_model(make, encoder, hub):
     name = f"me/pushed-{make.__name__.replace('_', '-')}"
@@ -106,6 +108,7 @@ def test_pipeline_finds_the_task_in_the_card_of_a_pushed_model(make, encoder, hu
     assert answer["label"].startswith("LABEL_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
 def test_push_to_hub_while_saving_uploads_the_card(make, encoder, hub, tmp_path):
     name = f"saved-and-pushed-{make.__name__.replace('_', '-')}"
@@ -175,6 +178,7 @@ def test_each_saved_adapter_has_its_own_card(encoder, tmp_path):
     assert model.active_adapter == "second"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALL_MODELS, ids=lambda case: case.name)
 def test_every_registered_model_is_saved_and_pushed_with_its_card(case, hub, tmp_path):
     name = f"me/card-of-{case.name}"
@@ -196,6 +200,7 @@ def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path)
     assert card.data.pipeline_tag is None and card.data.base_model == encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
 def test_card_of_a_changed_encoder_states_that_it_is_stored(make, encoder, tmp_path, monkeypatch):
     model = make(encoder)
@@ -290,6 +295,7 @@ def test_card_with_damaged_metadata_is_kept(metadata, tmp_path):
 OWN = "---\nlicense: mit\n---\n# Mine\n\nI wrote this.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
 def test_card_written_by_a_user_is_kept(make, encoder, hub, tmp_path):
     directory = tmp_path / "model"

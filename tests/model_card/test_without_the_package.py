@@ -54,6 +54,7 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_loading_error_names_the_package(saved, tmp_path):
     arguments = [str(tmp_path / "results.json"), str(saved / "whole"), str(saved / "adapter")]
     done = subprocess.run(
@@ -67,6 +68,7 @@ def test_every_loading_error_names_the_package(saved, tmp_path):
         assert all(part in error for part in NAMED), (loader, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trust", [None, False, True])
 def test_loading_with_the_package_asks_no_question(saved, trust):
     # A question would be an error, as the tests have no input.
@@ -80,6 +82,7 @@ def test_loading_with_the_package_asks_no_question(saved, trust):
             assert processor.to_dict() == PointCloudProcessor(num_points=48, up_axis="z").to_dict()
 
 
+@pytest.mark.slow
 def test_saved_files_hold_the_name_of_the_package_and_no_code(saved, tmp_path):
     minigpt3d().save_pretrained(tmp_path)
     for file in (saved / "whole" / "config.json", saved / "adapter" / "config.json", tmp_path / "config.json"):

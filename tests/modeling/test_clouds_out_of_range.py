@@ -21,6 +21,7 @@ def with_number(case, number, channel):
     return inputs
 
 
+@pytest.mark.slow
 @every_model
 def test_clouds_out_of_range_are_refused_and_change_nothing(case):
     model = case.tiny().train()
@@ -39,6 +40,7 @@ def test_clouds_out_of_range_are_refused_and_change_nothing(case):
     assert [name for name, tensor in now.items() if not torch.equal(tensor, state[name])] == []
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
@@ -53,12 +55,14 @@ def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
     assert all(buffer.isfinite().all() for buffer in model.buffers() if buffer.is_floating_point())
 
 
+@pytest.mark.slow
 @every_model
 def test_float16_has_a_smaller_range(case):
     with raises(ValueError, naming="points: found 300 in cloud"):
         case.tiny().half()(**with_number(case, 300.0, 0))
 
 
+@pytest.mark.slow
 @every_model
 def test_a_batch_without_clouds_is_refused_by_name(case):
     inputs = case.batch(3)
@@ -67,6 +71,7 @@ def test_a_batch_without_clouds_is_refused_by_name(case):
         case.tiny()(**inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LABELED, ids=lambda case: case.name)
 def test_ignored_labels_give_zero_loss_and_gradients(case):
     if "ZeroShot" in case.name:

@@ -115,6 +115,7 @@ def test_rounded_products_are_rounded():
     assert mode.products == ["mm"] and found != one @ other
 
 
+@pytest.mark.slow
 @models
 @pytest.mark.parametrize("mode", [*MODES, "bfloat16 model"])
 @torch.no_grad()

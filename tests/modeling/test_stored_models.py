@@ -48,12 +48,14 @@ def answer(name: str, directory: Path) -> torch.Tensor:
         return AutoModelForPointCloudClassification.from_pretrained(directory)(points).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_stored_models_load_with_their_predictions(home, name):
     assert ANSWERS[name].std() > 0.1
     torch.testing.assert_close(answer(name, home / name), ANSWERS[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_stored_models_can_be_saved_and_loaded_again(home, name, tmp_path):
     classes = {"minigpt3d": AutoModelForPointCloudTextToText, "autoencoder": AutoModelForPointCloudReconstruction}

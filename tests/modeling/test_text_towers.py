@@ -56,6 +56,7 @@ def own_features(model_type, texts):
     return nn.functional.normalize(torch.cat(rows), dim=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "tower"),
     [
@@ -162,6 +163,7 @@ def test_text_tower_is_loaded_from_the_pinned_commit(hub, tmp_path):
     torch.testing.assert_close(open_text_tower(config).embed(TEXTS), tower_of("bert").embed(TEXTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "tower", "shape"),
     [

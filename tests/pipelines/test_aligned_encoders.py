@@ -25,6 +25,7 @@ def saved(request, tmp_path):
     return str(tmp_path)
 
 
+@pytest.mark.slow
 def test_labels_are_given_as_words(saved):
     classify = pipeline("zero-shot-point-cloud-classification", model=saved)
     answers = classify("tests/files/chair.ply", candidate_labels=LABELS)

@@ -65,6 +65,7 @@ def test_unknown_examples_are_refused_with_the_names_of_all():
         example_file("bed.ply")
 
 
+@pytest.mark.slow
 def test_its_test_accuracy_is_that_of_its_card(classify):
     rows = quickstart.plain_rows(load_point_dataset("shapes")["test"])
     points, labels = torch.from_numpy(rows["points"][:]), torch.from_numpy(np.asarray(rows["label"][:]))

@@ -38,6 +38,7 @@ TASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_non_finite_scores_are_refused_with_the_name_of_the_cloud(task, batch_size, tmp_path):

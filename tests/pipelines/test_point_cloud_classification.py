@@ -65,11 +65,13 @@ def written(directory):
     return paths
 
 
+@pytest.mark.slow
 def test_answers_differ_between_clouds(expected):
     assert len({answers[0][1] for answers in expected}) == 5
     assert len({answers[0][0] for answers in expected}) > 1
 
 
+@pytest.mark.slow
 def test_pipeline_has_model_and_processor(classify):
     assert type(classify) is PointCloudClassificationPipeline
     assert classify.feature_extractor.num_points == POINTS
@@ -89,6 +91,7 @@ def test_list_of_paths_returns_a_list_of_answers(classify, expected, tmp_path):
     assert agrees(classify(tuple(map(str, paths))), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [torch.Tensor.numpy, torch.Tensor.clone, torch.Tensor.tolist])
 def test_arrays_tensors_and_nested_lists_may_be_one_cloud_or_many(classify, expected, form):
     assert agrees([classify(form(clouds(5)[1]))], expected[1:2])
@@ -148,6 +151,7 @@ def test_clouds_with_another_up_axis_are_turned(classify):
         classify(cloud, up_axis="up")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (50, 3)])
 def test_top_k_labels_are_sorted_by_score(classify, expected, top_k, count):
     assert agrees(classify(list(clouds(5)), top_k=top_k), expected, count)
@@ -195,6 +199,7 @@ def test_batch_size_does_not_change_answers(classify, expected, batch_size):
     assert agrees(classify(list(clouds(5)), batch_size=batch_size, top_k=3), expected, 3)
 
 
+@pytest.mark.slow
 def test_workers_read_in_order(classify, expected, tmp_path):
     assert agrees(classify(written(tmp_path), num_workers=2, batch_size=2), expected)
 
@@ -243,6 +248,7 @@ def test_invalid_clouds_are_refused(classify):
         classify(np.full((48, 3), np.nan, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), -1])
 def test_device_may_be_chosen(saved, expected, device):
     classify = pipeline("point-cloud-classification", model=saved[0], device=device)
@@ -260,6 +266,7 @@ def test_bfloat16_gives_nearly_the_same_scores(saved, expected):
     assert_nearly_equal(scores, reference, 0.1)
 
 
+@pytest.mark.slow
 def test_model_saved_in_bfloat16_answers_nearly_the_same(tmp_path):
     """With an encoder that has a final norm, which the model copies and stores."""
     model = tiny_model("vit", large_logits=True)

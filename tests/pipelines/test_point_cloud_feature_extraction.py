@@ -37,6 +37,7 @@ def agrees(found, expected):
     return True
 
 
+@pytest.mark.slow
 def test_repository_of_a_classifier_returns_features(saved):
     extract = pipeline("point-cloud-feature-extraction", model=saved[0])
     assert type(extract) is PointCloudFeatureExtractionPipeline
@@ -47,6 +48,7 @@ def test_repository_of_a_classifier_returns_features(saved):
     assert agrees(found, expected_of(saved[1], cloud))
 
 
+@pytest.mark.slow
 def test_many_clouds_return_a_list_for_any_batch_size(saved, tmp_path):
     extract = pipeline("point-cloud-feature-extraction", model=saved[0])
     inputs = [cloud.numpy() for cloud in clouds(3)]

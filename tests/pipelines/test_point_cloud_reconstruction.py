@@ -86,6 +86,7 @@ def test_files_rows_meshes_and_generators_are_accepted(reconstruct, tmp_path):
     assert reconstruct(trimesh.creation.box())["points"].shape == (POINTS, 3)
 
 
+@pytest.mark.slow
 def test_reconstructions_are_written_in_patch_colors_and_shown(reconstruct, tmp_path):
     cloud = clouds(1, 70)[0].numpy()
     np.save(tmp_path / "desk.npy", cloud)

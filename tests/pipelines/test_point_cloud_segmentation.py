@@ -59,6 +59,7 @@ def same(one, other):
     return True
 
 
+@pytest.mark.slow
 def test_pipeline_and_auto_class_open_the_saved_model(parts):
     segment, model = parts
     assert type(segment) is PointCloudSegmentationPipeline
@@ -79,6 +80,7 @@ def test_cloud_of_the_models_size_gets_the_labels_of_the_model(parts):
     np.testing.assert_allclose(answer["scores"], expected.amax(dim=-1).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 48, 49, 500])
 def test_every_point_gets_a_label_for_any_size(parts, scenes, count):
     cloud = clouds(1, count)[0].numpy()
@@ -89,6 +91,7 @@ def test_every_point_gets_a_label_for_any_size(parts, scenes, count):
         assert (answer["scores"] > 0.3).all() and (answer["scores"] <= 1).all()
 
 
+@pytest.mark.slow
 def test_segments_are_masks_of_all_points_largest_first(scenes):
     answer = scenes[0](clouds(1, 300)[0])
     masks = np.stack([segment["mask"] for segment in answer["segments"]])
@@ -101,6 +104,7 @@ def test_segments_are_masks_of_all_points_largest_first(scenes):
         assert segment["score"] == pytest.approx(answer["scores"][segment["mask"]].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_batch_size_does_not_change_answers(scenes, batch_size):
     inputs = [cloud.numpy() for size in (60, 200, 48) for cloud in clouds(1, size)]
@@ -155,6 +159,7 @@ def test_answers_are_written_as_colored_obj_on_request(parts, tmp_path):
     np.testing.assert_allclose(written.points, cloud)
 
 
+@pytest.mark.slow
 def test_clouds_without_a_name_are_numbered(scenes, tmp_path):
     for _ in range(2):
         scenes[0](list(clouds(2)), output_dir=tmp_path, formats="ply")
@@ -200,6 +205,7 @@ def test_freed_memory_in_pieces_goes_back_to_the_system():
     assert before - resident() > 100e6
 
 
+@pytest.mark.slow
 def test_thinned_clouds_give_every_point_the_label_of_the_nearest_kept_one(scenes):
     cloud = clouds(1, 400)[0].numpy()
     answer = scenes[0](cloud, max_points=100)
@@ -218,6 +224,7 @@ def test_saved_pipeline_opens_again(parts, tmp_path):
     assert same(again(cloud, category=0), parts[0](cloud, category=0))
 
 
+@pytest.mark.slow
 def test_models_of_other_tasks_are_refused(tmp_path):
     for name, model in (("scene", tiny_scene_model()), ("classifier", tiny_model())):
         model.save_pretrained(tmp_path / name)

@@ -29,6 +29,7 @@ def saved(model_class, folder, **settings) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_features_of_voxels_are_those_of_the_model(batch_size, tmp_path):
     extract = pipeline("point-cloud-feature-extraction", model=saved(PointTransformerV3Model, tmp_path))
@@ -42,6 +43,7 @@ def test_features_of_voxels_are_those_of_the_model(batch_size, tmp_path):
         np.testing.assert_allclose(answer["centers"], expected.coord, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_and_segments_of_raw_clouds(tmp_path):
     classify = pipeline(
         "point-cloud-classification", model=saved(PointTransformerV3ForPointCloudClassification, tmp_path / "c")
@@ -54,6 +56,7 @@ def test_classes_and_segments_of_raw_clouds(tmp_path):
     assert np.array_equal(segment(cloud)["labels"], logits.argmax(dim=-1))
 
 
+@pytest.mark.slow
 def test_a_scene_is_segmented_in_blocks_of_any_batch(tmp_path):
     folder = saved(PointTransformerV3ForPointCloudSegmentation, tmp_path, num_points=120, block_size=2.0)
     segment, cloud = pipeline("point-cloud-segmentation", model=folder), room(700)
@@ -62,6 +65,7 @@ def test_a_scene_is_segmented_in_blocks_of_any_batch(tmp_path):
     np.testing.assert_allclose(one["scores"], several["scores"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_features_of_a_scene_go_to_a_file_column_by_column(tmp_path):
     model = tiny_ptv3(PointTransformerV3ForPointCloudSegmentation)
     spread_weights(model)

@@ -173,6 +173,7 @@ def test_messages_and_instructions(write):
         write([{"role": "user", "content": content}, {"role": "assistant", "content": "A chair."}])
 
 
+@pytest.mark.slow
 def test_boxes_come_as_they_are_written(detect, write):
     words = dictated(detect)
     stream = detect.stream(scan(), logits_processor=[words])
@@ -192,6 +193,7 @@ def test_boxes_come_as_they_are_written(detect, write):
         list(detect.stream(scan()[:2]))
 
 
+@pytest.mark.slow
 def test_lost_lines_and_cut_answers_are_told(detect, write):
     text = "wall_0=Wall(1,2,3,4,5,6,7,8)\ndoor_0=Door(wall_9,1,2,3,4,5)\nHello\nbbox_0=Bbox(chair,1,2,3,4,5,6"
     with pytest.warns(UserWarning, match="has 3 lines that are no walls.*'door_0=Door.*wall_9 is in no earlier line"):
@@ -209,6 +211,7 @@ def test_lost_lines_and_cut_answers_are_told(detect, write):
         assert_room(list(detect.stream(scan(), logits_processor=[dictated(detect, marked)])))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the answer")
 def test_many_scans_have_the_same_answers_alone(write, detect):
     scans = [scan(seed, 40 + 10 * seed) for seed in range(3)]
@@ -250,6 +253,7 @@ def test_settings_of_other_detectors_may_have_their_defaults(detect):
     assert_room(detect(scan(), logits_processor=[dictated(detect)], up_axis=None, **given))
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision_answers(folder):
     for task in (DETECT, WRITE):
         pipe = pipeline(task, model=folder, dtype=torch.bfloat16)
@@ -265,6 +269,7 @@ def test_a_model_without_its_processor_is_one_error(folder, tmp_path):
             pipeline(task, model=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_pipeline_saves_what_opens_again(detect, tmp_path):
     detect.save_pretrained(tmp_path)
     again = pipeline(DETECT, model=str(tmp_path))
@@ -294,6 +299,7 @@ def test_the_page_of_the_command_draws_walls(folder, browser, tmp_path, monkeypa
     assert browser.errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_they_were):
     own = scan()
@@ -335,6 +341,7 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
     assert code == 1 and "candidate_labels has 'unicorn'" in err
 
 
+@pytest.mark.slow
 def test_a_scan_on_its_side_in_millimeters_is_answered_in_its_frame(detect, write, caplog):
     rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
     truth = Layout.parse(rows[0]["layout"])
@@ -358,6 +365,7 @@ def test_a_scan_on_its_side_in_millimeters_is_answered_in_its_frame(detect, writ
         detect(lying, logits_processor=[dictated(detect)])
 
 
+@pytest.mark.slow
 def test_a_tilted_scan_is_answered_in_its_frame(detect, write, caplog):
     rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
     truth = Layout.parse(rows[0]["layout"])

@@ -23,6 +23,7 @@ def street() -> tuple[SupervisedCase, PointCloudData]:
     return case, PointCloudData(raw["coord"], intensity=raw["strength"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["full", "branch"])
 def test_votes_of_every_fragment_and_the_class_of_every_point_agree(rule, monkeypatch):
     case, cloud = street()
@@ -106,6 +107,7 @@ def room(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_pipeline_votes_alone_and_in_lists_and_colors_as_the_benchmark(room):
     segment = pipeline("point-cloud-segmentation", model=str(room / "room-model"))
     once = segment(str(room / "room.ply"))
@@ -123,6 +125,7 @@ def test_the_pipeline_votes_alone_and_in_lists_and_colors_as_the_benchmark(room)
         segment(str(room / "room.ply"), votes=True)
 
 
+@pytest.mark.slow
 def test_large_scans_are_voted_on_in_blocks_of_bounded_size(room):
     segment = pipeline("point-cloud-segmentation", model=str(room / "room-model"))
     segment.feature_extractor.num_points = 120
@@ -133,6 +136,7 @@ def test_large_scans_are_voted_on_in_blocks_of_bounded_size(room):
     assert len(answer["labels"]) == 300 and max(seen) <= 120
 
 
+@pytest.mark.slow
 def test_the_command_line_votes(room):
     words = ["segment", str(room / "room.ply"), "--model", str(room / "room-model"), "--votes"]
     result = CliRunner().invoke(app, words)

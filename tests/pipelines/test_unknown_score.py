@@ -63,6 +63,7 @@ def test_without_a_stated_share_there_is_always_a_label(saved, strange):
     assert answer["label"] in NAMES and answer["unknown"] > 0.5
 
 
+@pytest.mark.slow
 def test_predict_says_so_in_each_form(saved, known, strange, tmp_path):
     for name, cloud in (("known", known[0]), ("strange", strange)):
         np.save(tmp_path / f"{name}.npy", cloud)

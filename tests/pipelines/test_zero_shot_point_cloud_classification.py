@@ -51,6 +51,7 @@ def agrees(answers, expected):
     return True
 
 
+@pytest.mark.slow
 def test_all_labels_are_returned_sorted_by_score(classify, saved):
     assert isinstance(classify, ZeroShotPointCloudClassificationPipeline)
     answer = classify(clouds(5)[0], candidate_labels=LABELS)
@@ -62,6 +63,7 @@ def test_all_labels_are_returned_sorted_by_score(classify, saved):
     assert len(classify(clouds(5)[0], candidate_labels=LABELS, top_k=2)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_many_clouds_get_the_scores_of_single_ones(classify, saved, batch_size):
     assert agrees(classify(list(clouds(5)), LABELS, batch_size=batch_size), expected_of(saved[1]))
@@ -70,6 +72,7 @@ def test_many_clouds_get_the_scores_of_single_ones(classify, saved, batch_size):
     assert agrees(list(classify(rows, candidate_labels=LABELS, batch_size=batch_size)), expected_of(saved[1]))
 
 
+@pytest.mark.slow
 def test_files_and_meshes_are_read(classify, saved, tmp_path):
     paths = []
     for number, cloud in enumerate(clouds(5).numpy()):
@@ -82,11 +85,13 @@ def test_files_and_meshes_are_read(classify, saved, tmp_path):
         classify(tmp_path / "absent.ply", candidate_labels=LABELS)
 
 
+@pytest.mark.slow
 def test_labels_may_be_one_text_with_commas(classify):
     listed = classify(clouds(1)[0], candidate_labels=LABELS)
     assert classify(clouds(1)[0], candidate_labels="chair, lamp,table ") == listed
 
 
+@pytest.mark.slow
 def test_one_template_or_several_may_be_given(classify, saved):
     many = ["a {}", "{} of wood"]
     assert agrees(classify(list(clouds(5)), LABELS, hypothesis_template=many), expected_of(saved[1], templates=many))
@@ -99,6 +104,7 @@ def test_default_template_is_that_of_the_task():
     assert tiny_zero_shot_model().config.hypothesis_templates == ("a 3D model of a {}.",)
 
 
+@pytest.mark.slow
 def test_labels_and_templates_may_be_set_once(saved):
     classify = pipeline(TASK, model=saved[0], candidate_labels=LABELS, hypothesis_template="{}", top_k=1)
     answers = classify(list(clouds(5)))

@@ -121,6 +121,7 @@ def test_the_evaluation_asks_for_the_parts_of_each_category(segment):
         named_part_scores(segment, rows, {"Mug": ["handle", "cup"]})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libraries_as_they_were")
 def test_parts_are_named_on_the_command_line(saved, tmp_path):
     page = tmp_path / "chair.html"

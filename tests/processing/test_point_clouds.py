@@ -236,6 +236,7 @@ def test_a_larger_cloud_gives_no_point_twice(sampling):
         assert len(points) == len(points.unique(dim=0)) == count
 
 
+@pytest.mark.slow
 def test_ten_million_points_are_read_and_sampled():
     points = np.random.default_rng(0).random((10_000_000, 3), dtype=np.float32)
     for sampling in ("random", "farthest"):

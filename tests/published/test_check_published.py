@@ -1,4 +1,4 @@
-"""`hf-any3d check-published`: random weights fail for their answers alone, and weights with a meaning pass."""
+"""`python -m tests.published`: random weights fail for their answers alone, and weights with a meaning pass."""
 
 import dataclasses
 import json
@@ -19,6 +19,7 @@ from tests.conversions.aligned_originals import openshape_flat, patchalign3d, un
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.spatiallm_originals import Released
 from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
+from tests.published.__main__ import app
 from tests.published.test_published import TINY, UNI3D, forget, stored
 from tests.tiny_text_towers import tiny_clip_files
 
@@ -79,11 +80,12 @@ def checks(record: dict) -> dict[str, bool | None]:
     return {check["name"]: check["passed"] for check in record["checks"]}
 
 
+@pytest.mark.slow
 def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alone(publish, monkeypatch, tmp_path):
     publish_openshape(publish, tmp_path)
     publish_packaged(publish, monkeypatch)
     output = tmp_path / "runs.json"
-    code, out, err = run("check-published", "--output", output, "--clouds", 26)
+    code, out, err = run("check", "--output", output, "--clouds", 26, program=app)
     assert code == 1 and "1 passed, 1 failed, 0 not opened" in err
     runs = json.loads(output.read_text())["runs"]
     assert checks(runs[PACKAGED]) == {"names of packaged test shapes": True}
@@ -99,11 +101,12 @@ def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alon
         len(record["sha256"]) == 64 and len(record["revision"]) == 40 and record["seconds"].keys() == {"open", "judge"}
     )
     assert {"hf-any3d", "torch", "transformers"} <= record["versions"].keys()
-    code, out, err = run("check-published", PACKAGED, "--output", output, "--json")
+    code, out, err = run("check", PACKAGED, "--output", output, "--json", program=app)
     assert code == 0 and f"{PACKAGED}: checked on {record['date']}; --again checks it once more" in err
     assert json.loads(out)[0]["checks"] == record["checks"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path):
     publish(SONATA, {"sonata.pth": stored(ptv3_original("sonata"))}, files={"base": PublishedFile("sonata.pth")})
     case = SupervisedCase("ptv1_segment")
@@ -121,11 +124,11 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
     publish.names.extend([MINIGPT, blip2])
     PUBLISHED[MINIGPT] = publish.table[MINIGPT]
     output = tmp_path / "runs.json"
-    code, _, err = run("check-published", "--output", output, "--clouds", 13)
+    code, _, err = run("check", "--output", output, "--clouds", 13, program=app)
     assert code == 1 and "2 passed" not in err and "3 not opened" in err
     assert f"error: {SONATA}:base: not opened: {SONATA}: the weights are under CC-BY-NC-4.0" in err
     assert {*json.loads(output.read_text())["runs"]} == {f"{SUPERVISED}:scannet", PATCHALIGN, f"{UNI3D}:tiny"}
-    code, _, err = run("check-published", "--output", output, "--clouds", 13, "--accept-license")
+    code, _, err = run("check", "--output", output, "--clouds", 13, "--accept-license", program=app)
     assert code == 1 and "0 not opened" in err, err
     runs = json.loads(output.read_text())["runs"]
     asked = {
@@ -145,11 +148,12 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
         assert "Error" not in record["checks"][-1]["seen"], record["checks"][-1]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
-    code, _, err = run("check-published", "me/mine", "--output", tmp_path / "runs.json")
+    code, _, err = run("check", "me/mine", "--output", tmp_path / "runs.json", program=app)
     assert code == 1 and "me/mine: not a published checkpoint; expected one of " in err
     for text in ("[1]", json.dumps({"runs": {OPENSHAPE: {"passed": True}}})):
         (tmp_path / "mine.json").write_text(text)
-        code, _, err = run("check-published", OPENSHAPE, "--output", tmp_path / "mine.json")
+        code, _, err = run("check", OPENSHAPE, "--output", tmp_path / "mine.json", program=app)
         assert code == 1 and "mine.json: no record of earlier checks" in err
         assert (tmp_path / "mine.json").read_text() == text

@@ -14,6 +14,7 @@ from hf_any3d.published import _OPENED, open_published
 from tests.cli.conftest import run
 from tests.conversions.test_dgcnn_pointnet import released
 from tests.errors import raises
+from tests.published.__main__ import app
 from tests.published.test_published import forget
 
 REPOSITORY = "vinits5/learning3d"
@@ -66,7 +67,7 @@ def test_check_published_finds_files_that_were_downloaded(in_git, tmp_path, libr
     (tmp_path / "mine").mkdir()
     in_git.rename(tmp_path / "mine" / "any_name")
     output = tmp_path / "runs.json"
-    code, out, err = run("check-published", REPOSITORY, "--files", tmp_path / "mine", "--output", output)
+    code, out, err = run("check", REPOSITORY, "--files", tmp_path / "mine", "--output", output, program=app)
     # Its weights are random.
     assert code == 1 and "0 passed, 1 failed, 0 not opened" in err
     (check,) = json.loads(output.read_text())["runs"][NAME]["checks"]

@@ -99,6 +99,7 @@ def text_tower(hub, tmp_path):
     forget(TOWER)
 
 
+@pytest.mark.slow
 def test_a_published_name_opens_in_one_line_and_without_a_network_afterwards(
     hub, published_files, monkeypatch, capsys
 ):
@@ -123,6 +124,7 @@ def test_a_published_name_opens_in_one_line_and_without_a_network_afterwards(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_pipelines_and_auto_classes_take_published_names(published_files, text_tower):
     classify = pipeline("zero-shot-point-cloud-classification", model=NAME)
     answers = classify(CHAIR, candidate_labels=["chair", "table"])
@@ -134,6 +136,7 @@ def test_pipelines_and_auto_classes_take_published_names(published_files, text_t
     assert AutoProcessor.from_pretrained(tiny).default_rgb == [0.4, 0.4, 0.4]
 
 
+@pytest.mark.slow
 def test_commands_take_published_names(published_files, text_tower, libraries_as_they_were):
     words = ("predict", CHAIR, "--model", NAME, "--labels", "chair, table", "--json")
     code, out, _ = run(*words)
@@ -143,6 +146,7 @@ def test_commands_take_published_names(published_files, text_tower, libraries_as
     assert code == 1 and "no size is given; expected one of tiny, tiny-no-lvis, small" in err
 
 
+@pytest.mark.slow
 def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
     code, out, err = run("convert", NAME, "--output", tmp_path / "copy")
     assert code == 0 and str(tmp_path / "copy") in out and "Weights: MIT" in err
@@ -154,6 +158,7 @@ def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
     assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
 
 
+@pytest.mark.slow
 def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(published_files, tmp_path):
     import numpy as np
 
@@ -174,6 +179,7 @@ def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(pub
     assert scores == pytest.approx({answer["label"]: answer["score"] for answer in answers}, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_size_must_be_that_of_the_tensors(hub, published_files, tiny_uni3d, tmp_path):
     hub.commit(UNI3D, {"modelzoo/uni3d-b/model.pt": tiny_uni3d}, in_lfs=True)
     with raises(ValueError, naming="hidden_size"):
@@ -193,6 +199,7 @@ def test_the_size_must_be_that_of_the_tensors(hub, published_files, tiny_uni3d, 
     assert open_published(path).config.hidden_size == 192
 
 
+@pytest.mark.slow
 def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
     path = tmp_path / "downloaded.pt"
     path.write_bytes(openshape)
@@ -212,6 +219,7 @@ def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
             open_published(name)
 
 
+@pytest.mark.slow
 def test_an_adapter_names_the_published_checkpoint_and_opens_from_it(published_files, tmp_path):
     name = f"{UNI3D}:tiny"
     lora = LoraConfig(target_modules=["qkv"], init_lora_weights=False, modules_to_save=["alignment"])
@@ -238,6 +246,7 @@ def no_leftovers() -> None:
         assert "-v1" not in path.name or (path / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_is_one_error_and_continues(hub, published_files, monkeypatch):
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
     path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
@@ -250,6 +259,7 @@ def test_an_interrupted_download_is_one_error_and_continues(hub, published_files
     no_leftovers()
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_refused_by_its_checksum(hub, published_files):
     path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
     hub.faults[path] = lambda body: body[:-1] + bytes([body[-1] ^ 1])
@@ -296,6 +306,7 @@ def test_a_damaged_record_of_a_revision_is_asked_for_again(published_files, cont
     assert record.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_new_commit_is_seen_and_a_pinned_one_stays(hub, published_files, openshape):
     first = published_directory(NAME)
     hub.commit(NAME, {"README.md": b"# New\n"}, in_lfs=True)
@@ -320,6 +331,7 @@ def test_without_a_network_what_was_never_opened_is_one_error(published_files, m
         pipeline("point-cloud-feature-extraction", model=NAME)
 
 
+@pytest.mark.slow
 def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch, tmp_path):
     convert, started = conversions.convert_openshape, FORKED.Barrier(2)
 
@@ -367,6 +379,7 @@ def test_a_license_that_forbids_commercial_use_is_asked_for_once(published_files
     assert open_published(NAME).name_or_path == NAME
 
 
+@pytest.mark.slow
 def test_a_supervised_model_opens_with_the_rules_of_its_training(hub, monkeypatch, tmp_path):
     name, case = "Pointcept/PointTransformerV3", SupervisedCase("ptv1_segment")
     entry = PUBLISHED[name]
@@ -385,6 +398,7 @@ def test_a_supervised_model_opens_with_the_rules_of_its_training(hub, monkeypatc
         forget(name)
 
 
+@pytest.mark.slow
 def test_a_head_is_a_checkpoint_of_its_own(hub, monkeypatch):
     name, content = "facebook/sonata", ptv3_original("sonata")
     width = sum(content["config"]["enc_channels"])
@@ -408,6 +422,7 @@ def test_a_head_is_a_checkpoint_of_its_own(hub, monkeypatch):
         forget(name)
 
 
+@pytest.mark.slow
 def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_path, libraries_as_they_were):
     (name, blip2), paths = Originals().publish(hub, tmp_path / "originals")
     before = len(hub.requests)
@@ -438,6 +453,7 @@ def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_pat
             forget(repository)
 
 
+@pytest.mark.slow
 def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_path):
     torch.save(openshape_training(), tmp_path / "model.pt")
     for path in (tmp_path / "model.pt",):
@@ -458,6 +474,7 @@ TOWERS = {TOWER: 512, "openai/clip-vit-large-patch14": 768, "laion/CLIP-ViT-bigG
 """Every text tower of the table, and the width of its features."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_named_text_tower_opens(hub, tower, tmp_path):
     # Of Find3D below.

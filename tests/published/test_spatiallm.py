@@ -47,6 +47,7 @@ def published(request, hub, tmp_path, monkeypatch):
     forget(name)
 
 
+@pytest.mark.slow
 def test_a_published_name_opens_and_answers_in_the_frame_of_a_scan(published, tmp_path, libraries_as_they_were):
     name, released = published
     with pytest.raises(ValueError, match=f"{name}: the weights are under CC-BY-NC-4.0 .* forbids commercial use"):
@@ -73,6 +74,7 @@ def test_a_published_name_opens_and_answers_in_the_frame_of_a_scan(published, tm
     assert np.allclose(AutoProcessor.from_pretrained(name).read(tmp_path / "room.ply")[0].corner, CORNER, atol=0.2)
 
 
+@pytest.mark.slow
 def test_detect_by_a_published_name_answers_in_the_frame_of_a_lying_scan(
     published, tmp_path, monkeypatch, caplog, libraries_as_they_were
 ):

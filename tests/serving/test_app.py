@@ -40,6 +40,7 @@ def wait_until(condition) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_pipeline_in_both_forms(client, pipes):
     service = client()
     answer = service.post("/v1/classify", **files(0, 1, top_k="2"))
@@ -60,6 +61,7 @@ def test_answers_are_those_of_the_pipeline_in_both_forms(client, pipes):
         assert scores == pytest.approx([label["score"] for label in body["answers"][0]["labels"]], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_requests_that_arrive_together_are_one_batch_with_the_answers_of_single_ones(client):
     service = client()
     alone = [service.post("/v1/features", **files(seed)).json()["answers"] for seed in range(4)]
@@ -78,6 +80,7 @@ def test_requests_that_arrive_together_are_one_batch_with_the_answers_of_single_
         assert not np.allclose(together[0]["pooled"], alone[3][0]["pooled"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_labels_of_a_request_are_those_of_zero_shot_models(client, pipes):
     service = client(ZERO_SHOT)
     cloud = read_point_cloud(ply(0), file_type="ply")
@@ -91,6 +94,7 @@ def test_labels_of_a_request_are_those_of_zero_shot_models(client, pipes):
     assert "inhomogeneous" in error_of(service.post("/v1/classify", json=texts))
 
 
+@pytest.mark.slow
 def test_parts_have_labels_for_points_and_the_points_of_meshes(client, pipes):
     service = client(SEGMENT)
     category = pipes(SEGMENT).model.config.category_names[0]
@@ -108,6 +112,7 @@ def test_parts_have_labels_for_points_and_the_points_of_meshes(client, pipes):
     assert "category is missing" in error_of(service.post("/v1/segment", **files(0)))
 
 
+@pytest.mark.slow
 def test_boxes_are_those_of_the_pipeline_and_settings_choose_among_them(client, pipes):
     service = client(DETECT)
     answer = service.post("/v1/detect", **files(0, 1, threshold="0.1"))
@@ -242,6 +247,7 @@ def test_a_full_queue_refuses_and_recovers(client):
     assert 'hf_any3d_refused_total{reason="queue"} 1.0' in service.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_late_requests_get_504_and_are_not_begun(client):
     service = client(limits=replace(LIMITS, seconds=0.3, wait=0))
     with held(service.service) as sizes:

@@ -51,6 +51,7 @@ def events(response) -> list:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_pipeline_at_once_and_in_a_stream(client, pipes):
     service = client(CHAT)
     for questions in (["What is this?"], ["What is this?", "Really?"]):
@@ -70,6 +71,7 @@ def test_answers_are_those_of_the_pipeline_at_once_and_in_a_stream(client, pipes
     assert "hf_any3d_generated_tokens_total" in service.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_conversations_that_arrive_together_get_the_answers_of_single_ones(client, pipes):
     service = client(CHAT)
     requests = [asked("Hi"), asked("What is this thing made of?", seed=1, max_tokens=3), asked("A", "B", stream=True)]
@@ -89,6 +91,7 @@ def test_conversations_that_arrive_together_get_the_answers_of_single_ones(clien
     assert 'hf_any3d_batch_size_bucket{le="2.0"} 4.0' in service.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_sampled_answers_repeat_with_their_seed_and_are_never_in_a_batch(client):
     service = client(CHAT)
     sampled = asked("What is this?", temperature=2.0) | {"seed": 3}
@@ -133,6 +136,7 @@ def test_the_end_mark_ends_an_answer_and_its_reason_is_stop(pipes):
     assert ["".join(pieces) for pieces in heard] == ["ab", "abcdefg"]
 
 
+@pytest.mark.slow
 def test_files_of_a_form_are_clouds_of_the_messages(client):
     service = client(CHAT)
     request = asked("What is this?")
@@ -168,6 +172,7 @@ def test_bad_requests_are_refused_before_the_model_runs(client, change, status, 
     assert answer.status_code == status and message in error_of(answer), answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_its_answer(client, stream):
     """The application is called directly, since clients in the same process read every response to its end."""

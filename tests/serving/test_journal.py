@@ -13,6 +13,7 @@ from tests.serving.test_app import error_of
 KEY = {"Idempotency-Key": "job-1"}
 
 
+@pytest.mark.slow
 def test_a_repeated_request_gets_the_stored_answer_after_a_restart(client, tmp_path):
     service = client(journal=Journal(tmp_path / "answers.db"))
     first = service.post("/v1/classify", **files(0), headers=KEY)
@@ -63,6 +64,7 @@ def test_an_answer_belongs_to_the_model_that_gave_it(client, tmp_path):
     assert service.post("/v1/classify", **files(0), headers=KEY).status_code == 422
 
 
+@pytest.mark.slow
 def test_a_request_that_failed_may_come_again(client, tmp_path):
     service = client(journal=Journal(tmp_path / "answers.db"))
     run, service.service.batcher.run = service.service.batcher.run, lambda key, contents: 1 / 0

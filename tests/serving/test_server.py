@@ -61,6 +61,7 @@ def post(address: str, seed: int) -> httpx.Response | None:
         return None
 
 
+@pytest.mark.slow
 def test_killed_amid_load_it_has_every_acknowledged_answer_after_a_restart(servers, tmp_path):
     options = ("--journal", str(tmp_path / "answers.db"), "--max-batch", "2")
     address = servers.start(*options)

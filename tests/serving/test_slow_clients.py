@@ -38,6 +38,7 @@ def seconds_until_closed(one: socket.socket, start: float) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_slow_clients_keep_nobody_out_and_are_closed(servers, connect):
     address = servers.start("--max-queue", "4", "--max-connections", "40")
     start = time.monotonic()
@@ -64,6 +65,7 @@ def test_slow_clients_keep_nobody_out_and_are_closed(servers, connect):
     assert all(seconds_until_closed(one, start) < 20 for one in (*heads, *bodies, large))
 
 
+@pytest.mark.slow
 def test_clients_that_are_still_sending_do_not_outlast_the_time_to_stop(servers, connect):
     address = servers.start("--drain-seconds", "4")
     for _ in range(24):

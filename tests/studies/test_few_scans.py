@@ -73,6 +73,7 @@ def test_paired_ways_are_compared_draw_by_draw():
     assert both == "| one | 5 and 10 | 55.0 | 62.5 | +7.5 ± 2.8 | 4 |"
 
 
+@pytest.mark.slow
 def test_no_compared_class_is_learned_from():
     seen, unseen = (embedded_shapes(unseen=flag) for flag in (False, True))
     assert not set(seen["label"]) & set(unseen["label"]) and len(set(unseen["label"])) == 10

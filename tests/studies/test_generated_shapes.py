@@ -7,6 +7,7 @@ from studies import generated_shapes as shapes
 from studies.generated_shapes.surfaces import areas_of, ball, box, cylinder, rod, sample, slab
 
 
+@pytest.mark.slow
 def test_every_class_gives_varied_clouds_in_the_unit_sphere():
     assert len(shapes.CLASSES) >= 40
     for name in shapes.CLASSES:

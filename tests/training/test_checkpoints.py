@@ -115,6 +115,7 @@ def trainer(directory, steps, **settings):
     return PointTrainer(tiny_model(), arguments, train_dataset=ROWS, eval_dataset=ROWS[:5])
 
 
+@pytest.mark.slow
 def test_last_complete_checkpoint_is_never_replaced_by_an_incomplete_one(tmp_path, caplog):
     """With save_total_limit 1, and equal modification times, the stock Trainer keeps the one of the highest step."""
     trainer(tmp_path, 2, save_total_limit=1).train()
@@ -127,6 +128,7 @@ def test_last_complete_checkpoint_is_never_replaced_by_an_incomplete_one(tmp_pat
     assert find_problem(tmp_path / "checkpoint-3") is None and resumed.state.global_step == 3
 
 
+@pytest.mark.slow
 def test_trainer_refuses_an_incomplete_checkpoint(tmp_path):
     run = trainer(tmp_path, 1)
     run.train()
@@ -135,6 +137,7 @@ def test_trainer_refuses_an_incomplete_checkpoint(tmp_path):
         trainer(tmp_path, 2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
+@pytest.mark.slow
 def test_moved_run_finds_its_best_checkpoint(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     first = trainer(tmp_path / "here", 2, **settings)
@@ -147,6 +150,7 @@ def test_moved_run_finds_its_best_checkpoint(tmp_path, caplog):
     assert moved.evaluate()["eval_loss"] == pytest.approx(first.state.best_metric, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_best_checkpoint_is_not_reported(tmp_path, caplog):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
     trainer(tmp_path, 2, **settings).train()

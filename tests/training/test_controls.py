@@ -83,6 +83,7 @@ def runs(encoder, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_models_of_equal_seeds_are_trained_on_equal_rows_and_augmentation(runs):
     expected = runs["pretrained"][2]
     steps = runs["pretrained"][1].state.max_steps
@@ -94,6 +95,7 @@ def test_models_of_equal_seeds_are_trained_on_equal_rows_and_augmentation(runs):
             assert torch.equal(ours["labels"], theirs["labels"]), name
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", MODELS)

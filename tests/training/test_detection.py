@@ -96,6 +96,7 @@ def test_scenes_that_a_detector_cannot_answer_are_named(rooms, tmp_path):
         task_of(tmp_path).build(DatasetDict(train=rooms["train"], validation=others))
 
 
+@pytest.mark.slow
 def test_a_run_trains_evaluates_and_resumes(tmp_path):
     words = ["--output_dir", tmp_path, "--dataset_name", "rooms_with_boxes", "--dataset_options", json.dumps(ROOMS)]
     words += ["--model_config", json.dumps(SMALL), "--num_points", 256, "--augment", "flip:along_axes=True"]
@@ -131,6 +132,7 @@ def test_a_new_decoder_trains_on_a_pretrained_encoder_and_with_it(tmp_path):
     assert changed and len(trained) == len(list(encoder.parameters()))
 
 
+@pytest.mark.slow
 def test_scenes_in_the_published_layout_are_trained_on_with_their_colors(tmp_path):
     options = {"verify": False, "cache_dir": str(tmp_path / "cache")}
     words = ["--output_dir", tmp_path / "out", "--dataset_name", "sunrgbd", "--data_dir", write_sunrgbd(tmp_path)]
@@ -146,6 +148,7 @@ def test_scenes_in_the_published_layout_are_trained_on_with_their_colors(tmp_pat
     assert not torch.allclose(dark, light)
 
 
+@pytest.mark.slow
 def test_the_command_chooses_detection_from_the_data(tmp_path):
     words = ["rooms_with_boxes", "--output", tmp_path / "out", "--points", 256, "--batch-size", 3, "--max_steps", 1]
     words += ["--dataset_options", json.dumps(ROOMS), "--model_config", json.dumps(SMALL), "--use_cpu"]
@@ -175,6 +178,7 @@ def train_on(folder, tmp_path):
     return run("train", *words, "--batch-size", 2, "--max_steps", 1, "--model_config", json.dumps(SMALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("boxes", "error"),
     [
@@ -191,6 +195,7 @@ def test_wrong_boxes_are_one_error_of_the_command(boxes, error, tmp_path):
     assert made.code == 1 and error in made.err and "Traceback" not in made.err
 
 
+@pytest.mark.slow
 def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
     beside = {**BOX, "center": [4.0, 0.5, 0.5]}  # where the scan has no points
     for number, boxes in enumerate(([], [BOX, beside])):
@@ -202,6 +207,7 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
         assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "match"),
     [

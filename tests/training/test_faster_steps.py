@@ -56,6 +56,7 @@ def step(model, inputs):
     return loss.detach(), gradients, dict(model.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["guided adapter", "attention over the batch"])
 def test_one_compiled_region_serves_all_layers_and_batches_of_any_size(name):
@@ -87,6 +88,7 @@ def test_compiled_models_refuse_an_index_of_other_points():
         model(**batch(3), point_index=PointIndexer(core.config)(clouds(3, seed=5)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["guided adapter", "LoRA", "ACT"])
 def test_the_trainer_compiles_layers_and_says_how_long_that_takes(name, tmp_path, monkeypatch, caplog):

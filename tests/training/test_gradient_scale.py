@@ -41,6 +41,7 @@ def assert_same_step(result: dict, expected: dict) -> None:
     assert result["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft", ["none", "guided_adapter"])
 def test_accumulated_batches_give_the_gradient_of_the_complete_batch(encoder, peft, tmp_path):
     whole = one_step(encoder, peft, 1, str(tmp_path))
@@ -48,6 +49,7 @@ def test_accumulated_batches_give_the_gradient_of_the_complete_batch(encoder, pe
     assert_same_step(one_step(encoder, peft, 4, str(tmp_path)), whole)
 
 
+@pytest.mark.slow
 def test_two_processes_that_accumulate_give_the_gradient_of_the_complete_batch(encoder, tmp_path):
     whole = one_step(encoder, "guided_adapter", 1, str(tmp_path))
     assert_same_step(in_two_processes(encoder, "guided_adapter", 2, str(tmp_path)), whole)

@@ -20,7 +20,6 @@ from hf_any3d import (
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
-from hf_any3d.training.layout_objects import points_in_box
 from hf_any3d.training.layouts import (
     LayoutCollator,
     LayoutDataArguments,
@@ -28,6 +27,7 @@ from hf_any3d.training.layouts import (
     LayoutRows,
     Layouts,
     adapted,
+    points_in_box,
     train_layouts,
 )
 from tests.cli.conftest import run
@@ -70,6 +70,7 @@ def near(layout: Layout, points: np.ndarray) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_layouts_move_with_the_points(rooms, processor):
     rows = LayoutRows(rooms["train"], processor, seed=3, turns="any", sizes=(0.8, 1.2))
     first, again, plain = rows[1], rows[1], LayoutRows(rooms["train"], processor)[1]
@@ -281,6 +282,7 @@ def test_what_is_trained(processor, given, expected):
         assert all(own in name or "modules_to_save" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
     words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
     words += ["--adapt", "language", "encoder", "--peft_config", '{"r": 2}', "--per_device_train_batch_size", 2]
@@ -326,6 +328,7 @@ def test_wrong_arguments_are_named(words, match, tmp_path):
         train_layouts(given)
 
 
+@pytest.mark.slow
 def test_the_command_fine_tunes_layouts(start, tmp_path):
     words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path / "out", "--max_steps", 1, "--use_cpu"]
     words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 40]
@@ -334,6 +337,7 @@ def test_the_command_fine_tunes_layouts(start, tmp_path):
     assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
 
 
+@pytest.mark.slow
 def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
     words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
     words += ["--load_in_8bit", "--gradient_checkpointing", "--max_steps", 2, "--max_new_tokens", 20, "--use_cpu"]
@@ -346,6 +350,7 @@ def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
     assert not is_quantized(opened)
 
 
+@pytest.mark.slow
 def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_doors(start, tmp_path):
     words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path, "--max_steps", 2, "--use_cpu"]
     words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 20]
@@ -381,7 +386,7 @@ def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
         AutoModelForPointCloudTextToText.from_pretrained(start).save_pretrained(name)
     words = ["--output_dir", tmp_path, "--model_name_or_path", name, "--use_cpu", "--report_to", "none", "--seed", 5]
     words += ["--answer", "objects", "--turns", "any", "--peft", "full", "--sizes", 0.5, 1.5, "--min_box_points", 3]
-    words += ["--fold_quarter_turns", "--object_loss", 0.5]
+    words += ["--fold_quarter_turns"]
     task = Layouts.parse([str(word) for word in words])
     model, processor = task.build(rooms)
     assert processor.classes == ([*labels, "piano"] if knows else labels)
@@ -390,4 +395,4 @@ def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
     assert [getattr(trainer.train_dataset, name) for name in names] == [processor, 5, "any", (0.5, 1.5), 3, True]
     judged = [getattr(trainer.eval_dataset, name) for name in names]
     assert judged == [processor, None, "quarter", (1.0, 1.0), 0, True]
-    assert trainer.data_collator == LayoutCollator(processor, "objects", has_objects=True)
+    assert trainer.data_collator == LayoutCollator(processor, "objects")

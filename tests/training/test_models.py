@@ -36,6 +36,7 @@ def without_other_noise(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["dinov2", "imagebind_audio", "clip_text_model", "bert"])
 def test_frozen_attention_has_dropout_only_in_training(encoder):
     points = clouds(4)
@@ -52,6 +53,7 @@ def test_frozen_attention_has_dropout_only_in_training(encoder):
         torch.testing.assert_close(model.eval()(points=points).logits, expected)
 
 
+@pytest.mark.slow
 def test_half_precision_is_for_frozen_weights_and_models_around_an_encoder():
     source = saved_encoder("bert")
     half = PointModelArguments(
@@ -69,6 +71,7 @@ def test_half_precision_is_for_frozen_weights_and_models_around_an_encoder():
         PointModelArguments(model_type="act3d", encoder_dtype="bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tuning", "trains"), [("full", True), ("head", False)])
 def test_the_config_of_patchalign3d_says_what_complete_training_changes(tuning, trains, tmp_path):
     tiny_aligned(PatchAlign3DForPointCloudClassification, trained="projection").save_pretrained(tmp_path)
@@ -104,6 +107,7 @@ def matched(model: nn.Module, pattern: str) -> set[str]:
     return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(peft_methods()) - {"ppt"}))  # which is for ACT's transformer
 def test_every_listed_method_trains_and_opens_again(name, tmp_path):
     model = tiny_model()
@@ -163,6 +167,7 @@ def test_ia3_scales_inputs_of_feedforward_modules_and_outputs_of_others():
     assert entering == [inner] and len(vectors) == 6
 
 
+@pytest.mark.slow
 def test_a_classifier_of_other_classes_gets_a_new_head(tmp_path):
     saved = tiny_act(ActForPointCloudClassification, id2label={0: "chair", 1: "lamp", 2: "table"})
     saved.save_pretrained(tmp_path)

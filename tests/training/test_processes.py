@@ -90,6 +90,7 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)])
 def test_two_processes_train_as_one_with_larger_batches(runs, name):
     assert_equal_weights(runs / "two" / name, runs / "one" / name.removesuffix("-fsdp2"))
@@ -119,6 +120,7 @@ def classify_and_die_once(folder: Path, output: Path) -> None:
         run("classification", folder, output, save_strategy="steps", save_steps=1)
 
 
+@pytest.mark.slow
 def test_the_launcher_starts_a_killed_process_again(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     with signals_as_before():
@@ -134,6 +136,7 @@ def one_process():
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("join", [False, True])
 def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
     model = get_peft_model(case_of(Any2PointForPointCloudClassification).still(), GuidedAdapterConfig())

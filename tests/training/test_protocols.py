@@ -27,6 +27,7 @@ def of_true_size(**changes) -> ActForPointCloudClassification:
         return ActForPointCloudClassification(ActConfig(num_labels=15, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", RELEASED)
 def test_protocol_trains_the_parameters_of_the_released_program(protocol):
     case = ReferenceCase("act_cls", "cls")

@@ -67,6 +67,7 @@ def report():
     return robustness_report(ExtentTrainer(), rows(), PointCloudProcessor(num_points=64), CLEAN)
 
 
+@pytest.mark.slow
 def test_report_has_all_corruptions_severities_and_other_conditions(report):
     found = [(row["name"], row["level"]) for row in report["rows"]]
     assert found[:75] == [(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
@@ -83,6 +84,7 @@ def test_colors_are_removed_only_for_models_that_use_them():
     np.testing.assert_allclose(gray[:, :3], plain[:, :3], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["random", "farthest", "first"])
 def test_rows_have_the_models_number_of_points_without_warnings(sampling):
     processor = PointCloudProcessor(num_points=80, sampling=sampling, min_points=60)
@@ -94,6 +96,7 @@ def test_rows_have_the_models_number_of_points_without_warnings(sampling):
             np.testing.assert_array_equal(first["points"], again["points"])
 
 
+@pytest.mark.slow
 def test_interrupted_report_resumes_and_equals_an_uninterrupted_one(tmp_path, report):
     processor, path = PointCloudProcessor(num_points=64), tmp_path / "robustness.json"
     with pytest.raises(KeyboardInterrupt):
@@ -108,6 +111,7 @@ def test_interrupted_report_resumes_and_equals_an_uninterrupted_one(tmp_path, re
             robustness_report(trainer, rows(), processor, CLEAN, path=path, **other)
 
 
+@pytest.mark.slow
 def test_picture_needs_the_extra_which_the_error_names(report, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     assert plot_robustness(report, tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
@@ -119,6 +123,7 @@ def test_picture_needs_the_extra_which_the_error_names(report, tmp_path, monkeyp
     assert remarks == ["no robustness.png: this needs matplotlib: pip install 'hf-any3d[visuals]'"]
 
 
+@pytest.mark.slow
 def test_card_gets_one_section_unless_edited(report, tmp_path):
     tiny_model(num_labels=2).save_pretrained(tmp_path)
     for _ in range(2):
@@ -133,6 +138,7 @@ def test_card_gets_one_section_unless_edited(report, tmp_path):
     assert (tmp_path / "README.md").read_text() == card.replace("# ", "# My ", 1)
 
 
+@pytest.mark.slow
 def test_command_writes_the_report_next_to_the_model(tmp_path, monkeypatch):
     some = [Condition("noise", "gaussian", 1), Condition("points", "number of points", 16)]
     monkeypatch.setattr(robustness, "conditions", lambda processor: some)

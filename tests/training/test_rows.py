@@ -136,6 +136,7 @@ def test_evaluation_needs_a_processor_with_a_seed(dataset):
         evaluation_rows(dataset, PointCloudProcessor(seed=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_trainer_sets_the_epoch_of_rows_in_all_processes(dataset, tmp_path, workers):
     seen = []
@@ -212,6 +213,7 @@ def fingerprints(rows, persistent):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [None, crops, captions, stream])
 def test_persistent_workers_see_the_next_epoch(dataset, make, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)

@@ -40,6 +40,7 @@ def judged(model: str, dataset: Dataset, **how) -> dict[str, float]:
         return evaluate_classifier(model, dataset, "test", settings)[0]["test"]
 
 
+@pytest.mark.slow
 def test_order_of_clouds_does_not_matter_for_batch_dependent_models(tmp_path):
     order = [0, 3, 1, 4, 2, 5]
     for name, settings in (("sound", {}), ("faithful", {"attention_axis": "batch"})):

@@ -27,6 +27,7 @@ class RecordingModel(nn.Module):
         return {"loss": (self.weight * x).mean(), "logits": x}
 
 
+@pytest.mark.slow
 def test_each_step_has_its_value_and_evaluation_the_default(tmp_path):
     model, rows = RecordingModel(), [{"x": torch.ones(2)} for _ in range(6)]
     arguments = TrainingArguments(
@@ -167,6 +168,7 @@ def test_warmup_longer_than_an_epoch_starts_again_in_the_next():
     assert [schedule.rate(step, 0.6) for step in range(6)] == pytest.approx([0, 0.1, 0.2, 0.3, 0, 0.1])
 
 
+@pytest.mark.slow
 def test_the_head_learns_alone_at_first(tmp_path):
     model = tiny_act(ActForPointCloudClassification)
     model.act.class_token.requires_grad_(False)  # was frozen before, and stays so

@@ -73,6 +73,7 @@ def shards(tmp_path_factory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards"), 2)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_workers_read_every_cloud_once(tmp_path):
     # One file for four readers; three, which two processes cannot share evenly, shuffled; one for each reader.
     cases = [(1, 0, False), (3, 1, True), (4, 0, False)]
@@ -152,6 +153,7 @@ def test_nested_lists_of_numbers_are_streamed_too(tmp_path):
         np.testing.assert_allclose(rows[0]["points"], rows[1]["points"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trainer_trains_on_a_stream_for_a_number_of_steps(shards, tmp_path):
     dataset = streamed(shards).shuffle(seed=0, buffer_size=20)
     dataset = dataset.map(lambda row: {"label": int(row["label"]) % 3}, features=dataset.features)

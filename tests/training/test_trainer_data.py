@@ -27,6 +27,7 @@ class PooledMlp(torch.nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_stock_trainer_trains_on_augmented_rows_and_evaluates_plain_ones(workers, tmp_path):
     splits = validation_split(load_point_dataset("shapes"), 0.2, seed=0, group_column="group")

@@ -28,6 +28,7 @@ def trainer(model, directory, steps, **kwargs):
     return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:5], processing_class=PROCESSOR)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_pushed_run_opens_through_every_entry_point(make, hub, tmp_path):
     name = f"me/run-{make.__name__.replace('_', '-')}"
@@ -40,6 +41,7 @@ def test_pushed_run_opens_through_every_entry_point(make, hub, tmp_path):
     assert {"README.md", "preprocessor_config.json", "config.json"} <= set(hub.files(name))
 
 
+@pytest.mark.slow
 @MAKERS
 def test_best_checkpoint_is_loaded_at_the_end(make, tmp_path):
     settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
@@ -49,6 +51,7 @@ def test_best_checkpoint_is_loaded_at_the_end(make, tmp_path):
     assert run.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_interrupted_run_resumes_without_warnings_to_the_same_result(make, tmp_path, capfd, recwarn):
     whole = trainer(make("bert"), tmp_path / "whole", 4, save_strategy="no")

@@ -45,6 +45,7 @@ def weight_after(tmp_path, steps: int = 1, pieces: int = 1, **settings) -> torch
     return model.weight.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_the_first_step_is_unclipped_and_the_second_clipped(tmp_path, pieces):
     once = weight_after(tmp_path, pieces=pieces)

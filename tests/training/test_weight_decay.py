@@ -44,6 +44,7 @@ def decayed_by_the_program(name: str) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_number_of_decaying_weights_is_that_of_the_released_program(name):
     model = model_without_memory(name)
@@ -117,6 +118,7 @@ def test_trainer_builds_the_requested_groups(tmp_path):
     assert groups(spared) == {0.05: 0, 0.0: 14}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
 def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, drop_last, steps):
     schedule = {"warmup_epochs": 1, "warmup_lr": 1e-6, "min_lr": 1e-5}
@@ -143,6 +145,7 @@ def test_errors_name_invalid_settings(tmp_path, settings, text):
         trainer(tmp_path, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.labels is not None], ids=lambda case: case.name)
 def test_norms_gates_scales_and_class_tokens_do_not_decay(case, tmp_path):
     model = case.build()

@@ -85,6 +85,7 @@ def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @METHODS
 def test_saved_adapter_is_small_and_gives_equal_logits_in_every_entry_point(student, method, tmp_path):
     model = trained(student, method, tmp_path)
@@ -109,6 +110,7 @@ def test_saved_adapter_is_small_and_gives_equal_logits_in_every_entry_point(stud
         assert_same(features.eval()(clouds()).pooler_output, model.get_base_model().act(clouds()).pooler_output)
 
 
+@pytest.mark.slow
 def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
     base = base_of(student)
     with torch.no_grad():
@@ -132,6 +134,7 @@ def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
     assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))
 
 
+@pytest.mark.slow
 def test_changed_weights_of_the_recorded_base_are_refused(student, tmp_path):
     place = tmp_path / "student"
     shutil.copytree(student, place)
@@ -150,6 +153,7 @@ def test_changed_weights_of_the_recorded_base_are_refused(student, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_base_on_the_hub_is_recorded_with_its_commit(student, hub, tmp_path):
     ActModel.from_pretrained(student).push_to_hub("me/student")
     commit = hub.commits("me/student")[-1]
@@ -166,6 +170,7 @@ def test_base_on_the_hub_is_recorded_with_its_commit(student, hub, tmp_path):
     assert_same(logits_of(opened), logits_of(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, torch.device("cpu")], ids=str)
 def test_device_map_places_pretrained_part_adapter_and_head(student, device_map, tmp_path):
     expected = logits_of(trained(student, "guided", tmp_path))

@@ -69,6 +69,7 @@ def test_a_head_on_prompts_without_prompts_is_refused(method):
         model(points=clouds())
 
 
+@pytest.mark.slow
 @BY_METHOD
 @torch.no_grad()
 def test_two_adapters_add_tokens_at_once(method):

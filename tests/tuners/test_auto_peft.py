@@ -44,6 +44,7 @@ def answer(case, model):
     return case.answer_of(model.eval()(**case.batch()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_adapter_opens_without_arguments(case, method, tmp_path):
@@ -73,6 +74,7 @@ def test_task_type_selects_the_auto_class(tmp_path):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_adapter_on_a_saved_model_names_that_model(tmp_path):
     case = CASES[0]
     case.tiny().save_pretrained(tmp_path / "complete")
@@ -90,6 +92,7 @@ def test_adapter_on_a_saved_model_names_that_model(tmp_path):
         assert torch.equal(answer(case, opened), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_around_an_encoder_of_the_hub_are_saved_without_warnings_or_requests(method, hub, tmp_path):
     random_encoder(tiny_config("bert")).push_to_hub("me/quiet-encoder")

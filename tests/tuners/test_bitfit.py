@@ -23,6 +23,7 @@ def wrapped(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, BitFitLayer)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_bias_of_the_layers_is_trained(encoder):
     model = tiny_model(encoder)

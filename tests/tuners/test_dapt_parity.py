@@ -81,6 +81,7 @@ def test_a_training_step_agrees(run, mode):
     assert sum(trained.values()) == run.case.manifest["trained_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pooled"), [("scan", ""), ("objonly", "_nopatch"), ("modelnet", "_noprompt")])
 def test_the_released_size_trains_as_many_parameters(name, pooled):
     manifest = json.loads((FOLDER / f"peft_released_dapt_{name}.json").read_text())

@@ -45,6 +45,7 @@ def logits_of(model):
     return model.eval()(points=clouds()).logits
 
 
+@pytest.mark.slow
 def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
     model = get_peft_model(tiny_model(encoder, large_logits=True), config(), adapter_name="first")
     targets = {
@@ -73,6 +74,7 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     assert torch.equal(logits_of(model), before)
 
 
+@pytest.mark.slow
 def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
     config = config()
     made = vars(config) | {"target_modules": None, "modules_to_save": None}

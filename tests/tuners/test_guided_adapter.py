@@ -36,6 +36,7 @@ def saved(encoder, directory, adapter=None, **config):
     return expected
 
 
+@pytest.mark.slow
 def test_new_adapter_adds_only_its_aggregation(encoder):
     base = logits_of(tiny_model(encoder))
     model = get_peft_model(tiny_model(encoder), GuidedAdapterConfig(aggregation_scale=0.0))
@@ -55,6 +56,7 @@ def test_attention_is_shared_by_all_layers_by_default(encoder):
     assert len(attentions(share_attention=False)) == LAYERS
 
 
+@pytest.mark.slow
 def test_adapters_of_different_widths_switch(encoder, tmp_path):
     narrow = saved(encoder, tmp_path / "narrow", {"r": 2})
     wide = saved(encoder, tmp_path / "wide", {"r": 8, "share_attention": False, "gate": 0.9})
@@ -67,6 +69,7 @@ def test_adapters_of_different_widths_switch(encoder, tmp_path):
     assert not torch.allclose(narrow, wide, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_chosen_layers_are_adapted(encoder, tmp_path):
     expected = saved(encoder, tmp_path, {"layers_to_transform": 1})
     loaded = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
@@ -77,6 +80,7 @@ def test_only_chosen_layers_are_adapted(encoder, tmp_path):
     assert not torch.allclose(logits_of(adapted_model(encoder)), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gate_mixes_input_and_output_of_the_layer(encoder):
     passing = adapted_model(encoder, {"gate": 0.0, "aggregation_scale": 0.0})
     core = passing.base_model.model.any2point

@@ -74,6 +74,7 @@ def test_a_training_step_agrees(run, mode):
     assert unread == (2 if manifest["constructor_args"]["prompt_module"] in ("dgcnn_light", "mlp") else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scan", "objbg", "modelnet"])
 def test_the_released_size_trains_as_many_parameters(name):
     manifest = json.loads((FOLDER / f"peft_released_idpt_{name}.json").read_text())

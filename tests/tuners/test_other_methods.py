@@ -38,6 +38,7 @@ def test_encoder_stays_in_eval_mode_with_other_methods(method):
     assert model.base_model.model.classifier.modules_to_save["default"].training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", list(encoder_families()))
 def test_pattern_matches_exactly_the_linear_modules_of_the_layers(encoder):
     model = tiny_model(encoder)

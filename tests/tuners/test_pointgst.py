@@ -62,6 +62,7 @@ def test_published_answers_depend_on_batch_and_signs(monkeypatch):
     assert (logits_of(model) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_clouds_are_processed_alone_where_predictions_depend_on_the_batch(tmp_path):
     for form, size in (("default", 8), ("published", 1)):
         adapted(form).save_pretrained(tmp_path / form)
@@ -88,6 +89,7 @@ def test_a_new_adapter_changes_nothing_and_its_first_gradient_reaches_the_last_p
     assert moving == {"up.weight", "up.bias"}
 
 
+@pytest.mark.slow
 @BY_FORMS
 def test_points_at_the_same_place_give_finite_answers_and_leave_other_clouds_alone(form):
     points = POINTS.clone()
@@ -113,6 +115,7 @@ def test_few_tokens_are_smaller_graphs(groups):
     assert logits_of(model).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpoints_leave_gradients_as_they_are(use_reentrant):
     found = []

@@ -109,6 +109,7 @@ def test_every_stored_tensor_agrees(run, monkeypatch):
     assert torch.equal(curve_keys(centers, 0.01).argsort(dim=1, stable=True), case.expected["order"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_other_forms_agree(run, monkeypatch):
     case, calls = run.case, record(monkeypatch)

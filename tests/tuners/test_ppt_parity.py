@@ -45,6 +45,7 @@ def test_a_training_step_agrees(run, mode):
     assert sum(trained.values()) == run.case.manifest["trained_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scan", "modelnet"])
 def test_the_released_size_trains_as_many_parameters(name):
     manifest = json.loads((FOLDER / f"peft_released_ppt_{name}.json").read_text())

@@ -48,6 +48,7 @@ def test_each_layer_has_its_own_prompts_after_the_tokens():
     assert torch.equal(seen[1][0], seen[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_prompts_have_an_effect_and_gradients_in_every_kind_of_encoder(encoder):
     model = prompted(encoder)

@@ -30,6 +30,7 @@ def adapted():
     return get_peft_model(model, GuidedAdapterConfig(init_weights=False, bottleneck_dropout=0.0)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reshard", [True, False])
 def test_layers_with_shared_attention_can_be_sharded_separately(mesh, reshard):
     plain, sharded = adapted(), adapted()

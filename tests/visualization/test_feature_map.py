@@ -19,6 +19,7 @@ def groups(spread=0.2):
     return features * generator.uniform(0.1, 10, size=(60, 1))
 
 
+@pytest.mark.slow
 def test_groups_stay_groups_and_the_seed_decides():
     places = project_features(groups(), perplexity=10)
     assert places.shape == (60, 2) and places.dtype == np.float32

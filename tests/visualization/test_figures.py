@@ -17,6 +17,7 @@ def painted_columns(path, share):
     return int((picture[:, picture.shape[1] // 2 :] < 0.9).any(axis=(0, 2)).sum())
 
 
+@pytest.mark.slow
 def test_in_a_shared_frame_a_small_cloud_is_drawn_small(tmp_path):
     alone, shared = (painted_columns(tmp_path / f"{share}.png", share) for share in (False, True))
     assert shared < 0.5 * alone
@@ -47,6 +48,7 @@ def test_pictures_are_those_of_earlier_versions(name):
     assert_stored([alone, beside], stored, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "columns", "settings", "size"),
     [

@@ -67,6 +67,7 @@ def test_labeled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_pa
     assert browser.driver.execute_script("return [...hidden]") == [1] and browser.errors() == []
 
 
+@pytest.mark.slow
 def test_another_axis_is_turned_up_by_a_button(browser, points, tmp_path):
     flat = points * [1, 0.1, 0.5]  # as wide as before, low in Y
     browser.open(write_clouds_page(tmp_path / "page.html", [flat, points], columns=2, up_axis="z"))
@@ -100,6 +101,7 @@ def test_pages_follow_a_dark_device_and_can_be_switched(browser, points, tmp_pat
     assert shades[0] == shades[3] != shades[1] == shades[2]
 
 
+@pytest.mark.slow
 def test_rows_of_clouds_stay_rows_on_a_phone(browser, points, tmp_path):
     colored = np.concatenate([points, np.full((300, 3), 0.5)], axis=1)
     legend = {"seen": (1, 0, 0), "guessed": (0, 0, 1)}
@@ -117,6 +119,7 @@ def test_rows_of_clouds_stay_rows_on_a_phone(browser, points, tmp_path):
         assert rows_of_legend(browser) == ["seen", "guessed"] and browser.errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
 def test_a_long_legend_scrolls_and_leaves_room_for_the_cloud(phone, browser, tmp_path):
     points, labels = np.random.default_rng(0).normal(size=(4000, 3)), np.arange(4000) % 40
@@ -158,6 +161,7 @@ def test_grids_are_filtered_by_class_and_one_cloud_is_enlarged(browser, points, 
     assert browser.errors() == []
 
 
+@pytest.mark.slow
 def test_boxes_are_shown_by_score_and_class_also_on_a_small_phone(browser, points, tmp_path):
     from tests.visualization.test_viewer import turned_box
 
@@ -212,6 +216,7 @@ def test_boxes_are_shown_by_score_and_class_also_on_a_small_phone(browser, point
     assert browser.text("#tip") == "chair 90 %" and browser.errors() == []
 
 
+@pytest.mark.slow
 def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path):
     labels = np.arange(300) % 3
     texts = [f"cloud {number}" for number in range(300)]

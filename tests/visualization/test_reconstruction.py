@@ -1,6 +1,7 @@
 """Reconstructions by an autoencoder, on a page and in a picture."""
 
 import numpy as np
+import pytest
 
 from hf_any3d.visualization.reconstruction import write_reconstructions
 from tests.errors import raises
@@ -17,6 +18,7 @@ def answer(seed):
     }
 
 
+@pytest.mark.slow
 def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
     answers, names = [answer(0), answer(1)], ["chair", "<lamp>"]
     page = write_reconstructions(tmp_path / "a.html", answers, names).read_text(encoding="utf-8")

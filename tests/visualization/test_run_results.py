@@ -92,6 +92,7 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results):
     page = (results / "results.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3 and "0.8750" in page and "Confusion matrix: test" in page
@@ -110,6 +111,7 @@ def test_a_run_without_classes_leaves_its_curves(tmp_path):
     assert [file.name for file in (tmp_path / "b").iterdir()] == ["results.html"]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_fits_a_phone(browser, results):
     with emulated(browser, phone=True, dark=True):
         browser.open(results / "results.html")

@@ -153,6 +153,7 @@ def test_boxes_are_in_the_frame_of_the_points_with_their_scores_and_colors(up_ax
     assert "boxes" not in content(viewer_page([CloudView(points)]))[0]
 
 
+@pytest.mark.slow
 def test_the_script_draws_boxes_above_the_score_and_of_the_classes_that_are_chosen(tmp_path):
     if (program := shutil.which("node")) is None:
         pytest.skip("no node, which runs the script of the page")

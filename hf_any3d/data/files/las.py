@@ -21,13 +21,14 @@ from hf_any3d.utils.messages import cut
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _WITH_INFRARED = (8, 10)
-_WITH_WAVEFORMS = (4, 5, 9, 10)
+WITH_WAVEFORMS = (4, 5, 9, 10)
+"""Point formats with packets of waveforms."""
 HEADER_SIZE = 227
 """Bytes of the shortest header."""
 RECORD_HEADER = 54
 """Bytes of the header of a record before the points."""
-# User and number of the record that says how points are compressed.
-_LASZIP_RECORD = (b"laszip encoded", 22204)
+LASZIP_RECORD = (b"laszip encoded", 22204)
+"""User and number of the record that says how points are compressed."""
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
 _CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
@@ -44,14 +45,18 @@ EXTENDED_HEADER = 60
 """Bytes of the header of a record after the points."""
 # Feet and US survey feet differ by two millionths, which no height tells apart.
 _SAME_UNIT = 1e-5
-# Sizes of records by point format, without extra bytes.
-_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
-_EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+"""Bytes of a record by point format, before extra bytes."""
+EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+"""Numpy types of extra bytes, of the code 1 and those after it."""
 # Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
 _HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
 _NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
 _MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
-_EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
+EXTRA_BYTES = (b"LASF_Spec", 4)
+"""User and number of the record that describes extra bytes."""
+EXTRA_SIZE = 192
+"""Bytes of the description of a dimension of extra bytes."""
 FLAGS = {"synthetic": 1, "withheld": 4}
 """Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
 NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; records beside the projection's"
@@ -172,10 +177,10 @@ def _read_header(source: Source) -> _Header:
         count = max(count, int.from_bytes(data[247:255], "little"))
     if not HEADER_SIZE <= start <= len(data):
         raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
-    if point_format >= len(_SIZES) or size < _SIZES[point_format]:
+    if point_format >= len(SIZES) or size < SIZES[point_format]:
         raise PointCloudError(
-            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(_SIZES) - 1}, whose "
-            f"points have {min(_SIZES)} bytes or more, so the header is damaged"
+            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(SIZES) - 1}, whose "
+            f"points have {min(SIZES)} bytes or more, so the header is damaged"
         )
     if not is_compressed and start + count * size > len(data):
         stored = (len(data) - start) // size
@@ -305,7 +310,7 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
             places[name] = (kind, since_6 if point_format >= 6 else before)
         else:
             places[name] = None
-    for name, dimension in _described(source.data, start, _SIZES[point_format]):
+    for name, dimension in _described(source.data, start, SIZES[point_format]):
         # Scaled numbers are measurements.
         if (dimension.scale, dimension.offset) == (1.0, 0.0):
             places[name] = (dimension.kind, dimension.at)
@@ -321,7 +326,7 @@ def _with_further(
     """Return the type of a record with the further columns that are read as fields, and what each stands for."""
     if not source.columns:
         return row, {}
-    described = dict(_described(source.data, start, _SIZES[point_format]))
+    described = dict(_described(source.data, start, SIZES[point_format]))
     found = source.further_columns_of_points(described)
     for wanted, name in found.items():
         row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
@@ -348,9 +353,9 @@ def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dime
     """Yield name and place of each extra dimension that is one number."""
     at = first
     for user, number, body in _records(data, start):
-        if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
+        if (user, number) != EXTRA_BYTES:
             continue
-        for entry in range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE):
+        for entry in range(0, len(body) // EXTRA_SIZE * EXTRA_SIZE, EXTRA_SIZE):
             kind = body[entry + 2]
             options = body[entry + 3]
             name = body[entry + 4 : entry + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
@@ -359,9 +364,9 @@ def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dime
                 at += options
                 continue
             width = (kind - 1) // 10 + 1
-            dtype = _EXTRA_TYPES[(kind - 1) % 10]
+            dtype = EXTRA_TYPES[(kind - 1) % 10]
             if width == 1:
-                described = body[entry : entry + _EXTRA_SIZE]
+                described = body[entry : entry + EXTRA_SIZE]
                 scale = struct.unpack_from("<d", described, _SCALE_AT)[0] if options & _HAS_SCALE else 1.0
                 offset = struct.unpack_from("<d", described, _OFFSET_AT)[0] if options & _HAS_OFFSET else 0.0
                 # Of any type of number, it is stored in the longest one of its kind.
@@ -373,16 +378,16 @@ def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dime
 
 def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:
     """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
-    names = ["waveforms"] if point_format in _WITH_WAVEFORMS else []
-    extra = size - _SIZES[point_format]
+    names = ["waveforms"] if point_format in WITH_WAVEFORMS else []
+    extra = size - SIZES[point_format]
     if extra <= 0:
         return names
     described = []
     for user, number, body in _records(data, start):
-        if (user, number) != (b"LASF_Spec", _EXTRA_BYTES):
+        if (user, number) != EXTRA_BYTES:
             continue
         # Each dimension is described by 192 bytes, with its name from the fifth on.
-        for at in range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE):
+        for at in range(0, len(body) // EXTRA_SIZE * EXTRA_SIZE, EXTRA_SIZE):
             name = body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
             described.append(f"extra dimension {name}")
     return names + (described or [f"{extra} extra bytes of each point"])
@@ -456,7 +461,7 @@ def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, lis
     Raises:
         PointCloudError: lazrs does not read this compressor with these versions.
     """
-    record = next(body for user, number, body in _records(data, start) if (user, number) == _LASZIP_RECORD)
+    record = next(body for user, number, body in _records(data, start) if (user, number) == LASZIP_RECORD)
     (compressor,) = struct.unpack_from("<H", record)
     (count,) = struct.unpack_from("<H", record, LASZIP_ITEMS - 2)
     items = [struct.unpack_from("<HHH", record, LASZIP_ITEMS + 6 * item) for item in range(count)]

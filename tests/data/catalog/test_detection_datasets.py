@@ -70,6 +70,7 @@ def test_boxes_are_those_of_the_released_program(name, request, cache_dir):
     assert splits["train"].features["box_labels"].feature.num_classes == (18 if "scannet" in name else 10)
 
 
+@pytest.mark.slow
 def test_colors_are_those_of_the_files(scannet, sunrgbd, cache_dir):
     def first(name, folder, **options):
         return load_point_dataset(name, data_dir=folder, split="train", cache_dir=cache_dir, verify=False, **options)[

@@ -24,6 +24,7 @@ def write_clouds(root: Path, count: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_one_bad_file_among_two_thousand_is_named_or_left_out(tmp_path, cache_dir, caplog):
     root = write_clouds(tmp_path / "scans", COUNT)
     (root / BAD).write_bytes((root / BAD).read_bytes()[:-5])
@@ -39,6 +40,7 @@ def test_one_bad_file_among_two_thousand_is_named_or_left_out(tmp_path, cache_di
     np.testing.assert_array_equal(np.stack(list(rows["points"][:]))[:, 0, 0], numbers)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_a_cache_that_can_be_used(tmp_path, cache_dir, monkeypatch):
     root = write_clouds(tmp_path / "scans", 12)
     here, read = FORKED.Event(), folder.read_point_cloud

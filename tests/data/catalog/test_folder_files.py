@@ -113,6 +113,7 @@ def test_options_of_the_cache_are_refused_for_streams(scans, load):
         load(scans, streaming=True, num_proc=2)
 
 
+@pytest.mark.slow
 def test_pushed_files_come_back_by_name_with_labels(scans, load, hub, cache_dir):
     load(scans, as_files=True).push_to_hub("me/own-scans")
     back = load_point_dataset("me/own-scans", split="train", cache_dir=cache_dir)
@@ -156,6 +157,7 @@ def test_a_stream_names_what_it_cannot_read_or_leaves_it_out(scans, load, caplog
     assert "left out" in caplog.text and "broken.off" in caplog.text
 
 
+@pytest.mark.slow
 def test_several_processes_read_the_same_rows(scans, load, tmp_path):
     rows = load(scans, num_points=5, num_proc=2, split="train")
     one = load_point_dataset("folder", data_dir=scans, cache_dir=str(tmp_path / "other"), num_points=5, split="train")

@@ -5,6 +5,7 @@ from datasets import Dataset, load_dataset
 from hf_any3d.data import load_point_dataset
 
 
+@pytest.mark.slow
 def test_what_is_pushed_comes_back_by_its_name_and_opens_with_datasets_alone(hub, cache_dir):
     shapes = load_point_dataset("shapes", cache_dir=cache_dir)
     for split, rows in shapes.items():
@@ -17,6 +18,7 @@ def test_what_is_pushed_comes_back_by_its_name_and_opens_with_datasets_alone(hub
     assert plain["label"][:] == shapes["test"]["label"][:].tolist()
 
 
+@pytest.mark.slow
 def test_a_repository_streams(hub, cache_dir):
     rows = load_point_dataset("shapes", split="test", cache_dir=cache_dir).select(range(3))
     rows.select_columns(["points", "label"]).push_to_hub("me/streamed-shapes", split="test")

@@ -55,6 +55,7 @@ def test_text_has_points_normals_and_the_order_of_the_lists(load, root, normals)
     assert splits["train"].features["points"] == Array2D((None, 3), "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normals", [False, True])
 def test_hdf5_files_follow_each_other_by_number(load, root, normals):
     write_hdf5(root)
@@ -77,6 +78,7 @@ def test_the_pickled_cache_of_8192_points_is_the_usual_one(load, root):
         load()
 
 
+@pytest.mark.slow
 def test_meshes_are_sampled_on_their_surface_also_with_glued_headers(load, root):
     write_meshes(root)
     splits = load(num_points=100, normals=True)
@@ -95,6 +97,7 @@ def test_meshes_are_sampled_on_their_surface_also_with_glued_headers(load, root)
     assert load()["test"].features["points"] == Array2D((10_000, 3), "float32")
 
 
+@pytest.mark.slow
 def test_text_is_the_default_of_several_layouts(load, root):
     write_text(root)
     write_pickle(root, num_points=40)
@@ -106,6 +109,7 @@ def test_text_is_the_default_of_several_layouts(load, root):
         load(layout="off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_text, write_hdf5, write_meshes])
 def test_the_folder_itself_may_be_given(load, root, write):
     folder = write(root)

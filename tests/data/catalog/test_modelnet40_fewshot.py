@@ -71,6 +71,7 @@ def test_published_pickles_are_read(write, load, normals):
     assert_rows_of(splits, made, normals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normals", [False, True])
 def test_a_fold_written_as_parquet_is_the_same_and_is_preferred(write, load, tmp_path, normals):
     made = fold()

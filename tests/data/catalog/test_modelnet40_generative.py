@@ -29,6 +29,7 @@ def load(tmp_path, cache_dir):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["", "modelnet40_data", "data/modelnet40_data", "modelnet40_normal_resampled"])
 def test_rows_have_black_points_the_question_and_the_class_in_words(tmp_path, load, place):
     write(tmp_path / "data" / place)

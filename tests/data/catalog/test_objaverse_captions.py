@@ -49,6 +49,7 @@ def annotations(root, name, change):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, streaming):
     splits = load(tree, streaming=streaming)
@@ -103,6 +104,7 @@ def test_without_the_filtered_file_the_reserved_objects_are_left_out_of_all(tmp_
         load(root, streaming=True, splits=["train"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "wanted"),
     [("complex", [0, 1, 2, 3, 4]), ("detailed", [0]), ("single_round", [1, 2, 4]), ("multi_round", [3])],
@@ -124,6 +126,7 @@ def test_no_object_is_in_two_splits_even_if_files_overlap(tmp_path, load):
     assert [row["object_id"] for row in splits["train"]] == [entry["object_id"] for entry in COMPLEX]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_objects_reserved_later_leave_the_training_rows(tmp_path, load, streaming):
     root = write_pointllm(tmp_path)
@@ -178,6 +181,7 @@ def test_only_files_of_the_requested_splits_need_to_exist(tmp_path, load):
         load(root, splits=["validation"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_missing_clouds_are_named_or_left_out(tmp_path, load, streaming):
     root = write_pointllm(tmp_path)
@@ -201,6 +205,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", DAMAGES)
 def test_damaged_clouds_are_named_or_left_out(tmp_path, load, message):
     root = write_pointllm(tmp_path)
@@ -232,6 +237,7 @@ def test_damaged_json_is_located_and_never_skipped(tmp_path, load):
             load(root, on_error=on_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

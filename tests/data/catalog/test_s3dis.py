@@ -74,6 +74,7 @@ def test_a_control_character_in_place_of_a_digit_is_refused(load, root):
     assert load(on_error="skip").num_rows == {"train": 2, "test": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test_area", [1, 3, 5])
 def test_one_area_is_for_testing(load, root, test_area):
     write_arrays(root)
@@ -82,6 +83,7 @@ def test_one_area_is_for_testing(load, root, test_area):
     assert set(splits["train"]["area"][:].tolist()) == {1, 3, 5} - {test_area}
 
 
+@pytest.mark.slow
 def test_training_rooms_may_be_cut_into_blocks(load, root):
     write_arrays(root, num_points=200)
     splits = load(block_size=1.0, block_points=64)
@@ -101,6 +103,7 @@ def test_training_rooms_may_be_cut_into_blocks(load, root):
     assert len(load(block_size=1.0, block_points=64, block_overlap=0.5)["train"]) > len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 1.0])
 def test_all_272_rooms_are_complete(load, root, block_size):
     rooms = list(map(str, s3dis.PUBLISHED_ROOMS))
@@ -131,6 +134,7 @@ def test_prepared_arrays_are_preferred_to_annotations(load, root):
         load(layout="npy", data_dir=root / "Stanford3dDataset_v1.2_Aligned_Version")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -168,6 +172,7 @@ def test_arrays_with_other_content_are_named(load, root, array):
         load()
 
 
+@pytest.mark.slow
 def test_rooms_go_to_private_repositories_with_all_their_columns(hub, load, root, tmp_path):
     write_arrays(root)
     splits = load()

@@ -45,6 +45,7 @@ def tree(tmp_path):
 VARIANTS = ["obj_bg", "obj_only", "pb_t50_rs", "pb_t50_rs_nobg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_has_the_rows_of_its_files(tree, cache_dir, variant):
     splits = load_point_dataset("scanobjectnn", data_dir=tree, variant=variant, cache_dir=cache_dir, verify=False)
@@ -79,6 +80,7 @@ def test_the_hardest_variant_is_the_default(tree, cache_dir):
     np.testing.assert_array_equal(default["points"][:], hardest["points"][:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["h5_files", "h5_files/..", ".."])
 def test_the_folder_may_be_given_above_or_below_h5_files(tree, cache_dir, below):
     rows = load_point_dataset("scanobjectnn", data_dir=tree / below, cache_dir=cache_dir, verify=False, split="test")

@@ -22,6 +22,7 @@ def load(folder, cache_dir):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normals", [True, False])
 def test_rows_have_points_normals_parts_and_category(load, normals):
     splits = load(normals=normals)
@@ -60,6 +61,7 @@ def test_the_folder_above_may_be_given_and_numbers_are_checked(load, folder):
     assert load(data_dir=folder.parent).num_rows == {"train": 2, "validation": 2, "test": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -20,6 +20,7 @@ def shapes(tmp_path_factory):
     return load_point_dataset("shapes", cache_dir=str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.slow
 def test_rows_are_clouds_as_numpy_arrays_with_a_class(shapes):
     assert {split: len(rows) for split, rows in shapes.items()} == {"train": 433, "test": 141}
     assert shapes["train"].features["points"] == Array2D((1024, 3), "float32")

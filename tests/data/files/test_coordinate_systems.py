@@ -154,6 +154,7 @@ def move_chunk_table(data, start, distance):
     struct.pack_into("<q", data, start, table + distance)
 
 
+@pytest.mark.slow
 def test_texts_of_many_systems_in_four_dialects():
     """Not one unit of 200 and more texts is another one than pyproj's."""
     pyproj = pytest.importorskip("pyproj")
@@ -191,6 +192,7 @@ def test_texts_of_many_systems_in_four_dialects():
     assert texts >= 200
 
 
+@pytest.mark.slow
 def test_units_of_epsg_are_those_of_pyproj():
     pyproj = pytest.importorskip("pyproj")
     from docs.tools import epsg_units

@@ -32,6 +32,7 @@ def reading(tmp_path):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize("name", READ)
 def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, reading, monkeypatch):
@@ -64,6 +65,7 @@ def test_limits_are_whole_numbers_and_the_variable_names_them(monkeypatch):
             ReadLimits.current()
 
 
+@pytest.mark.slow
 def test_a_scan_of_millions_of_points_still_opens(reading):
     points = np.random.default_rng(0).random((3_000_000, 3), np.float32)
     header = "element vertex 3000000\nproperty float x\nproperty float y\nproperty float z"
@@ -84,6 +86,7 @@ def test_primitives_that_share_one_table_are_counted_before_any_is_created(readi
     assert len(reading(("some.glb", gltf(document, SQUARE.tobytes() + bytes(corners)))).faces) == corners // 3 * 2
 
 
+@pytest.mark.slow
 def test_a_scene_of_very_many_small_parts_is_refused(reading):
     document, chunk = gltf_square(meshes=[{"primitives": [{"attributes": {"POSITION": 2}}] * 40_000}])
     document["accessors"].append({**document["accessors"][0], "count": 0})
@@ -141,6 +144,7 @@ def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code, readin
             )
 
 
+@pytest.mark.slow
 def test_millions_of_empty_lists_take_little_more_memory_than_the_file(reading):
     import tracemalloc
 
@@ -156,6 +160,7 @@ def test_millions_of_empty_lists_take_little_more_memory_than_the_file(reading):
         assert peak < 80 * count
 
 
+@pytest.mark.slow
 def test_a_laz_of_millions_of_equal_points_is_refused(reading):
     import laspy
 
@@ -171,6 +176,7 @@ def test_a_laz_of_millions_of_equal_points_is_refused(reading):
         reading(("some.laz", file.getvalue()))
 
 
+@pytest.mark.slow
 def test_an_archive_that_unpacks_to_much_more_is_refused_before_it_is_unpacked(reading):
     zeros = npy(np.zeros((FREE_BYTES // 24, 3), np.float32))
     file = io.BytesIO()

@@ -50,12 +50,14 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("value", VALUES, ids=["clouds", "folds", "types", "scalars", "plain", "shared"])
 def test_values_written_by_numpy_and_python_are_read_back(reading, value, protocol):
     assert_same(reading(pickle.dumps(value, protocol)), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_pickles_of_numpy_1_and_2_are_both_read(reading, protocol):
     new = pickle.dumps([SOME, np.float32(2)], protocol)
@@ -70,6 +72,7 @@ def test_pickles_of_numpy_1_and_2_are_both_read(reading, protocol):
     assert_same(reading(old), [SOME, np.float32(2)])
 
 
+@pytest.mark.slow
 def test_pickles_of_python_2_are_read(reading):
     raw = SOME.tobytes()
     state = b"(K\x01K\x04K\x03\x86q\x03cnumpy\ndtype\nq\x04U\x02f4q\x05K\x00K\x01\x87q\x06Rq\x07"

@@ -46,6 +46,7 @@ def test_another_program_reads_what_is_written(kind, tmp_path):
     assert (mesh.vertices == SQUARE).all() and (mesh.faces == TRIANGLES).all()
 
 
+@pytest.mark.slow
 def test_coordinates_of_obj_keep_all_digits_and_points_are_elements(tmp_path):
     points = np.random.default_rng(0).normal(size=(70_000, 3)).astype(np.float32)
     write_point_cloud(tmp_path / "cloud.obj", PointCloudData(points))

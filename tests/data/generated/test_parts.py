@@ -62,6 +62,7 @@ def parts():
     return load_point_dataset("parts", **OBJECTS)
 
 
+@pytest.mark.slow
 def test_objects_have_only_parts_of_their_category(parts):
     features = parts["train"].features
     names, categories = features["labels"].feature.names, features["label"].names
@@ -73,6 +74,7 @@ def test_objects_have_only_parts_of_their_category(parts):
             assert {names[part] for part in row["labels"]} == {f"{category} {part}" for part in PARTS[category]}
 
 
+@pytest.mark.slow
 def test_no_object_occurs_twice(parts):
     clouds = [row["points"].tobytes() for rows in parts.values() for row in rows]
     assert len(set(clouds)) == len(clouds) == 24

@@ -51,6 +51,7 @@ def rooms():
     return load_point_dataset("rooms", **ROOMS)
 
 
+@pytest.mark.slow
 def test_rooms_have_a_class_for_every_point(rooms):
     assert {split: len(rows) for split, rows in rooms.items()} == {"train": 3, "validation": 2, "test": 2}
     feature = rooms["train"].features["labels"].feature
@@ -62,6 +63,7 @@ def test_rooms_have_a_class_for_every_point(rooms):
         assert len(np.unique(row["labels"])) > 2
 
 
+@pytest.mark.slow
 def test_labels_of_rooms_are_the_classes_of_the_shapes():
     only = load_point_dataset("rooms", split="train", classes=["table", "lamp"], **ROOMS)
     assert only.features["labels"].feature.names == ["floor", "table", "lamp"]

@@ -41,6 +41,7 @@ def objects_of(room):
     ], ~inside.any(axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headings", [True, False])
 def test_rooms_have_a_box_closely_around_each_object(headings):
     splits = load(headings=headings)
@@ -57,6 +58,7 @@ def test_rooms_have_a_box_closely_around_each_object(headings):
         assert headings or np.abs(np.asarray(room["boxes"])[:, 6]).max() == 0
 
 
+@pytest.mark.slow
 def test_headings_follow_the_symmetry_of_the_class(rooms):
     names = rooms["train"].features["box_labels"].feature.names
     seen = set()
@@ -68,6 +70,7 @@ def test_headings_follow_the_symmetry_of_the_class(rooms):
     assert seen == {0, 1, 2} and SYMMETRY.keys() == TYPICAL_SIZES.keys()
 
 
+@pytest.mark.slow
 def test_seats_have_their_backs_behind_them(chairs):
     """The front is along the box's own x; what is high of a chair is its back."""
     behind = []

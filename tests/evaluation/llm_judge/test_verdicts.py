@@ -169,6 +169,7 @@ def test_lone_surrogates_in_a_reply_lose_no_verdicts(tmp_path):
     assert stored["results"][2]["reason"] == "\U0001f600 a pair"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["class", "same", "caption"])
 @pytest.mark.parametrize(
     "reply", ["1" * 3_000_000, "1#" * 1_000_000, "#" * 3_000_000, "9#a" * 1_000_000 + "#", "T" * 4_000_000]

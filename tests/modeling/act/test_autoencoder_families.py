@@ -14,6 +14,7 @@ every_family = pytest.mark.parametrize("family", list(encoder_families()))
 CANCELED = ("lift.bias", "join.bias", "decoder.widen.bias", "patch_encoder.widen.bias")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "depth"),
     [(family, "deep") for family in encoder_families()] + [(family, "shallow") for family in SOME_FAMILIES],
@@ -33,6 +34,7 @@ def test_a_training_step_trains_all_but_the_teacher(family, depth):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.encoder.state_dict().items())
 
 
+@pytest.mark.slow
 @every_family
 def test_the_teacher_does_not_depend_on_the_order_of_tokens(family):
     model = tiny_autoencoder(family, num_prompts=2)
@@ -46,6 +48,7 @@ def test_the_teacher_does_not_depend_on_the_order_of_tokens(family):
     assert (moved - output).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @every_family
 def test_every_token_attends_to_all_prompts_and_tokens(family):
     model = tiny_autoencoder(family)

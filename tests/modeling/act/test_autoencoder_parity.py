@@ -71,6 +71,7 @@ def assert_as_stored(case, seen, keys):
         )
 
 
+@pytest.mark.slow
 def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     # Full sequences, so that layer outputs include the prompts.
     monkeypatch.setattr(modeling_act_autoencoder, "prefix_attention", lambda encoder: nullcontext(False))
@@ -86,6 +87,7 @@ def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     assert not left
 
 
+@pytest.mark.slow
 def test_training_step_has_the_stored_losses_and_gradients(opened):
     case, model = opened
     output = model.train()(case.points, temperature=0.5, kl_weight=0.05, hard=False, noise=torch.zeros(1))
@@ -109,6 +111,7 @@ def test_training_step_has_the_stored_losses_and_gradients(opened):
         torch.testing.assert_close(ours, case.expected[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_parameters_are_trained_and_frozen(opened):
     case, model = opened
     sizes = {n: torch.Size(shape).numel() for n, (shape, _) in case.manifest["state_dict"].items()}
@@ -123,6 +126,7 @@ def test_the_same_parameters_are_trained_and_frozen(opened):
         assert sum(p.numel() for p in read) == sum(sizes[name] for name in case.manifest["frozen"])
 
 
+@pytest.mark.slow
 def test_teacher_features_are_the_released_targets(opened):
     case, model = opened
     stored = [key for key in case.expected if "tokenizer_features" in key]

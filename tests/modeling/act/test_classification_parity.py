@@ -52,12 +52,14 @@ def run(request):
     return case, found, model, patches
 
 
+@pytest.mark.slow
 def test_patches_are_those_of_the_original(run):
     case, _, _, patches = run
     assert torch.equal(patches.centers, case.expected["center"])
     assert case.error("neighborhood", patches.neighborhoods) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_every_stored_tensor_agrees(run, mode):
     case, found, _, _ = run
@@ -69,11 +71,13 @@ def test_every_stored_tensor_agrees(run, mode):
     assert found[mode]["loss"].item() == pytest.approx(case.expected[f"{mode}.loss"].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_norms_agree(run):
     case, _, model, _ = run
     assert case.differing_norms("train", model) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "changes"), [("linear", {"head_widths": ()}), ("side", {"side_network": True})])
 def test_other_variants_match_the_original(variant, changes):
     case = ReferenceCase("act_cls", "cls")

@@ -66,6 +66,7 @@ def test_the_configured_share_of_patches_is_hidden_and_predicted(mask_type):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16 model", "autocast"])
 @pytest.mark.parametrize("name", ["cosine", "contrastive", "barlow"])
 def test_losses_are_taken_in_full_precision(name, precision):
@@ -79,6 +80,7 @@ def test_losses_are_taken_in_full_precision(name, precision):
     assert torch.equal(output.loss, expected) and expected > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTILLATION_LOSSES)
 def test_every_loss_trains_only_the_student(name):
     model = tiny_pretraining(distillation_loss=name).train()
@@ -109,6 +111,7 @@ def test_hidden_patches_do_not_affect_their_predictions():
     assert torch.equal(predictions[0], predictions[1]) and not torch.allclose(predictions[0], predictions[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_encoding_hidden_patches_too_changes_nothing_but_batch_statistics(training):
     lean = tiny_pretraining(drop_path_rate=0.0, decoder_drop_path_rate=0.0).train(training)
@@ -146,6 +149,7 @@ def test_targets_repeat_by_default_and_vary_under_noise():
     assert not torch.equal(*drawn)
 
 
+@pytest.mark.slow
 def test_the_teacher_does_not_change_unless_configured():
     def moved(model):
         before = model.autoencoder.patch_encoder.lift_norm.running_mean.clone()
@@ -160,6 +164,7 @@ def test_the_teacher_does_not_change_unless_configured():
     assert torch.equal(still(clouds(), masks()).targets, still(clouds(), masks()).targets)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_all_but_the_frozen_encoder(tmp_path):
     model = tiny_pretraining(class_token_loss=True, class_token_layer=1)
     model.save_pretrained(tmp_path)
@@ -207,6 +212,7 @@ def test_probe_features_are_pooled_or_those_of_the_released_program():
     torch.testing.assert_close(features, released.feature_head(released.act(clouds()).last_hidden_state[:, 0]))
 
 
+@pytest.mark.slow
 def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
     full, half = tiny_pretraining(), tiny_pretraining(teacher_dtype="bfloat16")
     half.save_pretrained(tmp_path)
@@ -228,6 +234,7 @@ def test_a_mask_that_hides_everything_is_refused():
         tiny_pretraining()(clouds(), torch.ones(3, GROUPS, dtype=torch.bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", [OpenShapeModel, PatchAlign3DModel, Uni3DModel])
 def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_class, tmp_path):
     source = tiny_aligned(model_class)
@@ -263,6 +270,7 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
         ActModel.from_pretrained(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_student_of_voxels_sees_only_points_of_visible_patches(tmp_path):
     source = tiny_ptv3(PointTransformerV3Model, shuffle_curves="never", drop_path_rate=0.0)
     spread_weights(source)

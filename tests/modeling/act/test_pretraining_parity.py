@@ -36,6 +36,7 @@ def run(request):
     return case, ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TOLERANCE)
 def test_every_stored_tensor_agrees(run, path):
     case, ours = run
@@ -45,17 +46,20 @@ def test_every_stored_tensor_agrees(run, path):
         assert case.error(key, ours[key]) <= TOLERANCE[path], key
 
 
+@pytest.mark.slow
 def test_nothing_else_is_stored(run):
     case, _ = run
     assert {key for key in case.expected if not key.startswith(tuple(TOLERANCE))} == {"center"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TOLERANCE)
 def test_losses_agree(run, path):
     case, ours = run
     assert case.error(f"{path}loss", ours[f"{path}loss"]) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["eval.", "train."])
 def test_class_token_predictions_exist_only_with_their_loss(run, path):
     case, ours = run
@@ -64,6 +68,7 @@ def test_class_token_predictions_exist_only_with_their_loss(run, path):
     assert (ours[f"{path}student_pred_global"] is not None) == counts
 
 
+@pytest.mark.slow
 def test_centers_agree(run):
     case, ours = run
     assert case.error("center", ours["center"]) <= 1e-4

@@ -64,6 +64,7 @@ def run(request):
     return case, found, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_every_stored_tensor_agrees(run, mode):
     case, found, _ = run
@@ -74,11 +75,13 @@ def test_every_stored_tensor_agrees(run, mode):
     assert found[mode]["loss"].item() == pytest.approx(case.expected[f"{mode}.loss"].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_norms_agree(run):
     case, _, model = run
     assert case.differing_norms("train", model) == {}
 
 
+@pytest.mark.slow
 def test_new_parameters_are_those_that_the_released_programs_call_new(run):
     case, _, model = run
     new = {ours for name in case.manifest["only_new_parameters"] for ours in case.renames[name]}

@@ -9,6 +9,7 @@ from tests.tiny_encoders import adapted_model, clouds
 from tests.turns import some
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count_empty_cells", some([False, True], left_out=[True]))
 def test_training_step_compiles_into_one_graph(monkeypatch, count_empty_cells):
     # Compilers of torch 2.10 and 2.11 break the graph at this question, as seen on a GPU with 2.11; that of 2.13 knows

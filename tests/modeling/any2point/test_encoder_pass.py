@@ -90,6 +90,7 @@ def own_places(core, count):
     return TokenPlaces.with_class_token(entry, table.rows, table.columns)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("model_type", list(encoder_families()))
 def test_layers_get_the_inputs_of_the_encoders_own_forward_pass(model_type, monkeypatch):

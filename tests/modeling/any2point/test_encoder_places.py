@@ -42,6 +42,7 @@ def content():
     return tokens, torch.rand(2, TOKENS, 3, generator=generator) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "changed"), by_turns(encoder_families(), [0, TOKENS - 1]), scope="module")
 def test_every_token_attends_to_every_other(family, changed):
     core = tiny_model(family).any2point
@@ -52,6 +53,7 @@ def test_every_token_attends_to_every_other(family, changed):
     assert moved.min() > 1e-6, "later tokens must be seen as earlier ones are, by the class token too"
 
 
+@pytest.mark.slow
 @every_family
 def test_order_of_the_tokens_does_not_matter(family):
     core = tiny_model(family).any2point
@@ -63,6 +65,7 @@ def test_order_of_the_tokens_does_not_matter(family):
     torch.testing.assert_close(found[:, 1:], expected[:, 1:][:, order], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_family
 def test_places_change_the_features(family):
     core = tiny_model(family).any2point
@@ -73,6 +76,7 @@ def test_places_change_the_features(family):
     assert (after - before).abs().amax(dim=-1).min() > 1e-5
 
 
+@pytest.mark.slow
 @every_family
 def test_clouds_of_a_batch_have_separate_places(family):
     core = tiny_model(family).any2point
@@ -82,6 +86,7 @@ def test_clouds_of_a_batch_have_separate_places(family):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @rotary_families
 def test_rules_for_rotary_views_differ_and_are_finite(family):
     tokens, centers = content()
@@ -96,6 +101,7 @@ def test_rules_for_rotary_views_differ_and_are_finite(family):
             assert (states[one] - states[other]).abs().max() > 1e-4, (one, other)
 
 
+@pytest.mark.slow
 @rotary_families
 def test_all_rules_are_equal_for_a_single_view(family):
     tokens, centers = content()
@@ -104,6 +110,7 @@ def test_all_rules_are_equal_for_a_single_view(family):
         torch.testing.assert_close(other, states[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
 def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
     with raises(ValueError, naming="attention_axis"):

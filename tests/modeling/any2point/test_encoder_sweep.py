@@ -52,6 +52,7 @@ def frozen_modules(model):
     return [m for name, m in core_of(model).encoder.named_modules() if "guided_adapter_" not in name]
 
 
+@pytest.mark.slow
 @every_family
 def test_forward_has_the_promised_shapes(family):
     model = adapted_model(family, large_logits=True)
@@ -67,6 +68,7 @@ def test_forward_has_the_promised_shapes(family):
     assert torch.equal(output.centers, clouds()[torch.arange(3)[:, None], output.center_index])
 
 
+@pytest.mark.slow
 @every_family
 def test_a_training_step_reaches_all_trained_parameters_and_not_the_encoder(family):
     model = adapted_model(family, large_logits=True)
@@ -88,6 +90,7 @@ def test_a_training_step_reaches_all_trained_parameters_and_not_the_encoder(fami
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
 
 
+@pytest.mark.slow
 @some_families
 def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
     model = adapted_model(family, large_logits=True)
@@ -101,6 +104,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
         assert [module.training for module in wrapped] == [mode] * LAYERS
 
 
+@pytest.mark.slow
 @every_family
 def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family, large_logits=True)
@@ -116,6 +120,7 @@ def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_pat
     assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype"),
     by_turns(encoder_families() if ALL_PAIRS else SOME, [torch.bfloat16, torch.float16]),
@@ -135,6 +140,7 @@ def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_
             assert_nearly_equal(logits, model(clouds()).logits, 0.1)
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_reloaded_encoder_stored_with_the_model_is_equal(family, tmp_path):
     model = tiny_model(family, large_logits=True)
@@ -148,6 +154,7 @@ def test_reloaded_encoder_stored_with_the_model_is_equal(family, tmp_path):
         torch.testing.assert_close(loaded(clouds()).logits, model(clouds()).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @some_families
 def test_reloaded_adapter_is_equal(family, tmp_path):
     model = adapted_model(family, large_logits=True)
@@ -161,6 +168,7 @@ def test_reloaded_adapter_is_equal(family, tmp_path):
         assert torch.equal(features(clouds()).last_hidden_state, expected)
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
     model = adapted_model(family, large_logits=True)
@@ -172,6 +180,7 @@ def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_attention_implementations_agree(family):
     model = tiny_model(family, large_logits=True)
@@ -186,6 +195,7 @@ def test_attention_implementations_agree(family):
         torch.testing.assert_close(model(clouds()).logits, eager(clouds()).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     model = adapted_model(family, dtype=torch.bfloat16, large_logits=True)
@@ -199,6 +209,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     assert train_step(model).isfinite()
 
 
+@pytest.mark.slow
 @some_families
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_model_in_another_precision_has_the_same_places(family, dtype):
@@ -217,6 +228,7 @@ def test_model_in_another_precision_has_the_same_places(family, dtype):
         torch.testing.assert_close(found.last_hidden_state.float(), expected.last_hidden_state, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @some_families
 def test_autocast_trains_as_full_precision_does(family):
     model = adapted_model(family, head_dropout=0.0, head_widths=(), large_logits=True).train()
@@ -242,6 +254,7 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+@pytest.mark.slow
 @some_by_turns("reentrant", [False, True])
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
     plain, recomputing = adapted_model(family, large_logits=True), adapted_model(family, large_logits=True)
@@ -260,6 +273,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, 
     assert len(runs) == 3
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
     model = tiny_model(family, num_layers=1, large_logits=True)
@@ -276,6 +290,7 @@ def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
         assert torch.equal(logits, type(model).from_pretrained(tmp_path)(clouds()).logits)
 
 
+@pytest.mark.slow
 @every_family
 def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
     core = tiny_model(family, large_logits=True).any2point
@@ -292,6 +307,7 @@ def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
 # Their layers do not return attention weights, even with eager attention.
 
 
+@pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_an_offloaded_encoder_gives_the_same_logits(family):
     model = tiny_model(family, large_logits=True)

@@ -32,6 +32,7 @@ def fine_tuned(encoder="bert", **settings):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model", "t5", "beit", "llama", "hubert", "gpt2"])
 def test_step_changes_only_encoder_parameters_that_process_clouds(encoder):
     model = tiny_model(encoder, head_dropout=0.0)
@@ -63,6 +64,7 @@ def test_positions_train_and_input_embeddings_do_not(encoder, trains, stays):
     assert model.any2point.encoder.get_parameter(trains).grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["bert", "clip_vision_model"])
 def test_fine_tuned_model_is_equal_through_every_entry_point(encoder, tmp_path):
     model = fine_tuned(encoder)
@@ -75,6 +77,7 @@ def test_fine_tuned_model_is_equal_through_every_entry_point(encoder, tmp_path):
         assert torch.equal(stored[name], parameter), name
 
 
+@pytest.mark.slow
 def test_reloaded_model_is_frozen_until_it_is_unfrozen_again(tmp_path):
     fine_tuned().save_pretrained(tmp_path)
     with warnings.catch_warnings():
@@ -130,6 +133,7 @@ def test_encoder_with_adapters_is_refused():
         model.get_base_model().unfreeze_encoder()
 
 
+@pytest.mark.slow
 def test_adapter_on_a_fine_tuned_encoder_is_stored_with_that_encoder(tmp_path):
     base = fine_tuned()
     base.save_pretrained(tmp_path / "base")

@@ -23,6 +23,7 @@ def gradient_run():
     return case, model, output
 
 
+@pytest.mark.slow
 def test_training_loss_and_logits_agree(gradient_run):
     case, _, output = gradient_run
     assert abs(output.loss.item() - case.manifest["loss_value"]) < case.manifest["tolerance"]["loss"]
@@ -46,6 +47,7 @@ def plain_names(model, tensors):
     return renamed
 
 
+@pytest.mark.slow
 def test_exactly_the_published_parameters_train(gradient_run):
     case, model, _ = gradient_run
     trained = plain_names(model, ((n, p) for n, p in model.named_parameters() if p.requires_grad))
@@ -54,6 +56,7 @@ def test_exactly_the_published_parameters_train(gradient_run):
     assert sum(matched) == case.manifest["trainable_count"]
 
 
+@pytest.mark.slow
 def test_gradient_norms_agree_to_one_percent(gradient_run):
     case, model, _ = gradient_run
     gradients = plain_names(model, ((n, p.grad) for n, p in model.named_parameters() if p.requires_grad))
@@ -67,6 +70,7 @@ def test_gradient_norms_agree_to_one_percent(gradient_run):
     assert compared > 70
 
 
+@pytest.mark.slow
 def test_running_statistics_are_updated_as_published(gradient_run):
     case, model, _ = gradient_run
     buffers = plain_names(model, model.named_buffers())

@@ -11,6 +11,7 @@ from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENT
 from tests.tiny_encoders import saved_encoder, tiny_config
 
 
+@pytest.mark.slow
 def test_a_new_model_has_them_unless_others_are_given():
     for model_class, light in (
         (Any2PointForPointCloudClassification, LIGHT),

@@ -53,6 +53,7 @@ def wide(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize(
     ("settings", "dtype"), [({"encoder_dtype": "bfloat16"}, torch.bfloat16), ({"dtype": torch.float16}, torch.float16)]
@@ -88,6 +89,7 @@ def dtypes_of(model):
     return trained, encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adapter", "stored whole", "stored adapter"])
 def test_dtype_of_the_frozen_encoder_is_saved_and_trained_parameters_stay_in_full_precision(kind, wide, tmp_path):
     source = tiny_model(wide, encoder_dtype="bfloat16", large_logits=True)
@@ -114,6 +116,7 @@ def test_dtype_of_the_frozen_encoder_is_saved_and_trained_parameters_stay_in_ful
     assert dtypes_of(plain) == ({torch.float32}, {torch.float32})
 
 
+@pytest.mark.slow
 def test_dtypes_that_do_not_fit_are_refused(wide, tmp_path):
     for wrong in ("int8", "torch.bfloat16", torch.bfloat16):
         with pytest.raises(ValueError, match=f"encoder_dtype={wrong!r}; expected one of None, 'float32', 'bfloat16'"):

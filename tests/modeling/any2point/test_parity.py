@@ -104,12 +104,14 @@ def cosine(layer, tokens, geometry):
     return view_voxel_cosine(rows, reference, members, voxels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["centers", "fps_index", "cell"])
 def test_discrete_decisions_are_identical(run, key):
     case, ours = run
     assert torch.equal(ours[key], case.expected[key].to(ours[key].dtype))
 
 
+@pytest.mark.slow
 def test_tokens_share_the_voxels_of_the_original(run):
     case, ours = run
     expected = case.expected["voxel"]
@@ -118,6 +120,7 @@ def test_tokens_share_the_voxels_of_the_original(run):
         assert torch.equal(ours["voxel"][cloud][:, None] == ours["voxel"][cloud][None], same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [

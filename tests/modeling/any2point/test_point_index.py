@@ -20,6 +20,7 @@ def model(request):
     return tiny_model("bert", tokenizer=request.param).eval()
 
 
+@pytest.mark.slow
 def test_results_equal_those_of_the_model_that_indexes_itself(model):
     points = clouds()
     with torch.no_grad():
@@ -28,6 +29,7 @@ def test_results_equal_those_of_the_model_that_indexes_itself(model):
     assert torch.equal(made, expected)
 
 
+@pytest.mark.slow
 def test_workers_index_clouds_after_their_augmentation(model):
     rows = [{"points": cloud.numpy(), "label": number} for number, cloud in enumerate(clouds())]
     collate = PointCloudCollator(transform=Jitter(), indexer=PointIndexer(model.config))
@@ -60,6 +62,7 @@ def test_neighbors_that_do_not_exist_and_clouds_that_are_too_small_are_refused(m
         PointIndexer(model.config)(clouds()[:, :4])
 
 
+@pytest.mark.slow
 def test_the_trainer_indexes_in_its_collator_where_the_model_supports_it(model, tmp_path):
     still = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
     arguments = PointTrainingArguments(str(tmp_path), index_in_workers=True, use_cpu=True, **still)

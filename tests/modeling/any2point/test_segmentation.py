@@ -64,6 +64,7 @@ def test_every_point_gets_logits_and_every_trained_part_a_gradient(kind):
     assert untouched == {name for name in trained if is_cancelled_by_batch_norm(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
 def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
     model = adapted(tiny_part_model(tokenizer=tokenizer, propagate_levels=True), "guided")

@@ -71,6 +71,7 @@ def test_further_channels_start_without_influence(encoder):
     assert (gradient[:, 3:].abs().sum(dim=0) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "alone"])
 def test_trained_weights_are_not_replaced_by_them(kind, encoder, tmp_path):
     model: nn.Module = build(encoder)

@@ -50,6 +50,7 @@ def train_step(model):
     return float(loss.detach())
 
 
+@pytest.mark.slow
 @TOWERS
 def test_outputs_are_cosines_times_the_scale(encoder, tower):
     model = tiny_zero_shot_model(encoder, tower=tower)
@@ -123,6 +124,7 @@ def test_adapters_of_the_points_do_not_reach_the_texts():
     torch.testing.assert_close(model.encode_labels(LABELS), texts)
 
 
+@pytest.mark.slow
 @MAKERS
 def test_training_moves_clouds_to_their_texts(make):
     model = make()

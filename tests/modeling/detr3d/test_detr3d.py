@@ -121,6 +121,7 @@ def test_a_batch_without_objects_trains_all_heads():
     assert output.loss_dict["loss_center"] == 0 and output.loss_dict["loss_class"] > 0
 
 
+@pytest.mark.slow
 def test_training_finds_the_boxes_of_two_clouds():
     torch.manual_seed(0)
     made = tiny_detr3d(
@@ -204,6 +205,7 @@ def test_headings_are_split_into_bins():
     assert heading_targets(torch.tensor([0.1]), 1)[0].tolist() == [0]
 
 
+@pytest.mark.slow
 def test_directions_of_positions_stay_in_full_precision(tmp_path):
     made = tiny_detr3d(Detr3DModel)
     frequencies = made.positions.frequencies.clone()

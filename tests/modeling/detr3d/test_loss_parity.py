@@ -89,6 +89,7 @@ def made(request):
     return Step(*request.param)
 
 
+@pytest.mark.slow
 @over_runs
 def test_terms_of_all_layers_agree(made):
     run = made.run
@@ -113,6 +114,7 @@ def test_terms_of_all_layers_agree(made):
     assert float(summed) == pytest.approx(float(made.output.loss.detach()), rel=1e-6)
 
 
+@pytest.mark.slow
 @over_runs
 def test_matches_and_overlaps_agree(made):
     name, run = made.name, made.run
@@ -136,6 +138,7 @@ def test_matches_and_overlaps_agree(made):
             )
 
 
+@pytest.mark.slow
 @with_gradients
 def test_gradients_of_predictions_agree(made):
     run = made.run
@@ -162,6 +165,7 @@ def test_gradients_of_predictions_agree(made):
         assert float((gradient - expected).abs().max()) <= allowed, key
 
 
+@pytest.mark.slow
 @with_gradients
 def test_gradients_of_parameters_agree(made):
     run = made.run

@@ -76,6 +76,7 @@ def run(request):
     return case, model, found, output
 
 
+@pytest.mark.slow
 def test_every_stage_agrees(run):
     case, model, found, _ = run
     stored = {key for key in case.expected if not key.startswith(("pred.", "buffer.", "decoder"))}
@@ -114,6 +115,7 @@ def predicted(case: DetectionCase, model, output) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_every_prediction_of_every_layer_agrees(run):
     case, model, _, output = run
     found = predicted(case, model, output)
@@ -123,6 +125,7 @@ def test_every_prediction_of_every_layer_agrees(run):
         assert error <= tolerance(key, model.config.num_heading_bins), f"{key}: {error}"
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_last_layer(run):
     case, model, _, _ = run
     with torch.no_grad():
@@ -133,6 +136,7 @@ def test_the_answer_is_that_of_the_last_layer(run):
     assert output.auxiliary_outputs is None
 
 
+@pytest.mark.slow
 def test_the_order_of_a_clouds_points_matters_only_as_released():
     case = DetectionCase("detr3d_scannet_masked")
     flipped = torch.cat([case.points[:, :1], case.points[:, 1:].flip(1)], dim=1)

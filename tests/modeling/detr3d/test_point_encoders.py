@@ -50,6 +50,7 @@ def detector(directory: str, **settings) -> Detr3DForPointCloudObjectDetection:
     return Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(directory, **(SETTINGS | settings))
 
 
+@pytest.mark.slow
 @over_encoders
 def test_a_frozen_encoder_keeps_its_weights_while_the_decoder_trains(encoder_class, saved, tmp_path):
     directory, encoder = saved(encoder_class)
@@ -79,6 +80,7 @@ def test_a_frozen_encoder_keeps_its_weights_while_the_decoder_trains(encoder_cla
     assert not any(parameter.requires_grad for parameter in again.detr3d.point_encoder.parameters())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_clouds_of_different_sizes_are_a_batch_of_voxels(saved):
     model = detector(saved(PointTransformerV3Model)[0])
@@ -109,6 +111,7 @@ def randomized(model):
     return model.eval()
 
 
+@pytest.mark.slow
 @over_encoders
 @pytest.mark.parametrize("method", METHODS)
 def test_an_adapter_trains_encoder_decoder_and_heads_and_its_directory_is_a_detector(
@@ -150,6 +153,7 @@ def test_an_adapter_trains_encoder_decoder_and_heads_and_its_directory_is_a_dete
             assert relative_difference(opened.eval()(cloud).logits, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_user_says_what_is_trained_beside_an_adapter(saved, tmp_path):
     base = detector(saved(ActModel)[0])
     config = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=["class_head"])
@@ -163,6 +167,7 @@ def test_the_user_says_what_is_trained_beside_an_adapter(saved, tmp_path):
         get_peft_model(bare, GuidedAdapterConfig())
 
 
+@pytest.mark.slow
 @over_encoders
 def test_the_weights_of_an_encoder_are_stored_only_if_they_have_changed(encoder_class, saved, tmp_path):
     directory, encoder = saved(encoder_class)
@@ -187,6 +192,7 @@ def test_the_weights_of_an_encoder_are_stored_only_if_they_have_changed(encoder_
         assert relative_difference(last(cloud).logits, changed) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_changed_encoder_is_stored_next_to_an_adapter(saved, tmp_path):
     base = detector(saved(ActModel)[0])
     with torch.no_grad():
@@ -205,6 +211,7 @@ def test_a_changed_encoder_is_stored_next_to_an_adapter(saved, tmp_path):
             PeftModel.from_pretrained(detector(saved(ActModel)[0]), tmp_path)
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_name_of_an_encoder_are_refused(tmp_path):
     case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
     detector(str(tmp_path / "encoder")).save_pretrained(tmp_path / "model")

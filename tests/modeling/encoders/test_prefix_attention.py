@@ -31,6 +31,7 @@ def sequence(batch=3, prompts=4, tokens=5):
     return (torch.randn(batch, count, HIDDEN, generator=generator) for count in (prompts, tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", PLAIN)
 def test_outputs_equal_those_of_one_sequence(model_type):
     encoder, layer = opened(model_type)

@@ -22,6 +22,7 @@ from tests.tiny_encoders import HIDDEN, LAYERS, random_encoder, saved_encoder, t
 ALL = list(encoder_families())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ALL)
 def test_paths_of_a_family_exist_in_its_encoders(model_type):
     family = encoder_families()[model_type]
@@ -43,6 +44,7 @@ def test_paths_of_a_family_exist_in_its_encoders(model_type):
         assert family.class_token(encoder).shape == (HIDDEN,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ALL)
 def test_branch_is_the_last_term_that_a_layer_adds(model_type):
     # The branch passes through one residual sum only: in pre-norm layers, a constant added to the branch is added
@@ -113,6 +115,7 @@ def test_composite_checkpoint_requires_a_tower(tower):
         tiny_model("clip", tower=tower)
 
 
+@pytest.mark.slow
 def test_unsupported_tower_of_a_composite_checkpoint_is_refused_with_the_reason():
     with raises(UnsupportedEncoder, naming="'clap_audio_model'"):
         tiny_model("clap", tower="audio")
@@ -124,6 +127,7 @@ def test_wrong_tower_is_refused():
     assert tiny_model("bert", tower="text").config.encoder_tower == "text"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoint", "tower"),
     [(c, t) for c, towers in composite_checkpoints().items() for t in towers if (c, t) != ("clap", "audio")],

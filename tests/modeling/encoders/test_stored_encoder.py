@@ -35,6 +35,7 @@ def adapted(method, model_type="bert"):
     return get_peft_model(model, lora).eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["guided", "lora"])
 @pytest.mark.parametrize("model_type", ["bert", "clip_vision_model"])
@@ -92,6 +93,7 @@ def test_encoder_with_a_name_is_not_stored(tmp_path):
     assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "attention.self" in name]
 
 
+@pytest.mark.slow
 def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path):
     random_encoder(tiny_config("bert")).save_pretrained(tmp_path / "encoder")
     tiny_model(str(tmp_path / "encoder")).save_pretrained(tmp_path / "one")
@@ -102,6 +104,7 @@ def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path):
     assert one.keys() == two.keys() and not [name for name in one if "attention.self" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["random", "shuffled"])
 def test_weights_that_replace_the_named_ones_have_no_record_of_these(how):
     named = tiny_model().config.part("encoder")

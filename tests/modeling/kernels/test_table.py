@@ -159,6 +159,7 @@ def test_what_compilers_are_given_aggregates_as_the_plain_table(count_empty):
     assert torch.autograd.gradcheck(lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES.keys() - TOLERANCES.keys() - {"pooled_patches"}))
 def test_gradients_equal_finite_differences(name):
     tensors, arguments = CASES[name]
@@ -225,6 +226,7 @@ def test_environment_variable_sets_the_default(monkeypatch):
         runpy.run_path(dispatch.__file__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["auto", "accelerator"])
 @pytest.mark.parametrize("build", ["any2point", "any2point_checkpointed", "act_autoencoder"])
 def test_whole_models_give_the_same_results_with_plain_operations(use_kernels, build, setting):

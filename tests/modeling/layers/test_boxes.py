@@ -89,6 +89,7 @@ def test_equal_and_nearly_equal_boxes_overlap_completely():
     assert nearly.grad is not None and nearly.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_gradients_of_sound_overlaps_are_those_of_differences():
     first, second = random_boxes(4, 4).requires_grad_(), random_boxes(4, 5).requires_grad_()
     assert torch.autograd.gradcheck(box_giou, (first, second), eps=1e-7, atol=1e-5)

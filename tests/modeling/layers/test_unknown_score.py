@@ -22,6 +22,7 @@ BUILDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_classifier_tells_after_it_is_fitted_and_saved(kind, tmp_path):
     model = BUILDERS[kind]().eval()
@@ -54,6 +55,7 @@ def test_nineteen_of_twenty_known_rows_are_below_one_half_and_far_ones_above():
     assert far.min() > 0.9 and unsure.mean() > model.score_unknown(fresh, fresh_logits).mean()
 
 
+@pytest.mark.slow
 def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_other(tmp_path):
     generator = torch.Generator().manual_seed(0)
     model = tiny_features(PointFeaturesForPointCloudClassification)
@@ -94,6 +96,7 @@ def test_what_does_not_fit_is_named(given, message):
         tiny_features(PointFeaturesForPointCloudClassification).fit_unknown_score(**(rows | given))
 
 
+@pytest.mark.slow
 def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
     peft = get_peft_model(tiny_model(large_logits=True, unknown_rows=24), GuidedAdapterConfig())
     assert "unknown_score" in peft.peft_config["default"].modules_to_save

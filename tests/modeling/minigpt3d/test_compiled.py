@@ -6,6 +6,7 @@ import torch
 from hf_any3d.modeling.layers.cloud_prompts import fill_placeholders
 
 
+@pytest.mark.slow
 def test_other_numbers_of_placeholders_are_refused():
     placeholder, embed = 7, torch.nn.Embedding(5, 4)
     input_ids, features = torch.tensor([[1, placeholder, placeholder, 2]]), torch.randn(1, 2, 4)

@@ -48,6 +48,7 @@ def answers(model):
     return model.generate(**BATCH, points=clouds(40, 30), **GREEDY)[:, 8:]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_half_precision_generates_the_same_from_cached_features(saved, model):
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(saved, dtype=torch.bfloat16)
@@ -61,6 +62,7 @@ def test_half_precision_generates_the_same_from_cached_features(saved, model):
     assert beams.shape == (2, 14)
 
 
+@pytest.mark.slow
 def test_submodels_may_be_on_different_devices(saved, model, tmp_path):
     """Tested on one device: the language model is loaded from disk, layer by layer."""
     places = {"point_encoder": "cpu", "bridge": "cpu", "language_model": "disk"}
@@ -91,6 +93,7 @@ def settings() -> dict[str, Any]:
     return others | {"num_query_tokens": PLACES, "num_query_experts": 4, "projector_width": 24}
 
 
+@pytest.mark.slow
 def test_stored_settings_of_generation_are_kept(parts, settings, tmp_path):
     model = build_from_parts(qformer=None, **parts, **settings)
     model.generation_config.update(max_new_tokens=7, repetition_penalty=1.5)

@@ -23,6 +23,7 @@ def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForCondition
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 @torch.no_grad()
 def test_any_causal_language_model_takes_clouds(text):

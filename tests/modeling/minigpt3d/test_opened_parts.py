@@ -1,5 +1,6 @@
 """How a MiniGPT-3D is built around its parts and opened again: records, precision, settings, and what is refused."""
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -35,6 +36,7 @@ def test_parts_that_are_given_by_name_are_recorded(folder):  # noqa: F811
         build_from_parts(folder / "point_encoder", given, text, revisions={"qformer": "main"}, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # noqa: F811
     model = built(folder)
     model.generation_config.max_new_tokens = 13
@@ -57,6 +59,7 @@ def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # 
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, tp_size=2)
 
 
+@pytest.mark.slow
 def test_clouds_are_read_without_gradients_unless_their_encoder_trains():
     from tests.modeling.minigpt3d.tiny_model import tiny_model
 

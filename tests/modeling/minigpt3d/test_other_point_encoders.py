@@ -58,6 +58,7 @@ def test_they_train_and_answer_and_load_equal(encoder, tmp_path):
     assert torch.equal(*answers)
 
 
+@pytest.mark.slow
 @BY_ENCODER
 def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, tmp_path):
     parts = write_parts(tmp_path)
@@ -88,6 +89,7 @@ def test_configs_without_a_class_token_of_points_are_refused():
         tiny_config(point_config={"model_type": "act3d", "use_class_token": False})
 
 
+@pytest.mark.slow
 def test_voxels_train_and_answer_and_load_equal(tmp_path):
     model = tiny_model(point_config={"model_type": "point_transformer_v3", **SMALL}, use_query_experts=True)
     spread_weights(model)
@@ -104,6 +106,7 @@ def test_voxels_train_and_answer_and_load_equal(tmp_path):
     assert torch.equal(*answers)
 
 
+@pytest.mark.slow
 def test_a_stage_of_voxels_starts_from_its_processor_and_fills_up_clouds(tmp_path):
     parts = write_parts(tmp_path)
     source = tiny_ptv3(PointTransformerV3Model)

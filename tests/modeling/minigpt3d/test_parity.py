@@ -31,10 +31,12 @@ def features_of(model, point_tokens, *, experts):
     return model.bridge(point_tokens)
 
 
+@pytest.mark.slow
 def test_point_encoder_gives_the_released_tokens(point_tokens, case):
     assert case.difference("encoder_tokens", point_tokens) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("experts", "stage"), [(False, "stage3"), (True, "mqe")])
 @torch.no_grad()
 def test_loss_and_logits_are_the_released_ones(released, case, point_tokens, experts, stage):
@@ -51,6 +53,7 @@ def test_loss_and_logits_are_the_released_ones(released, case, point_tokens, exp
     assert case.difference(f"{stage}.loss", outputs.loss[None]) < 1e-5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_greedy_answers_are_the_released_ones(released, case, point_tokens):
     features = features_of(released, point_tokens, experts=True).tokens

@@ -96,6 +96,7 @@ def answers(model: MiniGPT3DForConditionalGeneration) -> torch.Tensor:
         return model(ids([2, *CLOUD, 5, 6]), points=clouds(40)).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3, 4])
 def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, stage):
     model = built(folder, stage)
@@ -111,6 +112,7 @@ def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, s
     assert not any(parameter.requires_grad for parameter in opened.point_encoder.parameters())
 
 
+@pytest.mark.slow
 def test_loading_options_reach_all_parts(folder, tmp_path):
     built(folder).save_pretrained(tmp_path)
     halves = MiniGPT3DForConditionalGeneration.from_pretrained(
@@ -122,6 +124,7 @@ def test_loading_options_reach_all_parts(folder, tmp_path):
     assert halves.config.router_top_k == 1 and answers(halves).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_sharded_model_loads_the_same(folder, tmp_path):
     model = built(folder)
     model.save_pretrained(tmp_path, max_shard_size="8KB")
@@ -129,6 +132,7 @@ def test_a_sharded_model_loads_the_same(folder, tmp_path):
     assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
 
 
+@pytest.mark.slow
 def test_parts_with_other_weights_are_refused(folder, tmp_path):
     for part in PARTS:
         shutil.copytree(folder / part, tmp_path / part)
@@ -139,6 +143,7 @@ def test_parts_with_other_weights_are_refused(folder, tmp_path):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_parts_may_have_moved(folder, tmp_path):
     for part in PARTS:
         shutil.copytree(folder / part, tmp_path / "first" / part)
@@ -152,6 +157,7 @@ def test_parts_may_have_moved(folder, tmp_path):
     assert torch.equal(answers(opened), answers(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -188,6 +194,7 @@ def test_a_revision_of_a_part_that_is_not_given_by_name_is_refused(folder):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["store", "merge"])
 def test_a_model_may_be_stored_in_full(folder, tmp_path, change):
     model = with_lora(built(folder))
@@ -202,6 +209,7 @@ def test_a_model_may_be_stored_in_full(folder, tmp_path, change):
     torch.testing.assert_close(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), before)
 
 
+@pytest.mark.slow
 def test_parts_that_are_models_are_stored(folder, tmp_path):
     source = tiny_model(text_lora=None, qformer_lora=None)
     model = build_from_parts(
@@ -217,6 +225,7 @@ def test_parts_that_are_models_are_stored(folder, tmp_path):
     assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
 
 
+@pytest.mark.slow
 def test_a_repository_of_queries_and_q_former_only_can_be_used(folder, tmp_path):
     QueriesAndQFormer.from_pretrained(folder / "qformer").save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < (folder / "qformer" / "model.safetensors").stat().st_size

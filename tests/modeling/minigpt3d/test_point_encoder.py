@@ -20,6 +20,7 @@ def released(case) -> ActModel:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_tokens_are_the_released_ones(released, case):
     found = {}
 

@@ -63,6 +63,7 @@ def steps_of(bridge: Bridge, point_tokens: torch.Tensor, modules: dict[str, torc
     return bridged, found
 
 
+@pytest.mark.slow
 def test_first_query_set_gives_the_released_tokens(released, case, point_tokens):
     layers = released.qformer.encoder.layer
     modules = {
@@ -81,6 +82,7 @@ def test_first_query_set_gives_the_released_tokens(released, case, point_tokens)
     assert bridged.routing is None
 
 
+@pytest.mark.slow
 def test_sparse_experts_give_the_released_tokens(routed, case, point_tokens):
     bridge = routed("sparse")
     bridged, found = steps_of(bridge, point_tokens, {"mqe.router_hidden": bridge.experts.router[0]})
@@ -97,6 +99,7 @@ def test_sparse_experts_give_the_released_tokens(routed, case, point_tokens):
     assert case.difference("mqe.llm_tokens", bridged.tokens) < 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", ["soft", "constant"])
 def test_other_routers_give_the_released_tokens(routed, case, point_tokens, router):
     with torch.no_grad():
@@ -104,6 +107,7 @@ def test_other_routers_give_the_released_tokens(routed, case, point_tokens, rout
     assert case.difference(f"{router}.llm_tokens", tokens) < 5e-4
 
 
+@pytest.mark.slow
 def test_tokens_of_a_cloud_do_not_depend_on_the_batch(routed, case, point_tokens):
     bridge = routed("sparse")
     with torch.no_grad():
@@ -111,6 +115,7 @@ def test_tokens_of_a_cloud_do_not_depend_on_the_batch(routed, case, point_tokens
     assert case.difference("mqe.single.llm_tokens", tokens) < 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_query_sets_do_not_attend_to_each_other(routed, point_tokens, attention):
     bridge = routed("soft")
@@ -140,6 +145,7 @@ def test_sizes_are_the_published_ones():
     assert (count_of(bridge.projector.fc1), count_of(bridge.projector.fc2)) == (3_149_824, 10_488_320)
 
 
+@pytest.mark.slow
 def test_load_balancing_loss_is_one_for_even_use(routed, point_tokens):
     routing = routed("sparse").experts.route(point_tokens)
     routing.logits = torch.zeros(4, 8)
@@ -149,6 +155,7 @@ def test_load_balancing_loss_is_one_for_even_use(routed, point_tokens):
     assert routing.load_balancing_loss().item() == pytest.approx(8)
 
 
+@pytest.mark.slow
 def test_weights_of_the_chosen_sets_sum_to_one_on_request(routed, point_tokens):
     bridge = routed("sparse")
     published = bridge.experts.route(point_tokens).weights.sum(dim=-1)

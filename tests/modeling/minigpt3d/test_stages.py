@@ -25,6 +25,7 @@ def full_size() -> MiniGPT3DForConditionalGeneration:
         return MiniGPT3DForConditionalGeneration(MiniGPT3DConfig(text_lora=TEXT_LORA, qformer_lora=QFORMER_LORA))
 
 
+@pytest.mark.slow
 def test_stages_train_as_many_parameters_as_published(full_size):
     trained = {}
     for stage, count in PUBLISHED.items():
@@ -38,6 +39,7 @@ def test_stages_train_as_many_parameters_as_published(full_size):
     assert sum(parameter.numel() for parameter in full_size.parameters()) == 2_954_367_240
 
 
+@pytest.mark.slow
 def test_a_model_of_all_stages_stores_only_trained_parameters(full_size):
     set_stage(full_size, 4)
     full_size.config.parts = {
@@ -60,6 +62,7 @@ class IdentityEncoder(nn.Module):
         return type("Output", (), {"last_hidden_state": points})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "stored"), [(1, "stage1"), (2, "stage2"), (4, "stage4")])
 def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     changes, case = {}, ReferenceCase("train")

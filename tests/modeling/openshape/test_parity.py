@@ -22,6 +22,7 @@ def run(request):
     return case, model.eval()
 
 
+@pytest.mark.slow
 def test_every_stored_tensor_agrees(run):
     case, model = run
     config = model.config

@@ -26,6 +26,7 @@ def segment_case() -> tuple[PatchCase, PatchAlign3DForZeroShotPointCloudSegmenta
     return case, model, unit_rows(texts["name"], texts["shape"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval.", "train."])
 def test_every_stored_tensor_of_a_segmentation_agrees(mode):
     case, model, texts = segment_case()
@@ -86,6 +87,7 @@ def test_every_stored_tensor_of_a_segmentation_agrees(mode):
     assert max(errors.values()) <= TOLERANCE[mode], errors
 
 
+@pytest.mark.slow
 def test_first_stage_agrees():
     case = PatchCase("stage1")
     model = case.load(PatchAlign3DForPreTraining(case.config())).train()
@@ -101,6 +103,7 @@ def test_first_stage_agrees():
     assert not case.differing_norms(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["all", "last_block"])
 def test_second_stage_agrees(trained):
     case = PatchCase("stage2")

@@ -50,6 +50,7 @@ def features_of(model: torch.nn.Module, count: int = 3) -> torch.Tensor:
     return model(varied_clouds(count, 200)).pooler_output
 
 
+@pytest.mark.slow
 def test_the_default_is_descriptors_and_the_encoder_of_the_package(tmp_path):
     model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=4, copies=2)).eval()
     packaged = hf_any3d.ActForPointCloudClassification.from_pretrained(default_model()).act
@@ -171,6 +172,7 @@ def test_lost_weights_of_a_stored_part_are_named(vision, tmp_path):
         PointFeaturesModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wrap_is_a_set_of_features_and_leaves_its_encoder_where_it_is(tmp_path):
     wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
     model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=2, num_labels=3)

@@ -34,6 +34,7 @@ def test_values_are_those_of_the_definition(norm, batch, rows, columns):
     torch.testing.assert_close(chamfer_distance(x, y, norm), expected.mean().float(), rtol=2e-6, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("rows", "columns"), [(6, 9), (9, 6)])
 def test_gradients_of_first_and_second_order_are_right(norm, rows, columns):
@@ -71,6 +72,7 @@ def test_of_equally_near_points_the_first_gets_the_gradient(norm, count):
     torch.testing.assert_close(y.grad[0].sum(-1), step * share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("count", [32, 2000])
 def test_small_distances_far_from_the_origin_keep_their_digits(norm, count):

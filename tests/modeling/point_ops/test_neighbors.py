@@ -8,6 +8,7 @@ from tests.errors import raises
 from tests.modeling.point_ops.loops import neighbors_plainly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "kdtree", "auto"])
 @pytest.mark.parametrize(("count", "k"), [(1, 1), (2, 2), (7, 3), (50, 50), (120, 6)])
 def test_neighbors_and_their_order_are_those_of_the_plain_loop(make_clouds, method, count, k):

@@ -12,6 +12,7 @@ from tests.modeling.point_ops.loops import sample_like_the_kernel, sample_plainl
 SIZES = [1, 2, 3, 7, 64, 100, 333]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("min_squared_norm", [None, 1.0])
 def test_indices_are_those_of_the_plain_loop(make_clouds, count, min_squared_norm):
@@ -27,6 +28,7 @@ def test_indices_are_those_of_the_plain_loop(make_clouds, count, min_squared_nor
     assert index.tolist() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [*SIZES, 1200])
 @pytest.mark.parametrize("min_squared_norm", [None, 1e-3, 4.0])
 def test_cuda_rule_keeps_what_the_kernel_keeps(make_clouds, count, min_squared_norm):

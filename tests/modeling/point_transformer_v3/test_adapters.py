@@ -38,6 +38,7 @@ def adapted(config, model_class=PointTransformerV3ForPointCloudSegmentation, **s
     return get_peft_model(model, config).eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_clouds_of_a_batch_do_not_change_each_other(config):
@@ -106,6 +107,7 @@ def test_attention_is_shared_within_a_stage():
     assert attentions == [16, None, 24, None]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_prompts_are_seen_by_every_patch_with_every_attention(varlen):
     model = adapted(CONFIGS["prompts"], patch_sizes=(16, 4), relative_position_bias=True)

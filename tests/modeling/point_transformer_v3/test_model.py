@@ -55,6 +55,7 @@ def test_flags_of_the_released_programs_make_results_depend_on_the_batch():
         assert model.config.batch_dependent_flags == [flag]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_curves_are_shuffled_in_training_or_always_or_never():
     clouds = different((150,))

@@ -73,6 +73,7 @@ def run_of(case, model, run: str, monkeypatch) -> dict[str, torch.Tensor]:
     return found | {"upcast_all": encoded.voxel_features(), "upcast_2": deepest}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), RUNS)
 def test_every_stored_tensor_agrees(name, run, build, monkeypatch):
     settings = {"equal_patches": run == "plain" or name == "options"}

@@ -81,6 +81,7 @@ RUNS += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run", "settings"), RUNS)
 def test_every_stored_tensor_agrees(name, run, settings, monkeypatch):
     case = SupervisedCase(f"ptv1_{name}", "tiny" if run == "tiny" else "")
@@ -100,6 +101,7 @@ INDICES = [("segment", run) for run in ("", "plus", "shuffled", "plain")] + [
 INDICES += [("options", ""), ("options", "tiny")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), INDICES)
 def test_all_indices_are_exact(name, run, monkeypatch):
     case = SupervisedCase(f"ptv1_{name}", "tiny" if run == "tiny" else "")
@@ -145,6 +147,7 @@ def test_all_indices_are_exact(name, run, monkeypatch):
     assert seen >= ({"pad", "unpad"} if run == "plain" else {"order", "pooling_inverse"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), [("segment", "train"), ("segment", "train_stale"), ("rpe", "train_plain")])
 def test_a_training_step_agrees(name, run):
     case = SupervisedCase(f"ptv1_{name}")
@@ -189,6 +192,7 @@ SETS = {"scannet": "ScanNet", "structured3d": "Structured3D", "s3dis_stale": "S3
 SETS |= {"train": "S3DIS", "decoupled": "ScanNet"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", SETS)
 def test_norms_and_heads_of_several_data_sets_agree(run):
     case = SupervisedCase("ptv1_ppt")

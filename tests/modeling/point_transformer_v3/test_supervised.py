@@ -58,6 +58,7 @@ def test_data_sets_keep_their_order_when_saved(head, classes, tmp_path):
     assert PointTransformerV3Config.from_dict(model.config.to_dict()).condition_classes == classes
 
 
+@pytest.mark.slow
 def test_blocks_that_are_computed_again_have_the_same_gradients():
     model, points = model_of(), torch.rand(2, 80, 6)
     labels = torch.randint(3, (2, 80))

@@ -42,6 +42,7 @@ def answer(model) -> torch.Tensor:
         return model.eval()(points=clouds()).logits
 
 
+@pytest.mark.slow
 def test_loading_options_reach_a_model_around_its_encoder(tmp_path):
     adapted(tiny_model()).save_pretrained(tmp_path)
     expected = answer(Any2PointForPointCloudClassification.from_pretrained(tmp_path))

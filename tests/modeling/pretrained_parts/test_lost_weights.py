@@ -60,6 +60,7 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lost", "named"),
     [
@@ -87,6 +88,7 @@ def test_every_entry_point_refuses_a_model_with_missing_weights(kind, lost, name
             load(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libraries_as_they_were")
 def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
     directory = shutil.copytree(saved / "act", tmp_path / "model")
@@ -98,6 +100,7 @@ def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
     assert "lacks act.blocks.layers.0" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the weights of the point_encoder are no longer")
 @pytest.mark.parametrize(
     ("kind", "lost", "named"),
@@ -125,6 +128,7 @@ def test_detectors_with_missing_weights_are_refused(kind, lost, named, tmp_path)
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
     directory = shutil.copytree(saved / "act", tmp_path / "model")
     without(directory, "act.blocks.layers.")
@@ -152,6 +156,7 @@ def test_new_heads_and_modules_are_initialized(saved):
     assert changed(tiny_act.clouds()).logits.shape[-1] == 7 and changed.act.side is not None
 
 
+@pytest.mark.slow
 def test_chat_model_with_missing_weights_is_refused(chat_parts, tmp_path):  # noqa: F811
     model = built(chat_parts)
     model.store_parts()
@@ -220,6 +225,7 @@ def test_unknown_arguments_are_type_errors(kind, saved):
         AutoModelForPointCloudClassification.from_pretrained(saved / kind, foo=1)
 
 
+@pytest.mark.slow
 def test_chat_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
     built(chat_parts).save_pretrained(tmp_path)
     with raises(TypeError, naming="unexpected keyword argument 'foo'"):

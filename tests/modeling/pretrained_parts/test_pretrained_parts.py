@@ -102,6 +102,7 @@ MODELS = {
 # A changed part is stored.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("encoder", ["bert", "vit", "gpt2"])
 def test_changed_encoder_is_saved_with_the_model(encoder, change, tmp_path):
@@ -112,6 +113,7 @@ def test_changed_encoder_is_saved_with_the_model(encoder, change, tmp_path):
     assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_changed_encoder_of_every_kind_of_model_is_saved_with_it(kind, tmp_path):
     model = trained_in_place(MODELS[kind]())
@@ -129,6 +131,7 @@ def test_changed_encoder_of_every_kind_of_model_is_saved_with_it(kind, tmp_path)
     assert_same(answers(type(model).from_pretrained(tmp_path / "second")), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_encoder_that_did_not_change_is_left_out(kind, tmp_path):
     model = MODELS[kind]()
@@ -171,6 +174,7 @@ def test_encoder_inside_a_teacher_inside_a_student_is_saved_when_it_changed(tmp_
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio")
 
 
+@pytest.mark.slow
 def test_trainer_saves_an_encoder_that_trains(tmp_path):
     torch.manual_seed(0)
     model = tiny_model("bert")
@@ -187,6 +191,7 @@ def test_trainer_saves_an_encoder_that_trains(tmp_path):
         assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(folder)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("entry_point", ["peft", "auto"])
 def test_adapter_on_a_changed_encoder_is_saved_with_the_encoder(change, entry_point, tmp_path):
@@ -204,6 +209,7 @@ def test_adapter_on_a_changed_encoder_is_saved_with_the_encoder(change, entry_po
     assert_same(answers(PeftModel.from_pretrained(base, tmp_path).get_base_model()), expected)
 
 
+@pytest.mark.slow
 def test_adapter_is_refused_by_a_base_whose_encoder_changed(tmp_path):
     get_peft_model(tiny_model("bert"), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapter")
     PeftModel.from_pretrained(tiny_model("bert"), tmp_path / "adapter")
@@ -235,6 +241,7 @@ def test_temporarily_merged_adapter_is_not_saved_twice(tmp_path):
     assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
 
 
+@pytest.mark.slow
 def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  # noqa: F811
     model = built(chat_parts)
     before = answers(model)

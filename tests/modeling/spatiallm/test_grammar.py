@@ -76,6 +76,7 @@ TOKENIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("limit", [None, 400])
 def test_random_choices_always_parse_strictly(name, limit, grammar):

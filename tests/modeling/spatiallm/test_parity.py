@@ -18,6 +18,7 @@ def assert_close(case: SpatialLMCase, key: str, found: torch.Tensor, kind: str =
     torch.testing.assert_close(found, case.expected[key], atol=case.tolerance[kind], rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_part_of_the_encoder(case):
     body = case.model.base_model
@@ -46,6 +47,7 @@ def test_shuffled_curves(case, draws, monkeypatch):
         assert_close(case, f"{number}.features_{draws}", features)
 
 
+@pytest.mark.slow
 def test_logits_loss_and_gradients(case):
     model, batch = case.model, case.batch
     model.zero_grad()
@@ -79,6 +81,7 @@ def settings(case: SpatialLMCase) -> dict:
     return {"max_new_tokens": 20, "eos_token_id": None, "suppress_tokens": quiet, "do_sample": False}
 
 
+@pytest.mark.slow
 def test_greedy_tokens_and_the_encoder_runs_once(case):
     calls = []
     handle = case.model.point_encoder.register_forward_hook(lambda *_: calls.append(1))

@@ -39,6 +39,7 @@ def test_a_scan_is_encoded_once_for_an_answer(more):
     assert more or not torch.equal(other, made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 def test_the_encoder_stays_in_float32_as_in_the_released_program(dtype, tmp_path):
     tiny_spatiallm().save_pretrained(tmp_path)
@@ -72,6 +73,7 @@ ON_ENCODER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ON_ENCODER)
 def test_adapters_of_the_point_encoder_learn_and_open_by_three_doors(method, tmp_path):
     base = tiny_spatiallm()

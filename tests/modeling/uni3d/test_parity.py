@@ -37,6 +37,7 @@ def sorted_groups(points: torch.Tensor, centers: torch.Tensor, group_size: int) 
     return index, rows
 
 
+@pytest.mark.slow
 def test_every_stored_tensor_agrees(run):
     case, model, logit_scale = run
     found = {}

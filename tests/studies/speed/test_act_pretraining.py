@@ -19,6 +19,7 @@ def test_transcription_is_the_released_step(step):
     assert difference["loss"] < 1e-5 and difference["gradients"] < 1e-3
 
 
+@pytest.mark.slow
 def test_default_saves_fewer_than_half_of_the_bytes():
     rows = act_pretraining.measure("tiny", batch=2, points=48, rounds=1)["rows"]
     assert rows[act_pretraining.TRANSCRIPTION]["times_fewer_bytes"] == 1

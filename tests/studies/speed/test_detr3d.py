@@ -1,5 +1,7 @@
 """The benchmark of 3DETR: the transcription is the same step, saves more, and a wrong one is refused."""
 
+import pytest
+
 from studies.speed import detr3d as benchmark
 
 SMALL = {
@@ -9,6 +11,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_transcription_is_the_same_step_and_saves_more():
     result = benchmark.measure(points=600, rounds=1, settings=SMALL)
     assert result["difference"]["loss"] < 1e-4 and result["difference"]["gradients"] < 2e-2

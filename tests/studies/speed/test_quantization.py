@@ -9,6 +9,7 @@ from studies.speed import quantization
 from tests.tiny_aligned import tiny_aligned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bfloat16", "torchao, bfloat16", "quantize_dynamic, float32"])
 def test_forms_are_opened_and_measured(form, tmp_path):
     float_model = tiny_aligned(Uni3DForPointCloudClassification)

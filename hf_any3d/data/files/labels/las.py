@@ -22,23 +22,18 @@ from hf_any3d.data.files.labels.columns import Column, check_field
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.options import package
 
-# Bytes of a record by point format, before extra bytes.
-_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
-_WAVEFORMS = (4, 5, 9, 10)
 _SINCE_14 = 6  # the first point format with 8 bits for the class
 _LAZ = 128  # added to the point format
 # Where the header says what follows: first record after the points, waveforms; and from which size of it on.
 _PLACES = ((235, 247), (227, 235))
 _IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
-_SPEC, _EXTRA_BYTES, _DESCRIPTION = b"LASF_Spec", 4, 192
-_LASZIP = (b"laszip encoded", 22204)
 # Programs would find their parts no more.
 _COMPATIBLE, _COPC = b"lascompatible", b"copc"
 _PLAIN = (".plain.laz", ".las")
 """Endings by which a copy of a COPC is asked for that is none."""
-_EXTENDED_HEADER, _MOST_RECORDS = 60, 1000  # of records after the points
+_MOST_RECORDS = 1000  # after the points
 # Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
-_TYPES = ("", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+_TYPES = ("", *las.EXTRA_TYPES)
 _REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
 _UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
 _WIDE_ENOUGH = ("u1", "<u2", "<u4")
@@ -135,7 +130,7 @@ class LasCopy:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
         self.end = self.file.seek(0, 2)
         is_sound = head.startswith(b"LASF") and las.HEADER_SIZE <= self.head_size <= self.start <= self.end
-        is_known = self.format < len(_SIZES) and self.size >= _SIZES[self.format]
+        is_known = self.format < len(las.SIZES) and self.size >= las.SIZES[self.format]
         is_cut = not self.is_packed and self.start + self.count * self.size > self.end
         if not is_sound or not is_known or is_cut:
             raise PointCloudError(
@@ -207,21 +202,21 @@ class LasCopy:
                 descriptions.append(_new_description(column))
                 self.new_size += _size_of(descriptions[-1])
             # Dimensions follow the fixed fields of a record in the order of their descriptions.
-            at = _SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
+            at = las.SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
             descriptions[place] = _without_range(descriptions[place])
         self._describe(b"".join(descriptions))
 
     def _descriptions(self) -> tuple[list[bytes], int]:
         """Return the descriptions of extra bytes, and how many bytes nothing describes."""
-        records = [record.body for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)]
+        records = [record.body for record in self.records if record.key == las.EXTRA_BYTES]
         body = b"".join(records)
-        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
-        left = self.size - _SIZES[self.format] - sum(map(_size_of, descriptions))
+        descriptions = [body[at : at + las.EXTRA_SIZE] for at in range(0, len(body), las.EXTRA_SIZE)]
+        left = self.size - las.SIZES[self.format] - sum(map(_size_of, descriptions))
         # Where descriptions do not add up to the size of a record, the place of a new dimension cannot be told.
-        if len(body) % _DESCRIPTION or left < 0 or (left and self._describes_later()):
+        if len(body) % las.EXTRA_SIZE or left < 0 or (left and self._describes_later()):
             raise PointCloudError(
-                f"describes its {self.size - _SIZES[self.format]} extra bytes after the points, or other ones; no "
+                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, or other ones; no "
                 "dimension can be added"
             )
         return descriptions, left
@@ -229,19 +224,19 @@ class LasCopy:
     def _describe(self, body: bytes) -> None:
         """Set the record that describes extra bytes."""
         # Of several, as some programs write them, readers such as laspy look at the first alone.
-        first, *others = [record for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)] or [None]
+        first, *others = [record for record in self.records if record.key == las.EXTRA_BYTES] or [None]
         self.records = [record for record in self.records if record not in others]
         if first is not None:
             self.records[self.records.index(first)] = first.with_body(body)
         else:
             # Reserved bytes, user, number, size (set together with the body) and a text
-            head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
+            head = struct.pack("<H16sHH32s", 0, *las.EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
 
     def _describes_later(self) -> bool:
         """Return whether a record after the points describes extra bytes."""
         keys = [(user, kind) for user, kind, _, _ in self._extended_records()]
-        return (_SPEC, _EXTRA_BYTES) in keys
+        return las.EXTRA_BYTES in keys
 
     def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
         """Return the place of a dimension that is there already, after checking that it takes the column."""
@@ -259,7 +254,7 @@ class LasCopy:
 
     def _replace_laszip(self) -> None:
         """Set the record of the compressor, which only LAZ has."""
-        laszip = next((record for record in self.records if record.key == _LASZIP), None)
+        laszip = next((record for record in self.records if record.key == las.LASZIP_RECORD), None)
         self.laszip: Any = None
         # Decompression needs the old one.
         self.packed_by = None if laszip is None else laszip.body
@@ -267,7 +262,7 @@ class LasCopy:
             self.records = [record for record in self.records if record is not laszip]
             return
         lazrs = package("lazrs", "files")
-        extra = self.new_size - _SIZES[self.format]
+        extra = self.new_size - las.SIZES[self.format]
         old = self.packed_by
         has_free_sizes = old is not None and lazrs.LazVlr(old).uses_variable_size_chunks()
         body = bytearray(lazrs.LazVlr.new_for_compression(self.format, extra, has_free_sizes).record_data())
@@ -280,7 +275,7 @@ class LasCopy:
             body[12:32] = old[12:32]  # size of chunks, and where records of the compressor are
         self.laszip = lazrs.LazVlr(bytes(body))
         if laszip is None:
-            head = struct.pack("<H16sHH32s", 0, _LASZIP[0], _LASZIP[1], 0, b"by laz-rs")
+            head = struct.pack("<H16sHH32s", 0, *las.LASZIP_RECORD, 0, b"by laz-rs")
             self.records.append(_Record(head).with_body(bytes(body)))
         else:
             self.records[self.records.index(laszip)] = laszip.with_body(bytes(body))
@@ -305,7 +300,7 @@ class LasCopy:
         self._move(new_start, old_end, new_end)
         output.seek(0)
         output.write(self.head + b"".join(record.data for record in self.records) + self.gap)
-        if self.compress and self.format in _WAVEFORMS:
+        if self.compress and self.format in las.WITH_WAVEFORMS:
             self._check_written(output, new_start, check)
 
     def _write_points(self, output: BinaryIO) -> tuple[int, int]:
@@ -431,7 +426,7 @@ class LasCopy:
         kind = (self.head[104] & ~_LAZ) | (_LAZ if self.compress else 0)
         struct.pack_into("<BH", self.head, 104, kind, self.new_size)
         for number, record in enumerate(self.records):
-            if record.key == _LASZIP:
+            if record.key == las.LASZIP_RECORD:
                 body = bytearray(record.body)
                 # Further records of the compressor, after the points, move along with what follows them.
                 special, place = struct.unpack_from("<qq", body, 16)
@@ -462,11 +457,11 @@ class LasCopy:
         # A damaged number of them must not take forever.
         for _ in range(min(number, _MOST_RECORDS)):
             self.file.seek(at)
-            head = self.file.read(_EXTENDED_HEADER)
-            if len(head) < _EXTENDED_HEADER:
+            head = self.file.read(las.EXTENDED_HEADER)
+            if len(head) < las.EXTENDED_HEADER:
                 break
             user, kind, size = struct.unpack_from("<2x16sHQ", head)
-            size = min(_EXTENDED_HEADER + size, self.end - at)
+            size = min(las.EXTENDED_HEADER + size, self.end - at)
             yield user.split(b"\0")[0], kind, at, size
             at += size
 
@@ -486,7 +481,7 @@ class LasCopy:
             )
 
     def _tell_of_waveforms(self) -> None:
-        if self.format in _WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
+        if self.format in las.WITH_WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
             old = Path(self.name).with_suffix(".wdp").name
             new = Path(self.target).with_suffix(".wdp").name
             if old != new or Path(self.name).parent != Path(self.target).parent:
