@@ -41,9 +41,13 @@ TEMPLATES = (
         for kind in ("low resolution", "cropped", "close-up", "jpeg corrupted", "blurry", "pixelated")
         for word in _ARTICLES
     ),
-    *("a black and white photo of the {}.", "a black and white photo of a {}"),
+    "a black and white photo of the {}.",
+    "a black and white photo of a {}",
     *(f"{word} {kind} {{}}." for kind in ("plastic", "toy", "plushie", "cartoon") for word in _ARTICLES),
-    *("an embroidered {}.", "the embroidered {}.", "a painting of the {}.", "a painting of a {}."),
+    "an embroidered {}.",
+    "the embroidered {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
 )
 
 

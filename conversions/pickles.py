@@ -45,8 +45,18 @@ ITEM_SIZES = {
 }
 """Bytes of a number of each kind of storage."""
 _DTYPES = {
-    *("bfloat16", "bool", "complex64", "complex128", "float16", "float32", "float64"),
-    *("int8", "int16", "int32", "int64", "uint8"),
+    "bfloat16",
+    "bool",
+    "complex64",
+    "complex128",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
 }
 # Weights are at a depth of about ten. A tuple of a tuple and so on is hashed by recursion in C, which has no limit.
 _DEEPEST = 200

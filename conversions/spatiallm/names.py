@@ -27,8 +27,19 @@ NAMES: Names = {
 _ENCODER = "point_backbone."
 # Fields of a released config that are not its language model's.
 _OWN = (
-    *("point_backbone", "point_config", "projector", "point_start_token_id", "point_end_token_id", "point_token_id"),
-    *("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
+    "point_backbone",
+    "point_config",
+    "projector",
+    "point_start_token_id",
+    "point_end_token_id",
+    "point_token_id",
+    "model_type",
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "_name_or_path",
 )
 _SPECIAL = ("point_start_token_id", "point_end_token_id", "point_token_id")
 _POINT_FIELDS = {
@@ -43,9 +54,22 @@ _POINT_FIELDS = {
 }
 # Fields of a point encoder's config that change nothing of what it computes at inference, or can be chosen at will.
 _NOT_COMPUTED = {
-    *("shuffle_curves", "drop_path_rate", "initializer_range", "dtype", "architectures", "transformers_version"),
-    *("head_widths", "head_dropout", "segmentation_head_widths", "segmentation_head_dropout", "id2label", "label2id"),
-    *("problem_type", "_name_or_path", "parts", "upcast_attention"),
+    "shuffle_curves",
+    "drop_path_rate",
+    "initializer_range",
+    "dtype",
+    "architectures",
+    "transformers_version",
+    "head_widths",
+    "head_dropout",
+    "segmentation_head_widths",
+    "segmentation_head_dropout",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "_name_or_path",
+    "parts",
+    "upcast_attention",
 }
 # Parts under our names -> under the authors'.
 _STEM = {"embeddings.projection": "embedding.stem.linear", "embeddings.norm": "embedding.stem.norm"}

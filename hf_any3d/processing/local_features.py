@@ -37,10 +37,24 @@ OBJECT_SURFACES = ("height above the lowest point",)
 # Features that change when an object is turned.
 _OF_A_DIRECTION = {
     *OBJECT_SURFACES,
-    *("place in x", "place in y", "place in z", "distance from the middle"),
-    *("normal in x", "normal in y", "normal in z"),
-    *("horizontality", "verticality of the axis", "mean height", "deviation of heights", "above", "below"),
-    *("horizontality of parts", "height in box", "distance from plane", "from lowest", "to highest"),
+    "place in x",
+    "place in y",
+    "place in z",
+    "distance from the middle",
+    "normal in x",
+    "normal in y",
+    "normal in z",
+    "horizontality",
+    "verticality of the axis",
+    "mean height",
+    "deviation of heights",
+    "above",
+    "below",
+    "horizontality of parts",
+    "height in box",
+    "distance from plane",
+    "from lowest",
+    "to highest",
 }
 # Points whose normalization is found by.
 _LOOKED_AT = 200_000

@@ -216,7 +216,8 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
     keys_to_ignore_at_inference = [
         *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
-        *("logits_per_text", "text_embeds"),  # these have no row for each cloud
+        "logits_per_text",
+        "text_embeds",  # these have no row for each cloud
     ]
 
     encoder_config: dict | PreTrainedConfig | None = None

@@ -100,8 +100,15 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     sub_configs_defaults = {"point_encoder_config": SubConfigSpec(AutoConfig, model_type=POINT_ENCODER, optional=True)}
     # A list, which Trainer adds to another one.
     keys_to_ignore_at_inference = [
-        *("auxiliary_outputs", "loss_dict", "heading_logits", "heading_residuals", "last_hidden_state"),
-        *("centers", "encoder_last_hidden_state", "encoder_centers", "encoder_mask"),
+        "auxiliary_outputs",
+        "loss_dict",
+        "heading_logits",
+        "heading_residuals",
+        "last_hidden_state",
+        "centers",
+        "encoder_last_hidden_state",
+        "encoder_centers",
+        "encoder_mask",
     ]
 
     min_points: ClassVar[int] = 1

@@ -194,34 +194,90 @@ def table_aggregation_plain(
 
     Source: Any2Point, Eq. 8 and 9.
     """
-    cells = table.cell_rows
-    special = table.special
-    tokens = hidden[:, special:]
-    # Averaged before it is widened: there are at most as many cells as tokens, and fewer channels here than there.
-    narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (len(widen_bias), -1))
-    of_cells = (narrow * table.own_view[:cells]).flatten(2) @ widen + widen_bias[table.group[:cells]]
-    largest = torch.segment_reduce(
-        hidden.flatten(0, 1)[table.order], "max", lengths=table.lengths, initial=_LOWEST, unsafe=True
-    ).unflatten(0, (len(hidden), -1))
-    # The mean of a cell or voxel, to which cells add attention within them, and voxels the maximum.
-    rows = table.pool @ tokens + torch.cat([of_cells, largest * table.has_voxel], dim=1)  # (batch, rows, hidden)
-    mean = table.share @ rows.flatten(0, 1)  # (groups, hidden)
-    centered = rows - mean[table.group]
-    variance = table.share @ centered.square().flatten(0, 1)
-    if table.missing is not None:
+    by_voxel = hidden.flatten(0, 1)[table.order]  # (batch * tokens, hidden)
+    norms = view_weight, view_bias, voxel_weight, voxel_bias
+    out, mean, variance, _ = _aggregate(
+        hidden, attended, _largest_of(by_voxel, table), widen, widen_bias, *norms, *_places(table), scale, eps
+    )
+    return out, mean.detach(), variance.detach()
+
+
+def _places(table: GuidedTable) -> tuple[Any, ...]:
+    """Return what `_aggregate` reads of a table, in its order."""
+    rows = table.pool, table.in_cell, table.group, table.share, table.missing, table.own_view
+    return *rows, table.voxel, table.has_voxel, table.special, table.cell_rows
+
+
+def _largest_of(by_voxel: Tensor, table: GuidedTable) -> Tensor:
+    """Return the maximum over the tokens of each voxel, `(batch * voxels, hidden)`; `_LOWEST` for empty ones."""
+    return torch.segment_reduce(by_voxel, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+
+
+def _aggregate(
+    hidden: Tensor,
+    attended: Tensor,
+    largest: Tensor,
+    widen: Tensor,
+    widen_bias: Tensor,
+    view_weight: Tensor,
+    view_bias: Tensor,
+    voxel_weight: Tensor,
+    voxel_bias: Tensor,
+    pool: Tensor,
+    in_cell: Tensor,
+    group: Tensor,
+    share: Tensor,
+    missing: Tensor | None,
+    own_view: Tensor,
+    voxel: Tensor,
+    has_voxel: Tensor,
+    special: int,
+    cells: int,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Compute `table_aggregation_plain` from the maxima of the voxels; the last result is what a gradient needs.
+
+    Written for a compiler, which merges what is computed of terms, but starts another kernel for each product: small
+    products are sums here, and rows of cells and voxels are padded rather than concatenated.
+    """
+    batch = len(hidden)
+    width = hidden.shape[-1]
+    views = len(widen_bias)
+    behind = pool.shape[1] - cells
+    # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum. That attention is
+    # averaged before it is widened: there are at most as many cells as tokens, and fewer channels here than there.
+    own = own_view.expand(-1, -1, len(widen) // views).flatten(1).unsqueeze(1)  # (rows, 1, views * width)
+    narrow = (pool.unsqueeze(-1) * attended[:, None, special:] * own).sum(dim=2)  # (batch, rows, views * width)
+    of_voxels = largest.view(batch, -1, width) * has_voxel
+    of_cells = (narrow.flatten(0, 1) @ widen).view(batch, -1, width)
+    added = nn.functional.pad(widen_bias[group[:cells]], (0, 0, 0, behind))
+    rows = pool @ hidden[:, special:] + of_cells + added + nn.functional.pad(of_voxels, (0, 0, cells, 0))
+    # Norm of each group by the statistics of the batch. A product with `share` is a mean: it reads each row once,
+    # and long sums of few numbers are two kernels.
+    mean = share @ rows.flatten(0, 1)  # (groups, hidden)
+    centered = rows - mean[group]
+    variance = share @ centered.square().flatten(0, 1)
+    if missing is not None:
         # Empty rows are zeros, so each lies as far from the mean as the mean is large.
-        variance = variance + table.missing * mean.square()
-    gain = torch.cat([view_weight, voxel_weight]) * (variance + eps).rsqrt()
-    normed = centered * gain[table.group] + torch.cat([view_bias, voxel_bias])[table.group]
+        variance = variance + missing * mean.square()
+    deviation = (variance + eps).rsqrt()
+    weight = nn.functional.pad(view_weight, (0, 0, 0, 1)) + nn.functional.pad(voxel_weight, (0, 0, views, 0))
+    gain = weight * deviation
+    bias = nn.functional.pad(view_bias[group[:cells]], (0, 0, 0, behind))
+    bias = bias + nn.functional.pad(voxel_bias.expand(behind, -1), (0, 0, cells, 0))
+    normed = centered * gain[group] + bias
     active = nn.functional.gelu(normed)
-    unit = active / active.norm(dim=-1, keepdim=True).clamp_min(_SHORTEST)
-    cosine = table.in_voxel @ (unit[:, cells:] @ unit[:, :cells].transpose(1, 2))  # (batch, tokens, cell rows)
-    # Weights of the views, whose sum is 1 for each token.
-    agreement = (1 + cosine) * table.in_cell
-    mix = agreement / agreement.sum(dim=-1, keepdim=True)
+    # Weights of the views of a token, as a matrix between tokens and cells: the sum is a product.
+    length = active.square().sum(dim=-1, keepdim=True).sqrt().clamp_min(_SHORTEST)
+    unit = active / length
+    cosine = unit[:, cells:] @ unit[:, :cells].transpose(1, 2)  # (batch, voxels, cell rows)
+    mix = (1 + cosine.gather(1, voxel.unsqueeze(-1).expand(-1, -1, cells))) * in_cell  # (batch, tokens, cell rows)
+    sums = mix.sum(dim=-1, keepdim=True)
+    mix = mix / sums
     # Nothing is added to tokens without a place.
-    added = nn.functional.pad(mix @ active[:, :cells], (0, 0, special, 0))
-    return hidden + scale * added, mean.detach(), variance.detach()
+    out = hidden + scale * nn.functional.pad(mix @ active[:, :cells], (0, 0, special, 0))
+    return out, mean, variance, (deviation, gain, normed, active, length, narrow, rows, unit, mix, sums)
 
 
 def table_aggregation_fused(
@@ -271,7 +327,7 @@ class _TableAggregation(torch.autograd.Function):
         narrow = narrow.mul_(table.own_view[:cells]).flatten(2)  # (batch, cell rows, views * width)
         rows[:, :cells].baddbmm_(narrow, widen.expand(batch, -1, -1))
         rows[:, :cells].add_(widen_bias.index_select(0, table.group[:cells]))
-        largest = _largest_of(hidden, table)
+        largest = _largest_of(hidden.view(-1, width).index_select(0, table.order), table)
         rows[:, cells:].addcmul_(largest.view(batch, -1, width), table.has_voxel)
 
         # Norm of each group by the statistics of the batch. A product with `share` is a mean.
@@ -401,7 +457,7 @@ def table_aggregation_traced(
     """
     norms = view_weight, view_bias, voxel_weight, voxel_bias
     by_voxel = _ByVoxel.apply(hidden, table.order, table.place)  # (batch * tokens, hidden)
-    largest = torch.segment_reduce(by_voxel, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+    largest = _largest_of(by_voxel, table)
     tensors = hidden, attended, largest, widen, widen_bias, *norms
     places = table.pool, table.in_cell, table.in_voxel, table.group, table.occupied, table.share, table.per_row
     more = table.missing, table.own_view, table.voxel, table.has_voxel
@@ -453,40 +509,10 @@ class _TracedAggregation(torch.autograd.Function):
         voxel: Tensor,
         has_voxel: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = len(hidden)
-        width = hidden.shape[-1]
-        views = len(widen_bias)
-        behind = pool.shape[1] - cells
-        # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
-        own = own_view.expand(-1, -1, len(widen) // views).flatten(1).unsqueeze(1)  # (rows, 1, views * width)
-        narrow = (pool.unsqueeze(-1) * attended[:, None, special:] * own).sum(dim=2)  # (batch, rows, views * width)
-        of_voxels = largest.view(batch, -1, width) * has_voxel
-        of_cells = (narrow.flatten(0, 1) @ widen).view(batch, -1, width)
-        added = nn.functional.pad(widen_bias[group[:cells]], (0, 0, 0, behind))
-        rows = pool @ hidden[:, special:] + of_cells + added + nn.functional.pad(of_voxels, (0, 0, cells, 0))
-        # Norm of each group by the statistics of the batch. A product with `share` is a mean: it reads each row once,
-        # and long sums of few numbers are two kernels.
-        mean = share @ rows.flatten(0, 1)  # (groups, hidden)
-        centered = rows - mean[group]
-        variance = share @ centered.square().flatten(0, 1)
-        if missing is not None:
-            variance = variance + missing * mean.square()
-        deviation = (variance + eps).rsqrt()
-        weight = nn.functional.pad(view_weight, (0, 0, 0, 1)) + nn.functional.pad(voxel_weight, (0, 0, views, 0))
-        gain = weight * deviation
-        bias = nn.functional.pad(view_bias[group[:cells]], (0, 0, 0, behind))
-        bias = bias + nn.functional.pad(voxel_bias.expand(behind, -1), (0, 0, cells, 0))
-        normed = centered * gain[group] + bias
-        active = nn.functional.gelu(normed)
-        # Weights of the views of a token, as a matrix between tokens and cells: the sum is a product.
-        length = active.square().sum(dim=-1, keepdim=True).sqrt().clamp_min(_SHORTEST)
-        unit = active / length
-        cosine = unit[:, cells:] @ unit[:, :cells].transpose(1, 2)  # (batch, voxels, cell rows)
-        mix = (1 + cosine.gather(1, voxel.unsqueeze(-1).expand(-1, -1, cells))) * in_cell  # (batch, tokens, cell rows)
-        sums = mix.sum(dim=-1, keepdim=True)
-        mix = mix / sums
-        added = mix @ active[:, :cells]
-        out = hidden + scale * nn.functional.pad(added, (0, 0, special, 0))
+        tensors = hidden, attended, largest, widen, widen_bias, view_weight, view_bias, voxel_weight, voxel_bias
+        places = pool, in_cell, group, share, missing, own_view, voxel, has_voxel, special, cells
+        out, mean, variance, computed = _aggregate(*tensors, *places, scale, eps)
+        deviation, gain, normed, active, length, narrow, rows, unit, mix, sums = computed
         ctx.special = special
         ctx.cells = cells
         ctx.scale = scale
@@ -555,15 +581,9 @@ class _TracedAggregation(torch.autograd.Function):
         return *grads, *grad_norms, *(None,) * 15
 
 
-def _largest_of(hidden: Tensor, table: GuidedTable) -> Tensor:
-    """Return the maximum over the tokens of each voxel, `(batch * voxels, hidden)`; `_LOWEST` for empty ones."""
-    rows = hidden.view(-1, hidden.shape[-1]).index_select(0, table.order)
-    return torch.segment_reduce(rows, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
-
-
 def _gradient_of_largest(hidden: Tensor, table: GuidedTable, gradient: Tensor) -> Tensor:
     """Return the gradient of the tokens in the order of the table, `(batch * tokens, hidden)`."""
     rows = hidden.view(-1, hidden.shape[-1]).index_select(0, table.order).requires_grad_()
     with torch.enable_grad():
-        largest = torch.segment_reduce(rows, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
+        largest = _largest_of(rows, table)
     return torch.autograd.grad(largest, rows, gradient)[0]

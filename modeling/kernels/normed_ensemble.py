@@ -74,14 +74,20 @@ def view_ensemble(
     """
     batch, views, rows, hidden_size = view_rows.shape
     cosine = view_voxel_cosine(view_rows, voxel_rows, members, voxels)  # (batch, views, tokens)
-    agreement = (1 + cosine) / 2
-    weights = agreement / agreement.sum(dim=1, keepdim=True) * scale
+    weights = view_weights(cosine, scale)
     # As a matrix between tokens and cells, the sum is one product, and no row is gathered.
     column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
     mix = weights.new_zeros(batch, weights.shape[-1], views * rows)
     mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
     # Rows of zeros for the special tokens are cheaper than splitting and concatenating the sequence.
     return nn.functional.pad(mix, (0, 0, special, 0)) @ view_rows.reshape(batch, views * rows, hidden_size)
+
+
+def view_weights(cosine: Tensor, scale: float) -> Tensor:
+    """Weigh the views `(…, views, tokens)` of each token by cosines, for a sum of `scale` (Any2Point, Eq. 9)."""
+    # Views whose cell resembles the token's voxel count more.
+    agreement = (1 + cosine) / 2
+    return agreement / agreement.sum(dim=-2, keepdim=True) * scale
 
 
 def view_voxel_cosine(view_rows: Tensor, voxel_rows: Tensor, members: Membership, voxels: Membership) -> Tensor:

@@ -24,8 +24,16 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", 
 """Arguments of `from_pretrained` that locate a repository and control its download."""
 # Arguments that auto classes and pipelines pass on, or that have no effect on a model that is built around its parts.
 _WITHOUT_EFFECT = {
-    *("_commit_hash", "_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "generation_config"),
-    *("low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only"),
+    "_commit_hash",
+    "_from_auto",
+    "_from_pipeline",
+    "adapter_kwargs",
+    "code_revision",
+    "generation_config",
+    "low_cpu_mem_usage",
+    "trust_remote_code",
+    "use_safetensors",
+    "weights_only",
 }
 
 

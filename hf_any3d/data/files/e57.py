@@ -38,7 +38,12 @@ _NORMALS = ("normalX", "normalY", "normalZ")  # of the extension for surface nor
 _OF_EXTENSIONS = ("labels", "ring")
 # Fields of the standard that say how a point was measured.
 _HOW_MEASURED = (
-    *("rowIndex", "columnIndex", "returnIndex", "returnCount", "timeStamp", "isTimeStampInvalid"),
+    "rowIndex",
+    "columnIndex",
+    "returnIndex",
+    "returnCount",
+    "timeStamp",
+    "isTimeStampInvalid",
     *_INVALID_VALUES,
 )
 NOT_READ = "rows and columns of the grid, returns, times; names, dates and devices of scans"

@@ -23,9 +23,30 @@ POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud",
 """Names of the array with the points, those that come first before others."""
 # Names of classes come before `label`, which may be the number of an object.
 LABELS = (
-    *("labels", "part", "seg", "semantic", "semantics", "semantic_label", "semantic_labels", "sem_label"),
-    *("sem_labels", "semantic_class", "classification", "class", "classes", "class_id", "class_label", "category"),
-    *("label", "label_id", "parts", "part_id", "part_label", "seg_label", "segment", "segment20"),
+    "labels",
+    "part",
+    "seg",
+    "semantic",
+    "semantics",
+    "semantic_label",
+    "semantic_labels",
+    "sem_label",
+    "sem_labels",
+    "semantic_class",
+    "classification",
+    "class",
+    "classes",
+    "class_id",
+    "class_label",
+    "category",
+    "label",
+    "label_id",
+    "parts",
+    "part_id",
+    "part_label",
+    "seg_label",
+    "segment",
+    "segment20",
 )
 """Names of the array with the labels of points, in the same way."""
 LABEL_NAMES = "label_names"

@@ -120,18 +120,24 @@ class GuidedAdapterLayer(WrappedModule):
         running = self._running_adapters()
         # Prepared before the layer runs, so that compiled code finds them ready
         guided = [name for name in running if name in self.guidance]
-        tables = {name: table for name in guided if (table := self._table(name, hidden_states, geometry)) is not None}
-        compiled = self._compiled_pass if self.training and running and len(tables) == len(guided) else None
-        if compiled is not None and isinstance(geometry, Geometry):
+        tables = {}
+        for name in guided:
+            table = self._table(name, hidden_states, geometry)
+            if table is not None:
+                tables[name] = table
+        run = GuidedAdapterLayer._pass
+        places: Geometry | FlatGeometry | None = geometry
+        have_tables = len(tables) == len(guided)
+        if self._compiled_pass and self.training and running and have_tables and isinstance(geometry, Geometry):
+            run = self._compiled_pass
+            places = None  # all that code needs of them is in the tables
             # Batches of any size run the same code.
             for of_batch in (hidden_states, positions):
                 if of_batch is not None:
                     torch._dynamo.maybe_mark_dynamic(of_batch, 1 if geometry.batch_second else 0)
             for prepared in tables.values():
                 mark_batch(prepared.table)
-            hidden_states, statistics = compiled(self, hidden_states, positions, None, tables, args, kwargs)
-        else:
-            hidden_states, statistics = self._pass(hidden_states, positions, geometry, tables, args, kwargs)
+        hidden_states, statistics = run(self, hidden_states, positions, places, tables, args, kwargs)
         # Tables alone return them; the norms of the plain form update their own.
         for name, of_batch in statistics.items():
             norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]

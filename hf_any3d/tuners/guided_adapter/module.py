@@ -17,7 +17,7 @@ from hf_any3d.modeling.kernels.cells import FlatCells, Membership, max_in_cells,
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled, recomputed
 from hf_any3d.modeling.kernels.guided_table import GuidedTable
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
-from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm, view_ensemble
+from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm, view_ensemble, view_weights
 from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
@@ -428,9 +428,8 @@ def guided_aggregation_flat(
     first = torch.arange(len(members.row), device=tokens.device)[:, None] * rows
     in_views = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
     in_voxels = voxel_rows[voxels.row[0]]  # (tokens, hidden)
-    # Views whose cell resembles the token's voxel count more; the weights of a token sum to `scale`.
-    agreement = (1 + nn.functional.cosine_similarity(in_views, in_voxels[None], dim=-1)) / 2  # (views, tokens)
-    weights = agreement / agreement.sum(dim=0) * guidance.scale
+    cosine = nn.functional.cosine_similarity(in_views, in_voxels[None], dim=-1)  # (views, tokens)
+    weights = view_weights(cosine, guidance.scale)
     return (hidden_states + (weights.unsqueeze(-1) * in_views).sum(dim=0)).to(hidden_states.dtype)
 
 

@@ -21,8 +21,11 @@ class PPTConfig(EncoderTunerConfig):
     method = "PPT"
     released = {  # noqa: RUF012
         "modules_to_save": [
-            *("class_token", "position_embed"),
-            *("patch_encoder.lift", "patch_encoder.lift_norm", "patch_encoder.widen"),
+            "class_token",
+            "position_embed",
+            "patch_encoder.lift",
+            "patch_encoder.lift_norm",
+            "patch_encoder.widen",
             "classifier",
         ]
     }
