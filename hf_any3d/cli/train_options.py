@@ -1,4 +1,4 @@
-"""What is said on the command line of `hf-any3d train`: its options, and the data that were found."""
+"""Words of the command line of `hf-any3d train`: its options, and the data that were found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each task can be asked for: a folder a task, whose settings every door reads.
+"""Settings of each task: a folder a task, which every door reads.
 
 `SETTINGS` has them by the names of the tasks. The service makes its requests of them; commands, many files and the
 demo have the same options, or the setting says why not, which `tests/common/test_task_doors.py` checks.

@@ -14,7 +14,7 @@ and the demo."""
 
 @dataclass(frozen=True)
 class Setting:
-    """What a task can be asked for.
+    """Setting of a task.
 
     Attributes:
         help: What it is, in the words of help texts and of the service's description.

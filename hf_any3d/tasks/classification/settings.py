@@ -1,4 +1,4 @@
-"""What can be asked of classifiers."""
+"""Settings of classifiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked of models that find boxes."""
+"""Settings of models that find boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked of features of clouds."""
+"""Settings of features of clouds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked of models that find parts by their names."""
+"""Settings of models that find parts by their names."""
 
 from __future__ import annotations
 

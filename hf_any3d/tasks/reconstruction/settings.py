@@ -1,4 +1,4 @@
-"""What can be asked of autoencoders."""
+"""Settings of autoencoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked of models that label points."""
+"""Settings of models that label points."""
 
 from __future__ import annotations
 

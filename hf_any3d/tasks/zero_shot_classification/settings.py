@@ -1,4 +1,4 @@
-"""What can be asked of classifiers among labels of one's own."""
+"""Settings of classifiers among labels of one's own."""
 
 from __future__ import annotations
 

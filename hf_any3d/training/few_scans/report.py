@@ -1,4 +1,4 @@
-"""What is said of a model that learned from few scans: its accuracy and interval, card, metrics and lines."""
+"""Words about a model that learned from few scans: its accuracy and interval, card, metrics and lines."""
 
 from __future__ import annotations
 
