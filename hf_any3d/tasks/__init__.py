@@ -1,7 +1,7 @@
-"""Settings of each task: a folder a task, which every door reads.
+"""Settings of each task, a folder a task, with which every door is compared.
 
-`SETTINGS` has them by the names of the tasks. The service makes its requests of them; commands, many files and the
-demo have the same options, or the setting says why not, which `tests/common/test_task_doors.py` checks.
+`SETTINGS` has them by the names of the tasks. The service makes its requests of them. Commands, many files and the
+demo write the same options by hand, or the setting says why not; `tests/common/test_task_doors.py` compares them.
 """
 
 from __future__ import annotations

@@ -61,6 +61,9 @@ def test_every_setting_is_in_the_door_or_refused_with_a_reason(task, door):
         if reason := declared.refused.get(door):
             assert len(reason) > 15, f"{task}, {name}: no reason why {door} does not take it"
             # A door may have it for another task, as /v1/classify serves two.
+            others = [SETTINGS[other] for other in SETTINGS if other != task and taken(other, door) == found]
+            if not any(name in settings_of(other, door) for other in others):
+                assert there not in (found or ()), f"{task}: {door} has {there}, which the setting says it refuses"
             continue
         assert found is not None, f"{task}: {door} does not know the task; {name} says no reason"
         assert there in found, f"{task}: {door} lacks {there}; add it there, or a reason to `refused` of the setting"

@@ -15,8 +15,7 @@ class ReconstructionSettings:
 
     threshold: float = setting(
         0.01,
-        "Distance up to which a point is found again, for the F-score.",
-        low=0,
+        "Distance up to which a point is found again, for the F-score; above 0.",
         refused={
             "batch": _NOT_SERVED,
             "many_files": _NOT_SERVED,
