@@ -14,13 +14,15 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+try:
+    import fcntl
+except ImportError:  # on Windows, where files are locked through filelock
+    fcntl = None
 
 # A part of file names, so without dots, and short.
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
@@ -127,9 +129,9 @@ def remove_temporaries(folder: Path, name: str | None = None) -> None:
 class Claim:
     """A lock file held while this process writes somewhere; see `claim`."""
 
-    def __init__(self, path: Path, lock: BaseFileLock):
+    def __init__(self, path: Path, close: Callable[[], None]):
         self.path = path
-        self.lock = lock
+        self.close = close
         self.process = os.getpid()
 
     def release(self) -> None:
@@ -137,13 +139,12 @@ class Claim:
         # The same file may have been claimed anew since.
         if _CLAIMS.get(self.path) is self:
             del _CLAIMS[self.path]
-        # A forked child has this object, but not the lock.
-        if self.process != os.getpid():
-            return
-        # Removed while nobody else can have it; Windows removes no file that is open, and filelock does it there.
-        with suppress(PermissionError):
-            self.path.unlink(missing_ok=True)
-        self.lock.release()
+        # A forked child has this object, but not the lock. Removed before it is closed, while nobody else can have it;
+        # Windows removes no open file.
+        if self.process == os.getpid():
+            with suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
+        self.close()
 
     def __enter__(self) -> Claim:
         return self
@@ -162,41 +163,55 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
         lock: The lock file; it is created, and removed on release.
         output: The folder, for the error.
     """
-    # Every installation has it through huggingface_hub; to import it takes a tenth of a second.
-    from filelock import FileLock, Timeout
-
     lock = Path(lock).resolve()
+    # POSIX locks belong to a process: opening and closing the file once more would release what is held.
     held = _CLAIMS.get(lock)
     # A forked child has this table, but not the locks.
     if held is not None and held.process == os.getpid():
         return held
     lock.parent.mkdir(parents=True, exist_ok=True)
-    # Read first: some versions of filelock empty the file before they ask for the lock.
-    holder = _holder(lock)
-    # Another thread may release it.
-    system_lock = FileLock(lock, timeout=0, thread_local=False)
+    if fcntl is None:
+        return _claim_through_filelock(lock, output)
+    # Not through filelock, which leaves its files in place: it does not notice if the holder has removed the file.
+    while True:
+        file = open(lock, "a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            file.close()
+            # Systems report a lock that another process holds by one of these two errors.
+            if not isinstance(error, (BlockingIOError, PermissionError)):
+                raise OSError(error.errno, f"{lock}: cannot be locked ({error.strerror})") from error
+            raise BlockingIOError(
+                error.errno, f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
+            ) from None
+        # Between opening and locking, its holder may have removed the file, and a lock on that keeps nobody out.
+        if os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()
     try:
-        system_lock.acquire()
-    except Timeout:
-        text = f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
-        raise BlockingIOError(errno.EWOULDBLOCK, text) from None
-    except (OSError, NotImplementedError) as error:
-        # Some network drives have no locks.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(getattr(error, "errno", None) or errno.ENOLCK, f"{lock}: cannot be locked ({reason})") from error
-    # On a full disk, and on Windows, where a locked file cannot be written, the lock holds without a name.
-    with suppress(OSError):
-        lock.write_text(f"process {os.getpid()} on {_HOST}\n", encoding="utf-8")
-    _CLAIMS[lock] = made = Claim(lock, system_lock)
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {_HOST}\n".encode())
+    except OSError:
+        pass  # a full disk: the lock holds, without the name of its holder
+    _CLAIMS[lock] = made = Claim(lock, file.close)
     return made
 
 
-def _holder(lock: Path) -> str:
-    """Return what a lock file says of the process that holds it."""
+def _claim_through_filelock(lock: Path, output: str | os.PathLike) -> Claim:
+    # Every installation has it through huggingface_hub; to import it takes a tenth of a second.
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0, thread_local=False)
     try:
-        return lock.read_text(encoding="utf-8", errors="replace")[:200].strip() or "another process"
-    except OSError:
-        return "another process"
+        held.acquire()
+    except Timeout:
+        text = f"{output}: another process is writing there; wait until it ends, or pass another folder"
+        raise BlockingIOError(errno.EWOULDBLOCK, text) from None
+    _CLAIMS[lock] = made = Claim(lock, held.release)
+    return made
 
 
 def release_claims() -> None:

@@ -107,6 +107,37 @@ def test_a_second_writer_is_told_and_a_killed_one_keeps_nobody_out(tmp_path):
     assert names_below(tmp_path) == []
 
 
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_claimed_anew(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    lock, lockf, calls = tmp_path / "_lock", fcntl.lockf, []
+
+    def locked_late(file, *flags):
+        # Between opening and locking, another process ends, which had the lock.
+        if not calls:
+            lock.unlink()
+        calls.append(file)
+        lockf(file, *flags)
+
+    monkeypatch.setattr(fcntl, "lockf", locked_late)
+    with claim(lock, "out"):
+        assert len(calls) == 2 and lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert names_below(tmp_path) == []
+
+
+def test_systems_without_posix_locks_lock_through_filelock(tmp_path):
+    lock = tmp_path / "_lock"
+    code = f"{OPEN}w.fcntl = None; c = w.claim({str(lock)!r}, 'out'); "
+    child = subprocess.Popen([sys.executable, "-c", code + WAIT], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    second = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "out: another process is writing there" in second.stderr
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    third = subprocess.run([sys.executable, "-c", code + "c.release()"], cwd=ROOT, capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+
+
 def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
     kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp", ".tmp62", "tmp623dR6")]
     left = [temporary_path(tmp_path / name) for name in ("a[1]", "a1", "b*")]
