@@ -60,6 +60,7 @@ from hf_any3d.cli.segment import (
     copy_answerer,
     open_segmentation,
     segment_cells,
+    text_arguments,
 )
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import Cloud
@@ -259,9 +260,7 @@ def segment(
     """Write a copy of each file in which only the class of each point is new."""
     name, files = split_model(files, model, "segment")
     # The names of parts decide which pipeline opens; the others are arguments of its calls.
-    features = None if text_features is None else str(text_features)
-    texts = {"candidate_labels": labels, "templates": templates, "text_features": features}
-    asked = {name: value for name, value in texts.items() if value is not None}
+    asked = text_arguments(labels, templates, text_features)
     call = {"category": category, "up_axis": up_axis, "max_points": max_points, **copies.arguments()}
     call |= points.arguments()
     call |= {} if unit is None else {"unit": unit.value}

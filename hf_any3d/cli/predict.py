@@ -47,7 +47,6 @@ Output = Annotated[
 TextFeatures = Annotated[
     Path | None, option("Features of the labels from elsewhere, instead of the text encoder: .npy (labels, channels).")
 ]
-
 Votes = Annotated[
     int | None, option("Answer by the mean of this many slightly stretched copies: slower, often better.", min=1)
 ]

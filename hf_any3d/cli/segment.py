@@ -153,7 +153,7 @@ def segment(
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
     targets = _copies(inputs, output, suffix, copies)
     inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
-    arguments = _text_arguments(labels, templates, text_features)
+    arguments = text_arguments(labels, templates, text_features)
     pipe = open_segmentation(name, arguments, device)
     columns = tuple(pipe.feature_extractor.columns)
     inputs = replace(inputs, files=[replace(file, columns=columns) for file in inputs.files])
@@ -199,9 +199,10 @@ def segment(
     finish(rows)
 
 
-def _text_arguments(labels: str | None, templates: str | None, text_features: Path | None) -> dict[str, Any]:
+def text_arguments(labels: str | None, templates: str | None, text_features: Path | None) -> dict[str, Any]:
     """Return the arguments of pipelines that find parts by their names; none without names."""
-    texts = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
+    features = None if text_features is None else str(text_features)
+    texts = {"candidate_labels": labels, "templates": templates, "text_features": features}
     return {name: value for name, value in texts.items() if value is not None}
 
 

@@ -13,13 +13,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.pipelines import PointCloudFeatureExtractionPipeline
 from hf_any3d.serving.limits import Refused, ServeLimits
-from hf_any3d.tasks import SETTINGS, settings_of
+from hf_any3d.tasks import SETTINGS, pipeline_arguments, settings_of
 
 CHAT = "point-cloud-text-to-text"
 CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
 SEGMENT, PARTS_BY_NAME = "point-cloud-segmentation", "zero-shot-point-cloud-segmentation"
-SEGMENT_PATH, FILE_PATH = "/v1/segment", "/v1/segment/file"
 DETECT, FEATURES = "point-cloud-object-detection", "point-cloud-feature-extraction"
+CLASSIFY_PATH, DETECT_PATH, FEATURES_PATH = "/v1/classify", "/v1/detect", "/v1/features"
+SEGMENT_PATH, FILE_PATH = "/v1/segment", "/v1/segment/file"
+TASKS_OF = {
+    CLASSIFY_PATH: (CLASSIFY, ZERO_SHOT),
+    DETECT_PATH: (DETECT,),
+    SEGMENT_PATH: (SEGMENT, PARTS_BY_NAME),
+    FEATURES_PATH: (FEATURES,),
+}
+"""Path of a route -> tasks of the models that it serves."""
+SERVED = (*(task for tasks in TASKS_OF.values() for task in tasks), CHAT)
+"""Tasks of the models that can be served."""
 
 
 def _split(value: Any) -> Any:
@@ -37,10 +47,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _request(name: str, path: str, tasks: Sequence[str], **further: Any) -> type[Settings]:
+def _request(name: str, path: str, **further: Any) -> type[Settings]:
     """Make the settings of a route from those of its tasks, and `further` ones of its answers."""
     fields: dict[str, Any] = {}
-    for task in tasks:
+    for task in TASKS_OF[path]:
         for own in settings_of(SETTINGS[task], "service").values():
             kind = own.type
             # Texts of forms are split at commas.
@@ -48,25 +58,26 @@ def _request(name: str, path: str, tasks: Sequence[str], **further: Any) -> type
                 kind = Union[tuple(Labels if part == tuple[str, ...] else part for part in get_args(kind))]  # noqa: UP007
             described = Field(own.default_at("service"), ge=own.low, le=own.high, description=own.help)
             fields.setdefault(own.name, (kind, described))
-    made = create_model(name, __base__=Settings, __doc__=f"Settings of `{path}`.", **fields, **further)
-    return made
+    return create_model(name, __base__=Settings, __doc__=f"Settings of `{path}`.", **fields, **further)
 
 
-ClassifySettings = _request("ClassifySettings", "/v1/classify", (CLASSIFY, ZERO_SHOT))
-FeatureSettings = _request("FeatureSettings", "/v1/features", (FEATURES,))
-DetectSettings = _request("DetectSettings", "/v1/detect", (DETECT,))
+ClassifySettings = _request("ClassifySettings", CLASSIFY_PATH)
+FeatureSettings = _request("FeatureSettings", FEATURES_PATH)
+DetectSettings = _request("DetectSettings", DETECT_PATH)
+_ENCODINGS = "base64: labels as little-endian int32, scores and points as float32, noise as bytes."
 SegmentSettings = _request(
     "SegmentSettings",
     SEGMENT_PATH,
-    (SEGMENT, PARTS_BY_NAME),
     scores=(bool, Field(False, description="Whether to return the probability of each point's label.")),
-    encoding=(
-        Literal["list", "base64"],
-        Field(
-            "list", description="base64: labels as little-endian int32, scores and points as float32, noise as bytes."
-        ),
-    ),
+    encoding=(Literal["list", "base64"], Field("list", description=_ENCODINGS)),
 )
+SETTINGS_OF = {
+    CLASSIFY_PATH: ClassifySettings,
+    DETECT_PATH: DetectSettings,
+    SEGMENT_PATH: SegmentSettings,
+    FEATURES_PATH: FeatureSettings,
+}
+"""Path of a route -> settings of its requests."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +113,22 @@ class Route:
     def _arguments(self, settings: Any) -> dict[str, Any]:
         """Return the settings as arguments of the pipeline."""
         given = settings.model_dump()
-        arguments = {}
-        # What is asked of the other task of the route reaches the pipeline, too, which refuses it.
-        for task in (self.task, *_TASKS_OF.get(self.path, ())):
-            for name, declared in settings_of(SETTINGS[task], "service").items():
-                argument = declared.argument
-                is_own = task == self.task and declared.takes_none
-                if argument is not None and (is_own or given[name] != declared.default_at("service")):
-                    arguments[argument or name] = given[name]
+        arguments: dict[str, Any] = {}
+        for other in TASKS_OF[self.path]:
+            # What is asked of the other task of the route reaches the pipeline, too, which refuses it.
+            asked = pipeline_arguments(SETTINGS[other], given, "service")
+            arguments |= {name: value for name, value in asked.items() if other == self.task or value is not None}
         if "text_embeds" in arguments:
             # (labels, width)
             arguments["text_embeds"] = np.array(arguments["text_embeds"], dtype=np.float32)
         return arguments
 
     def _shown(self, settings: Any, cloud: PointCloudData, answer: Any) -> Any:
-        if self.path == "/v1/classify":
+        if self.path == CLASSIFY_PATH:
             return {"labels": answer}
-        if self.path == "/v1/detect":
+        if self.path == DETECT_PATH:
             return {"boxes": answer}
-        if self.path == "/v1/features":
+        if self.path == FEATURES_PATH:
             if settings.feature not in answer:
                 features = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
                 # Returned, not raised, since it is the answer of one cloud of a batch
@@ -158,36 +166,18 @@ def names_of(pipe: Any, settings: Any) -> Sequence[str]:
     return pipe.all_names(**further) if further else pipe.label_names()
 
 
-# Task -> path of its route, and settings of requests
-_HEADS: dict[str, tuple[str, type[Settings]]] = {
-    CLASSIFY: ("/v1/classify", ClassifySettings),
-    ZERO_SHOT: ("/v1/classify", ClassifySettings),
-    DETECT: ("/v1/detect", DetectSettings),
-    SEGMENT: (SEGMENT_PATH, SegmentSettings),
-    PARTS_BY_NAME: (SEGMENT_PATH, SegmentSettings),
-}
-
-
-_TASKS_OF = {"/v1/features": [FEATURES]}
-for _task, (_path, _) in _HEADS.items():
-    _TASKS_OF.setdefault(_path, []).append(_task)
-
-SERVED = (*_HEADS, FEATURES, CHAT)
-"""Tasks of the models that can be served."""
-
-
 def routes_of(task: str, pipe: Any) -> list[Route]:
     """Return the routes of a model that is not a chat model; all of them share its weights."""
-    if task == FEATURES:
-        return [Route("/v1/features", task, pipe, FeatureSettings)]
-    path, settings = _HEADS[task]
-    if pipe.feature_extractor is None:  # a model that writes answers reads clouds with words alone
-        return [Route(path, task, pipe, settings)]
+    path = next(path for path, tasks in TASKS_OF.items() if task in tasks)
+    route = Route(path, task, pipe, SETTINGS_OF[path])
+    # A model that writes answers reads clouds with words alone.
+    if task == FEATURES or pipe.feature_extractor is None:
+        return [route]
     # The same model object, so that its weights are in memory once
     extract = PointCloudFeatureExtractionPipeline(
         model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=FEATURES
     )
-    return [Route(path, task, pipe, settings), Route("/v1/features", FEATURES, extract, FeatureSettings)]
+    return [route, Route(FEATURES_PATH, FEATURES, extract, FeatureSettings)]
 
 
 def run_each(pipe: Any, clouds: Sequence[PointCloudData], batch_size: int, arguments: dict[str, Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -66,13 +66,15 @@ def settings_of(kind: type, door: str | None = None) -> dict[str, Setting]:
     return found
 
 
-def pipeline_arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of settings by their names as arguments of the pipeline; those not given are left out."""
+def pipeline_arguments(kind: type, values: Mapping[str, Any], door: str) -> dict[str, Any]:
+    """Return the settings of a task that are given at a door as arguments of its pipeline.
+
+    Those at their default are left out, as not every model of a task has each; but where None is a value, the
+    pipeline's own default may be another.
+    """
     arguments = {}
-    for kind in kinds:
-        for name, declared in settings_of(kind).items():
-            if declared.argument is None or name not in values:
-                continue
-            if values[name] is not None or declared.takes_none:
-                arguments[declared.argument or name] = values[name]
+    for name, declared in settings_of(kind, door).items():
+        is_given = declared.takes_none or values[name] != declared.default_at(door)
+        if declared.argument is not None and is_given:
+            arguments[declared.argument or name] = values[name]
     return arguments

@@ -138,7 +138,8 @@ def adapted(
         seed: Of weights, order and noise.
 
     Returns:
-        A new model of the same classes, without an unknown score; `model` itself if it is sure of one class at most.
+        A new model of the same classes on the same device, without an unknown score; `model` itself if it is sure of
+        one class at most.
 
     Source: Lee, "Pseudo-label: the simple and efficient semi-supervised learning method for deep neural networks"
     (2013), with a new network in place of further steps, which stay near the old answers.
@@ -165,7 +166,7 @@ def adapted(
         copies=np.zeros(len(places), np.int64),
     )
     config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
-    return fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
+    return fit_network(rows, config, may_miss, seed, ADAPTED_STEPS).to(device=model.device)
 
 
 def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:
@@ -201,8 +202,8 @@ def logits_of(
     logits = []
     standard = []
     for start in range(0, len(features), count):
-        piece = torch.from_numpy(features[start : start + count])
+        piece = torch.from_numpy(features[start : start + count]).to(model.device)
         points = nn.functional.pad(piece, (3, 0))[None]
-        logits.append(model(points).logits[0].numpy())
-        standard.append(model.local_features.standardize(piece).numpy())
+        logits.append(model(points).logits[0].float().cpu().numpy())
+        standard.append(model.local_features.standardize(piece).cpu().numpy())
     return np.concatenate(logits), np.concatenate(standard)

@@ -136,10 +136,19 @@ class GroundSurface:
         voxels = SparseVoxels(points[high], max(_LEAST_APART, _APART * spacing))
         around = voxels.box_sums(voxels.counts[:, None])[:, 0]
         lone = high[around[voxels.of_point] <= _ALONE]
-        # Sparse trees have others below them.
-        others = np.delete(points, lone, axis=0)
-        distances, _ = KDTree(others).query(points[lone]) if len(lone) and len(others) else (np.zeros(len(lone)), None)
-        return lone[distances > max(NOISE_HEIGHT, _APART * spacing)]
+        # Sparse trees have others below them, in the columns around.
+        away = max(NOISE_HEIGHT, _APART * spacing)
+        columns = np.floor(points[:, :2] / away).astype(np.int64)
+        columns -= columns.min(axis=0) - 1
+        row = columns[:, 1].max() + 2
+        number = columns[:, 0] * row + columns[:, 1]
+        steps = np.array([x * row + y for x in (-1, 0, 1) for y in (-1, 0, 1)])
+        is_near = np.isin(number, number[lone][:, None] + steps)
+        is_near[lone] = False
+        if not is_near.any():
+            return lone
+        distances, _ = KDTree(points[is_near]).query(points[lone])
+        return lone[distances > away]
 
     @property
     def steepness(self) -> float:

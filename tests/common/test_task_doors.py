@@ -44,9 +44,8 @@ def taken(task, door):
         return {*inspect.signature(ROWS[task]).parameters} if task in ROWS else None
     if door == "service":
         tasks = pytest.importorskip("hf_any3d.serving.tasks")
-        if task == "point-cloud-feature-extraction":
-            return {*tasks.FeatureSettings.model_fields}
-        return {*tasks._HEADS[task][1].model_fields} if task in tasks._HEADS else None
+        paths = [path for path, served in tasks.TASKS_OF.items() if task in served]
+        return {*tasks.SETTINGS_OF[paths[0]].model_fields} if paths else None
     pages = pytest.importorskip("hf_any3d.demo.task_pages")
     asked = inspect.signature(pages.TaskAnswers.ask).parameters
     return {name for name, widget in WIDGETS.items() if widget in asked}
@@ -86,8 +85,8 @@ def test_every_argument_of_the_pipeline_is_a_setting(task):
 
 
 def test_settings_become_arguments_of_the_pipeline():
-    kinds = [SETTINGS["zero-shot-point-cloud-classification"]]
-    given = {"labels": ("chair",), "template": None, "top_k": None}
-    assert pipeline_arguments(kinds, given) == {"candidate_labels": ("chair",), "top_k": None}
+    kind = SETTINGS["zero-shot-point-cloud-classification"]
+    given = {"labels": ("chair",), "template": None, "text_embeds": None, "top_k": None, "up_axis": None}
+    assert pipeline_arguments(kind, given, "service") == {"candidate_labels": ("chair",), "top_k": None}
     with pytest.raises(ValueError, match="no door 'window'"):
         setting(1, "A number.", refused={"window": "there is none"})

@@ -30,7 +30,7 @@ def route(task, settings, **attributes):
         "_sanitize_parameters": lambda **given: None,
         "label_names": lambda *given: ("a", *given),
     }
-    return Route("/v1/x", task, SimpleNamespace(**usual | attributes), settings)
+    return Route("/v1/classify", task, SimpleNamespace(**usual | attributes), settings)
 
 
 def test_more_labels_than_allowed_are_refused():
