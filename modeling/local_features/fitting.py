@@ -155,7 +155,7 @@ def adapted(
     if len(np.unique(labels)) < 2:
         return model
     count = len(labels)
-    known = (learned.features.cpu().numpy(), learned.labels.cpu().numpy(), learned.places.cpu().numpy())
+    known = (learned.features.float().cpu().numpy(), learned.labels.cpu().numpy(), learned.places.cpu().numpy())
     # The scan is a place like each of the others.
     places = np.concatenate([known[2], np.full(count, known[2].max() + 1)])
     rows = Rows(
@@ -166,7 +166,8 @@ def adapted(
         copies=np.zeros(len(places), np.int64),
     )
     config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
-    return fit_network(rows, config, may_miss, seed, ADAPTED_STEPS).to(device=model.device)
+    found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
+    return found.to(model.device)  # pyright: ignore[reportArgumentType]
 
 
 def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:

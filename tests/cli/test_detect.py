@@ -41,6 +41,13 @@ def test_boxes_are_the_pipelines(detector, tmp_path):
     few = run("detect", scan, "--model", detector / "model", "--top-k", 1, "--csv")
     assert len(few.out.splitlines()) == 2
     assert few.out.startswith("file,label,score,x,y,z,length,width,height,heading")
+    counts = []
+    for nms in ("base", "none"):
+        asked = ("--nms", nms, "--nms-iou", 0)
+        counts.append(
+            len(json.loads(run("detect", scan, "--model", detector / "model", *asked, "--json").out)[0]["boxes"])
+        )
+    assert counts[0] < counts[1], "boxes that overlap at all"
 
 
 @pytest.mark.slow

@@ -51,6 +51,9 @@ def test_answers_are_those_of_the_pipeline_in_both_forms(client, pipes):
         expected = pipes(CLASSIFY)(read_point_cloud(ply(seed), file_type="ply"), top_k=2)
         assert [label["label"] for label in one["labels"]] == [label["label"] for label in expected]
         assert [label["score"] for label in one["labels"]] == pytest.approx([e["score"] for e in expected], abs=1e-5)
+    voted = service.post("/v1/classify", **files(0, votes="3")).json()["answers"][0]["labels"]
+    expected = pipes(CLASSIFY)(read_point_cloud(ply(0), file_type="ply"), top_k=5, votes=3)
+    assert [label["score"] for label in voted] == pytest.approx([one["score"] for one in expected], abs=1e-5)
     points = read_point_cloud(ply(0), file_type="ply").points.tolist()
     clouds = [{"url": data_url(ply(0))}, {"points": points}, {"url": data_url(ply(0), "application/octet-stream")}]
     others = service.post("/v1/classify", json={"point_clouds": clouds, "top_k": None}).json()["answers"]
