@@ -81,7 +81,7 @@ class CopyOptions:
 
 @dataclass(frozen=True)
 class PointOptions:
-    """Options that models of some kinds have; others refuse them."""
+    """Options of segmentation that only some models take."""
 
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
@@ -110,11 +110,11 @@ class PointOptions:
     ] = False
 
     def arguments(self) -> dict[str, bool]:
-        """Return those that are asked for as arguments of the pipeline."""
+        """Return the options that are set, as arguments of the pipeline."""
         return {name: True for name, is_asked in vars(self).items() if is_asked}
 
     def names(self, pipe: Any) -> Sequence[str] | None:
-        """Return the names of the labels by their numbers, if there are others than usual."""
+        """Return the names of the labels by their numbers, or None if they are the usual ones."""
         further = {name: True for name in ("none_of_these", "noise") if getattr(self, name)}
         # Other pipelines refuse these arguments when they are called.
         return pipe.all_names(**further) if further and hasattr(pipe, "all_names") else None

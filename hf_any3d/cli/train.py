@@ -259,7 +259,7 @@ def _check_way(way: Way | None, source: Source, earlier: Path | None) -> None:
 
 
 def _find_source(data: str | None, dataset: str | None, task: Task | None, words: list[str]) -> Source:
-    """Find the data, and what they are for if `task` does not say it; files that are data are taken off the words."""
+    """Find the data, and their task if none is given; files among the words are taken off."""
     output = Path("outputs") / Path(data or dataset or "").stem
     # Files whose points have classes need no name of a dataset, and their own way may learn from them.
     if data is not None and dataset is None:

@@ -82,7 +82,7 @@ class TrainOptions:
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None
 
     def with_models_found(self, way: Way | None) -> TrainOptions:
-        """Return the options with the models that they name checked as far as the hub is not needed."""
+        """Return the options with the models that they name looked up, without asking the hub."""
         encoder = self.encoder
         # Another name without an owner is an old one on the hub.
         if encoder is not None and (way is Way.FEATURES or Path(encoder).is_dir() or "/" in encoder):

@@ -46,7 +46,7 @@ _OPTIONS = {argument: name.replace("_", "-") for name, argument in ARGUMENTS.ite
 def build_request(
     source: Source, options: TrainOptions, words: Sequence[str], way: Way | None
 ) -> tuple[Tiles | FewScans | BothWays | TrainingTask, DatasetDict | None]:
-    """Return the request that a command line asks for; and its rows, if they were loaded to choose the way.
+    """Build the request of a command line; also return its rows, if they were loaded to choose the way.
 
     Arguments that are left out keep the value of the recipe, or the default of their class.
 
@@ -92,7 +92,7 @@ def build_request(
 
 
 def _refuse_twice(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
-    """Refuse an argument that has an option of the command, and was named beside it."""
+    """Refuse an argument that is given twice, by its option and by its own name."""
     twice = sorted(named.keys() & given.keys())
     if twice:
         short = _OPTIONS.get(twice[0], twice[0].replace("_", "-"))

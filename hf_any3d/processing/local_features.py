@@ -340,7 +340,7 @@ class DescribedScan:
 
     @property
     def conditions(self) -> dict[str, float]:
-        """Conditions of the place, by which one tells whether a model has seen its like; {} for objects.
+        """Conditions of the place, to compare with those that a model has learned; {} for objects.
 
         `density` is in points a square meter; `slope` in degrees, which nine tenths of the ground do not exceed;
         `noise` the share of points that are noise, below the ground or in the air; `width` in meters, across the

@@ -50,7 +50,7 @@ class ArgumentsParser(HfArgumentParser):
     """Parser of dataclasses of arguments: errors are exceptions, and flags `--no_x` have texts of their own."""
 
     def add_argument(self, *names: Any, **settings: Any) -> Any:
-        """Add an argument; one that switches another off is given that one's text, which says the opposite."""
+        """Add an argument; a flag that switches another one off has a text of its own."""
         if settings.get("action") == "store_false":
             settings["help"] = f"Switch --{settings['dest']} off."
         return super().add_argument(*names, **settings)

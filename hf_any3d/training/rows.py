@@ -68,11 +68,11 @@ class PreparedRows(torch.utils.data.Dataset):
         return self.prepare([places[index] for index in indices])
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of some numbers from 0."""
+        """Return the rows with these numbers, counted from 0."""
         return [self.prepare_row(number) for number in numbers]
 
     def prepare_row(self, number: int) -> dict[str, Any]:
-        """Return the row of a number from 0."""
+        """Return the row with this number, counted from 0."""
         raise NotImplementedError
 
 
@@ -118,7 +118,7 @@ class ProcessedDataset(PreparedRows):
         return len(self.dataset)
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of some numbers, prepared together."""
+        """Return the rows with these numbers, prepared together."""
         rows = self.rows.__getitems__(numbers)
         for number, row in zip(numbers, rows, strict=True):
             _refuse_without_label(row, self.dataset.features, f"row {number}")

@@ -28,7 +28,7 @@ class _PointLabelRows(ProcessedDataset):
     with_category: bool
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of some numbers, read one by one: several may be pieces of one large cloud."""
+        """Return the rows with these numbers, read one by one: several may be pieces of one large cloud."""
         return [self.prepare_row(number) for number in numbers]
 
     def _piece(

@@ -105,7 +105,7 @@ class ConversationRows(PreparedRows):
         return len(self._turns)
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of some numbers, read together."""
+        """Return the rows with these numbers, read together."""
         # Clouds in files are read with their conversations, a row at a time.
         if self._whole is not None:
             rows = self._whole.__getitems__(numbers)
@@ -161,7 +161,7 @@ class CaptionedDataset(ProcessedDataset):
         self.vectors = embed_texts(tower, distinct)
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Return the rows of some numbers, each with the embedding of its text."""
+        """Return the rows with these numbers, each with the embedding of its text."""
         rows = super().prepare(numbers)
         for number, row in zip(numbers, rows, strict=True):
             texts = self.numbers[number]

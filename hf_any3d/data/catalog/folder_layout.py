@@ -72,7 +72,7 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Tree:
-    """Find clouds, without hidden files; a warning says what is left out.
+    """Find the clouds of a folder, and warn of files that are left out; hidden ones are skipped.
 
     Left out are text without points, compressed files, arrays that belong to the points of another file, and images
     that are no textures.

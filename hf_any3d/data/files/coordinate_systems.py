@@ -226,7 +226,7 @@ def _joined(parts: Sequence[Units]) -> Units:
 
 
 def units_of_keys(records: dict[int, bytes]) -> Units | None:
-    """Return the units by the keys of GeoTIFF; None where no key says what x and y are.
+    """Return the units that the GeoTIFF keys name, or None if no key defines the horizontal unit.
 
     Args:
         records: Number of the record -> its content: 34735 has the keys, 34736 the numbers in double precision.

@@ -63,7 +63,7 @@ def plan_for(counts: Mapping[str, int], **requested: Any) -> Plan:
 
 
 def plan_of(request: FewScans, counts: Mapping[str, int], way: str | None = None) -> Plan:
-    """Return how a request learns so many scans of each class; its settings win over the table, as does a way."""
+    """Choose how a request learns so many scans of each class; its own settings win over the table."""
     arguments = request.arguments
     sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
     plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)

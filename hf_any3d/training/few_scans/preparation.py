@@ -123,7 +123,7 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
 
 
 def _refuse_what_it_decides(request: FewScans) -> None:
-    """Refuse settings that an earlier model has decided: features of old and new scans are compared."""
+    """Refuse settings that the earlier model has fixed, as features of old and new scans are compared."""
     requested = [name for name in _OF_EARLIER_DATA if getattr(request.data, name) is not None]
     requested += [name for name in _OF_EARLIER_MODEL if getattr(request.arguments, name) is not None]
     # The default counts as not given, so only the other value is refused.

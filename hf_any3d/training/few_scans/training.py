@@ -399,7 +399,7 @@ def _train_into(folder: str, classification: Classification, scans: FewScans, ro
 
 @contextmanager
 def _without_lines_on(folder: str) -> Iterator[None]:
-    """Keep training from telling what to do with a folder that will be gone."""
+    """Silence the advice of a training about a folder that is removed afterwards."""
 
     def is_of_others(record: logging.LogRecord) -> bool:
         return folder not in record.getMessage()
