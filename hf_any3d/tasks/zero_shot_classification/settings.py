@@ -27,7 +27,7 @@ class ZeroShotClassificationSettings:
         None,
         "Features of the labels, (labels, width), in place of the model's text encoder.",
         # There they are a file.
-        names={"command": "text_features"},
+        names={"command": "text_features", "batch": "text_features"},
         refused={"demo": "words are typed there"},
     )
     top_k: int | None = setting(
