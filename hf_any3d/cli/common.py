@@ -29,12 +29,13 @@ from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, hub_is_known, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
-CHAT = "point-cloud-text-to-text"
+CHAT = CHAT_TASK.name
 # Seconds until a bar or a message about progress appears.
 PATIENCE = 2.0
 

@@ -37,7 +37,8 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     share: Annotated[bool, typer.Option("--share", help="Make the page public, through gradio's servers.")] = False,
     task: Annotated[
-        str | None, option("What to ask for, by the command of the task, such as features; by default what it is made for.")
+        str | None,
+        option("What to ask for, by the command of the task, such as features; by default what it is made for."),
     ] = None,
     template: Template = None,
     context: Annotated[

@@ -26,9 +26,9 @@ def taken(task, door):
     """What can be given at a door: name -> (lowest, highest) as far as told; None if the door does not know the task."""
     unknown = (None, None)
     record = TASKS[task]
-    if door == "batch" and record.rows is None:
+    if door == "runs" and record.rows is None:
         return None
-    if door in ("command", "batch"):
+    if door in ("command", "runs"):
         kinds = {name: getattr(option, "type", None) for name, option in options_of(record.command).items()}
         return {name: (getattr(kind, "min", None), getattr(kind, "max", None)) for name, kind in kinds.items()}
     if door == "many_files":
@@ -64,7 +64,7 @@ def test_every_setting_is_in_the_door_or_refused_with_a_reason(task, door):
             assert len(reason) > 15, f"{task}, {name}: no reason why {door} does not take it"
             # A door may have it for another task, as /v1/classify serves two, and one command is for runs, too.
             others = [kind for other, kind in SETTINGS.items() if other != task and taken(other, door) == found]
-            if door != "batch" and not any(name in settings_of(other, door) for other in others):
+            if door != "runs" and not any(name in settings_of(other, door) for other in others):
                 assert there not in (found or ()), f"{task}: {door} has {there}, which the setting says it refuses"
             continue
         assert found is not None, f"{task}: {door} does not know the task; {name} says no reason"
