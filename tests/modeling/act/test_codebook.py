@@ -136,16 +136,6 @@ def test_dead_codes_become_tokens_of_the_batch(ema_decay):
         torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
 
 
-def test_noise_has_the_precision_of_the_logits_or_float32_and_any_layout():
-    assert gumbel_noise(torch.zeros(3).double()).dtype == torch.float64
-    assert gumbel_noise(torch.zeros(3).half()).dtype == torch.float32
-    turned = torch.zeros(5, 3).T
-    found, plain = (gumbel_noise(like, torch.Generator().manual_seed(4)) for like in (turned, torch.zeros(3, 5)))
-    assert torch.equal(found, plain) and found.isfinite().all()
-    uniform = torch.empty(3, 5).uniform_(generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(plain, -(-uniform.log()).log())
-
-
 def test_codes_on_a_sphere_average_and_restart_with_tokens_on_it():
     book = Codebook(2, 3, scores="cosine", ema_decay=0.5)
     book.counts.fill_(1.0)
@@ -159,28 +149,3 @@ def test_codes_on_a_sphere_average_and_restart_with_tokens_on_it():
     fresh.restart(tokens)
     torch.testing.assert_close(fresh.weight.detach().norm(dim=1), torch.full((2,), 3**0.5))
     assert fresh.counts.tolist() == [1.0, 1.0]
-
-
-def test_moving_averages_may_move_before_the_backward_pass():
-    book = Codebook(4, 3, scores="distance", ema_decay=0.5)
-    tokens = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    logits = book.score(tokens)
-    book.update(tokens, logits.argmax(dim=-1))
-    logits.sum().backward()
-    assert tokens.grad.isfinite().all() and tokens.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("iteration", "steps", "expected"), [(0, 8, 2.0), (2, 8, 1.25 + 0.75 * math.cos(math.pi / 4)), (8, 8, 0.5)]
-)
-def test_schedules_follow_half_a_cosine(iteration, steps, expected):
-    from hf_any3d.modeling.act import gumbel_temperature, kl_weight
-
-    assert gumbel_temperature(iteration, steps, 2.0, 0.5) == pytest.approx(expected)
-    assert gumbel_temperature(iteration + steps, steps, 2.0, 0.5) == 0.5
-    weight = 0.3 * (2.0 - expected) / 1.5
-    assert kl_weight(iteration + 5, delay=5, steps=steps, end=0.3) == pytest.approx(weight)
-    assert kl_weight(4, delay=5, steps=steps, end=0.3) == 0.0
-    # With their defaults.
-    assert gumbel_temperature(50_000) == pytest.approx((1 + 0.0625) / 2) and gumbel_temperature(100_000) == 0.0625
-    assert kl_weight(60_000) == pytest.approx(0.05) and kl_weight(110_000) == 0.1 and kl_weight(9_999) == 0

@@ -43,20 +43,3 @@ def test_points_gradients_and_statistics_match_plain_modules(training):
         if training and name in ("lift.bias", "widen.bias"):
             continue  # canceled by a norm
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=name)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_an_adapted_layer_reads_token_corner_and_coarse_point_of_each_fine_point(training):
-    torch.manual_seed(0)
-    decoder, tokens = FoldingDecoder(12, 16, 20, 24).train(training), torch.randn(3, 5, 12)
-    coarse, fine = decoder(tokens)
-    seen = []
-    decoder.lift.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    for found, expected in zip(decoder(tokens), (coarse, fine), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    (rows,) = seen
-    rows = rows.view(3, 5, 4, 4, 17)
-    assert torch.equal(rows[..., :12], tokens[:, :, None, None].expand(-1, -1, 4, 4, -1))
-    corners = torch.tensor([[-0.05, -0.05], [0.05, -0.05], [-0.05, 0.05], [0.05, 0.05]])
-    assert torch.equal(rows[..., 12:14], corners.expand(3, 5, 4, 4, 2))
-    torch.testing.assert_close(rows[..., 14:], coarse.unsqueeze(3).expand(-1, -1, -1, 4, -1))

@@ -8,13 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss
-from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, follow
+from hf_any3d.modeling.point_transformer_v3.point_texts import mask_text_loss
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import raises
 from tests.tiny_ptv3 import FIND3D, TEXTS, tiny_ptv3
 
 
@@ -82,27 +79,6 @@ def test_points_are_scored_among_texts_and_none_of_them():
     assert torch.equal(alone.voxel_embeds, output.voxel_embeds)
 
 
-@torch.no_grad()
-def test_the_loss_counts_texts_that_name_a_point_or_those_of_the_mask():
-    model, points, texts = model_of(), varied_clouds(2, channels=6), drawn(4, TEXTS)
-    labels = torch.arange(96).view(2, 48) % 3
-    labels[:, ::5] = -100
-    labels[1][labels[1] == 1] = 2
-    encoded = model.point_transformer_v3.encode(points)
-    embeds = model.text_head(encoded.decoded)[0]
-    named = torch.stack([labels == number for number in range(4)], dim=2).flatten(0, 1)
-    means, numbers = mask_means(embeds, named, encoded.inverse, encoded.stages[0].counts)
-    words, scale = normalize(texts, dim=-1), torch.tensor(3.0)
-    found = model(points, text_embeds=texts, labels=labels).loss
-    torch.testing.assert_close(found, mask_text_loss(means, numbers, words, numbers > 0, scale))
-    mask = torch.tensor([[True, True, False, True], [True, False, True, False]])
-    given = model(points, text_embeds=texts, labels=labels, text_mask=mask).loss
-    torch.testing.assert_close(given, mask_text_loss(means, numbers, words, mask, scale))
-    assert not torch.isclose(found, given)
-    masks = torch.stack([labels == number for number in range(4)], dim=1)
-    torch.testing.assert_close(model(points, text_embeds=texts, labels=masks).loss, found)
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -126,60 +102,3 @@ def test_the_loss_counts_texts_that_name_a_point_or_those_of_the_mask():
 def test_texts_and_labels_that_do_not_fit_are_named(given, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         model_of()(varied_clouds(2, channels=6), **given)
-
-
-def test_clouds_in_a_list_are_filled_up_behind_their_points():
-    clouds = [drawn(3, 2), drawn(1, 2, seed=1), drawn(4, 2, seed=2)]
-    batch = Batch(clouds)
-    assert (
-        tuple(batch.shape) == (3, 4) and batch.counts == [3, 1, 4] and batch.cloud.tolist() == [0] * 3 + [1] + [2] * 4
-    )
-    flat = batch.flatten(clouds, "points")
-    assert torch.equal(flat, torch.cat(clouds))
-    spread = batch.unflatten(flat)
-    assert spread.shape == (3, 4, 2)
-    for cloud, own in zip(clouds, spread, strict=True):
-        assert torch.equal(own[: len(cloud)], cloud) and not own[len(cloud) :].any()
-    with raises(ValueError, naming="[4, 1, 3] rows"):
-        batch.flatten(clouds[::-1], "colors")
-    with raises(ValueError, naming="point_mask"):
-        Batch(clouds, torch.ones(3, 4, dtype=torch.bool))
-
-
-def test_a_mask_leaves_out_points_anywhere_in_a_cloud():
-    points, mask = drawn(2, 4, 3), torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]])
-    batch = Batch(points, mask)
-    assert batch.counts == [2, 4] and batch.mask.dtype == torch.bool
-    flat = batch.flatten(points, "points")
-    assert torch.equal(flat, torch.cat([points[0, 1:3], points[1]]))
-    spread = batch.unflatten(flat)
-    assert torch.equal(spread, points * mask[..., None])
-    full = Batch(points)
-    assert full.mask.all() and torch.equal(full.unflatten(full.flatten(points, "points")), points)
-
-
-def test_original_points_follow_those_that_stand_for_them():
-    batch = Batch([drawn(2, 3), drawn(3, 3)])
-    of_point = torch.tensor([10, 11, 12, 13, 14])
-    original, voxel = follow(torch.tensor([[1, 0, 1, -1], [0, 2, 2, 1]]), batch, of_point)
-    assert original.counts == [3, 4] and voxel.tolist() == [11, 10, 11, 12, 14, 14, 13]
-    for wrong in (torch.tensor([[2, 0], [0, 0]]), torch.tensor([[0, 1]]), torch.tensor([0, 1])):
-        message = f"inverse has shape {tuple(wrong.shape)} and numbers up to {int(wrong.max())}; expected (2, original"
-        with pytest.raises(ValueError, match=re.escape(message)):
-            follow(wrong, batch, of_point)
-    with pytest.raises(ValueError, match=re.escape("with numbers below those of the points, [2, 3]")):
-        follow(torch.tensor([[0, 0], [3, 0]]), batch, of_point)
-
-
-@torch.no_grad()
-def test_logits_and_labels_are_those_of_original_points():
-    model = tiny_ptv3(PointTransformerV3ForPointCloudSegmentation)
-    spread_weights(model)
-    points, cells = varied_clouds(1, 5, 6), torch.arange(5)[:, None] * torch.tensor([1, 2, 0])
-    inverse = torch.tensor([[4, 4, 0, 1, 2, 3, 0, -1]])
-    plain = model(points, grid_coord=cells[None]).logits
-    labels = torch.tensor([[0, 1, 2, 0, 1, 2, 0, -100]])
-    output = model(points, grid_coord=cells[None], inverse=inverse, labels=labels)
-    torch.testing.assert_close(output.logits[0, :7], plain[0, [4, 4, 0, 1, 2, 3, 0]])
-    assert not output.logits[0, 7].any()
-    torch.testing.assert_close(output.loss, cross_entropy(output.logits[0, :7], labels[0, :7]))

@@ -106,19 +106,3 @@ def test_a_classifier_reads_the_maximum_over_points_or_centers():
         )
     places = PointNetForPointCloudClassification(PointNetConfig(in_channels=5)).eval().pointnet(varied_clouds(2, 9, 5))
     assert torch.equal(places.centers, varied_clouds(2, 9, 5)[..., :3])
-
-
-def test_the_published_sizes_are_those_of_the_paper():
-    made = PointNet2Config.published_sizes(radii=(0.1, 0.3))
-    expected = {
-        "num_centers": (512, 128),
-        "radii": (0.1, 0.3),
-        "num_neighbors": (32, 64),
-        "level_widths": ((64, 64, 128), (128, 128, 256)),
-        "hidden_sizes": (256, 512, 1024),
-        "head_widths": (512, 256),
-        "head_dropout": 0.5,
-        "in_channels": 3,
-    }
-    assert {name: getattr(made, name) for name in expected} == expected
-    assert tuple(PointNet2Config.published_sizes().radii) == (0.2, 0.4)
