@@ -1,26 +1,19 @@
 """`hf-any3d train` on few scans: frozen features with a linear head, without a network or settings."""
 
 import json
-import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
-from transformers import ViTConfig, ViTModel
 
 from hf_any3d import (
-    Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
 )
-from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
-from tests.tiny_act import tiny_act
-from tests.tiny_encoders import saved_encoder, tiny_model
+from tests.tiny_encoders import saved_encoder
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -271,40 +264,6 @@ def test_scans_are_loaded_once(way, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_point_encoder_gives_the_features(tmp_path):
-    tiny_act(ActForPointCloudClassification).save_pretrained(tmp_path / "encoder")
-    write_scans(tmp_path / "scans", 2)
-    words = ("--way", "features", "--encoder", "encoder", "--points", 64, "--copies", 1)
-    code, out, err = run("train", "scans", *words, "--feature_sets", "encoder")
-    assert code == 0, err
-    config = json.loads((tmp_path / "outputs" / "scans" / "config.json").read_text())
-    assert config["features"] == ["encoder"] and config["encoder_config"]["num_groups"] == 12
-    code, _, err = run("train", "scans", *words, "--feature_sets", "descriptors")
-    assert code == 1 and "--encoder encoder with --feature_sets descriptors, which leave it out" in err
-
-
-@pytest.mark.slow
-def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path / "vit")
-    tiny_model(model_class=Any2PointForPointCloudClassification).save_pretrained(tmp_path / "wrapped")
-    write_scans(tmp_path / "scans", 2)
-    words = ("--vision", "vit", "--wrap", "wrapped", "--points", 64, "--copies", 1, "--unlike", 7)
-    code, out, err = run("train", "scans", *words)
-    assert code == 0, err
-    assert "frozen encoder and wrap and views features" in out
-    # The wrap may have learned from the scans that judge it, which folds cannot undo.
-    assert "flattering if the wrap has learned from these scans" in out
-    # What was learned needs neither directory.
-    shutil.rmtree(tmp_path / "vit")
-    code, out, err = run("predict", write_scans(tmp_path / "new", 1, start=9), "--model", "outputs/scans", "--json")
-    assert code == 0 and len(json.loads(out)) == 2, err
-    code, _, err = run("train", "scans", *words[:4], "--feature_sets", "descriptors", "wrap", "--output", "outputs/b")
-    assert code == 1 and "--vision" in err and err.count("\n") == 1
-
-
-@pytest.mark.slow
 def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     write_scans(tmp_path / "scans", 4)
     words = ("--way", "both", "--encoder", saved_encoder("bert"), "--epochs", 2, "--num_tokens", 8)
@@ -342,18 +301,6 @@ def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
     assert code == 1 and out == "" and "nowhere/at_all" in err
     after = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
     assert after == before
-
-
-@pytest.mark.slow
-def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp_path):
-    get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
-    write_scans(tmp_path / "scans", 2)
-    words = ("--wrap", "adapted", *FASTEST[:4], "--unlike", 7, "--feature_sets", "wrap")
-    code, out, err = run("train", "scans", *words)
-    assert code == 0 and "frozen wrap features" in out, err
-    (tmp_path / "adapted" / "adapter_model.safetensors").unlink()
-    code, out, err = run("train", "scans", *words)
-    assert code == 1 and out == "" and err.count("\n") == 1 and "adapted" in err
 
 
 def test_scans_with_another_axis_up_are_not_added_to_a_model(tmp_path):
