@@ -1,8 +1,6 @@
 """Facts about models from their configuration files."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -25,6 +23,7 @@ from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.processing.voxels import PointTransformerV3Processor
+from tests.cli.conftest import run
 from tests.errors import raises
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
@@ -129,11 +128,10 @@ def brief(monkeypatch):
     monkeypatch.setattr("hf_any3d.cli.model_cost._SECONDS", 0.01)
 
 
-def test_operations_of_a_pointnet_are_those_counted_by_hand(tmp_path):
+def test_operations_of_a_pointnet_are_those_counted_by_hand(brief, tmp_path):
     tiny_baseline(PointNetForPointCloudClassification).save_pretrained(tmp_path)
     PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "hf_any3d", "info", tmp_path, "--cost", "--json"]
-    facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    facts = json.loads(run("info", tmp_path, "--cost", "--json").out)
     first, others = 2 * 48 * 3 * 32, 2 * 48 * (32 * 48 + 48 * 64) + 2 * (64 * 16 + 16 * 3)
     assert facts["FLOPs of inference"] == first + others
     # A layer's backward pass has two products; the points themselves need no gradient.
