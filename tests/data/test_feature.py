@@ -12,20 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
 import trimesh
-from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load_from_disk
+from datasets import Array2D, Dataset, Features, List, Value
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
-from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
 from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
 needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
-
-FEATURES = Features({"cloud": PointCloud()})
 
 
 def rows_of(*values, feature=None):
@@ -51,31 +47,6 @@ def test_every_readable_file_decodes_like_its_reader_as_path_and_as_bytes(name):
         assert_same(by_bytes, expected)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        full_cloud(),
-        as_dict(full_cloud()),
-        {name: torch.tensor(value) for name, value in as_dict(full_cloud()).items()},
-        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
-        point_cloud_bytes(full_cloud()),
-        bytearray(point_cloud_bytes(full_cloud(), "npz")),
-        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
-        {"bytes": point_cloud_bytes(full_cloud(), "npz")},
-    ],
-    ids=["object", "arrays", "tensors", "lists", "ply bytes", "npz bytes", "named bytes", "dict of bytes"],
-)
-def test_a_complete_cloud_is_restored_from_every_form(value):
-    assert_same(rows_of(value)[0]["cloud"], full_cloud())
-
-
-@pytest.mark.parametrize(
-    "form", [lambda xyz: xyz, torch.tensor, lambda xyz: xyz.tolist(), lambda xyz: xyz.astype(">f8")]
-)
-def test_arrays_of_every_kind_are_points(form):
-    assert_same(rows_of(form(points()))[0]["cloud"], PointCloudData(points()))
-
-
 def test_further_columns_of_an_array_are_read_as_in_a_file(tmp_path):
     array = np.concatenate([points(), full_cloud().normals], axis=1)
     np.save(tmp_path / "a.npy", array)
@@ -99,23 +70,6 @@ def test_npz_keeps_every_number_and_ply_colors_in_eight_bits():
     assert_same(in_npz, cloud)
     np.testing.assert_array_equal(in_ply["points"], cloud.points)
     np.testing.assert_allclose(in_ply["colors"], 31 / 255, atol=1e-7)
-
-
-def test_decoded_clouds_become_an_object_that_samples_surfaces():
-    cloud = PointCloudData(**rows_of(triangle())[0]["cloud"])
-    assert cloud.is_mesh and cloud.sample_surface(5).points.shape == (5, 3)
-    # Processors and pipelines take the dict itself, in any format.
-    for form in (None, "torch", "numpy"):
-        assert to_cloud(rows_of(triangle()).with_format(form)[0]["cloud"]).is_mesh
-
-
-def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
-    rows = rows_of("a.PLY", points())
-    stored = rows.cast_column("cloud", PointCloud(decode=False))["cloud"]
-    assert stored[0] == {"bytes": None, "path": "a.PLY"}
-    assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
-    with raises(RuntimeError, naming="PointCloud"):
-        PointCloud(decode=False).decode_example(stored[1])
 
 
 @pytest.mark.parametrize(
@@ -226,25 +180,6 @@ def test_columns_of_other_types_are_refused():
     ragged = Dataset.from_dict({"cloud": [[[1.0, 2, 3], [1.0, 2], [1.0, 2, 3, 4]]]})
     with pytest.raises(ValueError):
         ragged.cast_column("cloud", PointCloud())
-
-
-def test_flattening_returns_the_stored_columns_without_decoding():
-    rows = rows_of(points())
-    assert rows.flatten().features == FEATURES
-    flat = rows.cast_column("cloud", PointCloud(decode=False)).flatten()
-    assert flat.features == Features({"cloud.bytes": Value("binary"), "cloud.path": Value("string")})
-
-
-def test_parquet_and_directories_keep_the_feature(tmp_path):
-    rows = rows_of(full_cloud(), None, feature=PointCloud(format="npz"))
-    rows.to_parquet(tmp_path / "clouds.parquet")
-    rows.save_to_disk(tmp_path / "saved")
-    loaded = load_dataset(
-        "parquet", data_files=str(tmp_path / "clouds.parquet"), cache_dir=str(tmp_path), split="train"
-    )
-    for opened in (loaded, load_from_disk(tmp_path / "saved")):
-        assert opened.features == rows.features and opened.features["cloud"].format == "npz"
-        assert_same(opened[0]["cloud"], full_cloud())
 
 
 def test_embedded_files_include_the_files_they_refer_to(tmp_path):

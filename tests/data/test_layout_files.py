@@ -125,33 +125,3 @@ def test_a_slanted_wall_is_solid_wherever_no_opening_of_its_own_is():
     # Each face belongs to one piece, and looks outward.
     assert (solid.faces // 8 == np.repeat(np.arange(len(pieces)), 12)[:, None]).all()
     assert volume(solid) == pytest.approx(0.3 * sum(np.prod((high - low)[[0, 2]]) for low, high in pieces))
-
-
-def test_a_turned_box_has_its_corners_where_it_says():
-    box = Box(7, "long table", 1.0, 2.0, 3.0, 0.5, 4.0, 2.0, 1.0)
-    (solid,) = layout_solids(Layout(boxes=(box,)))
-    cosine, sine = np.cos(0.5), np.sin(0.5)
-    expected = [
-        (1 + 2 * x * cosine - y * sine, 2 + 2 * x * sine + y * cosine, 3 + z / 2)
-        for z in (-1, 1)
-        for y in (-1, 1)
-        for x in (-1, 1)
-    ]
-    found = {tuple(np.round(corner, 6)) for corner in solid.vertices}
-    assert found == {tuple(np.round(corner, 6)) for corner in expected} and solid.name == "bbox_7_long table"
-    assert volume(solid) == pytest.approx(8) and sorted({*solid.faces.reshape(-1)}) == list(range(8))
-
-
-def test_a_text_mesh_has_a_named_object_for_each_solid(tmp_path):
-    write_layout(tmp_path / "room.obj", LAYOUT)
-    lines, start = (tmp_path / "room.obj").read_text().splitlines(), 1
-    for solid in layout_solids(LAYOUT):
-        assert lines.pop(0) == f"o {solid.name.replace(' ', '_')}"
-        own = [lines.pop(0).split() for _ in solid.vertices]
-        assert {words[0] for words in own} == {"v"}
-        np.testing.assert_allclose([list(map(float, words[1:])) for words in own], solid.vertices, atol=1e-6)
-        faces = [lines.pop(0).split() for _ in solid.faces]
-        assert {words[0] for words in faces} == {"f"}
-        assert [list(map(int, words[1:])) for words in faces] == (solid.faces + start).tolist()
-        start += len(solid.vertices)
-    assert not lines

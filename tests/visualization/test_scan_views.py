@@ -1,7 +1,5 @@
 """How files, meshes, rows of datasets and scenes are shown: what is taken, in which order, with which words."""
 
-import sys
-
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -10,21 +8,6 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.visualization import show
 
 POINTS = np.array([[0, 0, 0], [4, 0, 0], [0, 2.0, 1]])
-
-
-def test_a_mesh_is_sampled_and_keeps_the_extent_of_its_corners():
-    colors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
-    cloud = PointCloudData(POINTS, colors, faces=np.array([[0, 1, 2]]), up_axis="x")
-    view, names = show.view_of_cloud(cloud, title="mesh")
-    expected = cloud.sample_surface(20_000, np.random.default_rng(0))
-    np.testing.assert_array_equal(view.points, expected.points)
-    np.testing.assert_array_equal(view.colors, expected.colors)
-    assert (view.note, view.title, view.up_axis, names) == (
-        "3 points, 1 faces · extent 4 × 2 × 1",
-        "mesh",
-        "x",
-        [],
-    )
 
 
 @pytest.mark.parametrize(
@@ -77,56 +60,6 @@ def test_labels_of_points_are_shown_if_all_clouds_have_them():
     assert [view.title for view in show.views_of_rows(labeled_rows([[0] * 3] * 5), most=2)[0]] == ["row 0", "row 4"]
 
 
-def rows(count: int = 5, **columns) -> Dataset:
-    kinds = {
-        "points": List(List(Value("float32"))),
-        "colors": List(List(Value("float32"))),
-        "label": ClassLabel(names=["chair", "lamp", "sofa"]),
-        "labels": List(ClassLabel(names=["top", "legs"])),
-        "name": Value("string"),
-    }
-    columns = {"points": [(POINTS + number).tolist() for number in range(count)], **columns}
-    return Dataset.from_dict(columns, features=Features({name: kinds[name] for name in columns}))
-
-
-def test_a_grid_shows_points_colors_labels_and_names_of_evenly_spread_rows():
-    given = rows(
-        5,
-        colors=[[[0, number / 4, 1]] * 3 for number in range(5)],
-        label=[0, 1, 2, 1, 0],
-        labels=[[0, 1, number % 2] for number in range(5)],
-        name=["a", "", None, "d", "e"],
-    )
-    views, settings = show.views_of_rows(given, most=4, predictions=["chair", "sofa", "sofa", "chair", "lamp"])
-    assert settings == {"categories": ["chair", "lamp", "sofa"], "names": ["top", "legs"], "note": "4 of 5 clouds"}
-    chosen = [0, 1, 3, 4]
-    assert [view.title for view in views] == ["a", "row 1", "d", "e"]
-    assert [view.category for view in views] == [0, 1, 1, 0]
-    assert [view.status for view in views] == ["right", "wrong", "wrong", "wrong"]
-    assert [view.note for view in views] == ["chair", "lamp → sofa", "lamp → chair", "chair → lamp"]
-    for number, view in zip(chosen, views, strict=True):
-        np.testing.assert_allclose(view.points, POINTS + number)
-        np.testing.assert_allclose(view.colors, [[0, number / 4, 1]] * 3)
-        assert view.labels.tolist() == [0, 1, number % 2]
-    (one,), settings = show.views_of_rows(given, most=1)
-    assert one.title == "a" and one.note == "chair" and one.status == "" and settings["note"] == "1 of 5 clouds"
-
-
-def test_rows_without_classes_have_neither_category_nor_note():
-    views, settings = show.views_of_rows(rows(2))
-    assert [(view.category, view.note, view.labels, view.title) for view in views] == [
-        (None, "", None, "row 0"),
-        (None, "", None, "row 1"),
-    ]
-    assert settings == {"categories": [], "names": [], "note": "2 clouds"}
-    numbers = [
-        {"points": POINTS, "labels": [2, 0, 1], "label": 7},
-        {"points": POINTS, "labels": [0, 0, 4], "label": 7},
-    ]
-    views, settings = show.views_of_rows(numbers)
-    assert settings["names"] == ["0", "1", "2", "3", "4"] and views[0].category is None
-
-
 class Control:
     """A control of viser's panel, or what it controls."""
 
@@ -165,41 +98,3 @@ class Server:
 
     def add_checkbox(self, name, initial_value):
         return self.controls.setdefault(name, Control(initial_value))
-
-
-def test_a_scene_offers_color_label_and_height_and_hides_several_labels(tmp_path, monkeypatch):
-    (tmp_path / "viser.py").write_text(f"from {__name__} import Server as ViserServer")
-    monkeypatch.syspath_prepend(tmp_path)
-    generator = np.random.default_rng(0)
-    points, labels = generator.uniform(-1, 1, (60, 3)) * [1, 2, 4] + 1e6, np.arange(60) % 3  # far from the origin
-    colors = generator.random((60, 3))
-    server = show.serve_scene(
-        PointCloudData(points, colors, labels=labels), host="0.0.0.0", port=9, names=["a", "b", "c"]
-    )
-    assert server.settings == {"host": "0.0.0.0", "port": 9, "label": "scene", "verbose": False}
-    shown = (points - (points.min(axis=0) + points.max(axis=0)) / 2).astype(np.float32)
-    np.testing.assert_allclose(server.cloud.points, shown, atol=1e-6)
-    assert server.cloud.points.dtype == np.float32 and server.cloud.points.flags["C_CONTIGUOUS"]
-    assert list(server.controls) == ["Color", "Point size", "a", "b", "c"]
-    expected = {
-        "color": colors,
-        "label": show.label_colors(3)[labels],
-        "height": show.height_colors(shown[:, 2], shown[:, 2].min(), shown[:, 2].max()),
-    }
-    for name, values in expected.items():
-        server.controls["Color"].choose(name)
-        np.testing.assert_allclose(server.cloud.colors, np.rint(255 * values), atol=1)
-        assert server.cloud.colors.dtype == np.uint8 and len(server.cloud.points) == 60
-    server.controls["a"].choose(False)
-    server.controls["c"].choose(False)
-    np.testing.assert_allclose(server.cloud.points, shown[labels == 1], atol=1e-6)
-    np.testing.assert_allclose(server.cloud.colors, np.rint(255 * expected["height"][labels == 1]), atol=1)
-    server.controls["b"].choose(False)
-    assert len(server.cloud.points) == len(server.cloud.colors) == 0
-    for name in "abc":
-        server.controls[name].choose(True)
-    assert len(server.cloud.points) == 60 and server.text == "60 points"
-    size = server.cloud.point_size
-    server.controls["Point size"].choose(2.0)
-    assert server.cloud.point_size == pytest.approx(2 * size)
-    del sys.modules["viser"]
