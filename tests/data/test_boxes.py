@@ -16,9 +16,7 @@ from hf_any3d.data.boxes import (
     Scene,
     box_features,
     build_changes,
-    read_box_table,
 )
-from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 from tests.data.published_changes import published_changes
 from tests.errors import raises
@@ -155,38 +153,3 @@ def test_augmentations_are_built_from_names():
     for text in ("turns", "turn:angle=angle", "flip:axis=z"):
         with raises(ValueError, naming=text.partition("=")[2] or text.partition(":")[0]):
             build_changes([text])
-
-
-@pytest.mark.parametrize(
-    ("array", "columns", "why"),
-    [
-        (np.arange(24.0).reshape(3, 8), 7, None),
-        (np.arange(21).reshape(3, 7), 7, None),
-        (np.zeros((0, 8)), 7, None),
-        (np.zeros((3, 6)), 7, r"an array of shape \(3, 6\) and type float64; expected finite numbers \(boxes, 7\)"),
-        (np.zeros(7), 7, r"an array of shape \(7,\)"),
-        (np.zeros((1, 3, 7)), 7, r"an array of shape \(1, 3, 7\)"),
-        (np.full((3, 7), np.inf), 7, "expected finite numbers"),
-    ],
-)
-def test_tables_of_boxes_are_read_from_arrays(array, columns, why, tmp_path):
-    np.save(tmp_path / "boxes.npy", array)
-    if why is not None:
-        with pytest.raises(PointCloudFileError):
-            read_box_table(tmp_path / "boxes.npy", columns)
-        return
-    found = read_box_table(tmp_path / "boxes.npy", columns)
-    assert found.dtype == np.float64 and found.shape == (len(array), columns)
-    np.testing.assert_array_equal(found, array[:, :columns])
-
-
-@pytest.mark.parametrize("heading", [2 * math.pi, -2 * math.pi, 2 * math.pi + 2e-3])
-def test_headings_are_at_most_a_full_turn(heading):
-    row = {"points": np.ones((4, 3)), "boxes": [[0, 0, 0, 1, 1, 1, heading]], "box_labels": [[3]]}
-    if heading > 2 * math.pi + 1e-3:
-        with pytest.raises(ValueError, match="box 0 is .*; expected sizes above 0, heading in radians"):
-            Scene.of(row)
-        return
-    scene = Scene.of(row, np.zeros((2, 5), np.float32))
-    assert scene.boxes.dtype == np.float32 and scene.labels.dtype == np.int64 and scene.labels.tolist() == [3]
-    assert scene.points.shape == (2, 5) and Scene.of(row).points.tolist() == np.ones((4, 3)).tolist()

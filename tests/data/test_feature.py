@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import trimesh
-from datasets import Array2D, Dataset, Features, List, Value
+from datasets import Dataset, Features
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
@@ -26,10 +26,6 @@ needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets 
 
 def rows_of(*values, feature=None):
     return Dataset.from_dict({"cloud": list(values)}, features=Features({"cloud": feature or PointCloud()}))
-
-
-def as_dict(cloud):
-    return {name: value for name, value in vars(cloud).items() if value is not None}
 
 
 READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
@@ -112,48 +108,6 @@ def test_other_formats_are_named():
 def test_files_that_cannot_be_read_are_named(make, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         rows_of(make(tmp_path))[0]
-
-
-def stored_as(kind, values):
-    return Dataset(pa.table({"cloud": pa.array(values, kind)}))
-
-
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
-def test_columns_of_paths_become_clouds(kind):
-    rows = stored_as(kind, [str(FILES / "chair.ply"), None]).cast_column("cloud", PointCloud())
-    assert len(rows[0]["cloud"]["faces"]) == 3480 and rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
-def test_columns_of_bytes_become_clouds(kind):
-    rows = stored_as(kind, [point_cloud_bytes(full_cloud()), None]).cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], full_cloud())
-    assert rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"bytes": point_cloud_bytes(full_cloud())},
-        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
-        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
-    ],
-    ids=["bytes", "path and bytes", "arrays"],
-)
-def test_columns_of_structs_become_clouds(row):
-    rows = Dataset(pa.table({"cloud": [row, None]})).cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], full_cloud())
-    assert rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize(
-    "feature", [Array2D((None, 3), "float32"), List(List(Value("float32"))), List(List(Value("float32"), length=3))]
-)
-def test_columns_of_points_become_clouds(feature):
-    plain = Dataset.from_dict({"cloud": [points(4), points(6)]}, features=Features({"cloud": feature}))
-    rows = plain.select([1, 0]).flatten_indices().cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], PointCloudData(points(6)))
-    assert_same(rows[1]["cloud"], PointCloudData(points(4)))
 
 
 @needs_mesh

@@ -17,46 +17,6 @@ def cloud(count=40, seed=0, **more):
     )
 
 
-def test_channels_follow_their_points():
-    rng = np.random.default_rng(1)
-    whole = {
-        "colors": rng.random((40, 3)),
-        "normals": rng.normal(size=(40, 3)),
-        "intensity": rng.integers(0, 256, 40).astype(float),
-    }
-    names = ["xyz", "normals", "intensity", "rgb"]
-
-    def channels(given, **settings):
-        processor = PointTransformerV3Processor(features=names, grid_size=FINE, **settings)
-        made = processor(given, return_tensors="np")
-        own = made["points"][0][made["inverse"][0]][:, 3:]
-        return own[:, :3], own[:, 3], own[:, 4:]
-
-    given = cloud(**whole)
-    for settings, intensity, colors in (
-        ({}, whole["intensity"], whole["colors"]),
-        ({"intensity_range": "bytes", "color_range": "signed"}, whole["intensity"] / 255, 2 * whole["colors"] - 1),
-        ({"intensity_range": "tanh"}, np.tanh(whole["intensity"]), whole["colors"]),
-    ):
-        found = channels(given, **settings)
-        for values, expected in zip(found, (given.normals, intensity, colors), strict=True):
-            np.testing.assert_allclose(values, expected, atol=1e-6)
-    bare = cloud(intensity=whole["intensity"])
-    zeros = {"default_rgb": (0, 0, 0), "needs_normals": False}
-    normals, _, colors = channels(bare, **zeros)
-    assert not normals.any() and not colors.any()
-    assert (channels(bare, color_range="signed", **zeros)[2] == -1).all()
-    filled = channels(bare, default_rgb=[0.25, 0.5, 1.0], needs_normals=False)
-    assert filled[2][0].tolist() == [0.25, 0.5, 1.0]
-    for settings, missing in (
-        ({}, "no colors and no normals"),
-        ({"default_rgb": (0, 0, 0)}, "no normals"),
-        ({"needs_normals": False}, "no colors"),
-    ):
-        with pytest.raises(ValueError, match=f"^{missing}, but .* Pointcept/Sonata, .*needs_normals=False"):
-            channels(bare, **settings)
-
-
 @pytest.mark.parametrize(
     ("values", "refused"),
     [
