@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d import (
     ActForPointCloudClassification,
@@ -21,8 +21,12 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
+from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
 from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
@@ -99,6 +103,17 @@ MODELS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("encoder", ["bert", "vit", "gpt2"])
+def test_changed_encoder_is_saved_with_the_model(encoder, change, tmp_path):
+    model = CHANGES[change](tiny_model(encoder))
+    expected = answers(model)
+    assert (expected - answers(tiny_model(encoder))).abs().max() > 1e-3 * expected.abs().max()
+    model.save_pretrained(tmp_path)
+    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_changed_encoder_of_every_kind_of_model_is_saved_with_it(kind, tmp_path):
     model = trained_in_place(MODELS[kind]())
@@ -157,6 +172,23 @@ def test_encoder_inside_a_teacher_inside_a_student_is_saved_when_it_changed(tmp_
 
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio")
+
+
+@pytest.mark.slow
+def test_trainer_saves_an_encoder_that_trains(tmp_path):
+    torch.manual_seed(0)
+    model = tiny_model("bert")
+    model.any2point.encoder.requires_grad_(True)
+    rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(6))]
+    arguments = TrainingArguments(
+        tmp_path / "run", max_steps=2, save_steps=1, learning_rate=1e-2, report_to=[], use_cpu=True
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    expected = answers(model)
+    for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
+        assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(folder)), expected)
 
 
 @pytest.mark.slow
@@ -301,6 +333,32 @@ def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
 
 
 # The record.
+
+
+def test_checksum_of_tensors_does_not_depend_on_files(tmp_path):
+    model = tiny_act.tiny_act(ActModel)
+    checksum = tensors_checksum(own_state(model))
+    assert checksum.startswith("tensors-sha256:") and len(checksum) == 79
+    adapted = get_peft_model(model, LoraConfig(target_modules=["qkv"], init_lora_weights=False))
+    assert tensors_checksum(own_state(adapted.get_base_model())) == checksum
+    adapted.merge_adapter()
+    assert tensors_checksum(own_state(adapted.get_base_model())) != checksum
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert resolve_encoder(tmp_path).checksum == resolve_encoder(saved_encoder("bert")).checksum
+    assert resolve_encoder(tmp_path).file_checksum != resolve_encoder(saved_encoder("bert")).file_checksum
+
+
+def test_records_are_fields_of_the_config_too():
+    old = {"encoder_name_or_path": "a/b", "encoder_revision": "0" * 40, "encoder_checksum": "sha256:12"}
+    part = PretrainedPart("a/b", "0" * 40, "sha256:12")
+    config = Any2PointConfig(**old)
+    assert config.part("encoder") == part and config.encoder_checksum == "sha256:12"
+    assert Any2PointConfig.from_dict(config.to_dict()).part("encoder") == part
+    assert Any2PointConfig(encoder_trained_from="a/b").part("encoder") == PretrainedPart("a/b", stored=True)
+    with raises(ValueError, naming="'decoder'; expected some of 'encoder'"):
+        Any2PointConfig(parts={"decoder": {}})
+    with raises(ValueError, naming="'point'; expected none"):
+        SpatialLMConfig(parts={"point": {}})
 
 
 def test_a_part_that_is_stored_next_to_an_adapter_is_compared_with_its_record(tmp_path):
