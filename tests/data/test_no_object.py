@@ -22,6 +22,14 @@ def box_of(size, share=1.0, count=1000):
     return PointCloudData(points * np.asarray(size))
 
 
+@pytest.mark.parametrize(("count", "few"), [(31, True), (32, False)])
+def test_a_handful_of_points_shows_no_shape_but_a_mesh_of_them_does(count, few):
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    reason = why_no_object(PointCloudData(points), "y")
+    assert reason == (f"{count} points show no shape: the label is a guess" if few else None)
+    assert why_no_object(PointCloudData(points, faces=np.array([[0, 1, 2]])), "y") is None
+
+
 def street(length: float) -> np.ndarray:
     """Points of a street with intensities, as a laser scanner on a car writes them."""
     return np.random.default_rng(0).uniform(0, [length, min(length, 17), min(length, 12), 1], (400, 4)).astype("<f4")

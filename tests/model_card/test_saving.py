@@ -6,7 +6,8 @@ from itertools import chain
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import HfApi, ModelCard, ModelCardData, parse_eval_result_entries
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipeline
 
@@ -25,7 +26,7 @@ from hf_any3d import (
 )
 from hf_any3d.integration.registration import MODELS
 from hf_any3d.model_card import Subject, build_model_card, write_trainer_card
-from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer
+from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer, save_card
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from tests.common.models import CASES
 from tests.errors import raises
@@ -342,6 +343,21 @@ MALICIOUS = [
     "a\u202eb",
     "\ud800",
 ]
+
+
+@pytest.mark.parametrize("on_hub", [True, False])
+def test_the_main_score_of_a_test_split_on_the_hub_is_listed_there(on_hub, tmp_path):
+    report = replace(
+        REPORT,
+        data=REPORT.data | {"on_hub": on_hub},
+        metrics=REPORT.metrics | {"test": {"accuracy": 0.5, "mean_class_accuracy": 0.25, "loss": 1.0}},
+    )
+    save_card(build_model_card(Subject.from_model(tiny_model(), report), "me/model"), tmp_path / "README.md")
+    files = [*tmp_path.glob(".eval_results/*.yaml")]
+    assert [file.name for file in files] == (["me_scans.yaml"] if on_hub else [])
+    for file in files:
+        (entry,) = parse_eval_result_entries(yaml.safe_load(file.read_text()))
+        assert (entry.dataset_id, entry.task_id, entry.value, entry.notes) == ("me/scans", "default", 0.5, "Accuracy")
 
 
 def test_untrusted_names_are_escaped(encoder, tmp_path):

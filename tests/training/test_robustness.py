@@ -75,6 +75,15 @@ def test_report_has_all_corruptions_severities_and_other_conditions(report):
     assert found[79:] == [("up axis", 30), ("up axis", 90), ("up axis", 180), ("any axis", 180)]
 
 
+def test_colors_are_removed_only_for_models_that_use_them():
+    processor = PointCloudProcessor(num_points=32, features=["xyz", "rgb"])
+    assert [one.name for one in conditions(processor) if one.family == "color"] == ["gray", "black"]
+    gray = ConditionRows(rows(colors=True), processor, Condition("color", "gray"))[0]["points"]
+    plain = processor(rows(colors=True)[0], return_tensors="np")["points"][0]
+    assert (gray[:, 3:] == 0.5).all() and not (plain[:, 3:] == 0.5).any()
+    np.testing.assert_allclose(gray[:, :3], plain[:, :3], atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["random", "farthest", "first"])
 def test_rows_have_the_models_number_of_points_without_warnings(sampling):

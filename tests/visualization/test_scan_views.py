@@ -1,5 +1,7 @@
 """How files, meshes, rows of datasets and scenes are shown: what is taken, in which order, with which words."""
 
+import sys
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -98,3 +100,41 @@ class Server:
 
     def add_checkbox(self, name, initial_value):
         return self.controls.setdefault(name, Control(initial_value))
+
+
+def test_a_scene_offers_color_label_and_height_and_hides_several_labels(tmp_path, monkeypatch):
+    (tmp_path / "viser.py").write_text(f"from {__name__} import Server as ViserServer")
+    monkeypatch.syspath_prepend(tmp_path)
+    generator = np.random.default_rng(0)
+    points, labels = generator.uniform(-1, 1, (60, 3)) * [1, 2, 4] + 1e6, np.arange(60) % 3  # far from the origin
+    colors = generator.random((60, 3))
+    server = show.serve_scene(
+        PointCloudData(points, colors, labels=labels), host="0.0.0.0", port=9, names=["a", "b", "c"]
+    )
+    assert server.settings == {"host": "0.0.0.0", "port": 9, "label": "scene", "verbose": False}
+    shown = (points - (points.min(axis=0) + points.max(axis=0)) / 2).astype(np.float32)
+    np.testing.assert_allclose(server.cloud.points, shown, atol=1e-6)
+    assert server.cloud.points.dtype == np.float32 and server.cloud.points.flags["C_CONTIGUOUS"]
+    assert list(server.controls) == ["Color", "Point size", "a", "b", "c"]
+    expected = {
+        "color": colors,
+        "label": show.label_colors(3)[labels],
+        "height": show.height_colors(shown[:, 2], shown[:, 2].min(), shown[:, 2].max()),
+    }
+    for name, values in expected.items():
+        server.controls["Color"].choose(name)
+        np.testing.assert_allclose(server.cloud.colors, np.rint(255 * values), atol=1)
+        assert server.cloud.colors.dtype == np.uint8 and len(server.cloud.points) == 60
+    server.controls["a"].choose(False)
+    server.controls["c"].choose(False)
+    np.testing.assert_allclose(server.cloud.points, shown[labels == 1], atol=1e-6)
+    np.testing.assert_allclose(server.cloud.colors, np.rint(255 * expected["height"][labels == 1]), atol=1)
+    server.controls["b"].choose(False)
+    assert len(server.cloud.points) == len(server.cloud.colors) == 0
+    for name in "abc":
+        server.controls[name].choose(True)
+    assert len(server.cloud.points) == 60 and server.text == "60 points"
+    size = server.cloud.point_size
+    server.controls["Point size"].choose(2.0)
+    assert server.cloud.point_size == pytest.approx(2 * size)
+    del sys.modules["viser"]

@@ -147,6 +147,17 @@ def test_the_two_objects_with_broken_colors_come_only_without_colors(tmp_path, l
     assert load(root, splits="train")["train"]["object_id"][:].tolist() == TRAIN
 
 
+def test_only_some_objects_or_the_first_rows_are_converted(tree, load):
+    splits = load(tree, ids=[TRAIN[2], TEST[0]])
+    assert {split: rows["object_id"][:].tolist() for split, rows in splits.items()} == {
+        "train": [TRAIN[2]],
+        "test": TEST,
+    }
+    assert load(tree, limit=1).num_rows == {"train": 1, "validation": 1, "test": 1}
+    with pytest.raises(ValueError, match=f"ids names 1 objects without conversations of train in .*'{TEST[0]}'"):
+        load(tree, ids=[TRAIN[0], TEST[0]], splits=["train"])
+
+
 def test_only_files_of_the_requested_splits_need_to_exist(tmp_path, load):
     root = write_pointllm(tmp_path)
     for name in (objaverse_captions.FILTERED, objaverse_captions.COMPLEX, objaverse_captions.VALIDATION):

@@ -4,17 +4,58 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointModel,
     PointIndexer,
 )
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
 from tests.tiny_encoders import (
     SMALL,
     clouds,
     saved_encoder,
+    tiny_part_model,
 )
+
+ASKED = {"output_hidden_states": True, "output_attentions": True}
+
+
+def eager(model):
+    """Return a model with attention weights, in eval mode."""
+    (model.any2point if hasattr(model, "any2point") else model).encoder.set_attn_implementation("eager")
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [False, True])
+def test_segmenters_add_up_what_points_tokens_cloud_and_levels_say(levels):
+    model = eager(tiny_part_model(propagate_levels=levels, in_channels=4, restrict_to_category_parts=True))
+    for norm in (model.propagation.norm, *model.segmenter.norms):
+        norm.running_mean.normal_(std=0.2)
+        norm.running_var.uniform_(0.5, 2)
+    points, category = clouds(channels=4), torch.tensor([1, 0, 1])
+    labels = torch.tensor([[2, 3, 4], [0, 1, -100], [4, 4, 2]]).repeat(1, 16)
+    output = model(points, category=category, labels=labels, **ASKED)
+    core = model.any2point(points, output_levels=levels, **ASKED)
+    head, tokens = model.propagation, model.propagation.from_tokens(core.last_hidden_state[:, 1:])
+    near = three_nearest_interpolate(points, core.centers, core.centers)
+    rows = head.from_point(torch.cat([points, points[..., :3] - near], dim=-1))
+    rows = rows + three_nearest_interpolate(points, core.centers, tokens)
+    whole = head.from_cloud(core.pooler_output) + model.category_embedding(category)
+    rows = rows + whole.unsqueeze(1)
+    assert len(head.from_levels) == (3 if levels else 0)
+    for linear, (features, places) in zip(head.from_levels, core.levels or (), strict=True):
+        own = linear(features)
+        rows = rows + (own if places is None else three_nearest_interpolate(points, places, own))
+    logits = model.segmenter(head.norm(rows.flatten(0, 1)).relu()).view(3, 48, 5)
+    parts = {0: [2, 3, 4], 1: [0, 1]}  # those of the other category
+    for row, kind in enumerate(category.tolist()):
+        logits[row][:, parts[kind]] = torch.finfo(torch.float32).min
+    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+    assert set(model(points, category=category)) == {"logits"}
 
 
 @pytest.mark.parametrize(

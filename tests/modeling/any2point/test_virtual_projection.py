@@ -104,3 +104,18 @@ def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
     alone = torch.cat([project(cloud[None], LINE, config).embedding for cloud in centers])
     assert torch.allclose(together, alone, atol=1e-6) == (mapping == "stretch")
     assert bool(config.batch_dependent_flags) == (mapping == "wrap")
+
+
+@pytest.mark.parametrize("table", [LINE, PLANE])
+@pytest.mark.parametrize("token_places", ["order", "random"])
+def test_places_without_projection_do_not_depend_on_coordinates(token_places, table):
+    config = Any2PointConfig(token_places=token_places)
+    one, other = project(clouds(2, 9, seed=1), table, config), project(clouds(2, 9, seed=2), table, config)
+    assert torch.equal(one.view_positions, other.view_positions)
+    assert torch.equal(one.embedding, other.embedding)
+    assert torch.equal(one.places.entry[:, :, 1:], other.places.entry[:, :, 1:])
+    extent = torch.tensor(one.extent)
+    assert (one.view_positions >= 0).all() and (one.view_positions <= extent - 1).all()
+    projected = project(clouds(2, 9, seed=1), table, Any2PointConfig())
+    assert projected.view_positions.shape == one.view_positions.shape
+    assert not torch.allclose(projected.embedding, one.embedding, atol=1e-3)

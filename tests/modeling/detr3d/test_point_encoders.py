@@ -233,3 +233,22 @@ def test_clouds_are_turned_for_an_encoder_with_another_up_axis(saved):
     assert torch.equal(found.tokens, expected.tokens)
     back = torch.stack([expected.centers[..., 0], -expected.centers[..., 2], expected.centers[..., 1]], dim=-1)
     assert torch.equal(found.centers, back)
+
+
+@torch.no_grad()
+def test_clouds_are_scaled_for_an_encoder_and_its_tokens_are_where_the_cloud_is(saved):
+    encoder = detector(saved(PointTransformerV3Model)[0], point_encoder_scale="unit_sphere").detr3d.point_encoder
+    clouds = [5 * varied_clouds(1, count, 6, seed=count)[0] + 7 for count in (48, 31)]
+    padded = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True, padding_value=1000.0)
+    mask, seen = torch.arange(48) < torch.tensor([[48], [31]]), []
+    encoder.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    output = encoder(padded, mask)
+    for row, (own, cloud) in enumerate(zip(seen[0], clouds, strict=True)):
+        assert own[:, :3].mean(dim=0).abs().max() < 1e-5 and torch.equal(own[:, 3:], cloud[:, 3:])
+        assert float(own[:, :3].norm(dim=1).max()) == pytest.approx(1)
+        alone = encoder(cloud[None], None)
+        torch.testing.assert_close(seen[-1][0], own, atol=1e-5, rtol=0)
+        there = output.centers[row][output.mask[row]]
+        torch.testing.assert_close(there, alone.centers[0], atol=1e-4, rtol=0)
+        low, high = cloud[:, :3].amin(dim=0), cloud[:, :3].amax(dim=0)
+        assert (there >= low - 0.1).all() and (there <= high + 0.1).all() and not output.index[row].any()

@@ -9,10 +9,30 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_any3d.modeling.encoders.loading import (
+    convert_encoder,
     open_encoder,
     replace_weights,
 )
-from tests.tiny_encoders import random_encoder, tiny_config
+from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
+
+
+def dtypes_of(encoder: nn.Module) -> dict[str, torch.dtype]:
+    return {name: parameter.dtype for name, parameter in encoder.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("model_type", ["bert", "t5", "deberta"])
+def test_encoders_are_converted_as_they_are_loaded(model_type, dtype):
+    opened, missing = open_encoder(saved_encoder(model_type), tiny_config(model_type), dtype)
+    full, _ = open_encoder(saved_encoder(model_type), tiny_config(model_type))
+    assert missing == [] and set(dtypes_of(full).values()) == {torch.float32}
+    convert_encoder(full, dtype)
+    assert dtypes_of(full) == dtypes_of(opened) and full.config.dtype == dtype
+    # Of T5, transformers keeps some in full precision in float16.
+    mixed = model_type == "t5" and dtype == torch.float16
+    assert set(dtypes_of(full).values()) == ({dtype, torch.float32} if mixed else {dtype})
+    for one, other in zip(full.parameters(), opened.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def without(model_type: str, folder: Path, *endings: str, **changes) -> str:

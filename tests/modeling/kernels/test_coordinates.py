@@ -1,13 +1,27 @@
 """Coordinates that operations accept, and the words in which others are refused."""
 
 import importlib
+import re
 
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
+from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, coordinates, refuse_out_of_range
+from tests.errors import raises
 
 MODULE = importlib.import_module("hf_any3d.modeling.kernels.coordinates")
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 1, 4, 3), (2, 4, 2)])
+def test_clouds_of_other_shapes_are_refused(shape):
+    message = f"query: shape {shape}; expected (batch, points, channels) with channels >= 3"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        coordinates("query", torch.zeros(shape))
+
+
+def test_integers_are_refused():
+    with raises(ValueError, naming="query: dtype torch.int64; expected a"):
+        coordinates("query", torch.zeros(1, 4, 3).long())
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,18 @@ def test_a_wrap_is_a_set_of_features_and_leaves_its_encoder_where_it_is(tmp_path
     assert torch.equal(features_of(again.base_model), features_of(model.base_model))
 
 
+@torch.no_grad()
+def test_a_wrap_whose_adapter_was_merged_is_stored_whole(tmp_path):
+    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    lora = LoraConfig(r=2, target_modules=encoder_linear_pattern(wrap), init_lora_weights=False)
+    adapted = get_peft_model(wrap, lora)
+    merged = adapted.merge_and_unload()
+    model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=merged, copies=1, num_labels=3)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+
+
 METHODS = {
     "guided adapter": lambda model: GuidedAdapterConfig(init_weights=False, gate=0.3),
     "LoRA": lambda model: LoraConfig(

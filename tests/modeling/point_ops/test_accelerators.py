@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, grouping, knn
+from tests.errors import raises
 from tests.modeling.accelerator import on_accelerator
 
 COORDINATES = importlib.import_module("hf_any3d.modeling.kernels.coordinates")
@@ -47,6 +48,12 @@ def test_neighbors(method, monkeypatch):
     found = knn(on_accelerator(query), on_accelerator(points), 4, method=method, return_distances=True)
     assert found[0].tolist() == expected[0].tolist()
     torch.testing.assert_close(found[1].as_subclass(torch.Tensor), expected[1])
+
+
+def test_trees_are_for_the_cpu_only():
+    points = on_accelerator(cloud(1, 80))
+    with raises(ValueError, naming="'kdtree' on device"):
+        knn(points, points, 4, method="kdtree")
 
 
 @pytest.mark.parametrize("way", ["accelerator", "compilers", "exporters"])

@@ -1,5 +1,9 @@
 """Every setting of Point Transformer V3 has its effect on layers, rates, attention and features."""
 
+import importlib
+import math
+
+import pytest
 import torch
 
 from hf_any3d.modeling.point_transformer_v3 import (
@@ -8,6 +12,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
 from tests.common.case import spread_weights, varied_clouds
 from tests.tiny_ptv3 import tiny_ptv3
 
+MODULE = importlib.import_module("hf_any3d.modeling.point_transformer_v3.modeling_point_transformer_v3")
 DECODER = {"use_decoder": True, "decoder_depths": (1,), "decoder_hidden_sizes": (18,)}
 DECODER |= {"decoder_num_attention_heads": (3,)}
 STAGES = {"depths": (1, 1, 1), "hidden_sizes": (8, 12, 16), "num_attention_heads": (2, 2, 4)}
@@ -25,6 +30,31 @@ def block(name: str, width: int, hidden: int, bias: bool = True) -> dict[str, tu
     own |= {"attention.qkv": (width, 3 * width, bias), "attention.proj": (width, width, True)}
     own |= {"mlp.fc1": (width, hidden, True), "mlp.fc2": (hidden, width, True)}
     return {f"{name}.{layer}": size for layer, size in own.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", [("shift",), ("jitter",), ("rescale",), ("shift", "jitter", "rescale")])
+def test_places_are_moved_and_scaled_at_random_for_each_block_in_training(names, monkeypatch):
+    given = {"shift": 0.3, "jitter": 1.5, "rescale": 2.0}
+    settings = {f"rope_{name}": given[name] for name in names} | {"rope_theta": 10.0, "hidden_sizes": (12, 24)}
+    model = tiny(**settings, depths=(2, 1), drop_path_rate=0.0, shuffle_curves="never")
+    seen, rotation_of = [], MODULE.rotation_of
+    monkeypatch.setattr(MODULE, "rotation_of", lambda coord, *rest: (seen.append(coord), rotation_of(coord, *rest))[1])
+    points = varied_clouds(1, channels=6)
+    stages = model.encode(points).stages
+    assert not seen, "places are exact in evaluation"
+    torch.manual_seed(5)
+    model.train().encode(points)
+    torch.manual_seed(5)
+    for coord, stage in zip(seen, (0, 0, 1), strict=True):
+        expected = stages[stage].coord
+        if "shift" in names:
+            expected = expected + torch.empty(3).uniform_(-0.3, 0.3)
+        if "jitter" in names:
+            expected = expected * torch.empty(3).uniform_(-math.log(1.5), math.log(1.5)).exp()
+        if "rescale" in names:
+            expected = expected * torch.empty(1).uniform_(-math.log(2.0), math.log(2.0)).exp()
+        torch.testing.assert_close(coord, expected)
 
 
 @torch.no_grad()

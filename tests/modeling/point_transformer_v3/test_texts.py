@@ -11,7 +11,9 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.modeling.point_transformer_v3.point_texts import mask_text_loss
+from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch
 from tests.common.case import spread_weights, varied_clouds
+from tests.errors import raises
 from tests.tiny_ptv3 import FIND3D, TEXTS, tiny_ptv3
 
 
@@ -102,3 +104,21 @@ def test_points_are_scored_among_texts_and_none_of_them():
 def test_texts_and_labels_that_do_not_fit_are_named(given, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         model_of()(varied_clouds(2, channels=6), **given)
+
+
+def test_clouds_in_a_list_are_filled_up_behind_their_points():
+    clouds = [drawn(3, 2), drawn(1, 2, seed=1), drawn(4, 2, seed=2)]
+    batch = Batch(clouds)
+    assert (
+        tuple(batch.shape) == (3, 4) and batch.counts == [3, 1, 4] and batch.cloud.tolist() == [0] * 3 + [1] + [2] * 4
+    )
+    flat = batch.flatten(clouds, "points")
+    assert torch.equal(flat, torch.cat(clouds))
+    spread = batch.unflatten(flat)
+    assert spread.shape == (3, 4, 2)
+    for cloud, own in zip(clouds, spread, strict=True):
+        assert torch.equal(own[: len(cloud)], cloud) and not own[len(cloud) :].any()
+    with raises(ValueError, naming="[4, 1, 3] rows"):
+        batch.flatten(clouds[::-1], "colors")
+    with raises(ValueError, naming="point_mask"):
+        Batch(clouds, torch.ones(3, 4, dtype=torch.bool))

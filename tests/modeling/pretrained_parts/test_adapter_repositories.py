@@ -38,6 +38,28 @@ def answer(model) -> torch.Tensor:
         return model.eval()(points=clouds()).logits
 
 
+def test_an_adapter_without_a_config_is_opened_on_the_base_that_it_names(tmp_path):
+    base = tiny_act(ActForPointCloudClassification, num_labels=3)
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False)
+    model = get_peft_model(ActForPointCloudClassification.from_pretrained(tmp_path / "base"), config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    for name in ("config.json", "README.md"):
+        (tmp_path / "adapter" / name).unlink(missing_ok=True)
+    for file in (tmp_path / "adapter").glob("base*"):
+        pytest.fail(f"stored {file}")
+    opened = ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(answer(opened), answer(model.get_base_model()))
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    for named in (saved_encoder("bert"), None):
+        content = json.dumps(settings | {"base_model_name_or_path": named})
+        (tmp_path / "adapter" / "adapter_config.json").write_text(content)
+        kind = ", a bert," if named else ","
+        message = f"adapter_config.json: names {named!r} as its base model{kind} and not the ActForPointCloudClassific"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+
+
 def test_adapters_are_compared_with_the_base_that_they_get(tmp_path):
     adapted(tiny_model()).save_pretrained(tmp_path)
     with pytest.warns(
