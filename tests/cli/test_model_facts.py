@@ -29,7 +29,7 @@ from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_baselines import tiny_baseline
-from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import tiny_part_model, tiny_scene_model
 from tests.tiny_ptv3 import tiny_ptv3
 
 TALKING = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict()}
@@ -87,39 +87,6 @@ def test_facts_of_a_student_have_no_encoder(tmp_path):
     facts = model_facts(str(tmp_path))
     assert facts["labels"] == ["chair", "lamp"] and facts["tokens"] == 64 and "encoder" not in facts
     assert facts["total parameters"] == count_parameters(model)[1]
-
-
-def test_all_facts_of_a_wrap_with_an_adapter(tmp_path):
-    labels = {2: "lamp", 0: "bottle", 1: "chair"}
-    model = get_peft_model(tiny_model(id2label=labels), GuidedAdapterConfig(r=4))
-    model.save_pretrained(tmp_path)
-    config = model.get_base_model().config
-    trained, total = count_parameters(model)
-    name = str(tmp_path)
-    expected = {
-        "model": name,
-        "class": "Any2PointForPointCloudClassification",
-        "encoder": config.encoder_name_or_path,
-        "encoder trained from": None,
-        "encoder type": "bert",
-        "encoder tower": config.encoder_tower,
-        "encoder layers": config.encoder_config.num_hidden_layers,
-        "encoder width": config.encoder_config.hidden_size,
-        "encoder revision": config.encoder_revision,
-        "encoder checksum": config.encoder_checksum,
-        "adapter": "guided_adapter",
-        "trained parameters": trained,
-        "total parameters": total,
-        "labels": ["bottle", "chair", "lamp"],
-        "points": None,
-        "channels": 3,
-        "tokens": config.num_tokens,
-        "batch-dependent": [],
-    }
-    found = model_facts(name)
-    assert found == expected and list(found) == list(expected)
-    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
-    assert model_facts(name)["points"] == 48
 
 
 @pytest.fixture

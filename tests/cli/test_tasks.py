@@ -116,6 +116,14 @@ def test_labeled_points_are_written(models, tmp_path, name):
 
 
 @pytest.mark.slow
+def test_a_folder_gets_points_and_a_page_of_each_file_below_its_own_folder(models, scans, tmp_path):
+    code, _, _ = run("segment", scans, "--model", models("scenes"), "--output", tmp_path / "out")
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    names = ("chair", "holes", "inner/lamp")
+    assert code == 2 and written == [f"{name}.{ending}" for name in names for ending in ("html", "ply")]
+
+
+@pytest.mark.slow
 def test_features_are_those_of_the_pipeline(models, tmp_path):
     model, path = models("classifier"), tmp_path / "a.npz"
     code, out, _ = run("features", CHAIR, LAMP, "--model", model, "--json", "--output", path)

@@ -1,7 +1,5 @@
 """Reports of training runs."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from hf_any3d.model_card.run_report import (
     RunReport,
     count_parameters,
     peak_memory,
-    training_facts,
 )
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from tests.errors import raises
@@ -54,36 +51,6 @@ def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
     assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last
     assert checkpoint_to_resume(tmp_path, "false") is None
     assert checkpoint_to_resume(tmp_path, first) == first
-
-
-def settings(**changes):
-    """Settings of a trainer that are all different."""
-    usual = {
-        "seed": 1, "train_batch_size": 2, "gradient_accumulation_steps": 3, "world_size": 5, "learning_rate": 7,
-        "lr_scheduler_type": SimpleNamespace(value="cosine"), "weight_decay": 0.11, "label_smoothing_factor": 0.13,
-        "bf16": False, "fp16": False, "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy",
-    }  # fmt: skip
-    return SimpleNamespace(**usual | changes)
-
-
-STATE = SimpleNamespace(global_step=17, epoch=1.9, best_metric=0.0, best_global_step=23)
-
-
-@pytest.mark.parametrize(
-    ("changes", "precision", "scheduler"),
-    [
-        ({}, "float32", "cosine"),
-        ({"bf16": True}, "bfloat16", "cosine"),
-        ({"fp16": True, "lr_scheduler_type": "linear"}, "float16", "linear"),
-    ],
-)
-def test_facts_of_a_run_are_those_of_its_trainer(changes, precision, scheduler):
-    facts = training_facts(SimpleNamespace(args=settings(**changes), state=STATE))
-    assert facts == {
-        "seed": 1, "steps": 17, "epochs": 1.9, "batch_size": 30, "learning_rate": 7.0, "lr_scheduler": scheduler,
-        "weight_decay": 0.11, "label_smoothing": 0.13, "precision": precision,
-    }  # fmt: skip
-    assert type(facts["learning_rate"]) is float
 
 
 def test_a_report_is_read_as_it_was_saved(tmp_path):

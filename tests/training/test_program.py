@@ -62,31 +62,6 @@ def test_program_errors_keep_their_traceback():
         run_program(main)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (
-            {"train_file": "/private/me/train.parquet", "test_file": "/private/me/other/test.parquet"},
-            {
-                "name": "train.parquet",
-                "files": {"train": "/private/me/train.parquet", "test": "/private/me/other/test.parquet"},
-                "on_hub": False,
-                "hub_type": "custom",
-            },
-        ),
-        ({"dataset_name": "shapes"}, {"name": "shapes", "files": {}, "on_hub": False, "hub_type": "shapes"}),
-        ({"dataset_name": "me/scans"}, {"name": "me/scans", "files": {}, "on_hub": True, "hub_type": "me/scans"}),
-        (
-            {"dataset_name": "folder", "data_dir": "/private/me/scans/"},
-            {"name": "scans", "files": {}, "on_hub": False, "hub_type": "custom"},
-        ),
-    ],
-)
-def test_reports_name_the_data_of_each_split_without_directories(given, expected):
-    facts = data_facts(DataArguments(**given), DatasetDict(), "none")
-    assert {key: facts[key] for key in expected} == expected
-
-
 def test_facts_name_the_splits_that_were_trained_on_if_there_are_several():
     given = {"dataset_name": "me/scans", "train_splits": ["train", "validation"]}
     assert data_facts(DataArguments(**given), DatasetDict(), "none")["trained on"] == ["train", "validation"]

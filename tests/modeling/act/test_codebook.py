@@ -26,21 +26,6 @@ def test_soft_codes_match_torchs_gumbel_softmax(setting):
     assert torch.equal(token_ids, probabilities.argmax(dim=-1))
 
 
-def test_a_hard_code_is_a_row_with_the_gradient_of_the_mixture(setting):
-    codebook, logits = setting
-    codes, token_ids = codebook(logits, 0.7, hard=True)
-    torch.testing.assert_close(codes, codebook.weight[token_ids])
-    weights = torch.randn_like(codes)
-    soft, _ = codebook(logits, 0.7)
-    hard_gradient, codebook_gradient = torch.autograd.grad((codes * weights).sum(), (logits, codebook.weight))
-    (soft_gradient,) = torch.autograd.grad((soft * weights).sum(), logits)
-    torch.testing.assert_close(hard_gradient, soft_gradient)
-    expected = torch.zeros_like(codebook_gradient).index_add_(0, token_ids.flatten(), weights.flatten(0, 1))
-    torch.testing.assert_close(codebook_gradient, expected)
-    with torch.no_grad():
-        assert torch.equal(codebook(logits, 0.7, hard=True)[0], codebook.weight[token_ids])
-
-
 def test_noise_follows_the_gumbel_distribution():
     noise = gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0))
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
@@ -134,18 +119,3 @@ def test_dead_codes_become_tokens_of_the_batch(ema_decay):
     assert book.counts[dead].tolist() == [2.0, 2.0]
     if ema_decay is not None:
         torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
-
-
-def test_codes_on_a_sphere_average_and_restart_with_tokens_on_it():
-    book = Codebook(2, 3, scores="cosine", ema_decay=0.5)
-    book.counts.fill_(1.0)
-    book.weight.copy_(torch.eye(3)[:2])
-    book.sums.copy_(book.weight)
-    tokens = torch.tensor([[[5.0, 0, 0], [0, 0.1, 0]]])
-    book.update(tokens, torch.tensor([[0, 1]]))
-    # Tokens of any length count as vectors of the norm of `sqrt(width)`.
-    torch.testing.assert_close(book.weight, torch.eye(3)[:2] * (1 + 3**0.5) / 2)
-    fresh = Codebook(2, 3, scores="cosine", restart_share=0.9)
-    fresh.restart(tokens)
-    torch.testing.assert_close(fresh.weight.detach().norm(dim=1), torch.full((2,), 3**0.5))
-    assert fresh.counts.tolist() == [1.0, 1.0]

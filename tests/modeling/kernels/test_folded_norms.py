@@ -8,8 +8,6 @@ from torch import nn
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain
-from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 
 WIDTH, HIDDEN, K = 12, 5, 4
 
@@ -25,38 +23,6 @@ def randomized(layers: nn.Module) -> nn.Module:
             if tensor.is_floating_point():
                 tensor.copy_(randn(*tensor.shape, seed=number).abs() + 0.2)
     return layers
-
-
-def encoder(**settings: bool) -> PatchEncoder:
-    return randomized(PatchEncoder(3, 6, (4, 6, 8), **settings)).eval().requires_grad_(False)
-
-
-LAYERS = ("lift", "lift_norm", "widen", "join", "join_norm", "out")
-
-
-def test_layers_of_patches_are_fused_in_evaluation_without_gradients():
-    patches = torch.zeros(1, 2, 3, 3)
-    assert layers_are_plain(patches, encoder())
-    for name in LAYERS:
-        trained = encoder()
-        getattr(trained, name).requires_grad_(True)
-        assert not layers_are_plain(patches, trained)
-        with torch.no_grad():
-            assert layers_are_plain(patches, trained)
-        watched = encoder()
-        getattr(watched, name).register_forward_hook(lambda *args: None)
-        assert not layers_are_plain(patches, watched)
-    for name in ("lift_norm", "join_norm"):
-        without = encoder()
-        getattr(without, name).track_running_stats = False
-        assert not layers_are_plain(patches, without)
-        mixed = encoder()
-        getattr(mixed, name).train()
-        assert not layers_are_plain(patches, mixed)
-    assert not layers_are_plain(patches.clone().requires_grad_(), encoder())
-    # A single row has no statistics; double precision is only for the plain layers.
-    assert not layers_are_plain(patches[:, :1, :1], encoder()) and layers_are_plain(patches[:, :1, :2], encoder())
-    assert not layers_are_plain(patches, encoder().double())
 
 
 def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.ModuleList, Neighborhoods]:

@@ -5,12 +5,11 @@ import re
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.modeling.point_transformer_v3.point_texts import mask_text_loss
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch
 from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises
@@ -26,29 +25,6 @@ def model_of(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentation:
     spread_weights(model)
     model.text_head.logit_scale.data.fill_(math.log(3))
     return model.eval()
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_loss_of_masks_is_that_of_plain_loops(shared):
-    means, texts = drawn(2, 3, 4), normalize(drawn(2, 3, 4, seed=1), dim=-1)
-    texts = texts[0] if shared else texts
-    numbers = torch.tensor([[2.0, 0.0, 1.0], [5.0, 3.0, 0.0]])
-    counted = torch.tensor([[True, True, True], [True, False, False]])
-    scale = torch.tensor(1.7)
-    masks = [(cloud, text) for cloud in range(2) for text in range(3) if counted[cloud, text]]
-    rows = torch.stack([means[place] for place in masks])
-    words = torch.stack([texts[text] if shared else texts[cloud, text] for cloud, text in masks])
-    logits = 1.7 * words @ rows.T
-    kept = [number for number, place in enumerate(masks) if numbers[place] > 0]
-    directions = [
-        sum(float(cross_entropy(scores[number], torch.tensor(number))) for number in kept) / len(kept)
-        for scores in (logits, logits.T)
-    ]
-    found = mask_text_loss(means, numbers, texts, counted, scale)
-    assert found.item() == pytest.approx(sum(directions) / 2, rel=1e-5)
-    # One mask has nothing to be told from: its loss is exactly zero, and so is the mean.
-    only = torch.tensor([[True, False, False], [False, False, False]])
-    assert mask_text_loss(means, numbers, texts, only, scale).item() == 0
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.few_scans.scans import MOST_COMPARED, Examples, check, joined, look_at, near_duplicates
+from hf_any3d.training.few_scans.scans import Examples, check, joined, look_at, near_duplicates
 from tests.errors import raises
 
 
@@ -115,9 +115,10 @@ def test_examples_are_kept_beside_the_model(views, tmp_path):
     assert found.views is None if views is None else np.array_equal(found.views, views)
 
 
-def test_of_many_scans_only_equal_ones_are_found():
+def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
+    monkeypatch.setattr("hf_any3d.training.few_scans.scans.MOST_COMPARED", 20)
     few = rows_of([shape(1, 1, 8), shape(1, 2, 8), shape(1, 1, 8)], [0, 0, 1])
-    many = concatenate_datasets([few, rows_of([shape(1, 9, 8)] * (MOST_COMPARED - 2), [0] * (MOST_COMPARED - 2))])
+    many = concatenate_datasets([few, rows_of([shape(1, 9, 8)] * 18, [0] * 18)])
     assert look_at(many, "scans").groups[:3].tolist() == [0, 1, 0]
 
 
