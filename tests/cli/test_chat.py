@@ -44,6 +44,20 @@ def test_questions_get_answers_and_restart_forgets(model, files):
 
 
 @pytest.mark.slow
+def test_top_p_and_the_repetition_penalty_change_the_answers(model, files):
+    def answer(*options):
+        options = ("--max-new-tokens", "12", "--device", "cpu", *map(str, options))
+        return talk(model, files[0], "Hm?", options=options)[1]
+
+    # Of the likeliest tokens with almost no probability in all there is one, however high the temperature.
+    sampled = ("--temperature", 5, "--repetition-penalty", 1, "--top-p")
+    greedy = answer("--temperature", 0, "--repetition-penalty", 1)
+    assert answer(*sampled, 1e-6, "--seed", 1) == answer(*sampled, 1e-6, "--seed", 2) == greedy
+    assert answer(*sampled, 1, "--seed", 1) != greedy
+    assert answer("--temperature", 0, "--repetition-penalty", 100) != greedy
+
+
+@pytest.mark.slow
 def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")

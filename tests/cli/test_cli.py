@@ -38,6 +38,22 @@ def test_predictions_are_those_of_the_pipeline(model, batch_size):
 
 
 @pytest.mark.slow
+def test_votes_are_those_of_the_pipeline(model):
+    file = FILES / "chair.ply"
+    plain, voted = (
+        [
+            one["score"]
+            for one in json.loads(run("predict", file, "--model", model, "--json", *words)[1])[0]["predictions"]
+        ]
+        for words in ((), ("--votes", 3))
+    )
+    expected = pipeline("point-cloud-classification", model=model)(str(file), top_k=3, votes=3)
+    assert voted == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    assert voted != pytest.approx(plain, abs=1e-6)
+    assert "--votes 2 with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
 def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
     model = build()
@@ -67,6 +83,17 @@ def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
     line = next(line for line in out.splitlines() if line.startswith("batch-dependent"))
     assert code == 0 and "attention_axis='batch'" in line
     assert next(line for line in out.splitlines() if line.startswith("points ")).endswith("–")
+
+
+@pytest.mark.slow
+def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_path):
+    build(attention_axis="batch").save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
+    files = [FILES / "chair.ply", FILES / "lamp.stl"]
+    with pytest.warns(UserWarning, match="depend on the other clouds"):
+        _, together, _ = run("predict", *files, "--model", tmp_path, "--json")
+    alone = [run("predict", file, "--model", tmp_path, "--json")[1] for file in files]
+    assert json.loads(together) == [json.loads(one)[0] for one in alone]
 
 
 def test_version_is_that_of_the_package():

@@ -6,14 +6,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 
 from hf_any3d import (
     AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
 )
 from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
-from tests.tiny_encoders import saved_encoder
+from tests.tiny_encoders import saved_encoder, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -301,6 +303,18 @@ def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
     assert code == 1 and out == "" and "nowhere/at_all" in err
     after = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
     assert after == before
+
+
+@pytest.mark.slow
+def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp_path):
+    get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
+    write_scans(tmp_path / "scans", 2)
+    words = ("--wrap", "adapted", *FASTEST[:4], "--unlike", 7, "--feature_sets", "wrap")
+    code, out, err = run("train", "scans", *words)
+    assert code == 0 and "frozen wrap features" in out, err
+    (tmp_path / "adapted" / "adapter_model.safetensors").unlink()
+    code, out, err = run("train", "scans", *words)
+    assert code == 1 and out == "" and err.count("\n") == 1 and "adapted" in err
 
 
 def test_scans_with_another_axis_up_are_not_added_to_a_model(tmp_path):

@@ -143,6 +143,12 @@ def test_results_for_a_dataset_in_memory_are_cached_on_disk(scans, tmp_path):
     assert len(embed_files(scans)[0]["scan"]["points"]) == 5
 
 
+@pytest.mark.slow
+def test_several_processes_give_the_same_rows(scans):
+    together = files_to_points(scans, num_points=4, num_proc=2)
+    np.testing.assert_array_equal(together["points"][:], files_to_points(scans, num_points=4)["points"][:])
+
+
 def test_the_column_is_the_only_one_or_named(scans):
     two = scans.add_column("other", ["a.ply"] * 3).cast_column("other", PointCloud())
     with raises(ValueError, naming="PointCloud"):

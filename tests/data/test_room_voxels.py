@@ -5,10 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room
 from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.modeling.spatiallm import Box, Layout, Wall
 from tests.errors import raises
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_voxels_all_stay(count):
+    points = np.eye(3)[:count] * 5
+    found, colors = clean_room(points, points * 2, 0.5)
+    assert sorted(map(tuple, found)) == sorted(map(tuple, points)) and (colors == found * 2).all()
+
 
 LAYOUT = Layout(
     (Wall(0, 1.0, 2.0, 0.5, 4.0, 2.0, 0.5, 2.5, 0.1),),

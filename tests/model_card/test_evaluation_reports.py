@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_any3d.data.fingerprints import model_fingerprint
-from hf_any3d.model_card.evaluation_reports import evaluation_report, read_report
+from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts, read_report
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.errors import raises
@@ -43,6 +43,21 @@ def model(folder, config, report=None) -> str:
     if report is not None:
         report.save(folder / "metrics.json")
     return str(folder)
+
+
+@pytest.mark.parametrize(("weights", "is_random"), [("pretrained", False), ("random", True), ("shuffled", None)])
+def test_an_encoder_of_another_modality_is_named_with_its_weights(weights, is_random, tmp_path):
+    config = Any2PointConfig(
+        encoder_config=tiny_config("bert"), encoder_name_or_path="me/encoder", encoder_weights=weights
+    )
+    place = model(tmp_path, config)
+    stated = {"method": "none", "seed": 0, "selected_on_test": False}
+    if is_random is None:
+        with pytest.raises(ValueError, match="does not say random; expected them"):
+            known_facts(place, "mine", stated)
+    else:
+        found = known_facts(place, "mine", stated)
+        assert (found["encoder"], found["random"]) == ("me/encoder", is_random)
 
 
 def test_a_report_has_figures_variant_and_checksums(tmp_path):

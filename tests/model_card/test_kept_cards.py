@@ -6,11 +6,28 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_any3d.model_card import saving
-from hf_any3d.model_card.saving import may_be_replaced, sign_card, write_trainer_card
+from hf_any3d.model_card.saving import may_be_replaced, save_card, sign_card, write_trainer_card
 
 
 def card(text="Text.", **data) -> ModelCard:
     return ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n# Title\n\n{text}\n\nMade with hf_any3d (x).")
+
+
+def test_a_card_that_replaces_another_keeps_what_it_does_not_set(tmp_path):
+    path = tmp_path / "README.md"
+    assert save_card(card(license="mit", language="de", datasets=["me/a"], tags=["a", "b"]), path) == path
+    assert save_card(card("New.", tags=["b", "c"]), str(path)) == path
+    data = ModelCard.load(path).data
+    assert (data.license, data.language, data.datasets, data.tags) == ("mit", "de", ["me/a"], ["b", "c", "a"])
+    assert save_card(card("New.", license="bsd", language="en", datasets=["me/b"]), path) == path
+    data = ModelCard.load(path).data
+    assert (data.license, data.language, data.datasets, data.tags) == ("bsd", "en", ["me/b"], ["b", "c", "a"])
+    assert save_card(card("Plain."), tmp_path / "other.md") and ModelCard.load(tmp_path / "other.md").data.tags is None
+    edited = path.read_text().replace("New.", "Mine.")
+    path.write_text(edited)
+    assert save_card(card(), path) is None and path.read_text() == edited
+    path.write_bytes(b"# Mine \xff\n")
+    assert save_card(card(), path) is None and path.read_bytes() == b"# Mine \xff\n"
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,12 @@ def test_the_run_of_a_stock_trainer_is_reported_as_of_its_last_evaluation(tmp_pa
     assert report.total_parameters > report.trained_parameters > 0
     made.state.global_step = 3
     assert report_of_trainer(made).metrics == {} and report_of_trainer(made).data["name"] is None
+
+
+def test_losses_that_are_not_the_models_are_named_so(tmp_path):
+    own = trainer(tmp_path, compute_loss_func=lambda *_, **__: 0)
+    assert report_of_trainer(own).metrics["evaluation"] == {"loss (of the trainer's own function)": 0.5, "accuracy": 1}
+    smoothed = trainer(tmp_path, settings={"label_smoothing_factor": 0.1})
+    assert report_of_trainer(smoothed).metrics["evaluation"] == {"loss (label-smoothed)": 0.5, "accuracy": 1}
+    smoothed.judges_by_plain_loss = True
+    assert report_of_trainer(smoothed).metrics["evaluation"] == {"loss": 0.5, "accuracy": 1}

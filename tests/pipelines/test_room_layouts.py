@@ -9,6 +9,7 @@ import torch
 from transformers import LogitsProcessor, pipeline
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
@@ -105,6 +106,18 @@ def test_boxes_are_those_of_the_layout_in_the_frame_of_the_scan(detect):
         warnings.simplefilter("error")
         assert_room(detect(scan(), logits_processor=[words]))
     assert "Detect boxes." in words.prompt
+
+
+@pytest.mark.parametrize("up_axis", ("x", "y"))
+def test_scans_with_another_up_axis(detect, up_axis):
+    turned = scan()
+    turned[:, :3] = turn_up_axis(turned[:, :3], "z", up_axis)
+    found = detect(turned, up_axis=up_axis, logits_processor=[dictated(detect)])
+    expected = detect(scan(), logits_processor=[dictated(detect)])
+    for one, other in zip(found, expected, strict=True):
+        corners = turn_up_axis(np.array(other["box"]["corners"]), "z", up_axis)
+        np.testing.assert_allclose(one["box"]["corners"], corners, atol=1e-4)
+        assert one["box"]["size"] == pytest.approx(other["box"]["size"])
 
 
 def test_the_text_is_the_layout_in_meters(write):

@@ -91,6 +91,18 @@ def test_one_cloud_a_class_leaves_none_for_validation():
         load({"train": 2}, group_column="place")
 
 
+def test_splits_are_trained_on_together_after_validation_rows_were_taken():
+    more = rows(3, start=10)
+    splits, origin = load({"train": 10, "more": more, "test": 2}, train_splits=["train", "more"])
+    assert list(splits) == ["train", "validation", "test"] or {*splits} == {"train", "validation", "test"}
+    assert {10, 11, 12} < {*numbers(splits, "train")} and len(splits["train"]) == 11
+    assert origin.startswith("2 of 10 clouds")
+    splits, origin = load({"train": 10, "validation": more, "test": 2}, train_splits=["train", "validation"])
+    assert numbers(splits, "train") == list(range(13)) and {*splits} == {"train", "test"} and origin == "none"
+    with raises(KeyError, naming="absent"):
+        load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
+
+
 def test_the_test_split_selects_weights_on_request():
     given = DatasetDict({"train": rows(4), "test": rows(2)})
     splits, origin = apply_protocol(given, "none", ProtocolArguments(select_on_test=True))

@@ -8,10 +8,15 @@ from torch import nn
 from hf_any3d import BitFitConfig
 from hf_any3d.tuners.bitfit import BitFitLayer
 from tests.errors import raises
-from tests.tiny_encoders import tiny_model, train_step
+from tests.tiny_encoders import clouds, tiny_model, train_step
 
 TEXT = ["bert", "gpt2", "opt", "deberta-v2", "phi"]
 ENCODERS = [*TEXT, "clip_vision_model", "vit", "dinov2", "beit", "hubert", "whisper"]
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(points=clouds()).logits
 
 
 def wrapped(model):
@@ -50,6 +55,24 @@ def test_safe_merge_refuses_non_finite_biases(wrong):
     assert torch.equal(layer.base_layer.bias, before) and not layer.merged
     with raises(ValueError, naming="NaN or infinite"):
         model.merge_and_unload(safe_merge=True)
+
+
+@torch.no_grad()
+def test_merged_changes_stay_merged_while_they_are_used_and_leave_when_they_are_disabled():
+    model = get_peft_model(tiny_model(), BitFitConfig())
+    with torch.enable_grad():
+        train_step(model)
+    adapted = logits_of(model)
+    with model.disable_adapter():
+        plain = logits_of(model)
+    assert (adapted - plain).abs().max() > 1e-3
+    model.merge_adapter()
+    torch.testing.assert_close(logits_of(model), adapted, rtol=0, atol=1e-5)
+    assert all(layer.merged for layer in wrapped(model).values())
+    with model.disable_adapter():
+        torch.testing.assert_close(logits_of(model), plain, rtol=0, atol=1e-5)
+    assert not any(layer.merged for layer in wrapped(model).values())
+    torch.testing.assert_close(logits_of(model), adapted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Already following adapters")

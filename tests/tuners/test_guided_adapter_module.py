@@ -116,29 +116,6 @@ def test_pooled_cells_equal_attention_in_each_cell_alone(case, pooling):
                 torch.testing.assert_close(rows[batch, view, row], expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("count_empty", [False, True])
-def test_norm_in_training_is_batch_norm_over_the_cells(case, count_empty):
-    geometry = case[4]
-    members = geometry.view_cells()
-    rows = pool_views(case[0][:, 1:], case[1], members, "mean").detach()
-    norm = randomize(CellNorm(VIEWS, HIDDEN, count_empty).double())
-    plain = [nn.BatchNorm1d(HIDDEN).double() for _ in range(VIEWS)]
-    for view, reference in enumerate(plain):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(reference, name).data.copy_(getattr(norm, name)[view])
-    found = norm.train()(rows, members)
-    for view, reference in enumerate(plain):
-        inside = members.occupied[:, view]
-        cells = rows[:, view][inside]
-        empty = BATCH * members.cells - len(cells)
-        assert members.cells == rows.shape[2] and empty > 0
-        padded = torch.cat([cells, cells.new_zeros(empty if count_empty else 0, HIDDEN)])
-        expected = reference.train()(padded)[: len(cells)]
-        torch.testing.assert_close(found[:, view][inside], expected)
-        torch.testing.assert_close(norm.running_mean[view], reference.running_mean)
-        torch.testing.assert_close(norm.running_var[view], reference.running_var)
-
-
 def test_norm_of_a_single_cell_is_finite():
     geometry = Geometry(torch.zeros(1, 2, 3), torch.zeros(1, 1, 2, 1), (1.0,), 1.0)
     norm = CellNorm(1, HIDDEN).train()

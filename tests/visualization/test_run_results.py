@@ -1,3 +1,4 @@
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -114,3 +115,25 @@ def test_the_page_of_a_run_fits_a_phone(browser, results):
     with emulated(browser, phone=True, dark=True):
         browser.open(results / "results.html")
         assert not browser.driver.execute_script(SCROLLS) and browser.errors() == []
+
+
+def test_steps_that_a_resumed_run_logs_again_are_drawn_once():
+    history = [{"step": step, "loss": step / 10, "eval_mean_iou": True} for step in (10, 20, 20, 10, 30)]
+    history += [{"step": 30, "eval_samples_per_second": 1.0, "eval_mean_iou": 0.5, "eval_x": 1, "learning_rate": "no"}]
+    history += [{"step": 5, "learning_rate": 1e-3, "eval_accuracy": 1}, {"loss": 9.0}]
+    found = training_curves(history)
+    assert list(found) == ["loss", "accuracy", "mean iou", "x", "learning rate"]
+    assert found["loss"] == {"training": ([10, 20, 30], [1, 2, 3])} and found["mean iou"] == {
+        "evaluation": ([30], [0.5])
+    }
+
+
+def test_a_page_has_a_column_for_each_figure_of_any_split(tmp_path):
+    metrics = {"train": {"loss": 1.5}, "test": {"accuracy": 0.5, "loss": 2345.0}}
+    written = write_run_results(
+        tmp_path, title="run", history=[], metrics=metrics, class_scores={}, confusions={"test": (MATRIX, LABELS)}
+    )
+    assert [path.name for path in written] == ["results.html", "results.png"]
+    page = written[0].read_text(encoding="utf-8")
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)[:3]]
+    assert rows == [["split", "loss", "accuracy"], ["train", "1.5000", ""], ["test", "2,345", "0.5000"]]

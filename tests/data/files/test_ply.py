@@ -165,24 +165,6 @@ def test_colors_are_scaled_by_the_type_that_the_header_declares(kinds, expected,
     np.testing.assert_allclose(read(ply(header, body, order)).colors, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ("property list uchar int vertex_indices\nproperty list uchar int vertex_index", [[0, 1, 2]]),
-        ("property list uchar int vertex_index\nproperty list uchar int corners", [[3, 2, 1]]),
-        ("property list uchar int corners\nproperty list uchar int others", [[3, 2, 1]]),
-        ("property list uchar int firsts\nproperty list uchar int others", None),
-        ("property list uchar int firsts\nproperty list uchar float others", [[3, 2, 1]]),
-    ],
-)
-def test_of_the_lists_of_faces_the_one_of_the_usual_name_counts(lines, expected):
-    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n" + lines
-    first, second = ("3 0 1 2", "3 3 2 1") if "indices" in lines else ("3 3 2 1", "3 0 1 2")
-    text = "\n".join(" ".join(map(str, row)) for row in SQUARE) + f"\n{first} {second}\n"
-    faces = read(ply(header, text.encode(), "ascii")).faces
-    assert faces is None if expected is None else faces.tolist() == expected
-
-
 @pytest.mark.parametrize("names", [("red", "green"), ("red", "green", "blue")])
 def test_faces_have_colors_only_if_all_three_are_numbers_in_range(names):
     header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n"

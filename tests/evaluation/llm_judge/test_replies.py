@@ -9,6 +9,7 @@ from hf_any3d.evaluation.llm_judge.verdicts import (
     compute_figures,
     judge_answers,
     prompt_checksum,
+    read_verdict,
     verdicts_path,
 )
 from tests.errors import raises
@@ -38,6 +39,28 @@ def test_the_class_that_is_named_first_is_the_reply(answer, reply):
     assert judge(answer) == reply
     assert (judge.name, judge.settings, judge.revisions) == ("class names", {"classes": 3, "version": "1"}, {"1"})
     assert (tuple(judge.kinds), judge.at_once, judge.reads_prompt) == (("class",), 1, False)
+
+
+def test_verdicts_have_what_their_kind_asks_for():
+    entry = {"object_id": "7", "ground_truth": 1}
+    assert read_verdict("same", "T#x", entry) == {"score": 1, "reason": "x", "is_valid": True}
+    assert read_verdict("same", "?", entry) == {"score": 0, "reason": "?", "is_valid": False}
+    assert read_verdict("caption", "33#x", entry) == {"score": 33, "reason": "x", "is_valid": True}
+    assert read_verdict("caption", "0#x", entry) == {"score": 0, "reason": "x", "is_valid": True}
+    assert read_verdict("caption", "x", entry) == {"score": -1, "reason": "x", "is_valid": False}
+    right = {"score": 1, "class": 1, "class_name": "glass box", "reason": "x", "is_valid": True}
+    assert read_verdict("class", "1#box#x", entry, CLASSES) == right
+    wrong = {"score": 0, "class": 2, "class_name": "tv stand", "reason": "y", "is_valid": True}
+    assert read_verdict("class", "2#stand#y", entry, CLASSES) == wrong
+    drawn = [
+        read_verdict("class", "?", entry | {"object_id": str(n)}, CLASSES, seed) for n in range(9) for seed in (0, 1)
+    ]
+    assert drawn == [
+        read_verdict("class", "?", entry | {"object_id": str(n)}, CLASSES, seed) for n in range(9) for seed in (0, 1)
+    ]
+    assert {one["class"] for one in drawn} == {0, 1, 2} and not any(one["is_valid"] for one in drawn)
+    assert any(one != other for one, other in zip(drawn[::2], drawn[1::2], strict=True))
+    assert all(one["score"] == (one["class"] == 1) and one["class_name"] == CLASSES[one["class"]] for one in drawn)
 
 
 VERDICTS = [

@@ -100,22 +100,3 @@ def test_moving_averages_are_those_of_vq_vae():
     assert book.weight.tolist()[2] == [9.0, 9.0]
     with pytest.raises(ValueError, match="counts of codes have dtype torch.bfloat16; expected float32"):
         book.bfloat16().update(torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.long))
-
-
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_dead_codes_become_tokens_of_the_batch(ema_decay):
-    book = Codebook(6, 2, scores="distance", ema_decay=ema_decay, restart_share=0.5)
-    tokens = torch.arange(24.0).view(2, 6, 2)
-    rows = {tuple(row) for row in tokens.flatten(0, 1).tolist()}
-    assert book.restart(tokens).all(), "codes start as tokens"
-    assert len({tuple(row) for row in book.weight.tolist()} & rows) == 6
-    # Two tokens per code are expected, so codes with less than one restart.
-    book.counts.copy_(torch.tensor([2.0, 0.9, 1.1, 0.0, 5.0, 3.0]))
-    before = book.weight.detach().clone()
-    dead = book.restart(-tokens)
-    assert dead.tolist() == [False, True, False, True, False, False]
-    assert torch.equal(book.weight[~dead], before[~dead])
-    assert {tuple(row) for row in book.weight[dead].tolist()} <= {(-x, -y) for x, y in rows}
-    assert book.counts[dead].tolist() == [2.0, 2.0]
-    if ema_decay is not None:
-        torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])

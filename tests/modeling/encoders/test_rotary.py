@@ -9,6 +9,7 @@ import torch
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
 from hf_any3d.modeling.encoders.rotary import (
+    combine_views,
     masked_rotary_line_inputs,
     rotary_line_inputs,
     rotation,
@@ -66,6 +67,30 @@ def test_rotations_are_those_of_loops(rule, key_heads, heads, axes):
                     for number in range(3)
                 ]
                 torch.testing.assert_close(made[0, head, token], torch.tensor(half * 2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rule", "key_heads", "frequencies"), [("split_heads", 3, 9), ("split_frequencies", 9, 3)])
+def test_as_many_views_as_there_are_shares_are_allowed(rule, key_heads, frequencies):
+    angles = torch.randn(2, 3, 5, 1, frequencies)
+    assert combine_views(angles, rule, key_heads).shape == (2, 3 if rule == "split_heads" else 1, 5, 1, frequencies)
+    with raises(ValueError, naming="num_views=4"):
+        combine_views(torch.randn(2, 4, 5, 1, frequencies), rule, key_heads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_zeros_keeps_layers_from_making_a_causal_one(dtype):
+    rotary = SimpleNamespace(inv_freq=FREQUENCIES)
+    for implementation in ("sdpa", None):
+        call = layer_pass("mean_angle", rotary, dtype, _attn_implementation=implementation)
+        for inputs, plain in zip(masked_rotary_line_inputs(call), rotary_line_inputs(call), strict=True):
+            mask = inputs.pop("attention_mask")
+            assert mask.shape == (1, 1, TOKENS, TOKENS) and mask.dtype == dtype and not mask.any()
+            assert list(inputs) == ["is_causal", "position_embeddings"] and inputs["is_causal"] is False
+            for one, other in zip(inputs["position_embeddings"], plain["position_embeddings"], strict=True):
+                assert torch.equal(one, other)
+    given = torch.ones(1, 1, 1, TOKENS)
+    call = LayerPass(call.encoder, call.layers, call.hidden_states, given, call.places, call.rotary_views)
+    assert all(inputs["attention_mask"] is given for inputs in masked_rotary_line_inputs(call))
 
 
 def test_flash_attention_without_a_mask_is_refused():

@@ -94,3 +94,13 @@ def test_norm_is_that_of_the_whole_batch(processes, affine, momentum, shape):
     for _, buffers, evaluated in results:
         torch.testing.assert_close(buffers, list(own.buffers()), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(evaluated, own.eval()(batches[0]).detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_norm_without_running_statistics_and_in_half_precision(processes):
+    norm = JoinedBatchNorm(CHANNELS, track_running_stats=False)
+    rows = randn(sum(SIZES), CHANNELS).bfloat16()
+    found = processes.run(lambda rank: norm(rows.split(SIZES)[rank]))
+    expected = nn.functional.batch_norm(rows.float(), None, None, training=True).bfloat16()
+    assert norm.running_mean is None
+    assert all(part.dtype == torch.bfloat16 for part in found)
+    torch.testing.assert_close(torch.cat(found), expected)

@@ -185,6 +185,23 @@ def test_setting_and_table_choose_the_implementation(name, use_kernels):
     assert kernel.reason.endswith(".")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_rounds_results_no_more_than_its_own_precision(name):
+    """Under autocast the fused implementation works in full precision, forward and backward."""
+    kernel = kernels.TABLE[name]
+    expected, arguments = results_of(name, kernel), CASES[name][1](*CASES[name][0])
+    is_fused = kernel.uses_fused(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results_of(name, kernel)
+        assert kernel.uses_fused(*arguments) == is_fused
+    # The gradient of a result that is rounded afterwards is rounded, too.
+    rounded = kernel.result_in_autocast
+    tolerance = 1e-2 if rounded else 1e-6
+    for one, other in list(zip(found, expected, strict=True))[: 1 if rounded else None]:
+        one = [part.to(like.dtype) for part, like in zip(one, other, strict=True)]
+        torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)
+
+
 def test_page_lists_every_operation_with_its_reason():
     page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert [f"| `{name}` | {kernel.reason} |" in page for name, kernel in kernels.TABLE.items()] == [True] * len(CASES)

@@ -113,6 +113,26 @@ def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, s
 
 
 @pytest.mark.slow
+def test_loading_options_reach_all_parts(folder, tmp_path):
+    built(folder).save_pretrained(tmp_path)
+    halves = MiniGPT3DForConditionalGeneration.from_pretrained(
+        tmp_path, dtype="bfloat16", attn_implementation="eager", device_map="cpu", router_top_k=1
+    )
+    assert {tensor.dtype for tensor in halves.parameters()} == {torch.bfloat16}
+    parts = (halves.point_encoder, halves.language_model, halves.bridge.qformer)
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+    assert halves.config.router_top_k == 1 and answers(halves).dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_a_sharded_model_loads_the_same(folder, tmp_path):
+    model = built(folder)
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
+
+
+@pytest.mark.slow
 def test_parts_with_other_weights_are_refused(folder, tmp_path):
     for part in PARTS:
         shutil.copytree(folder / part, tmp_path / part)

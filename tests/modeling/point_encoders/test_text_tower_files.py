@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
 from hf_any3d.modeling.point_encoders.text_towers import (
@@ -36,6 +37,10 @@ class Model(torch.nn.Module):
         words = torch.stack([input_ids + 0.5, -input_ids.float(), input_ids.square().float()], dim=-1)
         pooled = words.sum(dim=1)
         return SimpleNamespace(last_hidden_state=words, pooler_output=pooled + 1, text_embeds=pooled - 1)
+
+
+IDS = torch.tensor([[5, 3, 1], [2, 9, 4]])
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 
 class Tokenizer:
@@ -72,6 +77,14 @@ def test_texts_are_tokenized_as_their_tower_was_trained(model_type, padding):
         with pytest.raises(ValueError, match=re.escape(message)):
             tower.tokenize(texts)
     assert tower.tokenize(["\ud7ff\ue000"])["input_ids"].shape == (1, 2)
+
+
+def test_features_are_full_unit_vectors_with_or_without_a_mask():
+    tower = TextTower(Model(max_position_embeddings=77).bfloat16(), Tokenizer(), FAMILIES["bert"], "mean")
+    words = torch.stack([IDS + 0.5, -IDS.float(), IDS.square().float()], dim=-1)
+    found = tower.features(IDS)
+    torch.testing.assert_close(found, normalize(words.mean(dim=1), dim=-1))
+    assert tower.features(IDS, MASK).dtype == torch.float32 and not torch.equal(tower.features(IDS, MASK), found)
 
 
 @pytest.fixture
