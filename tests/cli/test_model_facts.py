@@ -1,8 +1,6 @@
 """Facts about models from their configuration files."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -25,12 +23,13 @@ from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.processing.voxels import PointTransformerV3Processor
+from tests.cli.conftest import run
 from tests.errors import raises
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_baselines import tiny_baseline
-from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import tiny_part_model, tiny_scene_model
 from tests.tiny_ptv3 import tiny_ptv3
 
 TALKING = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict()}
@@ -90,50 +89,16 @@ def test_facts_of_a_student_have_no_encoder(tmp_path):
     assert facts["total parameters"] == count_parameters(model)[1]
 
 
-def test_all_facts_of_a_wrap_with_an_adapter(tmp_path):
-    labels = {2: "lamp", 0: "bottle", 1: "chair"}
-    model = get_peft_model(tiny_model(id2label=labels), GuidedAdapterConfig(r=4))
-    model.save_pretrained(tmp_path)
-    config = model.get_base_model().config
-    trained, total = count_parameters(model)
-    name = str(tmp_path)
-    expected = {
-        "model": name,
-        "class": "Any2PointForPointCloudClassification",
-        "encoder": config.encoder_name_or_path,
-        "encoder trained from": None,
-        "encoder type": "bert",
-        "encoder tower": config.encoder_tower,
-        "encoder layers": config.encoder_config.num_hidden_layers,
-        "encoder width": config.encoder_config.hidden_size,
-        "encoder revision": config.encoder_revision,
-        "encoder checksum": config.encoder_checksum,
-        "adapter": "guided_adapter",
-        "trained parameters": trained,
-        "total parameters": total,
-        "labels": ["bottle", "chair", "lamp"],
-        "points": None,
-        "channels": 3,
-        "tokens": config.num_tokens,
-        "batch-dependent": [],
-    }
-    found = model_facts(name)
-    assert found == expected and list(found) == list(expected)
-    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
-    assert model_facts(name)["points"] == 48
-
-
 @pytest.fixture
 def brief(monkeypatch):
     """Time for a moment alone."""
     monkeypatch.setattr("hf_any3d.cli.model_cost._SECONDS", 0.01)
 
 
-def test_operations_of_a_pointnet_are_those_counted_by_hand(tmp_path):
+def test_operations_of_a_pointnet_are_those_counted_by_hand(brief, tmp_path):
     tiny_baseline(PointNetForPointCloudClassification).save_pretrained(tmp_path)
     PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "hf_any3d", "info", tmp_path, "--cost", "--json"]
-    facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    facts = json.loads(run("info", tmp_path, "--cost", "--json").out)
     first, others = 2 * 48 * 3 * 32, 2 * 48 * (32 * 48 + 48 * 64) + 2 * (64 * 16 + 16 * 3)
     assert facts["FLOPs of inference"] == first + others
     # A layer's backward pass has two products; the points themselves need no gradient.

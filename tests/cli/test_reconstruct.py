@@ -38,13 +38,6 @@ def test_scores_and_codes_are_those_of_the_pipeline(model, files):
         assert results[1][name] == pytest.approx(expected[name])
 
 
-def test_table_has_a_line_for_each_file(model, files):
-    code, printed, _ = run("reconstruct", model, files)
-    lines = printed.splitlines()
-    assert code == 0 and len(lines) == 2
-    assert all(word in lines[0] for word in ("chair.npy", "CD-L1", "CD-L2", "F-score", "codes for 6 patches"))
-
-
 @pytest.mark.slow
 def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
     for name, given in (("a.html", files), ("a.png", files), ("b/a.ply", files / "chair.npy"), ("folder", files)):

@@ -4,14 +4,12 @@ import csv
 import io
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import pipeline
 
 from hf_any3d import read_point_cloud
-from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.visualization.viewer import label_colors
 from tests.cli.conftest import FILES, LABELS, run
 from tests.tiny_text_towers import LABELS as ZERO_SHOT_LABELS
@@ -64,29 +62,6 @@ def test_predictions_are_also_written_to_a_file(models, tmp_path, name):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("classifier", ["predict"]),
-        ("zero-shot", ["zero-shot", "-l", "a, b"]),
-        ("classifier", ["features"]),
-        ("parts", ["segment", "--category", "table"]),
-    ],
-)
-def test_files_with_z_up_are_turned_on_request(models, tmp_path, kind, words):
-    points = read_point_cloud(CHAIR).sample_surface(512).points
-    np.save(tmp_path / "cloud.npy", points)
-    command = (*words, tmp_path / "cloud.npy", "--model", models(kind), "--json")
-    (expected,) = json.loads(run(*command).out)
-    np.save(tmp_path / "cloud.npy", points[:, [0, 2, 1]] * [1, -1, 1])
-    (lying,) = json.loads(run(*command).out)
-    (turned,) = json.loads(run(*command, "--up-axis", "z").out)
-    key = next(key for key in ("features", "predictions", "segments") if key in expected)
-    assert turned[key] == expected[key] != lying[key]
-    code, _, err = run(*command, "--up-axis", "up")
-    assert code == 2 and "'up' is not one of 'x', 'y', 'z'" in err
-
-
 @pytest.mark.slow
 def test_zero_shot_scores_are_those_of_the_pipeline(models):
     model, labels = models("zero-shot"), ZERO_SHOT_LABELS
@@ -99,15 +74,6 @@ def test_zero_shot_scores_are_those_of_the_pipeline(models):
         assert [entry["label"] for entry in row["predictions"]] == [entry["label"] for entry in answer]
         scores = [entry["score"] for entry in row["predictions"]]
         assert scores == pytest.approx([entry["score"] for entry in answer], abs=1e-5)
-
-
-@pytest.mark.slow
-def test_zero_shot_templates_change_scores_and_wrong_labels_are_refused(models):
-    words = ("zero-shot", CHAIR, "--model", models("zero-shot"), "--json", "--labels", "a,b")
-    assert run(*words).out != run(*words, "--template", "a scan of a {}.").out
-    assert "candidate_labels is ['a', 'a']" in run(*words[:-1], "a,a").err
-    assert "{}" in run(*words, "--template", "nothing").err
-    assert "pickled" in run(*words, "--text-features", CHAIR).err
 
 
 @pytest.mark.slow
@@ -158,15 +124,6 @@ def test_a_folder_gets_points_and_a_page_of_each_file_below_its_own_folder(model
 
 
 @pytest.mark.slow
-def test_thinned_scans_keep_all_points_and_take_fewer_blocks(models, tmp_path):
-    words = ("segment", FILES / "chair.npy", "--model", models("scenes"), "--output", tmp_path / "a.ply")
-    assert run(*words, "--max-points", 100).code == 0
-    cloud, written = read_point_cloud(FILES / "chair.npy"), read_point_cloud(tmp_path / "a.ply")
-    np.testing.assert_allclose(written.points, cloud.points, atol=1e-6)
-    assert len(split_into_blocks(cloud.points, 48)) > len(split_into_blocks(cloud.points[:100], 48))
-
-
-@pytest.mark.slow
 def test_features_are_those_of_the_pipeline(models, tmp_path):
     model, path = models("classifier"), tmp_path / "a.npz"
     code, out, _ = run("features", CHAIR, LAMP, "--model", model, "--json", "--output", path)
@@ -189,11 +146,3 @@ def test_features_of_a_folder_are_a_table_or_a_map(models, scans, tmp_path):
     table = rows_of((tmp_path / "a.csv").read_text())
     assert len(table) == 4 and [bool(row["error"]) for row in table] == [True, False, False, False]
     assert "a map needs at least 4" in run("features", CHAIR, "--model", model, "--output", tmp_path / "b.html").err
-
-
-@pytest.mark.slow
-def test_reconstructions_of_a_folder_continue_after_bad_files(models, scans, tmp_path):
-    words = ("reconstruct", scans, "--model", models("autoencoder"), "--csv", "--output", tmp_path / "out")
-    code, out, _ = run(*words)
-    assert code == 2 and [bool(row["chamfer_l1"]) for row in rows_of(out)] == [False, True, True, True]
-    assert {path.suffix for path in Path(tmp_path / "out").rglob("*.*")} == {".ply", ".html"}

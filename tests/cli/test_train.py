@@ -134,7 +134,6 @@ def test_a_folder_of_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "words",
     [
-        ("rooms", "--augment", "scale,rotate:limit=1,axis=z"),
         ("--augment", "scale,rotate:limit=1,axis=z", "rooms"),
         ("rooms", "--augment", "scale", "rotate:limit=1,axis=z"),
     ],

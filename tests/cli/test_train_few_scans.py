@@ -1,25 +1,20 @@
 """`hf-any3d train` on few scans: frozen features with a linear head, without a network or settings."""
 
 import json
-import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import ViTConfig, ViTModel
 
 from hf_any3d import (
-    Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
-from tests.tiny_act import tiny_act
 from tests.tiny_encoders import saved_encoder, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -268,40 +263,6 @@ def test_scans_are_loaded_once(way, tmp_path):
     code, _, err = run("train", tmp_path / "scans", *words)
     assert code == 0, err
     assert LISTED.count(str(tmp_path / "scans")) == 1
-
-
-@pytest.mark.slow
-def test_another_point_encoder_gives_the_features(tmp_path):
-    tiny_act(ActForPointCloudClassification).save_pretrained(tmp_path / "encoder")
-    write_scans(tmp_path / "scans", 2)
-    words = ("--way", "features", "--encoder", "encoder", "--points", 64, "--copies", 1)
-    code, out, err = run("train", "scans", *words, "--feature_sets", "encoder")
-    assert code == 0, err
-    config = json.loads((tmp_path / "outputs" / "scans" / "config.json").read_text())
-    assert config["features"] == ["encoder"] and config["encoder_config"]["num_groups"] == 12
-    code, _, err = run("train", "scans", *words, "--feature_sets", "descriptors")
-    assert code == 1 and "--encoder encoder with --feature_sets descriptors, which leave it out" in err
-
-
-@pytest.mark.slow
-def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path / "vit")
-    tiny_model(model_class=Any2PointForPointCloudClassification).save_pretrained(tmp_path / "wrapped")
-    write_scans(tmp_path / "scans", 2)
-    words = ("--vision", "vit", "--wrap", "wrapped", "--points", 64, "--copies", 1, "--unlike", 7)
-    code, out, err = run("train", "scans", *words)
-    assert code == 0, err
-    assert "frozen encoder and wrap and views features" in out
-    # The wrap may have learned from the scans that judge it, which folds cannot undo.
-    assert "flattering if the wrap has learned from these scans" in out
-    # What was learned needs neither directory.
-    shutil.rmtree(tmp_path / "vit")
-    code, out, err = run("predict", write_scans(tmp_path / "new", 1, start=9), "--model", "outputs/scans", "--json")
-    assert code == 0 and len(json.loads(out)) == 2, err
-    code, _, err = run("train", "scans", *words[:4], "--feature_sets", "descriptors", "wrap", "--output", "outputs/b")
-    assert code == 1 and "--vision" in err and err.count("\n") == 1
 
 
 @pytest.mark.slow

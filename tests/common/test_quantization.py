@@ -26,8 +26,9 @@ from tests.common.built import answer, built, expected_of, forget_models, fresh,
 from tests.common.models import CASES, Case, relative_difference
 from tests.common.refusals import check_refusal, refusal_of
 from tests.common.test_tuners import ADAPT, pair
-from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of, step
+from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of, name_of, step
 from tests.errors import raises
+from tests.turns import by_turns
 
 ON_LOADING: dict[str, Callable[[], Any]] = {
     "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
@@ -41,6 +42,15 @@ FROM_ROUNDED = {"8 bit": 0.15, "4 bit": 1e-4, "torchao": 1e-4, "quantize_dynamic
 FROM_FULL = {"8 bit": 0.3, "torchao": 0.3, "quantize_dynamic": 0.5}
 # bitsandbytes packs the weights of plain language models for some CPUs, in blocks of 32 x 64.
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2}
+SOME = [case for case in CASES if case.name in (
+    "ActForPointCloudClassification",
+    "Any2PointForPointCloudClassification",
+    "MiniGPT3DForConditionalGeneration",
+    "PointNet2ForPointCloudClassification",
+    "PointTransformerV3ForPointCloudClassification",
+)]  # fmt: skip
+on_some = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+loaded = pytest.mark.parametrize("way", ON_LOADING)
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +97,7 @@ def with_rounded_weights(model: PreTrainedModel, source: PreTrainedModel) -> Pre
 
 
 @pytest.mark.slow
-@over_cases
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("case", "way"), by_turns(CASES, WAYS, SOME), ids=name_of)
 def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_path):
     is_plain_text = case.name.startswith("NormedPhi")
     model = case.still(**WIDE) if is_plain_text and way == "4 bit" else fresh(case)
@@ -112,17 +121,6 @@ def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_
     assert relative_difference(found, expected) > 1e-3
 
 
-SOME = [case for case in CASES if case.name in (
-    "ActForPointCloudClassification",
-    "Any2PointForPointCloudClassification",
-    "MiniGPT3DForConditionalGeneration",
-    "PointNet2ForPointCloudClassification",
-    "PointTransformerV3ForPointCloudClassification",
-)]  # fmt: skip
-on_some = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
-loaded = pytest.mark.parametrize("way", ON_LOADING)
-
-
 @pytest.mark.slow
 @on_some
 @loaded
@@ -143,7 +141,7 @@ def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
 
 
 @pytest.mark.slow
-@over_cases
+@on_some
 def test_models_quantized_by_torch_are_not_saved(case, tmp_path):
     small = quantized(fresh(case), "quantize_dynamic", tmp_path)
     with pytest.raises(AttributeError):  # packed weights are no tensors
@@ -163,12 +161,13 @@ ADAPTED = [
     for method in ("LORA", "GUIDED_ADAPTER")
     if case.is_adapted and refusal_of(ADAPT, pair(case, method)) is None
 ]
+TURNS = by_turns(ADAPTED, list(ON_LOADING))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case, method", ADAPTED, ids=lambda value: getattr(value, "name", value))
-@loaded
-def test_adapters_of_quantized_bases_are_trained_saved_and_opened(case, method, way, tmp_path):
+@pytest.mark.parametrize(("both", "way"), TURNS, ids=[f"{pair(*both)}-{way}" for both, way in TURNS])
+def test_adapters_of_quantized_bases_are_trained_saved_and_opened(both, way, tmp_path):
+    case, method = both
     open_small, open_full = bases(case, way, tmp_path / "base")
     small = open_small()
     untrained = answer_of(case, small)

@@ -1,7 +1,5 @@
 """Numbers that no one can mean are refused by their name: they would empty an answer, or turn it round."""
 
-import subprocess
-import sys
 from math import nan
 
 import numpy as np
@@ -20,6 +18,7 @@ from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.training.arguments import DataArguments, ModelArguments
 from hf_any3d.training.few_scans.request import FewScans, FewScansArguments, FewScansDataArguments
+from tests.cli.conftest import run
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_act import tiny_act
@@ -186,17 +185,16 @@ def test_labels_in_a_set_have_no_order():
             as_labels(labels)
 
 
-def test_a_file_name_that_is_no_utf_8_is_shown_escaped(tmp_path):
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_a_file_name_that_is_no_utf_8_is_shown_escaped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     name = b"ch\xffair.ply"
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / name.decode("utf-8", "surrogateescape")).write_bytes(
         hf_any3d.example_file("chair.ply").read_bytes()
     )
     for words in (["predict", "scans"], ["show", "scans"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "hf_any3d", *words, "--output", "page.html"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = run(*words, "--output", "page.html")
+        assert done.code == 0, done.err
         assert "udcff" in (tmp_path / "page.html").read_text(encoding="utf-8")
         (tmp_path / "page.html").unlink()

@@ -169,25 +169,6 @@ def test_an_unknown_variant_is_named(tmp_path, method, change, match):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("method", "tokens", "labels", "pooling"),
-    [
-        ("idpt", 1, 15, ["prompt_mean"]),
-        ("dapt", 2, 15, ["cls", "prompt_mean"]),
-        ("dapt", 2, 40, ["cls", "max"]),
-    ],
-)
-def test_what_another_published_head_reads_is_known_by_its_width(tmp_path, method, tokens, labels, pooling):
-    content = released(method)
-    state = content["base_model"]
-    state["module.cls_head_finetune.0.weight"] = torch.zeros(256, tokens * len(state["module.norm.weight"]))
-    state |= {"module.cls_head_finetune.8.weight": torch.zeros(labels, 256)}
-    state |= {"module.cls_head_finetune.8.bias": torch.zeros(labels)}
-    torch.save(content, tmp_path / "file.pth")
-    convert_act_adapter(tmp_path / "file.pth", tmp_path / "out", method, **FILES[method].choices)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["pooling"] == pooling
-
-
 def test_options_of_other_methods_are_refused(tmp_path):
     torch.save(released("dapt"), tmp_path / "file.pth")
     with raises(ValueError, naming="prompt_layer"):

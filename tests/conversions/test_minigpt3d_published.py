@@ -83,7 +83,8 @@ def files(tmp_path_factory):
     (phi / "config.json").write_text(json.dumps({"model_type": "phi", **PHI_2}))
     for number in (0, 1, 3, 4):
         torch.save(originals.stage(number), directory / f"{number}.pth")
-    return directory
+    yield directory
+    _stored.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -170,38 +170,3 @@ def test_a_model_of_several_data_sets_opens_for_one_of_them(released, tmp_path):
     convert_ptv3_back(output, tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     assert back.keys() == case.tensors().keys()
-
-
-def test_embeddings_of_data_sets_keep_their_order_through_a_file(tmp_path):
-    case = SupervisedCase("ptv1_ppt")
-    torch.save({"state_dict": case.tensors("state_dict_adaptive")}, tmp_path / "model_best.pth")
-    (tmp_path / "arguments.json").write_text(json.dumps(case.arguments | {"pdnorm_adaptive": True}))
-    given = {"arguments": tmp_path / "arguments.json", "trained_with": "pointcept-1.5.2", "dataset": "s3dis"}
-    convert_ptv3(tmp_path / "model_best.pth", tmp_path / "out", **given)
-    model = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "out")
-    model.save_pretrained(tmp_path / "again")
-    model = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "again")
-    model.config.depth_of_batch = True
-    with torch.no_grad():
-        logits = model(**case.voxels).logits
-    found = torch.cat([own[: len(cloud)] for own, cloud in zip(logits, case.voxels["points"], strict=True)])
-    assert case.error("adaptive.logits", found) <= case.manifest["tolerance"]["logits"]
-
-
-@pytest.mark.parametrize(
-    ("program", "curves", "patches"),
-    [("pointcept-1.5.1", 2, 48), ("pointcept-1.6", 2, 48), ("pointcept-1.5.2", None, None)],
-)
-def test_unstated_curves_and_patches_are_those_of_the_program(program, curves, patches, released):
-    file, arguments, output = released()
-    stated = json.loads(open(arguments).read())
-    kept = {name: value for name, value in stated.items() if name not in ("order", "enc_patch_size", "dec_patch_size")}
-    with open(arguments, "w") as opened:
-        json.dump(kept, opened)
-    if curves is None:
-        with raises(ValueError, naming="the arguments lack 'order'"):
-            convert_ptv3(file, output, arguments=arguments, trained_with=program)
-        return
-    convert_ptv3(file, output, arguments=arguments, trained_with=program)
-    config = PointTransformerV3Config.from_pretrained(output)
-    assert len(config.curves) == curves and set(config.patch_sizes) == {patches}

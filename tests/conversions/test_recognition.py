@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from hf_any3d.conversions.programs import plan, recognize
 from tests.errors import raises
@@ -67,28 +66,6 @@ def test_names_of_tensors_tell_conversion_role_and_settings(names, tmp_path):
     assert found.settings == settings and found.path == tmp_path / "file.pth"
 
 
-@pytest.mark.parametrize("key", ["state_dict", "module", "model", "base_model", "model_state_dict"])
-def test_tensors_are_found_under_the_key_of_every_program(key, tmp_path):
-    file = stored(tmp_path, "file.pth", "module.pre_encoder.mlp_module.layer0.conv.weight", key=key)
-    assert recognize(file).program.title == "3DETR"
-
-
-def test_the_two_kinds_of_point_transformer_have_their_titles(tmp_path):
-    supervised = recognize(stored(tmp_path, "one.pth", "backbone.embedding.stem.conv.weight"))
-    released = recognize(stored(tmp_path, "two.pth", "backbone.embedding.stem.norm.weight"))
-    titles = [found.program.title for found in (supervised, released)]
-    assert titles == ["Point Transformer V3, supervised", "Point Transformer V3"]
-
-
-def test_a_projection_beside_the_encoder_makes_it_patchalign3ds(tmp_path):
-    layers = ("encoder.first_conv.0.weight",)
-    proj = {"proj": {"proj.weight": torch.ones(2)}}
-    found = recognize(stored(tmp_path, "last.pt", *layers, key="model", **proj))
-    assert (found.program.convert, found.program.entry) == ("convert_patchalign3d", "proj")
-    save_file({"encoder.first_conv.0.weight": torch.ones(2), "proj": torch.ones(2)}, tmp_path / "a.safetensors")
-    assert recognize(tmp_path / "a.safetensors").program.role == "point_encoder"  # which has no entries
-
-
 def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
     titles = (
@@ -102,48 +79,6 @@ def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
         recognize(file)
     with raises(FileNotFoundError, naming="absent.pth"):
         recognize(tmp_path / "absent.pth")
-
-
-DIRECTORIES = {
-    "act3d": ("convert_minigpt3d", "point_encoder", "MiniGPT-3D"),
-    "blip-2": ("convert_minigpt3d", "qformer", "MiniGPT-3D"),
-    "phi": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
-    "phi-msft": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
-    "normed_phi": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
-    "detr3d": ("convert_detr3d_back", "checkpoint", "3DETR"),
-    "point_transformer_v3": ("convert_ptv3_back", "checkpoint", "Point Transformer V3"),
-    "spatiallm": ("convert_spatiallm_back", "checkpoint", "SpatialLM"),
-    "spatiallm_qwen": ("convert_spatiallm", "checkpoint", "SpatialLM"),
-    "spatiallm_llama": ("convert_spatiallm", "checkpoint", "SpatialLM"),
-}
-
-
-@pytest.mark.parametrize("kind", DIRECTORIES)
-def test_directories_are_told_by_their_model_type(kind, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    found = recognize(tmp_path)
-    assert (found.program.convert, found.program.role, found.program.title) == DIRECTORIES[kind]
-    assert found.path == tmp_path and found.settings == {}
-    if DIRECTORIES[kind][1] == "checkpoint":
-        assert plan([str(tmp_path)]) == (DIRECTORIES[kind][0], {"checkpoint": tmp_path})
-    else:
-        assert plan([tmp_path]) == ("convert_minigpt3d_parts", {DIRECTORIES[kind][1]: tmp_path})
-
-
-def test_a_head_and_its_encoder_may_come_in_any_order(tmp_path):
-    encoder = stored(tmp_path, "encoder.pth", "embedding.stem.linear.weight")
-    head = stored(tmp_path, "head.pth", "seg_head.weight")
-    expected = ("convert_ptv3", {"checkpoint": encoder, "head": head})
-    assert plan([encoder, head]) == plan([head, encoder]) == expected
-    with raises(ValueError, naming="head.pth"):
-        plan([head])
-    with raises(ValueError, naming="encoder.pth"):
-        plan([head, encoder, encoder])
-    other = stored(tmp_path, "other.pth", "codebook")
-    message = f"{other}: a file of ACT, but {encoder} is one of Point Transformer V3; convert them one after the other"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        plan([encoder, other])
-    assert plan([other]) == ("convert_act", {"checkpoint": other, "kind": "dvae"})
 
 
 def test_files_of_stages_are_put_in_the_order_of_training(tmp_path):

@@ -16,9 +16,7 @@ from hf_any3d.data.boxes import (
     Scene,
     box_features,
     build_changes,
-    read_box_table,
 )
-from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 from tests.data.published_changes import published_changes
 from tests.errors import raises
@@ -155,108 +153,3 @@ def test_augmentations_are_built_from_names():
     for text in ("turns", "turn:angle=angle", "flip:axis=z"):
         with raises(ValueError, naming=text.partition("=")[2] or text.partition(":")[0]):
             build_changes([text])
-
-
-def scene_of(count: int = 400, channels: int = 4) -> Scene:
-    """Points in a box of unequal edges around no round number, and five objects."""
-    generator = np.random.default_rng(7)
-    points = generator.uniform((-3, 1, 0), (2, 9, 2.5), (count, 3))
-    points = np.concatenate([points, generator.random((count, channels - 3))], axis=1).astype(np.float32)
-    boxes = np.column_stack(
-        [generator.uniform((-3, 1, 0), (2, 9, 2.5), (5, 3)), generator.uniform(0.5, 2, (5, 3)), [0, 1, -3, 0.5, 3.1]]
-    ).astype(np.float32)
-    return Scene(points, boxes, np.array([4, 2, 0, 1, 3]))
-
-
-def check_scene(found: Scene, points: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> None:
-    np.testing.assert_allclose(found.points, points, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.boxes[:, :6], boxes[:, :6], rtol=1e-5, atol=1e-6)
-    turns = np.stack([np.cos(found.boxes[:, 6]), np.sin(found.boxes[:, 6])])
-    np.testing.assert_allclose(turns, [np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], atol=1e-5)
-    assert (np.abs(found.boxes[:, 6]) <= np.pi + 1e-6).all()
-    np.testing.assert_array_equal(found.labels, labels)
-
-
-@pytest.mark.parametrize(("axis", "number"), [("x", 0), ("y", 1)])
-@pytest.mark.parametrize("along_axes", [True, False])
-def test_half_of_all_scenes_are_mirrored(axis, number, along_axes):
-    scene, mirrored = scene_of(), 0
-    for seed in range(8):
-        found = RandomFlip(axis, along_axes)(scene, np.random.default_rng(seed))
-        points, boxes = scene.points.copy(), scene.boxes.copy()
-        if np.random.default_rng(seed).random() > 0.5:
-            mirrored += 1
-            points[:, number], boxes[:, number] = -points[:, number], -boxes[:, number]
-            if not along_axes:
-                boxes[:, 6] = (math.pi if axis == "x" else 0) - boxes[:, 6]
-        else:
-            assert found is scene
-        check_scene(found, points, boxes, scene.labels)
-    assert 0 < mirrored < 8
-
-
-@pytest.mark.parametrize("along_axes", [True, False])
-def test_a_turn_is_within_its_limit_on_both_sides(along_axes):
-    scene = scene_of()
-    for seed in range(6):
-        found = RandomTurn(0.7, along_axes)(scene, np.random.default_rng(seed))
-        angle = (2 * np.random.default_rng(seed).random() - 1) * 0.7
-        cosine, sine = math.cos(angle), math.sin(angle)
-        points, boxes = scene.points.copy(), scene.boxes.copy()
-        for values, before in ((points, scene.points), (boxes, scene.boxes)):
-            values[:, 0], values[:, 1] = (
-                cosine * before[:, 0] - sine * before[:, 1],
-                sine * before[:, 0] + cosine * before[:, 1],
-            )
-        if along_axes:
-            length, width = scene.boxes[:, 3], scene.boxes[:, 4]
-            boxes[:, 3] = abs(cosine) * length + abs(sine) * width
-            boxes[:, 4] = abs(sine) * length + abs(cosine) * width
-        else:
-            boxes[:, 6] += angle
-        check_scene(found, points, boxes, scene.labels)
-
-
-def test_without_a_generator_torch_governs_the_augmentations():
-    changes, scene = build_changes(["turn", "size"]), scene_of()
-    torch.manual_seed(3)
-    first, second = changes(scene), changes(scene)
-    torch.manual_seed(3)
-    again = changes(scene)
-    np.testing.assert_array_equal(first.points, again.points)
-    assert not np.array_equal(first.points, second.points)
-
-
-@pytest.mark.parametrize(
-    ("array", "columns", "why"),
-    [
-        (np.arange(24.0).reshape(3, 8), 7, None),
-        (np.arange(21).reshape(3, 7), 7, None),
-        (np.zeros((0, 8)), 7, None),
-        (np.zeros((3, 6)), 7, r"an array of shape \(3, 6\) and type float64; expected finite numbers \(boxes, 7\)"),
-        (np.zeros(7), 7, r"an array of shape \(7,\)"),
-        (np.zeros((1, 3, 7)), 7, r"an array of shape \(1, 3, 7\)"),
-        (np.full((3, 7), np.inf), 7, "expected finite numbers"),
-    ],
-)
-def test_tables_of_boxes_are_read_from_arrays(array, columns, why, tmp_path):
-    np.save(tmp_path / "boxes.npy", array)
-    if why is not None:
-        with pytest.raises(PointCloudFileError):
-            read_box_table(tmp_path / "boxes.npy", columns)
-        return
-    found = read_box_table(tmp_path / "boxes.npy", columns)
-    assert found.dtype == np.float64 and found.shape == (len(array), columns)
-    np.testing.assert_array_equal(found, array[:, :columns])
-
-
-@pytest.mark.parametrize("heading", [2 * math.pi, -2 * math.pi, 2 * math.pi + 2e-3])
-def test_headings_are_at_most_a_full_turn(heading):
-    row = {"points": np.ones((4, 3)), "boxes": [[0, 0, 0, 1, 1, 1, heading]], "box_labels": [[3]]}
-    if heading > 2 * math.pi + 1e-3:
-        with pytest.raises(ValueError, match="box 0 is .*; expected sizes above 0, heading in radians"):
-            Scene.of(row)
-        return
-    scene = Scene.of(row, np.zeros((2, 5), np.float32))
-    assert scene.boxes.dtype == np.float32 and scene.labels.dtype == np.int64 and scene.labels.tolist() == [3]
-    assert scene.points.shape == (2, 5) and Scene.of(row).points.tolist() == np.ones((4, 3)).tolist()

@@ -12,28 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
 import trimesh
-from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load_from_disk
+from datasets import Dataset, Features
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
-from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
 from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
 needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
 
-FEATURES = Features({"cloud": PointCloud()})
-
 
 def rows_of(*values, feature=None):
     return Dataset.from_dict({"cloud": list(values)}, features=Features({"cloud": feature or PointCloud()}))
-
-
-def as_dict(cloud):
-    return {name: value for name, value in vars(cloud).items() if value is not None}
 
 
 READABLE = sorted(path.name for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
@@ -49,31 +41,6 @@ def test_every_readable_file_decodes_like_its_reader_as_path_and_as_bytes(name):
     assert_same(rows_of(path.as_uri())[0]["cloud"], expected)
     if path.suffix != ".obj":  # bytes have no material file
         assert_same(by_bytes, expected)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        full_cloud(),
-        as_dict(full_cloud()),
-        {name: torch.tensor(value) for name, value in as_dict(full_cloud()).items()},
-        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
-        point_cloud_bytes(full_cloud()),
-        bytearray(point_cloud_bytes(full_cloud(), "npz")),
-        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
-        {"bytes": point_cloud_bytes(full_cloud(), "npz")},
-    ],
-    ids=["object", "arrays", "tensors", "lists", "ply bytes", "npz bytes", "named bytes", "dict of bytes"],
-)
-def test_a_complete_cloud_is_restored_from_every_form(value):
-    assert_same(rows_of(value)[0]["cloud"], full_cloud())
-
-
-@pytest.mark.parametrize(
-    "form", [lambda xyz: xyz, torch.tensor, lambda xyz: xyz.tolist(), lambda xyz: xyz.astype(">f8")]
-)
-def test_arrays_of_every_kind_are_points(form):
-    assert_same(rows_of(form(points()))[0]["cloud"], PointCloudData(points()))
 
 
 def test_further_columns_of_an_array_are_read_as_in_a_file(tmp_path):
@@ -99,23 +66,6 @@ def test_npz_keeps_every_number_and_ply_colors_in_eight_bits():
     assert_same(in_npz, cloud)
     np.testing.assert_array_equal(in_ply["points"], cloud.points)
     np.testing.assert_allclose(in_ply["colors"], 31 / 255, atol=1e-7)
-
-
-def test_decoded_clouds_become_an_object_that_samples_surfaces():
-    cloud = PointCloudData(**rows_of(triangle())[0]["cloud"])
-    assert cloud.is_mesh and cloud.sample_surface(5).points.shape == (5, 3)
-    # Processors and pipelines take the dict itself, in any format.
-    for form in (None, "torch", "numpy"):
-        assert to_cloud(rows_of(triangle()).with_format(form)[0]["cloud"]).is_mesh
-
-
-def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
-    rows = rows_of("a.PLY", points())
-    stored = rows.cast_column("cloud", PointCloud(decode=False))["cloud"]
-    assert stored[0] == {"bytes": None, "path": "a.PLY"}
-    assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
-    with raises(RuntimeError, naming="PointCloud"):
-        PointCloud(decode=False).decode_example(stored[1])
 
 
 @pytest.mark.parametrize(
@@ -160,48 +110,6 @@ def test_files_that_cannot_be_read_are_named(make, message, tmp_path):
         rows_of(make(tmp_path))[0]
 
 
-def stored_as(kind, values):
-    return Dataset(pa.table({"cloud": pa.array(values, kind)}))
-
-
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
-def test_columns_of_paths_become_clouds(kind):
-    rows = stored_as(kind, [str(FILES / "chair.ply"), None]).cast_column("cloud", PointCloud())
-    assert len(rows[0]["cloud"]["faces"]) == 3480 and rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
-def test_columns_of_bytes_become_clouds(kind):
-    rows = stored_as(kind, [point_cloud_bytes(full_cloud()), None]).cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], full_cloud())
-    assert rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"bytes": point_cloud_bytes(full_cloud())},
-        {"path": "a.ply", "bytes": point_cloud_bytes(full_cloud())},
-        {name: value.tolist() for name, value in as_dict(full_cloud()).items()},
-    ],
-    ids=["bytes", "path and bytes", "arrays"],
-)
-def test_columns_of_structs_become_clouds(row):
-    rows = Dataset(pa.table({"cloud": [row, None]})).cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], full_cloud())
-    assert rows[1]["cloud"] is None
-
-
-@pytest.mark.parametrize(
-    "feature", [Array2D((None, 3), "float32"), List(List(Value("float32"))), List(List(Value("float32"), length=3))]
-)
-def test_columns_of_points_become_clouds(feature):
-    plain = Dataset.from_dict({"cloud": [points(4), points(6)]}, features=Features({"cloud": feature}))
-    rows = plain.select([1, 0]).flatten_indices().cast_column("cloud", PointCloud())
-    assert_same(rows[0]["cloud"], PointCloudData(points(6)))
-    assert_same(rows[1]["cloud"], PointCloudData(points(4)))
-
-
 @needs_mesh
 def test_columns_of_meshes_become_clouds():
     meshes = Dataset.from_dict({"cloud": [str(FILES / "chair.ply")]}, features=Features({"cloud": datasets.Mesh()}))
@@ -226,25 +134,6 @@ def test_columns_of_other_types_are_refused():
     ragged = Dataset.from_dict({"cloud": [[[1.0, 2, 3], [1.0, 2], [1.0, 2, 3, 4]]]})
     with pytest.raises(ValueError):
         ragged.cast_column("cloud", PointCloud())
-
-
-def test_flattening_returns_the_stored_columns_without_decoding():
-    rows = rows_of(points())
-    assert rows.flatten().features == FEATURES
-    flat = rows.cast_column("cloud", PointCloud(decode=False)).flatten()
-    assert flat.features == Features({"cloud.bytes": Value("binary"), "cloud.path": Value("string")})
-
-
-def test_parquet_and_directories_keep_the_feature(tmp_path):
-    rows = rows_of(full_cloud(), None, feature=PointCloud(format="npz"))
-    rows.to_parquet(tmp_path / "clouds.parquet")
-    rows.save_to_disk(tmp_path / "saved")
-    loaded = load_dataset(
-        "parquet", data_files=str(tmp_path / "clouds.parquet"), cache_dir=str(tmp_path), split="train"
-    )
-    for opened in (loaded, load_from_disk(tmp_path / "saved")):
-        assert opened.features == rows.features and opened.features["cloud"].format == "npz"
-        assert_same(opened[0]["cloud"], full_cloud())
 
 
 def test_embedded_files_include_the_files_they_refer_to(tmp_path):

@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -52,17 +50,6 @@ def test_the_sample_depends_only_on_the_seed_and_the_cloud(scans):
     embedded = embed_files(scans.select([2, 1, 0]))
     np.testing.assert_array_equal(files_to_points(embedded, num_points=4)["points"][:], first[::-1])
     assert not np.array_equal(files_to_points(scans, num_points=4, seed=1)["points"][:], first)
-
-
-def test_streams_stay_streams_with_the_same_points(scans):
-    stream = files_to_points(scans.to_iterable_dataset(), num_points=4, columns=["normals"])
-    stored = files_to_points(scans, num_points=4, columns=["normals"])
-    assert stream.features == stored.features
-    for streamed, row in zip(stream, stored, strict=True):
-        for name, values in row.items():
-            np.testing.assert_array_equal(streamed[name], values)
-    with pytest.raises((TypeError, ValueError)):
-        files_to_points(scans.to_iterable_dataset(), num_proc=2)
 
 
 def test_a_stream_of_clouds_from_a_function_is_converted():
@@ -212,19 +199,6 @@ def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
     assert isinstance(embedded[0]["label"], np.int64) and embedded.features == scans.features
     with pytest.raises((AssertionError, ValueError)):
         embed_files(scans.to_iterable_dataset())
-
-
-@pytest.mark.slow
-def test_plain_columns_open_without_this_package(scans, tmp_path):
-    files_to_points(scans, num_points=4).to_parquet(tmp_path / "plain.parquet")
-    program = f"""
-import sys
-from datasets import load_dataset
-rows = load_dataset("parquet", data_files={str(tmp_path / "plain.parquet")!r}, split="train", streaming=True)
-print(len(next(iter(rows))["points"]), "hf_any3d" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == "4 False\n", done.stderr
 
 
 def test_real_files_of_every_kind_become_clouds_of_one_size():

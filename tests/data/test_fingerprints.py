@@ -12,7 +12,6 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from examples.repeat.series import run_once
 from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, many_files
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.data.fingerprints import (
@@ -32,7 +31,6 @@ from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.errors import raises
 from tests.evaluation.llm_judge.test_judges import saved_judge
-from tests.model_card.test_building import REPORT
 from tests.serving.conftest import client, files, pipes  # noqa: F401  fixtures
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_encoders import tiny_model
@@ -296,37 +294,6 @@ def test_a_folder_of_clouds_is_read_again_when_a_file_changed(tmp_path):
     assert points()[0, 0] == 1
     other_content(file, b"1 2", b"9 2")
     assert points()[0, 0] == 9
-
-
-def test_a_run_of_a_series_is_of_the_recipe_weights_and_data_that_it_names(saved, tmp_path):
-    (tmp_path / "base.yaml").write_text("learning_rate: 0.1\n")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"extends: base.yaml\nencoder_name_or_path: {saved}\n")
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "cloud.xyz").write_text("1 2 3")
-    ran = []
-
-    def learn(words):
-        ran.append(words)
-        REPORT.save(f"{words[-1]}/metrics.json")
-
-    def again():
-        run_once(learn, [str(recipe), "--data_dir", str(data)], tmp_path / "out" / str(len(changes)))
-
-    changes = [
-        lambda: (tmp_path / "base.yaml").write_text("learning_rate: 0.2\n"),
-        lambda: change_weights(saved),
-        lambda: other_content(data / "cloud.xyz", b"3", b"4"),
-    ]
-    while changes:
-        again()
-        again()
-        changes[-1]()
-        with pytest.raises(ValueError, match="was run with another content of"):
-            again()
-        changes.pop()
-    assert len(ran) == 3
 
 
 @pytest.mark.slow

@@ -79,29 +79,6 @@ def test_a_batch_of_equal_sizes_is_split(batch):
     assert len(split_clouds({"points": batch, "colors": batch})) == 4
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        lambda rows, files: {"points": [row["points"] for row in rows], "faces": [row["faces"] for row in rows]},
-        lambda rows, files: {"points": rows},
-        lambda rows, files: {"points": [PointCloudData(**row) for row in rows]},
-        lambda rows, files: {"points": files},
-        lambda rows, files: {"path": list(map(str, files)), "bytes": [None, None]},
-        lambda rows, files: {"bytes": [file.read_bytes() for file in files], "file_type": "ply"},
-    ],
-    ids=["faces", "rows", "clouds", "paths", "path", "bytes"],
-)
-def test_a_slice_of_a_dataset_is_what_its_rows_are(columns, tmp_path):
-    rows = [{"points": XYZ[:count], "faces": np.array([[0, 1, 2]] * count)} for count in (4, 5)]
-    files = [tmp_path / f"{number}.ply" for number in range(2)]
-    for row, file in zip(rows, files, strict=True):
-        write_point_cloud(file, PointCloudData(**row))
-    found = [to_cloud(entry) for entry in split_clouds(columns(rows, files))]
-    for row, cloud in zip(rows, found, strict=True):
-        np.testing.assert_array_equal(cloud.points, row["points"])
-        np.testing.assert_array_equal(cloud.faces, row["faces"])
-
-
 def test_a_slice_with_the_format_of_numpy_is_split():
     ragged = np.empty(2, dtype=object)
     ragged[:] = [XYZ, XYZ[:4]]

@@ -22,30 +22,6 @@ def box_of(size, share=1.0, count=1000):
     return PointCloudData(points * np.asarray(size))
 
 
-@pytest.mark.parametrize(
-    ("size", "share", "is_room"),
-    [
-        ((3, 1.8, 3), 1, True),
-        ((3, 1.79, 3), 1, False),
-        ((3, 6.0, 3), 1, True),
-        ((3, 6.01, 3), 1, False),
-        ((2.2, 3, 3), 1, True),
-        ((3, 3, 2.19), 1, False),
-        ((3, 3, 3), 0.45, True),
-        ((3, 3, 3), 0.35, False),
-    ],
-)
-def test_a_room_has_the_size_of_one_and_points_on_its_walls(size, share, is_room):
-    reason = why_no_object(box_of(size, share), "y")
-    assert (reason is not None) is is_room
-    assert reason is None or "a whole room: label its points (hf-any3d segment)" in reason
-
-
-def test_height_is_measured_along_the_axis_that_points_up():
-    cloud = box_of((8, 3, 8))
-    assert why_no_object(cloud, "y") is not None and why_no_object(cloud, "x") is None
-
-
 @pytest.mark.parametrize(("count", "few"), [(31, True), (32, False)])
 def test_a_handful_of_points_shows_no_shape_but_a_mesh_of_them_does(count, few):
     points = np.random.default_rng(0).normal(size=(count, 3))

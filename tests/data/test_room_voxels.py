@@ -5,84 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
+from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room
 from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.modeling.spatiallm import Box, Layout, Wall
 from tests.errors import raises
-
-BINS = 64
-EDGE = 0.5  # 32 m in 64 bins
-
-
-@pytest.fixture(scope="module")
-def scan() -> tuple[np.ndarray, np.ndarray]:
-    """Points of a room around no round number, many in some cells, and their colors."""
-    generator = np.random.default_rng(0)
-    points = np.concatenate([generator.uniform(-3, 4, (60, 3)), generator.normal(1, 0.2, (40, 3))]) + [0.123, 5, -7]
-    return points, generator.integers(0, 256, (100, 3)).astype(np.float64)
-
-
-def cells_of(points: np.ndarray) -> dict[tuple[int, ...], list[int]]:
-    """The points of each cell, in the order of the released program's hash."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for number, point in enumerate(points - points.min(axis=0)):
-        found.setdefault(tuple(min(int(value // EDGE), BINS - 1) for value in point), []).append(number)
-
-    def key(cell: tuple[int, ...]) -> int:
-        value = 14695981039346656037
-        for number in cell:
-            value = (value * 1099511628211) % 2**64 ^ number
-        return value
-
-    return {cell: found[cell] for cell in sorted(found, key=key)}
-
-
-@pytest.mark.parametrize("draws", ["middle", "generator", "numbers"])
-def test_of_each_cell_one_point_is_kept(scan, draws):
-    points, colors = scan
-    cells = cells_of(points)
-    most = max(map(len, cells.values()))
-    assert most > 3 and len(cells) > 30
-    drawn = np.random.default_rng(3).integers(0, most, len(cells))
-    given, numbers = {
-        "middle": (None, [most // 2] * len(cells)),
-        "generator": (np.random.default_rng(3), drawn),
-        "numbers": (drawn + 2, drawn + 2),
-    }[draws]
-    room = voxelize_room(points, colors, BINS, given)
-    index = [own[number % len(own)] for own, number in zip(cells.values(), numbers, strict=True)]
-    assert room.index.tolist() == index
-    np.testing.assert_array_equal(room.grid_coord, list(cells))
-    np.testing.assert_array_equal(room.corner, points.min(axis=0))
-    expected = np.concatenate([points - points.min(axis=0), colors / 127.5 - 1], axis=1)[index]
-    np.testing.assert_allclose(room.points, expected, atol=1e-12)
-    for number, own in enumerate(cells.values()):
-        assert (room.inverse[own] == number).all()
-    assert len(room.inverse) == len(points) and room.frame is None and room.offset is None
-    assert room.count_tokens(3) == len({tuple(value // 3 for value in cell) for cell in cells})
-
-
-def test_without_colors_voxels_are_black_and_beyond_the_last_cell_all_is_in_it():
-    room = voxelize_room(np.array([[0.0, 0, 0], [100, 0.75, 31.9], [200, 0.75, 40]]), None, BINS)
-    assert room.points[:, 3:].tolist() == [[-1, -1, -1]] * 2
-    assert sorted(map(tuple, room.grid_coord.tolist())) == [(0, 0, 0), (63, 1, 63)]
-
-
-def test_voxels_far_from_all_others_are_removed(scan):
-    points, colors = scan
-    points = np.concatenate([points, [[40.0, 40, 40]]])
-    colors = np.concatenate([colors, [[1.0, 2, 3]]])
-    found, found_colors = clean_room(points, colors, 0.5)
-    cells: dict[tuple[int, ...], list[int]] = {}
-    for number, point in enumerate(points - points.min(axis=0) + 0.25):
-        cells.setdefault(tuple((point // 0.5).astype(int).tolist()), []).append(number)
-    means = np.array([points[cells[cell]].mean(axis=0) for cell in sorted(cells)])
-    mean_colors = np.array([colors[cells[cell]].mean(axis=0) for cell in sorted(cells)])
-    own = np.sort(np.linalg.norm(means[:, None] - means, axis=-1), axis=1)[:, :15].mean(axis=1)
-    kept = own < own.mean() + 2 * own.std(ddof=1)
-    assert 0 < (~kept).sum() < len(kept) / 4 and not kept[-1]
-    np.testing.assert_allclose(found, means[kept], atol=1e-12)
-    np.testing.assert_allclose(found_colors, mean_colors[kept], atol=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -161,22 +161,3 @@ def test_turns_agree_with_those_of_the_processor():
         up["xyz".index(axis[-1])] = -1 if axis.startswith("-") else 1
         assert np.linalg.det(matrix) == pytest.approx(1) and (matrix @ up).tolist() == [0, 0, 1]
         assert ScanFrame(axis).apply(up[None])[0].tolist() == [0, 0, 1]
-
-
-def test_a_frame_is_applied_part_by_part():
-    up = np.array([0.1, 0.05, 0.0])
-    up[2] = math.sqrt(1 - up @ up)
-    points = np.random.default_rng(0).normal(size=(5, 3)) * 100
-    frame = ScanFrame("z", tuple(up), 0.01, 0.4, 1.5)
-    upright = upright_rotation("z", tuple(up))
-    np.testing.assert_allclose(upright @ up, [0, 0, 1], atol=1e-12)
-    cosine, sine = math.cos(-0.4), math.sin(-0.4)
-    turned = points @ upright.T
-    turned = np.column_stack(
-        [cosine * turned[:, 0] - sine * turned[:, 1], sine * turned[:, 0] + cosine * turned[:, 1], turned[:, 2]]
-    )
-    np.testing.assert_allclose(frame.apply(points), turned * 0.01 - [0, 0, 1.5], atol=1e-12)
-    np.testing.assert_allclose(frame.undo(frame.apply(points)), points, atol=1e-9)
-    assert frame.tilt == pytest.approx(math.acos(up[2])) and ScanFrame("y").tilt == 0
-    changes = ({"up_axis": "y"}, {"up": (0.0, 0.0, 1.0)}, {"unit": 0.5}, {"angle": 0.1}, {"floor": 3.0}, {})
-    assert [ScanFrame(**change).is_changed for change in changes] == [True] * 4 + [False] * 2

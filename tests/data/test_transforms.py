@@ -6,7 +6,6 @@ from hf_any3d.data.transforms import (
     TRANSFORMS,
     CenterAndScale,
     Compose,
-    FarthestSubsample,
     GlobalRotScaleTrans,
     Jitter,
     PointsRangeFilter,
@@ -20,7 +19,6 @@ from hf_any3d.data.transforms import (
     Shuffle,
     build_transform,
 )
-from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.errors import raises
 from tests.golden import assert_stored
 
@@ -125,37 +123,6 @@ def test_up_axis_is_turned_to_each_of_the_given_ones_and_normals_too(cloud):
     np.testing.assert_array_equal(
         RandomUpAxis("y", up_axis="z")(cloud, rng())[:, :3] * [1, 1, -1], cloud[:, [0, 2, 1]]
     )
-
-
-def test_dropout_replaces_dropped_points_by_the_first_kept_one(cloud):
-    shares, first = [], []
-    for seed in range(40):
-        thinned = RandomDropout(0.6)(cloud, rng(seed))
-        changed = (thinned != cloud).any(axis=1)
-        shares.append(changed.mean())
-        first.append(changed[0])
-        kept = np.flatnonzero(~changed)
-        # The stand-in itself counts as unchanged, and every changed row equals it.
-        assert len(thinned) == len(cloud)
-        assert (thinned[changed] == cloud[kept[0]]).all()
-    assert max(shares) > 0.4 and max(shares) < 0.7 and min(shares) < 0.1
-    # The first point is dropped like all others, and then the stand-in is a later one.
-    assert 0.1 < np.mean(first) < 0.6
-
-
-@pytest.mark.parametrize("num_points", [100, 256, 600])
-def test_subsample_repeats_no_point_before_all_are_taken(num_points, cloud):
-    rows, counts = np.unique(RandomSubsample(num_points)(cloud, rng())[:, 3], return_counts=True)
-    assert counts.sum() == num_points and len(rows) == min(num_points, 256)
-    assert counts.max() - counts.min() <= 1
-
-
-def test_farthest_points_are_those_of_the_operation_in_its_order(cloud):
-    xyz = torch.from_numpy(cloud[None, :, :3])
-    for skipped in (None, 0.3):
-        index = farthest_point_sample(xyz, 40, min_squared_norm=skipped)[0].numpy()
-        np.testing.assert_array_equal(FarthestSubsample(40, skipped)(cloud), cloud[index])
-    assert len(FarthestSubsample(300)(cloud)) == 256
 
 
 def test_centering_without_scaling_keeps_the_size(cloud):

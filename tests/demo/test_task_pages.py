@@ -8,7 +8,6 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.page import ExampleShapes, error_or_note, view_frame
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, bars
@@ -108,25 +107,6 @@ def test_parts_are_found_by_the_words(answers):
 def test_reconstructions_are_shown_next_to_their_input(answers):
     found = answers("point-cloud-reconstruction").ask(cloud())
     assert [view.title for view in found.clouds] == ["input", "reconstruction"] and "Chamfer distance" in found.note
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", [task for task in MODELS if "reconstruction" not in task])
-def test_clouds_with_another_up_axis_are_turned(answers, task):
-    of, shape = answers(task), cloud()
-    own = of.pipe.feature_extractor.up_axis
-    other = "y" if own == "z" else "z"
-    turned = PointCloudData(turn_up_axis(shape.points, other, own))
-    words = {"words": "chair, lamp", "category": next(iter(of.categories), None)}
-    found, expected, plain = of.ask(shape, **words, up_axis=other), of.ask(turned, **words), of.ask(shape, **words)
-
-    def values(answer):
-        labels = answer.clouds[0].labels
-        return dict(answer.rows), None if labels is None else labels.tolist()
-
-    assert values(found)[0] == pytest.approx(values(expected)[0], abs=1e-5) and values(found)[1] == values(expected)[1]
-    assert values(found) != values(plain)
-    assert of.turns
 
 
 def test_similar_examples_are_found_by_their_features(answers):

@@ -1,15 +1,19 @@
 """A shell as a stranger has it: the wheel installed in an environment of its own, no checkout, caches of its own.
 
-Every command and program runs in a process that nothing else has imported anything into. Nothing here replaces a part
-of the library; only the hub is a stand-in on this machine, or cannot be reached.
+Every command and program runs in a process of its own, into which nothing has imported the package. In files with
+`IN_NEW_INTERPRETERS` nothing else is imported there either; in others it is a fork of one that has imported torch and
+the libraries of Hugging Face (`forked.py`), which takes a fifth of the time. Nothing here replaces a part of the
+library; only the hub is a stand-in on this machine, or cannot be reached.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,11 +82,32 @@ class Shell:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",  # other tests run beside these
         }
+        self.forks: subprocess.Popen | None = None
+
+    def answer_by_forks(self, programs: Path) -> None:
+        """Start the process that answers commands; `programs` gets those that ask it."""
+        command = [self.python, Path(__file__).with_name("forked.py"), programs]
+        self.forks = subprocess.Popen(
+            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.forks.stdout is not None and self.forks.stdout.readline() == "ready\n"
+        self.programs = programs
+
+    def close(self) -> None:
+        """End that process."""
+        if self.forks is not None:
+            self.forks.communicate()
+            shutil.rmtree(self.programs)
 
     def __call__(
         self, line: str, *, code: int | None = 0, stdin: str = "", seconds: int = 400, **environment: str
     ) -> Done:
-        """Run a line of bash; its exit code must be `code`, any if that is None, and there is no traceback."""
+        """Run a line of bash; its exit code must be `code`, any if that is None, and there is no traceback.
+
+        With another environment the libraries are imported anew, as they read it.
+        """
+        if self.forks is not None and not environment:
+            environment = {"PATH": f"{self.programs}{os.pathsep}{self.environment['PATH']}"}
         process = subprocess.run(
             ["bash", "-c", line],
             cwd=self.folder,
@@ -143,13 +168,20 @@ def installed_alone() -> Path:
 
 
 @pytest.fixture(scope="module")
-def open_shell(installed, tmp_path_factory) -> Callable[..., Shell]:
+def open_shell(installed, tmp_path_factory, request) -> Iterator[Callable[..., Shell]]:
     """A function that opens a shell in a new folder; `hub` is an address, by default one that nobody answers."""
+    shells = []
 
     def opened(hub: str = NO_NETWORK) -> Shell:
-        return Shell(tmp_path_factory.mktemp("elsewhere"), installed, hub)
+        shell = Shell(tmp_path_factory.mktemp("elsewhere"), installed, hub)
+        if not getattr(request.module, "IN_NEW_INTERPRETERS", False):
+            shell.answer_by_forks(Path(tempfile.mkdtemp(prefix="forks-")))
+        shells.append(shell)
+        return shell
 
-    return opened
+    yield opened
+    for shell in shells:
+        shell.close()
 
 
 @pytest.fixture(scope="module")

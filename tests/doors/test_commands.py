@@ -16,6 +16,7 @@ from tests.cli.conftest import FILES, save
 from tests.conversions.aligned_originals import openshape_flat
 from tests.release import ROOT
 
+IN_NEW_INTERPRETERS = True
 KINDS = ("classifier", "detector", "chat")
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.release import named_models
 
+IN_NEW_INTERPRETERS = True
+
 TRAIN = """
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments

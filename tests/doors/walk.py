@@ -17,6 +17,7 @@ import io
 import json
 import os
 import resource
+import runpy
 import select
 import shutil
 import signal
@@ -36,10 +37,13 @@ PRELOADED = (
 )
 CLIENT = """#!{python} -IS
 import os, socket, sys, json
+name = os.path.basename(sys.argv[0])
+if name == "python" and not (sys.argv[1:] and sys.argv[1].endswith(".py")):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b"."], [0, 1, 2])
-    server.sendall(json.dumps([os.getcwd(), dict(os.environ), sys.argv[1:]]).encode())
+    server.sendall(json.dumps([os.getcwd(), dict(os.environ), [name, *sys.argv[1:]]]).encode())
     server.shutdown(socket.SHUT_WR)
     sys.exit(int(server.recv(16) or 1))
 """
@@ -49,22 +53,12 @@ SECONDS = 240
 
 def main(job: dict[str, Any], results: Path) -> None:
     """Run all pages of a job."""
-    for name in PRELOADED.split():
-        __import__(name)
-    assert "hf_any3d" not in sys.modules
-    import torch
-
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
+    preload()
     folder = Path(job["folder"])
     shut_the_hub(job["hub"])
-    (folder / "bin").mkdir(parents=True)
     address = str(folder / "forks")
-    client = folder / "bin" / "hf-any3d"
-    client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
-    client.chmod(0o755)
-    os.environ["PATH"] = f"{client.parent}{os.pathsep}{os.environ['PATH']}"
+    write_client(folder / "bin" / "hf-any3d", address)
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
@@ -83,6 +77,25 @@ def main(job: dict[str, Any], results: Path) -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = resource.getrusage(resource.RUSAGE_SELF)
     print(f"{used.ru_utime + used.ru_stime + own.ru_utime + own.ru_stime:.0f} s of processor time")
+
+
+def preload() -> None:
+    """Import what forks need not import again."""
+    for name in PRELOADED.split():
+        __import__(name)
+    assert "hf_any3d" not in sys.modules
+    import torch
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+def write_client(path: Path, address: str) -> None:
+    """Write a program that asks for a fork in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+    path.chmod(0o755)
 
 
 def shut_the_hub(port: int) -> None:
@@ -119,11 +132,7 @@ def serve(server: socket.socket, child: int) -> None:
     while True:
         ready, _, _ = select.select([server], [], [], 0.02)
         if ready:
-            connection, _ = server.accept()
-            if os.fork() == 0:
-                server.close()
-                leave(answer, connection)
-            connection.close()
+            fork(server)
         if time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
         while (done := _ended()) is not None:
@@ -131,7 +140,17 @@ def serve(server: socket.socket, child: int) -> None:
                 return
 
 
+def fork(server: socket.socket) -> None:
+    """Answer the next client by a fork."""
+    connection, _ = server.accept()
+    if os.fork() == 0:
+        server.close()
+        leave(answer, connection)
+    connection.close()
+
+
 def _ended() -> int | None:
+    """Return the number of a process that has ended, None if there is none."""
     try:
         return os.waitpid(-1, os.WNOHANG)[0] or None
     except ChildProcessError:
@@ -148,12 +167,17 @@ def answer(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["hf-any3d", *words]
     code: Any = 0
     try:
-        from hf_any3d_command import main as command
+        if words[0] == "python":
+            sys.argv = words[1:]
+            sys.path.insert(0, folder)
+            runpy.run_path(words[1], run_name="__main__")
+        else:
+            from hf_any3d_command import main as command
 
-        command()
+            sys.argv = words
+            command()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

@@ -11,7 +11,6 @@ from hf_any3d.evaluation.detection import (
     score_detections,
 )
 from hf_any3d.modeling.layers.boxes import PUBLISHED_RULE, DetectionRule, select_detections
-from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 
 # What the options of the original are here.
@@ -102,20 +101,6 @@ def test_average_precision_is_that_of_the_released_program(stored, run):
         assert found[f"map_{ending}"] >= found[f"published_map_{ending}"]
 
 
-def test_curves_are_those_of_the_released_program(stored):
-    scores = score_detections(stored.predictions(PUBLISHED_RULE), stored.references)
-    compared = 0
-    for key, expected in stored.case.expected.items():
-        if not key.startswith(("default.recall.", "default.precision.")):
-            continue
-        _, kind, *threshold, number = key.split(".")
-        score = scores[float(".".join(threshold))][int(number)]
-        ours = score.recalls if kind == "recall" else score.precisions
-        np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
-        compared += 1
-    assert compared >= 12
-
-
 BOX = [0.0, 0, 0, 1, 1, 1, 0]
 
 
@@ -171,76 +156,3 @@ def test_turned_boxes_beside_each_other_are_both_kept():
     assert turned[0].tolist() == [0, 1] and bounds[0].tolist() == [0]
     best = select_detections(boxes, scores, objectness, DetectionRule(top_k=1))
     assert best[0].tolist() == [0] and best[2].tolist() == pytest.approx([0.9])
-
-
-def overlap_by_hand(one: list[float], other: list[float]) -> float:
-    """Intersection over union of boxes along the axes."""
-    shared = 1.0
-    for axis in range(3):
-        low = max(box[axis] - box[3 + axis] / 2 for box in (one, other))
-        shared *= max(0.0, min(box[axis] + box[3 + axis] / 2 for box in (one, other)) - low)
-    return shared / (sum(box[3] * box[4] * box[5] for box in (one, other)) - shared)
-
-
-def test_scores_are_those_of_plain_loops():
-    generator = np.random.default_rng(4)
-    clouds = []
-    for objects in (3, 0, 5, 4):
-        truth = [[*generator.uniform(-2, 2, 3), *generator.uniform(0.8, 2, 3), 0] for _ in range(objects)]
-        near = [[*(np.array(box[:3]) + generator.normal(0, 0.15, 3)), *box[3:]] for box in truth for _ in range(2)]
-        far = [[*generator.uniform(-2, 2, 3), 1, 1, 1, 0] for _ in range(2)]
-        classes = generator.integers(0, 2, objects).tolist()
-        given = [label if generator.random() < 0.8 else 2 for label in classes for _ in range(2)]
-        labels = [*given, *generator.integers(0, 4, 2).tolist()]
-        boxes = near + far
-        scores = generator.permutation(len(boxes)) / 20 + generator.random() / 50
-        clouds.append(({"boxes": boxes, "labels": labels, "scores": scores}, {"boxes": truth, "labels": classes}))
-    predictions, references = zip(*clouds, strict=True)
-    found = score_detections(predictions, references, (0.2, 0.6))
-    assert list(found) == [0.2, 0.6]
-    for threshold, by_class in found.items():
-        assert sorted(by_class) == [0, 1, 2, 3]
-        for label, score in by_class.items():
-            answers = sorted(
-                (-float(own["scores"][number]), cloud, number)
-                for cloud, own in enumerate(predictions)
-                for number, one in enumerate(own["labels"])
-                if one == label
-            )
-            taken, right = set(), []
-            for _, cloud, number in answers:
-                box, truth = predictions[cloud]["boxes"][number], references[cloud]
-                overlaps = [
-                    overlap_by_hand(box, other) if own == label else -1.0
-                    for other, own in zip(truth["boxes"], truth["labels"], strict=True)
-                ]
-                best = max(overlaps, default=-1.0)
-                place = (cloud, overlaps.index(best)) if overlaps else None
-                right.append(best > threshold and place not in taken)
-                if right[-1]:
-                    taken.add(place)
-            there = sum(own.count(label) for own in (one["labels"] for one in references))
-            hits = np.cumsum(right)
-            precisions = [hit / (number + 1) for number, hit in enumerate(hits)]
-            recalls = [hit / there if there else 0.0 for hit in hits]
-            area, before = 0.0, 0.0
-            for number, recall in enumerate(recalls):
-                area += (recall - before) * max(precisions[number:])
-                before = recall
-            assert score.precisions.tolist() == pytest.approx(precisions)
-            assert score.recalls.tolist() == pytest.approx(recalls) and score.num_objects == there
-            assert score.average_precision == pytest.approx(area)
-            assert score.recall == pytest.approx(recalls[-1] if recalls else 0.0)
-    names = ["a", "b", "c", "d"]
-    metrics = detection_metrics(predictions, references, (0.2,), names)
-    precision = {names[label]: one.average_precision for label, one in found[0.2].items()}
-    recall = {names[label]: one.recall for label, one in found[0.2].items()}
-    assert metrics == {
-        "map_20": pytest.approx(np.mean([precision[name] for name in "ab"])),
-        "recall_20": pytest.approx(np.mean([recall[name] for name in "ab"])),
-        "published_map_20": pytest.approx(np.mean(list(precision.values()))),
-        "published_recall_20": pytest.approx(np.mean(list(recall.values()))),
-        "class_ap_20": pytest.approx({name: precision[name] for name in "ab"}),
-    }
-    with raises(ValueError, naming="labels: found class 3; expected"):
-        detection_metrics(predictions, references, (0.2,), names[:3])

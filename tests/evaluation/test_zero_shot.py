@@ -1,15 +1,9 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction
 
 from hf_any3d.evaluation.zero_shot import (
-    CompareWithClasses,
-    compute_zero_shot_metrics,
     evaluate_class_names,
-    evaluate_zero_shot,
     p_value,
     zero_shot_scores,
 )
@@ -60,34 +54,6 @@ def test_p_value_counts_permutations_of_names_that_score_as_well():
     assert p_value(np.full((4, 4), 2)) == 1
     assert p_value(np.diag([5] * 9)) == pytest.approx(1 / 10_000, abs=2e-4)
     assert p_value(np.diag([5] * 8)) == 1 / 10_000 and p_value(np.diag([5] * 7)) == pytest.approx(1 / 5040)
-
-
-def test_clouds_are_compared_with_the_names_of_all_classes():
-    classes = torch.eye(4)[:3]
-    embeds = torch.tensor([[0.6, 0.8, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
-    outputs = (torch.zeros(2, 2), embeds)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = CompareWithClasses(classes)(outputs, torch.tensor([0, 1]))
-    torch.testing.assert_close(found, embeds[:, :3], rtol=0, atol=0)
-    logits = np.array(ANSWERS)
-    assert compute_zero_shot_metrics([1, 3])(EvalPrediction(logits, LABELS)) == zero_shot_scores(
-        logits, LABELS, [1, 3]
-    )
-
-
-def test_splits_are_judged_among_seen_and_among_unseen_classes(capsys):
-    output = SimpleNamespace(predictions=np.array(ANSWERS, float), label_ids=LABELS, metrics={"test_loss": 1.0})
-    logged = []
-    trainer = SimpleNamespace(
-        predict=lambda rows, metric_key_prefix: output if (rows, metric_key_prefix) == ("rows", "test") else None,
-        log_metrics=lambda *given: logged.append(given),
-    )
-    metrics, by_class = evaluate_zero_shot(trainer, {"test": "rows"}, ["a", "b", "c", "d"], [1, 3])
-    assert metrics == {"test": zero_shot_scores(output.predictions, LABELS, [1, 3])}
-    assert logged == [("test", output.metrics)]
-    assert by_class == {"test": {"a": 0.5, "b": 1.0, "c": 1.0, "d": 0.5}}
-    matrix, names = trainer.confusions["test"]
-    assert names == ["a", "b", "c", "d"] and matrix.sum() == 7 and np.trace(matrix) == 5
 
 
 class Rows(list):

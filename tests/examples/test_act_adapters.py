@@ -52,17 +52,3 @@ def test_adapted_student_pushes_a_small_repository_whose_card_runs(hub, tmp_path
     torch.testing.assert_close(seen["logits"], expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(seen["model"](points).logits, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"model_type": "act3d"}, "--peft lora freezes untrained weights; expected --model_name_or_path too"),
-        ({"model_name_or_path": "me/any", "tuning": "bitfit"}, "--peft lora with --tuning bitfit"),
-    ],
-)
-def test_adapters_without_a_pretrained_student_are_refused(tmp_path, settings, text):
-    with pytest.raises(ValueError, match=text):
-        run_point_cloud_classification.main(
-            words_of(SETTINGS | {"peft": "lora", "output_dir": str(tmp_path)} | settings)
-        )

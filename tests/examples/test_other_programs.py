@@ -114,22 +114,3 @@ def test_the_head_learns_and_the_encoder_stays(policy_module, config):
     other = {**given, "action": given["action"].clone()}
     other["action"][1, 2:] += 5
     assert torch.equal(policy(other, reduction="none")[0], policy(given, reduction="none")[0])
-
-
-def test_actions_are_taken_from_a_chunk(policy_module, config):
-    policy, given = policy_module.Any3DPolicy(config).eval(), batch()
-    chunk = policy.predict_action_chunk(given)
-    assert chunk.shape == (2, 5, 3)
-    assert torch.equal(policy.select_action(given), chunk[:, 0])
-    moved = {**given, "observation.state": given["observation.state"] + 1}
-    assert torch.equal(policy.select_action(moved), chunk[:, 1])
-    assert torch.equal(policy.select_action(moved), policy.predict_action_chunk(moved)[:, 0])
-    policy.reset()
-    assert torch.equal(policy.select_action(given), chunk[:, 0])
-
-
-def test_clouds_are_not_normalized(policy_module, config):
-    before, after = policy_module.make_any3d_pre_post_processors(config, {"action": {}})
-    normalizer = next(step for step in before.steps if type(step).__name__ == "NormalizerProcessorStep")
-    assert set(normalizer.features) == {"observation.state", "action"} and normalizer.stats == {"action": {}}
-    assert [type(step).__name__ for step in after.steps] == ["UnnormalizerProcessorStep", "DeviceProcessorStep"]

@@ -8,7 +8,6 @@ from peft import get_peft_model
 from examples import plot_cells
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
-from hf_any3d.tuners.guided_adapter.module import CellAttention
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -58,52 +57,6 @@ def test_cells_and_places_are_those_of_the_adapters(encoder):
         "columns": 4,
         "title": "cells of the virtual projection",
     }
-
-
-def test_attention_is_the_mean_over_heads_of_what_the_class_token_gives_to_each_patch():
-    model, points = tiny_model("bert", attn_implementation="eager").eval(), clouds(1, 60)[0]
-    with torch.no_grad():
-        output = model.any2point(points[None], output_attentions=True)
-    views, settings = plot_cells.views_of_attention(model, points)
-    assert settings == {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
-    tokens = output.centers.shape[1]
-    own = nearest(points, output.centers[0])
-    assert len(views) == len(output.attentions)
-    for view, weights in zip(views, output.attentions, strict=True):
-        heads = weights[0]  # (heads, 1 + tokens, keys)
-        given = [sum(float(head[0, heads.shape[2] - tokens + token]) for head in heads) for token in own]
-        np.testing.assert_allclose(view.values, np.array(given) / len(heads) * tokens, rtol=1e-5)
-        np.testing.assert_array_equal(view.points, points.numpy())
-
-
-@pytest.mark.parametrize("layer", [0, -1])
-def test_guidance_is_the_attention_that_a_token_gets_from_its_cell(layer):
-    model, points = get_peft_model(tiny_model("bert"), GuidedAdapterConfig()).eval(), clouds(1, 60)[0]
-    seen, geometry = [], geometry_of_a_forward_pass(model, points)[0]
-    attention = next(module for module in model.modules() if isinstance(module, CellAttention))
-    hook = attention.register_forward_hook(lambda _, given, out: seen.append((given, out)))
-    with torch.no_grad():
-        centers = model.base_model.model.any2point(points[None]).centers[0]
-        hook.remove()
-        (tokens, members), attended = seen[layer]
-        weights = attention.attention_weights(tokens, members)[0]  # (views, heads, tokens, tokens)
-        # The weights are those of the attention: with them its values give its output.
-        normed = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])  # (1, tokens, hidden)
-        normed = normed * attention.norm_weight[:, None] + attention.norm_bias[:, None]
-        values = (normed @ attention.qkv_weight.mT + attention.qkv_bias[:, None]).chunk(3, dim=-1)[2]
-        values = values.unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # (views, heads, tokens, head width)
-        expected = (weights @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attended[0], expected, atol=1e-5, rtol=1e-5)
-    views, settings = plot_cells.views_of_guidance(model, points, layer)
-    assert len(views) == len(weights) and settings["title"] == "attention of the guided adapter within cells"
-    own = nearest(points, centers)
-    for view, given, cells in zip(views, weights, geometry.view_cells().row[0], strict=True):
-        got = given.mean(dim=0).sum(dim=0)
-        np.testing.assert_allclose(view.values, got.numpy()[own], rtol=1e-5)
-        for cell in cells.unique():  # each token gives 1 in all, within its cell
-            assert float(got[cells == cell].sum()) == pytest.approx(int((cells == cell).sum()), rel=1e-5)
-    with raises(ValueError, naming="no guided adapter"):
-        plot_cells.views_of_guidance(tiny_model("bert"), points)
 
 
 def test_a_file_gives_a_page_or_a_picture(tmp_path, capsys):

@@ -29,21 +29,6 @@ def test_model_and_dataset_give_a_picture_and_a_page(saved, tmp_path, capsys):
     assert "<title>tiny</title>" in page and "/" in content(page)[0]["panels"][0]["texts"][0]
 
 
-@pytest.mark.slow
-def test_features_are_those_of_the_pipeline(saved):
-    rows = plot_features.load_point_dataset("shapes", split="test").select(range(3))
-    pooled, tokens = (plot_features.extract_features(saved, rows, name, 2) for name in ("pooled", "tokens"))
-    answers = plot_features.pipeline("point-cloud-feature-extraction", model=saved)(list(rows["points"]))
-    np.testing.assert_allclose(pooled, [answer["pooled"] for answer in answers], atol=1e-5)
-    np.testing.assert_allclose(tokens, [answer["tokens"].mean(0) for answer in answers], atol=1e-5)
-
-
-def test_unknown_file_types_are_refused_before_loading(capsys):
-    with pytest.raises(SystemExit):
-        plot_features.main(["nowhere", "--output", "map.gif"])
-    assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err
-
-
 def test_the_same_class_is_counted_by_the_nearest_direction_beyond_a_thousand_clouds():
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(1030, 4)) * 3, generator.integers(0, 3, 1030)

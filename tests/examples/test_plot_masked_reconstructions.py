@@ -5,15 +5,13 @@ import pytest
 import torch
 
 from examples import plot_masked_reconstructions
-from examples.plot_masked_reconstructions import reconstruct_masked, write_masked_reconstructions
+from examples.plot_masked_reconstructions import reconstruct_masked
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.point_ops import chamfer_distance
-from tests.errors import raises
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
-from tests.visualization.test_viewer import content
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +36,9 @@ def test_files_give_a_page_and_scores(saved, tmp_path, capsys):
     assert "chair.npy: CD-L1 of hidden patches 0." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [(["--output", "a.gif"], "a.gif has type '.gif'"), (["--mask-ratio", "1.5"], "--mask-ratio: 1.5; expected")],
-)
-def test_wrong_arguments_are_refused_before_loading(words, text, capsys):
-    with pytest.raises(SystemExit):
-        plot_masked_reconstructions.main(["nowhere", "chair.ply", *words])
-    assert text in capsys.readouterr().err
-
-
 GROUPS, SIZE = 6, 8
-LEGEND = {"seen", "guessed, decoded", "teacher's features, decoded", "hidden"}
+
+
 STUDENT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "decoder_num_hidden_layers": 1}
 
 
@@ -82,23 +71,3 @@ def test_patches_are_those_of_the_cloud_and_predictions_are_around_their_centers
         with torch.no_grad():
             fine = model.autoencoder(points, return_loss=False).fine[number][mask[number]]
         np.testing.assert_allclose(by_place(taught.numpy()), by_place(fine.numpy()), atol=1e-5)
-
-
-def test_mode_of_the_model_is_kept_and_nothing_hidden_is_refused():
-    model = student().train()
-    reconstruct_masked(model, clouds(2, 60))
-    assert model.training
-    with raises(ValueError, naming="mask: hides no patch"):
-        reconstruct_masked(model, clouds(2, 60), torch.zeros(2, GROUPS, dtype=torch.bool))
-
-
-def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
-    shown = reconstruct_masked(student(mask_ratio=0.5), clouds(2, 60))
-    page = write_masked_reconstructions(tmp_path / "a.html", shown, ["chair", "lamp"]).read_text(encoding="utf-8")
-    assert (
-        page.count('"start"') == 8
-        and "lamp: 3 of 6 patches" in page
-        and content(page)[0]["colorings"][0]["legend"].keys() == LEGEND
-    )
-    picture = write_masked_reconstructions(tmp_path / "a.png", shown, ["chair", "lamp"])
-    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -28,16 +28,6 @@ FOLDER = EXAMPLES / "recipes"
 RECIPES = sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("any2point_*.yaml"))
 KINDS = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
 ENCODERS = {"clip": "clip_text_model", "dinov2": "dinov2", "imagebind": "imagebind_audio"}
-# Arguments of the six released programs: neighbors, direction or distance, cell, voxel, share of the aggregation,
-# share and width of the bottleneck, pooling.
-PUBLISHED = {
-    ("clip", "scan"): (81, [-1, 0, 1], 2, 0.08, 0.3, 0.3, 16, "mean"),
-    ("clip", "modelnet"): (64, [1, -1, 0], 2, 0.16, 0.5, 0.3, 16, "mean"),
-    ("dinov2", "scan"): (64, 1.8, 26, 0.16, 0.7, 0.3, 8, "mean"),
-    ("dinov2", "modelnet"): (81, 1.4, 26, 0.16, 0.1, 1.0, 8, "max_mean"),
-    ("imagebind", "scan"): (64, 1.4, 16, 0.16, 0.5, 0.3, 12, "mean"),
-    ("imagebind", "modelnet"): (81, 1.4, 16, 0.16, 0.1, 1.0, 8, "max_mean"),
-}
 
 
 def parsed(recipe: str, *words: str):
@@ -66,43 +56,6 @@ def test_every_published_run_has_a_recipe():
         f"released/any2point_{encoder}_{data}" for encoder in ENCODERS for data in ("scanobjectnn", "modelnet40")
     }
     assert set(RECIPES) == names | released
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_has_the_published_values_of_its_program(recipe):
-    model, data, protocol, adapter, training = parsed(recipe)
-    encoder, dataset = kind_of(recipe)
-    neighbors, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, dataset]
-    settings = Any2PointConfig(**model.model_config)
-    # Otherwise these would be those of any new model.
-    assert (
-        LIGHT_SEGMENTATION.keys() <= model.model_config.keys() and LIGHT_ADAPTER.keys() <= adapter.peft_config.keys()
-    )
-    assert (settings.tokenizer, settings.tokenizer_width, settings.token_scale) == ("point_pn", None, None)
-    assert (settings.line_cells, set(settings.pooling)) == (38.5, {"max", "cls"})
-    assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbors, 6)
-    assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
-    assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
-    assert settings.head_bias is (dataset == "modelnet")
-    assert model.encoder_attention_dropout == (0.1 if encoder != "clip" and dataset == "scan" else 0)
-    guided = GuidedAdapterConfig(**adapter.peft_config)
-    assert (guided.r, guided.cell_size, guided.voxel_size, guided.pooling) == (width, cell, voxel, pooling)
-    assert (guided.aggregation_scale, guided.bottleneck_scale) == (aggregation, bottleneck)
-    assert (guided.attention_width, guided.attention_heads, guided.bottleneck_dropout) == (12, 6, 0.1)
-
-    assert data.num_points == 1024 and data.validation_fraction == 0 and protocol.voting == 0
-    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (5e-4, 0.05, 10)
-    assert (training.adam_beta1, training.adam_beta2, training.label_smoothing_factor) == (0.9, 0.999, 0)
-    assert (training.per_device_train_batch_size, training.per_device_eval_batch_size) == (32, 64)
-    assert training.dataloader_drop_last and training.weight_decay_on == "matrices"
-    modelnet, few = dataset == "modelnet", recipe.endswith("fewshot")
-    epochs = 150 if few else 300
-    assert training.num_train_epochs == epochs + modelnet
-    schedule = training.epoch_schedule
-    assert (schedule.epochs, schedule.warmup_epochs, schedule.repeat_first) == (epochs, 10, modelnet)
-    assert (schedule.warmup_lr, schedule.min_lr) == (1e-6, 1e-6)
-    assert bool(training.no_weight_decay) is modelnet
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" in recipe])
@@ -157,32 +110,6 @@ def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, h
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     in_head = sum(size for name, size in sizes.items() if "classifier" in name)
     assert (sum(sizes.values()) - in_head, in_head) == (without_head, head)
-
-
-def test_clouds_of_scanobjectnn_are_augmented_as_published():
-    _, data, protocol, *_ = parsed("any2point_clip_scanobjectnn_pb_t50_rs")
-    shuffle, scale, center, rotate, farthest, subsample = build_transform(data.augment).transforms
-    assert (scale.low, scale.high, scale.per_axis) == (0.9, 1.1, True)
-    assert center.scale is False and (rotate.axis, rotate.limit) == ("y", np.pi)
-    assert (farthest.num_points, farthest.min_squared_norm, subsample.num_points) == (1200, None, 1024)
-    assert protocol.augment_whole and protocol.processor_config == {
-        "sampling": "farthest",
-        "center": True,
-        "scale": None,
-    }
-
-
-def test_clouds_of_modelnet40_are_augmented_as_published():
-    _, data, protocol, *_ = parsed("any2point_clip_modelnet40")
-    center, shuffle, farthest, subsample, scale, shift = build_transform(data.augment).transforms
-    assert center.scale and (farthest.num_points, farthest.min_squared_norm, subsample.num_points) == (
-        1200,
-        1e-3,
-        1024,
-    )
-    assert (scale.low, scale.high, scale.per_axis, shift.limit) == (2 / 3, 3 / 2, True, 0.2)
-    assert build_transform(protocol.vote_augment).transforms == [center, farthest, subsample, scale, shift]
-    assert protocol.processor_config["extent"] == "all" and protocol.processor_config["min_squared_norm"] == 1e-3
 
 
 def random_clouds(rows: int, seed: int) -> Dataset:

@@ -68,14 +68,6 @@ def test_sweep_of_a_recipe_prints_its_table(recipe):
     assert again.exit_code == 0 and again.stdout == Path("outputs/sweep/sweep.md").read_text()
 
 
-def test_tables_are_listed_without_a_name():
-    lines = run("reproduce").stdout.splitlines()
-    assert lines[0].startswith("any2point-scanobjectnn: Any2Point (arXiv 2404.07989), main table: ScanObjectNN")
-    assert any(line.split() == ["clip", "91.9", "any2point_clip_scanobjectnn_pb_t50_rs"] for line in lines)
-    listed = json.loads(run("reproduce", "--json").stdout)
-    assert listed["act-s3dis"]["rows"]["full"]["published"] == {"mean IoU": 61.2}
-
-
 def test_what_is_missing_is_told_in_a_line_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("reproduce", "act-scanobjectnn", "--data-dir", tmp_path, "--row", "pb_t50_rs", "--row", "obj_bg")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from examples.repeat.published_tables import PROGRAM, PUBLISHED, published_tables
-from examples.repeat.reproducing import reproduce, write_published
+from examples.repeat.reproducing import reproduce
 from tests.errors import raises
 
 # Each program prints what it was called with, and writes a report; a step's accuracy is 0.9, and that of seed 2 0.92.
@@ -111,13 +111,6 @@ def test_steps_start_from_the_one_before_and_are_shared(examples, tmp_path, caps
     assert "| plain | accuracy | not stated here | 90.00 | – |  | 1 |" in text
 
 
-def test_a_given_model_takes_the_place_of_earlier_steps(examples, tmp_path, capsys):
-    some = table(examples, steps=STEPS, rows={"row": None})
-    reproduce(some, examples, tmp_path / "out" / "table", start=str(tmp_path), voting=0)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("two") and f"'model_name_or_path': '{tmp_path}'" in line
-
-
 def test_everything_missing_is_named_in_a_line_each_before_the_first_run(examples, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (examples / "recipes" / "one.yaml").write_text("dataset_name: scanobjectnn\nmodel_name_or_path: outputs/start\n")
@@ -134,19 +127,3 @@ def test_everything_missing_is_named_in_a_line_each_before_the_first_run(example
 def published(**changes):
     row = {"row": "one", "column": "accuracy", "published": 90.0, "published_deviation": None, "runs": 0}
     return {**row, "plain": None, "voted": None, **changes}
-
-
-def test_a_table_tells_what_was_not_run_and_what_is_not_stated(tmp_path):
-    rows = [
-        published(),
-        published(row="two", published=None, runs=1, plain={"mean": 80.1, "std": 0.0}),
-    ]
-    about = {"table": "t", "paper": "Paper", "place": "Table 1", "data": "Shapes", "source": "best", "note": "Ours."}
-    settings = {"recipes": "sound", "seeds": [0], "changes": [], "voting": 10, "dry_run": False}
-    write_published({**about, "settings": settings, "rows": rows, "pictures": ["a.html"]}, tmp_path)
-    lines = (tmp_path / "t.md").read_text().replace("\\", "").splitlines()
-    assert lines[4:6] == ["| one | 90.0 | not run | – |  | 0 |", "| two | not stated here | 80.10 | – |  | 1 |"]
-    assert lines[7].startswith("Paper, Table 1; Shapes. Shares in percent. Published: best;") and "Ours." in lines[7]
-    assert lines[-1] == "- a.html"
-    write_published({**about, "settings": {**settings, "dry_run": True}, "rows": rows, "pictures": []}, tmp_path)
-    assert "a dry run" in (tmp_path / "t.md").read_text()

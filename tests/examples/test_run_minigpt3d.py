@@ -9,17 +9,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import pipeline
 
 from examples import run_minigpt3d
-from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DProcessor
+from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
-from tests.data.catalog.pointllm_trees import TRAIN, cloud
 from tests.examples.act_runs import assert_equal_weights, losses_of
 from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
-from tests.modeling.minigpt3d.tiny_model import PLACES, tiny_config
 
 # What no public part holds and no stage before the fourth has trained.
 FRESH = ("bridge.experts.", "bridge.projector.", "lora_")
@@ -99,22 +96,6 @@ def test_reports_and_cards_name_what_was_trained(stages):
 
 
 @pytest.mark.slow
-def test_trained_model_answers_with_its_processor(stages):
-    chat = pipeline("point-cloud-text-to-text", model=str(stages[4]), device="cpu")
-    assert chat.model.config.use_query_experts
-    assert isinstance(chat(cloud(TRAIN[0]), max_new_tokens=3)[0]["generated_text"], str)
-    processor = MiniGPT3DProcessor.from_pretrained(stages[4])
-    assert (processor.num_query_tokens, processor.point_token_id) == (3, chat.model.config.point_token_id)
-    assert processor.feature_extractor.num_points == 40
-
-
-@pytest.mark.slow
-def test_clouds_that_stay_in_their_files_give_the_same_model(run, stages, tmp_path):
-    run(4, tmp_path, model_name_or_path=str(stages[3]), dataset_options={"verify": False, "streaming": True})
-    assert_equal_weights(tmp_path, stages[4])
-
-
-@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, tmp_path, caplog):
     settings = {"model_name_or_path": str(stages[2]), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings |= {"step_cosine": {"warmup_steps": 2}, "gradient_accumulation_steps": 2}
@@ -132,20 +113,6 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, tmp_pat
     assert "missing keys" not in caplog.text
     checkpoint, model = (tmp_path / "full" / name / "model.safetensors" for name in ("checkpoint-6", ""))
     assert checkpoint.stat().st_size == model.stat().st_size
-
-
-@pytest.mark.slow
-def test_new_q_former_is_stored(run, parts, tmp_path):
-    config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
-    run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
-    stored = load_file(tmp_path / "1" / "model.safetensors")
-    assert any(name.startswith("minigpt3d.bridge.qformer.encoder.") and name.endswith(".weight") for name in stored)
-    before = tensors_of(tmp_path / "1")
-    run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "1"), max_steps=1)
-    after = tensors_of(tmp_path / "2")
-    name = "minigpt3d.bridge.qformer.encoder.layer.0.intermediate_query.dense.weight"
-    assert torch.equal(before[name], after[name])
-    assert MiniGPT3DProcessor.from_pretrained(tmp_path / "2").feature_extractor.sampling == "first"
 
 
 @pytest.mark.slow

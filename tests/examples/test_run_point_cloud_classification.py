@@ -1,7 +1,6 @@
 """The classification program, from its arguments to the pushed repository."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,21 +74,6 @@ def test_pushed_repository_is_small_and_all_entry_points_give_equal_logits(hub, 
 
 
 @pytest.mark.slow
-def test_full_fine_tuning_stores_all_weights_and_names_its_start(run, tmp_path):
-    report = run(peft="full")
-    stored = weights_in(tmp_path / "run")
-    assert sum(tensor.numel() for tensor in stored.values()) >= report.total_parameters > report.trained_parameters
-    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run")
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, stored[name]), name
-    assert report.encoder["name"] == model.config.encoder_trained_from == "me/tiny-bert"
-    card = ModelCard.load(tmp_path / "run" / "README.md")
-    assert (card.data.base_model, card.data.base_model_relation) == ("me/tiny-bert", "finetune")
-    assert "started as `me/tiny-bert` and was changed in training" in card.text
-    assert "all of them are stored in this repository" in card.text and "frozen" not in card.text
-
-
-@pytest.mark.slow
 def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
     report = run(num_train_epochs=3, augment=["scale"])
     rows = load_point_dataset("shapes", split="test").select(range(FEW["max_eval_samples"]))
@@ -141,31 +125,6 @@ def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
-    step = 3  # inside an epoch
-    settings = {
-        "peft": "guided_adapter",
-        "num_train_epochs": 2,
-        "save_strategy": "steps",
-        "save_steps": step,
-        "eval_strategy": "steps",
-        "eval_steps": step,
-        "save_total_limit": 3,
-        "augment": ["scale", "jitter"],
-    }
-    full = run("full", **settings)
-    shutil.copytree(tmp_path / "full" / f"checkpoint-{step}", tmp_path / "resumed" / f"checkpoint-{step}")
-    resumed = run("resumed", **settings)
-    assert resumed.training["resumed_from"].endswith(f"checkpoint-{step}") and full.training["resumed_from"] is None
-    assert resumed.training["steps"] == full.training["steps"] == 8
-    assert resumed.metrics == full.metrics
-    # What the runs keep may be the common checkpoint; what they reach is not.
-    last = f"checkpoint-{2 * step}"
-    assert_equal_weights(tmp_path / "resumed" / last, tmp_path / "full" / last)
-    assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
-
-
-@pytest.mark.slow
 def test_test_split_selects_nothing(run, tmp_path):
     shapes = load_point_dataset("shapes")
     shapes["train"].select(range(40)).to_parquet(tmp_path / "train.parquet")
@@ -179,35 +138,6 @@ def test_test_split_selects_nothing(run, tmp_path):
     assert one.metrics["test"] != two.metrics["test"]
     assert one.metrics["validation"] == two.metrics["validation"]
     assert_equal_weights(tmp_path / "one", tmp_path / "two")
-
-
-@pytest.mark.slow
-def test_without_validation_the_last_weights_are_kept_as_the_card_states(run, tmp_path):
-    report = run(validation_fraction=0, report_to="tensorboard")
-    assert set(report.data["rows"]) == {"train", "test"} and report.selection == {}
-    assert "the last step" in (tmp_path / "run" / "README.md").read_text()
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
-
-
-@pytest.mark.slow
-def test_folder_names_are_classes(run, tmp_path):
-    generator = np.random.default_rng(0)
-    for label in ("flat", "round"):
-        (tmp_path / "scans" / label).mkdir(parents=True)
-        for number in range(10):
-            points = generator.standard_normal((80, 6)) * ([1, 1, 0.1, 1, 1, 1] if label == "flat" else 1)
-            points[:, 3:] = abs(points[:, 3:]) % 1
-            np.savez(tmp_path / "scans" / label / f"{number}.npz", points=points[:, :3], colors=points[:, 3:])
-    report = run(
-        dataset_name="folder",
-        data_dir=str(tmp_path / "scans"),
-        dataset_options={"columns": ["colors"]},
-        features=["xyz", "rgb"],
-        augment=["scale"],
-    )
-    assert report.data["rows"] == {"train": 16, "validation": 4}
-    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run")
-    assert model.config.in_channels == 6 and model.config.id2label == {0: "flat", 1: "round"}
 
 
 @pytest.mark.slow

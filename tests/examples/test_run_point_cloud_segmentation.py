@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import List, Value
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
@@ -148,14 +147,3 @@ def test_published_datasets_train_from_their_files(run, tmp_path, name):
         # Four blocks of each of two training rooms and of one validation room, and two complete test rooms.
         assert report.data["rows"] == {"train": 8, "validation": 4, "test": 2}
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
-def test_parts_of_a_category_follow_from_names_or_rows(named):
-    rows = load_point_dataset("parts", split="train", **DATA["parts"])
-    rows = rows if named else rows.cast_column("labels", List(Value("int64")))
-    task = segmentation.find_point_labels(rows)
-    assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
-    scenes = segmentation.find_point_labels(load_point_dataset("rooms", split="train", **DATA["rooms"]))
-    assert not scenes.has_parts and scenes.names[0] == "floor"

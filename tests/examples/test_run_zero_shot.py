@@ -93,36 +93,3 @@ def test_pipeline_reaches_the_reported_accuracy(run, tmp_path):
                 one[0]["label"] == truth[place] for one, place in zip(answers, np.flatnonzero(chosen), strict=True)
             ]
             assert np.mean(right) == pytest.approx(report.metrics["test"][f"{kind}_{key}"])
-
-
-@pytest.mark.slow
-def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
-    settings = {
-        "num_train_epochs": 2,
-        "max_train_samples": 40,
-        "caption_column": "title",
-        "augment": ["jitter"],
-        "save_total_limit": 3,
-    }
-    full = run("full", **settings)
-    steps = full.training["steps"]
-    last = tmp_path / "full" / f"checkpoint-{steps // 2}"
-    resumed = run("resumed", **settings, resume_from_checkpoint=str(last))
-    assert resumed.training["resumed_from"] and resumed.metrics == full.metrics
-
-
-@pytest.mark.slow
-def test_seen_classes_are_learned(run, tmp_path):
-    generator = np.random.default_rng(0)
-    for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):
-        for split, count in (("train", 16), ("test", 8)):
-            (tmp_path / "scans" / split / label).mkdir(parents=True)
-            for number in range(count):
-                points = generator.standard_normal((80, 3)) * extent
-                np.save(tmp_path / "scans" / split / label / f"{number}.npy", points.astype(np.float32))
-    # To a random text tower full sentences are nearly the same.
-    words = {"caption_templates": ["{}"], "hypothesis_templates": ["{}"]}
-    data = {"dataset_name": "folder", "data_dir": str(tmp_path / "scans"), "held_out_classes": ["long"]}
-    report = run(**data, **words, num_train_epochs=12, per_device_train_batch_size=8, learning_rate=0.003)
-    assert report.data["rows"] == {"train": 32, "test": 24, "held_out": 16}
-    assert report.metrics["test"]["seen_accuracy"] > 0.8

@@ -8,7 +8,6 @@ import pytest
 from examples import search_shapes
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import read_point_cloud
-from tests.errors import raises
 from tests.examples.conftest import EXAMPLES
 from tests.tiny_text_towers import tiny_zero_shot_model
 
@@ -49,36 +48,3 @@ def test_shapes_are_found_by_words_files_and_points(model, shapes, tmp_path, cap
     expected = encoder.of_words(["a chair"]) @ encoder.of_clouds([read_point_cloud(name) for name in names]).T
     np.testing.assert_allclose([one["score"] for one in found[0]], expected[0], atol=1e-5)
     assert sorted(expected[0], reverse=True) == list(expected[0])
-
-
-class Counting(search_shapes.Encoder):
-    """Counts the clouds that it encodes."""
-
-    count = 0
-
-    def of_clouds(self, clouds):
-        self.count += len(clouds)
-        return super().of_clouds(clouds)
-
-
-@pytest.mark.slow
-def test_only_new_and_changed_files_are_encoded_again(model, shapes, tmp_path):
-    pytest.importorskip("faiss")
-    encoder = Counting(model)
-
-    def build():
-        encoder.count = 0
-        search_shapes.build_index(shapes, encoder, tmp_path / "index")
-        return encoder.count
-
-    with raises(FileNotFoundError, naming="no complete index"):
-        search_shapes.search(tmp_path / "index", ["a chair"], encoder)
-    assert [build(), build()] == [4, 0]
-    np.save(shapes / "cloud0.npy", np.ones((70, 3), "float32").cumsum(axis=0))
-    (shapes / "cloud2.npy").unlink()
-    assert build() == 1
-    found = search_shapes.search(tmp_path / "index", [shapes / "cloud0.npy"], encoder, top_k=9)[0]
-    assert [one["file"].rpartition("/")[2] for one in found][0] == "cloud0.npy" and len(found) == 3
-    encoder.name = "another"
-    with raises(ValueError, naming="with other settings"):
-        build()

@@ -38,15 +38,6 @@ def test_mean_and_deviation_are_over_folds_for_each_split(tmp_path):
     assert json.loads((tmp_path / "few_shot.json").read_text()) == result
 
 
-def test_interrupted_series_continues(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run_folds(Program(fails_at=2), [], tmp_path, 4, fold_words)
-    assert not (tmp_path / "few_shot.json").exists()
-    later = Program()
-    result = run_folds(later, [], tmp_path, 4, fold_words)
-    assert later.ran == [2, 3] and len(result["folds"]) == 4
-
-
 class Learner:
     """Write a report whose accuracy depends on learning rate and seed; can fail after some runs."""
 

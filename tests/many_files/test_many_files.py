@@ -155,24 +155,6 @@ def test_rows_with_boxes_and_captions_are_a_dataset_of_ray(ray, scans, detector,
     assert second["points"] is second["caption"] is None and "bad.ply" in second["error"]
 
 
-def test_boxes_are_those_of_the_pipeline(scans, detector, tmp_path):
-    files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[30:33]]
-    rows = many_files.detect(many_files.read_point_clouds(files), detector, threshold=0.1, top_k=4, up_axis="y")
-    written = many_files.to_parquet(rows, tmp_path / "out", engine="local")
-    assert (written.rows, written.failed) == (5, 1)
-    detect = pipeline("point-cloud-object-detection", model=str(detector), device="cpu")
-    for here in opened(tmp_path / "out"):
-        assert list(here) == ["path", "boxes", "error"]
-        if here["path"].endswith("bad.ply"):
-            assert here["boxes"] is None and "has 128 bytes" in here["error"]
-            continue
-        expected = detect(here["path"], threshold=0.1, top_k=4, up_axis="y")
-        assert 0 < len(expected) == len(here["boxes"])
-        for found, box in zip(here["boxes"], expected, strict=True):
-            assert found["label"] == box["label"] and found["score"] == pytest.approx(box["score"], abs=1e-5)
-            np.testing.assert_allclose(found["box"]["corners"], box["box"]["corners"], atol=1e-4)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("libraries_as_they_were", "ray")
 def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypatch):

@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
-import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.runs import Table, run
-from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, feature_of
+from hf_any3d.many_files.work import answer_files
 from tests.errors import raises
 
 FILES = [InputFile(name) for name in "ABCDE"]
@@ -23,30 +20,6 @@ def read(file):
     if file.name == "B":
         raise ValueError("is damaged")
     return Cloud(file.name, PointCloudData(np.eye(3)), ["C: odd"] if file.name == "C" else [])
-
-
-@pytest.mark.parametrize(("size", "batches"), [(1, ["A", "C", "D", "E"]), (2, ["A", "CD", "E"]), (9, ["ACDE"])])
-def test_each_file_has_a_row_in_its_order(size, batches):
-    asked = []
-
-    def answer(clouds):
-        asked.append("".join(cloud.name for cloud in clouds))
-        return [{"n": cloud.name} for cloud in clouds]
-
-    rows = list(answer_files(FILES, answer, size, read=read))
-    assert asked == batches and [row["file"] for row in rows] == list("ABCDE")
-    assert rows[1] == {"file": "B", "error": "B: is damaged"}
-    assert rows[2] == {"file": "C", "n": "C", "warnings": ["C: odd"]} and "warnings" not in rows[0]
-
-
-def test_a_cloud_that_the_model_cannot_use_spoils_no_other():
-    def answer(clouds):
-        if any(cloud.name == "D" for cloud in clouds):
-            raise ValueError("NaN")
-        return [{"n": len(clouds)} for _ in clouds]
-
-    rows = list(answer_files(FILES[2:], answer, 3, read=read))
-    assert [row.get("n") for row in rows] == [1, None, 1] and rows[1]["error"] == "D: NaN"
 
 
 @pytest.mark.parametrize(
@@ -70,70 +43,6 @@ def test_a_full_disk_ends_the_work_and_is_no_error_of_a_file():
 
     with raises(OSError, naming="No space left"):
         list(answer_files(FILES, answer, 2, read=read))
-
-
-def test_warnings_of_a_model_belong_to_their_file():
-    def answer(clouds):
-        warnings.warn("repeated points", UserWarning, stacklevel=1)
-        warnings.warn("old", FutureWarning, stacklevel=1)
-        return [{} for _ in clouds]
-
-    with pytest.warns(FutureWarning, match="old"):
-        (row,) = answer_files(FILES[:1], answer, read=read)
-    assert row["warnings"] == ["A: repeated points"]
-    with pytest.warns(FutureWarning):
-        first, second = answer_files(FILES[3:], answer, 2, read=read)
-    assert first["warnings"] == ["one of D, E: repeated points"] and "warnings" not in second
-
-
-def test_work_is_done_in_the_folder_where_it_was_begun(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.save("a.npy", np.eye(3))
-    opened = []
-    given = {"-": InputFile("-", b"0 0 0\n1 0 0\n0 1 0\n", "txt")}
-    rows = RowsWork(
-        lambda: opened.append(os.getcwd()) or (lambda clouds: [{"n": len(clouds)} for _ in clouds], 2), given=given
-    )
-    assert rows.folder == str(tmp_path)
-    monkeypatch.chdir("/")
-    found = list(rows.open()(Shard("0", ("a.npy", "-"))))
-    assert opened == [str(tmp_path)] and found == [{"file": "a.npy", "n": 2}, {"file": "-", "n": 2}]
-    assert rows.given_up(Shard("0-1", ("a.npy",)), "a.npy: no") == [{"file": "a.npy", "error": "a.npy: no"}]
-
-
-def test_a_pipeline_answers_batches_and_bad_outputs_are_rows():
-    import torch
-
-    def preprocess(row, up_axis="y"):
-        if row["path"] == "a":
-            warnings.warn("few points", UserWarning, stacklevel=1)
-        return {"points": torch.full((1, 2, 3), ord(row["path"])), "stem": [row["path"]]}
-
-    def postprocess(one, top_k=None):
-        if one["stem"] == ["b"]:
-            raise ValueError("NaN\nscores")
-        return {"value": int(one["points"].max()), "top_k": top_k, "count": len(one["points"])}
-
-    pipe = SimpleNamespace(
-        _sanitize_parameters=lambda **given: ({"up_axis": given.pop("up_axis")}, {"votes": 3}, given),
-        preprocess=preprocess,
-        forward=lambda inputs, votes: inputs | {"votes": [votes] * len(inputs["stem"])},
-        postprocess=postprocess,
-    )
-    clouds = [Cloud(name, PointCloudData(np.eye(3))) for name in "abc"]
-    run_batch = answerer(pipe, "m", up_axis="z", top_k=2, nothing=None)
-    first, bad, last = run_batch(clouds)
-    assert first == {"value": ord("a"), "top_k": 2, "count": 1} and last["value"] == ord("c")
-    assert bad == {"error": "NaN scores"} and clouds[0].warnings == ["a: few points"] and not clouds[1].warnings
-    with raises(ValueError, naming="NaN"):
-        run_batch(clouds[1:2])
-
-
-def test_features_are_a_vector_and_of_tokens_their_mean():
-    found = {"pooled": np.ones(2), "tokens": np.array([[0.0, 2], [2, 4]])}
-    assert feature_of(found, "tokens").tolist() == [1, 3] and feature_of(found, "pooled").tolist() == [1, 1]
-    with raises(ValueError, naming="--feature"):
-        feature_of(found, "class_token", "--feature")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hf_any3d import (
     PointFeaturesForPointCloudClassification,
 )
 from hf_any3d.model_card import Subject, build_model_card
-from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
 
 REPORT = RunReport(
@@ -115,45 +115,6 @@ def test_runs_without_evaluation_have_a_card(metrics):
     assert made.data.eval_results is None and "the last step" in made.text
 
 
-def test_scores_are_listed_under_the_evaluated_file_without_its_path():
-    files = {"train": "/private/me/scans/train.parquet", "test": "/private/me/scans/held_out.parquet"}
-    data = {"name": "train.parquet", "files": files, "on_hub": False, "hub_type": "custom"}
-    metrics = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
-    made = card(replace(REPORT, data=data, metrics=metrics))
-    listed = {r.dataset_split: (r.dataset_type, r.dataset_name, r.metric_value) for r in made.data.eval_results}
-    assert listed == {
-        "validation": ("custom", "train.parquet", 0.75),
-        "test": ("custom", "held_out.parquet", 0.5),
-    }
-    assert "| test file | held_out.parquet |" in made.text
-    assert "/private/me" not in str(made)
-
-
 def test_scores_on_a_known_dataset_are_listed_under_its_name():
     report = replace(REPORT, data={"name": "modelnet40", "on_hub": False, "hub_type": "modelnet40"})
     assert {r.dataset_type for r in card(report).data.eval_results} == {"modelnet40"}
-
-
-def test_text_tells_what_chose_the_weights_and_how_often_it_was_tried():
-    scores = {"chair": 0.25, "a|b": 1.0}
-    full = replace(REPORT, class_accuracy={"test": scores}, training={"seed": 0, "steps": 40})
-    text = card(full).text
-    assert "chair 25 %, a\\|b 100 %." in text
-    assert "step 30, which gave the best accuracy (0.8125) on the validation split; the test split was not" in text
-    assert " One run with seed 0; other seeds give other results." in text
-    chosen = {**full.data, "validation": TEST_CHOOSES}
-    assert "on the test split itself: these results are better" in card(replace(full, data=chosen)).text
-    fitted = card(replace(full, training={"seed": 0})).text
-    assert (
-        "The head was fitted to all training clouds. One run with seed 0;" in fitted
-        and "weights are those of" not in fitted
-    )
-    bare = card(replace(REPORT, selection={}, training={})).text
-    assert "The weights are those of the last step.\n" in bare and "Test split, " not in bare and "seed" not in bare
-
-
-@pytest.mark.parametrize("path", ["/data/me/held_out.parquet", r"D:\me\held_out.parquet", "held_out.parquet"])
-def test_files_are_listed_by_their_last_part(path):
-    made = card(replace(REPORT, data={"name": path, "files": {"validation": path}}))
-    assert {result.dataset_name for result in made.data.eval_results} == {"held_out.parquet"}
-    assert "| validation file | held_out.parquet |" in made.text

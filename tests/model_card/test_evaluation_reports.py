@@ -1,17 +1,14 @@
 """Reports for tables: what a model's files say of it, and which reports are refused."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts, read_report
-from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.errors import raises
-from tests.model_card.test_building import REPORT
 from tests.tiny_encoders import tiny_config
 
 WHOLE = {
@@ -24,12 +21,6 @@ def stored(folder, **changes):
     path = folder / "report.json"
     path.write_text(json.dumps(WHOLE | changes))
     return path
-
-
-def test_a_whole_report_is_read(tmp_path):
-    assert read_report(stored(tmp_path)) == WHOLE
-    for change in ({"accuracy": 0.0}, {"seed": 7}, {"random": True}, {"variant": "x"}, {"rows": 99}):
-        assert read_report(stored(tmp_path, **change)) == WHOLE | change
 
 
 @pytest.mark.parametrize(
@@ -47,43 +38,11 @@ def test_values_that_cannot_be_are_named(name, value, tmp_path):
         read_report(tmp_path / "report.json")
 
 
-def test_numbers_of_test_clouds_are_those_of_the_dataset_and_its_variant(tmp_path):
-    given = {"dataset": "scanobjectnn", "variant": "pb_t50_rs", "rows": 2882}
-    assert read_report(stored(tmp_path, **given))["rows"] == 2882
-    with raises(ValueError, naming="report.json"):
-        read_report(stored(tmp_path, **given | {"rows": 581}))
-    with raises(ValueError, naming="'pb'"):
-        read_report(stored(tmp_path, **given | {"variant": "pb"}))
-    # Of a report without its variant any of them is possible.
-    with pytest.raises(ValueError, match="rows=3; expected [0-9]+ or .*2882, the test clouds of scanobjectnn$"):
-        read_report(stored(tmp_path, **given | {"variant": None, "rows": 3}))
-
-
 def model(folder, config, report=None) -> str:
     config.save_pretrained(folder)
     if report is not None:
         report.save(folder / "metrics.json")
     return str(folder)
-
-
-def test_files_say_encoder_protocol_seed_and_selection(tmp_path):
-    tuned = replace(REPORT, encoder={}, start={"model": "me/student", "tuning": "head"}, training={"seed": 7})
-    for name, validation, on_test in (("a", TEST_CHOOSES, True), ("b", "3 of 10 clouds", False)):
-        report = replace(tuned, data={"validation": validation})
-        found = known_facts(model(tmp_path / name, ActConfig(), report), "mine", {})
-        assert found == {
-            **{"dataset": "mine", "encoder": "act3d", "method": "head", "seed": 7, "random": False},
-            **{"selected_on_test": on_test, "settings": {}},
-        }
-    # A directory may hold anything, as weights of a start do.
-    local = replace(tuned, start={"model": str(tmp_path / "a"), "tuning": "head"}, data={"validation": "none"})
-    place = model(tmp_path / "c", ActConfig(), local)
-    for dataset in ("folder", "parquet", None):
-        with raises(ValueError, naming="--report-facts"):
-            known_facts(place, dataset, {})
-    assert known_facts(place, None, {"dataset": "x", "random": True})["random"] is True
-    with pytest.raises(ValueError, match="FACTS has seed 3; .*c says 7"):
-        known_facts(place, "x", {"seed": 3, "random": True}, source="FACTS")
 
 
 @pytest.mark.parametrize(("weights", "is_random"), [("pretrained", False), ("random", True), ("shuffled", None)])

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_any3d.model_card import saving
-from hf_any3d.model_card.saving import add_section, may_be_replaced, save_card, sign_card, write_trainer_card
+from hf_any3d.model_card.saving import may_be_replaced, save_card, sign_card, write_trainer_card
 
 
 def card(text="Text.", **data) -> ModelCard:
@@ -48,22 +48,6 @@ def test_a_card_that_replaces_another_keeps_what_it_does_not_set(tmp_path):
 def test_cards_that_nobody_wrote_are_replaced(text, replaced):
     assert may_be_replaced(text) is replaced
     assert sign_card(sign_card("# A\n")) == sign_card("# A\n"), "signed once"
-
-
-def test_a_section_is_added_before_the_last_line_or_replaced(tmp_path):
-    path = tmp_path / "README.md"
-    save_card(card("Text.\n\n## Own\n\nkept"), path)
-    assert add_section(path, "A + B", " first \n") == path
-    assert add_section(path, "Second", "two") == path
-    parts = "Text.\n\n## Own\n\nkept\n\n{}Made with hf_any3d (x).\n\n<!-- Written by hf_any3d ("
-    assert parts.format("## A + B\n\nfirst\n\n## Second\n\ntwo\n\n") in path.read_text()
-    assert add_section(path, "A + B", "new\n\n### part") == path
-    text = path.read_text()
-    assert "first" not in text and text.index("## Second") < text.index("## A + B\n\nnew\n\n### part\n")
-    assert text.count("## Own\n\nkept") == 1 and may_be_replaced(text)
-    for kept in (text.replace("two", "three"), "# Mine\n", ""):
-        path.write_text(kept)
-        assert add_section(path, "A", "b") is None and path.read_text() == kept
 
 
 @pytest.mark.parametrize("is_first", [True, False])

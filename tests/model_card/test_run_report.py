@@ -1,26 +1,16 @@
 """Reports of training runs."""
 
-import time
-from types import SimpleNamespace
-
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from hf_any3d.model_card.run_report import (
     RunReport,
-    Stopwatch,
     count_parameters,
     peak_memory,
-    training_facts,
 )
-from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.program import encoder_facts
-from hf_any3d.tuners import encoder_linear_pattern
 from tests.errors import raises
 from tests.forks import results_of
-from tests.tiny_encoders import tiny_model
 
 
 def test_shared_weights_count_once():
@@ -43,35 +33,10 @@ def test_peak_memory_is_in_bytes():
     assert 500_000_000 < after - before < 700_000_000
 
 
-def test_stopwatch_sums_the_parts_of_a_name():
-    stopwatch = Stopwatch()
-    for _ in range(2):
-        with stopwatch.part("sleep"):
-            time.sleep(0.01)
-    with pytest.raises(KeyError), stopwatch.part("failure"):
-        raise KeyError
-    seconds = stopwatch.stop()
-    assert seconds["sleep"] >= 0.02 and seconds["total"] >= seconds["sleep"] and "failure" in seconds
-
-
 def test_error_names_a_file_that_is_not_a_report(tmp_path):
     (tmp_path / "metrics.json").write_text('{"accuracy": 1}')
     with raises(ValueError, naming="metrics.json"):
         RunReport.load(tmp_path / "metrics.json")
-
-
-def test_adapter_facts_list_non_default_settings():
-    model = tiny_model()
-    assert adapter_facts(model) == {}
-    pattern = encoder_linear_pattern(model)
-    facts = adapter_facts(get_peft_model(model, LoraConfig(r=3, target_modules=pattern, lora_dropout=0.1)))
-    assert facts == {"method": "lora", "settings": {"r": 3, "target_modules": pattern, "lora_dropout": 0.1}}
-
-
-def test_encoder_facts_list_tower_and_layers():
-    facts = encoder_facts(tiny_model("clip", tower="vision", num_layers=1).config)
-    assert (facts["tower"], facts["layers"], facts["model_type"]) == ("vision", 1, "clip_vision_model")
-    assert facts["checksum"].startswith("tensors-sha256:") and facts["name"].endswith("clip")
 
 
 def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
@@ -86,36 +51,6 @@ def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
     assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last
     assert checkpoint_to_resume(tmp_path, "false") is None
     assert checkpoint_to_resume(tmp_path, first) == first
-
-
-def settings(**changes):
-    """Settings of a trainer that are all different."""
-    usual = {
-        "seed": 1, "train_batch_size": 2, "gradient_accumulation_steps": 3, "world_size": 5, "learning_rate": 7,
-        "lr_scheduler_type": SimpleNamespace(value="cosine"), "weight_decay": 0.11, "label_smoothing_factor": 0.13,
-        "bf16": False, "fp16": False, "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy",
-    }  # fmt: skip
-    return SimpleNamespace(**usual | changes)
-
-
-STATE = SimpleNamespace(global_step=17, epoch=1.9, best_metric=0.0, best_global_step=23)
-
-
-@pytest.mark.parametrize(
-    ("changes", "precision", "scheduler"),
-    [
-        ({}, "float32", "cosine"),
-        ({"bf16": True}, "bfloat16", "cosine"),
-        ({"fp16": True, "lr_scheduler_type": "linear"}, "float16", "linear"),
-    ],
-)
-def test_facts_of_a_run_are_those_of_its_trainer(changes, precision, scheduler):
-    facts = training_facts(SimpleNamespace(args=settings(**changes), state=STATE))
-    assert facts == {
-        "seed": 1, "steps": 17, "epochs": 1.9, "batch_size": 30, "learning_rate": 7.0, "lr_scheduler": scheduler,
-        "weight_decay": 0.11, "label_smoothing": 0.13, "precision": precision,
-    }  # fmt: skip
-    assert type(facts["learning_rate"]) is float
 
 
 def test_a_report_is_read_as_it_was_saved(tmp_path):

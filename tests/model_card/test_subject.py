@@ -1,13 +1,11 @@
 """What is known of a model for its card: names, settings of its adapter, and the run of a stock Trainer."""
 
-from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.model_card import Subject
 from hf_any3d.model_card.saving import report_of_trainer
-from hf_any3d.model_card.subject import adapter_facts, changed_settings, hub_name
-from tests.model_card.test_building import REPORT
+from hf_any3d.model_card.subject import hub_name
 from tests.tiny_encoders import clouds, tiny_model
 
 
@@ -23,30 +21,6 @@ def test_names_of_repositories_are_told_from_paths(tmp_path, monkeypatch):
 def subject(**given) -> Subject:
     config = given.pop("config", Any2PointConfig(id2label={2: "c", 0: "a", 1: "b"}))
     return Subject(given.pop("model", Any2PointForPointCloudClassification), config, **given)
-
-
-def test_settings_of_an_adapter_that_are_not_defaults():
-    given = LoraConfig(r=3, target_modules={"b", "a"}, lora_dropout=0.1, revision="x", base_model_name_or_path="y")
-    assert changed_settings(given) == {"r": 3, "target_modules": ["a", "b"], "lora_dropout": 0.1}
-    assert changed_settings(GuidedAdapterConfig()) == {} == changed_settings(LoraConfig())
-    assert changed_settings(LoraConfig(rank_pattern={"x": 1}, init_lora_weights="gaussian")) == {
-        "rank_pattern": "{'x': 1}",
-        "init_lora_weights": "gaussian",
-    }
-
-
-def test_facts_are_those_of_the_active_adapter():
-    model = get_peft_model(tiny_model(), LoraConfig(r=3, target_modules=["query"]))
-    model.add_adapter("other", LoraConfig(r=4, target_modules=["query"]))
-    assert adapter_facts(model)["settings"]["r"] == 3
-    model.set_adapter("other")
-    assert adapter_facts(model) == {"method": "lora", "settings": {"r": 4, "target_modules": ["query"]}}
-    seen = Subject.from_model(model)
-    assert seen.adapter == adapter_facts(model) and seen.model_class is Any2PointForPointCloudClassification
-    assert seen.total_parameters == sum(weight.numel() for weight in model.get_base_model().parameters())
-    assert Subject.from_model(model, REPORT, 7).adapter == {} and Subject.from_model(model, REPORT, 7).num_points == 7
-    scaled = get_peft_model(tiny_model(), IA3Config(target_modules=["query"], feedforward_modules=[]))
-    assert adapter_facts(scaled)["method"] == "ia3"
 
 
 HISTORY = [
@@ -75,15 +49,6 @@ def test_the_run_of_a_stock_trainer_is_reported_as_of_its_last_evaluation(tmp_pa
     assert report.total_parameters > report.trained_parameters > 0
     made.state.global_step = 3
     assert report_of_trainer(made).metrics == {} and report_of_trainer(made).data["name"] is None
-
-
-def test_the_evaluation_that_chose_the_weights_is_reported(tmp_path):
-    settings = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    made = trainer(tmp_path, settings=settings | {"metric_for_best_model": "eval_accuracy"})
-    made.state.best_metric, made.state.best_global_step = 0.1, 2
-    report = report_of_trainer(made)
-    assert report.metrics["evaluation"] == {"loss": 0.9, "accuracy": 0.1}
-    assert report.selection == {"metric": "accuracy", "value": 0.1, "step": 2}
 
 
 def test_losses_that_are_not_the_models_are_named_so(tmp_path):

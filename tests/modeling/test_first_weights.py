@@ -1,7 +1,5 @@
 """First weights of encoders that are aligned with texts, and the scale at which cosines begin."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,8 +7,6 @@ from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassifica
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
 from hf_any3d.modeling.uni3d import Uni3DForZeroShotPointCloudClassification
 from tests.tiny_aligned import OWN, SMALL
-from tests.tiny_ptv3 import tiny_find3d
-from tests.tiny_text_towers import tiny_zero_shot_model
 
 ALIGNED = (
     OpenShapeForZeroShotPointCloudClassification,
@@ -38,14 +34,3 @@ def test_layers_and_learned_vectors_are_drawn_in_the_range_of_the_config(kind):
         if name in vectors or weight.std() > 0 and "conv" not in name:
             torch.testing.assert_close(wide[name], 3 * weight, rtol=1e-3, atol=1e-6, msg=name)
             assert weight.any() and (weight.numel() < 200 or 0.009 < weight.std() < 0.011), name
-
-
-@pytest.mark.parametrize("kind", ALIGNED)
-def test_cosines_begin_at_the_scale_of_the_temperature(kind):
-    assert build(kind, temperature=0.05).alignment.logit_scale.item() == pytest.approx(math.log(20))
-
-
-def test_cosines_of_wraps_and_voxels_begin_at_the_scale_of_the_temperature():
-    assert tiny_zero_shot_model(temperature=0.05).alignment.logit_scale.item() == pytest.approx(math.log(20))
-    scales = [weight for name, weight in tiny_find3d(temperature=0.05).named_parameters() if "logit_scale" in name]
-    assert [scale.item() for scale in scales] == [pytest.approx(math.log(20))]

@@ -40,19 +40,6 @@ def test_labels_are_given_as_words(saved):
     assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_text_tower_is_neither_stored_nor_counted(saved):
-    model = AutoModelForZeroShotPointCloudClassification.from_pretrained(saved)
-    before = model.num_parameters()
-    assert model.encode_labels(["chair"]).norm().item() == pytest.approx(1, abs=1e-5)
-    assert model.num_parameters() == before
-    assert not [name for name in model.state_dict() if "text" in name]
-
-
-def test_features_are_extracted(saved):
-    extract = pipeline("point-cloud-feature-extraction", model=saved)
-    assert extract("tests/files/chair.ply")["pooled"] is not None
-
-
 def test_settings_that_make_no_model_are_refused():
     config = OpenShapeForZeroShotPointCloudClassification.config_class
     for settings, message in (

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import trimesh
 from datasets import Array2D, ClassLabel, Dataset, Features
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
@@ -91,34 +90,10 @@ def test_list_of_paths_returns_a_list_of_answers(classify, expected, tmp_path):
     assert agrees(classify(tuple(map(str, paths))), expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", [torch.Tensor.numpy, torch.Tensor.clone, torch.Tensor.tolist])
-def test_arrays_tensors_and_nested_lists_may_be_one_cloud_or_many(classify, expected, form):
-    assert agrees([classify(form(clouds(5)[1]))], expected[1:2])
-    assert agrees(classify(form(clouds(5))), expected)
-    assert agrees(classify([form(cloud) for cloud in clouds(5)]), expected)
-
-
-def test_clouds_of_different_sizes_go_together(classify, expected):
-    large = torch.cat([clouds(5)[0], clouds(1, 200, seed=8)[0]])
-    answers = classify([clouds(5)[0], large, clouds(5)[1]], batch_size=3)
-    assert agrees([answers[0], answers[2]], expected[:2])
-
-
 @pytest.fixture(scope="module")
 def dataset():
     features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=NAMES)})
     return Dataset.from_dict({"points": list(clouds(5).numpy()), "label": [0, 1, 2, 0, 1]}, features=features)
-
-
-def test_column_of_a_dataset_returns_a_list(classify, expected, dataset):
-    assert agrees(classify(dataset["points"], batch_size=2), expected)
-    assert agrees(classify(dataset.with_format("torch")["points"]), expected)
-
-
-def test_rows_of_a_dataset_are_clouds(classify, expected, dataset):
-    assert agrees([classify(dataset[3])], expected[3:4])
-    assert agrees(classify(list(dataset)), expected)
 
 
 def test_key_dataset_and_generator_return_iterators(classify, expected, dataset):
@@ -128,16 +103,6 @@ def test_key_dataset_and_generator_return_iterators(classify, expected, dataset)
     answers = classify(cloud.numpy() for cloud in clouds(5))
     assert not isinstance(answers, list)
     assert agrees(list(answers), expected)
-
-
-def test_mesh_is_sampled_on_its_surface(classify, tmp_path):
-    box = trimesh.creation.box()
-    box.export(tmp_path / "box.stl")
-    one, other = classify(box, top_k=3), classify(tmp_path / "box.stl", top_k=3)
-    assert one == classify(box, top_k=3), "the processor's seed decides"
-    assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
-    for [answer] in classify([box, box], batch_size=2):
-        assert answer["label"] == one[0]["label"] and answer["score"] == pytest.approx(one[0]["score"], rel=1e-5)
 
 
 def test_clouds_with_another_up_axis_are_turned(classify):
@@ -286,13 +251,6 @@ def test_model_and_processor_may_be_given_as_objects(saved, expected):
     model, processor = saved[1].get_base_model(), PointCloudProcessor(num_points=POINTS)
     classify = pipeline("point-cloud-classification", model=model, feature_extractor=processor)
     assert agrees(classify(list(clouds(5))), expected)
-
-
-def test_saved_pipeline_opens_again(classify, expected, tmp_path):
-    classify.save_pretrained(tmp_path)
-    assert not list(tmp_path.glob("*.py")), "no code in a repository"
-    again = pipeline("point-cloud-classification", model=str(tmp_path))
-    assert agrees(again(list(clouds(5))), expected)
 
 
 def test_peft_model_itself_may_be_given(saved, expected):

@@ -7,8 +7,7 @@ from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudFeatureExtractionPipeline
-from tests.errors import raises
-from tests.tiny_encoders import HIDDEN, adapted_model, clouds, tiny_scene_model
+from tests.tiny_encoders import HIDDEN, adapted_model, clouds
 
 PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
 
@@ -46,24 +45,3 @@ def test_repository_of_a_classifier_returns_features(saved):
     assert found["tokens"].shape == (8, HIDDEN) and found["pooled"].shape == (2 * HIDDEN,)
     assert all(values.dtype == np.float32 for values in found.values())
     assert agrees(found, expected_of(saved[1], cloud))
-
-
-@pytest.mark.slow
-def test_many_clouds_return_a_list_for_any_batch_size(saved, tmp_path):
-    extract = pipeline("point-cloud-feature-extraction", model=saved[0])
-    inputs = [cloud.numpy() for cloud in clouds(3)]
-    np.save(tmp_path / "cloud.npy", inputs[1])
-    answers = extract([inputs[0], str(tmp_path / "cloud.npy"), inputs[2]], batch_size=2)
-    assert all(agrees(a, expected_of(saved[1], c)) for a, c in zip(answers, inputs, strict=True))
-
-
-def test_models_with_a_head_may_be_given_as_objects(saved):
-    cloud = clouds(1)[0].numpy()
-    for model in (saved[1], saved[1].get_base_model(), tiny_scene_model()):
-        extract = pipeline("point-cloud-feature-extraction", model=model, feature_extractor=PROCESSOR)
-        assert agrees(extract(cloud), expected_of(model, cloud))
-
-
-def test_unknown_argument_is_refused(saved):
-    with raises(TypeError, naming="top_k"):
-        pipeline("point-cloud-feature-extraction", model=saved[0])(clouds(1)[0], top_k=2)

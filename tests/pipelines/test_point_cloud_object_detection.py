@@ -58,16 +58,6 @@ def test_answers_are_those_of_processor_and_model(saved, detect):
         np.testing.assert_allclose(one["box"]["corners"], box_corners(box), atol=1e-4)
 
 
-def test_many_clouds_have_the_same_answers_alone(detect):
-    clouds = [cloud(seed=seed) for seed in range(3)]
-    together = detect(clouds, threshold=0.1, batch_size=2)
-    for own, answer in zip(clouds, together, strict=True):
-        alone = detect(own, threshold=0.1)
-        assert [one["label"] for one in answer] == [one["label"] for one in alone]
-        for one, other in zip(answer, alone, strict=True):
-            assert one["box"]["center"] == pytest.approx(other["box"]["center"], abs=1e-4)
-
-
 @pytest.mark.parametrize("offset", [np.zeros(3), np.array([100.0, 20.0, 3.0])])
 @pytest.mark.parametrize("up_axis", ["x", "y"])
 def test_boxes_are_in_the_frame_of_a_file_with_another_up_axis(detect, up_axis, offset):
@@ -89,12 +79,6 @@ def test_thresholds_and_numbers_of_boxes_are_kept(detect):
     assert len(detect(cloud(), threshold=0.0, nms=None, top_k=2)) == 2
     limit = everything[3]["score"]
     assert len(detect(cloud(), threshold=limit, nms=None)) == 4
-    assert detect(cloud(), threshold=1.0) == []
-
-
-def test_a_pipeline_keeps_its_settings_where_a_call_names_others(saved):
-    detect = pipeline("point-cloud-object-detection", model=saved[0], threshold=0.0, nms=None)
-    assert len(detect(cloud())) == 8 and len(detect(cloud(), top_k=3)) == 3
     assert detect(cloud(), threshold=1.0) == []
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import trimesh
 from peft import get_peft_model
 from transformers import pipeline
 
@@ -18,7 +17,7 @@ from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from hf_any3d.tasks.base import return_free_memory
 from hf_any3d.visualization.viewer import label_colors
 from tests.errors import raises
-from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import clouds, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
 POINTS = 48
@@ -104,39 +103,6 @@ def test_segments_are_masks_of_all_points_largest_first(scenes):
         assert segment["score"] == pytest.approx(answer["scores"][segment["mask"]].mean())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batch_size_does_not_change_answers(scenes, batch_size):
-    inputs = [cloud.numpy() for size in (60, 200, 48) for cloud in clouds(1, size)]
-    alone = [scenes[0](cloud) for cloud in inputs]
-    assert len(np.unique(np.concatenate([answer["labels"] for answer in alone]))) > 1
-    assert all(same(a, b) for a, b in zip(scenes[0](inputs, batch_size=batch_size), alone, strict=True))
-    assert same(scenes[0](inputs[1], batch_size=batch_size), alone[1])
-
-
-def test_files_arrays_rows_and_generators_agree(parts, tmp_path):
-    segment = parts[0]
-    cloud = clouds(1, 70)[0].numpy()
-    np.save(tmp_path / "cloud.npy", cloud)
-    expected = segment(cloud, category="table")
-    assert same(segment(str(tmp_path / "cloud.npy"), category="table"), expected)
-    assert same(segment({"points": cloud, "label": 0}), expected), "a row knows its category"
-    assert same(segment({"points": cloud, "label": 1}, category=0), expected), "the call's category goes first"
-    assert same(next(iter(segment((torch.from_numpy(c) for c in [cloud]), category=0))), expected)
-
-
-def test_mesh_is_sampled_densely(parts):
-    answer = parts[0](trimesh.creation.box(), category=0)
-    assert answer["points"].shape == (4 * POINTS, 3)
-    assert np.abs(answer["points"]).max(axis=1) == pytest.approx(0.5)
-    assert same(answer, parts[0](trimesh.creation.box(), category=0))
-
-
-def test_far_coordinates_are_returned_unchanged(scenes):
-    cloud = clouds(1, 100)[0].numpy().astype(np.float64) + [400_000, 5_000_000, 0]
-    np.testing.assert_allclose(scenes[0](cloud)["points"], cloud, atol=1e-3)
-
-
 def test_answers_are_written_as_ply_and_page(parts, tmp_path):
     cloud = clouds(1, 70)[0].numpy()
     np.save(tmp_path / "desk.npy", cloud)
@@ -157,13 +123,6 @@ def test_answers_are_written_as_colored_obj_on_request(parts, tmp_path):
     written = read_point_cloud(tmp_path / "cloud-0.obj")
     np.testing.assert_allclose(written.colors, label_colors(5)[answer["labels"]], atol=1e-5)
     np.testing.assert_allclose(written.points, cloud)
-
-
-@pytest.mark.slow
-def test_clouds_without_a_name_are_numbered(scenes, tmp_path):
-    for _ in range(2):
-        scenes[0](list(clouds(2)), output_dir=tmp_path, formats="ply")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["cloud-0.ply", "cloud-1.ply"]
 
 
 def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
@@ -215,27 +174,6 @@ def test_thinned_clouds_give_every_point_the_label_of_the_nearest_kept_one(scene
     nearest = np.linalg.norm(cloud[:, None] - cloud[kept], axis=2).argmin(axis=1)
     assert np.array_equal(answer["labels"], alone["labels"][nearest])
     assert same(scenes[0](cloud, max_points=400), scenes[0](cloud))
-
-
-def test_saved_pipeline_opens_again(parts, tmp_path):
-    parts[0].save_pretrained(tmp_path)
-    again = pipeline("point-cloud-segmentation", model=str(tmp_path))
-    cloud = clouds(1, 70)[0]
-    assert same(again(cloud, category=0), parts[0](cloud, category=0))
-
-
-@pytest.mark.slow
-def test_models_of_other_tasks_are_refused(tmp_path):
-    for name, model in (("scene", tiny_scene_model()), ("classifier", tiny_model())):
-        model.save_pretrained(tmp_path / name)
-        PointCloudProcessor(num_points=POINTS).save_pretrained(tmp_path / name)
-    for task, name, held in (
-        ("point-cloud-classification", "scene", "Any2PointForSemanticSegmentation"),
-        ("point-cloud-segmentation", "classifier", "Any2PointForPointCloudClassification"),
-    ):
-        with pytest.raises(ValueError, match=f"{name}: holds a {held}, which pipeline"):
-            pipeline(task, model=str(tmp_path / name))
-    assert pipeline("point-cloud-feature-extraction", model=str(tmp_path / "scene"))(clouds(1)[0])["pooled"].any()
 
 
 @pytest.mark.parametrize("up_axis", ["x", "z"])

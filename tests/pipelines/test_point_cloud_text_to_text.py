@@ -1,12 +1,8 @@
 import numpy as np
 import pytest
-import torch
-from datasets import Dataset
 from transformers import GenerationConfig, pipeline
-from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d.chat import ChatSession
-from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 from tests.errors import raises
 
@@ -40,30 +36,6 @@ def test_the_answer_is_what_the_model_generates(pipe):
     assert pipe.processor.decode_answers(answers) == [text_of(pipe(cloud()))]
 
 
-def test_all_forms_of_clouds_are_accepted(pipe, tmp_path):
-    path = tmp_path / "chair.npz"
-    write_point_cloud(path, PointCloudData(cloud()[:, :3], cloud()[:, 3:]))
-    expected = text_of(pipe(chat_about("Caption it.", cloud()), return_full_text=False))
-    for one in (path, str(path), cloud(), torch.from_numpy(cloud()), {"path": str(path)}, {"points": cloud()}):
-        assert text_of(pipe(one, text="Caption it.")) == expected
-    assert text_of(pipe({"path": str(path), "text": "Caption it."})) == expected
-
-
-def test_batch_size_does_not_change_answers(pipe):
-    chats = [
-        chat_about("What is this?", cloud()),
-        chat_about("And which of the two is the older one?", cloud(1), cloud(2)),
-        chat_about("Hello"),
-        [*chat_about("Hm?", cloud(3)), {"role": "assistant", "content": "A lamp"}, *chat_about("Old?")],
-        chat_about("Again", cloud()),
-    ]
-    alone = [pipe(chat) for chat in chats]
-    assert pipe(chats) == alone
-    assert pipe(chats, batch_size=2) == alone
-    assert pipe(chats, batch_size=5) == alone
-    assert list(pipe((chat for chat in chats), batch_size=3)) == alone
-
-
 def test_many_clouds_may_share_a_question_or_have_their_own(pipe):
     clouds, texts = [cloud(seed) for seed in range(3)], ["What is this?", "Color?", "How old is it, then?"]
     assert pipe(clouds, text="Color?", batch_size=2) == [pipe(one, text="Color?") for one in clouds]
@@ -71,15 +43,6 @@ def test_many_clouds_may_share_a_question_or_have_their_own(pipe):
     assert pipe(clouds, text=texts, batch_size=2) == pipe(np.stack(clouds), texts) == expected
     with pytest.raises(ValueError, match="text has 3 questions for 2 clouds"):
         pipe(clouds[:2], text=texts)
-
-
-def test_datasets_are_accepted(pipe):
-    rows = Dataset.from_dict({"points": [cloud(0).tolist(), cloud(1).tolist()], "text": ["Hm?", "What?"]})
-    expected = [pipe(cloud(0), text="Hm?"), pipe(cloud(1), text="What?")]
-    assert pipe(rows.to_list(), batch_size=2) == expected
-    same = [pipe(cloud(seed), text="Color?") for seed in (0, 1)]
-    assert pipe(rows.with_format("numpy")["points"], text="Color?") == same
-    assert list(pipe(KeyDataset(rows, "points"), text="Color?", batch_size=2)) == same
 
 
 def test_answers_of_a_batch_end_separately(pipe):
@@ -171,20 +134,3 @@ def test_repetition_penalty_applies_only_to_the_answer(pipe):
     own = tiny_chat_pipeline()
     own.model.generation_config.repetition_penalty = 1e6
     assert text_of(own(cloud())) == punished
-
-
-def test_errors_name_unknown_arguments(pipe):
-    with raises(TypeError, naming="unknown arguments: beams"):
-        pipe(cloud(), beams=3)
-
-
-def test_saved_pipelines_open_by_name(pipe, tmp_path):
-    pipe.save_pretrained(tmp_path)
-    opened = pipeline("point-cloud-text-to-text", model=str(tmp_path), max_new_tokens=6, device="cpu")
-    assert opened(cloud()) == pipe(cloud())
-
-
-def test_half_precision_answers():
-    half = tiny_chat_pipeline()
-    half.model.to(torch.bfloat16)
-    assert isinstance(text_of(half(cloud())), str)

@@ -13,7 +13,6 @@ from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
-from hf_any3d.processing.rooms import CLASSES
 from tests.cli.conftest import run
 from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
@@ -121,16 +120,6 @@ def test_scans_with_another_up_axis(detect, up_axis):
         assert one["box"]["size"] == pytest.approx(other["box"]["size"])
 
 
-def test_a_scan_far_from_the_origin_keeps_its_frame(detect, write, tmp_path):
-    far = np.array([400_000.0, 5_000_000.0, 100.0])
-    own = scan()
-    write_point_cloud(tmp_path / "room.ply", PointCloudData(own[:, :3], colors=own[:, 3:], offset=far))
-    assert_room(detect(tmp_path / "room.ply", logits_processor=[dictated(detect)]), CORNER + far)
-    (answer,) = write(tmp_path / "room.ply", logits_processor=[dictated(write)])
-    wall = answer["layout"]["walls"][0]
-    assert [wall["ax"], wall["ay"]] == pytest.approx((far + CORNER)[:2] + (0.5, 0.25), abs=0.03)
-
-
 def test_the_text_is_the_layout_in_meters(write):
     assert type(write) is LayoutTextPipeline
     words = dictated(write)
@@ -211,22 +200,6 @@ def test_lost_lines_and_cut_answers_are_told(detect, write):
         assert_room(list(detect.stream(scan(), logits_processor=[dictated(detect, marked)])))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the answer")
-def test_many_scans_have_the_same_answers_alone(write, detect):
-    scans = [scan(seed, 40 + 10 * seed) for seed in range(3)]
-    settings = {"max_new_tokens": 12, "eos_token_id": 10_000}
-    together = write(scans, batch_size=2, **settings)
-    assert [len(one) for one in together] == [1, 1, 1]
-    assert together == [write(one, **settings) for one in scans]
-    texts = {tuple(line["text"] for line in answer[0]["dropped"]) for answer in together}
-    assert len(texts) > 1, "what is written does not depend on the scan"
-    found = detect(scans, batch_size=3, logits_processor=[dictated(detect)])
-    assert [len(one) for one in found] == [5, 5, 5]
-    several = write(scan(), num_return_sequences=2, num_beams=2, **settings)
-    assert len(several) == 2 and several[0]["dropped"] != several[1]["dropped"]
-
-
 @pytest.mark.parametrize(
     ("pipe", "settings", "error", "words"),
     [
@@ -253,29 +226,11 @@ def test_settings_of_other_detectors_may_have_their_defaults(detect):
     assert_room(detect(scan(), logits_processor=[dictated(detect)], up_axis=None, **given))
 
 
-@pytest.mark.slow
-def test_a_model_in_half_precision_answers(folder):
-    for task in (DETECT, WRITE):
-        pipe = pipeline(task, model=folder, dtype=torch.bfloat16)
-        assert pipe.model.dtype == torch.bfloat16
-        found = pipe(scan(), logits_processor=[dictated(pipe)])
-        assert len(found) == (5 if task == DETECT else 1)
-
-
 def test_a_model_without_its_processor_is_one_error(folder, tmp_path):
     fitting_spatiallm(tiny_processor(num_bins=1280, stride=2)).save_pretrained(tmp_path)
     for task in (DETECT, WRITE):
         with pytest.raises((OSError, ValueError), match="processor|tokenizer"):
             pipeline(task, model=str(tmp_path))
-
-
-@pytest.mark.slow
-def test_a_pipeline_saves_what_opens_again(detect, tmp_path):
-    detect.save_pretrained(tmp_path)
-    again = pipeline(DETECT, model=str(tmp_path))
-    assert type(again) is LayoutDetectionPipeline
-    assert_room(again(scan(), logits_processor=[dictated(again)]))
-    assert again.labels == ["wall", "door", "window", *CLASSES] and again.up_axis == "z"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -339,30 +294,6 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
     assert code == 0 and len(table.read_text().splitlines()) == 6, err
     code, _, err = run(*words, "--labels", "unicorn")
     assert code == 1 and "candidate_labels has 'unicorn'" in err
-
-
-@pytest.mark.slow
-def test_a_scan_on_its_side_in_millimeters_is_answered_in_its_frame(detect, write, caplog):
-    rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
-    truth = Layout.parse(rows[0]["layout"])
-    points = np.asarray(rows[0]["points"]) + (1, 2, 3)
-    lying = turn_up_axis(points, "z", "y") * 1000
-    (room,) = detect.processor.read(lying, align=True)
-    expected = truth.translated((1, 2, 3)).scaled(1000).with_up_axis("y")
-    words = detect.processor.answer(expected, room)
-    found = detect(lying, align=True, logits_processor=[dictated(detect, words)], task="all")
-    assert "turned: y points up in the file; walls are along the axes; in millimeters" in caplog.text
-    boxes, labels = expected.as_boxes()
-    assert sorted(one["label"] for one in found) == sorted(labels)
-    for one in found:
-        own = [box for box, label in zip(boxes, labels, strict=True) if label == one["label"]]
-        gaps = [np.abs(np.array(one["box"]["center"]) - box[:3]).max() for box in own]
-        assert min(gaps) < 30  # a bin is 25 mm wide
-    (answer,) = write(lying, align=True, logits_processor=[dictated(write, words)])
-    assert answer["layout"]["up_axis"] == "y" and answer["frame"][0] == "turned: y points up in the file"
-    # As it is, the model sees a hall of kilometers.
-    with pytest.warns(UserWarning, match="is it in meters"):
-        detect(lying, logits_processor=[dictated(detect)])
 
 
 @pytest.mark.slow

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import pipeline
-from typer.testing import CliRunner
 
 from hf_any3d import PointTransformerV3ForPointCloudSegmentation, PointTransformerV3Processor, read_point_cloud
-from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.processing.voxels import VOXEL_PRESETS
 from hf_any3d.tasks.segmentation.pipeline import vote
@@ -134,14 +132,6 @@ def test_large_scans_are_voted_on_in_blocks_of_bounded_size(room):
     segment.model.forward = lambda **inputs: seen.append(inputs["points"].shape[1]) or inner(**inputs)
     answer = segment(str(room / "room.ply"), votes=True)
     assert len(answer["labels"]) == 300 and max(seen) <= 120
-
-
-@pytest.mark.slow
-def test_the_command_line_votes(room):
-    words = ["segment", str(room / "room.ply"), "--model", str(room / "room-model"), "--votes"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    assert "300 points" in result.stdout
 
 
 def test_what_a_model_was_never_trained_without_is_an_error(room):

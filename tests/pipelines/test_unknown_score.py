@@ -1,16 +1,10 @@
 """What is unlike all training clouds, told by pipeline, command line and service."""
 
-import csv
-import io
-import json
-
 import numpy as np
 import pytest
 from transformers import pipeline
-from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
-from hf_any3d.cli import app
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
 
@@ -61,24 +55,3 @@ def test_without_a_stated_share_there_is_always_a_label(saved, strange):
     classify.model.config.unknown_share = None
     (answer,) = classify(strange)
     assert answer["label"] in NAMES and answer["unknown"] > 0.5
-
-
-@pytest.mark.slow
-def test_predict_says_so_in_each_form(saved, known, strange, tmp_path):
-    for name, cloud in (("known", known[0]), ("strange", strange)):
-        np.save(tmp_path / f"{name}.npy", cloud)
-    files = [str(tmp_path / f"{name}.npy") for name in ("known", "strange")]
-
-    def run(*words: str) -> str:
-        done = CliRunner().invoke(app, ["predict", *files, "--model", saved, *words])
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    first, second = run("--top-k", "1", "--output", str(tmp_path / "page.html")).splitlines()[:2]
-    assert "none of these" not in first and second.endswith("  none of these")
-    assert "none of these" in (tmp_path / "page.html").read_text()
-    rows = json.loads(run("--json"))
-    assert [row["predictions"][0]["label"] is None for row in rows] == [False, True]
-    cells = list(csv.DictReader(io.StringIO(run("--csv", "--top-k", "1"))))
-    assert float(cells[0]["unknown"]) < 0.5 < float(cells[1]["unknown"]) and cells[1]["label"] == ""
-    assert "none of these" not in run("--no-unknown") and "unknown" not in run("--no-unknown", "--json")

@@ -2,37 +2,9 @@
 
 import json
 
-import pytest
 import torch
 
 from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
-
-
-def test_boxes_above_a_score_are_answers_the_likeliest_first():
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
-    # Far apart, so that none goes for another.
-    boxes = torch.rand(2, 6, 7, generator=generator) + 50 * torch.arange(6)[None, :, None]
-    found = PointCloudProcessor().post_process_object_detection(
-        {"logits": logits, "pred_boxes": boxes}, threshold=0.25, top_k=3
-    )
-    assert len(found) == 2
-    for cloud, answer in enumerate(found):
-        shares = logits[cloud].float().softmax(dim=-1)
-        scored = [
-            (shares[box, label].item(), box, label) for box in range(6) for label in [int(shares[box, :3].argmax())]
-        ]
-        some = PointCloudProcessor().post_process_object_detection(
-            {"logits": logits[cloud : cloud + 1], "pred_boxes": boxes[cloud : cloud + 1]}, threshold=0.25, top_k=3
-        )[0]
-        assert all(torch.equal(answer[name], some[name]) for name in answer)
-        assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
-        assert 0 < len(answer["scores"]) <= 3 and (answer["scores"] >= 0.25).all()
-        for box, label in zip(answer["boxes"], answer["labels"], strict=True):
-            (number,) = [n for n in range(6) if torch.equal(boxes[cloud, n], box)]
-            assert (number, int(label)) in [(own, kind) for _, own, kind in scored]
-    with pytest.raises(TypeError):
-        PointCloudProcessor().post_process_object_detection({"logits": logits, "pred_boxes": boxes}, odd=1)
 
 
 def test_boxes_with_few_points_in_them_are_left_out():

@@ -1,18 +1,14 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
-from hf_any3d.chat import RELEASED_POINTS, published_templates, training_messages
+from hf_any3d.chat import RELEASED_POINTS
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_tokenizers import BOS, byte_tokenizer, character_tokenizer
 from tests.errors import raises
 from tests.modeling.minigpt3d.conversations import POINT_TOKEN
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
-from tests.modeling.minigpt3d.tiny_model import tiny_config
 
 PLACES = 32
 
@@ -93,17 +89,6 @@ def test_several_clouds_in_one_conversation_and_in_a_batch(processor):
     assert spelled(batch["input_ids"][0]) == (
         f"{BOS}[INST] <PC>@</PC> <PC>@</PC> Which is older?  [/INST]This.###{BOS}[INST] <PC>@</PC> And now?  [/INST]"
     )
-
-
-def test_short_conversations_are_padded_on_the_left_to_generate(processor):
-    long, short = [question("What is this thing?", cloud())], [question("?", cloud(1))]
-    batch = processor.apply_chat_template([long, short], tokenize=True)
-    alone = processor.apply_chat_template(short, tokenize=True)["input_ids"][0]
-    assert torch.equal(batch["input_ids"][1][-len(alone) :], alone)
-    assert batch["attention_mask"].sum(dim=1).tolist() == [batch["input_ids"].shape[1], len(alone)]
-    assert not batch["attention_mask"][1][: -len(alone)].any()
-    with pytest.raises(KeyError):
-        processor.apply_chat_template(long, tokenize=True, padding_side="middle")
 
 
 def stored_samples(case):
@@ -296,46 +281,6 @@ def test_complete_prompts_are_accepted(processor):
     assert all(torch.equal(batch[name], ours[name]) for name in ours)
     with pytest.raises(ValueError, match="text has 1 places for point clouds and points 0 clouds"):
         processor(text)
-
-
-def test_rows_of_datasets_are_accepted(processor):
-    row = {
-        "points": cloud()[:, :3],
-        "colors": cloud()[:, 3:],
-        "conversations": [
-            {"from": "human", "value": "<point>\nWhat is it?"},
-            {"from": "gpt", "value": "A lamp."},
-        ],
-    }
-    messages = training_messages(row["conversations"])
-    batch = processor.apply_chat_template([messages], tokenize=True, return_labels=True, point_clouds=[[row]])
-    assert torch.equal(batch["points"], processor.feature_extractor(cloud())["points"])
-
-
-def test_saved_processors_open_by_every_entry_point(tmp_path):
-    processor = new_processor(hide_inner_bos=True, max_answer_tokens=50, chat_template=published_templates("demo"))
-    processor.save_pretrained(tmp_path)
-    tiny_config().save_pretrained(tmp_path)
-    messages = [question("What is this?", cloud()), answer("A lamp."), question("Old?")]
-    for entry_point in (AutoProcessor, MiniGPT3DProcessor):
-        opened = entry_point.from_pretrained(tmp_path)
-        assert type(opened) is MiniGPT3DProcessor
-        assert opened.chat_template == processor.chat_template
-        assert opened.to_dict() == processor.to_dict() and opened.max_answer_tokens == 50 and opened.hide_inner_bos
-        ours = processor.apply_chat_template(messages, tokenize=True)
-        theirs = opened.apply_chat_template(messages, tokenize=True)
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is PointCloudProcessor
-    assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == 129
-    assert "chat_template" not in json.loads((tmp_path / "processor_config.json").read_text())
-
-
-def test_a_processor_fits_its_model():
-    config = tiny_config()
-    processor = MiniGPT3DProcessor.from_config(config, byte_tokenizer())
-    assert (processor.num_query_tokens, processor.point_token_id) == (config.num_query_tokens, config.point_token_id)
-    assert processor.feature_extractor.num_points == 8192
-    assert processor.tokenizer.pad_token == BOS
 
 
 def test_a_users_text_never_becomes_a_special_token(processor):

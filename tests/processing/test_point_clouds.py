@@ -5,7 +5,6 @@ import pytest
 import torch
 import trimesh
 from datasets import Dataset
-from transformers import AutoFeatureExtractor, AutoProcessor
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData
@@ -27,16 +26,6 @@ def test_points_are_centered_and_fill_the_unit_sphere(sampling):
     assert points.shape == (3, 100, 3) and points.dtype == torch.float32
     assert points.mean(1).abs().max() < 1e-6
     np.testing.assert_allclose(points.norm(dim=2).amax(1), 1, atol=1e-6)
-
-
-def test_without_center_and_scale_points_stay_as_they_are():
-    processor = PointCloudProcessor(num_points=100, center=False, scale=None, sampling="first")
-    assert (processor(cloud(500))["points"][0].numpy() == cloud(500)[:100]).all()
-    sphere = PointCloudProcessor(num_points=100, center=False, sampling="first")(cloud(500))["points"][0].numpy()
-    first = cloud(500)[:100]
-    np.testing.assert_allclose(sphere, first / np.linalg.norm(first, axis=1).max(), atol=1e-6)
-    centered = PointCloudProcessor(num_points=100, scale=None, sampling="first")(cloud(500))["points"][0].numpy()
-    np.testing.assert_allclose(centered, first - first.mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
@@ -138,13 +127,6 @@ def test_small_clouds_are_padded_and_masked_on_request():
     assert torch.equal(made["points"][0, :20], PointCloudProcessor(num_points=20)(cloud(20))["points"][0])
     assert not made["points"][~made["points_mask"]].any()
     assert processor([cloud(60), cloud(70)])["points_mask"].shape == (2, 50)
-
-
-@pytest.mark.parametrize("kind", ["pt", "np", None])
-def test_the_result_comes_as_tensor_array_or_list(kind):
-    points = PointCloudProcessor(num_points=8)([cloud(9), cloud(10)], return_tensors=kind)["points"]
-    assert isinstance(points, {"pt": torch.Tensor, "np": np.ndarray, None: list}[kind])
-    assert len(points) == 2 and points[0].shape == (8, 3)
 
 
 def test_meshes_are_sampled_on_their_surface_by_area():
@@ -271,27 +253,6 @@ def test_a_misspelt_argument_is_refused():
         PointCloudProcessor(num_point=5)
     with pytest.raises((ValueError, IndexError)):
         PointCloudProcessor()(CHAIR, num_points=0)
-
-
-def test_saving_and_loading_gives_an_equal_processor(tmp_path):
-    processor = PointCloudProcessor(77, False, None, "farthest", ("xyz", "rgb"), min_points=5, seed=None, up_axis="z")
-    processor.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
-    back = PointCloudProcessor.from_pretrained(tmp_path)
-    assert back.to_dict() == processor.to_dict()
-    back.save_pretrained(tmp_path / "again")
-    again = (tmp_path / "again" / "preprocessor_config.json").read_text()
-    assert again == (tmp_path / "preprocessor_config.json").read_text()
-    assert PointCloudProcessor.from_pretrained(tmp_path, num_points=5).num_points == 5
-    combined = {**processor.to_dict(), "processor_class": "SomeProcessor", "auto_map": {}}
-    assert PointCloudProcessor.from_dict(combined).num_points == 77
-
-
-@pytest.mark.parametrize("auto", [AutoFeatureExtractor, AutoProcessor])
-def test_auto_classes_find_the_processor(auto, tmp_path):
-    PointCloudProcessor(num_points=33).save_pretrained(tmp_path)
-    found = auto.from_pretrained(tmp_path)
-    assert type(found) is PointCloudProcessor and found.num_points == 33
 
 
 def test_it_works_as_a_map_over_a_dataset():

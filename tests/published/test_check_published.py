@@ -15,12 +15,9 @@ from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.records import Published, PublishedFile
 from hf_any3d.pipelines import default_model
 from tests.cli.conftest import run
-from tests.conversions.aligned_originals import openshape_flat, patchalign3d, uni3d
-from tests.conversions.minigpt3d_originals import Originals
-from tests.conversions.spatiallm_originals import Released
-from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
+from tests.conversions.aligned_originals import openshape_flat
 from tests.published.__main__ import app
-from tests.published.test_published import TINY, UNI3D, forget, stored
+from tests.published.test_published import forget, stored
 from tests.tiny_text_towers import tiny_clip_files
 
 pytestmark = [
@@ -29,7 +26,8 @@ pytestmark = [
 ]
 OPENSHAPE, BIGG = "OpenShape/openshape-pointbert-vitb32-rgb", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
 CLIP, SONATA, SUPERVISED = "openai/clip-vit-base-patch32", "facebook/sonata", "Pointcept/PointTransformerV3"
-PATCHALIGN, SPATIALLM = "patchalign3d/patchalign3d-encoder", "manycore-research/SpatialLM1.1-Qwen-0.5B"
+
+
 MINIGPT, PACKAGED = "YuanTang96/MiniGPT-3D", "stand-in/packaged"
 
 
@@ -104,48 +102,6 @@ def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alon
     code, out, err = run("check", PACKAGED, "--output", output, "--json", program=app)
     assert code == 0 and f"{PACKAGED}: checked on {record['date']}; --again checks it once more" in err
     assert json.loads(out)[0]["checks"] == record["checks"]
-
-
-@pytest.mark.slow
-def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path):
-    publish(SONATA, {"sonata.pth": stored(ptv3_original("sonata"))}, files={"base": PublishedFile("sonata.pth")})
-    case = SupervisedCase("ptv1_segment")
-    (tmp_path / "arguments.json").write_text(json.dumps(case.arguments))
-    file = publish.table[SUPERVISED].files["scannet"]
-    options = {**file.options, "arguments": str(tmp_path / "arguments.json")}
-    small = dataclasses.replace(file, config={}, options=options)
-    publish(SUPERVISED, {file.path: stored({"state_dict": case.tensors()})}, files={"scannet": small})
-    publish(PATCHALIGN, {"patchalign3d.pt": stored(patchalign3d())}, files={None: PublishedFile("patchalign3d.pt")})
-    publish(BIGG, tiny_clip_files(tmp_path / "clip", 1280))
-    file = dataclasses.replace(publish.table[UNI3D].files["tiny"], config={})
-    publish(UNI3D, {TINY: stored(uni3d("uni3d_manifest_tiny", "module."))}, files={"tiny": file})
-    publish(SPATIALLM, Released("qwen").files(tmp_path / "released"))
-    (_, blip2), _ = Originals().publish(hub, tmp_path / "originals")
-    publish.names.extend([MINIGPT, blip2])
-    PUBLISHED[MINIGPT] = publish.table[MINIGPT]
-    output = tmp_path / "runs.json"
-    code, _, err = run("check", "--output", output, "--clouds", 13, program=app)
-    assert code == 1 and "2 passed" not in err and "3 not opened" in err
-    assert f"error: {SONATA}:base: not opened: {SONATA}: the weights are under CC-BY-NC-4.0" in err
-    assert {*json.loads(output.read_text())["runs"]} == {f"{SUPERVISED}:scannet", PATCHALIGN, f"{UNI3D}:tiny"}
-    code, _, err = run("check", "--output", output, "--clouds", 13, "--accept-license", program=app)
-    assert code == 1 and "0 not opened" in err, err
-    runs = json.loads(output.read_text())["runs"]
-    asked = {
-        f"{SONATA}:base": "features of packaged shapes",
-        f"{SUPERVISED}:scannet": "labels of a packaged room",
-        PATCHALIGN: "parts of packaged objects by name",
-        f"{UNI3D}:tiny": "features of packaged shapes",
-        SPATIALLM: "boxes of a packaged room",
-        MINIGPT: "words of a chat about the chair and the lamp",
-    }
-    # The texts of Uni3D have no class in transformers.
-    left_out = {f"{UNI3D}:tiny": {"zero-shot": None}}
-    assert {name: checks(record) for name, record in runs.items()} == {
-        name: {what: False, **left_out.get(name, {})} for name, what in asked.items()
-    }
-    for record in runs.values():
-        assert "Error" not in record["checks"][-1]["seen"], record["checks"][-1]
 
 
 @pytest.mark.slow

@@ -8,14 +8,10 @@ import pytest
 import torch
 from transformers import AutoProcessor, pipeline
 
-from hf_any3d.data import load_point_dataset
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.hub.licenses import ACCEPT
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.spatiallm import Layout
-from hf_any3d.pipelines import LayoutDetectionPipeline
-from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.published import open_published, published_directory
 from tests.cli.conftest import run
 from tests.conversions.spatiallm_originals import Released
@@ -72,54 +68,6 @@ def test_a_published_name_opens_and_answers_in_the_frame_of_a_scan(published, tm
     code, out, err = run("info", name, "--json")
     assert code == 0 and json.loads(out)["class"] == "SpatialLMForConditionalGeneration", err
     assert np.allclose(AutoProcessor.from_pretrained(name).read(tmp_path / "room.ply")[0].corner, CORNER, atol=0.2)
-
-
-@pytest.mark.slow
-def test_detect_by_a_published_name_answers_in_the_frame_of_a_lying_scan(
-    published, tmp_path, monkeypatch, caplog, libraries_as_they_were
-):
-    """Weights are random, so what they write is noted: the answer must be that layout in the frame of the scan."""
-    name, _ = published
-    rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
-    points = np.asarray(rows[0]["points"], dtype=np.float64) + (1, 2, 3)
-    lying = turn_up_axis(points, "z", "y") * 1000
-    write_point_cloud(tmp_path / "room.ply", PointCloudData(lying.astype(np.float32)))
-    words = ("detect", tmp_path / "room.ply", "--model", name, "--task", "all", "--grammar", "--device", "cpu")
-    code, _, err = run(*words, "--json")
-    assert code == 1 and "forbids commercial use" in err
-    monkeypatch.setenv(ACCEPT, name)
-    written, answer_texts = [], SpatialLMProcessor.answer_texts
-
-    def noted(self, answers):
-        written.append(answer_texts(self, answers)[0])
-        return written[-1:]
-
-    monkeypatch.setattr(SpatialLMProcessor, "answer_texts", noted)
-    for setting, count in (("min_new_tokens", 120), ("max_new_tokens", 300)):  # random weights may end at once
-        monkeypatch.setattr(LayoutDetectionPipeline._default_generation_config, setting, count)
-    code, out, err = run(*words, "--json", "--output", tmp_path / "room.html")
-    assert code == 0, err
-    assert "room: turned: y points up in the file; walls are along the axes; in millimeters: " in caplog.text
-    caplog.clear()
-    layout = Layout.parse(written[0], strict=True)
-    boxes, labels = layout.unquantized(1280, lower_edge=True).as_boxes()
-    found = json.loads(out)[0]["boxes"]
-    assert [one["label"] for one in found] == labels and labels
-    # In meters, from the corner of the upright room; z of the model is y of the file.
-    processor = AutoProcessor.from_pretrained(name)
-    corner = processor.read(points.astype(np.float32), align=False)[0].corner
-    for one, box in zip(found, boxes, strict=True):
-        center = turn_up_axis((box[:3] + corner)[None], "z", "y")[0] * 1000
-        np.testing.assert_allclose(one["box"]["center"], center, atol=1)
-        np.testing.assert_allclose(one["box"]["size"], box[3:6] * 1000, atol=1e-6)
-        rise = np.array(one["box"]["corners"])[4:].mean(axis=0) - np.array(one["box"]["corners"])[:4].mean(axis=0)
-        np.testing.assert_allclose(rise, [0, box[5] * 1000, 0], atol=1e-6)
-    assert "boxes by" in (tmp_path / "room.html").read_text()
-    # The same scan as it is: another prompt, and numbers of a hall of kilometers.
-    code, out, err = run(*words, "--json", "--no-align")
-    assert "is it in meters" in json.loads(out)[0]["warnings"][0] and "is it in meters" in err
-    assert code == 0 and "turned" not in caplog.text, err
-    assert all(np.abs(one["box"]["size"]).max() < 30 for one in json.loads(out)[0]["boxes"])
 
 
 def test_every_published_name_has_the_same_terms():

@@ -13,7 +13,6 @@ from fastapi.testclient import TestClient
 from transformers import pipeline
 
 import hf_any3d
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
@@ -329,38 +328,6 @@ def test_a_service_that_ends_finishes_its_queue_and_is_not_ready(pipes):
     with TestClient(create_app(service)):
         pass
     assert not service.batcher.is_alive
-
-
-@pytest.mark.parametrize(
-    ("task", "path", "settings"),
-    [
-        (CLASSIFY, "/v1/classify", {}),
-        (CLASSIFY, "/v1/features", {}),
-        (ZERO_SHOT, "/v1/classify", {"labels": "chair, lamp"}),
-        (SEGMENT, "/v1/segment", {"category": "table", "scores": True}),
-        (SEGMENT, "/v1/features", {}),
-    ],
-)
-def test_clouds_with_another_up_axis_are_turned_on_every_route(client, task, path, settings):
-    service = client(task)
-    cloud = np.random.default_rng(0).normal(size=(60, 3)) * [1, 2, 3]
-    turned = turn_up_axis(cloud, "z", service.service.pipe.feature_extractor.up_axis)
-
-    def answer(points, **more):
-        response = service.post(path, json={"point_clouds": [{"points": points.tolist()}], **settings, **more})
-        assert response.status_code == 200, response.text
-        return response.json()["answers"][0]
-
-    def numbers(value):
-        if isinstance(value, dict):
-            return [number for name in sorted(value) for number in numbers(value[name])]
-        if isinstance(value, list):
-            return [number for one in value for number in numbers(one)]
-        return [value] if isinstance(value, float) else []
-
-    found, expected, plain = answer(cloud, up_axis="z"), answer(turned), answer(cloud)
-    assert numbers(found) == pytest.approx(numbers(expected), abs=1e-4)
-    assert numbers(plain) != pytest.approx(numbers(expected), abs=1e-4)
 
 
 def test_a_path_with_a_slash_is_unknown_and_leads_nowhere(client):

@@ -8,7 +8,7 @@ import torch
 
 from hf_any3d.data.fingerprints import path_fingerprint
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
-from hf_any3d.training.folds import fingerprints_of_inputs, words_of
+from hf_any3d.training.folds import fingerprints_of_inputs
 from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
 
@@ -102,14 +102,6 @@ def training(folder, **settings) -> PointTrainingArguments:
     return PointTrainingArguments(str(folder), use_cpu=True, report_to="none", **settings)
 
 
-def test_a_file_may_have_arguments_of_other_programs(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("name: a\nelsewhere: 3\n")
-    with raises(ValueError, naming="a.yaml"):
-        parse_arguments((Model, Training), [str(path)])
-    assert parse_arguments((Model, Training), [str(path)], others_in_file=True) == (Model("a"), Training())
-
-
 @pytest.mark.parametrize("number", ["1e3", "1.e3", "+.1E4", "10E+2", "1.0e3"])
 def test_numbers_with_exponents_are_read_in_any_form(number, tmp_path):
     (tmp_path / "a.yaml").write_text(f"rate: {number}\nsettings: {{x: [{{y: {number}}}], z: e3, w: 1e}}\n")
@@ -163,13 +155,6 @@ def test_data_that_cannot_be_are_refused(given, text):
     with pytest.raises(ValueError, match=text):
         DataArguments(**given)
     assert DataArguments(train_file="x", test_file="y", validation_fraction=0).dataset_options == {}
-
-
-def test_words_of_some_arguments():
-    words = ["recipe.yaml", "--rate", "1", "--name=a", "--augment", "scale", "jitter", "--name", "b"]
-    assert words_of(words, ["augment"]) == ["--augment", "scale", "jitter"]
-    assert words_of(words, ["name", "rate"]) == ["--rate", "1", "--name=a", "--name", "b"]
-    assert words_of(words, []) == []
 
 
 def test_inputs_are_identified_by_what_is_in_them(tmp_path):

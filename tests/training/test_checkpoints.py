@@ -242,18 +242,3 @@ def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
         check_run(tmp_path / "checkpoint-1", model, 16)
     run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
     assert run.rows_per_step == 12
-
-
-def test_a_report_is_saved_with_the_result_and_not_with_checkpoints(tmp_path):
-    class Report:
-        def save(self, path):
-            path.write_text("report")
-
-    run = trainer(tmp_path, 1, save_total_limit=1)
-    run.report = Report()
-    (tmp_path / "metrics.json").write_text("of an earlier run")
-    run.save_model(str(tmp_path / "checkpoint-1"))
-    assert (tmp_path / "metrics.json").read_text() == "of an earlier run"
-    assert not (tmp_path / "checkpoint-1" / "metrics.json").exists()
-    run.save_model()
-    assert (tmp_path / "metrics.json").read_text() == "report"

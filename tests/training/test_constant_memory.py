@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 from datasets import Array2D, Features, Value
 
-NUM_CLOUDS, NUM_POINTS = 15_000, 1024
+NUM_CLOUDS, NUM_POINTS = 6_000, 1024
 DATA_MB = NUM_CLOUDS * NUM_POINTS * 3 * 4 / 2**20
-ALLOWED_MB = 48
+ALLOWED_MB = 20
 
 READ = """
 import json, sys

@@ -11,16 +11,11 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     Any2PointForZeroShotPointCloudClassification,
     AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
-    PointNetConfig,
-    PointNetForPointCloudClassification,
     PointTokenizerConfig,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments
-from hf_any3d.training.checkpoints import check_run
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
 from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
@@ -179,38 +174,6 @@ def test_models_without_an_encoder_refuse_what_needs_one(encoder):
     config = Any2PointConfig(encoder_config=tiny_config("bert"), pooling=("cls",))
     with raises(ValueError, naming="'max', 'mean': there is no"):
         PointTokenizerConfig.without_encoder(config)
-
-
-def test_programs_fill_in_light_settings_with_and_without_the_encoder(encoder):
-    def build(weights, **adapter):
-        arguments = PointModelArguments(encoder_name_or_path=encoder, encoder_weights=weights, num_tokens=8)
-        return build_model(CLASSES, arguments, AdapterArguments(**adapter), ["chair", "lamp"])
-
-    adapted, alone = build("pretrained", peft_config={"voxel_size": 0.3}), build("none")
-    # The weights of the package do not fit such a narrow encoder.
-    expected = LIGHT | {"num_tokens": 8, "tokenizer_weights": "random"}
-    assert {name: getattr(adapted.config, name) for name in LIGHT} == expected
-    assert {name: getattr(alone.config, name, "no") for name in LIGHT} == expected | {
-        "line_cells": "no",
-        "pooling": ("max", "mean"),
-    }
-    adapter = adapted.peft_config["default"]
-    assert (adapter.gate, adapter.voxel_size) == (LIGHT_ADAPTER["gate"], 0.3)
-    assert {name: getattr(GuidedAdapterConfig.light(r=4), name) for name in LIGHT_ADAPTER} == LIGHT_ADAPTER
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
-    tokenizer = {"tokenizer": "patch", "num_tokens": 8, "tokenizer_neighbors": 4}
-    model = Any2PointForPointCloudClassification.from_encoder_pretrained(
-        encoder, encoder_weights="random", **tokenizer
-    )
-    model.config.save_pretrained(tmp_path)
-    check_run(tmp_path, model, 8)
-    with raises(ValueError, naming="encoder_weights"):
-        other = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer)
-        check_run(tmp_path, other, 8)
-    with raises(ValueError, naming="model_type"):
-        check_run(tmp_path, PointNetForPointCloudClassification(PointNetConfig()), 8)
 
 
 def test_settings_of_a_recipe_for_another_model_are_left_out():

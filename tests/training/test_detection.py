@@ -10,12 +10,10 @@ from datasets import ClassLabel, DatasetDict, List, Value
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
-from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.training.detection import (
     Detection,
     DetectionDataArguments,
-    DetectionTrainer,
     DetectionTrainingArguments,
     DetectorArguments,
     SceneRows,
@@ -148,18 +146,6 @@ def test_scenes_in_the_published_layout_are_trained_on_with_their_colors(tmp_pat
     assert not torch.allclose(dark, light)
 
 
-@pytest.mark.slow
-def test_the_command_chooses_detection_from_the_data(tmp_path):
-    words = ["rooms_with_boxes", "--output", tmp_path / "out", "--points", 256, "--batch-size", 3, "--max_steps", 1]
-    words += ["--dataset_options", json.dumps(ROOMS), "--model_config", json.dumps(SMALL), "--use_cpu"]
-    made = run("train", *words)
-    assert made.code == 0, made.err
-    assert "try: hf-any3d detect FILE" in made.out and "map_25" in made.out
-    scan = tmp_path / "room.npy"
-    np.save(scan, np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32))
-    assert run("detect", scan, "--model", tmp_path / "out", "--threshold", 0).code == 0
-
-
 BOX = {"label": "chair", "center": [0.5, 0.5, 0.5], "size": [1.0, 1.0, 1.0], "heading": 0.0}
 
 
@@ -196,18 +182,6 @@ def test_wrong_boxes_are_one_error_of_the_command(boxes, error, tmp_path):
 
 
 @pytest.mark.slow
-def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
-    beside = {**BOX, "center": [4.0, 0.5, 0.5]}  # where the scan has no points
-    for number, boxes in enumerate(([], [BOX, beside])):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        made = train_on(folder_of(folder, boxes), folder)
-        assert made.code == 0, made.err
-        model = AutoModelForPointCloudObjectDetection.from_pretrained(folder / "out")
-        assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -219,40 +193,3 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
 def test_wrong_arguments_are_named(words, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         train_detector(["--output_dir", str(tmp_path), "--use_cpu", *words])
-
-
-def test_the_trainer_draws_scenes_by_the_seed_of_the_run(rooms, tmp_path):
-    task = task_of(tmp_path)
-    model, processor = task.build(rooms)
-    trainer = task.build_trainer(model, rooms, processor)
-    expected = SceneRows(rooms["train"], processor, build_changes(["turn"], along_axes=True), 9)[1]
-    assert torch.equal(trainer.train_dataset[1]["points"], expected["points"])
-    assert torch.equal(trainer.train_dataset[1]["labels"]["boxes"], expected["labels"]["boxes"])
-    assert trainer.eval_dataset.changes is None and len(trainer.eval_dataset) == 2
-    assert isinstance(trainer, DetectionTrainer) and trainer.data_collator is collate_scenes
-    rows = {name: rows for name, rows in rooms.items() if name != "validation"}
-    assert task.build_trainer(model, rows, processor).eval_dataset is None
-
-
-def test_an_evaluation_compares_all_classes_of_each_box_with_all_objects(rooms, tmp_path):
-    splits = DatasetDict(train=rooms["train"], validation=rooms["train"].select(range(3)))
-    task = task_of(tmp_path, num_points=128)
-    torch.manual_seed(0)
-    model, processor = task.build(splits)
-    trainer = task.build_trainer(model, splits, processor)
-    found = trainer.evaluate(metric_key_prefix="judged")
-    model.eval()
-    predictions, references, losses = [], [], []
-    for batch in ([0, 1], [2]):
-        inputs = collate_scenes([trainer.eval_dataset[number] for number in batch])
-        with torch.no_grad():
-            outputs = model(**inputs)
-        rule = {"threshold": 0.0, "scores": "per_class", "nms": "turned", "nms_per_class": True}
-        answers = processor.post_process_object_detection(outputs, **rule, min_objectness=0.05)
-        predictions += [{name: values.numpy() for name, values in answer.items()} for answer in answers]
-        references += [{"boxes": o["boxes"].numpy(), "labels": o["class_labels"].numpy()} for o in inputs["labels"]]
-        losses += [outputs.loss.item()] * len(batch)
-    expected = detection_metrics(predictions, references, names=box_classes(rooms["train"]))
-    assert trainer.class_scores == {name: expected.pop(f"class_ap_{name}") for name in ("25", "50")}
-    assert found["judged_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert {name: found[f"judged_{name}"] for name in expected} == pytest.approx(expected, nan_ok=True)

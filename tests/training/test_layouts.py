@@ -8,16 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
-from transformers import pipeline
 
 from hf_any3d import (
-    AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudTextToText,
-    SpatialLMForConditionalGeneration,
     load_point_dataset,
 )
-from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.training.layouts import (
@@ -30,7 +25,6 @@ from hf_any3d.training.layouts import (
     points_in_box,
     train_layouts,
 )
-from tests.cli.conftest import run
 from tests.common.test_quantization import without_compiler  # noqa: F401
 from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
@@ -98,46 +92,6 @@ def test_boxes_without_points_are_left_out(rooms, processor):
     assert not LayoutRows(rooms["train"], processor, seed=0, min_points=10_000)[0]["layout"].boxes
 
 
-def walls_of(row) -> np.ndarray:
-    """Directions and lengths of the walls on the ground."""
-    return np.array([[wall.bx - wall.ax, wall.by - wall.ay] for wall in row["layout"].walls])
-
-
-def test_turns_are_none_quarters_or_any_and_sizes_are_within_their_range(rooms, processor):
-    plain = walls_of(LayoutRows(rooms["train"], processor)[0])
-    seen = {}
-    for turns in ("none", "quarter", "any"):
-        rows = LayoutRows(rooms["train"], processor, seed=0, turns=turns)
-        for rows.epoch in range(12):
-            found = walls_of(rows[0])
-            np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(plain, axis=1), atol=1e-6)
-            angle = np.degrees(np.arctan2(found[0, 1], found[0, 0]) - np.arctan2(plain[0, 1], plain[0, 0])) % 360
-            seen.setdefault(turns, []).append(round(angle, 3) % 360)
-    assert set(seen["none"]) == {0} and set(seen["quarter"]) == {0, 90, 180, 270} and len(set(seen["any"])) == 12
-    assert max(seen["any"]) > 180 and LayoutRows(rooms["train"], processor, seed=0).turns == "quarter"
-    rows, ratios = LayoutRows(rooms["train"], processor, seed=0, turns="none", sizes=(0.5, 2.0)), []
-    for rows.epoch in range(12):
-        ratios.append(np.linalg.norm(walls_of(rows[0])[0]) / np.linalg.norm(plain[0]))
-    assert 0.5 <= min(ratios) < 0.8 and 1.3 < max(ratios) <= 2.0
-
-
-def test_a_layout_without_turns_and_sizes_is_as_it_was(rooms, processor):
-    plain = LayoutRows(rooms["train"], processor)[0]["layout"]
-    still = LayoutRows(rooms["train"], processor, seed=0, turns="none")[0]["layout"]
-    for one, other in zip(plain.boxes, still.boxes, strict=True):
-        assert dataclasses.astuple(one)[2:] == pytest.approx(dataclasses.astuple(other)[2:], abs=1e-9)
-
-
-def test_boxes_with_as_many_points_as_asked_for_are_kept(rooms, processor):
-    rows = LayoutRows(rooms["train"], processor, seed=0, turns="none")
-    points = np.asarray(rooms["train"][0]["points"], np.float64)
-    counts = [points_in_box(box, points, 0.15).sum() for box in rows[0]["layout"].boxes]
-    rows.min_points = max(counts)
-    assert len(rows[0]["layout"].boxes) == counts.count(max(counts))
-    rows.min_points += 1
-    assert not rows[0]["layout"].boxes
-
-
 def test_points_near_a_box_are_counted_in_its_own_frame():
     box = Box(0, "bed", 1.0, 2.0, 0.5, math.pi / 2, 2.0, 1.0, 1.0)  # two meters along y
     points = np.array([[1, 2, 0.5], [1, 3.14, 0.5], [1, 3.16, 0.5], [1.64, 2, 0.5], [1.66, 2, 0.5], [1, 2, 1.14]])
@@ -192,19 +146,6 @@ def test_answers_are_asked_row_by_row_and_scored_by_class(rooms, processor):
     mean = sum(scores.values()) / len(scores)
     assert metrics["test"]["f1_25"] == pytest.approx(mean) and metrics["test"]["loss"] == 0.25
     assert logged == [("test", metrics["test"])]
-
-
-def test_adapters_have_a_rank_of_16_unless_told_otherwise(processor):
-    model = fitting_spatiallm(processor)
-    config = adapted(model, LayoutModelArguments("any")).peft_config["default"]
-    assert (config.r, config.lora_alpha) == (16, 32) and set(config.modules_to_save) == {
-        "input_projection",
-        "projector",
-    }
-    given = LayoutModelArguments("any", peft_config={"r": 2, "lora_alpha": 3})
-    config = adapted(fitting_spatiallm(processor), given).peft_config["default"]
-    assert (config.r, config.lora_alpha) == (2, 3)
-    assert "lm_head" not in str(config.target_modules) and "q_proj" in str(config.target_modules)
 
 
 def test_rows_with_boxes_alone_are_layouts_of_objects(rooms, processor):
@@ -326,53 +267,6 @@ def test_wrong_arguments_are_named(words, match, tmp_path):
     given = ["--output_dir", str(tmp_path), "--use_cpu", *(["--model_name_or_path", "x"] if words else []), *words]
     with pytest.raises(ValueError, match=match):
         train_layouts(given)
-
-
-@pytest.mark.slow
-def test_the_command_fine_tunes_layouts(start, tmp_path):
-    words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path / "out", "--max_steps", 1, "--use_cpu"]
-    words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 40]
-    made = run("train", *words, "--peft", "none")
-    assert made.code == 0, made.err
-    assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
-
-
-@pytest.mark.slow
-def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
-    words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
-    words += ["--load_in_8bit", "--gradient_checkpointing", "--max_steps", 2, "--max_new_tokens", 20, "--use_cpu"]
-    report = train_layouts([str(word) for word in [*words, "--report_to", "none"]])
-    assert np.isfinite(report.metrics["test"]["loss"])
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == "LORA" and "q_proj" in config["target_modules"]
-    # It opens on the full weights, as its config names these.
-    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
-    assert not is_quantized(opened)
-
-
-@pytest.mark.slow
-def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_doors(start, tmp_path):
-    words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path, "--max_steps", 2, "--use_cpu"]
-    words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 20]
-    made = run("train", *words, "--peft", "guided_adapter", "--learning_rate", 0.05)
-    assert made.code == 0, made.err
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == "GUIDED_ADAPTER" and config["modules_to_save"] == ["input_projection", "projector"]
-    base = AutoModelForPointCloudTextToText.from_pretrained(start).eval()
-    doors = (
-        PeftModel.from_pretrained(AutoModelForPointCloudTextToText.from_pretrained(start), tmp_path),
-        SpatialLMForConditionalGeneration.from_pretrained(tmp_path),
-        AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path),
-        pipeline("point-cloud-object-detection", model=str(tmp_path)).model,
-    )
-    processor = SpatialLMProcessor.from_pretrained(tmp_path)
-    inputs = processor([np.asarray(load_point_dataset("rooms_with_layouts", **ROOMS)["test"][0]["points"])])
-    with torch.no_grad():
-        expected, *others = (model.eval()(**inputs).logits for model in doors)
-        assert all(torch.equal(logits, expected) for logits in others)
-        assert not torch.allclose(base(**inputs).logits, expected, atol=1e-3)
-    refused = run("train", *words[:3], "--output", tmp_path / "other", *words[5:], "--peft", "pointgst")
-    assert refused.code == 1 and "POINTGST" in refused.err
 
 
 @pytest.mark.parametrize("knows", [True, False])

@@ -6,16 +6,12 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hf_any3d.modeling.act import ActForPartSegmentation, ActForPointCloudClassification, ActForSemanticSegmentation
-from hf_any3d.modeling.any2point import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation
-from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
-from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
-from hf_any3d.training.arguments import AdapterArguments, ModelArguments
+from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import (
     CLASSES,
     PARTS,
     SCENES,
-    ZERO_SHOT,
     PointModelArguments,
     build_model,
     drop_attention,
@@ -24,7 +20,7 @@ from hf_any3d.training.models import (
 )
 from hf_any3d.training.requests import parse_arguments
 from tests.errors import raises
-from tests.tiny_act import SMALL, tiny_act
+from tests.tiny_act import tiny_act
 from tests.tiny_encoders import HIDDEN, random_encoder, saved_encoder, tiny_config
 from tests.tiny_text_towers import write_text_files
 
@@ -47,13 +43,6 @@ def pretrained(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_short_arguments_are_settings_of_the_config():
-    given = ModelArguments(num_tokens=8, encoder_dtype="bfloat16", model_config={"num_tokens": 3, "pooling": ["max"]})
-    assert given.model_config == {"num_tokens": 8, "encoder_dtype": "bfloat16", "pooling": ["max"]}
-    assert ModelArguments(tokenizer_neighbors=4).model_config == {"tokenizer_neighbors": 4}
-    assert ModelArguments().model_config == {}
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -72,20 +61,6 @@ def test_short_arguments_are_settings_of_the_config():
 def test_contradictions_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         PointModelArguments(**given)
-
-
-@pytest.mark.parametrize(
-    ("given", "weights"),
-    [
-        ({}, "pretrained"),
-        ({"random_encoder": True}, "random"),
-        ({"no_encoder": True}, "none"),
-        ({"random_encoder": True, "encoder_weights": "random"}, "random"),
-        ({"no_encoder": True, "encoder_weights": "none"}, "none"),
-    ],
-)
-def test_short_names_of_controls(given, weights):
-    assert PointModelArguments(**given).encoder_weights == weights
 
 
 def test_the_type_is_that_of_the_model_that_training_starts_from(tmp_path):
@@ -116,43 +91,10 @@ def test_settings_of_another_peft_method_are_left_out(tmp_path):
         assert adapter.peft_config == settings
 
 
-def test_reports_list_the_start_of_models_without_a_frozen_encoder(pretrained):
-    assert PointModelArguments().start() == {}
-    assert PointModelArguments(no_encoder=True).start() == {"model": None, "encoder weights": "none"}
-    assert PointModelArguments(model_type="pointnet").start() == {"model": None, "tuning": "full"}
-    drifting = PointModelArguments(model_name_or_path=pretrained, tuning="head", drifting_statistics=True)
-    assert drifting.start() == {"model": pretrained, "tuning": "head", "drifting statistics": True}
-
-
-@pytest.mark.parametrize(
-    ("kind", "task", "expected"),
-    [
-        ("act3d", CLASSES, ActForPointCloudClassification),
-        ("act3d", SCENES, ActForSemanticSegmentation),
-        ("act3d", PARTS, ActForPartSegmentation),
-        ("any2point", SCENES, Any2PointForSemanticSegmentation),
-        ("any2point", PARTS, Any2PointForPartSegmentation),
-        ("pointnet", CLASSES, PointNetForPointCloudClassification),
-        ("openshape", ZERO_SHOT, OpenShapeForZeroShotPointCloudClassification),
-    ],
-)
-def test_each_task_of_a_type_has_its_class(kind, task, expected):
-    assert find_model_class(kind, task) is expected
-
-
 @pytest.mark.parametrize(("kind", "task"), [("pointnet", PARTS), ("pointnet", SCENES), ("mesh", CLASSES)])
 def test_types_without_the_task_are_refused(kind, task):
     with pytest.raises(ValueError, match=f"no model of the type '{kind}' is registered for {task}"):
         find_model_class(kind, task)
-
-
-def test_an_untrained_model_has_the_settings_of_arguments_and_data():
-    given = {"model_config": SMALL | {"hidden_size": 16}, "attn_implementation": "eager"}
-    model = build(model_type="act3d", more={"in_channels": 6, "hidden_size": 32}, **given)
-    assert model.config.in_channels == 6 and model.config.hidden_size == 16  # those of the arguments win
-    assert model.config.id2label == dict(enumerate(LABELS)) and model.config.label2id["table"] == 2
-    assert model.config._attn_implementation == "eager"
-    assert trained(model) == {name for name, _ in model.named_parameters()}
 
 
 def test_settings_that_a_config_does_not_have_are_refused(pretrained):
@@ -174,22 +116,6 @@ def test_adapters_need_weights_that_are_pretrained_and_no_other_protocol(pretrai
     assert isinstance(model, PeftModel) and model.peft_config["default"].r == 2
     assert arguments.start() == {"model": pretrained, "tuning": "adapter"}
     assert all("lora_" in name or "modules_to_save" in name for name in trained(model))
-
-
-@pytest.mark.parametrize("peft", ["none", "full"])
-def test_point_transformers_without_an_adapter_follow_the_protocol(pretrained, peft):
-    model = build(model_name_or_path=pretrained, tuning="head", adapter={"peft": peft}, attn_implementation="eager")
-    assert {name.split(".")[0] for name in trained(model)} == {"act", "classifier"}
-    assert not any("blocks" in name for name in trained(model)) and not model.train().act.blocks.training
-    assert model.config._attn_implementation == "eager"
-
-
-def test_a_protocol_sets_head_and_statistics(pretrained):
-    drifting = build(model_name_or_path=pretrained, tuning="head", drifting_statistics=True)
-    assert drifting.train().act.blocks.training
-    for tuning, widths in (("linear", []), ("full", [16])):
-        model = build(model_name_or_path=pretrained, tuning=tuning, labels=[*LABELS, "sofa"])
-        assert list(model.config.head_widths) == widths and model.config.num_labels == 4
 
 
 @pytest.mark.parametrize(("peft", "unfrozen"), [("none", False), ("full", True), ("NONE", False)])

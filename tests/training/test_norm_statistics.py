@@ -5,17 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import get_peft_model
 from torch import nn
 from transformers import default_data_collator
 
-from hf_any3d import ActForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d import GuidedAdapterConfig
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.training import norm_statistics
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
-from hf_any3d.tuners.guided_adapter.module import CellNorm
-from tests.tiny_act import clouds as act_clouds, tiny_act
-from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 from tests.tiny_text_towers import adapted_zero_shot_model
 
@@ -68,44 +64,8 @@ def test_norms_of_a_frozen_encoder_are_unchanged():
     assert torch.equal(model.norm.running_mean, torch.zeros(3))
 
 
-@pytest.mark.parametrize("count", [3, 5])
-def test_fewer_rows_than_a_batch_are_used(count):
-    model = Scaled()
-    rows = [{"rows": torch.full((3,), float(number))} for number in range(count)]
-    refresh_norm_statistics(trainer_of(model, rows, 8))
-    torch.testing.assert_close(model.norm.running_mean, torch.full((3,), (count - 1) / 2))
-
-
 def statistics(model):
     return {name: buffer.clone() for name, buffer in model.named_buffers() if "running_" in name}
-
-
-def test_norms_of_guided_adapters_are_recomputed():
-    model = adapted_zero_shot_model()
-    batches = []
-    trainer = trainer_of(model, [{"points": cloud} for cloud in clouds(8)], 4)
-    trainer.data_collator = lambda rows: batches.append(default_data_collator(rows)) or batches[-1]
-    refresh_norm_statistics(trainer)
-    norms = [module for module in model.modules() if isinstance(module, CellNorm)]
-    first = [norm.running_mean.clone() for norm in norms]
-    assert len(norms) == 4 and all(mean.std() > 0.01 for mean in first)
-    with torch.no_grad():
-        for norm in norms:
-            norm.running_mean.fill_(float("nan"))
-    assert refresh_norm_statistics(trainer) > 4
-    for norm, mean in zip(norms, first, strict=True):
-        # Previous statistics have no effect.
-        torch.testing.assert_close(norm.running_mean, mean)
-        assert norm.momentum == 0.1
-    # The plain mean over the batches.
-    means = []
-    norms[0].momentum = 1.0
-    assert len(batches) == 4
-    with torch.no_grad():
-        for batch in batches[2:]:
-            model.train()(**batch)
-            means.append(norms[0].running_mean.clone())
-    torch.testing.assert_close(sum(means) / 2, first[0])
 
 
 def test_refreshing_one_adapter_leaves_the_others_and_the_originals():
@@ -123,35 +83,11 @@ def test_refreshing_one_adapter_leaves_the_others_and_the_originals():
     assert any("original_module" in name for name in before) and any(".default." in name for name in before)
 
 
-def test_norms_of_an_adapted_point_transformer_are_unchanged():
-    model = get_peft_model(tiny_act(ActForPointCloudClassification), GuidedAdapterConfig(init_weights=False))
-    rows = [{"points": cloud, "labels": torch.tensor(0)} for cloud in act_clouds(4)]
-    before = statistics(model)
-    refresh_norm_statistics(trainer_of(model, rows, 4))
-    after = statistics(model)
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {name for name in before if ".default." in name}
-
-
 def test_failed_pass_changes_no_norm():
     model = Scaled()
     with pytest.raises(ValueError, match="Expected more than 1 value"):
         refresh_norm_statistics(trainer_of(model, [{"rows": torch.ones(3)}], 1))
     assert model.norm.momentum == 0.1 and torch.equal(model.norm.running_mean, torch.zeros(3))
-
-
-def test_norms_in_fused_operations_are_recomputed():
-    model = tiny_autoencoder(None)
-    rows = [{"points": cloud} for cloud in act_clouds(4)]
-    before = statistics(model)
-    found = []
-    for _ in range(2):
-        torch.manual_seed(0)  # codes are drawn at random
-        assert refresh_norm_statistics(trainer_of(model, rows, 2)) == len(before) / 2
-        found.append(statistics(model))
-    for name, first in found[0].items():
-        assert not torch.equal(first, before[name]), name
-        torch.testing.assert_close(found[1][name], first, msg=name)
 
 
 class Noted(Scaled):

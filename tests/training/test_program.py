@@ -10,21 +10,15 @@ import torch
 from datasets import DatasetDict
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.model_card.run_report import RunReport, Stopwatch
-from hf_any3d.modeling.act import ActConfig
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.program import (
     build_trainer,
     claim_output,
     data_facts,
-    encoder_facts,
     run_program,
-    save_and_push,
     start_run,
 )
-from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
-from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import release_claims
 from tests.errors import raises
 from tests.faults.killing import held_by_another
@@ -66,31 +60,6 @@ def test_program_errors_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_program(main)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (
-            {"train_file": "/private/me/train.parquet", "test_file": "/private/me/other/test.parquet"},
-            {
-                "name": "train.parquet",
-                "files": {"train": "/private/me/train.parquet", "test": "/private/me/other/test.parquet"},
-                "on_hub": False,
-                "hub_type": "custom",
-            },
-        ),
-        ({"dataset_name": "shapes"}, {"name": "shapes", "files": {}, "on_hub": False, "hub_type": "shapes"}),
-        ({"dataset_name": "me/scans"}, {"name": "me/scans", "files": {}, "on_hub": True, "hub_type": "me/scans"}),
-        (
-            {"dataset_name": "folder", "data_dir": "/private/me/scans/"},
-            {"name": "scans", "files": {}, "on_hub": False, "hub_type": "custom"},
-        ),
-    ],
-)
-def test_reports_name_the_data_of_each_split_without_directories(given, expected):
-    facts = data_facts(DataArguments(**given), DatasetDict(), "none")
-    assert {key: facts[key] for key in expected} == expected
 
 
 def test_facts_name_the_splits_that_were_trained_on_if_there_are_several():
@@ -197,16 +166,6 @@ def test_a_run_starts_with_its_seed_and_the_newest_checkpoint(tmp_path, caplog):
     release_claims()
 
 
-def test_trainers_set_the_epoch_of_their_rows_and_store_the_processor(tmp_path):
-    processor = PointCloudProcessor()
-    trainer = build_trainer(tiny_model(), quiet(tmp_path), ROWS, ROWS[:2], processor, data_collator=len)
-    (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, EpochCallback)]
-    assert callback.rows is trainer.train_dataset is ROWS and trainer.eval_dataset == ROWS[:2]
-    assert trainer.processing_class is processor and trainer.data_collator is len
-    assert trainer.args.eval_strategy == "epoch" and trainer.args.load_best_model_at_end
-    assert not any(isinstance(one, HeadFirstCallback) for one in trainer.callback_handler.callbacks)
-
-
 def test_the_head_is_trained_first_without_an_adapter(tmp_path):
     arguments = quiet(tmp_path, head_epochs=2)
     trainer = build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
@@ -214,69 +173,3 @@ def test_the_head_is_trained_first_without_an_adapter(tmp_path):
     assert callback.epochs == 2
     with raises(ValueError, naming="--head_epochs"):
         build_trainer(adapted_model(), arguments, ROWS, None, PointCloudProcessor())
-
-
-def finished(folder, **settings):
-    """Save the result of a run that has not trained; returns the report, its name and the trainer."""
-    settings = {"gradient_accumulation_steps": 3, "warmup_steps": 0.25, "max_grad_norm": 0.5} | settings
-    settings |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "license": "mit"}
-    trainer = PointTrainer(tiny_model(num_labels=2), quiet(folder, **settings), processing_class=PointCloudProcessor())
-    trainer.state.max_steps = 8
-    claim_output(Path(folder))
-    metrics, scores = {"test": {"accuracy": 0.5}}, {"test": {"a": 1.0}}
-    report, name = save_and_push(
-        trainer,
-        Stopwatch(),
-        (metrics, scores),
-        data={"name": "shapes", "rows": {}, "points": 64},
-        parameters=(5, 9),
-        num_points=64,
-        checkpoint="checkpoint-1",
-        start={"model": None},
-        schedules={"temperature": "falls"},
-    )
-    return report, name, trainer
-
-
-def test_a_finished_run_is_saved_with_its_report_card_and_page(tmp_path):
-    report, name, trainer = finished(tmp_path / "run")
-    assert RunReport.load(tmp_path / "run" / "metrics.json") == report and name == str(tmp_path / "run")
-    assert (report.trained_parameters, report.total_parameters) == (5, 9) and "total" in report.seconds
-    assert report.metrics == {"test": {"accuracy": 0.5}} and report.class_accuracy == {"test": {"a": 1.0}}
-    assert report.encoder == encoder_facts(trainer.model.config) and report.adapter == {} and report.peak_memory
-    assert report.start == {"model": None} and report.selection == {} and report.data["name"] == "shapes"
-    own = {
-        "gradient_accumulation_steps": 3,
-        "processes": 1,
-        "warmup_steps": 2,
-        "weight_decay_on": "trainer",
-        "no_weight_decay": [],
-        "max_grad_norm": 0.5,
-        "device": "cpu",
-        "resumed_from": "checkpoint-1",
-        "temperature": "falls",
-    }
-    assert own.items() <= report.training.items() and report.training["batch_size"] == 48
-    assert report.training["lr_scheduler"] == "cosine" and "two_steps_per_batch" not in report.training
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert "license: mit" in card and "64" in card and "accuracy" in card
-    assert not (tmp_path / "run" / "_lock").exists()
-
-
-def test_schedules_of_released_programs_are_in_the_report(tmp_path):
-    schedule = {"warmup_epochs": 1}
-    report, _, trainer = finished(tmp_path, epoch_cosine=schedule, two_steps_per_batch=True)
-    assert report.training["lr_scheduler"] == "epoch_cosine" and "warmup_steps" not in report.training
-    assert report.training["epoch_cosine"] == trainer.args.epoch_cosine
-    assert report.training["two_steps_per_batch"] is True
-
-
-def test_facts_of_an_encoder_are_those_of_its_config():
-    config = tiny_model().config
-    facts = encoder_facts(config)
-    assert list(facts) == ["name", "model_type", "tower", "layers", "revision", "checksum"]
-    assert (facts["name"], facts["layers"], facts["model_type"]) == (config.encoder_name_or_path, 2, "bert")
-    assert (facts["revision"], facts["checksum"]) == (config.encoder_revision, config.encoder_checksum)
-    assert encoder_facts(ActConfig()) == {}
-    config.encoder_weights = "shuffled"
-    assert encoder_facts(config) == {**facts, "weights": "shuffled"}

@@ -5,8 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, ActModel
-from hf_any3d.training.protocol import ProtocolArguments, set_trainable
-from hf_any3d.training.tasks import Classification
+from hf_any3d.training.protocol import set_trainable
 from hf_any3d.training.trainer import decaying_parameters
 from tests.errors import raises
 from tests.modeling.act.reference_case import ReferenceCase
@@ -95,13 +94,6 @@ def test_drifting_statistics_change_as_released():
     assert torch.equal(before[weight], after[weight])
 
 
-def test_later_protocol_replaces_an_earlier_one():
-    model = tiny_act(ActForPointCloudClassification)
-    set_trainable(model, "head")
-    assert len(set_trainable(model, "full")) == len(list(model.parameters()))
-    assert model.train().act.blocks.training
-
-
 @pytest.mark.parametrize(
     ("protocol", "changes", "message"),
     [
@@ -118,20 +110,3 @@ def test_a_protocol_that_does_not_fit_is_refused(protocol, changes, message):
 def test_a_model_without_head_is_refused():
     with raises(ValueError, naming="ActModel"):
         set_trainable(tiny_act(ActModel), "full")
-
-
-def test_reports_list_what_differs_from_the_default_protocol():
-    def protocol_facts(protocol):
-        return Classification(None, None, protocol, None, None).data_facts()
-
-    assert protocol_facts(ProtocolArguments(vote_augment=["jitter"])) == {}  # without votes there are no copies
-    few = {"way": 5, "shot": 10, "fold": 0}
-    arguments = ProtocolArguments({"scale": None}, True, few, voting=10, vote_augment=["jitter"])
-    assert protocol_facts(arguments) == {
-        "processor": {"scale": None},
-        "augmentation_of_whole_clouds": True,
-        "few_shot": few,
-        "votes": 10,
-        "augmentation_of_votes": ["jitter"],
-    }
-    assert protocol_facts(ProtocolArguments(voting=10)) == {"votes": 10}

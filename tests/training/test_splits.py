@@ -1,11 +1,9 @@
 """Splits of a training program: what is loaded, what is taken for validation, joined and cut short."""
 
-import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_any3d.model_card.run_report import TEST_CHOOSES
-from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
 from hf_any3d.training.splits import divide
@@ -103,53 +101,6 @@ def test_splits_are_trained_on_together_after_validation_rows_were_taken():
     assert numbers(splits, "train") == list(range(13)) and {*splits} == {"train", "test"} and origin == "none"
     with raises(KeyError, naming="absent"):
         load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
-
-
-def test_the_first_rows_of_each_split_are_kept():
-    given = {"train": 6, "validation": 5, "test": 4}
-    splits, _ = load(given, max_train_samples=3, max_eval_samples=2)
-    assert [numbers(splits, name) for name in given] == [[0, 1, 2], [0, 1], [0, 1]]
-    splits, _ = load(given, max_train_samples=7, max_eval_samples=5)
-    assert [len(splits[name]) for name in given] == [6, 5, 4]
-    splits, _ = load(given, max_eval_samples=1)
-    assert [len(splits[name]) for name in given] == [6, 1, 1]
-    assert {*load({"train": 6}, validation_fraction=0.0, max_eval_samples=1)[0]} == {"train"}
-
-
-def test_facts_are_those_of_arguments_and_splits():
-    options = {"variant": "x"}
-    data = DataArguments(
-        dataset_name="modelnet40", dataset_options=options, num_points=99, features=["xyz", "rgb"], augment=["scale"]
-    )
-    facts = program.data_facts(data, DatasetDict({"train": rows(5), "test": rows(2)}), "none of it")
-    assert facts == {
-        "name": "modelnet40",
-        "files": {},
-        "options": options,
-        "rows": {"train": 5, "test": 2},
-        "validation": "none of it",
-        "points": 99,
-        "features": ["xyz", "rgb"],
-        "augmentation": ["scale"],
-        "on_hub": False,
-        "hub_type": "modelnet40",
-    }
-
-
-FEW = {"way": 2, "shot": 2, "fold": 0}
-
-
-def test_a_fold_of_few_rows_is_drawn_for_training_alone():
-    splits, origin = apply_protocol(DatasetDict({"train": rows(20), "test": rows(4)}), "none", ProtocolArguments())
-    assert len(splits["train"]) == 20 and origin == "none"
-    few, origin = apply_protocol(
-        DatasetDict({"train": rows(20), "test": rows(40)}), "none", ProtocolArguments(few_shot=FEW)
-    )
-    assert np.bincount(few["train"]["label"]).tolist() == [2, 2] and origin == "none"
-    with raises(ValueError, naming="--few_shot"):
-        apply_protocol(
-            DatasetDict({"train": rows(20), "validation": rows(2)}), "drawn", ProtocolArguments(few_shot=FEW)
-        )
 
 
 def test_the_test_split_selects_weights_on_request():

@@ -3,7 +3,6 @@
 import pytest
 
 from hf_any3d.training.minigpt3d_stages import (
-    CONVERSATIONS,
     ConversationArguments,
     StageArguments,
     StageTrainingArguments,
@@ -11,27 +10,6 @@ from hf_any3d.training.minigpt3d_stages import (
 from hf_any3d.training.schedules import StepCosine
 
 PARTS = {"point_encoder": "a", "qformer": "b", "language_model": "c"}
-
-
-@pytest.mark.parametrize(
-    ("stage", "ratios", "sizes"),
-    [(1, [1], [9]), (2, [1], [9]), (3, [2, 3, 3], [6, 10, 4]), (4, [2, 3, 3], [6, 10, 4])],
-)
-def test_each_stage_has_its_published_conversations(stage, ratios, sizes):
-    chosen = ConversationArguments()
-    chosen.choose(stage)
-    assert (chosen.conversations, chosen.data_ratios, chosen.batch_sizes) == (CONVERSATIONS[stage], ratios, sizes)
-
-
-def test_given_conversations_win_and_unpublished_kinds_have_a_default():
-    chosen = ConversationArguments(conversations=["complex", "brief"], data_ratios=[2.0, 5.0])
-    chosen.choose(3)
-    assert (chosen.conversations, chosen.data_ratios, chosen.batch_sizes) == (["complex", "brief"], [2.0, 5.0], [9, 9])
-    assert ConversationArguments(dataset_options={"streaming": True, "x": 1}).dataset_options == {
-        "copy_clouds": False,
-        "x": 1,
-    }
-    assert ConversationArguments(dataset_options='{"streaming": false}').dataset_options == {}
 
 
 @pytest.mark.parametrize(
@@ -78,12 +56,6 @@ def test_contradictions_are_refused(given, text):
         StageArguments(**given)
 
 
-def test_what_is_enough_is_taken():
-    assert StageArguments(stage=2, model_name_or_path="x").model_config == {}
-    made = StageArguments(stage=1, **PARTS, model_config='{"a": 1}', processor_config='{"end_mark": "#"}')
-    assert made.model_config == {"a": 1} and made.processor_config == {"end_mark": "#"}
-
-
 def training(folder, **settings) -> StageTrainingArguments:
     return StageTrainingArguments(str(folder), use_cpu=True, report_to="none", **{"max_steps": 12} | settings)
 
@@ -109,8 +81,3 @@ def test_a_schedule_is_divided_into_its_epochs(tmp_path):
 def test_steps_that_cannot_be_are_refused(given, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         training(tmp_path, **given)
-
-
-def test_a_run_may_have_a_single_step(tmp_path):
-    made = training(tmp_path, max_steps=1, step_cosine={"warmup_steps": 0})
-    assert made.max_steps == 1 and made.step_schedule.steps_per_epoch == 1

@@ -6,8 +6,6 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
-from hf_any3d import PointCloudProcessor
-from hf_any3d.chat import MiniGPT3DProcessor
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
 from hf_any3d.training.checkpoints import check_run
 from hf_any3d.training.minigpt3d_stages import (
@@ -17,7 +15,6 @@ from hf_any3d.training.minigpt3d_stages import (
     trained_groups,
     warn_of_local_parts,
 )
-from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.closeness import assert_nearly_equal
 from tests.common.test_quantization import with_rounded_weights
 from tests.errors import raises
@@ -111,30 +108,6 @@ def test_stages_follow_each_other(before, stage, tmp_path):
     model.config.stage = 4
     with raises(ValueError, naming=f"has stage {before}, this run 4"):
         check_run(tmp_path, model, 1)
-
-
-def test_what_a_stage_is_worth_can_be_measured(tmp_path):
-    """Groups stay frozen, stages are skipped, and query experts are mixed in another way."""
-    model = tiny_model(text_config=tiny_text())
-    model.config.stage = 1
-    model.save_pretrained(tmp_path)
-    points = PointCloudProcessor(num_points=40, features=["xyz", "rgb"])
-    MiniGPT3DProcessor.from_config(model.config, byte_tokenizer(), points).save_pretrained(tmp_path)
-    start = {"model_name_or_path": str(tmp_path)}
-    whole = open_for_stage(StageArguments(stage=2, **start), num_points=40)[0]
-    left = ["text_lora", "qformer_norms"]
-    part = open_for_stage(StageArguments(stage=2, left_frozen=left, **start), num_points=40)[0]
-    groups = trained_groups(whole)
-    assert groups.keys() - trained_groups(part).keys() == {"language model LoRA", "bridge qformer norms"}
-    assert trained_groups(part)["bridge qformer LoRA"] == groups["bridge qformer LoRA"]
-    other = {"router": "soft", "router_top_k": 1}
-    skipped = StageArguments(stage=4, skipped_stages=True, model_config=other, **start)
-    last = open_for_stage(skipped, num_points=40)[0]
-    assert (last.config.router, last.config.router_top_k, last.config.stage) == ("soft", 1, 4)
-    with raises(ValueError, naming="point_mlp"):
-        open_for_stage(StageArguments(stage=4, skipped_stages=True, left_frozen=["point_mlp"], **start), num_points=40)
-    with raises(ValueError, naming="--model_name_or_path and --model_config"):
-        StageArguments(stage=2, model_config={"num_query_experts": 2}, **start)
 
 
 def test_the_place_of_a_cloud_is_the_first_free_token_and_there_may_be_no_qformer(parts):

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, load_dataset
+from datasets import Array2D, ClassLabel, Dataset, Features
 from datasets.distributed import split_dataset_by_node
 from transformers import Trainer, TrainingArguments
 
@@ -108,17 +108,6 @@ def test_clouds_depend_only_on_seed_epoch_and_points(shards):
         assert not any(np.allclose(first[label], other[label]) for label in first)
 
 
-def test_a_process_reads_its_part_again_and_again(shards, monkeypatch):
-    rows = streamed_training_rows(streamed(shards), PointCloudProcessor(num_points=40), ["jitter"], seed=1)
-    parts = [list(islice(rows.of_process(rank, 2), NUM_CLOUDS)) for rank in range(2)]
-    labels = [[int(row["label"]) for row in part] for part in parts]
-    assert sorted({*labels[0]} | {*labels[1]}) == list(range(NUM_CLOUDS)) and not {*labels[0]} & {*labels[1]}
-    half = NUM_CLOUDS // 2
-    assert labels[0][:half] == labels[0][half:]
-    assert not np.allclose(parts[0][0]["points"], parts[0][half]["points"])
-    assert len(list(rows)) == NUM_CLOUDS and list(StreamedRows(streamed(shards).take(0), rows.processor)) == []
-
-
 def test_the_trainer_of_several_processes_reads_parts(shards, tmp_path, monkeypatch):
     rows = streamed_training_rows(streamed(shards), PointCloudProcessor(num_points=40), seed=1)
     arguments = PointTrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", eval_strategy="no")
@@ -138,19 +127,6 @@ def test_without_a_seed_rows_equal_evaluation_rows(shards, tmp_path):
     for row, stored in zip(rows, mapped, strict=True):
         assert row["label"] == stored["label"]
         np.testing.assert_array_equal(row["points"], processor(stored["points"], return_tensors="np")["points"][0])
-
-
-def test_nested_lists_of_numbers_are_streamed_too(tmp_path):
-    features = Features({"points": List(List(Value("float64"))), "label": Value("int64")})
-    Dataset.from_dict({"points": [np.eye(3), 2 * np.eye(3)], "label": [3, 1]}, features=features).to_parquet(
-        tmp_path / "train.parquet"
-    )
-    processor = PointCloudProcessor(num_points=3)
-    plain = load_dataset("parquet", data_dir=str(tmp_path), split="train", streaming=True)
-    for dataset in (plain, streamed(tmp_path)):
-        rows = list(StreamedRows(dataset, processor))
-        assert [int(row["label"]) for row in rows] == [3, 1]
-        np.testing.assert_allclose(rows[0]["points"], rows[1]["points"], atol=1e-6)
 
 
 @pytest.mark.slow

@@ -43,16 +43,6 @@ def test_pushed_run_opens_through_every_entry_point(make, hub, tmp_path):
 
 @pytest.mark.slow
 @MAKERS
-def test_best_checkpoint_is_loaded_at_the_end(make, tmp_path):
-    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
-    run = trainer(make("bert"), tmp_path, 3, metric_for_best_model="eval_loss", **settings)
-    run.train()
-    losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
-    assert run.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
-
-
-@pytest.mark.slow
-@MAKERS
 def test_interrupted_run_resumes_without_warnings_to_the_same_result(make, tmp_path, capfd, recwarn):
     whole = trainer(make("bert"), tmp_path / "whole", 4, save_strategy="no")
     whole.train()

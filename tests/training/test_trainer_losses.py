@@ -101,27 +101,3 @@ def test_of_equally_accurate_weights_those_with_the_lower_loss_are_kept(tmp_path
     trainer.train()
     assert trainer.state.best_global_step == 3 and trainer.state.best_metric == 0.75
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")
-
-
-@pytest.mark.parametrize(
-    ("metrics", "logged", "expected"),
-    [
-        ({"eval_accuracy": 0.75, "eval_loss": 0.4}, {"eval_loss": 0.5}, True),
-        ({"eval_accuracy": 0.75, "eval_loss": 0.5}, {"eval_loss": 0.5}, False),
-        ({"eval_accuracy": 0.7, "eval_loss": 0.1}, {"eval_loss": 0.5}, False),
-        ({"eval_accuracy": 0.8, "eval_loss": 0.9}, {"eval_loss": 0.5}, True),
-        ({"eval_accuracy": 0.75}, {"eval_loss": 0.5}, False),
-        ({"eval_accuracy": 0.75, "eval_loss": 0.4}, {"loss": 0.9}, False),  # which is of training
-    ],
-)
-@pytest.mark.parametrize("name", ["accuracy", "eval_accuracy"])
-def test_equally_good_weights_are_better_by_their_loss_alone(tmp_path, metrics, logged, expected, name):
-    settings = {"metric_for_best_model": name, "save_strategy": "epoch", "eval_strategy": "epoch"}
-    rows = [{"points": cloud, "labels": 0} for cloud in clouds(2)]
-    arguments = smoothing(tmp_path, label_smoothing_factor=0, load_best_model_at_end=True, **settings)
-    trainer = PointTrainer(tiny_model("bert"), arguments, train_dataset=rows, eval_dataset=rows)
-    state = trainer.state
-    state.best_metric, state.best_global_step, state.global_step = 0.75, 3, 9
-    state.log_history = [{"step": 1, "eval_loss": 9.0}, {"step": 3, **logged}]
-    assert trainer._determine_best_metric(metrics, None) is expected
-    assert state.best_global_step == (9 if expected else 3)

@@ -7,16 +7,13 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig, Trainer
+from transformers import AutoConfig
 
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.trainer import PointTrainer, decaying_parameters, parameter_groups
+from hf_any3d.training.trainer import PointTrainer, decaying_parameters
 from hf_any3d.tuners import GuidedAdapterConfig
-from hf_any3d.tuners.guided_adapter.module import LayerGate
-from tests.common.models import CASES
 from tests.errors import raises
 from tests.modeling.any2point.reference_case import FOLDER
 
@@ -143,36 +140,6 @@ def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, dro
 def test_errors_name_invalid_settings(tmp_path, settings, text):
     with pytest.raises((ValueError, TypeError), match=text):
         trainer(tmp_path, **settings)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case.labels is not None], ids=lambda case: case.name)
-def test_norms_gates_scales_and_class_tokens_do_not_decay(case, tmp_path):
-    model = case.build()
-    if case.name.startswith("Any2Point"):
-        model = get_peft_model(model, GuidedAdapterConfig(gate=0.5))
-    model.requires_grad_(True)
-    norms = {
-        id(parameter)
-        for module in model.modules()
-        if "norm" in type(module).__name__.lower() or isinstance(module, (ClassToken, LayerGate))
-        for parameter in module.parameters(recurse=False)
-    }
-    arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", save_strategy="no")
-    ours = PointTrainer(model, arguments, eval_dataset=Rows()).create_optimizer().param_groups
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
-    stock = (
-        Trainer(model, arguments, eval_dataset=Rows(), optimizers=(optimizer, None)).create_optimizer().param_groups
-    )
-    for made in (ours, stock):
-        decaying = {id(p) for group in made if group["weight_decay"] for p in group["params"]}
-        resting = {id(p) for group in made if not group["weight_decay"] for p in group["params"]}
-        assert decaying and not decaying & norms and not decaying & resting
-        assert decaying | resting == {id(p) for p in model.parameters()}
-        for name, parameter in model.named_parameters():
-            vector = parameter.dim() < 2 or name.rpartition(".")[2] in ("norm_weight", "norm_bias", "bias")
-            assert not (vector and id(parameter) in decaying), name
-    assert {id(p) for p in ours[0]["params"]} == {id(p) for p in stock[0]["params"]}
 
 
 def rates(run: PointTrainer) -> list[float]:

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from transformers.pytorch_utils import Conv1D
+from peft import get_peft_model
 
 from hf_any3d import (
     ActConfig,
@@ -13,8 +12,6 @@ from hf_any3d import (
     IDPTConfig,
     PPTConfig,
 )
-from hf_any3d.tuners.dapt import DAPTLayer
-from hf_any3d.tuners.idpt import IDPTLayer
 from tests.reference.fill import points
 
 CONFIGS = {
@@ -90,63 +87,6 @@ def test_two_adapters_add_tokens_at_once(method):
     model.delete_adapter("other")
     model.set_adapter("default")
     torch.testing.assert_close(model(points=clouds()).logits, alone)
-
-
-@BY_METHOD
-@torch.no_grad()
-def test_a_cloud_does_not_depend_on_its_batch(method):
-    model = adapted(CONFIGS[method]())
-    batch = clouds(3)
-    alone = model(points=batch[1:2]).logits
-    torch.testing.assert_close(model(points=batch).logits[1:2], alone, atol=1e-4, rtol=1e-3)
-
-
-@torch.no_grad()
-def test_a_random_position_is_not_trained_but_stored(tmp_path):
-    model = adapted(CONFIGS["idpt"](train_position=False))
-    named = dict(model.named_parameters())
-    (position,) = [name for name in named if "idpt_position" in name]
-    assert not named[position].requires_grad
-    with pytest.raises(AssertionError):
-        torch.testing.assert_close(named[position], torch.zeros_like(named[position]))
-    expected = model(points=clouds()).logits
-    model.save_pretrained(tmp_path)
-    opened = PeftModel.from_pretrained(base_of(), tmp_path).eval()
-    torch.testing.assert_close(opened(points=clouds()).logits, expected)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "made"), [(None, [2]), (1, [1]), ([2, 0, 2], [0, 2])], ids=["the last one", "one", "in any order"]
-)
-def test_prompts_are_made_before_the_layers_that_are_named(numbers, made):
-    model = get_peft_model(base_of(), CONFIGS["idpt"](prompt_layers=numbers))
-    layers = model.get_base_model().act.blocks.layers
-    assert [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer) and layer.nested] == made
-    wrapped = [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer)]
-    assert wrapped == list(range(made[0], 3))  # prompts go on to the end
-    alone = get_peft_model(base_of(), CONFIGS["idpt"](prompt_layers=numbers, keep_prompts=False))
-    layers = alone.get_base_model().act.blocks.layers
-    assert [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer)] == made
-
-
-def test_outputs_of_linear_layers_and_norms_are_scaled_by_channel():
-    inside = {
-        "linear": torch.nn.Linear(8, 12),
-        "convolution": Conv1D(20, 8),
-        "norm": torch.nn.LayerNorm(8),
-        "bare_norm": torch.nn.LayerNorm(8, elementwise_affine=False),
-        "table": torch.nn.Embedding(3, 8),
-    }
-    bare = torch.nn.LayerNorm(8, elementwise_affine=False)
-    layer = DAPTLayer(torch.nn.ModuleDict(inside), 8, is_open=False, is_first=False, final_norm=bare)
-    assert layer.widths == {"linear": 12, "convolution": 20, "norm": 8, "final_norm": 8}
-    layer.update_layer("default", DAPTConfig(r=4))
-    with torch.no_grad():
-        layer.dapt_scales_linear["default"].gamma.fill_(2)
-        layer.dapt_scales_linear["default"].beta.fill_(3)
-        tokens = torch.randn(2, 8)
-        linear = inside["linear"]
-        torch.testing.assert_close(linear(tokens), 2 * (tokens @ linear.weight.T + linear.bias) + 3)
 
 
 @pytest.mark.parametrize(

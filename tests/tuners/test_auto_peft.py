@@ -24,7 +24,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from tests.common.models import CASES as ALL, case_of
+from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
@@ -102,15 +102,3 @@ def test_adapters_around_an_encoder_of_the_hub_are_saved_without_warnings_or_req
         warnings.simplefilter("error")
         get_peft_model(model, METHODS[method](model)).save_pretrained(tmp_path)
     assert len(hub.requests) == asked
-
-
-@pytest.mark.parametrize(
-    "case",
-    [case for case in ALL if "Phi" not in case.name],
-    ids=lambda case: case.name,  # that is transformers' own
-)
-def test_peft_asks_every_model_for_checkpointing_without_a_warning(case):
-    model = case.build()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert model.is_gradient_checkpointing is False

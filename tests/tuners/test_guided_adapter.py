@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import nn
 
 from hf_any3d.tuners import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
-from hf_any3d.tuners.guided_adapter.module import CellAttention
-from tests.tiny_encoders import LAYERS, adapted_model, clouds, tiny_model, train_step
+from tests.tiny_encoders import adapted_model, clouds, tiny_model
 
 
 @pytest.fixture(params=["bert", "clip_vision_model"])
@@ -27,15 +26,6 @@ def wrapped_layers(model):
     return [module for module in model.modules() if isinstance(module, GuidedAdapterLayer)]
 
 
-def saved(encoder, directory, adapter=None, **config):
-    """Save a trained adapter; return its logits."""
-    model = adapted_model(encoder, adapter, **config)
-    train_step(model)
-    expected = logits_of(model)
-    model.save_pretrained(directory)
-    return expected
-
-
 @pytest.mark.slow
 def test_new_adapter_adds_only_its_aggregation(encoder):
     base = logits_of(tiny_model(encoder))
@@ -45,39 +35,6 @@ def test_new_adapter_adds_only_its_aggregation(encoder):
     assert not torch.allclose(logits_of(model), base, atol=1e-4)
     model = get_peft_model(tiny_model(encoder), GuidedAdapterConfig())
     assert not torch.allclose(logits_of(model), base, atol=1e-4)
-
-
-def test_attention_is_shared_by_all_layers_by_default(encoder):
-    def attentions(**adapter):
-        model = adapted_model(encoder, adapter)
-        return {id(module) for module in model.modules() if isinstance(module, CellAttention)}
-
-    assert len(attentions()) == 1
-    assert len(attentions(share_attention=False)) == LAYERS
-
-
-@pytest.mark.slow
-def test_adapters_of_different_widths_switch(encoder, tmp_path):
-    narrow = saved(encoder, tmp_path / "narrow", {"r": 2})
-    wide = saved(encoder, tmp_path / "wide", {"r": 8, "share_attention": False, "gate": 0.9})
-    model = PeftModel.from_pretrained(tiny_model(encoder), tmp_path / "narrow", adapter_name="narrow")
-    model.load_adapter(tmp_path / "wide", adapter_name="wide")
-    assert torch.equal(logits_of(model), narrow), "loading another adapter does not switch to it"
-    for name, expected in (("wide", wide), ("narrow", narrow), ("wide", wide)):
-        model.set_adapter(name)
-        assert torch.equal(logits_of(model), expected)
-    assert not torch.allclose(narrow, wide, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_only_chosen_layers_are_adapted(encoder, tmp_path):
-    expected = saved(encoder, tmp_path, {"layers_to_transform": 1})
-    loaded = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)
-    assert torch.equal(logits_of(loaded), expected)
-    core = loaded.base_model.model.any2point
-    wrapped = [isinstance(layer, GuidedAdapterLayer) for layer in core.family.layers_of(core.encoder)]
-    assert wrapped == [False, True]
-    assert not torch.allclose(logits_of(adapted_model(encoder)), expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,12 +9,9 @@ from hf_any3d.tuners.guided_adapter.module import (
     CellAttention,
     CellNorm,
     Guidance,
-    LayerGate,
-    bottleneck,
     guided_aggregation,
     pool_views,
 )
-from tests.closeness import assert_nearly_equal
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
 
@@ -119,77 +116,11 @@ def test_pooled_cells_equal_attention_in_each_cell_alone(case, pooling):
                 torch.testing.assert_close(rows[batch, view, row], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_tokens_of_other_cells_change_nothing(case):
-    tokens, attention, _, _, geometry = case
-    members = geometry.view_cells()
-    changed = tokens[:, 1:].clone()
-    changed[:, 0] += torch.arange(HIDDEN) ** 2  # not a constant: the norm would take that away
-    before, after = attention(tokens[:, 1:], members), attention(changed, members)
-    moved = (before - after).abs().amax(dim=-1) > 1e-9  # (batch, views, tokens)
-    assert torch.equal(moved, members.apart[:, :, 0, 0] == 0)
-
-
-@pytest.mark.parametrize("count_empty", [False, True])
-def test_norm_in_training_is_batch_norm_over_the_cells(case, count_empty):
-    geometry = case[4]
-    members = geometry.view_cells()
-    rows = pool_views(case[0][:, 1:], case[1], members, "mean").detach()
-    norm = randomize(CellNorm(VIEWS, HIDDEN, count_empty).double())
-    plain = [nn.BatchNorm1d(HIDDEN).double() for _ in range(VIEWS)]
-    for view, reference in enumerate(plain):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(reference, name).data.copy_(getattr(norm, name)[view])
-    found = norm.train()(rows, members)
-    for view, reference in enumerate(plain):
-        inside = members.occupied[:, view]
-        cells = rows[:, view][inside]
-        empty = BATCH * members.cells - len(cells)
-        assert members.cells == rows.shape[2] and empty > 0
-        padded = torch.cat([cells, cells.new_zeros(empty if count_empty else 0, HIDDEN)])
-        expected = reference.train()(padded)[: len(cells)]
-        torch.testing.assert_close(found[:, view][inside], expected)
-        torch.testing.assert_close(norm.running_mean[view], reference.running_mean)
-        torch.testing.assert_close(norm.running_var[view], reference.running_var)
-
-
-def test_norm_counts_empty_cells_that_have_no_row(case):
-    members = case[4].view_cells(0.5)
-    assert members.cells == 18 > TOKENS == members.pool.shape[2]
-    rows = torch.randn(BATCH, VIEWS, TOKENS, HIDDEN, dtype=torch.float64)
-    norm = CellNorm(VIEWS, HIDDEN, count_empty=True).double().train()
-    norm(rows, members)
-    cells = rows[:, 0][members.occupied[:, 0]]
-    padded = torch.cat([cells, cells.new_zeros(BATCH * 18 - len(cells), HIDDEN)])
-    torch.testing.assert_close(norm.running_mean[0], 0.1 * padded.mean(dim=0))
-    torch.testing.assert_close(norm.running_var[0], 0.9 + 0.1 * padded.var(dim=0))
-
-
-def test_autocast_leaves_the_statistics_in_full_precision(case):
-    members = case[4].view_cells()
-    rows = torch.randn(BATCH, VIEWS, 3, HIDDEN)
-    plain, cast = CellNorm(VIEWS, HIDDEN).train(), CellNorm(VIEWS, HIDDEN).train()
-    expected = plain(rows, members)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = cast(rows, members)
-    assert torch.equal(found, expected)
-    assert torch.equal(cast.running_mean, plain.running_mean) and torch.equal(cast.running_var, plain.running_var)
-
-
 def test_norm_of_a_single_cell_is_finite():
     geometry = Geometry(torch.zeros(1, 2, 3), torch.zeros(1, 1, 2, 1), (1.0,), 1.0)
     norm = CellNorm(1, HIDDEN).train()
     rows = norm(torch.randn(1, 1, 1, HIDDEN), geometry.view_cells())
     assert rows.isfinite().all() and norm.running_var.isfinite().all()
-
-
-def test_a_recomputed_pass_does_not_count_twice(case):
-    members = case[4].view_cells()
-    norm = CellNorm(VIEWS, HIDDEN).double().train()
-    rows = torch.randn(BATCH, VIEWS, 3, HIDDEN, dtype=torch.float64)
-    first = norm(rows, members)
-    once = norm.running_mean.clone()
-    assert torch.equal(norm(rows, members), first)
-    assert torch.equal(norm.running_mean, once) and once.abs().max() > 0
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -207,28 +138,3 @@ def test_gradients_equal_finite_differences(case, pooling, training):
 
     weights = [getattr(module, name).detach().requires_grad_() for module, name in names]
     assert torch.autograd.gradcheck(aggregate, (tokens.requires_grad_(), *weights), fast_mode=True)
-
-
-@pytest.mark.parametrize("hooked", [False, True], ids=["plain", "with hooks"])
-def test_bottleneck_is_two_linear_layers_around_a_quick_gelu(hooked):
-    down, up = nn.Linear(HIDDEN, 3), nn.Linear(3, HIDDEN)
-    calls = []
-    if hooked:  # such layers are called, others may be computed from their weights
-        for layer in (down, up):
-            layer.register_forward_hook(lambda layer, *_: calls.append(layer))
-    branch = torch.randn(2, 5, HIDDEN)
-    hidden = down(branch)
-    expected = 0.3 * up(hidden * (1.702 * hidden).sigmoid())
-    calls.clear()
-    torch.testing.assert_close(bottleneck(branch, down, up, nn.Identity(), 0.3), expected)
-    assert calls == ([down, up] if hooked else [])
-    low = bottleneck(branch.bfloat16(), down, up, nn.Identity(), 0.3)
-    assert low.dtype == torch.bfloat16
-    assert_nearly_equal(low, expected, 0.05)
-
-
-def test_gate_interpolates_between_input_and_output():
-    entered, left = torch.randn(2, 5, HIDDEN), torch.randn(2, 5, HIDDEN)
-    assert torch.equal(LayerGate(HIDDEN, 0.0)(entered, left), entered)
-    torch.testing.assert_close(LayerGate(HIDDEN, 1.0)(entered, left), left)
-    torch.testing.assert_close(LayerGate(HIDDEN, 0.25)(entered, left), 0.75 * entered + 0.25 * left)

@@ -115,25 +115,6 @@ def test_few_tokens_are_smaller_graphs(groups):
     assert logits_of(model).isfinite().all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("use_reentrant", [True, False])
-def test_checkpoints_leave_gradients_as_they_are(use_reentrant):
-    found = []
-    for is_checkpointed in (False, True):
-        model = adapted()
-        if is_checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-            model.enable_input_require_grads()
-        model.train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        model(points=POINTS, labels=torch.tensor([0, 1, 2])).loss.backward()
-        found.append([p.grad for p in model.parameters() if p.requires_grad])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("axis", ["tokens", "batch"])
 def test_the_class_token_of_an_encoder_takes_no_part_in_graphs(axis, monkeypatch):
     base = tiny_model("bert", attention_axis=axis)

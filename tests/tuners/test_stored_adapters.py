@@ -10,12 +10,9 @@ from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
 from hf_any3d import ActForPointCloudClassification, AutoModelForPointCloudClassification
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import case_of
-from tests.common.test_tuners import fits
-from tests.common.tuners import ADAPTED, answer_of, assert_apart, assert_same, base_of, config_of, name_of
+from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of
 from tests.errors import raises
 
 CASE = case_of(ActForPointCloudClassification)
@@ -85,21 +82,6 @@ def test_the_dtype_that_is_asked_for_is_that_of_the_base(door, method, saved_bas
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         assert trained and all(weight.dtype == torch.float32 for weight in trained)
         assert all(weight.grad is None or weight.grad.isfinite().all() for weight in trained)
-
-
-# Models whose dtype is that of all their weights.
-SINGLE = (PretrainedBaseMixin, Detr3DForPointCloudObjectDetection)
-HALVES = [case for case in ADAPTED if issubclass(case.model_class, SINGLE) and fits(case, "BITFIT")]
-
-
-@pytest.mark.parametrize("case", HALVES, ids=name_of)
-def test_heads_in_full_precision_answer_on_bases_in_half(case, tmp_path):
-    model = get_peft_model(base_of(case), config_of("BITFIT", base_of(case))).eval()
-    model.save_pretrained(tmp_path)
-    half = PeftModel.from_pretrained(base_of(case).to(torch.bfloat16), tmp_path)
-    heads = [weight for name, weight in half.named_parameters() if ".modules_to_save." in name]
-    assert all(weight.dtype == torch.float32 for weight in heads if weight.is_floating_point())
-    assert_same(answer_of(case, half), answer_of(case, model), 0.25)
 
 
 def test_load_adapter_of_transformers_compares_the_base(saved_base, tmp_path):

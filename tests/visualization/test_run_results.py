@@ -4,7 +4,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from hf_any3d.visualization import run_results
 from hf_any3d.visualization.run_results import plot_confusion_matrix, training_curves, write_run_results
 from tests.conftest import real_pictures
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
@@ -116,17 +115,6 @@ def test_the_page_of_a_run_fits_a_phone(browser, results):
     with emulated(browser, phone=True, dark=True):
         browser.open(results / "results.html")
         assert not browser.driver.execute_script(SCROLLS) and browser.errors() == []
-
-
-def test_a_table_of_classes_has_what_each_split_knows():
-    scores = {"validation": {"a": 0.5}, "test": {"a": 0.25, "b": 1.0}}
-    confusions = {"test": (np.array([[1, 3], [0, 4]]), ["a", "b"])}
-    assert run_results.class_table(scores, confusions) == [
-        ["class", "validation score", "test score", "test count", "test most often taken for"],
-        ["a", "0.5000", "0.2500", "4", "b (75%)"],
-        ["b", "", "1.0000", "4", ""],
-    ]
-    assert run_results.class_table({}, {}) == [["class"]]
 
 
 def test_steps_that_a_resumed_run_logs_again_are_drawn_once():

@@ -12,21 +12,6 @@ from hf_any3d.visualization import show
 POINTS = np.array([[0, 0, 0], [4, 0, 0], [0, 2.0, 1]])
 
 
-def test_a_mesh_is_sampled_and_keeps_the_extent_of_its_corners():
-    colors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
-    cloud = PointCloudData(POINTS, colors, faces=np.array([[0, 1, 2]]), up_axis="x")
-    view, names = show.view_of_cloud(cloud, title="mesh")
-    expected = cloud.sample_surface(20_000, np.random.default_rng(0))
-    np.testing.assert_array_equal(view.points, expected.points)
-    np.testing.assert_array_equal(view.colors, expected.colors)
-    assert (view.note, view.title, view.up_axis, names) == (
-        "3 points, 1 faces · extent 4 × 2 × 1",
-        "mesh",
-        "x",
-        [],
-    )
-
-
 @pytest.mark.parametrize(
     ("labels", "names", "shown", "found", "note"),
     [
@@ -75,56 +60,6 @@ def test_labels_of_points_are_shown_if_all_clouds_have_them():
     for missing in ([[0, 1, 1], None], [[0, 1, 1], [0, -1, 1]]):
         assert [view.labels for view in show.views_of_rows(labeled_rows(missing))[0]] == [None, None]
     assert [view.title for view in show.views_of_rows(labeled_rows([[0] * 3] * 5), most=2)[0]] == ["row 0", "row 4"]
-
-
-def rows(count: int = 5, **columns) -> Dataset:
-    kinds = {
-        "points": List(List(Value("float32"))),
-        "colors": List(List(Value("float32"))),
-        "label": ClassLabel(names=["chair", "lamp", "sofa"]),
-        "labels": List(ClassLabel(names=["top", "legs"])),
-        "name": Value("string"),
-    }
-    columns = {"points": [(POINTS + number).tolist() for number in range(count)], **columns}
-    return Dataset.from_dict(columns, features=Features({name: kinds[name] for name in columns}))
-
-
-def test_a_grid_shows_points_colors_labels_and_names_of_evenly_spread_rows():
-    given = rows(
-        5,
-        colors=[[[0, number / 4, 1]] * 3 for number in range(5)],
-        label=[0, 1, 2, 1, 0],
-        labels=[[0, 1, number % 2] for number in range(5)],
-        name=["a", "", None, "d", "e"],
-    )
-    views, settings = show.views_of_rows(given, most=4, predictions=["chair", "sofa", "sofa", "chair", "lamp"])
-    assert settings == {"categories": ["chair", "lamp", "sofa"], "names": ["top", "legs"], "note": "4 of 5 clouds"}
-    chosen = [0, 1, 3, 4]
-    assert [view.title for view in views] == ["a", "row 1", "d", "e"]
-    assert [view.category for view in views] == [0, 1, 1, 0]
-    assert [view.status for view in views] == ["right", "wrong", "wrong", "wrong"]
-    assert [view.note for view in views] == ["chair", "lamp → sofa", "lamp → chair", "chair → lamp"]
-    for number, view in zip(chosen, views, strict=True):
-        np.testing.assert_allclose(view.points, POINTS + number)
-        np.testing.assert_allclose(view.colors, [[0, number / 4, 1]] * 3)
-        assert view.labels.tolist() == [0, 1, number % 2]
-    (one,), settings = show.views_of_rows(given, most=1)
-    assert one.title == "a" and one.note == "chair" and one.status == "" and settings["note"] == "1 of 5 clouds"
-
-
-def test_rows_without_classes_have_neither_category_nor_note():
-    views, settings = show.views_of_rows(rows(2))
-    assert [(view.category, view.note, view.labels, view.title) for view in views] == [
-        (None, "", None, "row 0"),
-        (None, "", None, "row 1"),
-    ]
-    assert settings == {"categories": [], "names": [], "note": "2 clouds"}
-    numbers = [
-        {"points": POINTS, "labels": [2, 0, 1], "label": 7},
-        {"points": POINTS, "labels": [0, 0, 4], "label": 7},
-    ]
-    views, settings = show.views_of_rows(numbers)
-    assert settings["names"] == ["0", "1", "2", "3", "4"] and views[0].category is None
 
 
 class Control:

@@ -100,24 +100,6 @@ def test_page_of_clouds_keeps_colors_and_otherwise_shows_height(tmp_path):
     assert low.tolist() == [68, 1, 84] and high.tolist() == [253, 231, 37], "dark below, bright above"
 
 
-def test_grids_have_categories_values_and_notes_and_places_of_maps_stay_flat():
-    points = np.random.default_rng(0).normal(size=(50, 3))
-    clouds = [
-        CloudView(points, values=points[:, 0], title="one", note="lamp → sofa", status="wrong", category=1),
-        CloudView(points[:, :2], values=points[:, 1], texts=[f"<{n}>" for n in range(50)], category=0),
-    ]
-    page = viewer_page(clouds, categories=["sofa", "lamp", "never"], value_name="weight")
-    data, shown = content(page)
-    first, second = data["panels"]
-    assert first["note"] == "lamp → sofa" and first["status"] == "wrong" and first["class"] == 1 and not first["flat"]
-    assert second["flat"] and second["texts"][3] == "<3>" and "<3>" not in page and (shown[50:, 2] == 0).all()
-    weight = coloring(data, "weight")
-    assert weight["low"] == pytest.approx(points[:, :2].min(), rel=0.5) and weight["high"] >= points[:, 0].max()
-    assert data["classes"]["names"] == ["sofa", "lamp", "never"] and len(set(data["classes"]["colors"])) == 3
-    with raises(ValueError, naming="expected finite"):
-        viewer_page([CloudView(points * np.nan)])
-
-
 def turned_box(label="chair", score=None, heading=0.5, center=(0.2, 0.1, 0.3), size=(0.6, 0.4, 0.2)):
     """A box of a detector, with its heading about z."""
     box = torch.tensor([*center, *size, heading], dtype=torch.float64)
@@ -185,27 +167,6 @@ def test_clouds_that_cannot_be_shown_are_refused():
         plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
 
 
-def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point():
-    numbers = np.arange(150_000)
-    each = {
-        "points": np.repeat(numbers[:, None], 3, axis=1),
-        "colors": np.repeat(numbers[:, None], 3, axis=1) / 100,
-        "labels": numbers,
-        "values": numbers / 2,
-        "texts": [f"point {number}" for number in numbers],
-    }
-    kept_whole = {"title": "t", "note": "n", "status": "right", "category": 3, "up_axis": "z"}
-    whole = CloudView(**each, **kept_whole, boxes=[turned_box()])
-    assert all(value not in (None, "") for value in vars(whole).values() if not isinstance(value, np.ndarray))
-    small = CloudView(np.zeros((MOST_POINTS // 2, 3)))
-    thinned, same = viewer.prepared_views([whole, small], range(150_000))
-    kept = thinned.labels
-    assert len(same.points) == len(kept) == MOST_POINTS // 2 and (np.diff(kept) > 0).all()
-    for name, value in vars(whole).items():
-        expected = np.asarray(value)[kept] if name in each else value
-        np.testing.assert_array_equal(getattr(thinned, name), expected, err_msg=name)
-
-
 def test_page_holds_all_that_its_script_reads():
     points = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 1]])
     views = [
@@ -262,31 +223,3 @@ def test_parts_of_a_cloud_that_do_not_fit_are_named(changed, message):
     view = replace(CloudView(np.eye(3), labels=np.zeros(3, int)), **changed)
     with raises(ValueError, naming=message):
         viewer_page([view], names=["one"])
-
-
-def test_colors_run_from_low_to_high_and_stay_at_the_ends():
-    dark, middle, bright = viewer.height_colors(np.array([-5.0, 0.5, 9.0]), 0, 1) * 255
-    assert dark.tolist() == [68, 1, 84] and bright.tolist() == [253, 231, 37] and middle.tolist() == [33, 145, 140]
-    assert viewer.height_colors(np.array([2.0, 2.0]), 2, 2)[0].tolist() == (np.array([68, 1, 84]) / 255).tolist()
-
-
-def test_clouds_without_colors_beside_colored_ones_share_the_heights_of_their_row():
-    low, high = np.array([[0, 0, 0], [1, 1, 1.0]]), np.array([[0, 1, 0], [1, 3, 1.0]])
-    colored = np.concatenate([low, np.full((2, 3), 0.5)], axis=1)
-    data, _ = content(viewer.clouds_page([low, high, colored, high], columns=2))
-    drawn = decoded(coloring(data, "color")["values"], "<u1").reshape(4, 2, 3)
-    ends = np.array([[68, 1, 84], [253, 231, 37]])
-    assert drawn[0, 0].tolist() == ends[0].tolist() and drawn[1, 1].tolist() == ends[1].tolist()
-    assert drawn[0, 1].tolist() == drawn[1, 0].tolist() and drawn[0, 1].tolist() not in ends.tolist()
-    assert (
-        (drawn[2] == 128).all() and drawn[3, 1].tolist() == ends[1].tolist() and data["rows"] and data["columns"] == 2
-    )
-    assert "color" not in {one["name"] for one in content(viewer.clouds_page([low, high]))[0]["colorings"]}
-
-
-def test_flat_clouds_fill_their_frame_and_have_no_height():
-    data, shown = content(viewer.viewer_page([CloudView(np.array([[0, 0], [4, 0], [0, 2.0]]))]))
-    (panel,) = data["panels"]
-    assert panel["fit"] == [1, 0.5] and (panel["low"], panel["high"]) == (-0.5, 0.5) and panel["flat"]
-    assert [one["name"] for one in data["colorings"]] == ["plain"] and np.abs(shown[:, 0]).max() == 1
-    assert "classes" not in data and data["columns"] == 1

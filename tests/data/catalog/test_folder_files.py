@@ -5,8 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from datasets import IterableDatasetDict, load_dataset
-from datasets.distributed import split_dataset_by_node
+from datasets import IterableDatasetDict
 
 from hf_any3d.data import PointCloud, files_to_points, load_point_dataset
 from hf_any3d.data.files import PointCloudData, supported_file_types, write_point_cloud
@@ -113,19 +112,6 @@ def test_options_of_the_cache_are_refused_for_streams(scans, load):
         load(scans, streaming=True, num_proc=2)
 
 
-@pytest.mark.slow
-def test_pushed_files_come_back_by_name_with_labels(scans, load, hub, cache_dir):
-    load(scans, as_files=True).push_to_hub("me/own-scans")
-    back = load_point_dataset("me/own-scans", split="train", cache_dir=cache_dir)
-    assert back.features["label"].names == ["cup", "mug"]
-    plain = files_to_points(back, num_points=5)
-    np.testing.assert_array_equal(plain["points"][:], load(scans, num_points=5)["train"]["points"][:])
-    stored = load_dataset("me/own-scans", split="train", cache_dir=cache_dir).cast_column(
-        "point_cloud", PointCloud(decode=False)
-    )
-    assert stored[0]["point_cloud"]["path"] == "0.npy"
-
-
 def test_a_stream_gives_the_rows_of_the_table_and_writes_nothing(scans, load, tmp_path):
     stream = load(scans, num_points=5, streaming=True)
     assert isinstance(stream, IterableDatasetDict)
@@ -140,14 +126,6 @@ def test_a_stream_gives_the_rows_of_the_table_and_writes_nothing(scans, load, tm
     assert [len(row["point_cloud"]["points"]) for row in files] == [8, 10, 12, 14, 16, 9, 11, 13, 15, 17]
 
 
-def test_ranks_and_workers_share_a_stream_without_doubles_or_losses(scans, load):
-    stream = load(scans, streaming=True, split="train")
-    parts = [[str(row["file"]) for row in split_dataset_by_node(stream, rank, 2)] for rank in range(2)]
-    assert sorted(parts[0] + parts[1]) == sorted(str(row["file"]) for row in stream) and all(parts)
-    shards = [[str(row["file"]) for row in stream.shard(2, index)] for index in range(2)]
-    assert sorted(shards[0] + shards[1]) == sorted(parts[0] + parts[1]) and all(shards)
-
-
 def test_a_stream_names_what_it_cannot_read_or_leaves_it_out(scans, load, caplog):
     (scans / "cup" / "broken.off").write_text("no mesh")
     with raises(ValueError, naming="broken.off"):
@@ -155,13 +133,6 @@ def test_a_stream_names_what_it_cannot_read_or_leaves_it_out(scans, load, caplog
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         assert len(list(load(scans, streaming=True, on_error="skip", split="train"))) == 10
     assert "left out" in caplog.text and "broken.off" in caplog.text
-
-
-@pytest.mark.slow
-def test_several_processes_read_the_same_rows(scans, load, tmp_path):
-    rows = load(scans, num_points=5, num_proc=2, split="train")
-    one = load_point_dataset("folder", data_dir=scans, cache_dir=str(tmp_path / "other"), num_points=5, split="train")
-    np.testing.assert_array_equal(rows["points"][:], one["points"][:])
 
 
 def test_clouds_without_classes_may_be_at_any_depth(tmp_path, load):

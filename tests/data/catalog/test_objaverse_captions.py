@@ -2,8 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from datasets import Array2D, IterableDataset, List, Value
-from datasets.distributed import split_dataset_by_node
+from datasets import Array2D, List, Value
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import objaverse_captions
@@ -157,15 +156,6 @@ def test_only_some_objects_or_the_first_rows_are_converted(tree, load):
     assert load(tree, limit=1).num_rows == {"train": 1, "validation": 1, "test": 1}
     with pytest.raises(ValueError, match=f"ids names 1 objects without conversations of train in .*'{TEST[0]}'"):
         load(tree, ids=[TRAIN[0], TEST[0]], splits=["train"])
-
-
-def test_streaming_converts_no_clouds_and_splits_by_node_without_losses(tree, load, cache_dir, tmp_path):
-    rows = load(tree, splits=["train"], streaming=True)["train"]
-    assert isinstance(rows, IterableDataset)
-    kept = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
-    assert kept < 100_000 < cloud(TRAIN[0]).nbytes
-    parts = [[row["object_id"] for row in split_dataset_by_node(rows, rank, 2)] for rank in (0, 1)]
-    assert all(parts) and sorted(parts[0] + parts[1]) == TRAIN
 
 
 def test_only_files_of_the_requested_splits_need_to_exist(tmp_path, load):

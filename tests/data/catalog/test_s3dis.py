@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from datasets import Array2D, load_dataset
+from datasets import Array2D
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data import push_point_dataset
 from hf_any3d.data.catalog import s3dis
 from tests.data.catalog.s3dis_trees import CLASSES, PIECES, ROOMS, room_table, write_annotations, write_arrays
 from tests.errors import raises
@@ -170,18 +169,3 @@ def test_arrays_with_other_content_are_named(load, root, array):
     np.save(write_arrays(root) / "Area_1_office_2.npy", array)
     with pytest.raises(ValueError):
         load()
-
-
-@pytest.mark.slow
-def test_rooms_go_to_private_repositories_with_all_their_columns(hub, load, root, tmp_path):
-    write_arrays(root)
-    splits = load()
-    with pytest.raises(ValueError, match="would be public, and their license is .other: for non-commercial research"):
-        push_point_dataset(splits, "me/rooms-for-all")
-    push_point_dataset(splits, "me/rooms", private=True)
-    row = load_dataset("me/rooms", split="test", cache_dir=str(tmp_path / "other")).with_format("numpy")[1]
-    table = room_table("Area_5_hallway_6")
-    np.testing.assert_array_equal(row["points"], table[:, :3].astype(np.float32))
-    np.testing.assert_array_equal(np.column_stack([row["colors"], row["labels"]]), table[:, 3:])
-    card = hub.content("me/rooms", "README.md", kind="dataset").decode()
-    assert "| colors | Array2D (points, 3) uint8 |" in card and "| labels | list of ClassLabel, 13 classes |" in card

@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
 
@@ -72,50 +71,6 @@ def changed(logical: bytes, old: str, new: str) -> bytes:
 
 
 XYZ = np.random.default_rng(0).normal(size=(40, 3))
-POSE = """</points><pose type="Structure"><rotation type="Structure"><w type="Float">2</w><x type="Float">0.2</x>
-<y type="Float">-0.4</y><z type="Float">1</z></rotation><translation type="Structure"><x type="Float">1</x>
-<y type="Float">-2</y><z type="Float"/></translation></pose>"""
-
-
-def test_a_scan_is_turned_and_then_moved_by_its_pose():
-    cloud = read_point_cloud(paged(changed(e57(is_paged=False), "</points>", POSE)), file_type="e57")
-    expected = Rotation.from_quat([0.2, -0.4, 1, 2]).apply(XYZ) + [1, -2, 0]
-    np.testing.assert_allclose(cloud.points, expected, atol=1e-6)
-    moved = POSE.replace(POSE[POSE.index("<rotation") : POSE.index("<translation")], "")
-    cloud = read_point_cloud(paged(changed(e57(is_paged=False), "</points>", moved)), file_type="e57")
-    np.testing.assert_allclose(cloud.points, XYZ + [1, -2, 0], atol=1e-6)
-    nowhere = "</points><pose><rotation><w>0</w><x>0</x><y>0</y><z>0</z></rotation></pose>"
-    for pose in (nowhere, POSE.replace("-2</y>", "far</y>")):
-        with pytest.raises(PointCloudFileError):
-            read_point_cloud(paged(changed(e57(is_paged=False), "</points>", pose)), file_type="e57")
-
-
-def test_a_scan_of_integers_is_read_whole():
-    generator = np.random.default_rng(1)
-    values = {
-        **{f"cartesian{axis}": generator.integers(-50, 51, 30) for axis in "XYZ"},
-        "rowIndex": np.arange(30),
-        "intensity": generator.integers(5, 900, 30),
-        **{f"color{name}": generator.integers(10, 211, 30) for name in ("Red", "Green", "Blue")},
-        "cartesianInvalidState": np.arange(30) % 7 // 5,
-    }
-    ends = {"rowIndex": (0, 29), "intensity": (5, 1000), "cartesianInvalidState": (0, 2)}
-    fields = [
-        (name, *ends.get(name, (-50, 50) if "cartesian" in name else (10, 210)), own) for name, own in values.items()
-    ]
-    data = changed(e57(fields, is_paged=False), 'type="Integer" minimum="-50"', SCALED)
-    with pytest.warns(UserWarning, match="8 of 30 points of a scan are marked as invalid and are left out"):
-        cloud = read_point_cloud(paged(data), file_type="e57")
-    kept = values["cartesianInvalidState"] == 0
-    xyz = np.column_stack([values[f"cartesian{axis}"] for axis in "XYZ"])[kept]
-    np.testing.assert_allclose(cloud.points, xyz * 0.25 + 3, atol=1e-6)
-    assert cloud.intensity.tolist() == values["intensity"][kept].tolist()
-    colors = np.column_stack([values[f"color{name}"] for name in ("Red", "Green", "Blue")])[kept]
-    np.testing.assert_allclose(cloud.colors, (colors - 10) / 200, atol=1e-6)
-    assert cloud.labels is None and cloud.normals is None
-
-
-SCALED = 'type="ScaledInteger" scale="0.25" offset="3" minimum="-50"'
 
 
 _COLORS = ("Red", "Green", "Blue")

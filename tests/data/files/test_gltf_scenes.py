@@ -5,7 +5,6 @@ import struct
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 
@@ -47,49 +46,6 @@ def scene(**changes) -> tuple[dict, bytes]:
         "buffers": [{"byteLength": len(chunk)}],
     }
     return {**document, **changes}, chunk
-
-
-TURN, SIZE, SHIFT = np.array([0.1, -0.5, 0.7, 0.5]), np.array([2, 3, -0.5]), np.array([10, -20, 30])
-UPPER_TURN = np.array([0.6, 0, 0, 0.8])
-
-
-def moved(points: np.ndarray, turn=(0, 0, 0, 1), size=(1, 1, 1), shift=(0, 0, 0)) -> np.ndarray:
-    return Rotation.from_quat(turn).apply(points * size) + shift
-
-
-def test_nodes_scale_then_turn_then_shift_below_their_parents_in_the_order_of_the_scene():
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = [[0, 2, 0], [-1, 0, 1], [0, 0.5, 3]], [7, 8, 9]
-    turn = TURN / np.linalg.norm(TURN)
-    nodes = [
-        {"mesh": 0, "translation": [1, 2, 4]},
-        {"mesh": 0, "rotation": turn.tolist(), "scale": SIZE.tolist(), "translation": SHIFT.tolist()},
-        {"children": [4, 1], "rotation": UPPER_TURN.tolist()},
-        {"mesh": 0, "scale": [100, 100, 100]},
-        {"mesh": 0, "matrix": matrix.T.reshape(-1).tolist(), "children": [5]},
-        {"mesh": 0, "scale": [1, 2, 1]},
-    ]
-    document, chunk = scene(nodes=nodes)
-    cloud = read(document, chunk)
-    below = POINTS @ matrix[:3, :3].T + matrix[:3, 3]
-    parts = [
-        moved(below, UPPER_TURN),
-        moved((POINTS * [1, 2, 1]) @ matrix[:3, :3].T + matrix[:3, 3], UPPER_TURN),
-        moved(moved(POINTS, turn, SIZE, SHIFT), UPPER_TURN),
-        POINTS + [1, 2, 4],
-    ]
-    np.testing.assert_allclose(cloud.points, np.concatenate(parts), atol=1e-4)
-    triangles = np.array([[0, 1, 2], [3, 4, 1]])
-    faces = [triangles, triangles, triangles[:, [0, 2, 1]], triangles]  # the third is mirrored
-    np.testing.assert_array_equal(cloud.faces, np.concatenate([rows + 5 * part for part, rows in enumerate(faces)]))
-    np.testing.assert_allclose(cloud.colors, np.tile(COLORS[:, :3] / 255, (4, 1)), atol=1e-6)
-    # A normal stays perpendicular to what was perpendicular to it.
-    inverse = np.linalg.inv(Rotation.from_quat(UPPER_TURN).as_matrix() @ Rotation.from_quat(turn).as_matrix() * SIZE)
-    expected = NORMALS.astype(float) @ inverse
-    expected[:4] /= np.linalg.norm(expected[:4], axis=1, keepdims=True)
-    np.testing.assert_allclose(cloud.normals[10:15], expected, atol=1e-5)
-    np.testing.assert_allclose(cloud.normals[15:], NORMALS, atol=1e-6)
-    assert cloud.face_colors is None and cloud.up_axis is None and cloud.labels is None
 
 
 @pytest.mark.parametrize(
@@ -220,19 +176,6 @@ def test_what_only_some_parts_have_is_left_out_with_a_warning(primitives, why):
     with pytest.warns(UserWarning, match=why):
         cloud = read(document, chunk)
     assert cloud.colors is None and cloud.face_colors is None and cloud.normals is None
-
-
-@pytest.mark.parametrize(
-    ("scales", "is_mirrored"), [([[-1, 1, 1]], True), ([[-1, 1, 1], [1, -2, 1]], False), ([[-1, -1, -1]], True)]
-)
-@pytest.mark.parametrize("mode", [4, 5])
-def test_mirrored_parts_turn_the_other_way_as_their_normals_do(scales, is_mirrored, mode):
-    mesh = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "mode": mode}]}]
-    expected = read(*gltf_square(meshes=mesh)).faces
-    nodes = [{"scale": scale, "children": [number]} for number, scale in enumerate(scales, 1)]
-    document, chunk = gltf_square(meshes=mesh, nodes=[*nodes, {"mesh": 0}])
-    cloud = read(document, chunk)
-    np.testing.assert_array_equal(cloud.faces, expected[:, [0, 2, 1]] if is_mirrored else expected)
 
 
 @pytest.mark.parametrize(

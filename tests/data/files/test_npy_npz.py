@@ -117,25 +117,6 @@ def test_of_several_arrays_of_points_the_first_name_counts(names):
         assert (read(npz(**arrays, other=XYZ * 9), "npz").points == XYZ + number).all()
 
 
-@pytest.mark.parametrize(
-    ("field", "names"),
-    [
-        ("normals", ("normals", "normal")),
-        ("colors", ("colors", "rgb", "color", "rgba")),
-        ("labels", ("labels", "part", "seg", "semantic", "class", "label", "segment", "segment20")),
-        ("intensity", ("intensity", "strength")),
-    ],
-)
-def test_of_several_arrays_of_a_field_the_first_name_counts(field, names):
-    values = np.arange(12).reshape(4, 3) / 16 if field in ("normals", "colors") else np.arange(4)
-    for number in range(len(names)):
-        arrays = {
-            name: values + at * (4 if values.ndim == 1 else 1 / 16) for at, name in enumerate(names) if at >= number
-        }
-        found = getattr(read(npz(points=XYZ, **arrays), "npz"), field)
-        np.testing.assert_allclose(found, arrays[names[number]])
-
-
 def test_labels_are_those_with_one_value_a_point_and_others_are_named():
     arrays = {"labels": np.arange(3), "part": np.zeros((4, 2)), "seg": np.arange(4)[:, None] + 7}
     with pytest.warns(UserWarning, match="left out: labels, part "):

@@ -124,40 +124,6 @@ def test_a_binary_stl_that_goes_on_after_its_last_triangle_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("keyword", "extra", "fields"),
-    [
-        ("OFF", "", {}),
-        ("OFF", " 255 0 {}", {"colors"}),
-        ("OFF", " 255 0 {} 7", {"colors"}),
-        ("COFF", " 255 0 {}", {"colors"}),
-        ("cOfF", " 255 0 {} 7", {"colors"}),
-        ("NOFF", " 0.6 {} 0", {"normals"}),
-        ("CNOFF", " 0.6 {} 0 255 0 51 9", {"normals", "colors"}),
-        ("NOFF", " 0.6 {} 0 255 0 51", {"normals", "colors"}),
-    ],
-)
-def test_an_off_is_read_whole(keyword, extra, fields):
-    points = [[0, 1, 2], [3, -4, 5.5], [6, 7, 8], [9, 10, -11], [0.25, 0, 1]]
-    polygons = [[0, 1, 2], [4, 3, 2, 1], [2, 3], [0, 2, 4, 1, 3], [1]]
-    last = ["51", "102", "3", "9", "0"]
-    lines = [" ".join(map(str, point)) + extra.format(end) for point, end in zip(points, last, strict=True)]
-    lines += [f"{len(polygon)} " + " ".join(map(str, polygon)) for polygon in polygons]
-    cloud = read("\n".join([keyword, "# a comment", "", "5 5 9 # counts", *lines]) + "\n", "off")
-    np.testing.assert_allclose(cloud.points, points)
-    expected = [[0, 1, 2], [4, 3, 2], [4, 2, 1], [0, 2, 4], [0, 4, 1], [0, 1, 3]]
-    assert cloud.faces.tolist() == expected and cloud.face_colors is None
-    rows = {"colors": [[255, 0, float(end)] for end in last], "normals": [[0.6, float(end), 0] for end in last]}
-    if {"colors", "normals"} <= set(fields):
-        rows["colors"] = [[255, 0, 51]] * 5
-    for name in ("colors", "normals"):
-        if name in fields:
-            scale = 255 if name == "colors" else 1
-            np.testing.assert_allclose(getattr(cloud, name), np.array(rows[name]) / scale, rtol=1e-6)
-        else:
-            assert getattr(cloud, name) is None
-
-
-@pytest.mark.parametrize(
     ("rows", "colors"),
     [
         (["3 0 1 2 255 0 51", "4 0 1 2 3 0 102 0 9"], [[1, 0, 0.2], [0, 0.4, 0], [0, 0.4, 0]]),
@@ -222,20 +188,6 @@ f -4//-4 -3/7/-3 \\
 f 2 3 4 1 2
 l 1 2
 """
-
-
-def test_an_obj_is_read_whole(tmp_path):
-    (tmp_path / "a.obj").write_text("mtllib colors.mtl\n" + WHOLE_OBJ)
-    (tmp_path / "colors.mtl").write_text("Kd 9 9 9\nnewmtl shiny\nKa 1 1 1\nKd 0.5 2 -1\nnewmtl other\nKd 1 1\n")
-    cloud = read_point_cloud(tmp_path / "a.obj")
-    assert cloud.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 2, 0], [3, 3, 3]]
-    assert cloud.colors.tolist() == [[1, 0, 0.25], [0, 0.5, 0], [0, 0, 1], [0.125, 0, 0]]
-    np.testing.assert_allclose(cloud.normals, [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], rtol=1e-6)
-    assert cloud.faces.tolist() == [[0, 0, 1], [0, 1, 2], [0, 1, 2], [0, 2, 3], [1, 2, 3], [1, 3, 0], [1, 0, 1]]
-    # Of the first face there is no material, and of matte no color.
-    np.testing.assert_allclose(cloud.face_colors, [[0.8] * 3, [0.5, 1, 0], *[[0.8] * 3] * 5], rtol=1e-6)
-    alone = read(WHOLE_OBJ, "obj")
-    assert alone.face_colors is None and (alone.faces == cloud.faces).all()
 
 
 @pytest.mark.parametrize(
@@ -320,19 +272,6 @@ def test_a_weight_after_coordinates_or_colors_of_an_obj_is_ignored():
     cloud = read("v 1 2 3 0.5 0.25 1 9\nv 4 5 6 0 0.5 0.125 9\n", "obj")
     assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0, 0.5, 0.125]]
-
-
-def test_an_stl_of_text_is_read_in_the_order_of_its_facets():
-    corners = [[0, 0, 0], [1, 0, 0], [0, 1, 0.5], [2, 2, 2], [3, 2, 1], [-1, 2.5e-1, 4]]
-    words = [f"vertex {' '.join(map(str, corner))}" for corner in corners]
-    facets = [f"facet normal 0 0 1 outer loop {' '.join(words[at : at + 3])} endloop endfacet" for at in (0, 3)]
-    for text in (
-        "solid a\n" + "\n".join(facets) + "\nendsolid a\n",
-        "  SOLID " + " ".join(facets).upper() + " ENDSOLID",
-    ):
-        cloud = read(text.replace(" ", "\n", 3), "stl")
-        assert cloud.points.tolist() == corners and cloud.faces.tolist() == [[0, 1, 2], [3, 4, 5]]
-        assert cloud.normals is None and cloud.colors is None
 
 
 @pytest.mark.parametrize("name", ["vertex cube", "a vertex 1 2 3", "endfacet", "", "facet", "outer loop vertex"])

@@ -134,86 +134,6 @@ def test_faint_splats_are_left_out_with_one_warning_that_counts_them():
         read_point_cloud(splats(opacity=-9), file_type="ply")
 
 
-FACES = [[2, 0, 1], [3, 2, 1, 0], [], [1, 3], [0, 1, 2, 3, 4]]
-TRIANGLES_OF_FACES = [[2, 0, 1], [3, 2, 1], [3, 1, 0], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
-FACE_COLORS = [[255, 0, 51], [0, 102, 3], [9, 8, 7], [6, 5, 4], [204, 153, 1]]
-VERTICES = [
-    # x, the values of a list, intensity, y, z, red, green, blue, label, nx, ny, nz, ring
-    (1.5, [7, 8, 9], 10.25, 2, -3, 255, 0, 102, -2, 0, 0.5, 0.25, 4),
-    (4, [], -11, 5.5, 6, 0, 51, 153, 300, 1, 0, 0, 5),
-    (7, [6], 12, 8, 9, 1, 2, 3, 5, 0, -1, 0.125, 6),
-    (0, [5, 4], 13, 0, 1, 4, 5, 6, 6, 0, 0, -1, 31),
-    (2, [], 14, 20, -7, 7, 8, 9, 0, 0, 0, 1, 0),
-]
-EVERYTHING = """comment written by hand
-obj_info elements in another order than usual
-
-element notes 2
-property uchar kind
-property list ushort double values
-element FACE 5
-property ushort number
-property list int ushort vertex_index
-property uchar Red
-property uchar green
-property uchar blue
-element nothing 3
-element Vertex 5
-property double X
-property list char short seen
-property float intensity
-property float y
-property double z
-property uchar red
-property uchar green
-property uchar blue
-property short label
-property float nx
-property float ny
-property float nz
-property uint ring
-element vertex 1
-property float x"""
-
-
-def everything(order: str) -> bytes:
-    """A file with elements and properties of all kinds; what is read of it stands above."""
-    rows = [("BHd", (3, [0.5, -7])), ("BHd", (4, []))]
-    rows += [("HiHBBB", (number, face, *FACE_COLORS[number])) for number, face in enumerate(FACES)]
-    rows += [("dbhffdBBBhfffI", vertex) for vertex in VERTICES] + [("f", (99,))]
-    if order == "ascii":
-        lines = [
-            " ".join(str(v) if not isinstance(v, list) else " ".join(map(str, [len(v), *v])) for v in values)
-            for _, values in rows
-        ]
-        return ply(EVERYTHING, "\n".join(lines).encode() + b"\n", order)
-    sign, body = {"binary_little_endian": "<", "binary_big_endian": ">"}[order], b""
-    for kind, values in rows:
-        codes = iter(kind)
-        for value in values:
-            if isinstance(value, list):
-                length, code = next(codes), next(codes)
-                body += struct.pack(f"{sign}{length}{len(value)}{code}", len(value), *value)
-            else:
-                body += struct.pack(sign + next(codes), value)
-    return ply(EVERYTHING, body, order)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_file_of_many_elements_and_properties_is_read_whole(order):
-    cloud = read(everything(order))
-    columns = list(zip(*VERTICES, strict=True))
-    np.testing.assert_array_equal(cloud.points, np.transpose([columns[0], columns[3], columns[4]]))
-    np.testing.assert_allclose(cloud.colors, np.transpose(columns[5:8]) / 255, rtol=1e-6)
-    np.testing.assert_array_equal(cloud.normals, np.transpose(columns[9:12]))
-    assert cloud.labels.tolist() == list(columns[8]) and cloud.labels.dtype == np.int64
-    assert cloud.intensity.tolist() == list(columns[2]) and cloud.ring.tolist() == list(columns[12])
-    assert cloud.faces.tolist() == TRIANGLES_OF_FACES and cloud.faces.dtype == np.int64
-    of_triangles = np.array([FACE_COLORS[at] for at in (0, 1, 1, 4, 4, 4)])
-    np.testing.assert_allclose(cloud.face_colors, of_triangles / 255, rtol=1e-6)
-    assert cloud.offset is None and cloud.up_axis is None
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("rest", [b"\0 \r\n\0", b"12 more"])
 def test_what_follows_the_declared_rows_is_left_out_with_a_warning(order, rest, recwarn):
@@ -243,24 +163,6 @@ def test_colors_are_scaled_by_the_type_that_the_header_declares(kinds, expected,
     text = " ".join(map(str, (1, 2, 3, *values))).encode() + b"\n"
     body = text if order == "ascii" else struct.pack(f"<3f3{code}", 1, 2, 3, *values)
     np.testing.assert_allclose(read(ply(header, body, order)).colors, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ("property list uchar int vertex_indices\nproperty list uchar int vertex_index", [[0, 1, 2]]),
-        ("property list uchar int vertex_index\nproperty list uchar int corners", [[3, 2, 1]]),
-        ("property list uchar int corners\nproperty list uchar int others", [[3, 2, 1]]),
-        ("property list uchar int firsts\nproperty list uchar int others", None),
-        ("property list uchar int firsts\nproperty list uchar float others", [[3, 2, 1]]),
-    ],
-)
-def test_of_the_lists_of_faces_the_one_of_the_usual_name_counts(lines, expected):
-    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n" + lines
-    first, second = ("3 0 1 2", "3 3 2 1") if "indices" in lines else ("3 3 2 1", "3 0 1 2")
-    text = "\n".join(" ".join(map(str, row)) for row in SQUARE) + f"\n{first} {second}\n"
-    faces = read(ply(header, text.encode(), "ascii")).faces
-    assert faces is None if expected is None else faces.tolist() == expected
 
 
 @pytest.mark.parametrize("names", [("red", "green"), ("red", "green", "blue")])

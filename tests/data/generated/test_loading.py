@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
-from hf_any3d.data.generated import parts, rooms, rooms_with_boxes, rooms_with_layouts
+from hf_any3d.data.generated import rooms, rooms_with_boxes, rooms_with_layouts
 
 NAMES = ["vehicle", "chair", "lamp", "table"]
 CLASSES = ["table", "chair"]
@@ -107,27 +107,3 @@ def test_no_object_is_in_rooms_of_two_splits_and_each_room_has_its_own_draw(fold
     assert len(used[1]) == 8 and len({group_of(number) for number in used[1]}) == 4
     others = [set(objects_of_rooms(folder, seed, (0, 1, 0))[0][0]) for seed in (0, 1, 2)]
     assert others[0] != others[1] != others[2]
-
-
-def test_objects_are_assembled_by_generators_of_their_own_with_the_parts_of_the_chosen_categories():
-    chosen = ["table", "mug"]
-    splits = parts.load(
-        None, train_objects=3, validation_objects=0, test_objects=2, num_points=70, categories=chosen, seed=5
-    )
-    assert list(splits) == ["train", "test"] and splits["test"].features["points"] == Array2D((70, 3), "float32")
-    features = splits["train"].features
-    assert features["labels"].feature.names == ["table top", "table legs", "mug body", "mug handle"]
-    assert features["label"].names == chosen and list(features) == ["points", "labels", "label"]
-    for number, rows in ((0, splits["train"]), (2, splits["test"])):
-        for index, row in enumerate(rows.with_format("numpy")):
-            category = chosen[index % 2]
-            points, names = parts.assemble(category, 70, np.random.default_rng([5, number, index]))
-            np.testing.assert_array_equal(row["points"], points)
-            labels = [features["labels"].feature.names.index(f"{category} {name}") for name in names]
-            assert row["labels"].tolist() == labels and row["label"] == index % 2
-
-
-def test_the_smallest_object_keeps_a_point():
-    objects = [rooms.RoomObject(np.random.default_rng(0).normal(size=(50, 3)), 1, 1e-3)]
-    room = rooms.compose_room(objects, np.random.default_rng(0), num_objects=1, num_points=64)
-    assert (room["objects"] == 0).sum() == 1 and (room["labels"] == 1).sum() == 1

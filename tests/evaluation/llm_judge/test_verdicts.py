@@ -179,36 +179,6 @@ def test_long_replies_are_read_once(kind, reply):
     assert 0 <= verdict["score"] <= 100 or not verdict["is_valid"]
 
 
-def test_judging_resumes_after_an_interruption(tmp_path):
-    path = tmp_path / "judged.json"
-    with LocalEndpoint((200, "T#a"), (200, "F#b"), (400, b"stop")) as endpoint:
-        with pytest.raises(JudgeError):
-            judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
-    kept = json.loads(path.read_text())
-    assert [entry["score"] for entry in kept["results"]] == [1, 0] and "figures" not in kept
-    with LocalEndpoint((200, "?"), (200, "T#d")) as endpoint:
-        result = judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
-        judge_answers(ANSWERS, "same", asked(endpoint.url)[0], path)
-    assert len(endpoint.requests) == 2
-    assert result["figures"] == {"accuracy": pytest.approx(200 / 3), "correct": 2, "total": 4, "invalid": 1}
-    assert json.loads(path.read_text()) == result
-
-
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_replies_are_kept_however_judging_ends(tmp_path, at_once):
-    path = tmp_path / "judged.json"
-
-    def reply(text):
-        if "a boat" in text:
-            raise KeyboardInterrupt
-        return "T#a"
-
-    with pytest.raises(KeyboardInterrupt):
-        judge_answers(ANSWERS, "same", Answering(reply, at_once), path)
-    kept = [entry["object_id"] for entry in json.loads(path.read_text())["results"]]
-    assert kept[:1] == ["0"] and "1" not in kept
-
-
 def test_answers_that_changed_are_judged_again_and_the_others_are_not(tmp_path):
     path, seen = tmp_path / "judged.json", []
 
@@ -261,21 +231,6 @@ class Model:
             raise KeyboardInterrupt
         self.seen.append((len(clouds), clouds[0].shape, question, settings["max_new_tokens"]))
         return [f"A {CLASSES[int(number)]}.###x" for number in torch.randint(3, (len(clouds),))]
-
-
-def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
-    protocol = PROTOCOLS["modelnet40-completion"]
-    ask = {"about": {"model": "m", "revision": "r"}, "batch_size": 2}
-    whole = answer_question(rows(), protocol, Model(), tmp_path / "whole.json", **ask)
-    with pytest.raises(KeyboardInterrupt):
-        answer_question(rows(), protocol, Model(batches=1), tmp_path / "parts.json", **ask)
-    rest = Model()
-    assert answer_question(rows(), protocol, rest, tmp_path / "parts.json", **ask) == whole
-    assert rest.seen == [(2, (4, 6), "This is an object of ", 100), (1, (4, 6), "This is an object of ", 100)]
-    assert json.loads((tmp_path / "parts.json").read_text())["results"] == whole["results"]
-    assert whole["results"][1].keys() == {"object_id", "ground_truth", "label_name", "model_output", "cloud_sha256"}
-    with raises(ValueError, naming="'m', now 'n'"):
-        answer_question(rows(), protocol, rest, tmp_path / "parts.json", {"model": "n"}, batch_size=2)
 
 
 @pytest.mark.parametrize(

@@ -26,21 +26,6 @@ def test_soft_codes_match_torchs_gumbel_softmax(setting):
     assert torch.equal(token_ids, probabilities.argmax(dim=-1))
 
 
-def test_a_hard_code_is_a_row_with_the_gradient_of_the_mixture(setting):
-    codebook, logits = setting
-    codes, token_ids = codebook(logits, 0.7, hard=True)
-    torch.testing.assert_close(codes, codebook.weight[token_ids])
-    weights = torch.randn_like(codes)
-    soft, _ = codebook(logits, 0.7)
-    hard_gradient, codebook_gradient = torch.autograd.grad((codes * weights).sum(), (logits, codebook.weight))
-    (soft_gradient,) = torch.autograd.grad((soft * weights).sum(), logits)
-    torch.testing.assert_close(hard_gradient, soft_gradient)
-    expected = torch.zeros_like(codebook_gradient).index_add_(0, token_ids.flatten(), weights.flatten(0, 1))
-    torch.testing.assert_close(codebook_gradient, expected)
-    with torch.no_grad():
-        assert torch.equal(codebook(logits, 0.7, hard=True)[0], codebook.weight[token_ids])
-
-
 def test_noise_follows_the_gumbel_distribution():
     noise = gumbel_noise(torch.zeros(200_000), torch.Generator().manual_seed(0))
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
@@ -115,72 +100,3 @@ def test_moving_averages_are_those_of_vq_vae():
     assert book.weight.tolist()[2] == [9.0, 9.0]
     with pytest.raises(ValueError, match="counts of codes have dtype torch.bfloat16; expected float32"):
         book.bfloat16().update(torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.long))
-
-
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_dead_codes_become_tokens_of_the_batch(ema_decay):
-    book = Codebook(6, 2, scores="distance", ema_decay=ema_decay, restart_share=0.5)
-    tokens = torch.arange(24.0).view(2, 6, 2)
-    rows = {tuple(row) for row in tokens.flatten(0, 1).tolist()}
-    assert book.restart(tokens).all(), "codes start as tokens"
-    assert len({tuple(row) for row in book.weight.tolist()} & rows) == 6
-    # Two tokens per code are expected, so codes with less than one restart.
-    book.counts.copy_(torch.tensor([2.0, 0.9, 1.1, 0.0, 5.0, 3.0]))
-    before = book.weight.detach().clone()
-    dead = book.restart(-tokens)
-    assert dead.tolist() == [False, True, False, True, False, False]
-    assert torch.equal(book.weight[~dead], before[~dead])
-    assert {tuple(row) for row in book.weight[dead].tolist()} <= {(-x, -y) for x, y in rows}
-    assert book.counts[dead].tolist() == [2.0, 2.0]
-    if ema_decay is not None:
-        torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
-
-
-def test_noise_has_the_precision_of_the_logits_or_float32_and_any_layout():
-    assert gumbel_noise(torch.zeros(3).double()).dtype == torch.float64
-    assert gumbel_noise(torch.zeros(3).half()).dtype == torch.float32
-    turned = torch.zeros(5, 3).T
-    found, plain = (gumbel_noise(like, torch.Generator().manual_seed(4)) for like in (turned, torch.zeros(3, 5)))
-    assert torch.equal(found, plain) and found.isfinite().all()
-    uniform = torch.empty(3, 5).uniform_(generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(plain, -(-uniform.log()).log())
-
-
-def test_codes_on_a_sphere_average_and_restart_with_tokens_on_it():
-    book = Codebook(2, 3, scores="cosine", ema_decay=0.5)
-    book.counts.fill_(1.0)
-    book.weight.copy_(torch.eye(3)[:2])
-    book.sums.copy_(book.weight)
-    tokens = torch.tensor([[[5.0, 0, 0], [0, 0.1, 0]]])
-    book.update(tokens, torch.tensor([[0, 1]]))
-    # Tokens of any length count as vectors of the norm of `sqrt(width)`.
-    torch.testing.assert_close(book.weight, torch.eye(3)[:2] * (1 + 3**0.5) / 2)
-    fresh = Codebook(2, 3, scores="cosine", restart_share=0.9)
-    fresh.restart(tokens)
-    torch.testing.assert_close(fresh.weight.detach().norm(dim=1), torch.full((2,), 3**0.5))
-    assert fresh.counts.tolist() == [1.0, 1.0]
-
-
-def test_moving_averages_may_move_before_the_backward_pass():
-    book = Codebook(4, 3, scores="distance", ema_decay=0.5)
-    tokens = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    logits = book.score(tokens)
-    book.update(tokens, logits.argmax(dim=-1))
-    logits.sum().backward()
-    assert tokens.grad.isfinite().all() and tokens.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("iteration", "steps", "expected"), [(0, 8, 2.0), (2, 8, 1.25 + 0.75 * math.cos(math.pi / 4)), (8, 8, 0.5)]
-)
-def test_schedules_follow_half_a_cosine(iteration, steps, expected):
-    from hf_any3d.modeling.act import gumbel_temperature, kl_weight
-
-    assert gumbel_temperature(iteration, steps, 2.0, 0.5) == pytest.approx(expected)
-    assert gumbel_temperature(iteration + steps, steps, 2.0, 0.5) == 0.5
-    weight = 0.3 * (2.0 - expected) / 1.5
-    assert kl_weight(iteration + 5, delay=5, steps=steps, end=0.3) == pytest.approx(weight)
-    assert kl_weight(4, delay=5, steps=steps, end=0.3) == 0.0
-    # With their defaults.
-    assert gumbel_temperature(50_000) == pytest.approx((1 + 0.0625) / 2) and gumbel_temperature(100_000) == 0.0625
-    assert kl_weight(60_000) == pytest.approx(0.05) and kl_weight(110_000) == 0.1 and kl_weight(9_999) == 0

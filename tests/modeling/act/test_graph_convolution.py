@@ -60,19 +60,3 @@ def test_backward_pass_keeps_less_than_one_row_per_edge(graph):
     ours, _ = kept(lambda: graph(tokens, neighbors))
     every_edge, _ = kept(lambda: plain(graph, tokens, neighbors))
     assert ours * 3 < every_edge
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_adapted_edges_are_computed_one_by_one(graph, training):
-    graph.train(training)
-    tokens, centers = torch.randn(2, 9, 12), torch.rand(2, 9, 3)
-    neighbors = knn(centers, centers, 4)
-    plain, inputs = graph(tokens, neighbors), graph.input(tokens)
-    seen = []
-    for layer in graph.layers:
-        layer.linear.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    torch.testing.assert_close(graph(tokens, neighbors), plain, rtol=1e-4, atol=1e-5)
-    assert len(seen) == len(graph.layers) and seen[0].shape == (18, 4, 2 * inputs.shape[-1])
-    for row, (token, near) in enumerate(zip(inputs.flatten(0, 1), neighbors.flatten(0, 1), strict=True)):
-        ends = inputs[row // 9, near]
-        torch.testing.assert_close(seen[0][row], torch.cat([ends - token, token.expand_as(ends)], dim=1))

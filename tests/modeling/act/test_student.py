@@ -2,51 +2,20 @@
 
 import pytest
 import torch
-from torch import nn
 
-from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from hf_any3d.modeling.act import (
     ActConfig,
-    ActForPartSegmentation,
     ActForPointCloudClassification,
     ActForSemanticSegmentation,
     ActModel,
 )
 from tests.tiny_act import SMALL, clouds, tiny_act
 
-HEADS = {
-    ActForPointCloudClassification: AutoModelForPointCloudClassification,
-    ActForSemanticSegmentation: AutoModelForPointCloudSegmentation,
-    ActForPartSegmentation: AutoModelForPointCloudSegmentation,
-}
-
 
 def test_a_model_without_class_token_pools_points_only():
     output = tiny_act(ActModel, use_class_token=False)(clouds())
     assert output.last_hidden_state.shape == (2, 12, 24)
     assert torch.equal(output.pooler_output, output.last_hidden_state.amax(dim=1))
-
-
-def test_a_pretrained_student_leaves_only_the_heads_to_be_initialized(tmp_path):
-    """A pretraining checkpoint has the student under `act.`, and weights of pretraining only."""
-
-    class Pretraining(ActForPointCloudClassification):
-        def __init__(self, config):
-            super().__init__(config)
-            self.classifier, self.mask_token = None, nn.Parameter(torch.zeros(24))
-
-    pretrained = tiny_act(Pretraining)
-    pretrained.save_pretrained(tmp_path)
-    student = pretrained.act.state_dict()
-    for model_class in (ActModel, *HEADS):
-        settings = {"num_labels": 5, "category_parts": [[0, 1], [2, 3, 4]]}
-        model, report = model_class.from_pretrained(tmp_path, output_loading_info=True, **settings)
-        assert not [name for name in report["missing_keys"] if name.startswith("act.")]
-        assert bool(report["missing_keys"]) == (model_class is not ActModel)
-        own = (model if model_class is ActModel else model.act).state_dict()
-        assert own.keys() - student.keys() == set()
-        assert all(torch.equal(tensor, student[name]) for name, tensor in own.items())
-        assert ("class_token.token" in own) == (model_class in (ActModel, ActForPointCloudClassification))
 
 
 def test_initial_weights_are_as_in_the_released_programs():

@@ -10,8 +10,8 @@ from tests.tiny_encoders import HIDDEN, tiny_model
 from tests.turns import by_turns
 
 TOKENS = 8
-# The scope orders tests by family, so that a model is built once for all of them.
-every_family = pytest.mark.parametrize("family", list(encoder_families()), scope="module")
+
+
 rotary_families = pytest.mark.parametrize(
     "family", ["llama", "modernbert", "gemma3_text", "gpt_neox", "phi3", "dinov3_vit"]
 )
@@ -54,39 +54,6 @@ def test_every_token_attends_to_every_other(family, changed):
 
 
 @pytest.mark.slow
-@every_family
-def test_order_of_the_tokens_does_not_matter(family):
-    core = tiny_model(family).any2point
-    tokens, centers = content()
-    order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(6))
-    expected = read(core, tokens, centers)
-    found = read(core, tokens[:, order], centers[:, order])
-    torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[:, 1:], expected[:, 1:][:, order], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-@every_family
-def test_places_change_the_features(family):
-    core = tiny_model(family).any2point
-    tokens, centers = content()
-    before = read(core, tokens, centers)
-    order = torch.arange(TOKENS).roll(1)
-    after = read(core, tokens, centers[:, order])
-    assert (after - before).abs().amax(dim=-1).min() > 1e-5
-
-
-@pytest.mark.slow
-@every_family
-def test_clouds_of_a_batch_have_separate_places(family):
-    core = tiny_model(family).any2point
-    tokens, centers = content()
-    together = read(core, tokens, centers)
-    alone = torch.cat([read(core, tokens[i : i + 1], centers[i : i + 1]) for i in range(2)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
 @rotary_families
 def test_rules_for_rotary_views_differ_and_are_finite(family):
     tokens, centers = content()
@@ -99,15 +66,6 @@ def test_rules_for_rotary_views_differ_and_are_finite(family):
     for number, one in enumerate(names):
         for other in names[:number]:
             assert (states[one] - states[other]).abs().max() > 1e-4, (one, other)
-
-
-@pytest.mark.slow
-@rotary_families
-def test_all_rules_are_equal_for_a_single_view(family):
-    tokens, centers = content()
-    states = [read(tiny_model(family, rotary_views=rule, num_views=1).any2point, tokens, centers) for rule in RULES]
-    for other in states[1:]:
-        torch.testing.assert_close(other, states[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

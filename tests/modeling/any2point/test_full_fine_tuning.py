@@ -4,16 +4,13 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoModel
 
 from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
     PointCloudProcessor,
-    encoder_linear_pattern,
 )
 from tests.errors import raises
 from tests.test_entry_points import check_entry_points
@@ -104,29 +101,6 @@ def test_unfrozen_base_model_is_stored_by_the_model_with_a_head(tmp_path):
     assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
 
 
-def test_dropout_of_the_encoder_follows_train_only_if_unfrozen():
-    def training_dropouts(model):
-        model.train()
-        return [m.training for m in model.any2point.encoder.modules() if isinstance(m, nn.Dropout)]
-
-    model = tiny_model()
-    assert not any(training_dropouts(model))
-    model.unfreeze_encoder()
-    assert all(training_dropouts(model))
-    assert not any(m.training for m in model.eval().modules())
-
-
-def test_unfreezing_changes_neither_weights_nor_random_numbers():
-    model = tiny_model().train()
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    state = torch.random.get_rng_state()
-    model.unfreeze_encoder()
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert model.training and all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
-    assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(logits_of(model), logits_of(tiny_model()))
-
-
 def test_encoder_with_adapters_is_refused():
     model = adapted_model()
     with raises(ValueError, naming="GuidedAdapterLayer"):
@@ -149,14 +123,3 @@ def test_adapter_on_a_fine_tuned_encoder_is_stored_with_that_encoder(tmp_path):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
     )
     assert torch.equal(logits_of(beside), logits_of(model))
-
-
-def test_merged_weights_are_stored_once_the_encoder_is_unfrozen(tmp_path):
-    base = tiny_model()
-    lora = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), init_lora_weights=False)
-    merged = get_peft_model(base, lora).merge_and_unload()
-    expected = logits_of(merged)
-    merged.unfreeze_encoder()
-    merged.save_pretrained(tmp_path)
-    assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
-    assert AutoModel.from_pretrained(tmp_path).config.encoder_checksum is None

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from transformers import BertConfig, BertModel
@@ -27,22 +26,6 @@ def _model(**settings) -> Any2PointForPointCloudClassification:
 
 def _points() -> torch.Tensor:
     return torch.rand(4, 64, 3, generator=torch.Generator().manual_seed(1)) - 0.5
-
-
-@pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_token_scale_sets_the_spread_of_tokens_against_the_positions(scale):
-    model = _model(token_scale=scale).any2point.train()
-    tokens = model.point_tokenizer(_points()).tokens
-    positions = model.family.positions(model.encoder).weight
-    assert tokens.std().item() == pytest.approx(scale * positions.std().item(), rel=0.05)
-    assert tokens.mean(dim=(0, 1)).abs().max().item() < 1e-6
-
-
-def test_a_gate_of_one_does_not_change_the_layer():
-    plain, gated = (
-        get_peft_model(_model(), GuidedAdapterConfig(gate=gate, aggregation_scale=0.0)) for gate in (None, 1.0)
-    )
-    torch.testing.assert_close(gated(points=_points()).logits, plain(points=_points()).logits)
 
 
 def test_a_gate_of_zero_skips_the_frozen_layers():

@@ -11,9 +11,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
     PointIndexer,
 )
-from hf_any3d.modeling.any2point.point_tokenizer import normalize_offsets
-from hf_any3d.modeling.any2point.virtual_projection import line_positions, plane_positions
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, three_nearest_interpolate
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
 from tests.tiny_encoders import (
     SMALL,
     clouds,
@@ -60,31 +58,6 @@ def test_segmenters_add_up_what_points_tokens_cloud_and_levels_say(levels):
     assert set(model(points, category=category)) == {"logits"}
 
 
-@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
-def test_an_index_has_centers_and_neighbors_of_every_stage(tokenizer):
-    config = Any2PointConfig(**(SMALL | {"tokenizer": tokenizer, "sampling_min_squared_norm": 0.2, "in_channels": 4}))
-    points = clouds(2, channels=4)
-    points[:, 5, :3] = 0.01  # near the origin
-    index = PointIndexer(config)(points)
-    stages = 3 if tokenizer == "point_pn" else 1
-    count = 8 * 2 ** (stages - 1)
-    xyz = points[..., :3].contiguous()
-    centers = farthest_point_sample(xyz, count, min_squared_norm=0.2)
-    assert list(index) == ["centers", "center_positions", "neighbors"]
-    assert torch.equal(index["centers"].long(), centers) and index["centers"].dtype == torch.int32
-    assert torch.equal(index["center_positions"], gather_points(xyz, centers)) and 5 not in centers
-    assert isinstance(index["neighbors"], tuple) and len(index["neighbors"]) == stages
-    places = xyz
-    for neighbors in index["neighbors"]:
-        here = index["center_positions"][:, :count]
-        nearest = torch.cdist(here, places).argsort(dim=-1)[..., :4]
-        assert torch.equal(neighbors.long().sort(dim=-1).values, nearest.sort(dim=-1).values)
-        assert neighbors.dtype == torch.int32 and neighbors.shape == (2, count, 4)
-        places, count = here, count // 2
-    half = PointIndexer(config)(points.half())
-    assert half["center_positions"].dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -105,33 +78,3 @@ def test_an_index_of_another_form_is_named(change, message):
     model = Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), **SMALL)
     with pytest.raises(ValueError, match=f"^{re.escape('point_index: ' + message)}"):
         model(clouds(2), point_index=index)
-
-
-def test_offsets_are_divided_by_their_scale():
-    offsets = torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(0))
-    for how in ("group_max", "cloud_std", "batch_std"):
-        found = normalize_offsets(offsets, how, 0.5)
-        for cloud in range(2):
-            for center in range(3):
-                own = offsets[cloud, center]
-                scale = {
-                    "group_max": own.abs().amax(dim=0),
-                    "cloud_std": offsets[cloud].std(),
-                    "batch_std": offsets.std(),
-                }
-                torch.testing.assert_close(found[cloud, center], own / (scale[how] + 0.5))
-
-
-def test_released_places_wrap_around():
-    rotated = torch.tensor([[[[0.0, 0, 0], [1.0, 0.5, 0], [4.0, -1, 0]]]])
-    line = line_positions(rotated, (2.0, 0.0, 0.0), 10, "wrap").flatten()
-    # A quarter of the way, and half a pixel less.
-    assert line.tolist() == pytest.approx([9.5, 2.0, 9.5])
-    stretched = line_positions(rotated, (2.0, 0.0, 0.0), 10, "stretch").flatten()
-    assert stretched.tolist() == pytest.approx([0, 2.25, 9])
-    x, y = plane_positions(torch.tensor([[[[0.5, -0.25, 0.6]]]]), 1.4, (80.0, 48.0), "wrap").flatten().tolist()
-    assert x == pytest.approx((0.5 / 2 + 1) * 40 - 0.5) and y == pytest.approx((-0.25 / 2 * 0.6 + 1) * 24 - 0.5)
-    beyond = plane_positions(torch.tensor([[[[-3.0, 9.0, 0.6]]]]), 1.4, (80.0, 48.0), "wrap").flatten().tolist()
-    assert beyond == pytest.approx([(-0.5 * 40 - 0.5) % 80, ((4.5 * 0.6 + 1) * 24 - 0.5) % 48], abs=1e-4)
-    near = plane_positions(torch.tensor([[[[1.0, -1.0, -2.0]]]]), 1.4, (80.0, 48.0), "clamp").flatten().tolist()
-    assert near == [79, 0]  # behind the camera

@@ -17,23 +17,6 @@ def tokenizer(**changes) -> PatchTokenizer:
     return PatchTokenizer(Any2PointConfig(**(SMALL | changes)), hidden_size=24).eval()
 
 
-def test_tokens_are_those_of_a_plain_mini_pointnet():
-    made = tokenizer()
-    points = clouds()
-    found = made(points)
-    net = made.local
-    for cloud in range(3):
-        for token in range(8):
-            center = points[cloud, found.index[cloud, token]]
-            assert torch.equal(center, found.centers[cloud, token])
-            nearest = (points[cloud] - center).norm(dim=1).argsort()[:4]
-            rows = net.widen(torch.relu(net.lift_norm(net.lift(points[cloud, nearest] - center))))
-            joined = torch.cat([rows.amax(0).expand_as(rows), rows], dim=1)
-            rows = net.out(torch.relu(net.join_norm(net.join(joined))))
-            expected = rows.amax(0) + made.place(center)
-            torch.testing.assert_close(found.tokens[cloud, token], expected, rtol=1e-5, atol=1e-5)
-
-
 def test_level_features_of_a_point_are_the_mean_over_its_patches():
     made = tokenizer()
     points = clouds()

@@ -67,29 +67,6 @@ def test_equal_centers_give_finite_places_and_one_embedding(table):
     assert torch.equal(projection.embedding, projection.embedding[:1, :1].expand(2, 7, -1))
 
 
-@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_embedding_is_the_mean_over_the_views(table):
-    centers = normalize_centers(clouds(2, 9))
-    six = project(centers, table, Any2PointConfig())
-    place = six.view_positions
-    if table is PLANE:
-        assert six.extent == (80.0, 48.0) and six.cell_size == 4.0
-        place = place * torch.tensor([4 / 79, 2 / 47])
-    else:
-        assert six.extent == (40.0,) and six.cell_size == 40 / 38.5
-    torch.testing.assert_close(six.embedding, table.lookup(place).mean(dim=1))
-    assert six.view_positions.shape == (2, 6, 9, 1 if table is LINE else 2)
-
-
-@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_positions_of_normalized_centers_do_not_depend_on_scale_and_place(table):
-    centers = clouds(2, 9)
-    moved = centers * 40 - torch.tensor([3.0, 100.0, -7.0])
-    expected, found = (project(normalize_centers(c), table, Any2PointConfig()) for c in (centers, moved))
-    torch.testing.assert_close(found.view_positions, expected.view_positions, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-3, rtol=1e-3)
-
-
 def test_transposed_positions_read_each_view_by_columns():
     centers = normalize_centers(clouds(2, 9))
     plain = project(centers, PLANE, Any2PointConfig(num_views=1)).embedding  # (batch, tokens, hidden)
@@ -129,16 +106,6 @@ def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
     assert bool(config.batch_dependent_flags) == (mapping == "wrap")
 
 
-@pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_autocast_does_not_change_places(table):
-    centers = normalize_centers(clouds(2, 9))
-    expected = project(centers, table, Any2PointConfig())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = project(centers, table, Any2PointConfig())
-    assert torch.equal(found.view_positions, expected.view_positions)
-    assert torch.equal(found.embedding, expected.embedding)
-
-
 @pytest.mark.parametrize("table", [LINE, PLANE])
 @pytest.mark.parametrize("token_places", ["order", "random"])
 def test_places_without_projection_do_not_depend_on_coordinates(token_places, table):
@@ -152,26 +119,3 @@ def test_places_without_projection_do_not_depend_on_coordinates(token_places, ta
     projected = project(clouds(2, 9, seed=1), table, Any2PointConfig())
     assert projected.view_positions.shape == one.view_positions.shape
     assert not torch.allclose(projected.embedding, one.embedding, atol=1e-3)
-
-
-def test_order_spreads_tokens_evenly_over_the_line_and_row_by_row_over_the_plane():
-    config = Any2PointConfig(token_places="order")
-    line = project(clouds(1, 14), LINE, config).view_positions
-    torch.testing.assert_close(line, (torch.arange(14) * 3.0).view(1, 1, 14, 1).expand(1, 6, -1, -1))
-    plane = project(clouds(1, 6), PLANE, config)
-    assert plane.extent == (80.0, 48.0)
-    grid = [[0, 0], [39.5, 0], [79, 0], [0, 47], [39.5, 47], [79, 47]]
-    torch.testing.assert_close(plane.view_positions[0, 0], torch.tensor(grid))
-    assert project(clouds(1, 1), LINE, config).view_positions.tolist() == [[[[0.0]]] * 6]
-
-
-def test_random_places_follow_their_seed_and_differ_between_views():
-    def places(seed):
-        config = Any2PointConfig(token_places="random", random_places_seed=seed)
-        return project(clouds(1, 9), PLANE, config).view_positions[0]
-
-    assert torch.equal(places(3), places(3)) and not torch.equal(places(3), places(4))
-    assert len({place.sum().item() for place in places(3)}) == 6
-    state = torch.random.get_rng_state()
-    places(5)
-    assert torch.equal(torch.random.get_rng_state(), state)

@@ -4,13 +4,11 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AutoModel
 
 from hf_any3d import (
     Any2PointForZeroShotPointCloudClassification,
     UnsupportedEncoder,
-    encoder_linear_pattern,
     trainable_module_names,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
@@ -18,7 +16,6 @@ from tests.errors import raises
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 from tests.tiny_text_towers import (
     LABELS,
-    adapted_zero_shot_model,
     saved_text_tower,
     tiny_zero_shot_model,
 )
@@ -26,15 +23,6 @@ from tests.tiny_text_towers import (
 TOWERS = pytest.mark.parametrize(
     ("encoder", "tower"), [("bert", None), ("mpnet", None), ("clip", "text"), ("clip", "vision"), ("siglip", "vision")]
 )
-
-
-def lora_model(encoder="bert", **kwargs):
-    base = tiny_zero_shot_model(encoder, **kwargs)
-    config = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=trainable_module_names(base))
-    return get_peft_model(base, config)
-
-
-MAKERS = pytest.mark.parametrize("make", [adapted_zero_shot_model, lora_model, tiny_zero_shot_model])
 
 
 def train_step(model):
@@ -114,29 +102,6 @@ def test_text_tower_is_not_part_of_the_model():
     train_step(model)
     for name, tensor in model.text_tower.model.state_dict().items():
         assert torch.equal(tensor, frozen[name]), name
-
-
-def test_adapters_of_the_points_do_not_reach_the_texts():
-    model = adapted_zero_shot_model()
-    texts = model.encode_labels(LABELS)
-    torch.testing.assert_close(texts, tiny_zero_shot_model().encode_labels(LABELS))
-    train_step(model)
-    torch.testing.assert_close(model.encode_labels(LABELS), texts)
-
-
-@pytest.mark.slow
-@MAKERS
-def test_training_moves_clouds_to_their_texts(make):
-    model = make()
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    first = train_step(model)
-    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
-    assert any(changed) and changed == [
-        parameter.requires_grad and c for parameter, c in zip(model.parameters(), changed, strict=True)
-    ]
-    for _ in range(8):
-        last = train_step(model)
-    assert last < first
 
 
 def test_loss_supports_pairs_groups_and_banks():

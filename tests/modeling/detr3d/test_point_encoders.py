@@ -252,10 +252,3 @@ def test_clouds_are_scaled_for_an_encoder_and_its_tokens_are_where_the_cloud_is(
         torch.testing.assert_close(there, alone.centers[0], atol=1e-4, rtol=0)
         low, high = cloud[:, :3].amin(dim=0), cloud[:, :3].amax(dim=0)
         assert (there >= low - 0.1).all() and (there <= high + 0.1).all() and not output.index[row].any()
-
-
-@pytest.mark.parametrize("freeze", [True, False])
-def test_an_encoder_trains_where_it_is_not_frozen(freeze, saved):
-    encoder = detector(saved(ActModel)[0], freeze=freeze).train().detr3d.point_encoder
-    assert {weight.requires_grad for weight in encoder.parameters()} == {not freeze}
-    assert {module.training for module in encoder.model.modules()} == {not freeze}

@@ -6,40 +6,7 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hf_any3d.modeling.encoders import full_precision_attention
-from tests.tiny_encoders import random_encoder, tiny_config
-
 CHOSEN = "sdpa_in_full_precision"
-
-
-def encoder(dtype: torch.dtype = torch.bfloat16, attention: str = "sdpa") -> nn.Module:
-    made = random_encoder(tiny_config("bert")).to(dtype)
-    made.config._attn_implementation = attention
-    return made
-
-
-def within(given: nn.Module) -> str:
-    """The attention implementation of an encoder inside of the context."""
-    with full_precision_attention(given):
-        return given.config._attn_implementation
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_on_the_cpu_is_widened_until_the_context_ends(dtype):
-    given = encoder(dtype)
-    assert within(given) == CHOSEN and given.config._attn_implementation == "sdpa"
-    with pytest.raises(KeyError), full_precision_attention(given):
-        raise KeyError
-    assert given.config._attn_implementation == "sdpa"
-
-
-def test_everything_else_stays():
-    assert within(encoder(torch.float32)) == "sdpa"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert within(encoder(torch.float32)) == CHOSEN
-    for attention in ("eager", "flash_attention_2"):
-        assert within(encoder(attention=attention)) == attention
-    assert within(encoder().to("meta")) == "sdpa"
 
 
 def parts(dtype: torch.dtype, needing: str = "") -> list[torch.Tensor]:
@@ -74,11 +41,3 @@ def test_what_needs_a_gradient_is_computed_in_float32(needing, named, autocast):
             (own,) = torch.autograd.grad(found, one, gradient.bfloat16(), retain_graph=True)
             (full,) = torch.autograd.grad(expected, other, gradient.bfloat16().float(), retain_graph=True)
             assert torch.equal(own, full.bfloat16())
-
-
-@pytest.mark.parametrize(("dtype", "needing"), [(torch.bfloat16, ""), (torch.float32, "qkv"), (torch.float64, "qkv")])
-def test_other_attention_is_that_of_transformers(dtype, needing):
-    given = parts(dtype, needing)
-    found, _ = AttentionInterface()[CHOSEN](module(), *given, scaling=0.3)
-    expected, _ = sdpa_attention_forward(module(), *given, scaling=0.3)
-    assert found.dtype == dtype and torch.equal(found, expected)

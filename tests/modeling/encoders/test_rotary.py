@@ -9,7 +9,6 @@ import torch
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
 from hf_any3d.modeling.encoders.rotary import (
-    HeadRotation,
     combine_views,
     masked_rotary_line_inputs,
     rotary_line_inputs,
@@ -70,50 +69,12 @@ def test_rotations_are_those_of_loops(rule, key_heads, heads, axes):
                 torch.testing.assert_close(made[0, head, token], torch.tensor(half * 2), rtol=0, atol=1e-4)
 
 
-def test_angles_are_rounded_only_as_waves():
-    exact = rotation(layer_pass("first_view"), torch.full((1, 1, 1, 1), 257.3), FREQUENCIES)
-    half = rotation(
-        layer_pass("first_view", dtype=torch.bfloat16), torch.full((1, 1, 1, 1), 257.3).double(), FREQUENCIES.double()
-    )
-    for one, other in zip(half, exact, strict=True):
-        assert torch.equal(one, other.bfloat16())
-
-
 @pytest.mark.parametrize(("rule", "key_heads", "frequencies"), [("split_heads", 3, 9), ("split_frequencies", 9, 3)])
 def test_as_many_views_as_there_are_shares_are_allowed(rule, key_heads, frequencies):
     angles = torch.randn(2, 3, 5, 1, frequencies)
     assert combine_views(angles, rule, key_heads).shape == (2, 3 if rule == "split_heads" else 1, 5, 1, frequencies)
     with raises(ValueError, naming="num_views=4"):
         combine_views(torch.randn(2, 4, 5, 1, frequencies), rule, key_heads)
-
-
-def test_each_kind_of_layer_has_its_rotation():
-    rotary = SimpleNamespace(
-        layer_types={"local", "global"},
-        local_inv_freq=FREQUENCIES,
-        global_inv_freq=FREQUENCIES / 10,
-        global_attention_scaling=1.25,
-    )
-    call = layer_pass("mean_angle", rotary, layer_types=["local", "global", "local"])
-    first, second, third = rotary_line_inputs(call)
-    assert third["position_embeddings"] is first["position_embeddings"]
-    for inputs, frequencies, scaling in ((first, FREQUENCIES, 1.0), (second, FREQUENCIES / 10, 1.25)):
-        assert list(inputs) == ["attention_mask", "is_causal", "position_embeddings"]
-        assert inputs["attention_mask"] is None and inputs["is_causal"] is False
-        expected = rotation(call, call.places.entry, frequencies, scaling)
-        for made, other in zip(inputs["position_embeddings"], expected, strict=True):
-            # One rotation for all heads.
-            assert made.shape == (1, TOKENS, 6) and torch.equal(made, other[:, 0])
-
-
-def test_layers_of_one_kind_share_a_rotation_of_their_heads():
-    call = layer_pass("split_heads", SimpleNamespace(inv_freq=FREQUENCIES, attention_scaling=0.5))
-    inputs = list(rotary_line_inputs(call))
-    assert len(inputs) == 3 and len({id(each["position_embeddings"]) for each in inputs}) == 1
-    expected = rotation(call, call.places.entry, FREQUENCIES, 0.5)
-    for made, other in zip(inputs[0]["position_embeddings"], expected, strict=True):
-        assert isinstance(made, HeadRotation) and made.shape == (1, 2, TOKENS, 6) and torch.equal(made.values, other)
-        assert made.unsqueeze(1) is made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

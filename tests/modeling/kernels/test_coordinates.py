@@ -1,7 +1,6 @@
 """Coordinates that operations accept, and the words in which others are refused."""
 
 import importlib
-import math
 import re
 
 import pytest
@@ -11,12 +10,6 @@ from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, coordinate
 from tests.errors import raises
 
 MODULE = importlib.import_module("hf_any3d.modeling.kernels.coordinates")
-
-
-def test_coordinates_are_the_first_three_channels():
-    cloud = torch.arange(10.0).view(1, 2, 5).half()
-    assert coordinates("points", cloud).tolist() == [[[0, 1, 2], [5, 6, 7]]]
-    assert coordinates("points", cloud[..., :3]).shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (1, 1, 4, 3), (2, 4, 2)])
@@ -29,15 +22,6 @@ def test_clouds_of_other_shapes_are_refused(shape):
 def test_integers_are_refused():
     with raises(ValueError, naming="query: dtype torch.int64; expected a"):
         coordinates("query", torch.zeros(1, 4, 3).long())
-
-
-@pytest.mark.parametrize("number", [0.0, LARGEST_COORDINATE, -LARGEST_COORDINATE])
-def test_the_largest_coordinate_is_allowed(number):
-    assert refuse_out_of_range("points", torch.full((2, 3, 3), number, dtype=torch.float64)) is None
-    assert refuse_out_of_range("points", torch.zeros(2, 0, 3)) is None
-    beyond = torch.full((2, 3, 3), math.nextafter(LARGEST_COORDINATE, math.inf), dtype=torch.float64)
-    with raises(ValueError, naming="points: found 1e+12 in cloud"):
-        refuse_out_of_range("points", beyond)
 
 
 @pytest.mark.parametrize(

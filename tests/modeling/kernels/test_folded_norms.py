@@ -1,23 +1,14 @@
 """Which layers may be fused, and norms that become part of the weights before them."""
 
-import copy
-import importlib
 from dataclasses import replace
 
-import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
-from hf_any3d.modeling.kernels import neighborhoods as module
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain
-from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain
-from hf_any3d.modeling.kernels.pooling import folded
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 
-patches_module = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
 WIDTH, HIDDEN, K = 12, 5, 4
 
 
@@ -32,73 +23,6 @@ def randomized(layers: nn.Module) -> nn.Module:
             if tensor.is_floating_point():
                 tensor.copy_(randn(*tensor.shape, seed=number).abs() + 0.2)
     return layers
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_folded_norm_is_that_of_evaluation(bias, dtype):
-    linear = randomized(nn.Linear(3, 4, bias=bias)).to(dtype)
-    norm = randomized(nn.BatchNorm1d(4, eps=0.3)).to(dtype).eval()
-    weight, shift = folded(linear, norm)
-    wide = torch.promote_types(dtype, torch.float32)
-    assert weight.dtype == shift.dtype == wide
-    rows = randn(5, 3).to(wide)
-    expected = copy.deepcopy(norm).to(wide)(copy.deepcopy(linear).to(wide)(rows))
-    torch.testing.assert_close(rows @ weight.T + shift, expected)
-
-
-def encoder(**settings: bool) -> PatchEncoder:
-    return randomized(PatchEncoder(3, 6, (4, 6, 8), **settings)).eval().requires_grad_(False)
-
-
-LAYERS = ("lift", "lift_norm", "widen", "join", "join_norm", "out")
-
-
-def test_layers_of_patches_are_fused_in_evaluation_without_gradients():
-    patches = torch.zeros(1, 2, 3, 3)
-    assert layers_are_plain(patches, encoder())
-    for name in LAYERS:
-        trained = encoder()
-        getattr(trained, name).requires_grad_(True)
-        assert not layers_are_plain(patches, trained)
-        with torch.no_grad():
-            assert layers_are_plain(patches, trained)
-        watched = encoder()
-        getattr(watched, name).register_forward_hook(lambda *args: None)
-        assert not layers_are_plain(patches, watched)
-    for name in ("lift_norm", "join_norm"):
-        without = encoder()
-        getattr(without, name).track_running_stats = False
-        assert not layers_are_plain(patches, without)
-        mixed = encoder()
-        getattr(mixed, name).train()
-        assert not layers_are_plain(patches, mixed)
-    assert not layers_are_plain(patches.clone().requires_grad_(), encoder())
-    # A single row has no statistics; double precision is only for the plain layers.
-    assert not layers_are_plain(patches[:, :1, :1], encoder()) and layers_are_plain(patches[:, :1, :2], encoder())
-    assert not layers_are_plain(patches, encoder().double())
-
-
-def test_layers_of_patches_are_fused_in_training():
-    patches = torch.zeros(1, 2, 3, 3)
-    assert layers_are_plain(patches, encoder().train()) and layers_are_plain(patches, encoder().train().double())
-    assert not layers_are_plain(patches, encoder().train().bfloat16())
-    assert not layers_are_plain(patches.clone().requires_grad_(), encoder().train())
-    for name in LAYERS:
-        watched = encoder().train()
-        getattr(watched, name).register_forward_hook(lambda *args: None)
-        assert not layers_are_plain(patches, watched)
-
-
-@pytest.mark.parametrize("part", [1, 2 * K * 8, 1 << 18], ids=["a patch", "two", "all"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_folded_patches_are_encoded_as_by_the_layers(part, bias, monkeypatch):
-    monkeypatch.setattr(patches_module, "_PART", part)
-    layers, patches = encoder(bias=bias), randn(2, 3, K, 3).double()
-    expected = kernels.pooled_patches.plain(patches.float(), layers)
-    found = kernels.pooled_patches.fused(patches, layers)
-    assert found.shape == (2, 3, 6) and found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
 
 
 def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.ModuleList, Neighborhoods]:
@@ -140,27 +64,3 @@ def test_stages_are_fused_in_evaluation_without_gradients():
         assert not blocks_are_plain(moved, blocks)
         with torch.no_grad():
             assert blocks_are_plain(moved, blocks)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "fused"), [(torch.float32, True), (torch.float64, True), (torch.bfloat16, True), (torch.float16, False)]
-)
-def test_stages_in_half_precision_are_fused_in_bfloat16_only(dtype, fused):
-    blocks, neighborhoods = stage(dtype=dtype)
-    assert blocks_are_plain(neighborhoods, blocks) is fused
-
-
-def test_no_blocks_are_no_stage():
-    assert not blocks_are_plain(stage()[1], [])
-
-
-@pytest.mark.parametrize("blocks", [1, 2, 3])
-@pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["a center", "two", "all"])
-def test_folded_blocks_are_those_of_the_modules(blocks, part, monkeypatch):
-    monkeypatch.setattr(module, "_PART", part)
-    layers, neighborhoods = stage(blocks, torch.float64)
-    neighborhoods.frequencies = neighborhoods.frequencies.double()
-    expected = kernels.pooled_blocks.plain(neighborhoods, layers)
-    found = kernels.pooled_blocks.fused(neighborhoods, layers)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)

@@ -10,12 +10,7 @@ from hf_any3d.modeling.kernels import joined_batches as module
 from hf_any3d.modeling.kernels.joined_batches import (
     JoinedBatchNorm,
     gather_rows,
-    is_joined,
-    joined_batches,
-    joined_norm,
-    summed_over_processes,
 )
-from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm
 from tests.modeling.kernels.processes import Processes
 
 CHANNELS = 3
@@ -30,29 +25,6 @@ def processes(monkeypatch):
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_batches_are_joined_within_the_context_only():
-    assert is_joined() is False
-    with joined_batches():
-        assert is_joined() is True
-        with joined_batches(False):
-            assert is_joined() is False
-        assert is_joined() is True
-    assert is_joined() is False
-    with pytest.raises(KeyError), joined_batches():
-        raise KeyError
-    assert is_joined() is False
-
-
-def test_sums_over_processes_leave_the_summands_alone(processes):
-    own = [randn(2, 2, seed=rank).requires_grad_() for rank in range(3)]
-    before = [values.detach().clone() for values in own]
-    for total, values, old in zip(
-        processes.run(lambda rank: summed_over_processes(own[rank])), own, before, strict=True
-    ):
-        torch.testing.assert_close(total, sum(before))
-        assert not total.requires_grad and torch.equal(values, old)
 
 
 @pytest.mark.parametrize("laid_out", ["in rows", "in columns"])
@@ -132,54 +104,3 @@ def test_norm_without_running_statistics_and_in_half_precision(processes):
     assert norm.running_mean is None
     assert all(part.dtype == torch.bfloat16 for part in found)
     torch.testing.assert_close(torch.cat(found), expected)
-
-
-def test_a_single_row_of_all_processes_keeps_statistics_finite(monkeypatch):
-    alone = Processes(1)
-    monkeypatch.setattr(module, "distributed", alone)
-    norm = JoinedBatchNorm(2, momentum=0.5)
-    (found,) = alone.run(lambda rank: norm(torch.tensor([[4.0, 6.0]])))
-    assert found.tolist() == [[0.0, 0.0]]
-    assert norm.running_mean.tolist() == [2.0, 3.0] and norm.running_var.tolist() == [0.5, 0.5]
-
-
-@pytest.mark.parametrize("shared", [False, True], ids=["a gain for each view", "one for all"])
-def test_views_of_some_rows_are_normalized_as_in_one_process(processes, shared):
-    views, rows = 2, 6
-    table = randn(views, 3 * rows, CHANNELS) + 2
-    occupied = (randn(views, 3 * rows, seed=1) > -0.3).double()
-    weight, bias = (randn(views, CHANNELS, seed=seed) for seed in (2, 3))
-    if shared:
-        weight, bias = weight[0], bias[0]
-    gradient = randn(views, 3 * rows, CHANNELS, seed=4) * occupied.unsqueeze(-1)
-    count = occupied.sum(dim=1, keepdim=True)
-    total = count + torch.tensor([[2.0], [0.0]])  # rows of zeros count in the first view
-
-    def work(rank):
-        own = slice(rank * rows, (rank + 1) * rows)
-        tensors = [one.clone().requires_grad_() for one in (table[:, own], weight, bias)]
-        normed, mean, variance = joined_norm(tensors[0], occupied[:, own], *tensors[1:], count, total, 0.2)
-        assert not mean.requires_grad and not variance.requires_grad
-        return normed.detach(), mean, variance, *torch.autograd.grad((normed * gradient[:, own]).sum(), tensors)
-
-    results = processes.run(work)
-    tensors = [one.clone().requires_grad_() for one in (table, weight, bias)]
-    by_view = [one.expand(views, -1) for one in tensors[1:]]
-    norm = BatchNorm(occupied[None], *by_view, count, total, 0.2)
-    normed, mean, variance = cell_norm(tensors[0][None], norm, gelu=False)
-    expected = torch.autograd.grad((normed[0] * gradient).sum(), tensors)
-    is_row = occupied.bool()
-    torch.testing.assert_close(torch.cat([one[0] for one in results], dim=1)[is_row], normed.detach()[0][is_row])
-    torch.testing.assert_close(torch.cat([one[3] for one in results], dim=1), expected[0])
-    for one in results:
-        torch.testing.assert_close(one[1:3], (mean, variance))
-    for number in (1, 2):
-        torch.testing.assert_close(sum(one[3 + number] for one in results), expected[number])
-
-
-def test_all_rows_count_if_none_is_left_out(processes):
-    count = torch.full((1, 1), 12.0, dtype=torch.float64)
-    rows, weight, bias = randn(1, 12, 2), randn(1, 2, seed=1), randn(1, 2, seed=2)
-    parts = processes.run(lambda rank: joined_norm(rows.split(4, dim=1)[rank], None, weight, bias, count, count, 0.1))
-    expected = nn.functional.batch_norm(rows[0], None, None, weight[0], bias[0], training=True, eps=0.1)
-    torch.testing.assert_close(torch.cat([normed for normed, _, _ in parts], dim=1)[0], expected)

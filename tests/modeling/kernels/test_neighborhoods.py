@@ -1,13 +1,12 @@
 """Sines and cosines interpolated in a table, against computed ones, and rows of neighborhoods made with them."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from hf_any3d.modeling.kernels import neighborhoods as module
-from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.wave_table import WaveTable
 
 FREQUENCIES = offset_frequencies(24, 1000.0, 100.0)
@@ -75,45 +74,6 @@ def neighborhoods(slow: bool = False) -> Neighborhoods:
     )
 
 
-def test_frequencies_fall_from_the_highest_by_a_power():
-    expected = [100.0 / 1000.0 ** (number / 4) for number in range(4)]
-    torch.testing.assert_close(FREQUENCIES.tolist(), expected, rtol=1e-6, atol=0)
-    assert FREQUENCIES.dtype == torch.float32
-    assert offset_frequencies(29, 10.0, 2.0).shape == (4,)
-
-
-def test_offsets_are_encoded_axis_by_axis():
-    offsets, frequencies = torch.tensor([[0.5, -1.0, 2.0]]).half(), torch.tensor([3.0, 0.25])
-    expected = [wave(x * f) for x in (0.5, -1.0, 2.0) for wave in (math.sin, math.cos) for f in (3.0, 0.25)]
-    found = encode_offsets(offsets, frequencies)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, torch.tensor([expected]))
-    assert encode_offsets(offsets.double(), frequencies).dtype == torch.float64
-
-
-def test_numbers_without_a_place_do_not_lengthen_the_table():
-    numbers = torch.linspace(-1e-3, 1e-3, 999)
-    strange = torch.cat([numbers, torch.tensor([float("nan"), float("inf"), -float("inf")])])
-    tables = [WaveTable(some, FREQUENCIES, torch.float32) for some in (numbers, strange)]
-    assert torch.equal(*(table.waves for table in tables)) and len(tables[0].waves) < 999
-
-
-def test_parts_have_as_many_centers_as_fit(monkeypatch):
-    own = neighborhoods()
-    monkeypatch.setattr(module, "_PART", 3 * K * WIDTH + 1)
-    assert own.parts() == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    monkeypatch.setattr(module, "_PART", 1)
-    assert own.parts() == [slice(number, number + 1) for number in range(CENTERS)]
-
-
-def test_all_rows_are_sums_of_neighbor_center_and_encoded_offset():
-    own = neighborhoods()
-    rows = own.all_rows().view(CENTERS, K, WIDTH)
-    for center, k in ((0, 0), (3, 2), (6, 3)):
-        features = torch.cat([own.features[own.neighbors[center, k]], own.features[own.centers[center]]])
-        torch.testing.assert_close(rows[center, k], features + encode_offsets(own.offsets[center, k], own.frequencies))
-
-
 @pytest.mark.parametrize("kind", ["nodes", "table"])
 @pytest.mark.parametrize("added", [1, 2 * 2 * HIDDEN * K, 1 << 22], ids=["a part", "two parts", "all"])
 def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypatch):
@@ -145,14 +105,3 @@ def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypa
     assert together == ([1] * 4 if added == 1 else [2, 2] if added < 1 << 22 else [4])
     for one, other in zip((found, reduced, *back), (expected, products, *gradients), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
-
-
-def test_gradients_of_a_part_reach_its_neighbors_and_centers():
-    own = neighborhoods()
-    own.features.requires_grad_()
-    part, before = slice(2, 5), randn(POINTS, WIDTH // 2, seed=7)
-    gradient = randn(3 * K, WIDTH, seed=8)
-    (expected,) = torch.autograd.grad((own.all_rows()[2 * K : 5 * K] * gradient).sum(), own.features)
-    found = before.clone()
-    own.add_to_features(found, part, gradient)
-    torch.testing.assert_close(found, before + expected)

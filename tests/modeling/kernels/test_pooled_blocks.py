@@ -11,7 +11,6 @@ from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import neighborhoods as module
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.pooling import largest as find_largest
-from tests.closeness import assert_nearly_equal
 
 plain, fused = kernels.pooled_blocks.plain, kernels.pooled_blocks.fused
 
@@ -64,16 +63,6 @@ def test_norms_in_evaluation_are_folded_into_the_weights(case, monkeypatch):
     assert not kernels.pooled_blocks.uses_fused(neighborhoods, blocks)
 
 
-def test_interpolated_waves_give_the_same_results(case):
-    blocks, neighborhoods = case
-    # Slow waves: a table of them is shorter than the list of offsets.
-    neighborhoods.frequencies = neighborhoods.frequencies / 100
-    assert len(neighborhoods.table.waves) < neighborhoods.offsets.numel()
-    torch.testing.assert_close(
-        run(fused, blocks, neighborhoods), run(plain, blocks, neighborhoods), rtol=1e-5, atol=2e-6
-    )
-
-
 def test_the_first_of_equal_maxima_wins_and_nan_has_a_valid_winner():
     rows = torch.tensor([[1.0, 3.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [0.0, -1e-20, 1e-20, 0.0]]).unsqueeze(-1)
     largest, winners = find_largest(rows.clone())
@@ -82,17 +71,6 @@ def test_the_first_of_equal_maxima_wins_and_nan_has_a_valid_winner():
     rows[0] = float("nan")
     largest, winners = find_largest(rows)
     assert largest[0].isnan() and 0 <= winners[0] < 4
-
-
-def test_only_narrow_rows_and_inputs_after_the_second_block_are_saved(case):
-    blocks, neighborhoods = case
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
-        fused(neighborhoods, blocks.train())
-    rows = CENTERS * K
-    wide = [tensor for tensor in kept if tensor.numel() == rows * WIDTH]
-    narrow = [tensor for tensor in kept if tensor.numel() == rows * HIDDEN]
-    assert (len(narrow), len(wide)) == (len(blocks) - 1, max(0, len(blocks) - 2))
 
 
 def test_a_large_mean_does_not_cancel_the_variance(case):
@@ -121,47 +99,6 @@ def test_changed_modules_and_other_modes_are_not_fused(case):
     assert not uses_fused(neighborhoods, synchronized)
     neighborhoods.offsets.requires_grad_()
     assert not uses_fused(neighborhoods, blocks)
-
-
-def test_features_in_bfloat16_are_multiplied_in_it(case):
-    blocks, neighborhoods = copy.deepcopy(case[0]).float().train(), case[1]
-    rounded = neighborhoods.features.detach().bfloat16()
-    neighborhoods.offsets, neighborhoods.frequencies = neighborhoods.offsets.float(), neighborhoods.frequencies.float()
-    neighborhoods.features = rounded.float().requires_grad_()
-    expected, gradients, statistics = run(fused, blocks, neighborhoods)
-    neighborhoods.features = rounded.requires_grad_()
-    found, others, measured = run(fused, blocks, neighborhoods)
-    assert not torch.equal(found, expected) and found.dtype == torch.float32
-    assert_nearly_equal(found, expected, 0.05)
-    # In the second half of each block, and in the norms, little depends on which rows have the maximum.
-    for one, other in zip((*gradients[-3:], *statistics), (*others[-3:], *measured), strict=True):
-        assert other.dtype == one.dtype and (other - one).float().norm() <= 0.1 * one.float().norm() + 1e-4
-
-
-@torch.no_grad()
-def test_evaluation_in_bfloat16_is_close_to_full_precision(case):
-    blocks, neighborhoods = copy.deepcopy(case[0]).float(), case[1]
-    neighborhoods.offsets, neighborhoods.frequencies = neighborhoods.offsets.float(), neighborhoods.frequencies.float()
-    neighborhoods.features = neighborhoods.features.bfloat16().float()
-    fused(neighborhoods, blocks.train())  # moves the running statistics
-    expected = fused(neighborhoods, blocks.eval())
-    half = copy.deepcopy(blocks).bfloat16()
-    neighborhoods.features = neighborhoods.features.bfloat16()
-    assert kernels.pooled_blocks.uses_fused(neighborhoods, half)
-    found = kernels.pooled_blocks(neighborhoods, half)
-    assert found.dtype == torch.bfloat16
-    assert_nearly_equal(found.float(), expected, 0.05)
-
-
-def test_autocast_does_not_round_the_fused_rows(case):
-    blocks, neighborhoods = copy.deepcopy(case[0]).float().train(), case[1]
-    neighborhoods.features = neighborhoods.features.detach().float().requires_grad_()
-    neighborhoods.offsets, neighborhoods.frequencies = neighborhoods.offsets.float(), neighborhoods.frequencies.float()
-    expected = fused(neighborhoods, copy.deepcopy(blocks))
-    with torch.autocast("cpu", torch.bfloat16):
-        found = kernels.pooled_blocks(neighborhoods, blocks)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, expected.bfloat16())
 
 
 @pytest.mark.parametrize("way", [plain, fused], ids=["plain", "fused"])

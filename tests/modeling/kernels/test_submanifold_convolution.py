@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
-from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
+from hf_any3d.modeling.point_ops import neighbor_table
 from tests.modeling.accelerator import on_accelerator
 
 SIDE, CLOUDS, VOXELS = 5, 2, 40
@@ -61,11 +61,6 @@ def test_neighbors_are_those_of_loops(reach, accelerator):
     assert NeighborTable(table.pairs).dense(VOXELS).tolist() == expected
 
 
-def test_neighbors_in_one_cloud_are_counted_by_default_around_each_cell():
-    grid, cloud = cells()
-    assert neighbor_table(grid, cloud, CLOUDS).dense(VOXELS).tolist() == loops(grid, cloud, 1)
-
-
 def dense_convolution(grid, cloud, values, weight, bias) -> torch.Tensor:
     dense = values.new_zeros(CLOUDS, values.shape[1], SIDE, SIDE, SIDE)
     place = (cloud, slice(None), *grid.T)
@@ -92,43 +87,3 @@ def test_whatever_needs_a_gradient_gets_it(needed, reach):
             torch.testing.assert_close(torch.autograd.grad(found, wanted, gradient), gradients)
         with torch.no_grad():
             assert not how(*leaves, table).requires_grad
-
-
-def test_a_convolution_without_bias_keeps_only_its_inputs():
-    grid, cloud = cells()
-    values, weight = randn(VOXELS, 3).requires_grad_(), randn(4, 3, 3, 3, 3, seed=1).requires_grad_()
-    table, kept = neighbor_table(grid, cloud, CLOUDS), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        found = kernels.submanifold_convolution(values, weight, None, table)
-    assert [id(tensor) for tensor in kept] == [id(values), id(weight)]
-    expected = dense_convolution(grid, cloud, values, weight, None)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(out.sin().sum(), [values, weight]) for out in (found, expected)))
-
-
-def test_half_precision_has_gradients_of_half_precision():
-    grid, cloud = cells()
-    table = neighbor_table(grid, cloud, CLOUDS)
-    exact = [randn(VOXELS, 3).bfloat16(), randn(4, 3, 3, 3, 3, seed=1).bfloat16(), randn(4, seed=2).bfloat16()]
-    for how in (kernels.submanifold_convolution.plain, kernels.submanifold_convolution.fused):
-        half, full = ([one.to(dtype).requires_grad_() for one in exact] for dtype in (torch.bfloat16, torch.float64))
-        out, other = how(*half, table), how(*full, table)
-        assert out.dtype == torch.bfloat16 and other.dtype == torch.float64
-        for found, expected in zip(
-            torch.autograd.grad(out.sum(), half), torch.autograd.grad(other.sum(), full), strict=True
-        ):
-            assert found.dtype == torch.bfloat16
-            torch.testing.assert_close(found.double(), expected, rtol=0.03, atol=0.1)
-
-
-@pytest.mark.parametrize("bias", [None, torch.ones(4)])
-def test_autocast_rounds_what_is_multiplied(bias):
-    grid, cloud = cells()
-    values, weight = randn(VOXELS, 3).float(), randn(4, 3, 3, 3, 3, seed=1).float()
-    table = neighbor_table(grid, cloud, CLOUDS)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = submanifold_convolution(values, weight, bias, table)
-    half = [None if one is None else one.bfloat16() for one in (values, weight, bias)]
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, submanifold_convolution(*half, table))
-    assert submanifold_convolution(values.double(), weight.double(), None, table).dtype == torch.float64

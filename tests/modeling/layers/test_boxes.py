@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ from hf_any3d.modeling.layers.boxes import (
     box_giou,
     box_intersection,
     box_iou,
-    level_rotation,
     non_maximum_suppression,
     points_in_boxes,
     published_giou,
@@ -147,35 +145,3 @@ def test_overlaps_of_ten_thousand_turned_pairs_are_those_of_shapely():
     common = areas * (high - low).clamp_min(0)
     expected = common / (first[:, 3:6].prod(dim=1) + second[:, 3:6].prod(dim=1) - common)
     torch.testing.assert_close(box_iou(first, second), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("up", [(0, 0, 1), (0.3, -0.2, 0.9), (-3.0, 4.0, 0.5), (0, 0.7, 0.7)])
-def test_leveling_is_the_smallest_turn_to_z(up):
-    rotation, unit = level_rotation(up), np.array(up) / np.linalg.norm(up)
-    np.testing.assert_allclose(rotation @ unit, [0, 0, 1], atol=1e-12)
-    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-    # Its angle is that between both directions, so that it turns about a level axis and nothing spins about z.
-    assert np.linalg.det(rotation) == pytest.approx(1)
-    assert (np.trace(rotation) - 1) / 2 == pytest.approx(unit[2])
-
-
-@pytest.mark.parametrize("is_turned", [True, False])
-def test_published_overlaps_round_thin_boxes_up_and_leave_out_the_smallest(is_turned):
-    def cube(edge: float, z: float = 0.0, height: float | None = None) -> torch.Tensor:
-        return torch.tensor([0.5, 0.25, z, edge, edge, edge if height is None else height, 0.0]).double()
-
-    # Volumes of 2.25e-8 count, those of 1.8e-8 do not.
-    for volume, expected in ((2.25e-8, 1.0), (1.8e-8, 0.0)):
-        same = cube(volume ** (1 / 3))
-        assert float(published_giou(same, same, is_turned)) == pytest.approx(expected)
-    # An edge is at least a millimeter; the box around both is as it is.
-    flat, above = cube(2.0, height=0.0), cube(2.0, z=1.0, height=0.0)
-    union = 2 * 2.0 * 2.0 * 1e-3
-    assert float(published_giou(flat, above, is_turned)) == pytest.approx(union / 4.0 - 1)
-    assert float(published_giou(flat, flat, is_turned)) == 0
-    tiny, far = cube(1e-4), cube(1e-4, z=1.0)
-    assert float(published_giou(tiny, far, is_turned)) == 0
-    # A box of 2e-9 counts as one of 1e-8, beside a large one.
-    needle, large = cube(1e-3, height=2e-3), cube(1.0, z=3.0)
-    around = 1.0 * 1.0 * (3.5 + 1e-3)
-    assert float(published_giou(needle, large, is_turned)) == pytest.approx((1 + 1e-8) / around - 1, abs=1e-9)

@@ -24,37 +24,6 @@ def clouds(*sizes: int) -> list[torch.Tensor]:
     return list(FEATURES[: sum(sizes)].split(sizes))
 
 
-@pytest.mark.parametrize(
-    "given", [FEATURES[None], FEATURES.view(5, 1, 4), clouds(3, 1, 1), clouds(2, 3), FEATURES[None].double()]
-)
-def test_placeholders_read_the_features_of_all_clouds_in_order(embed, given):
-    found = fill_placeholders(PROMPTS, given, embed, CLOUD)
-    expected = torch.stack(
-        [
-            torch.stack([embed.weight[1], *FEATURES[:3]]),
-            torch.stack([FEATURES[3], embed.weight[5], embed.weight[2], FEATURES[4]]),
-        ]
-    )
-    assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
-def test_features_and_words_get_their_own_gradients(embed):
-    features = FEATURES.clone().requires_grad_()
-    weights = torch.arange(1.0, 9).view(2, 4, 1)
-    (fill_placeholders(PROMPTS, features[None], embed, CLOUD) * weights).sum().backward()
-    assert features.grad[:, 0].tolist() == [2, 3, 4, 5, 8]
-    assert embed.weight.grad[:, 0].tolist() == [0, 1, 7, 0, 0, 6]
-
-
-def test_prompts_without_clouds_are_words(embed):
-    words = torch.tensor([[1, 2], [3, 0]])
-    for none in (None, FEATURES[:0].view(0, 2, 4)):
-        assert torch.equal(fill_placeholders(words, none, embed, CLOUD), embed(words))
-    # A placeholder that is generated stands for no cloud.
-    step = torch.tensor([[CLOUD], [3]])
-    assert torch.equal(fill_placeholders(step, None, embed, CLOUD), embed(torch.tensor([[0], [3]])))
-
-
 @pytest.mark.parametrize(("given", "count"), [(FEATURES[None, :4], 4), (clouds(1, 1), 2), (None, 0)])
 def test_other_numbers_of_features_than_placeholders_are_refused(embed, given, count):
     message = f"input_ids has 5 placeholders for point tokens (id 9); expected {count}, as many as the clouds have"

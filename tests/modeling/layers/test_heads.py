@@ -7,7 +7,6 @@ from torch import nn
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
-    ClassToken,
     HeadNorm,
     pool,
 )
@@ -66,37 +65,6 @@ def test_a_calibrated_head_divides_its_logits():
     expected = head(features) / 0.8
     head.calibrate(0.8)
     torch.testing.assert_close(head(features), expected)
-
-
-@pytest.mark.parametrize(("activation", "plain"), [("relu", nn.ReLU), ("gelu", nn.GELU)])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("widths", [(), (6,), (6, 4)])
-def test_a_head_is_layers_norms_and_activations_before_a_last_layer(widths, bias, activation, plain):
-    torch.manual_seed(0)
-    rates = [0.1 * number for number in range(1, 1 + len(widths))]
-    head = ClassificationHead(8, 3, widths, bias=bias, dropout=rates, activation=activation)
-    assert [dropout.p for dropout in head.dropouts] == rates
-    assert all((linear.bias is not None) == bias for linear in head.hidden) and head.out.bias is not None
-    for norm in head.norms:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    layers = [part for linear, norm in zip(head.hidden, head.norms, strict=True) for part in (linear, norm, plain())]
-    features = torch.randn(5, 8)
-    for mode in (True, False):
-        expected = nn.Sequential(*layers, head.out).train(mode)(features)
-        head.train(mode)
-        for dropout in head.dropouts:
-            dropout.p = 0.0
-        torch.testing.assert_close(head(features), expected)
-
-
-def test_a_class_token_and_its_position_come_first():
-    token = ClassToken(2)
-    token.token.data, token.position.data = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
-    tokens, positions = torch.zeros(2, 1, 2).bfloat16(), torch.ones(2, 1, 2)
-    found, places = token(tokens, positions)
-    assert found.dtype == torch.bfloat16 and found.tolist() == [[[1, 2], [0, 0]]] * 2
-    assert places.dtype == torch.float32 and places.tolist() == [[[3, 4], [1, 1]]] * 2
 
 
 def test_poolings_are_joined_in_their_order():

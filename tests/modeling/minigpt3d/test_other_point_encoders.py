@@ -7,7 +7,6 @@ from hf_any3d import (
     MiniGPT3DForConditionalGeneration,
     OpenShapeForZeroShotPointCloudClassification,
     PatchAlign3DModel,
-    PointCloudProcessor,
     PointTransformerV3Model,
     PointTransformerV3Processor,
     Uni3DForZeroShotPointCloudClassification,
@@ -23,7 +22,6 @@ from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
-COLORED = {"features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4), "axes": "xzy"}
 ENCODERS = [
     OpenShapeForZeroShotPointCloudClassification,
     PatchAlign3DModel,
@@ -56,32 +54,6 @@ def test_they_train_and_answer_and_load_equal(encoder, tmp_path):
         assert torch.equal(opened(prompt, points=points).logits, logits[0])
         answers = [each.generate(prompt, points=points, max_new_tokens=3, do_sample=False) for each in (model, opened)]
     assert torch.equal(*answers)
-
-
-@pytest.mark.slow
-@BY_ENCODER
-def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, tmp_path):
-    parts = write_parts(tmp_path)
-    source = tiny_aligned(encoder)
-    source.save_pretrained(tmp_path / "aligned")
-    arguments = StageArguments(stage=1, **parts | {"point_encoder": str(tmp_path / "aligned")}, model_config=CONFIG)
-    with raises(OSError, naming="preprocessor_config.json"):
-        open_for_stage(arguments, num_points=40)
-    PointCloudProcessor(**COLORED).save_pretrained(tmp_path / "aligned")
-    model, processor = open_for_stage(arguments, num_points=40)
-    clouds_of_it = processor.feature_extractor
-    assert (clouds_of_it.num_points, clouds_of_it.axes, clouds_of_it.default_rgb) == (40, "xzy", [0.4] * 3)
-    points = torch.stack(clouds(40))[..., : source.config.in_channels]
-    with torch.no_grad():
-        expected = source.base_model(points).last_hidden_state
-        assert torch.equal(model.encode(points), expected)
-        model.save_pretrained(tmp_path / "stage")
-        assert not any(
-            name.startswith("point_encoder") for name in model.state_dict().keys() - model.names_stored_elsewhere()
-        )
-        assert torch.equal(
-            MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "stage").encode(points), expected
-        )
 
 
 def test_configs_without_a_class_token_of_points_are_refused():

@@ -1,12 +1,10 @@
 """What text towers read of a checkpoint's files, and how they cut and pool words."""
 
-import dataclasses
 import json
 import re
 import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +13,6 @@ from torch.nn.functional import normalize
 from hf_any3d.modeling.encoders import UnsupportedEncoder
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
-    embed_prompts,
-    embed_texts,
     open_text_tower,
     own_projection,
     text_tower_families,
@@ -45,30 +41,6 @@ class Model(torch.nn.Module):
 
 IDS = torch.tensor([[5, 3, 1], [2, 9, 4]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
-
-
-@pytest.mark.parametrize("model_type", ["clip", "clap", "siglip", "siglip2", "bert", "roberta"])
-@pytest.mark.parametrize("pooling", [None, "mean", "cls", "max"])
-def test_each_family_takes_its_own_output_of_the_model(model_type, pooling):
-    family, model = FAMILIES[model_type], Model()
-    found = family.features(model, {"input_ids": IDS, "attention_mask": MASK}, pooling)
-    output = model(IDS)
-    words = output.last_hidden_state
-    if model_type in ("clip", "clap"):
-        expected = output.text_embeds
-    elif model_type.startswith("siglip"):
-        expected = output.pooler_output
-    elif pooling == "cls":
-        expected = words[:, 0]
-    elif pooling == "max":
-        expected = torch.stack([words[0, :2].amax(dim=0), words[1].amax(dim=0)])
-    else:
-        expected = torch.stack([words[0, :2].mean(dim=0), words[1].mean(dim=0)])
-    torch.testing.assert_close(found, expected)
-    model = Model()
-    family.features(model, {"input_ids": IDS, "attention_mask": MASK}, pooling)
-    # SigLIP was trained on padded texts without a mask.
-    assert set(model.given) == ({"input_ids"} if model_type.startswith("siglip") else {"input_ids", "attention_mask"})
 
 
 class Tokenizer:
@@ -115,17 +87,6 @@ def test_features_are_full_unit_vectors_with_or_without_a_mask():
     assert tower.features(IDS, MASK).dtype == torch.float32 and not torch.equal(tower.features(IDS, MASK), found)
 
 
-def test_many_texts_are_embedded_in_order():
-    tower = TextTower(Model(max_position_embeddings=77), Tokenizer(), FAMILIES["bert"], "cls")
-    texts = [chr(97 + number % 26) * 2 for number in range(530)]  # more than in a step of the progress bar
-    found = embed_texts(tower, texts)
-    expected = torch.cat([tower.embed([text]) for text in texts[:26]])[torch.arange(530) % 26]
-    assert isinstance(found, np.ndarray) and np.array_equal(found, expected.numpy())
-    prompts = [["ab", "cd"], ["ef", "gh"], ["ij", "kl"]]
-    rows = torch.stack([torch.cat([tower.embed([text]) for text in own]).mean(dim=0) for own in prompts])
-    torch.testing.assert_close(embed_prompts(tower, prompts), normalize(rows, dim=-1))
-
-
 @pytest.fixture
 def files(tmp_path):
     """A copy of a sentence encoder whose files may be changed."""
@@ -166,14 +127,6 @@ def test_a_checkpoint_without_weights_of_the_tower_is_refused(tmp_path):
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UnsupportedEncoder, match=re.escape(f"{folder}: the text tower lacks text_projection.weight")):
         open_text_tower(config_of(folder, "text"))
-
-
-def test_the_tower_of_a_changed_encoder_is_that_of_its_source():
-    config = config_of(saved_text_tower("bert"))
-    config.set_part("encoder", dataclasses.replace(config.part("encoder"), stored=True, checksum="sha256:0"))
-    opened = open_text_tower(config)
-    assert opened.pooling == "mean" and opened.max_length == 40 and opened.family is FAMILIES["bert"]
-    assert {weight.dtype for weight in opened.model.parameters()} == {torch.float32}
 
 
 def test_a_projection_into_another_space_is_none():

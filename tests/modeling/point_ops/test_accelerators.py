@@ -5,8 +5,7 @@ import importlib
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.farthest_point_sample import _cuda_order, cuda_priority
-from hf_any3d.modeling.point_ops import ball_query, chamfer, chamfer_distance, farthest_point_sample, grouping, knn
+from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, grouping, knn
 from tests.errors import raises
 from tests.modeling.accelerator import on_accelerator
 
@@ -38,12 +37,6 @@ def test_samples(tie_rule, count, checks):
     assert found.tolist() == expected.tolist()
     message = "points: found NaN, infinite numbers or numbers above 1e+12 in an earlier batch"
     assert checks == [(False, message)]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 511, 512, 513, 1500])
-def test_the_order_of_the_kernel(count):
-    found = _cuda_order(count, on_accelerator(torch.zeros(1)).device)
-    assert found.tolist() == cuda_priority(count).tolist()
 
 
 @pytest.mark.parametrize("method", ["auto", "exact", "matmul"])
@@ -79,24 +72,3 @@ def test_balls(way, pairs, monkeypatch):
     found = ball_query(query, points, 0.3, 4, return_counts=True)
     assert [one.tolist() for one in found] == [one.tolist() for one in expected]
     assert ball_query(query, points, 0.3, 4).tolist() == expected[0].tolist()
-
-
-def test_nearest_points_are_found_by_comparing_all_pairs(monkeypatch):
-    x, y = cloud(2, 700), cloud(2, 900, seed=1)
-    x_mask, y_mask = torch.rand(2, 700) < 0.7, torch.rand(2, 900) < 0.7
-    expected = chamfer_distance(x, y, "l2", reduction="none", x_mask=x_mask, y_mask=y_mask)
-    searched, by_pairs = [], torch.cdist
-    monkeypatch.setattr(torch, "cdist", lambda *args, **kwargs: searched.append(kwargs) or by_pairs(*args, **kwargs))
-    given = [on_accelerator(one) for one in (x, y, x_mask, y_mask)]
-    found = chamfer_distance(*given[:2], "l2", reduction="none", x_mask=given[2], y_mask=given[3])
-    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected)
-    # All clouds at once, and no products, which lose the digits of small distances.
-    assert searched == [{"compute_mode": "donot_use_mm_for_euclid_dist"}] * 2
-    searched.clear()
-    chamfer_distance(x, y)
-    assert searched == []  # trees
-    monkeypatch.setattr(chamfer, "_BLOCK", 900 * 10)
-    again = chamfer_distance(*given[:2], "l2", reduction="none", x_mask=given[2], y_mask=given[3])
-    torch.testing.assert_close(again.as_subclass(torch.Tensor), expected)
-    # Ten points of x at a time, twelve of y, in each of two clouds.
-    assert len(searched) == 2 * 70 + 2 * 75

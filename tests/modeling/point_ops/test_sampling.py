@@ -112,12 +112,3 @@ def test_errors_name_the_argument_and_the_value(change, culprit):
     arguments = {"points": torch.zeros(1, 4, 3), "num_samples": 2, **change}
     with raises(ValueError, naming=culprit):
         farthest_point_sample(**arguments)
-
-
-def test_no_cloud_has_no_wrong_start():
-    points = torch.zeros(0, 4, 3)
-    assert farthest_point_sample(points, 2, start_index=9).shape == (0, 2)
-    assert farthest_point_sample(points, 2, start_index=torch.zeros(0, dtype=torch.long)).shape == (0, 2)
-    for start in (torch.tensor([3, -1]), torch.tensor([4, 0])):
-        with pytest.raises(ValueError, match=r"start_index: \[\d, .*\]; expected 0 to 3"):
-            farthest_point_sample(torch.zeros(2, 4, 3), 2, start_index=start)

@@ -52,11 +52,3 @@ def test_traced_samples_are_those_of_the_plain_function(exporting, limit, monkey
     for start, wanted in zip((4, torch.tensor([2, 7])), expected, strict=True):
         found = farthest_point_sample_traced(points, 9, start, limit, "first")
         assert torch.equal(found, wanted) and not found.requires_grad
-
-
-def test_limits_are_rounded_down_in_graphs_too(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "_is_exporting_flag", True)
-    cloud = torch.tensor([[[0.0, 0, 0], [0.1, 0, 0]]])
-    squared_norm = cloud[0, 1].square().sum().item()
-    for limit, expected in ((squared_norm * (1 - 1e-10), [0, 1]), (squared_norm, [0, 0])):
-        assert farthest_point_sample_traced(cloud, 2, 0, limit, "first").tolist() == [expected]

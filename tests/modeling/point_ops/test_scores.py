@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import chamfer_distance, reconstruction_scores, three_nearest_interpolate
+from hf_any3d.modeling.point_ops import chamfer_distance, reconstruction_scores
 from tests.errors import raises
 
 
@@ -53,18 +53,6 @@ def test_scores_of_masked_clouds_are_those_of_loops(drop_zero_sums, threshold):
         torch.testing.assert_close(mean, each.mean())
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"), [("float16", "float32", "float32"), ("float32", "float64", "float64")]
-)
-def test_distances_have_the_wider_precision(one, other, expected):
-    x, y = torch.rand(1, 5, 3), torch.rand(1, 4, 3)
-    for pair in ((one, other), (other, one)):
-        distance = chamfer_distance(
-            *(cloud.to(getattr(torch, dtype)) for cloud, dtype in zip((x, y), pair, strict=True))
-        )
-        assert distance.dtype == getattr(torch, expected)
-
-
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_scores_of_clouds_with_nan_are_refused_unless_masked(name):
     given = {"x": torch.ones(2, 5, 3), "y": torch.ones(2, 4, 3)}
@@ -73,19 +61,3 @@ def test_scores_of_clouds_with_nan_are_refused_unless_masked(name):
         reconstruction_scores(**given)
     mask = ~given[name].isnan().any(dim=2)
     assert reconstruction_scores(**given, **{f"{name}_mask": mask})["f_score"].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_interpolated_features_have_their_own_precision(dtype):
-    points = torch.tensor([[[0.0, 0, 0, 5], [2, 0, 0, 5], [0, 4, 0, 5], [9, 9, 9, 5]]])
-    features = torch.tensor([[[1.0, 10], [2, 20], [4, 40], [8, 80]]]).to(dtype)
-    weights = torch.tensor([1 / 1.5, 1 / 1.5, 1 / 17.5])
-    expected = (weights / weights.sum()) @ features[0, :3].float()
-    found = three_nearest_interpolate(torch.tensor([[[1.0, 0, 0]]]), points, features, eps=0.5)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found[0, 0].float(), expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-6, atol=0)
-    at_point = three_nearest_interpolate(points[:, 1:2], points, features)
-    torch.testing.assert_close(at_point[0, 0].tolist(), [2.0, 20.0])
-    for shape in ((1, 3, 2), (2, 4, 2)):
-        with raises(ValueError, naming="features"):
-            three_nearest_interpolate(points, points, torch.zeros(shape))

@@ -5,10 +5,7 @@ import torch
 
 from hf_any3d.modeling.point_ops import (
     CURVES,
-    PatchGroups,
     grid_pool,
-    grid_sample,
-    has_duplicates,
     neighbor_table,
     patch_table,
     serialize,
@@ -125,52 +122,6 @@ def test_small_terms_are_not_lost_in_half_precision_sums():
     out.backward(torch.ones_like(out))
     assert out.dtype == values.grad.dtype == torch.bfloat16
     assert out[center].item() == values.grad[center].item() == 256 + 26
-
-
-def test_each_cell_keeps_the_point_nearest_to_its_center():
-    generator = torch.Generator().manual_seed(3)
-    coord = torch.rand(400, 3, generator=generator) - 0.5
-    cloud = (torch.arange(400) >= 250).long()
-    sample = grid_sample(coord, 0.2, cloud, 2)
-    assert torch.equal(cloud[sample.kept][sample.inverse], cloud)
-    assert not has_duplicates(sample.grid_coord, cloud[sample.kept], 2)
-    offset = (coord.double() / 0.2) % 1 - 0.5
-    distance = offset.square().sum(1)
-    for voxel, point in enumerate(sample.kept):
-        members = (sample.inverse == voxel).nonzero()[:, 0]
-        assert distance[point] == distance[members].min()
-    for number in (0, 1):
-        assert sample.grid_coord[cloud[sample.kept] == number].amin(0).tolist() == [0, 0, 0]
-    shuffled = torch.randperm(250, generator=generator)
-    again = grid_sample(coord[:250][shuffled], 0.2)
-    assert torch.equal(shuffled[again.kept], sample.kept[: len(again.kept)])
-    with raises(ValueError, naming="grid_size"):
-        grid_sample(coord, 1e-9)
-    with raises(ValueError, naming="grid_size"):
-        grid_sample(coord, 0)
-
-
-@pytest.mark.parametrize("as_one", [False, True])
-@pytest.mark.parametrize(("counts", "size"), [([7, 3, 10, 5], 5), ([4], 4), ([3, 2], 8), ([9, 11, 1], 4)])
-def test_groups_attend_as_the_padded_patches_do(counts, size, as_one):
-    pad, unpad, starts = patch_table(counts, size)
-    padded = []
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
-        patch = pad[start:end]
-        padded += [set(patch.tolist())] * (end - start)
-    expected = [padded[place] for place in unpad]
-    groups = PatchGroups(counts, size, torch.device("cpu"), as_one)
-    assert len(groups.groups) == 1 or not as_one
-    rows, found = [], []
-    for group in groups.groups:
-        own, keys = group.gather(groups.arranged), group.gather(groups.arranged, of_keys=True)
-        mask = torch.ones_like(keys, dtype=torch.bool) if group.mask is None else group.mask
-        sets = [set(line[valid].tolist()) for line, valid in zip(keys, mask, strict=True) for _ in own[0]]
-        places = torch.arange(own.numel()) if group.own is None else group.own
-        rows += own.flatten()[places].tolist()
-        found += [sets[place] for place in places]
-    assert rows == groups.arranged.tolist()
-    assert [found[rows.index(voxel)] for voxel in range(sum(counts))] == expected
 
 
 def test_orders_of_a_cloud_do_not_depend_on_the_others_unless_asked():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointBlocks
@@ -16,31 +15,9 @@ def config(**changes) -> PreTrainedConfig:
     return made
 
 
-def tokens(seed: int = 0) -> torch.Tensor:
-    return torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(seed))
-
-
 def blocks(**changes) -> PointBlocks:
     torch.manual_seed(0)
     return PointBlocks(config(**changes)).eval()
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_block_is_torchs_pre_norm_layer_without_query_bias(attention):
-    torch.manual_seed(0)
-    block = PointBlock(config(attn_implementation=attention), 4).eval()
-    plain = nn.TransformerEncoderLayer(24, 4, 48, 0.0, "gelu", batch_first=True, norm_first=True).eval()
-    own = block.state_dict()
-    renamed = {
-        "self_attn.in_proj_weight": own["attention.qkv.weight"],
-        "self_attn.in_proj_bias": torch.zeros(72),
-        "self_attn.out_proj.weight": own["attention.proj.weight"],
-        "self_attn.out_proj.bias": own["attention.proj.bias"],
-    }
-    for ours, theirs in (("mlp.fc1", "linear1"), ("mlp.fc2", "linear2"), ("norm1", "norm1"), ("norm2", "norm2")):
-        renamed |= {f"{theirs}.{kind}": own[f"{ours}.{kind}"] for kind in ("weight", "bias")}
-    plain.load_state_dict(renamed)
-    torch.testing.assert_close(block(tokens()), plain(tokens()), rtol=1e-4, atol=1e-5)
 
 
 def test_drop_path_grows_from_the_first_to_the_last_block():

@@ -71,24 +71,6 @@ def test_autocast_does_not_round_the_fused_rows():
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected.bfloat16())
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("channels", [3, 6])
-def test_outputs_gradients_and_statistics_match_the_formula(channels, training, bias):
-    ours, plain = made(channels, bias=bias).train(training), made(channels, bias=bias).train(training)
-    patches, same = patches_of(channels).requires_grad_(), patches_of(channels).requires_grad_()
-    found, expected = ours(patches), written_out(plain, same)
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    torch.testing.assert_close(patches.grad, same.grad, rtol=1e-4, atol=1e-5)
-    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: n + text)
-    for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(buffer, other)
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_final_layer_maps_pooled_features_to_the_width(training):
     encoder = made(pooled_width=10).train(training)

@@ -5,14 +5,12 @@ import re
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss
-from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, follow
+from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch
 from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises
 from tests.tiny_ptv3 import FIND3D, TEXTS, tiny_ptv3
@@ -27,29 +25,6 @@ def model_of(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentation:
     spread_weights(model)
     model.text_head.logit_scale.data.fill_(math.log(3))
     return model.eval()
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_loss_of_masks_is_that_of_plain_loops(shared):
-    means, texts = drawn(2, 3, 4), normalize(drawn(2, 3, 4, seed=1), dim=-1)
-    texts = texts[0] if shared else texts
-    numbers = torch.tensor([[2.0, 0.0, 1.0], [5.0, 3.0, 0.0]])
-    counted = torch.tensor([[True, True, True], [True, False, False]])
-    scale = torch.tensor(1.7)
-    masks = [(cloud, text) for cloud in range(2) for text in range(3) if counted[cloud, text]]
-    rows = torch.stack([means[place] for place in masks])
-    words = torch.stack([texts[text] if shared else texts[cloud, text] for cloud, text in masks])
-    logits = 1.7 * words @ rows.T
-    kept = [number for number, place in enumerate(masks) if numbers[place] > 0]
-    directions = [
-        sum(float(cross_entropy(scores[number], torch.tensor(number))) for number in kept) / len(kept)
-        for scores in (logits, logits.T)
-    ]
-    found = mask_text_loss(means, numbers, texts, counted, scale)
-    assert found.item() == pytest.approx(sum(directions) / 2, rel=1e-5)
-    # One mask has nothing to be told from: its loss is exactly zero, and so is the mean.
-    only = torch.tensor([[True, False, False], [False, False, False]])
-    assert mask_text_loss(means, numbers, texts, only, scale).item() == 0
 
 
 @torch.no_grad()
@@ -80,27 +55,6 @@ def test_points_are_scored_among_texts_and_none_of_them():
     alone = model(points, output_hidden_states=True)
     assert alone.logits is alone.text_embeds is None and len(alone.hidden_states) == 5
     assert torch.equal(alone.voxel_embeds, output.voxel_embeds)
-
-
-@torch.no_grad()
-def test_the_loss_counts_texts_that_name_a_point_or_those_of_the_mask():
-    model, points, texts = model_of(), varied_clouds(2, channels=6), drawn(4, TEXTS)
-    labels = torch.arange(96).view(2, 48) % 3
-    labels[:, ::5] = -100
-    labels[1][labels[1] == 1] = 2
-    encoded = model.point_transformer_v3.encode(points)
-    embeds = model.text_head(encoded.decoded)[0]
-    named = torch.stack([labels == number for number in range(4)], dim=2).flatten(0, 1)
-    means, numbers = mask_means(embeds, named, encoded.inverse, encoded.stages[0].counts)
-    words, scale = normalize(texts, dim=-1), torch.tensor(3.0)
-    found = model(points, text_embeds=texts, labels=labels).loss
-    torch.testing.assert_close(found, mask_text_loss(means, numbers, words, numbers > 0, scale))
-    mask = torch.tensor([[True, True, False, True], [True, False, True, False]])
-    given = model(points, text_embeds=texts, labels=labels, text_mask=mask).loss
-    torch.testing.assert_close(given, mask_text_loss(means, numbers, words, mask, scale))
-    assert not torch.isclose(found, given)
-    masks = torch.stack([labels == number for number in range(4)], dim=1)
-    torch.testing.assert_close(model(points, text_embeds=texts, labels=masks).loss, found)
 
 
 @pytest.mark.parametrize(
@@ -144,42 +98,3 @@ def test_clouds_in_a_list_are_filled_up_behind_their_points():
         batch.flatten(clouds[::-1], "colors")
     with raises(ValueError, naming="point_mask"):
         Batch(clouds, torch.ones(3, 4, dtype=torch.bool))
-
-
-def test_a_mask_leaves_out_points_anywhere_in_a_cloud():
-    points, mask = drawn(2, 4, 3), torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]])
-    batch = Batch(points, mask)
-    assert batch.counts == [2, 4] and batch.mask.dtype == torch.bool
-    flat = batch.flatten(points, "points")
-    assert torch.equal(flat, torch.cat([points[0, 1:3], points[1]]))
-    spread = batch.unflatten(flat)
-    assert torch.equal(spread, points * mask[..., None])
-    full = Batch(points)
-    assert full.mask.all() and torch.equal(full.unflatten(full.flatten(points, "points")), points)
-
-
-def test_original_points_follow_those_that_stand_for_them():
-    batch = Batch([drawn(2, 3), drawn(3, 3)])
-    of_point = torch.tensor([10, 11, 12, 13, 14])
-    original, voxel = follow(torch.tensor([[1, 0, 1, -1], [0, 2, 2, 1]]), batch, of_point)
-    assert original.counts == [3, 4] and voxel.tolist() == [11, 10, 11, 12, 14, 14, 13]
-    for wrong in (torch.tensor([[2, 0], [0, 0]]), torch.tensor([[0, 1]]), torch.tensor([0, 1])):
-        message = f"inverse has shape {tuple(wrong.shape)} and numbers up to {int(wrong.max())}; expected (2, original"
-        with pytest.raises(ValueError, match=re.escape(message)):
-            follow(wrong, batch, of_point)
-    with pytest.raises(ValueError, match=re.escape("with numbers below those of the points, [2, 3]")):
-        follow(torch.tensor([[0, 0], [3, 0]]), batch, of_point)
-
-
-@torch.no_grad()
-def test_logits_and_labels_are_those_of_original_points():
-    model = tiny_ptv3(PointTransformerV3ForPointCloudSegmentation)
-    spread_weights(model)
-    points, cells = varied_clouds(1, 5, 6), torch.arange(5)[:, None] * torch.tensor([1, 2, 0])
-    inverse = torch.tensor([[4, 4, 0, 1, 2, 3, 0, -1]])
-    plain = model(points, grid_coord=cells[None]).logits
-    labels = torch.tensor([[0, 1, 2, 0, 1, 2, 0, -100]])
-    output = model(points, grid_coord=cells[None], inverse=inverse, labels=labels)
-    torch.testing.assert_close(output.logits[0, :7], plain[0, [4, 4, 0, 1, 2, 3, 0]])
-    assert not output.logits[0, 7].any()
-    torch.testing.assert_close(output.loss, cross_entropy(output.logits[0, :7], labels[0, :7]))

@@ -7,7 +7,6 @@ from transformers import Trainer, TrainingArguments
 
 from hf_any3d.modeling.pointnet import (
     PointNet2Config,
-    PointNet2ForPointCloudClassification,
     PointNet2Model,
     PointNetConfig,
     PointNetForPointCloudClassification,
@@ -83,42 +82,3 @@ def test_training_refuses_recomputed_layers(tmp_path):
     arguments = TrainingArguments(str(tmp_path), activation_checkpointing=True, report_to="none", use_cpu=True)
     with pytest.raises(ValueError, match="does not support activation checkpointing"):
         Trainer(model, arguments, train_dataset=[{"points": varied_clouds(1)[0], "labels": 0}]).train()
-
-
-@torch.no_grad()
-def test_a_classifier_reads_the_maximum_over_points_or_centers():
-    for model_class, config in (
-        (PointNetForPointCloudClassification, PointNetConfig(hidden_sizes=(8, 7), num_labels=3)),
-        (PointNet2ForPointCloudClassification, PointNet2Config(num_centers=(6, 3), num_labels=3)),
-    ):
-        model, clouds = model_class(config).eval(), varied_clouds(3)
-        spread_weights(model)
-        output = model.base_model(clouds, output_hidden_states=True)
-        assert torch.equal(output.pooler_output, output.last_hidden_state.amax(dim=1)) and output.attentions is None
-        assert torch.equal(output.last_hidden_state, output.hidden_states[-1])
-        assert torch.equal(output.hidden_states[0], clouds)
-        assert model.base_model(clouds).hidden_states is None
-        labeled = model(clouds, labels=torch.tensor([0, 2, 1]))
-        torch.testing.assert_close(labeled.logits, model.classifier(output.pooler_output))
-        torch.testing.assert_close(labeled.loss, nn.functional.cross_entropy(labeled.logits, torch.tensor([0, 2, 1])))
-        assert model(clouds).loss is None and len(model(clouds, output_hidden_states=True).hidden_states) == len(
-            output.hidden_states
-        )
-    places = PointNetForPointCloudClassification(PointNetConfig(in_channels=5)).eval().pointnet(varied_clouds(2, 9, 5))
-    assert torch.equal(places.centers, varied_clouds(2, 9, 5)[..., :3])
-
-
-def test_the_published_sizes_are_those_of_the_paper():
-    made = PointNet2Config.published_sizes(radii=(0.1, 0.3))
-    expected = {
-        "num_centers": (512, 128),
-        "radii": (0.1, 0.3),
-        "num_neighbors": (32, 64),
-        "level_widths": ((64, 64, 128), (128, 128, 256)),
-        "hidden_sizes": (256, 512, 1024),
-        "head_widths": (512, 256),
-        "head_dropout": 0.5,
-        "in_channels": 3,
-    }
-    assert {name: getattr(made, name) for name in expected} == expected
-    assert tuple(PointNet2Config.published_sizes().radii) == (0.2, 0.4)

@@ -12,16 +12,12 @@ from safetensors.torch import load_file, save_file
 from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
-    Any2PointModel,
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, check_revisions
+from hf_any3d.modeling.pretrained_parts.record import check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
-    EncoderSource,
-    open_recorded,
-    weights_checksum,
 )
 from tests.errors import raises
 from tests.tiny_act import tiny_act
@@ -40,36 +36,6 @@ def adapted(base):
 def answer(model) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(points=clouds()).logits
-
-
-@pytest.mark.slow
-def test_loading_options_reach_a_model_around_its_encoder(tmp_path):
-    adapted(tiny_model()).save_pretrained(tmp_path)
-    expected = answer(Any2PointForPointCloudClassification.from_pretrained(tmp_path))
-    opened, info = Any2PointForPointCloudClassification.from_pretrained(
-        tmp_path, attn_implementation="eager", device_map="cpu", head_dropout=0.125, output_loading_info=True
-    )
-    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
-    assert not opened.training and opened.config.head_dropout == 0.125 and opened.name_or_path == str(tmp_path)
-    assert opened.any2point.encoder.config._attn_implementation == "eager"
-    torch.testing.assert_close(answer(opened), expected, rtol=1e-4, atol=1e-5)
-    halves = Any2PointForPointCloudClassification.from_pretrained(tmp_path, torch_dtype="bfloat16")
-    assert {p.dtype for name, p in halves.any2point.encoder.named_parameters() if "adapter" not in name} == {
-        torch.bfloat16
-    }
-    # A config of one's own decides, and is not changed.
-    config = type(opened.config).from_pretrained(tmp_path)
-    own = Any2PointForPointCloudClassification.from_pretrained(tmp_path, config=config, head_dropout=0.25)
-    assert own.config.head_dropout == 0.25 and config.head_dropout != 0.25
-    by_name = Any2PointForPointCloudClassification.from_pretrained(tmp_path, config=str(tmp_path))
-    assert torch.equal(answer(by_name), expected)
-    body = Any2PointModel.from_pretrained(tmp_path)
-    assert type(body) is Any2PointModel and "default" in body.peft_config
-    assert not body.training
-    body.save_pretrained(tmp_path / "body")
-    assert json.loads((tmp_path / "body" / "config.json").read_text())["architectures"] == ["Any2PointModel"]
-    with raises(TypeError, naming="state_dict"):
-        Any2PointForPointCloudClassification.from_pretrained(tmp_path, state_dict={"a": 1})
 
 
 def test_an_adapter_without_a_config_is_opened_on_the_base_that_it_names(tmp_path):
@@ -132,27 +98,6 @@ def test_revisions_are_for_parts_that_are_given_by_name():
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
             check_revisions(revisions, named)
-
-
-def test_a_recorded_source_is_opened_and_verified(tmp_path):
-    folder = saved_encoder("bert")
-    source = open_recorded(PretrainedPart(folder))
-    assert (
-        isinstance(source, EncoderSource)
-        and source.name == folder
-        and source.file_checksum == weights_checksum(folder)
-    )
-    for checksum in (source.checksum, source.file_checksum):
-        assert open_recorded(PretrainedPart(folder, checksum=checksum)) == source
-        with pytest.raises(EncoderMismatchError, match=f"have checksum {checksum}; expected {checksum[:-1]}x"):
-            open_recorded(PretrainedPart(folder, checksum=f"{checksum[:-1]}x"))
-        assert source.checksum_like(checksum) == checksum
-    for model, told in ((None, ""), (tmp_path, f" of the model in {tmp_path}")):
-        message = (
-            f"'./gone', which the config{told} names as the source of its pretrained weights, is no directory here"
-        )
-        with pytest.raises(ValueError, match=re.escape(message)):
-            open_recorded(PretrainedPart("./gone"), model)
 
 
 def point_at(adapter, base):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, pipeline
+from transformers import pipeline
 from typer.testing import CliRunner
 
 import hf_any3d
@@ -16,16 +16,13 @@ from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
-    AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudTextToText,
     GuidedAdapterConfig,
     PointCloudProcessor,
     PointNetForPointCloudClassification,
     PointTokenizerForPointCloudClassification,
-    encoder_linear_pattern,
 )
 from hf_any3d.cli import app
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
@@ -37,7 +34,6 @@ from tests.modeling.minigpt3d.test_parts import (
 from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
 from tests.tiny_baselines import tiny_baseline
-from tests.tiny_detr3d import ON_ENCODER, tiny_detr3d
 from tests.tiny_encoders import saved_encoder, tiny_model
 
 
@@ -98,45 +94,6 @@ def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
     result = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit) and not result.stdout
     assert "lacks act.blocks.layers.0" in result.stderr and "Traceback" not in result.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the weights of the point_encoder are no longer")
-@pytest.mark.parametrize(
-    ("kind", "lost", "named"),
-    [
-        ("own", ("detr3d.layers.1.",), r"the saved Detr3DForPointCloudObjectDetection lacks detr3d\.layers\.1\."),
-        ("named", ("class_head.",), r"lacks class_head\."),
-        ("named", ("detr3d.memory_projection.",), r"lacks detr3d\.memory_projection\."),
-        ("stored", ("detr3d.point_encoder.model.blocks.",), r"lacks detr3d\.point_encoder\.model\.blocks\."),
-        ("adapter", ("base_model.model.detr3d.layers.0.",), r"lacks base_model\.model\.detr3d\.layers\.0"),
-        ("adapter", ("base_model.model.detr3d.point_encoder.",), r"lacks .*lora_A"),
-    ],
-)
-def test_detectors_with_missing_weights_are_refused(kind, lost, named, tmp_path):
-    model = tiny_detr3d(Detr3DForPointCloudObjectDetection) if kind == "own" else ON_ENCODER.build()
-    if kind == "stored":
-        with torch.no_grad():
-            model.detr3d.point_encoder.model.norm.weight.add_(1)
-    if kind == "adapter":
-        model = get_peft_model(model, LoraConfig(r=2, target_modules=encoder_linear_pattern(model)))
-    model.save_pretrained(tmp_path)
-    load = AutoModelForPointCloudObjectDetection.from_pretrained
-    load(tmp_path)
-    without(tmp_path, *lost, file="adapter_model.safetensors" if kind == "adapter" else "model.safetensors")
-    with pytest.raises(ValueError, match=named):
-        load(tmp_path)
-
-
-@pytest.mark.slow
-def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
-    directory = shutil.copytree(saved / "act", tmp_path / "model")
-    without(directory, "act.blocks.layers.")
-    with pytest.raises(ValueError, match=r"lacks act\.blocks|lacks blocks"):
-        AutoModel.from_pretrained(directory)
-    without(directory, "classifier.")
-    with raises(ValueError, naming="lacks"):
-        AutoModel.from_pretrained(directory)
 
 
 @pytest.mark.parametrize(("kind", "field", "value"), [("act", "hidden_size", 384), ("any2point", "head_widths", [99])])

@@ -21,12 +21,8 @@ from hf_any3d import (
     trainable_module_names,
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
-from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
-from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
-from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
 from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
@@ -100,17 +96,6 @@ MODELS = {
 
 
 # A changed part is stored.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("encoder", ["bert", "vit", "gpt2"])
-def test_changed_encoder_is_saved_with_the_model(encoder, change, tmp_path):
-    model = CHANGES[change](tiny_model(encoder))
-    expected = answers(model)
-    assert (expected - answers(tiny_model(encoder))).abs().max() > 1e-3 * expected.abs().max()
-    model.save_pretrained(tmp_path)
-    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
 
 
 @pytest.mark.slow
@@ -333,32 +318,6 @@ def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
 
 
 # The record.
-
-
-def test_checksum_of_tensors_does_not_depend_on_files(tmp_path):
-    model = tiny_act.tiny_act(ActModel)
-    checksum = tensors_checksum(own_state(model))
-    assert checksum.startswith("tensors-sha256:") and len(checksum) == 79
-    adapted = get_peft_model(model, LoraConfig(target_modules=["qkv"], init_lora_weights=False))
-    assert tensors_checksum(own_state(adapted.get_base_model())) == checksum
-    adapted.merge_adapter()
-    assert tensors_checksum(own_state(adapted.get_base_model())) != checksum
-    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(tmp_path, max_shard_size="20KB")
-    assert resolve_encoder(tmp_path).checksum == resolve_encoder(saved_encoder("bert")).checksum
-    assert resolve_encoder(tmp_path).file_checksum != resolve_encoder(saved_encoder("bert")).file_checksum
-
-
-def test_records_are_fields_of_the_config_too():
-    old = {"encoder_name_or_path": "a/b", "encoder_revision": "0" * 40, "encoder_checksum": "sha256:12"}
-    part = PretrainedPart("a/b", "0" * 40, "sha256:12")
-    config = Any2PointConfig(**old)
-    assert config.part("encoder") == part and config.encoder_checksum == "sha256:12"
-    assert Any2PointConfig.from_dict(config.to_dict()).part("encoder") == part
-    assert Any2PointConfig(encoder_trained_from="a/b").part("encoder") == PretrainedPart("a/b", stored=True)
-    with raises(ValueError, naming="'decoder'; expected some of 'encoder'"):
-        Any2PointConfig(parts={"decoder": {}})
-    with raises(ValueError, naming="'point'; expected none"):
-        SpatialLMConfig(parts={"point": {}})
 
 
 def test_a_part_that_is_stored_next_to_an_adapter_is_compared_with_its_record(tmp_path):

@@ -1,12 +1,10 @@
 """Records of pretrained parts in a config, and arguments with which parts are loaded."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from hf_any3d import Any2PointConfig
-from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, keep_in_full, single_device
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, single_device
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 
 
@@ -43,13 +41,3 @@ def test_an_encoder_is_loaded_on_one_device():
     for wrong in ({"a": "cpu", "b": 0}, {}):
         with pytest.raises(ValueError, match="expected one device for the whole model"):
             single_device(wrong)
-
-
-@pytest.mark.parametrize("field", ["llm_int8_skip_modules", "modules_to_not_convert", "skip_modules"])
-def test_quantization_leaves_modules_in_full_unless_it_says_so_itself(field):
-    given = SimpleNamespace(**{field: None})
-    kept = keep_in_full({"quantization_config": given, "dtype": "auto"}, "head", "tail")
-    assert getattr(kept["quantization_config"], field) == ["head", "tail"] and kept["dtype"] == "auto"
-    assert getattr(given, field) is None  # that of the user
-    for arguments in ({"quantization_config": SimpleNamespace(**{field: ["own"]})}, {"quantization_config": None}, {}):
-        assert keep_in_full(arguments, "head") is arguments

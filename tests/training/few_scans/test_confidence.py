@@ -60,30 +60,6 @@ def test_the_plan_depends_on_the_number_of_scans_alone():
     assert (chosen.copies, chosen.reason, chosen.way) == (1, "as requested", "features")
 
 
-def test_the_three_most_frequent_confusions_are_named_and_the_others_counted():
-    matrix = np.array([[5, 1, 2, 0], [1, 5, 0, 0], [0, 3, 5, 0], [0, 0, 0, 1]])
-    estimate = Estimate(matrix, [*NAMES, "arch"], 0.1, "a test split")
-    assert estimate.confused() == [
-        ("stick", "cone", 3), ("ball", "stick", 2), ("ball", "cone", 1), ("cone", "ball", 1)
-    ]  # fmt: skip
-    assert estimate.confusion_text() == (
-        "stick taken for cone (3), ball taken for stick (2), ball taken for cone (1) and 1 more pairs; more scans of "
-        "ball would help most, 5 of 8 right"
-    )
-    three = Estimate(matrix - np.eye(4, k=-1, dtype=int) * [[0], [1], [0], [0]], [*NAMES, "arch"], 0.1, "")
-    assert "more pairs" not in three.confusion_text() and len(three.confused()) == 3
-    assert "| ball | 8 | 5 | stick 2, cone 1 |" in estimate.section() and "| arch | 1 | 1 |  |" in estimate.section()
-
-
-def test_classes_without_judged_scans_are_left_out():
-    estimate = Estimate(np.array([[1, 1, 0], [0, 0, 0], [0, 0, 2]]), NAMES, 0.1, "a test split")
-    assert estimate.class_accuracy() == {"ball": 0.5, "stick": 1.0} and "| cone |" not in estimate.section()
-    assert estimate.confusion_text().endswith("more scans of ball would help most, 1 of 2 right")
-    assert estimate.metrics()["mean_class_accuracy"] == 0.75
-    low, high = wilson_interval(3, 4)
-    assert (estimate.metrics()["accuracy_low"], estimate.metrics()["accuracy_high"]) == (low, high)
-
-
 def test_large_logits_have_a_finite_loss():
     found = Estimate.from_logits(np.array([[1e4, 0.0], [1e4, 0.0]]), np.array([0, 1]), ["a", "b"], "")
     assert found.loss == pytest.approx(5e3)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from hf_any3d.training.few_scans.cross_validation import draw_folds, held_out_logits
-from hf_any3d.training.few_scans.linear_head import fit_head, fit_temperature, joined_with_scores
+from hf_any3d.training.few_scans.linear_head import fit_head, fit_temperature
 
 
 def blobs(each: int, classes: int = 3, width: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -79,42 +79,3 @@ def test_a_temperature_makes_scores_as_right_as_they_say_and_few_rows_change_lit
     features, known = blobs(8)
     head = fit_head(features, known, 3, strength=0.3)
     np.testing.assert_allclose(head.cooled(2.0).logits(features), head.logits(features) / 2, atol=1e-12)
-
-
-def test_scores_of_another_classifier_are_added_by_their_share():
-    generator = np.random.default_rng(0)
-    features, labels = blobs(8, width=6)
-    columns = np.array([4, 1, 3])  # in the order of the classes
-    features[:, columns] = 0.0
-    head = fit_head(features, labels, 3, strength=1.0)
-    joined = joined_with_scores(head, columns, share=0.25, sharpness=2.0)
-    asked = features + generator.normal(size=features.shape)
-    answers = generator.normal(size=(len(asked), 3))
-    own = asked.copy()
-    own[:, columns], asked[:, columns] = 0.0, answers
-    expected = 2 * (0.75 * head.logits(own) + 0.25 * answers)
-    np.testing.assert_allclose(joined.logits(asked), expected, atol=1e-9)
-    # In distances between features they count next to nothing, and those of the head are as they were.
-    standard, rest = joined.standardize(asked), [0, 2, 5]
-    assert np.abs(standard[:, columns]).max() < 1e-3
-    np.testing.assert_array_equal(standard[:, rest], head.standardize(asked)[:, rest])
-
-
-def test_the_penalty_weighs_losses_by_the_shares_of_their_classes():
-    features, labels = blobs(6, classes=2, width=3)
-    few = np.concatenate([np.arange(6), [6, 7, 8]])  # twice as many of the first class
-    head = fit_head(features[few], labels[few], 2, strength=0.7)
-    weights = np.where(labels[few] == 0, 9 / 2 / 6, 9 / 2 / 3)
-    plain = LogisticRegression(C=2 * 0.7, tol=1e-9, max_iter=5000)  # which penalizes one vector for two classes
-    plain.fit(head.standardize(features[few]), labels[few], sample_weight=weights)
-    expected = plain.decision_function(head.standardize(features))
-    logits = head.logits(features)
-    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, atol=0.02)
-
-
-def test_groups_count_as_their_most_frequent_class():
-    labels, groups = np.array([0, 0, 1, 0, 1, 1]), np.array([5, 5, 5, 2, 7, 9])
-    folds = draw_folds(labels, groups, 9)
-    assert len(set(folds[:3])) == 1 and folds.min() == 0 and folds.max() == 1
-    assert {folds[0], folds[3]} == {0, 1} == {folds[4], folds[5]}
-    assert draw_folds(labels, np.array([5, 5, 5, 5, 7, 9]), 9).tolist()[:4] == [-1] * 4

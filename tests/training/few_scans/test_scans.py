@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.few_scans.scans import MOST_COMPARED, Examples, check, joined, look_at, near_duplicates
+from hf_any3d.training.few_scans.scans import Examples, check, joined, look_at, near_duplicates
 from tests.errors import raises
 
 
@@ -115,17 +115,10 @@ def test_examples_are_kept_beside_the_model(views, tmp_path):
     assert found.views is None if views is None else np.array_equal(found.views, views)
 
 
-def test_a_column_named_group_joins_scans_unless_another_is_named():
-    columns = {"group": ["x", "x", "y"], "place": ["1", "2", "2"]}
-    rows = rows_of([shape(kind, kind) for kind in range(3)], [0, 0, 1], **columns)
-    assert look_at(rows, "scans").groups.tolist() == [0, 0, 2]
-    assert look_at(rows, "scans", "place").groups.tolist() == [0, 1, 1]
-    assert look_at(rows, "scans").names == ["row 0", "row 1", "row 2"]
-
-
-def test_of_many_scans_only_equal_ones_are_found():
+def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
+    monkeypatch.setattr("hf_any3d.training.few_scans.scans.MOST_COMPARED", 20)
     few = rows_of([shape(1, 1, 8), shape(1, 2, 8), shape(1, 1, 8)], [0, 0, 1])
-    many = concatenate_datasets([few, rows_of([shape(1, 9, 8)] * (MOST_COMPARED - 2), [0] * (MOST_COMPARED - 2))])
+    many = concatenate_datasets([few, rows_of([shape(1, 9, 8)] * 18, [0] * 18)])
     assert look_at(many, "scans").groups[:3].tolist() == [0, 1, 0]
 
 
@@ -133,12 +126,3 @@ def test_labels_that_are_no_classes_are_refused():
     rows = rows_of([shape(0, 0)], [0]).cast_column("label", Value("float32"))
     with raises(ValueError, naming="scans: label is"):
         look_at(rows, "scans")
-
-
-def test_ties_of_ties_are_one_group():
-    column = {"place": ["a", "b", "a", "c"]}
-    clouds = [shape(0, 0), shape(1, 1), shape(2, 2), shape(1, 1)]  # the last is the second one
-    scans = look_at(rows_of(clouds, [0, 0, 1, 1], **column), "scans", "place")
-    assert scans.groups.tolist() == [0, 1, 0, 1] and scans.num_copies == 2
-    column = {"place": ["a", "b", "b", "a"]}
-    assert look_at(rows_of(clouds, [0, 0, 1, 1], **column), "scans", "place").groups.tolist() == [0] * 4

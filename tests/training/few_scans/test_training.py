@@ -1,21 +1,15 @@
 """What learning few scans makes of its options, and how it judges and describes what it has learned."""
 
-import re
-
 import numpy as np
 import pytest
-import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
-from hf_any3d.training.few_scans.plan import Plan
 from hf_any3d.training.few_scans.request import FewScansArguments
-from hf_any3d.training.few_scans.scans import Examples, Scans, compute_things
-from hf_any3d.training.few_scans.training import fit_few_scans, learn_few_scans
+from hf_any3d.training.few_scans.scans import compute_things
+from hf_any3d.training.few_scans.training import learn_few_scans
 from tests.errors import raises
-
-PLAN = Plan(features=("descriptors",), copies=3, reason="few")
 
 
 @pytest.mark.parametrize(
@@ -34,62 +28,10 @@ def test_wrong_options_are_refused(given, text):
     FewScansArguments(heading="unknown", wrap_weight=0.5, wrap="x", unlike=0, folds=2, strength=0.1)
 
 
-def scans(labels: list[int], groups: list[int] | None = None) -> Scans:
-    count = len(labels)
-    groups = list(range(count)) if groups is None else groups
-    names = [f"{number}.ply" for number in range(count)]
-    return Scans(["ball", "stick"], np.array(labels), np.array(groups), names, names)
-
-
 @pytest.fixture
 def model():
     config = PointFeaturesConfig(features=["descriptors"], copies=3, id2label={0: "ball", 1: "stick"})
     return PointFeaturesForPointCloudClassification(config).eval()
-
-
-def examples(count_of_each, width, seed=0):
-    generator = np.random.default_rng(seed)
-    labels = np.repeat([0, 1], count_of_each)
-    values = generator.normal(size=(len(labels), width)) + 3 * labels[:, None]
-    processor = PointCloudProcessor(num_points=32)
-    return Examples(scans(labels.tolist()), values.astype(np.float32), processor, None)
-
-
-@pytest.mark.parametrize(
-    ("counts", "how"),
-    [
-        (
-            (4, 3),
-            "cross-validation in 4 folds, by heads that learned from fewer scans, so that some points more can be",
-        ),
-        ((4, 4), "cross-validation in 4 folds$"),
-        ((3, 1), "cross-validation in 3 folds, by heads .* expected, without stick, alone in the class$"),
-        ((38, 37), "cross-validation in 10 folds, which also calibrates the scores$"),
-        ((37, 37), "cross-validation in 10 folds$"),
-    ],
-)
-def test_an_estimate_tells_where_it_comes_from(model, counts, how):
-    given = examples(counts, model.config.hidden_size)
-    things = np.zeros((0, model.config.hidden_size), np.float32)
-    fitted = fit_few_scans(model, given, things, PLAN, FewScansArguments())
-    head, estimate = fitted.head, fitted.estimate
-    assert estimate.total == sum(count for count in counts if count > 1)
-    assert re.match(how, estimate.how), estimate.how
-    # What is alone in its class is known all the same.
-    assert model.config.unknown_rows == sum(counts) == len(model.unknown_score.features)
-    standard = torch.from_numpy(head.standardize(given.features.astype(np.float64))).float()
-    alone = model.unknown_score.project(standard[-1])
-    assert any(torch.allclose(row, alone, atol=1e-4) for row in model.unknown_score.features)
-
-
-def test_nothing_is_estimated_of_classes_with_one_scan(model):
-    given = examples((1, 1), model.config.hidden_size)
-    things = np.zeros((0, model.config.hidden_size), np.float32)
-    fitted = fit_few_scans(model, given, things, PLAN, FewScansArguments())
-    head, estimate = fitted.head, fitted.estimate
-    assert estimate is None and model.unknown_score is None
-    logits = head.logits(given.features.astype(np.float64))
-    assert logits.argmax(axis=1).tolist() == [0, 1]
 
 
 KINDS = {"ball": (1, 1, 1), "stick": (0.1, 1, 0.1), "cone": (1, 0.1, 1)}
