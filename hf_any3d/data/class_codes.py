@@ -38,7 +38,7 @@ def class_codes(
     if classes is not None:
         return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
     stored = getattr(config, "class_codes", None)
-    learned = [] if stored is None else _names_of(config)
+    learned = [] if stored is None else [config.id2label[number] for number in range(config.num_labels)]
     behind = [*names[len(learned) :]]
     # A pipeline with names of a call has classes of its own.
     if stored is not None and [*names[: len(learned)]] == learned and all(name in _BEHIND for name in behind):
@@ -75,10 +75,6 @@ def _mapped(names: Sequence[str], classes: Mapping[str, int]) -> list[int]:
     if missing := [name for name in names if name not in classes and _OTHERS not in classes]:
         raise ValueError(f"classes has no code for {_listed(missing)}; give each one, or '*=1' for all others")
     return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
-
-
-def _names_of(config: Any) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def _plain(name: str) -> str:

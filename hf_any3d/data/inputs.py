@@ -107,7 +107,13 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
     if not isinstance(entry, Mapping):
         return PointCloudData(**_from_array(as_array(entry, "points"), features))
     if "points" not in entry:
-        return _from_file(entry, columns)
+        # The content counts before the path, which then names it.
+        if entry.get("bytes") is not None:
+            file_type = entry.get("file_type") or os.path.splitext(entry.get("path") or "")[1]
+            return read_point_cloud(entry["bytes"], file_type=file_type, columns=columns)
+        if entry.get("path") is not None:
+            return read_point_cloud(entry["path"], file_type=entry.get("file_type"), columns=columns)
+        raise PointCloudError(f"a dict with {', '.join(map(repr, entry)) or 'nothing'}; expected 'points' or 'path'")
     if isinstance(entry["points"], _OBJECTS):
         return to_cloud(entry["points"], features, columns)
     # Columns that the row has under their own names are not among the channels of `points`.
@@ -120,16 +126,6 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
     if further := {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}:
         cloud["further"] = further
     return PointCloudData(**cloud)
-
-
-def _from_file(row: Mapping, columns: Sequence[str]) -> PointCloudData:
-    """Read the file that a row has as `bytes` or by its `path`, which names it if both are there."""
-    if row.get("bytes") is not None:
-        file_type = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
-        return read_point_cloud(row["bytes"], file_type=file_type, columns=columns)
-    if row.get("path") is not None:
-        return read_point_cloud(row["path"], file_type=row.get("file_type"), columns=columns)
-    raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
 
 
 def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:

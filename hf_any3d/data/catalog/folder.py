@@ -470,14 +470,10 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
     rows = Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
     if "label" in features:
-        _check_labels(names, rows)
+        # Refuse labels that are missing, or numbers of no class.
+        feature = rows.features["label"]
+        numbers = range(len(feature.names)) if isinstance(feature, ClassLabel) else None
+        for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
+            if label is None or (numbers is not None and label not in numbers):
+                raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
     return rows
-
-
-def _check_labels(names: list[str], rows: Dataset) -> None:
-    """Refuse labels that are missing, or numbers of no class."""
-    feature = rows.features["label"]
-    numbers = range(len(feature.names)) if isinstance(feature, ClassLabel) else None
-    for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
-        if label is None or (numbers is not None and label not in numbers):
-            raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")

@@ -296,7 +296,16 @@ class _AnnotationFiles:
     def entries(self, name: str) -> list[Annotation]:
         """Read the entries of a file, none if it is missing; several splits may come from the same file."""
         if name not in self._entries:
-            self._entries[name] = self._read(name) if name in self.there else []
+            annotations = []
+            if name in self.there:
+                for number, (value, text) in enumerate(scan_entries(self.folder / name)):
+                    try:
+                        row = annotation_row(value)
+                    except (PointCloudError, LookupError, TypeError, AttributeError):
+                        row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
+                    annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
+                self._check_length(name, len(annotations))
+            self._entries[name] = annotations
         return self._entries[name]
 
     def objects(self, name: str) -> frozenset[str]:
@@ -310,17 +319,6 @@ class _AnnotationFiles:
         reserved = frozenset(read_lines(self.folder / VALIDATION_IDS))
         self._check_length(VALIDATION_IDS, len(reserved))
         return reserved
-
-    def _read(self, name: str) -> list[Annotation]:
-        annotations = []
-        for number, (value, text) in enumerate(scan_entries(self.folder / name)):
-            try:
-                row = annotation_row(value)
-            except (PointCloudError, LookupError, TypeError, AttributeError):
-                row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
-            annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
-        self._check_length(name, len(annotations))
-        return annotations
 
     def _check_length(self, name: str, count: int) -> None:
         least, most = LENGTHS[name]

@@ -173,7 +173,14 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if places := [name for name in fields["points"] if name in further.values()]:
         raise PointCloudError(f"column {places[0]!r} holds coordinates; expected other ones in columns")
     unused = [name for name in unused_names(columns, fields) if name not in further.values()]
-    _tell_unused([name for name in unused if not re.fullmatch(listed_elsewhere, name)], fields, source)
+    unused = [name for name in unused if not re.fullmatch(listed_elsewhere, name)]
+    # Of other labels, tell which ones count and how to choose.
+    others = [name for name in unused if is_label_name(name)]
+    source.leave_out(name for name in unused if name not in others)
+    if "labels" in fields:
+        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+    else:
+        source.leave_out(others)
     points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
     left_out = left_out_points(points)
     cloud: dict[str, Any] = {"points": points}
@@ -186,16 +193,6 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if further:
         cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
-
-
-def _tell_unused(names: list[str], fields: Mapping[str, list[str]], source: Source) -> None:
-    """Tell which columns are left out; of other labels, which ones count and how to choose."""
-    others = [name for name in names if is_label_name(name)]
-    source.leave_out(name for name in names if name not in others)
-    if "labels" in fields:
-        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
-    else:
-        source.leave_out(others)
 
 
 def further_column(values: np.ndarray) -> np.ndarray:

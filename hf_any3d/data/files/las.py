@@ -90,6 +90,9 @@ def read(source: Source) -> PointCloudData:
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
     units = _units(source, header)
+    # Flags that any point has
+    found = {name: columns.flags & bit > 0 for name, bit in FLAGS.items()}
+    flags = {name: values for name, values in found.items() if values.any()}
     return PointCloudData(
         columns.points,
         colors,
@@ -102,15 +105,9 @@ def read(source: Source) -> PointCloudData:
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=_table_of(header),
-        further={**columns.further, **_flags(columns.flags)} or None,
+        further={**columns.further, **flags} or None,
         step=np.abs(scale),
     )
-
-
-def _flags(flags: np.ndarray) -> dict[str, np.ndarray]:
-    """Return which points (points,) have a flag that any has, by its name."""
-    found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
-    return {name: values for name, values in found.items() if values.any()}
 
 
 def _table_of(header: "_Header") -> str | None:
@@ -428,7 +425,14 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
-    chunks = _count_chunks(data, start, row.itemsize)
+    # lazrs trusts the number of chunks; each starts with one uncompressed point.
+    table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    # Of a writer that could not go back: then the end of the file says where the table is.
+    if table == -1:
+        table = int.from_bytes(data[-8:], "little", signed=True)
+    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
+    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
+        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
     if compressor != _LAYERED and full != _CHUNKS_VARY and (chunks - 1) * full >= count and tell_of_more is not None:
@@ -472,18 +476,6 @@ def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, lis
             "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
         )
     return record, compressor, items
-
-
-def _count_chunks(data: bytes | mmap, start: int, size: int) -> int:
-    """Return the number of chunks, which lazrs trusts; each starts with one uncompressed point of `size` bytes."""
-    table = int.from_bytes(data[start : start + 8], "little", signed=True)
-    # Of a writer that could not go back: then the end of the file says where the table is.
-    if table == -1:
-        table = int.from_bytes(data[-8:], "little", signed=True)
-    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * size > len(data):
-        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
-    return chunks
 
 
 def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:

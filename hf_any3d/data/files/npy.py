@@ -103,7 +103,10 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
-        words = _words_of_classes(array, source)
+        label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
+        words = {}
+        if label and array[label].dtype.kind in "US" and array[label].ndim <= 1:
+            words = {label.lower(): numbered(array[label].tolist())}
         fields |= {name: numbers for name, (numbers, _) in words.items()}
         source.leave_out((name for name in array.dtype.names if name.lower() not in fields), "no numbers")
         columns = {name: values for name, values in fields.items() if values.ndim == 1}
@@ -122,14 +125,6 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))
     return by_number(array, source)
-
-
-def _words_of_classes(array: np.ndarray, source: Source) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Return numbers and names of the classes in the field of labels, if it has words."""
-    label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
-    if label == "" or array[label].dtype.kind not in "US" or array[label].ndim > 1:
-        return {}
-    return {label.lower(): numbered(array[label].tolist())}
 
 
 def parse_array(data: bytes) -> np.ndarray:

@@ -83,7 +83,10 @@ def read(source: Source) -> PointCloudData:
     cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
     source.leave_out([*lists, *(f"element {name}" for name in filled)])
-    source.leave_out((f"texture {shorten(name)}" for name in _textures(comments)), "textures are not read")
+    # As MeshLab, Agisoft and others name them.
+    matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
+    textures = [match[1] for match in matches if match]
+    source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not read")
     return PointCloudData(**cloud, **faces, **_frame(comments))
 
 
@@ -111,12 +114,6 @@ def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the properties with one value for each row, and the names of lists."""
     scalars = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return scalars, [name for name in values if name not in scalars]
-
-
-def _textures(comments: list[str]) -> list[str]:
-    # As MeshLab, Agisoft and others name them.
-    matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
-    return [match[1] for match in matches if match]
 
 
 def _frame(comments: list[str]) -> dict[str, Any]:

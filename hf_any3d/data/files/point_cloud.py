@@ -130,10 +130,6 @@ class PointCloudData:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
         if self.further is not None:
             self.further = {name: _numbers(name, values, (count,)) for name, values in self.further.items()}
-        self._check_faces()
-
-    def _check_faces(self) -> None:
-        """Check the faces, and the colors and labels of each."""
         if self.faces is not None:
             self.faces = _faces(self.faces, len(self.points))
         if self.face_colors is not None:
@@ -290,7 +286,9 @@ def _coordinates(
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
-    if not _has_more_digits(points.dtype):
+    # Small integers lose no digits in float32. By size, as float64 of another byte order is not `np.float64`.
+    most_bytes = {"f": 4, "i": 2, "u": 2}
+    if points.dtype.itemsize <= most_bytes.get(points.dtype.kind, points.dtype.itemsize):
         return _finite("points", points, points.shape), None
     low = points.min(0).astype(np.float64)  # (3,)
     high = points.max(0).astype(np.float64)  # (3,)
@@ -313,12 +311,6 @@ def _coordinates(
     # An axis through the origin gains nothing by an offset.
     is_shifted = (low > 0) | (high < 0) | is_far
     return _shifted(points, low, is_shifted, allowed)
-
-
-def _has_more_digits(dtype: np.dtype) -> bool:
-    """Return whether numbers of a type may lose digits in float32, as small integers do not."""
-    # By size, not by `np.float64`, which float64 of another byte order is not.
-    return (dtype.kind == "f" and dtype.itemsize > 4) or (dtype.kind in "iu" and dtype.itemsize > 2)
 
 
 def _shifted(

@@ -327,7 +327,10 @@ def open_source(
         if path is not None:
             _check_is_file(path, name)
         # Before reading: a name of a wrong type should not cost gigabytes.
-        kind = _kind_of_file(name, file_type, allowed)
+        kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
+        if kind not in allowed:
+            hint = "" if file_type else " (or pass file_type=)"
+            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
         if path is not None:
             limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
@@ -352,12 +355,3 @@ def _check_is_file(path: Path, name: str) -> None:
     if "://" in name:
         raise PointCloudError("a URL; download the file and pass its path")
     raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
-
-
-def _kind_of_file(name: str, file_type: str | None, allowed: tuple[str, ...]) -> str:
-    """Return the file type in small letters, by default the ending of the name, if it is allowed."""
-    kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
-    if kind not in allowed:
-        hint = "" if file_type else " (or pass file_type=)"
-        raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
-    return kind

@@ -187,14 +187,22 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     fields = wanted_fields(names, source)
     labels = fields.pop("labels", [""])[0]
     of_numbers = {name for columns in fields.values() for name in columns}
-    worded = _columns_of_words(text, delimiter, names, of_numbers)
+    # More than one row, as a row may have nothing in a column of words.
+    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
+    first_rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
+    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
     if not worded:
         return Cells(without_quotes(text), [], None)
     classes: list[int] | None = None
     label_names = None
     label_place = names.index(labels) if labels in names else -1
     if label_place in worded:
-        words = [_cell(row, label_place) for row in _rows(text, delimiter, names) if row]
+        # Of the bytes of the file, whose encoding is found for each word.
+        words = [
+            row[label_place].encode("latin1") if label_place < len(row) else b""
+            for row in _rows(text, delimiter, names)
+            if row
+        ]
         try:
             numbers_of_words, label_names = numbered(words)
             classes = numbers_of_words.tolist()
@@ -205,14 +213,6 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     left_out = [names[place] for place in sorted(worded) if classes is None or place != label_place]
     rows = _with_numbers(_rows(text, delimiter, names), delimiter, worded, label_place, classes)
     return Cells(rows, left_out, label_names)
-
-
-def _columns_of_words(text: bytes, delimiter: str, names: list[str], of_numbers: set[str]) -> set[int]:
-    """Return the columns that have words in the first rows."""
-    # More than one row, as a row may have nothing in a column of words.
-    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
-    rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
-    return {place for row in rows for place in _places_of_words(row, names, of_numbers)}
 
 
 def _with_numbers(
@@ -240,11 +240,6 @@ def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:
             # Blanks within the last word, which no quotes mark
             row = [*row[: len(names) - 1], " ".join(row[len(names) - 1 :])]
         yield row
-
-
-def _cell(row: list[str], place: int) -> bytes:
-    # Of the bytes of the file, whose encoding is found for each word.
-    return row[place].encode("latin1") if place < len(row) else b""
 
 
 def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
@@ -326,7 +321,14 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     mismatch = None
     for title in reversed(titles[-_MOST_TITLES:]):
         for names in names_in_line(title.text):
-            _fit(names, table)
+            # Programs write more or fewer names than there are columns.
+            width = table.shape[1]
+            # A delimiter may end the line of names.
+            while len(names) > width and not names[-1]:
+                names.pop()
+            # R writes the numbers of rows in a column without a name.
+            if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
+                names.insert(0, "")
             if len(names) == width:
                 # Of a name that is used and occurs twice, either column may be meant.
                 plain = [plain_name(name) for name in names]
@@ -343,14 +345,3 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     if mismatch:
         raise PointCloudError(mismatch)
     return None
-
-
-def _fit(names: list[str], table: np.ndarray) -> None:
-    """Adjust names in place to the columns of a table, for programs that write more or fewer names."""
-    width = table.shape[1]
-    # A delimiter may end the line of names.
-    while len(names) > width and not names[-1]:
-        names.pop()
-    # R writes the numbers of rows in a column without a name.
-    if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
-        names.insert(0, "")

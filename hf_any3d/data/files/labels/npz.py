@@ -34,12 +34,11 @@ class _Points:
     def __init__(self, array: np.ndarray):
         self.array = array
         self.fields: list[str] = list(array.dtype.names or ())
-        self.columns = self._columns()
-
-    def _columns(self) -> dict[str, str]:
-        """Return the name of each field of one number for a point, by what the reader calls it."""
-        names = self.fields
-        return {name.lower(): name for name in names if self.array[name].ndim == 1 and self._kind(name).kind in "fiub"}
+        # The name of each field of one number for a point, by what the reader calls it
+        self.columns: dict[str, str] = {}
+        for name in self.fields:
+            if array[name].ndim == 1 and self._kind(name).kind in "fiub":
+                self.columns[name.lower()] = name
 
     def _kind(self, field: str) -> np.dtype:
         return self.array[field].dtype

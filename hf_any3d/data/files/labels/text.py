@@ -128,7 +128,11 @@ class TextCopy:
         if self.delimiter is None:
             spans = _cells(self.cell, body)
         else:
-            spans = _delimited(body, self.delimiter)
+            # Cells are without the blanks around them; those in quotes may have delimiters, too.
+            cell = re.compile(rb'[ ]*("(?:[^"]|"")*"|[^%b]*?)[ ]*(?:%b|\Z)' % (self.delimiter, self.delimiter))
+            spans = [match.span(1) for match in cell.finditer(body)]
+            # After the last cell there is an empty match at the end.
+            spans = spans[:-1] if len(spans) > 1 else spans
         # A delimiter at the end stands before an empty cell, or after the last one.
         if len(spans) == self.width - 1 and body.endswith((b",", b";")):
             spans.append((len(body), len(body)))
@@ -167,7 +171,11 @@ class TextCopy:
         if self.names is None:
             self._place_unnamed(count)
         elif any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
-            kept = self._kept()
+            # Only points that `read_point_cloud` keeps have answers.
+            assert self.names is not None
+            table = self._all_rows()
+            names = fields_of(name for name in self.names if name not in self.worded)["points"]
+            kept = finite_rows([table[:, self.names.index(name)] for name in names])
             for edit in self.edits:
                 edit.column = edit.column.of_file(count, kept)
         number = 0
@@ -207,13 +215,6 @@ class TextCopy:
 
     def _all_rows(self) -> np.ndarray:
         return self._table(unix_lines(b"".join(self._rows())))[0]
-
-    def _kept(self) -> np.ndarray:
-        """Return which points `read_point_cloud` keeps."""
-        assert self.names is not None
-        table = self._all_rows()
-        names = fields_of(name for name in self.names if name not in self.worded)["points"]
-        return finite_rows([table[:, self.names.index(name)] for name in names])
 
     def _place_unnamed(self, count: int) -> None:
         """Find the column of labels as the reader does, and name the columns where it would not know the new ones."""
@@ -320,14 +321,6 @@ def _body(line: bytes) -> bytes:
 
 def _cells(cell: re.Pattern[bytes], body: bytes) -> list[tuple[int, int]]:
     return [match.span() for match in cell.finditer(body)]
-
-
-def _delimited(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
-    """Return the cells between delimiters, without blanks around them; those in quotes may have delimiters, too."""
-    cell = re.compile(rb'[ ]*("(?:[^"]|"")*"|[^%b]*?)[ ]*(?:%b|\Z)' % (delimiter, delimiter))
-    spans = [match.span(1) for match in cell.finditer(body)]
-    # After the last cell there is an empty match at the end.
-    return spans[:-1] if len(spans) > 1 else spans
 
 
 def _joined(body: bytes, separator: bytes, added: list[bytes]) -> bytes:
