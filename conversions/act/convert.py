@@ -271,7 +271,14 @@ def _task_config(
     kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
-    dataset = _dataset_of(kind, num_labels, choices)
+    # Only data sets of the task that the checkpoint was trained for; None stands for labels that are numbers only.
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if choices.dataset is not None:
+        # Labels of another number than the checkpoint's would not fit its head.
+        dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
+    else:
+        # Numbers of classes are different in all of them.
+        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
     config_kwargs = _student_settings(state, choices) | _head_widths(kind, state)
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
@@ -312,17 +319,6 @@ def _head_widths(kind: str, state: _State) -> dict[str, Any]:
         "propagation_widths": [state[name].shape[0] for name in propagation],
         "segmentation_head_widths": [state[name].shape[0] for name in head],
     }
-
-
-def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | None:
-    """Return the chosen dataset, by default the first with as many labels; None for labels that are numbers only."""
-    # Only data sets of the task that the checkpoint was trained for
-    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
-    if choices.dataset is not None:
-        # Labels of another number than the checkpoint's would not fit its head.
-        return fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
-    # Numbers of classes are different in all of them.
-    return next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:

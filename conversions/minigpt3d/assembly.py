@@ -189,8 +189,15 @@ def assemble(
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, expected)
     if not store_parts:
-        # After `account`, which needs all tensors.
-        config.parts = _recorded_parts(parts, last.stage)
+        # Parts that need not be stored are recorded by their sources, after `account`, which needs all tensors.
+        records = {}
+        for name, part in zip(PARTS, parts, strict=True):
+            # Before stage II the norms are those of the file that training starts from, not Phi's.
+            has_other_norms = name == "language_model" and last.stage < 3
+            if part.is_converted and not has_other_norms:
+                source = resolve_encoder(part.source.absolute())
+                records[name] = record_source(source.name, source).to_dict()
+        config.parts = records or None
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     fresh = {".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized}
@@ -209,18 +216,6 @@ def _state_of_parts(parts: tuple[Part, Part, Part], queries: torch.Tensor) -> di
     for name, tensor in language_model.state.items():
         state[f"language_model.{name}"] = tensor
     return state
-
-
-def _recorded_parts(parts: tuple[Part, Part, Part], stage: int) -> dict[str, Any] | None:
-    """Return the sources of the parts that need not be stored, as those in the config, or None without any."""
-    records = {}
-    for name, part in zip(PARTS, parts, strict=True):
-        # Before stage II the norms are those of the file that training starts from, not Phi's.
-        has_other_norms = name == "language_model" and stage < 3
-        if part.is_converted and not has_other_norms:
-            source = resolve_encoder(part.source.absolute())
-            records[name] = record_source(source.name, source).to_dict()
-    return records or None
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:

@@ -316,7 +316,18 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
     Source: Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", development kit.
     """
     boxes = []
-    to_scanner = None if calibration_file is None else _camera_to_scanner(calibration_file)
+    to_scanner = None
+    if calibration_file is not None:
+        # (4, 4) from the rectified camera to the laser scanner
+        with file_errors(calibration_file, "calibration of KITTI"):
+            lines = dict(line.split(":", 1) for line in _lines(calibration_file) if ":" in line)
+            # (3, 3) and (3, 4) in the file, filled up to (4, 4)
+            rectify = np.eye(4)
+            to_camera = np.eye(4)
+            rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
+            to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
+            # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.
+            to_scanner = np.linalg.inv(rectify @ to_camera)
     with file_errors(label_file, "file of labels of KITTI"):
         for number, line in enumerate(_lines(label_file), 1):
             where = f"{label_file}: line {number}"
@@ -339,19 +350,6 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
                 heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
             boxes.append(named_box(where, words[0], center, (length, width, height), heading))
     return boxes
-
-
-def _camera_to_scanner(file: Path) -> np.ndarray:
-    """Return the transform (4, 4) from the rectified camera to the laser scanner."""
-    with file_errors(file, "calibration of KITTI"):
-        lines = dict(line.split(":", 1) for line in _lines(file) if ":" in line)
-        # (3, 3) and (3, 4) in the file, filled up to (4, 4)
-        rectify = np.eye(4)
-        to_camera = np.eye(4)
-        rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
-        to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
-        # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.
-        return np.linalg.inv(rectify @ to_camera)
 
 
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:

@@ -36,7 +36,15 @@ def class_codes(
         ValueError: A class has no code, or a code belongs to no class.
     """
     if classes is not None:
-        return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
+        if isinstance(classes, str):
+            classes = parse_classes(classes)
+        if strange := [name for name in classes if name not in names and name != _OTHERS]:
+            raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
+        if without_code := [name for name in names if name not in classes and _OTHERS not in classes]:
+            raise ValueError(
+                f"classes has no code for {_listed(without_code)}; give each one, or '*=1' for all others"
+            )
+        return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
     stored = getattr(config, "class_codes", None)
     learned = [] if stored is None else [config.id2label[number] for number in range(config.num_labels)]
     behind = [*names[len(learned) :]]
@@ -67,14 +75,6 @@ def parse_classes(text: str) -> dict[str, int]:
             raise ValueError(f"classes has {part!r}; expected a name and a code, such as 'ground=2,building=6'")
         codes[name.strip()] = int(code)
     return codes
-
-
-def _mapped(names: Sequence[str], classes: Mapping[str, int]) -> list[int]:
-    if strange := [name for name in classes if name not in names and name != _OTHERS]:
-        raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
-    if missing := [name for name in names if name not in classes and _OTHERS not in classes]:
-        raise ValueError(f"classes has no code for {_listed(missing)}; give each one, or '*=1' for all others")
-    return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
 
 
 def _plain(name: str) -> str:

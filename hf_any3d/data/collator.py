@@ -53,7 +53,15 @@ class PointCloudCollator:
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Any]:
         """Collate one batch."""
-        clouds = self._stacked(rows)
+        clouds = [stack_channels(row, self.extra_columns) for row in rows]
+        for number, cloud in enumerate(clouds):
+            largest = np.abs(cloud).max()
+            if not largest <= LARGEST_COORDINATE:  # or NaN
+                raise ValueError(f"row {number}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
+        sizes = [len(cloud) for cloud in clouds]
+        if self.num_points is None and len(set(sizes)) > 1:
+            # Padded to the largest, a cloud's prediction would depend on its batch.
+            raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
         num_points = len(clouds[0]) if self.num_points is None else self.num_points
         samples = [self._sample(cloud, num_points) for cloud in clouds]
         batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
@@ -64,19 +72,6 @@ class PointCloudCollator:
             # On the points as the model gets them, after sampling and augmentation.
             batch["point_index"] = self.indexer(batch["points"])
         return batch
-
-    def _stacked(self, rows: Sequence[Mapping]) -> list[np.ndarray]:
-        """Return the clouds of rows, (num_points_i, channels) each, after checking that they make a batch."""
-        clouds = [stack_channels(row, self.extra_columns) for row in rows]
-        for number, cloud in enumerate(clouds):
-            largest = np.abs(cloud).max()
-            if not largest <= LARGEST_COORDINATE:  # or NaN
-                raise ValueError(f"row {number}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
-        sizes = [len(cloud) for cloud in clouds]
-        if self.num_points is None and len(set(sizes)) > 1:
-            # Padded to the largest, a cloud's prediction would depend on its batch.
-            raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
-        return clouds
 
     def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
         """Sample and augment the points of a cloud: (num_points, channels)."""

@@ -174,7 +174,13 @@ class PointCloudPeftModel(PeftModel):
     ) -> None:
         """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
-        self._name_encoder_as_base(model.config)
+        # Adapters whose model was not loaded from a repository name the encoder as their base. Without a name it is
+        # None, or an empty text before PEFT 0.21.
+        encoder = getattr(model.config, "encoder_name_or_path", None)
+        for config in self.peft_config.values():
+            if encoder and not config.base_model_name_or_path:
+                config.base_model_name_or_path = encoder
+                config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, LibraryModelMixin) and model._adapted_part is not None:
             refuse_merged_adapters(model)  # before anything is written
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
@@ -191,17 +197,6 @@ class PointCloudPeftModel(PeftModel):
         if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
             self._write_cards(save_directory, names)
-
-    def _name_encoder_as_base(self, config: Any) -> None:
-        """Name the encoder as base of adapters whose model was not loaded from a repository."""
-        encoder = getattr(config, "encoder_name_or_path", None)
-        if not encoder:
-            return
-        for adapter in self.peft_config.values():
-            # Without a name it is None, or an empty text before PEFT 0.21.
-            if not adapter.base_model_name_or_path:
-                adapter.base_model_name_or_path = encoder
-                adapter.revision = adapter.revision or config.encoder_revision
 
     def _save_configs(self, save_directory: str, names: Sequence[str]) -> None:
         """Save the config of the model beside each adapter that opens without its base, and warn of others."""
@@ -262,7 +257,15 @@ class PointCloudPeftModel(PeftModel):
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         check_adapter_to_load(model, model_id, hub)
         if adapter_name in self.peft_config:
-            self._check_same_settings(model_id, adapter_name, hub)
+            # PEFT would keep the settings of the adapter that is there, such as LoRA's alpha.
+            ours = self.peft_config[adapter_name].to_dict()
+            theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
+            for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
+                if ours[name] != theirs[name]:
+                    raise ValueError(
+                        f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
+                        f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
+                    )
         loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
@@ -271,17 +274,6 @@ class PointCloudPeftModel(PeftModel):
             )
             keep_stored_precision(self, weights, adapter_name)
         return loaded
-
-    def _check_same_settings(self, model_id: str | os.PathLike, adapter_name: str, hub: dict[str, Any]) -> None:
-        """Refuse weights for an adapter that is there with other settings, such as LoRA's alpha: PEFT keeps those."""
-        ours = self.peft_config[adapter_name].to_dict()
-        theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
-        for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
-            if ours[name] != theirs[name]:
-                raise ValueError(
-                    f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
-                    f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
-                )
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

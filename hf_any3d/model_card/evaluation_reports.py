@@ -58,7 +58,20 @@ def known_facts(
     adapter = None
     if cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE) is not None:
         adapter = PeftConfig.from_pretrained(model)
-    facts = _facts_of_files(model, config, adapter, dataset)
+    file = cached_file(model, "metrics.json", **_IF_THERE)
+    run = None if file is None else RunReport.load(file)
+    start = {} if run is None else run.start
+    encoder, is_random = _encoder_facts(config, start.get("model"))
+    validation = None if run is None else run.data.get("validation")
+    facts = {
+        "dataset": None if dataset in _LOADERS else dataset,
+        "encoder": encoder,
+        "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
+        "seed": None if run is None else run.training.get("seed"),
+        "random": is_random,
+        # Without a report of the training it is unknown, and not False.
+        "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
+    }
     for name, value in stated.items():
         types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
         # Types have to be the same: True is an int for Python, and no seed.
@@ -71,26 +84,6 @@ def known_facts(
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
     return facts | {"settings": {} if adapter is None else changed_settings(adapter)}
-
-
-def _facts_of_files(
-    model: str, config: PreTrainedConfig, adapter: PeftConfig | None, dataset: str | None
-) -> dict[str, Any]:
-    """Return the facts that a model's files say, None for those that they do not say."""
-    file = cached_file(model, "metrics.json", **_IF_THERE)
-    run = None if file is None else RunReport.load(file)
-    start = {} if run is None else run.start
-    encoder, is_random = _encoder_facts(config, start.get("model"))
-    validation = None if run is None else run.data.get("validation")
-    return {
-        "dataset": None if dataset in _LOADERS else dataset,
-        "encoder": encoder,
-        "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
-        "seed": None if run is None else run.training.get("seed"),
-        "random": is_random,
-        # Without a report of the training it is unknown, and not False.
-        "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
-    }
 
 
 def _encoder_facts(config: PreTrainedConfig, start: str | None) -> tuple[str | None, bool | None]:

@@ -224,7 +224,16 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     trained, total = count_parameters(model)
     # Of the weights that were kept: the best ones, or the last.
     selection = best_step(trainer)
-    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    # The metrics of the evaluation after this step, without the times that the Trainer measures
+    step = selection.get("step", trainer.state.global_step)
+    metrics = {}
+    for entry in trainer.state.log_history:
+        if entry.get("step") != step:
+            continue
+        for key, value in entry.items():
+            is_time = key.endswith(("runtime", "per_second", "compilation_time"))
+            if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
+                metrics[key.removeprefix("eval_")] = float(value)
     name_of_loss = _name_of_loss(trainer)
     if "loss" in metrics and name_of_loss != "loss":
         metrics[name_of_loss] = metrics.pop("loss")
@@ -245,19 +254,6 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
         training=training_facts(trainer),
         start={"model": start} if start else {},
     )
-
-
-def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
-    """Return the metrics of an evaluation after a step, without the times that the Trainer measures."""
-    metrics = {}
-    for entry in trainer.state.log_history:
-        if entry.get("step") != step:
-            continue
-        for key, value in entry.items():
-            is_time = key.endswith(("runtime", "per_second", "compilation_time"))
-            if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
-                metrics[key.removeprefix("eval_")] = float(value)
-    return metrics
 
 
 def _name_of_loss(trainer: Trainer) -> str:

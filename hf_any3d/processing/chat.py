@@ -326,7 +326,12 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             del batch["labels"]
         # Prompts without clouds have no input `points` at all.
         if points := [cloud for prompt in prompts for cloud in prompt.points]:
-            batch["points"] = self._stacked(points)
+            if "grid_coord" in self.feature_extractor.model_input_names:
+                # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
+                # occurs twice counts once, so they are filled up with their first point.
+                most = max(map(len, points))
+                points = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in points]
+            batch["points"] = np.stack(points)  # (clouds, num_points, channels)
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _truncated(self, prompt: Prompt, length: int) -> Prompt:
@@ -349,15 +354,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 filling = [fill] * (length - len(values))
                 columns[name].append({"left": filling + values, "right": values + filling}[padding_side])
         return columns
-
-    def _stacked(self, clouds: list[np.ndarray]) -> np.ndarray:
-        """Return the clouds of all prompts, (clouds, num_points, channels)."""
-        if "grid_coord" in self.feature_extractor.model_input_names:
-            # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
-            # occurs twice counts once, so they are filled up with their first point.
-            most = max(map(len, clouds))
-            clouds = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in clouds]
-        return np.stack(clouds)
 
     def read_points(self, clouds: Any) -> list[np.ndarray]:
         """Read and prepare clouds, each `(num_points, channels)` float32; warn of those that cannot be objects."""

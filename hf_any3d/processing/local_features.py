@@ -185,20 +185,17 @@ class LocalFeaturesProcessor(PointCloudProcessor):
                 f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
                 "points that have them, or a model that was trained without"
             )
-        self._check_columns(cloud)
-        counts = cloud.number_of_returns
-        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
-            warnings.warn(
-                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
-            )
-
-    def _check_columns(self, cloud: PointCloudData) -> None:
         further = cloud.further or {}
         for name in self.columns:
             if name not in further:
                 raise PointCloudError(f"{no_column(name, further)}; the model reads {', '.join(self.columns)}")
             if not np.isfinite(further[name]).any():
                 raise PointCloudError(f"column {name!r} has no number at any point; the model reads it")
+        counts = cloud.number_of_returns
+        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
+            warnings.warn(
+                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+            )
 
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.

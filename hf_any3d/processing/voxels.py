@@ -151,7 +151,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
             xyz = xyz.take(keep, axis=0)
             channels = [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
-        drawn = self._draw(len(xyz), generator)
+        # The points whose cells become voxels
+        count = len(xyz)
+        if self.drawn_points is None or count <= self.drawn_points:
+            drawn = np.arange(count)
+        else:
+            drawn = generator.choice(count, self.drawn_points, replace=False)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
         # From numbers among the drawn points to numbers in the cloud
         kept = drawn[sample.kept.numpy()]
@@ -169,12 +174,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "grid_coord": sample.grid_coord.numpy(),
             "inverse": inverse,
         }
-
-    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw the points whose cells become voxels, or take all."""
-        if self.drawn_points is None or count <= self.drawn_points:
-            return np.arange(count)
-        return generator.choice(count, self.drawn_points, replace=False)
 
     def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
         """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
@@ -271,7 +270,17 @@ class PointTransformerV3Processor(PointCloudProcessor):
             channels[place] = 2 * channels[place] - 1
         if self.intensity_range is not None and "intensity" in self.features:
             place = self.features.index("intensity") - 1
-            channels[place] = self._scaled_intensity(channels[place])
+            # As in the training of the model
+            values = channels[place]
+            if self.intensity_range == "tanh":
+                channels[place] = np.tanh(values)
+            else:
+                low = float(values.min())
+                high = float(values.max())
+                # Another unit would give wrong classes without an error.
+                if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
+                    raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
+                channels[place] = values / np.float32(255)
         return channels
 
     def _filled(self, cloud: PointCloudData) -> PointCloudData:
@@ -288,17 +297,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
         if "normals" in missing:
             return PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
         return cloud
-
-    def _scaled_intensity(self, values: np.ndarray) -> np.ndarray:
-        """Scale intensities (points, 1) as in the training of the model."""
-        if self.intensity_range == "tanh":
-            return np.tanh(values)
-        low = float(values.min())
-        high = float(values.max())
-        # Another unit would give wrong classes without an error.
-        if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
-            raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
-        return values / np.float32(255)
 
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:

@@ -308,21 +308,17 @@ def _panels(
                 # (8 * boxes, 3), which are moved and scaled like the points
                 corners = np.array([box.corners for box in cloud.boxes], dtype=np.float64).reshape(-1, 3)
                 places = (in_space(replace(cloud, points=corners), up_axis) - center) / radius
-                panel["boxes"] = _boxes(cloud.boxes, places, box_names)
+                # Class, score and corners of each box, in the units of the points, but not limited to their range
+                rows = []
+                for box, numbers in zip(cloud.boxes, places.reshape(-1, 24).round(5).tolist(), strict=True):
+                    score = None if box.score is None else round(float(box.score), 4)
+                    rows.append([box_names.index(box.label), score, numbers])
+                panel["boxes"] = rows
             panels.append(panel)
             placed.append((points - center) / radius)
             start += len(points)
     # 16 bits are finer than a pixel, and half the size of float32.
     return panels, _base64(np.rint(32767 * np.concatenate(placed)), "<i2")
-
-
-def _boxes(boxes: Sequence[BoxView], corners: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
-    """Return class, score and corners of each box, in the units of the points, but not limited to their range."""
-    rows = []
-    for box, numbers in zip(boxes, corners.reshape(-1, 24).round(5).tolist(), strict=True):
-        score = None if box.score is None else round(float(box.score), 4)
-        rows.append([names.index(box.label), score, numbers])
-    return rows
 
 
 def in_space(cloud: CloudView, up_axis: str) -> np.ndarray:

@@ -211,7 +211,15 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         of_language_model = {}
         if quantization_config is not None:
             of_language_model = {"quantization_config": quantization_config, "device_map": device_map}
-        opened = _open_parts(name, config, loading, of_language_model)
+        # Open the parts that the repository does not hold itself. The Q-Former is a part of BLIP-2, which is opened
+        # with its own config.
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part in PARTS:
+            recorded = config.part(part)
+            if recorded.is_elsewhere:
+                more = of_language_model if part == "language_model" else {}
+                opened[part], _ = open_part(part, recorded, config=configs[part], model=name, **loading, **more)
         attention_of = {model: model.config._attn_implementation for model in opened.values()}
         # Parts first, then what is stored: trained weights replace those of the parts.
         model = cls._assemble(config, opened, attention_of, dtype)
@@ -625,21 +633,6 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub)
     shards, _ = get_checkpoint_shard_files(name, index, **hub)
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
-
-
-def _open_parts(
-    name: str, config: MiniGPT3DConfig, loading: dict[str, Any], of_language_model: dict[str, Any]
-) -> dict[str, PreTrainedModel]:
-    """Open the parts that the model in `name` does not hold itself, with arguments of `from_pretrained`."""
-    # The Q-Former is a part of BLIP-2, which is opened with its own config.
-    configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
-    opened = {}
-    for part in PARTS:
-        recorded = config.part(part)
-        if recorded.is_elsewhere:
-            more = of_language_model if part == "language_model" else {}
-            opened[part], _ = open_part(part, recorded, config=configs[part], model=name, **loading, **more)
-    return opened
 
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:

@@ -69,7 +69,12 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         # A stream may not know its columns.
         features = rows.features or {}
         feature = features.get("points")
-        prepared[split] = rows = _with_clouds(rows, f"{origin}, split {split}")
+        # Rows without their points or their file are left out, but not of streams.
+        if isinstance(rows, Dataset):
+            for column, kind in rows.features.items():
+                if column == "points" or isinstance(kind, PointCloud):
+                    rows = rows_with_points(rows, f"{origin}, split {split}", column)
+        prepared[split] = rows
         has_files = any(isinstance(column, PointCloud) for column in features.values())
         # Columns of files may stand in for points.
         if has_files and not isinstance(feature, (Array2D, List)):
@@ -135,16 +140,6 @@ def _loses_its_shape(points: np.ndarray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         moved = np.abs(xyz - xyz.astype(np.float32)).max()
         return bool(moved > MOST_MOVED * np.ptp(xyz, axis=0).max())
-
-
-def _with_clouds(rows: Any, where: str) -> Any:
-    """Return rows without those that lack their points or their file; streams are returned unchanged."""
-    if not isinstance(rows, Dataset):
-        return rows
-    for column, feature in rows.features.items():
-        if column == "points" or isinstance(feature, PointCloud):
-            rows = rows_with_points(rows, where, column)
-    return rows
 
 
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:

@@ -86,7 +86,13 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         folders[:] = _visible(folders)
         parts = Path(folder).relative_to(root).parts
         for name in folders:
-            _check_folder(Path(folder, name), root, follow_links)
+            path = Path(folder, name)
+            if path.is_symlink():
+                if not follow_links:
+                    check_link(path, root)
+                # os.walk would follow such a link without end.
+                if path.parent.resolve().is_relative_to(path.resolve()):
+                    raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             tree.leaves.add(parts)
         places += ["/".join((*parts, name)) for name in _visible(files)]
@@ -138,17 +144,6 @@ def _suffixes() -> set[str]:
 def _visible(names: list[str]) -> list[str]:
     """Return the names that are not hidden, sorted."""
     return sorted(name for name in names if not name.startswith("."))
-
-
-def _check_folder(path: Path, root: Path, follow_links: bool) -> None:
-    """Refuse a link to a folder that leads outside of the root, or to one above it."""
-    if not path.is_symlink():
-        return
-    if not follow_links:
-        check_link(path, root)
-    # os.walk would follow such a link without end.
-    if path.parent.resolve().is_relative_to(path.resolve()):
-        raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
 
 
 def find_labeled_files(

@@ -355,7 +355,15 @@ def _choose(
         # The full file has the captions of all objects, from which the reserved ones are taken.
         if (split, name) == ("validation", FULL):
             only = reserved if only is None else reserved & only
-        kept = _entries_about(files.entries(name), types, only, unwanted_in[split])
+        entries = files.entries(name)
+        unwanted_here = unwanted_in[split]
+        kept = []
+        for entry in entries:
+            if only is not None and entry.object_id not in only:
+                continue
+            is_malformed = not entry.object_id
+            if is_malformed or (entry.type in types and entry.object_id not in unwanted_here):
+                kept.append(entry)
         if kept or ids is None:
             chosen[split] = kept
         named.update(entry.object_id for entry in kept)
@@ -366,20 +374,6 @@ def _choose(
             f"first: {unknown[0]!r}"
         )
     return chosen
-
-
-def _entries_about(
-    entries: Iterable[Annotation], types: Collection[str], only: Collection[str] | None, unwanted: Collection[str]
-) -> list[Annotation]:
-    """Select entries by type and object, without unwanted objects."""
-    kept = []
-    for entry in entries:
-        if only is not None and entry.object_id not in only:
-            continue
-        is_malformed = not entry.object_id
-        if is_malformed or (entry.type in types and entry.object_id not in unwanted):
-            kept.append(entry)
-    return kept
 
 
 def cloud_features(colors: bool) -> Features:
@@ -419,7 +413,9 @@ class CloudAdder:
         clouds = []
         for number, object_id in enumerate(batch["object_id"]):
             try:
-                clouds.append(self._cloud(str(object_id)))
+                path = cloud_path(self.folder, str(object_id))
+                with file_errors(path, "cloud"):
+                    clouds.append(checked_row(read_cloud(path), self.features))
             except (PointCloudError, FileNotFoundError) as error:
                 if not self.skip:
                     raise
@@ -429,8 +425,3 @@ class CloudAdder:
         # Without the rows that were left out, so that all columns are of one length
         rows = {name: [values[number] for number in kept] for name, values in batch.items()}
         return {**{name: [cloud[name] for cloud in clouds] for name in self.features}, **rows}
-
-    def _cloud(self, object_id: str) -> dict[str, object]:
-        path = cloud_path(self.folder, object_id)
-        with file_errors(path, "cloud"):
-            return checked_row(read_cloud(path), self.features)

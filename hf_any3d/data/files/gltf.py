@@ -97,20 +97,15 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
                 if name in attributes and (values := document.count(attributes[name])) != count:
                     raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
             points += count
-            faces += _count_faces(mode, corners)
+            if mode == _TRIANGLES:
+                faces += corners // 3
+            elif mode != _POINTS:
+                # A strip or a fan has a triangle for each corner from the third on.
+                faces += max(corners - 2, 0)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
     source.leave_out(left_out)
     return placed
-
-
-def _count_faces(mode: int, corners: int) -> int:
-    if mode == _POINTS:
-        return 0
-    if mode == _TRIANGLES:
-        return corners // 3
-    # A strip or a fan has a triangle for each corner from the third on.
-    return max(corners - 2, 0)
 
 
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:

@@ -163,7 +163,14 @@ class _Dimension:
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
-    _check_start(data)
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+    if len(data) < HEADER_SIZE:
+        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+    major = data[24]
+    minor = data[25]
+    if major != 1 or minor > 4:
+        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -194,18 +201,6 @@ def _read_header(source: Source) -> _Header:
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
     return _Header(start, point_format, row, further, count, is_compressed)
-
-
-def _check_start(data: bytes) -> None:
-    """Check what every LAS begins with: its mark, a version that there is, and a whole header."""
-    if not data.startswith(b"LASF"):
-        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
-    if len(data) < HEADER_SIZE:
-        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
-    major = data[24]
-    minor = data[25]
-    if major != 1 or minor > 4:
-        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
 
 
 def _declared(count: int) -> str:

@@ -117,17 +117,15 @@ class _Statements:
         elif key == b"mtllib":
             self.libraries[rest.strip()] = None
         elif key.startswith(b"#"):
-            self._comment(key, rest.strip())
+            rest = rest.strip()
+            if key == b"#MRGB":
+                self.paint += rest
+            elif match := _UP_AXIS.fullmatch(rest):
+                self.frame["up_axis"] = match[1].decode()
+            elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
+                self.frame["meters_per_unit"] = unit
         elif key and key not in _WITHOUT_LOSS and len(self.others) < _MOST_STATEMENTS:
             self.others[shorten(key)] = None
-
-    def _comment(self, key: bytes, rest: bytes) -> None:
-        if key == b"#MRGB":
-            self.paint += rest
-        elif match := _UP_AXIS.fullmatch(rest):
-            self.frame["up_axis"] = match[1].decode()
-        elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
-            self.frame["meters_per_unit"] = unit
 
 
 def _colors(table: np.ndarray, paint: bytes, source: Source) -> np.ndarray | None:

@@ -87,7 +87,14 @@ def read(source: Source) -> PointCloudData:
     matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
     textures = [match[1] for match in matches if match]
     source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not read")
-    return PointCloudData(**cloud, **faces, **_frame(comments))
+    # `write_point_cloud` stores up axis and unit in comments.
+    frame: dict[str, Any] = {}
+    for line in comments:
+        if match := _UP_AXIS.fullmatch(line):
+            frame["up_axis"] = match[1]
+        elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
+            frame["meters_per_unit"] = unit
+    return PointCloudData(**cloud, **faces, **frame)
 
 
 def _blocks(source: Source, order: str, elements: list[Element], start: int) -> list[Values]:
@@ -114,17 +121,6 @@ def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the properties with one value for each row, and the names of lists."""
     scalars = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return scalars, [name for name in values if name not in scalars]
-
-
-def _frame(comments: list[str]) -> dict[str, Any]:
-    """Return up axis and unit from comments, where `write_point_cloud` stores them."""
-    frame: dict[str, Any] = {}
-    for line in comments:
-        if match := _UP_AXIS.fullmatch(line):
-            frame["up_axis"] = match[1]
-        elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
-            frame["meters_per_unit"] = unit
-    return frame
 
 
 def corners_of(element: str, elements: list[Element]) -> str:

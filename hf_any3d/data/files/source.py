@@ -325,7 +325,11 @@ def open_source(
     name = printable(name)
     with file_errors(name, "readable file"):
         if path is not None:
-            _check_is_file(path, name)
+            # A device or pipe could be endless.
+            if not path.is_file():
+                if "://" in name:
+                    raise PointCloudError("a URL; download the file and pass its path")
+                raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
         # Before reading: a name of a wrong type should not cost gigabytes.
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         if kind not in allowed:
@@ -346,12 +350,3 @@ def open_source(
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
     return Source(name, data, kind, None if path is None else path.parent, limits, label_field, tuple(columns))
-
-
-def _check_is_file(path: Path, name: str) -> None:
-    """Refuse everything but a file: a device or pipe could be endless."""
-    if path.is_file():
-        return
-    if "://" in name:
-        raise PointCloudError("a URL; download the file and pass its path")
-    raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")

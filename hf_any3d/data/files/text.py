@@ -108,7 +108,15 @@ def read(source: Source) -> PointCloudData:
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
     if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
-        _refuse_empty_cell(rows, cloud["points"], lines + 1)
+        # Name the line of the first point without coordinates, if a cell has nothing in it there.
+        first_line = lines + 1
+        place = int(np.isnan(cloud["points"]).any(axis=1).argmax())
+        for number, line in enumerate(io.BytesIO(rows), first_line):
+            if not line.strip() or line.lstrip().startswith((b"#", b"//")):
+                continue
+            if place == 0 and b"nan" not in line.lower():
+                raise PointCloudError(f"line {number} has an empty cell; expected a number")
+            place -= 1
     return PointCloudData(**cloud)
 
 
@@ -155,17 +163,6 @@ def _has_empty_last_cells(rows: bytes, header: str) -> bool:
     if other is not None and other[0].count(delimiter.encode()) == count:
         return True
     return any(len(names) == count + 1 and names[-1] for names in names_in_line(header))
-
-
-def _refuse_empty_cell(rows: bytes, points: np.ndarray, first_line: int) -> None:
-    """Name the line of the first point without coordinates (points, 3), if a cell has nothing in it there."""
-    place = int(np.isnan(points).any(axis=1).argmax())
-    for number, line in enumerate(io.BytesIO(rows), first_line):
-        if not line.strip() or line.lstrip().startswith((b"#", b"//")):
-            continue
-        if place == 0 and b"nan" not in line.lower():
-            raise PointCloudError(f"line {number} has an empty cell; expected a number")
-        place -= 1
 
 
 class Cells(NamedTuple):

@@ -122,7 +122,14 @@ class NpzCopy:
                 (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in self._shapes()), None
             )
         elif column.is_class:
-            self._check_field(check_word(name))
+            name = check_word(name)
+            if name in (*npy.OTHERS, self.name):
+                raise ArgumentError(f"field is {name!r}, which is no array of classes; expected a name of its own")
+            field = self.points.field_of(name)
+            old_kind = self.headers[name][2].kind if name in self.headers else "i"
+            if field is not None:
+                old_kind = self.points.array[field].dtype.kind
+            check_field(name, [*self.points.columns, *self.headers], has_decimals=old_kind == "f")
         # What the points themselves have under this name, or as labels
         if name is None or name not in self.members:
             field = self.points.field_of_labels() if name is None else self.points.field_of(name)
@@ -140,15 +147,6 @@ class NpzCopy:
 
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self.count,), (self.count, 1)
-
-    def _check_field(self, name: str) -> None:
-        if name in (*npy.OTHERS, self.name):
-            raise ArgumentError(f"field is {name!r}, which is no array of classes; expected a name of its own")
-        field = self.points.field_of(name)
-        kind = self.headers[name][2].kind if name in self.headers else "i"
-        if field is not None:
-            kind = self.points.array[field].dtype.kind
-        check_field(name, [*self.points.columns, *self.headers], has_decimals=kind == "f")
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy, each array compressed as it was."""

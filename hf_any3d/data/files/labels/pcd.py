@@ -197,7 +197,9 @@ class PcdCopy:
         number = 0
         texts: list[list[bytes]] = []
         for line in self.file:
-            body, rest = _split(line)
+            # What follows the numbers: blanks, a comment, the end of the line
+            body = line.split(b"#")[0].rstrip()
+            rest = line[len(body) :]
             if body and number < self.count:
                 if number % _BLOCK == 0:
                     stop = min(number + _BLOCK, self.count)
@@ -218,12 +220,6 @@ class PcdCopy:
             output.write(line)
         if number < self.count:
             raise PointCloudError(f"{number} points; the header declares {self.count}, so the file may be cut off")
-
-
-def _split(line: bytes) -> tuple[bytes, bytes]:
-    """Split a line into its numbers and what follows: blanks, a comment, the end of the line."""
-    body = line.split(b"#")[0].rstrip()
-    return body, line[len(body) :]
 
 
 def _bytes(edit: _Edit, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

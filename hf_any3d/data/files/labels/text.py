@@ -182,7 +182,11 @@ class TextCopy:
         texts: list[list[bytes]] = []
         for place, line in enumerate(self._lines()):
             if self.new_names is not None and place == self.head_lines:
-                output.write(self._line_of_new_names(line))
+                assert self.new_names is not None
+                line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+                # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
+                separator = self.separator if self.separator.strip() else b" "
+                output.write(b"#" + separator.join(name.encode() for name in self.new_names) + line_end)
             if place == self.title:
                 line = self._new_title(line)
             elif place >= self.head_lines and self._is_row(line):
@@ -268,14 +272,6 @@ class TextCopy:
             if is_same(named, cloud):
                 return names
         raise AssertionError("columns without names are always what they are with neutral ones")
-
-    def _line_of_new_names(self, line: bytes) -> bytes:
-        assert self.new_names is not None
-        line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
-        # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
-        separator = self.separator if self.separator.strip() else b" "
-        names = [name.encode() for name in self.new_names]
-        return b"#" + separator.join(names) + line_end
 
     def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
         texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
