@@ -105,7 +105,8 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     for file in files:
         tensors = read_tensors(file)
         # Which of them counts would depend on the order of the files.
-        if twice := sorted(state.keys() & tensors.keys()):
+        twice = sorted(state.keys() & tensors.keys())
+        if twice:
             raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
         state |= tensors
     return state, files
@@ -159,7 +160,8 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
         if found[name].is_floating_point() != expected[name].is_floating_point()
     ]
     kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
-    if problems := [f"{what}: {listed(names)}" for what, names in kinds if names]:
+    problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
+    if problems:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 
@@ -236,7 +238,8 @@ def _check_zip(path: str | os.PathLike) -> bool:
         unpacked = sum(member.file_size for member in members.values())
         if unpacked > max(_ALWAYS_READ, _EXPANSION * size):
             raise ValueError(f"its {size:,} bytes claim to unpack to {unpacked:,}")
-        if damaged := archive.testzip():
+        damaged = archive.testzip()
+        if damaged:
             raise ValueError(f"the checksum of its member {damaged!r} is wrong")
         pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1 or members[pickles[0]].file_size > _LARGEST_PICKLE:
@@ -263,7 +266,8 @@ def _check_first_format(file: BinaryIO) -> bool:
     head = BytesIO(file.read(_LARGEST_PICKLE))
     # A mark, the version and the system, then the content, and the list of the storages that follow.
     content = [storages_of(head) for _ in range(4)][-1]
-    if missing := sorted({storage.key for storage in content} - texts_of(head)):
+    missing = sorted({storage.key for storage in content} - texts_of(head))
+    if missing:
         raise ValueError(f"it does not hold the numbers of its tensor {missing[0]!r:.50}")
     claimed = sum(storage.size + 8 for storage in content)
     if claimed > size - head.tell():

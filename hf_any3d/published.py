@@ -284,7 +284,8 @@ def _convert(
             config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
             expected = published.files[size].config
             # The tensors of a file tell its size; another file under this name would be another model.
-            if others := [name for name, value in expected.items() if config.get(name) != value]:
+            others = [name for name, value in expected.items() if config.get(name) != value]
+            if others:
                 seen = ", ".join(f"{name}={config.get(name)!r}" for name in others)
                 stated = ", ".join(f"{name}={expected[name]!r}" for name in others)
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")

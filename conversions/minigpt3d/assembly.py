@@ -227,7 +227,8 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
         text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
         rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
         sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
-        if layers := count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\."):
+        layers = count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\.")
+        if layers:
             # All but the last layer, whose width is the Q-Former's
             weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
             sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]

@@ -98,7 +98,8 @@ def read_boxes_json(path: Path) -> Boxes:
 
 def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
     """Add the boxes of further files; a file that has boxes already is refused, as one of them would be lost."""
-    if twice := [file for file in more if file in boxes]:
+    twice = [file for file in more if file in boxes]
+    if twice:
         raise PointCloudFileError(f"{path}: {twice[0]} has boxes in two places; expected all in one")
     boxes |= more
 
@@ -368,6 +369,7 @@ def _read_json(path: Path) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON, in which later values would replace earlier ones of the same name."""
     names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
         raise ValueError(f"{twice[0]!r} is there twice")
     return dict(pairs)

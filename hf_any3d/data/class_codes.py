@@ -38,9 +38,11 @@ def class_codes(
     if classes is not None:
         if isinstance(classes, str):
             classes = parse_classes(classes)
-        if strange := [name for name in classes if name not in names and name != _OTHERS]:
+        strange = [name for name in classes if name not in names and name != _OTHERS]
+        if strange:
             raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
-        if without_code := [name for name in names if name not in classes and _OTHERS not in classes]:
+        without_code = [name for name in names if name not in classes and _OTHERS not in classes]
+        if without_code:
             raise ValueError(
                 f"classes has no code for {_listed(without_code)}; give each one, or '*=1' for all others"
             )
@@ -57,7 +59,8 @@ def class_codes(
         return None
     codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()}
     codes |= {"none": _OF_NO_CLASS, NONE_OF_THESE: _NEVER_CLASSIFIED}
-    if missing := [name for name in names if _plain(name) not in codes]:
+    missing = [name for name in names if _plain(name) not in codes]
+    if missing:
         raise ValueError(
             f"classes: no code of LAS is known for {_listed(missing)}; give each class one, such as "
             f"--classes '{missing[0]}=64,*=1', or write the numbers of classes to a dimension: --field NAME"

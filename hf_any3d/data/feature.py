@@ -291,7 +291,8 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
     if data is None:
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
-        if (local := local_path(path)) is not None:
+        local = local_path(path)
+        if local is not None:
             return read_point_cloud(local)  # finds files that it refers to, such as materials
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)

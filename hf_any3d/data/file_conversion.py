@@ -425,7 +425,8 @@ def _features_of(dataset: Any) -> Features:
 
 def check_free(names: Iterable[str], features: Iterable[str]) -> None:
     """Check that new columns have other names than those that are there."""
-    if taken := sorted({*names} & {*features}):
+    taken = sorted({*names} & {*features})
+    if taken:
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it, or choose another name")
 
 

@@ -123,7 +123,8 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
         if entry.get(name) is not None:
             values = as_array(entry[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
-    if further := {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}:
+    further = {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}
+    if further:
         cloud["further"] = further
     return PointCloudData(**cloud)
 

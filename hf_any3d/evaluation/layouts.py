@@ -140,7 +140,8 @@ def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
     for openings in (layout.doors, layout.windows):
         faces = []
         for opening in openings:
-            if (along := directions.get(opening.wall_id)) is None:
+            along = directions.get(opening.wall_id)
+            if along is None:
                 continue
             middle = np.array([opening.x, opening.y, opening.z])
             across = along * opening.width / 2

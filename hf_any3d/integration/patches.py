@@ -202,7 +202,8 @@ class PointCloudPeftModel(PeftModel):
         """Save the config of the model beside each adapter that opens without its base, and warn of others."""
         model = cast(LibraryModelMixin, self.get_base_model())
         for name in names:
-            if missing := left_out_modules(self, name):
+            missing = left_out_modules(self, name)
+            if missing:
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
@@ -381,7 +382,8 @@ class PointCloudPeftModel(PeftModel):
         Raises:
             ValueError: One of them has trained modules in full, which the sum would lack.
         """
-        if trained := self._trained_modules(adapters):
+        trained = self._trained_modules(adapters)
+        if trained:
             raise ValueError(
                 f"add_weighted_adapter leaves out {trained[0]}, which these adapters have trained in full; train them "
                 "with modules_to_save=[] on a saved model whose head is trained"
@@ -589,7 +591,8 @@ def _swap_trained_modules_too(
             for stored, place in module.adapter_state_dict_load_map(adapter_name).items():
                 trained[f"{path}.{stored}"] = f"{path}.{place}"
     others = {key for key in state_dict if ".lora_" not in key}
-    if different := sorted(others ^ trained.keys()):
+    different = sorted(others ^ trained.keys())
+    if different:
         raise ValueError(
             f"only one of the two adapters has trained {different[0]}; load the other one beside it: "
             "load_adapter(directory, adapter_name) and set_adapter(adapter_name)"

@@ -80,7 +80,8 @@ def known_facts(
             raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
         facts[name] = value
     # All at once, so that a second call can state them.
-    if missing := [name for name in FACTS if facts[name] is None]:
+    missing = [name for name in FACTS if facts[name] is None]
+    if missing:
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
     return facts | {"settings": {} if adapter is None else changed_settings(adapter)}

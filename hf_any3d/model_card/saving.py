@@ -149,7 +149,8 @@ def may_be_replaced(text: str) -> bool:
     # Repositories on the hub start with metadata alone.
     if not body.strip():
         return not set(card.data.to_dict()) - {"tags", "library_name", "base_model", "pipeline_tag"}
-    if marked := _MARK.search(body):
+    marked = _MARK.search(body)
+    if marked:
         # The digest is of the card without its mark.
         card.text = _MARK.sub("", body)
         return marked[1] == _digest(card)
@@ -201,7 +202,8 @@ def write_trainer_card(
     data.language = language or data.language
     data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
     _add_tags(data, _listed(tags) + _listed(tasks))
-    if (saved := save_card(card, path)) is None:
+    saved = save_card(card, path)
+    if saved is None:
         logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved
 

@@ -325,7 +325,8 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         if not return_labels:
             del batch["labels"]
         # Prompts without clouds have no input `points` at all.
-        if points := [cloud for prompt in prompts for cloud in prompt.points]:
+        points = [cloud for prompt in prompts for cloud in prompt.points]
+        if points:
             if "grid_coord" in self.feature_extractor.model_input_names:
                 # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
                 # occurs twice counts once, so they are filled up with their first point.
@@ -363,7 +364,8 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             for number, entry in enumerate(entries):
                 with errors_of_cloud(number, len(entries)):
                     clouds.append(to_cloud(entry, self.feature_extractor.features))
-                if (reason := why_too_large(clouds[-1])) is not None:
+                reason = why_too_large(clouds[-1])
+                if reason is not None:
                     warnings.warn(reason, NoObjectWarning, stacklevel=3)
         return list(self.feature_extractor(clouds, return_tensors=None)["points"])
 

@@ -287,7 +287,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         """Return a cloud with normals, if the model takes them; refuse what it was never trained without."""
         fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
         missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
-        if refused := [ATTRIBUTES[name] for name in missing if fillings[name] is None]:
+        refused = [ATTRIBUTES[name] for name in missing if fillings[name] is None]
+        if refused:
             raise PointCloudError(
                 f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
                 "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "

@@ -253,7 +253,8 @@ class Detection(program.TrainingTask):
                 most = model.config.num_queries
                 if len(numbers) > most:
                     raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
-                if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
+                wrong = [number for number in numbers if not 0 <= number < len(classes)]
+                if wrong:
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         # Boxes are in the frame of the scene, in meters.
         frame = {"center": False, "scale": None, "up_axis": "z"}

@@ -94,7 +94,8 @@ class StageArguments:
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
         # Settings that the processor does not have would be attributes without effect.
-        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
+        unknown = sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS))
+        if unknown:
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
         check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -302,7 +303,8 @@ def _build_model(
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
     """Warn about parts that are local directories, before a model is shared."""
     for part, recorded in (parts or {}).items():
-        if (name := recorded["name_or_path"]) is not None and os.path.isdir(name):
+        name = recorded["name_or_path"]
+        if name is not None and os.path.isdir(name):
             logger.warning(
                 "the %s is the local directory %s, which others do not have; use a repository or --store_parts",
                 part,
@@ -385,7 +387,8 @@ class StageTrainer(PointTrainer):
         # Checkpoints do not contain the public parts, about which the stock Trainer would warn; anything else that is
         # missing is an error, not a warning.
         lacking = set(load_result.missing_keys) - self.model.names_stored_elsewhere()
-        if wrong := sorted(lacking.union(load_result.unexpected_keys)):
+        wrong = sorted(lacking.union(load_result.unexpected_keys))
+        if wrong:
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
     def create_scheduler(

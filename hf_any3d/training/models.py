@@ -285,7 +285,8 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
 
 def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
     """Return the registered model class of a model type and task."""
-    if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
+    kind = registry.MODEL_TYPES.get(model_type)
+    if kind is not None:
         for name in kind.heads.get(_REGISTERED[task], ()):
             # Models of parts and of scenes have classes of their own for the same task.
             if (name in kind.part_heads) == (task == PARTS):

@@ -428,7 +428,8 @@ class Layout:
     def from_dict(cls, content: Mapping[str, Any]) -> Layout:
         """Build from what `to_dict` returned."""
         settings = dict(content)
-        if (up := settings.get("up")) is not None:
+        up = settings.get("up")
+        if up is not None:
             settings["up"] = tuple(up)
         for name, kind in {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}.items():
             settings[name] = tuple(kind(**fields) for fields in settings.get(name, ()))

@@ -250,7 +250,8 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         for part, implementation in attention_of.items():
             # Nesting a config in another one resets the attention implementation that its model was built with.
             part.config._attn_implementation = implementation
-        if (blip2 := opened.get("qformer")) is not None:
+        blip2 = opened.get("qformer")
+        if blip2 is not None:
             bridge = model.base_model.bridge
             weights = dict(blip2.qformer.named_parameters())
             with torch.no_grad():
@@ -529,7 +530,8 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             # Losses of the parts of a batch are sums over their tokens, divided by those of the full batch, and are
             # added up. The balancing loss is a mean of its own and counts by the part's share of the tokens.
             share = 1.0
-            if (tokens := keywords.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
+            tokens = keywords.get("num_items_in_batch")
+            if tokens is not None:  # this batch is a part of a larger one
                 share = (targets != keywords.get("ignore_index", -100)).sum() / tokens
             loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
         return MiniGPT3DOutput(
@@ -618,7 +620,8 @@ def open_part(
     if dtype is not None:
         loading["dtype"] = dtype
     opened, info = PART_CLASSES[part].from_pretrained(source.path, output_loading_info=True, **loading)
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing:
         raise ValueError(f"{part} {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     set_quantization(opened)
     return opened, record_source(recorded.name_or_path, source)

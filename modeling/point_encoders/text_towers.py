@@ -228,7 +228,8 @@ def sentence_pooling(source: EncoderSource) -> str:
     """Return the pooling of a sentence encoder, one of `POOLINGS`, from the files of its repository."""
     modules = _read_json(source, "modules.json") or []
     kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules]
-    if unknown := [kind for kind in kinds if kind not in _SUPPORTED_MODULES]:
+    unknown = [kind for kind in kinds if kind not in _SUPPORTED_MODULES]
+    if unknown:
         raise UnsupportedEncoder(f"{source.name}: its sentences pass a module {unknown[0]!r}")
     folder = next((part["path"] for part, kind in zip(modules, kinds, strict=True) if kind == "pooling"), None)
     settings = _read_json(source, f"{folder or '1_Pooling'}/config.json")
@@ -285,7 +286,8 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
             source.path, config=config, dtype=torch.float32, output_loading_info=True
         )
     # A pooler may be missing, since words are pooled here.
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
         raise UnsupportedEncoder(f"{source.name}: the text tower lacks {', '.join(missing[:8])}")
     return model
 

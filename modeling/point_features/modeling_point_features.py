@@ -192,7 +192,8 @@ class PointFeaturesPreTrainedModel(FrozenModulesMixin, LibraryModelMixin, PointT
     def _frozen_models(self) -> Iterator[tuple[str, PreTrainedModel]]:
         """Yield the frozen models of the base model, by the names of their parts."""
         for part in PART_OF.values():
-            if (model := getattr(self.base_model, part, None)) is not None:
+            model = getattr(self.base_model, part, None)
+            if model is not None:
                 yield part, model
 
     def freeze_untrained(self) -> None:

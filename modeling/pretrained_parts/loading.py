@@ -173,7 +173,8 @@ def refuse_whole_numbers(model: PreTrainedModel, name: str | os.PathLike, hub: d
     prefix = f"{model.base_model_prefix}."
     # Names with and without the prefix of a base model are of the same tensor.
     floats = {key.removeprefix(prefix) for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    if wrong := sorted(key for key in whole if key.removeprefix(prefix) in floats):
+    wrong = sorted(key for key in whole if key.removeprefix(prefix) in floats)
+    if wrong:
         raise ValueError(f"{name}: stores {listed(wrong)} as whole numbers; expected floats, as they were trained")
 
 

@@ -162,7 +162,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # Only tables can be searched: a stream would have to be read to its end.
         if isinstance(splits[split], Dataset) and _is_text(stored):
-            if further := sorted({*splits[split].unique("label")} - {None, *feature.names}):
+            further = sorted({*splits[split].unique("label")} - {None, *feature.names})
+            if further:
                 expected = ", ".join(feature.names[:8])
                 raise ValueError(
                     f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
@@ -302,7 +303,8 @@ def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty:
         others = tree.others
     else:
         files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-    if ignored := sorted(set(others) - COMPANIONS):
+    ignored = sorted(set(others) - COMPANIONS)
+    if ignored:
         logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     return files
 
@@ -417,12 +419,14 @@ def _splits_of_metadata(
     """Return the files that metadata name, by split; they need be there, and others are left out with a warning."""
     names = metadata.column(FILE_NAME).to_pylist()
     readable = {"/".join(parts) for parts in files}
-    if absent := [name for name in names if name not in readable]:
+    absent = [name for name in names if name not in readable]
+    if absent:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
         raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
-    if unnamed := sorted(readable - set(names)):
+    unnamed = sorted(readable - set(names))
+    if unnamed:
         text = "%s: %d files are not in the metadata and are left out, the first is %s"
         logger.warning(text, root, len(unnamed), unnamed[0])
     if not names:

@@ -368,7 +368,8 @@ def _choose(
             chosen[split] = kept
         named.update(entry.object_id for entry in kept)
     # An id with a typing error would otherwise only make the dataset smaller.
-    if unknown := sorted(set(ids or ()) - named):
+    unknown = sorted(set(ids or ()) - named)
+    if unknown:
         raise ValueError(
             f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {files.folder}, the "
             f"first: {unknown[0]!r}"

@@ -52,7 +52,8 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not is_hidden:
             visible.append(path)
-    if others := [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]:
+    others = [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]
+    if others:
         logger.warning("%s: ignored files other than Parquet: %s", folder, listed(others))
     # Absolute, as the paths below that `datasets` returns for it
     base = os.fspath(folder.absolute())

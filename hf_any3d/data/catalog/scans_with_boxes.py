@@ -92,7 +92,8 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
     """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there."""
     if layout in (None, "own"):
         for name in OWN_NAMES:
-            if (file := folder / name).is_file():
+            file = folder / name
+            if file.is_file():
                 return read_boxes_json(file) if file.suffix == ".json" else read_boxes_table(file)
     labels = folder / "labels"
     is_label_cloud = any(True for _ in labels.glob("*.json")) or (labels / LABEL_CLOUD_CLASSES).is_file()

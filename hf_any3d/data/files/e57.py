@@ -108,7 +108,8 @@ def _content(source: Source) -> tuple[bytes, Any]:
         )
     pages = np.frombuffer(source.data, np.uint8).reshape(-1, _PAGE)
     stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]
-    if (wrong := np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)).size:
+    wrong = np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)
+    if wrong.size:
         raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
     data = pages[:, :-_CHECKSUM].tobytes()
     xml = data[_place(start) : _place(start) + size]

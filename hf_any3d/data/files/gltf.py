@@ -55,7 +55,8 @@ def read(source: Source) -> PointCloudData:
     if not version.startswith("2"):
         raise PointCloudError(f"glTF version {shorten(version)}; expected 2.0")
     required = map(str, content.get("extensionsRequired", []))
-    if unsupported := [name for name in required if not _SUPPORTED.fullmatch(name)]:
+    unsupported = [name for name in required if not _SUPPORTED.fullmatch(name)]
+    if unsupported:
         advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
         raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
     document = Document(content, chunk, source)

@@ -271,7 +271,8 @@ def _row_type(point_format: int, size: int) -> np.dtype:
         names.append("flags")
         formats.append("u1")
         offsets.append(15)
-    if (color := _COLORS[point_format]) is not None:
+    color = _COLORS[point_format]
+    if color is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
         offsets.append(color)
@@ -534,7 +535,8 @@ def _units(source: Source, header: _Header) -> Units:
     found: list[Units] = []
     if _WELL_KNOWN_TEXT in bodies:
         found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
-    if (of_keys := units_of_keys(bodies)) is not None:
+    of_keys = units_of_keys(bodies)
+    if of_keys is not None:
         found.append(of_keys)
     # Where a file has both, a bit says whether the text counts; point formats from 6 on allow nothing else.
     (encoding,) = struct.unpack_from("<H", data, 6)

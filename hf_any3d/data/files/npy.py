@@ -161,7 +161,8 @@ class _Archive:
         # The sum, since many arrays below the limit may exceed it together.
         self.source.check(decoded=sum(info.file_size for info in self.opened.values()))
         # Only for these does the declared size bound what is decompressed, and numpy writes no others.
-        if (method := self.members[name].compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = self.members[name].compress_type
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
         return parse_array(self.archive.read(self.members[name]))
 
@@ -185,7 +186,8 @@ def _read_npz(source: Source) -> PointCloudData:
         chosen = source.chosen_label(archive.rest)
         for field, names in _FIELDS.items():
             # An array of labels is nothing else, whatever its name.
-            if (values := archive.first(*(name for name in names if name != chosen))) is None:
+            values = archive.first(*(name for name in names if name != chosen))
+            if values is None:
                 continue
             values = _without_fourth(values, field, source)
             if field != "face_colors":
@@ -196,7 +198,8 @@ def _read_npz(source: Source) -> PointCloudData:
         fields["offset"] = archive.first("offset")
         fields |= _labels(archive, fields["points"].shape[:1], left_out)
         fields["faces"] = archive.first("faces")
-        if (face_labels := archive.first("face_labels")) is not None:
+        face_labels = archive.first("face_labels")
+        if face_labels is not None:
             fields["face_labels"] = USABLE["labels"](face_labels, source)
         fields |= _frame(archive)
         source.leave_out(archive.rest)
@@ -206,7 +209,8 @@ def _read_npz(source: Source) -> PointCloudData:
 def name_of_points(names: Iterable[str]) -> str | None:
     """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
     names = list(names)
-    if (named := next((name for name in POINTS if name in names), None)) is not None:
+    named = next((name for name in POINTS if name in names), None)
+    if named is not None:
         return named
     # A single array is the points, whatever its name, also with the labels of its copy beside it.
     others = [name for name in names if name not in (*LABELS, *OTHERS, *_OF_COPIES)]
@@ -245,7 +249,8 @@ def _frame(archive: _Archive) -> dict[str, Any]:
     """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
     frame: dict[str, Any] = {}
     for name, is_valid in (("up_axis", lambda value: value in ("x", "y", "z")), ("meters_per_unit", _is_length)):
-        if (values := archive.first(name)) is None:
+        values = archive.first(name)
+        if values is None:
             continue
         if values.size == 1 and is_valid(value := values.reshape(-1)[0].item()):
             frame[name] = value

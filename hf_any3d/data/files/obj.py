@@ -79,7 +79,8 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
     # Only then is it known whether their normals follow the vertices.
     faces, polygon = polygons.faces(materials, source)
     vertex_normals = None
-    if (order := polygons.normals_of_vertices(len(table))) is not None:
+    order = polygons.normals_of_vertices(len(table))
+    if order is not None:
         rows = numbers(normalized_lines(bytes(statements.normals)), columns=3)
         vertex_normals = usable_normals(rows[order], source)
     source.leave_out(f"statements {name}" for name in statements.others)
@@ -162,7 +163,8 @@ def _vertices(text: bytes, source: Source) -> np.ndarray:
         if len(widths) == 1 or not widths <= _WIDTHS:
             raise
         # Some programs write colors of some vertices only.
-        if colored := sum(len(row) >= 6 for row in rows):
+        colored = sum(len(row) >= 6 for row in rows)
+        if colored:
             source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors; they are left out")
         return numbers(normalized_lines(b"\n".join(b" ".join(row[:3]) for row in rows)))
 

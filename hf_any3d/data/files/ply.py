@@ -90,7 +90,8 @@ def read(source: Source) -> PointCloudData:
     # `write_point_cloud` stores up axis and unit in comments.
     frame: dict[str, Any] = {}
     for line in comments:
-        if match := _UP_AXIS.fullmatch(line):
+        match = _UP_AXIS.fullmatch(line)
+        if match:
             frame["up_axis"] = match[1]
         elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
             frame["meters_per_unit"] = unit
@@ -266,7 +267,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             )
         # Nearly all meshes have triangles alone, whose rows numpy reads as one table; only mixed polygons are walked
         # row by row.
-        if (table := _equal_rows(data, start, element, order)) is not None:
+        table = _equal_rows(data, start, element, order)
+        if table is not None:
             values, start = table
         else:
             rows = RaggedRows(element, order)
@@ -442,7 +444,8 @@ def ascii_rows(block: bytes, element: Element) -> Values:
     """Return the values of the properties of an element from its lines of text."""
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
-        if (rows := len(table)) != element.count:
+        rows = len(table)
+        if rows != element.count:
             raise PointCloudError(f"element {shorten(element.name)} has {rows} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.

@@ -111,7 +111,8 @@ class PointCloudData:
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
-        if (left_out := _LEFT_OUT.get()) is not None:
+        left_out = _LEFT_OUT.get()
+        if left_out is not None:
             self._leave_out_invalid(left_out)
         if self.offset is not None:
             self.offset = _finite("offset", self.offset, (3,), np.float64)
@@ -126,7 +127,8 @@ class PointCloudData:
         if self.labels is not None:
             self.labels = _labels("labels", self.labels, count)
         for name in MEASURED:
-            if (values := getattr(self, name)) is not None:
+            values = getattr(self, name)
+            if values is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
         if self.further is not None:
             self.further = {name: _numbers(name, values, (count,)) for name, values in self.further.items()}

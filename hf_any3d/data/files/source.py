@@ -64,7 +64,8 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
         names: What is left out, as the file or the cloud calls it; nothing is said without any.
         why: Such as "OBJ has no place for them".
     """
-    if text := _names_and_reason(names, why):
+    text = _names_and_reason(names, why)
+    if text:
         warnings.warn(printable(f"{name}: left out: {text}"), stacklevel=3)
 
 
@@ -186,7 +187,8 @@ class Source:
         names = list(names)
         self._of_points.update(dict.fromkeys(names))
         found = self.further_columns(names)
-        if labels := sorted({*found.values()} & self.chosen_fields):
+        labels = sorted({*found.values()} & self.chosen_fields)
+        if labels:
             raise PointCloudError(
                 f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
             )

@@ -101,7 +101,8 @@ def read(source: Source) -> PointCloudData:
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
-    if names := column_names(titles, table):
+    names = column_names(titles, table)
+    if names:
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
         cloud = by_name(columns, source)
         cloud["label_names"] = label_names

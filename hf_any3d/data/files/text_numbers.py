@@ -45,9 +45,11 @@ def without_quotes(text: bytes) -> bytes:
     """
     if b'"' not in text:
         return text
-    if spaced := _QUOTED_SPACES.search(text):
+    spaced = _QUOTED_SPACES.search(text)
+    if spaced:
         raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
-    if quoted := _QUOTED_COMMA.findall(text):
+    quoted = _QUOTED_COMMA.findall(text)
+    if quoted:
         grouped = [value for value in quoted if _THOUSANDS.fullmatch(value)]
         is_clear = grouped or any(not re.fullmatch(rb"[-+]?\d{1,3},\d{3}", value) for value in quoted)
         if not is_clear:

@@ -80,7 +80,8 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     if data.labels is not None:
         vertices.append(_label_property("labels", data.labels))
     for name in MEASURED:
-        if (values := getattr(data, name)) is not None:
+        values = getattr(data, name)
+        if values is not None:
             vertices.append((name, "float", values))
     header = ["ply", "format binary_little_endian 1.0", *_frame_lines(data, "comment")]
     header.append(f"element vertex {len(data)}")

@@ -274,7 +274,8 @@ def _seen(scans: Scans) -> str:
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
     copies = f"{scans.num_copies} near-duplicates"
-    if pairs := equal(scans.groups.tolist()):
+    pairs = equal(scans.groups.tolist())
+    if pairs:
         copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
     return f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
 

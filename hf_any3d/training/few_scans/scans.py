@@ -124,7 +124,8 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     labels = np.asarray(plain["label"][:], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(names))
     present = np.flatnonzero(counts)
-    if empty := [name for number, name in enumerate(names) if not counts[number]]:
+    empty = [name for number, name in enumerate(names) if not counts[number]]
+    if empty:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
     digests = []
     clouds = []

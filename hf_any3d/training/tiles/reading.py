@@ -201,7 +201,8 @@ def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
     words = common_names(tile.words for tile in tiles)
     if not words:
         return list(tiles)
-    if numbered := [tile for tile in tiles if tile.words is None]:
+    numbered = [tile for tile in tiles if tile.words is None]
+    if numbered:
         worded = next(tile for tile in tiles if tile.words is not None)
         raise ValueError(
             f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
@@ -246,7 +247,8 @@ def _parted(tile: TileFacts, left_out: set[int]) -> TileFacts:
 def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
-    if flagged := sum(tile.not_counted for tile in tiles):
+    flagged = sum(tile.not_counted for tile in tiles)
+    if flagged:
         share = _percent(flagged, sum(tile.points for tile in tiles))
         remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
     left_out = sum((tile.left_out for tile in tiles), Counter())

@@ -418,7 +418,8 @@ class LasCopy:
         """Set the places in the header to those of the copy."""
         for at, least in _PLACES:
             # 0 where there is nothing, or in another file.
-            if (place := self._place(at, least)) >= old_end:
+            place = self._place(at, least)
+            if place >= old_end:
                 struct.pack_into("<Q", self.head, at, place - old_end + new_end)
         struct.pack_into("<II", self.head, 96, new_start, len(self.records))
         kind = (self.head[104] & ~_LAZ) | (_LAZ if self.compress else 0)

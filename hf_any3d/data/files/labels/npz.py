@@ -77,7 +77,8 @@ class _Points:
         # A plain array has x, y and z in its first columns, a structured one has them in fields.
         if not self.fields:
             return finite_rows(list(fields_by_number(self.array)["points"].T))
-        if named := fields_of(self.columns).get("points"):
+        named = fields_of(self.columns).get("points")
+        if named:
             return finite_rows([self.array[self.columns[name]] for name in named])
         # One field may hold all three coordinates.
         several = next(name for name in npy.POINTS if name in map(str.lower, self.fields))

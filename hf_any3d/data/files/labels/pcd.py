@@ -64,7 +64,8 @@ class PcdCopy:
             key = self.names.get(name.lower())
             check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
         named = replace(column, name=check_word(name))
-        if (key := self.names.get(name.lower())) is None:
+        key = self.names.get(name.lower())
+        if key is None:
             if name.lower() in self.fields:
                 raise ArgumentError(f"field is {name!r}, which has several numbers for a point; expected another name")
             # The Point Cloud Library reads labels without a sign.
