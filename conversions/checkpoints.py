@@ -167,7 +167,13 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
     """Check that all numbers are finite in float32."""
-    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    largest = torch.finfo(torch.float32).max
+    wrong = []
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+            low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
+            if not (-largest <= low and high <= largest):
+                wrong.append(name)
     if wrong:
         raise ValueError(
             f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
@@ -302,11 +308,3 @@ def _check_stored(content: Any) -> None:
 
 _STARTS = (b"PK", b"\x80")
 """First bytes of torch's files: of a ZIP archive, and of a pickle before version 1.6."""
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
-        return True
-    largest = torch.finfo(torch.float32).max
-    low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
-    return -largest <= low and high <= largest

@@ -279,7 +279,19 @@ def _task_config(
     else:
         # Numbers of classes are different in all of them.
         dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
-    config_kwargs = _student_settings(state, choices) | _head_widths(kind, state)
+    if kind == "cls":
+        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
+        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
+        head_widths = {"head_widths": [state[name].shape[0] for name in names]}
+    else:
+        # As many layers as the released programs have; others are found when names are compared.
+        propagation = ("propagation.from_points.weight", "propagation.out.weight")
+        head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
+        head_widths = {
+            "propagation_widths": [state[name].shape[0] for name in propagation],
+            "segmentation_head_widths": [state[name].shape[0] for name in head],
+        }
+    config_kwargs = _student_settings(state, choices) | head_widths
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
     elif dataset is not None:
@@ -304,21 +316,6 @@ def _task_config(
             config_kwargs["category_names"] = list(dataset.categories)
             config_kwargs["category_parts"] = [list(parts) for parts in dataset.categories.values()]
     return ActConfig(**config_kwargs, **further), dataset
-
-
-def _head_widths(kind: str, state: _State) -> dict[str, Any]:
-    """Return the widths of the hidden layers between transformer and labels."""
-    if kind == "cls":
-        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
-        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
-        return {"head_widths": [state[name].shape[0] for name in names]}
-    # As many layers as the released programs have; others are found when names are compared.
-    propagation = ("propagation.from_points.weight", "propagation.out.weight")
-    head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
-    return {
-        "propagation_widths": [state[name].shape[0] for name in propagation],
-        "segmentation_head_widths": [state[name].shape[0] for name in head],
-    }
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:

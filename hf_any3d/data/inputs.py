@@ -42,7 +42,18 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        return _split_columns(clouds) if _are_many(clouds) else [clouds]
+        if not _are_many(clouds):
+            return [clouds]
+        columns = {key: clouds[key] for key in _ROW_KEYS if clouds.get(key) is not None}
+        # A type of files may be said once for all.
+        common = {key: value for key, value in columns.items() if isinstance(value, str)}
+        sizes = {key: len(values) for key, values in columns.items() if key not in common}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
+        rows = []
+        for number in range(next(iter(sizes.values()))):
+            rows.append({key: columns[key] if key in common else columns[key][number] for key in columns})
+        return rows
     if isinstance(clouds, np.ndarray) and clouds.dtype == object and clouds.ndim == 1:
         clouds = list(clouds)  # clouds of different sizes make an array of arrays
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
@@ -69,20 +80,6 @@ def _are_many(row: Mapping) -> bool:
     if _depth(points) > 2:
         return True
     return _is_sequence(points) and len(points) > 0 and isinstance(points[0], _OBJECTS)
-
-
-def _split_columns(columns: Mapping) -> list[dict[str, Any]]:
-    """Return a row for each cloud of a dict of columns."""
-    columns = {key: columns[key] for key in _ROW_KEYS if columns.get(key) is not None}
-    # A type of files may be said once for all.
-    common = {key: value for key, value in columns.items() if isinstance(value, str)}
-    sizes = {key: len(values) for key, values in columns.items() if key not in common}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
-    rows = []
-    for number in range(next(iter(sizes.values()))):
-        rows.append({key: columns[key] if key in common else columns[key][number] for key in columns})
-    return rows
 
 
 def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[str] = ()) -> PointCloudData:

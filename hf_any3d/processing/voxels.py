@@ -262,7 +262,19 @@ class PointTransformerV3Processor(PointCloudProcessor):
         return xyz.clip(low, high)
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
-        cloud = self._filled(cloud)
+        # Normals are made up if the model takes that; all else it was never trained without.
+        fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
+        missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
+        refused = [ATTRIBUTES[name] for name in missing if fillings[name] is None]
+        if refused:
+            raise PointCloudError(
+                f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
+                "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
+                "default_rgb=(0, 0, 0) and needs_normals=False of the processor put zeros there, with which a model "
+                "that was not answers something else"
+            )
+        if "normals" in missing:
+            cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
         channels = super()._channels(cloud)
         # `features` begins with xyz, which is not among the channels.
         if self.color_range == "signed" and "rgb" in self.features:
@@ -282,22 +294,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
                     raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
                 channels[place] = values / np.float32(255)
         return channels
-
-    def _filled(self, cloud: PointCloudData) -> PointCloudData:
-        """Return a cloud with normals, if the model takes them; refuse what it was never trained without."""
-        fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
-        missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
-        refused = [ATTRIBUTES[name] for name in missing if fillings[name] is None]
-        if refused:
-            raise PointCloudError(
-                f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
-                "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
-                "default_rgb=(0, 0, 0) and needs_normals=False of the processor put zeros there, with which a model "
-                "that was not answers something else"
-            )
-        if "normals" in missing:
-            return PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
-        return cloud
 
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:

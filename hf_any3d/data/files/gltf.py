@@ -196,28 +196,23 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     factor, is_known = _material(document, primitive, source)
     colors = None
     if "COLOR_0" in attributes:
-        colors = _vertex_colors(document.accessor(attributes["COLOR_0"], 3, 4), factor, source)
+        stored = document.accessor(attributes["COLOR_0"], 3, 4)
+        if stored.dtype.kind == "f":
+            # The specification clamps them; floats are never bytes here.
+            colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
+            if colors is not None:
+                colors = colors.clip(0, 1)
+        else:
+            colors = usable_colors(stored[:, :3] * factor, source)
+        has_alpha = stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any())
+        if has_alpha:
+            source.leave_out(["alpha of COLOR_0"])
     measures: dict[str, np.ndarray] = {}
     for kind, name in document.measures(attributes).items():
         values = USABLE[kind](document.accessor(attributes[name], 1).reshape(-1), source)
         if values is not None:
             measures[kind] = values
     return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None, measures)
-
-
-def _vertex_colors(stored: np.ndarray, factor: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return colors (points, 3), which the factor of the material multiplies; None if they are unusable."""
-    if stored.dtype.kind == "f":
-        # The specification clamps them; floats are never bytes here.
-        colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
-        if colors is not None:
-            colors = colors.clip(0, 1)
-    else:
-        colors = usable_colors(stored[:, :3] * factor, source)
-    has_alpha = stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any())
-    if has_alpha:
-        source.leave_out(["alpha of COLOR_0"])
-    return colors
 
 
 def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:

@@ -312,16 +312,8 @@ def _coordinates(
         return _finite("points", points, points.shape), None
     # An axis through the origin gains nothing by an offset.
     is_shifted = (low > 0) | (high < 0) | is_far
-    return _shifted(points, low, is_shifted, allowed)
-
-
-def _shifted(
-    points: np.ndarray, low: np.ndarray, is_shifted: np.ndarray, allowed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Split off an offset near the lowest corner along the axes that are shifted, (3,) each.
-
-    Coordinates stay float64 where even then float32 would move points by more than is allowed.
-    """
+    # An offset near the lowest corner is split off along these axes. Coordinates stay float64 where even then float32
+    # would move points by more than is allowed.
     shift = np.zeros(3)
     # Whole numbers are easy to pass on in other programs; degrees may need finer ones.
     for corner in (np.floor(low), low):

@@ -122,15 +122,10 @@ def read(source: Source) -> PointCloudData:
 
 
 def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
-    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number."""
-    text = normalized_lines(_with_nan(rows, titles))
-    return re.sub(rb"//[^\n]*", b"", text) if b"//" in text else text
+    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number.
 
-
-def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
-    """Return rows with NaN where a cell has nothing in it, or a word for no value such as `NA`.
-
-    Spaces will take the place of delimiters, and would close the gaps.
+    Such a cell has nothing in it, or a word for no value such as `NA`. Spaces take the place of delimiters, and would
+    close the gaps.
     """
     if b"N" in rows or b"n" in rows:
         rows = _NO_VALUE.sub(b"nan", rows)
@@ -138,18 +133,20 @@ def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
     # Several tabs in a row may as well align the columns.
     if "\t" in header and rows[: rows.find(b"\n")].count(b"\t") == header.count("\t"):
         rows = rows.replace(b"\t", b";")
-    if b"," not in rows and b";" not in rows:
-        return rows
-    # Without blanks, many times faster than the expressions alone
-    has_blanks = b" " in rows or b"\t" in rows
-    edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
-    if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
-        rows = _EMPTY_CELL.sub(b"nan", rows)
-    ends = (b",\n", b";\n", b" \n", b"\t\n")
-    may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
-    if may_end_empty and _has_empty_last_cells(rows, header):
-        rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
-    return rows
+    if b"," in rows or b";" in rows:
+        # Without blanks, many times faster than the expressions alone
+        has_blanks = b" " in rows or b"\t" in rows
+        edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
+        if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
+            rows = _EMPTY_CELL.sub(b"nan", rows)
+        ends = (b",\n", b";\n", b" \n", b"\t\n")
+        may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
+        if may_end_empty and _has_empty_last_cells(rows, header):
+            rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
+    text = normalized_lines(rows)
+    if b"//" in text:
+        text = re.sub(rb"//[^\n]*", b"", text)
+    return text
 
 
 def _has_empty_last_cells(rows: bytes, header: str) -> bool:

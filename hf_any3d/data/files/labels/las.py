@@ -369,23 +369,20 @@ class LasCopy:
                     # The upper three bits are flags.
                     new[answered, 15] = (new[answered, 15] & 0xE0) | codes[answered].astype(np.uint8)
             for dimension in self.dimensions:
-                self._set_dimension(new, dimension, first, stop)
+                at = dimension.at
+                kind = dimension.kind
+                column = dimension.column
+                place = slice(at, at + np.dtype(kind).itemsize)
+                values = column.filled(first, stop, kind)
+                written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+                if at < self.size and column.is_class:
+                    # A dimension that was there keeps what it says of points without an answer.
+                    has_answer = column.block(first, stop)[1]
+                    new[has_answer, place] = written[has_answer]
+                else:
+                    new[:, place] = written
             yield new
             first = stop
-
-    def _set_dimension(self, rows: np.ndarray, dimension: _Dimension, first: int, stop: int) -> None:
-        at = dimension.at
-        kind = dimension.kind
-        column = dimension.column
-        place = slice(at, at + np.dtype(kind).itemsize)
-        values = column.filled(first, stop, kind)
-        written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
-        if at < self.size and column.is_class:
-            # A dimension that was there keeps what it says of points without an answer.
-            answered = column.block(first, stop)[1]
-            rows[answered, place] = written[answered]
-        else:
-            rows[:, place] = written
 
     def _end_of_points(self) -> int:
         """Return where the points of the input end, with the table of chunks of LAZ."""
