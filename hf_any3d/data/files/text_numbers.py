@@ -72,8 +72,8 @@ def normalized_lines(text: bytes) -> bytes:
     # Nearly all files of commas and points are without comments.
     has_comments = b"#" in text or b"//" in text
     plain = re.sub(rb"(#|//)[^\n]*", b"", text) if has_comments and b"," in text else text
-    # Numbers such as 412,345.67 beside other separators than commas would be cut in pieces. Where they first occur later
-    # than this, rows differ in their number of columns, which is an error by itself.
+    # Numbers such as 412,345.67 beside other separators than commas would be cut in pieces. Where they first occur
+    # later than this, rows differ in their number of columns, which is an error by itself.
     start = plain[:_STARTS]
     match = re.search(rb"\d,\d{3}", start) if b"," in start else None
     if match:
