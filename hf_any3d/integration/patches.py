@@ -193,25 +193,22 @@ class PointCloudPeftModel(PeftModel):
             return
         model.config.architectures = [type(model).__name__]
         names = list(selected_adapters or self.peft_config)
-        self._save_configs(save_directory, names)
-        if isinstance(model, LibraryModelMixin):
-            # Again: saving may have found that a pretrained part has changed, and stored it.
-            self._write_cards(save_directory, names)
-
-    def _save_configs(self, save_directory: str, names: Sequence[str]) -> None:
-        """Save the config of the model beside each adapter that opens without its base, and warn of others."""
-        model = cast(LibraryModelMixin, self.get_base_model())
         for name in names:
             missing = left_out_modules(self, name)
             if missing:
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    stacklevel=3,
+                    stacklevel=2,
                 )
             else:
                 # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
-                save_with_adapter(model, save_directory if name == "default" else f"{save_directory}/{name}")
+                save_with_adapter(
+                    cast(LibraryModelMixin, model), save_directory if name == "default" else f"{save_directory}/{name}"
+                )
+        if isinstance(model, LibraryModelMixin):
+            # Again: saving may have found that a pretrained part has changed, and stored it.
+            self._write_cards(save_directory, names)
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
@@ -284,7 +281,20 @@ class PointCloudPeftModel(PeftModel):
             ValueError: The method runs one adapter for a whole batch, or rows of the layers are no clouds.
         """
         if kwargs.get("adapter_names") is not None:
-            self._check_rows_have_adapters(kwargs["adapter_names"])
+            names = kwargs["adapter_names"]
+            refused = f"adapter_names={list(names)}: one adapter runs for a whole batch"
+            # Methods that mix adapters have this method, and others leave out the argument without a word.
+            if not hasattr(self.base_model, "_enable_peft_forward_hooks"):
+                raise ValueError(f"{refused}; choose it by set_adapter(…)")
+            for module in self.get_base_model().modules():
+                stack = getattr(module, "layer_stack", None) if hasattr(type(module), "layer_stack") else None
+                if stack is not None and stack.attention_axis != "tokens":
+                    raise ValueError(
+                        f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)"
+                    )
+            # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
+            if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
+                raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
         try:
             with super()._enable_peft_forward_hooks(*args, **kwargs):
                 yield
@@ -296,19 +306,6 @@ class PointCloudPeftModel(PeftModel):
                         del module._forward_pre_hooks[number]
                         module._forward_pre_hooks_with_kwargs.pop(number, None)
             raise
-
-    def _check_rows_have_adapters(self, names: Sequence[str]) -> None:
-        refused = f"adapter_names={list(names)}: one adapter runs for a whole batch"
-        # Methods that mix adapters have this method, and others leave out the argument without a word.
-        if not hasattr(self.base_model, "_enable_peft_forward_hooks"):
-            raise ValueError(f"{refused}; choose it by set_adapter(…)")
-        for module in self.get_base_model().modules():
-            stack = getattr(module, "layer_stack", None) if hasattr(type(module), "layer_stack") else None
-            if stack is not None and stack.attention_axis != "tokens":
-                raise ValueError(f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)")
-        # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
-        if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
-            raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
 
     def _trained_modules(self, names: Collection[str]) -> list[str]:
         """Return the names of modules that one of these adapters has trained in full."""

@@ -180,7 +180,16 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
 
 def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
     """Return byte order, elements, where the data begin, and comments."""
-    lines, end = _header_lines(data)
+    # Lines of the header but the first and the last
+    begin = _START.match(data)
+    # One line break of the kind that the first line has: the first byte of the data may look like another.
+    line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
+    last = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
+    if not begin or not last:
+        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
+    lines = re.split(r"[\r\n]+", data[begin.end() : last.start()].decode("latin1"))
+    if len(lines) > _MOST_LINES:
+        raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
     order = ""
     elements = []
     comments = []
@@ -206,21 +215,7 @@ def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
         names = [name for name, _, _ in element.properties]
         if len(set(names)) < len(names):
             raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
-    return order, elements, end, comments
-
-
-def _header_lines(data: bytes) -> tuple[list[str], int]:
-    """Return the lines of the header but the first and the last, and where the data begin."""
-    begin = _START.match(data)
-    # One line break of the kind that the first line has: the first byte of the data may look like another.
-    line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
-    end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
-    if not begin or not end:
-        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
-    lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
-    if len(lines) > _MOST_LINES:
-        raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
-    return lines, end.end()
+    return order, elements, last.end(), comments
 
 
 @dataclass
