@@ -95,10 +95,10 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
             file = folder / name
             if file.is_file():
                 return read_boxes_json(file) if file.suffix == ".json" else read_boxes_table(file)
-    labels = folder / "labels"
-    is_label_cloud = any(True for _ in labels.glob("*.json")) or (labels / LABEL_CLOUD_CLASSES).is_file()
-    if layout in (None, "label_cloud") and is_label_cloud:
-        return read_label_cloud_folder(labels)
+    if layout in (None, "label_cloud"):
+        labels = folder / "labels"
+        if any(True for _ in labels.glob("*.json")) or (labels / LABEL_CLOUD_CLASSES).is_file():
+            return read_label_cloud_folder(labels)
     boxes: Boxes = {}
     for name, pattern, read in (
         ("datumaro", "annotations/*.json", read_datumaro),

@@ -171,11 +171,7 @@ class TextCopy:
         if self.names is None:
             self._place_unnamed(count)
         elif any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
-            # Only points that `read_point_cloud` keeps have answers.
-            assert self.names is not None
-            table = self._all_rows()
-            names = fields_of(name for name in self.names if name not in self.worded)["points"]
-            kept = finite_rows([table[:, self.names.index(name)] for name in names])
+            kept = self._kept()
             for edit in self.edits:
                 edit.column = edit.column.of_file(count, kept)
         number = 0
@@ -219,6 +215,13 @@ class TextCopy:
 
     def _all_rows(self) -> np.ndarray:
         return self._table(unix_lines(b"".join(self._rows())))[0]
+
+    def _kept(self) -> np.ndarray:
+        """Return which points `read_point_cloud` keeps."""
+        assert self.names is not None
+        table = self._all_rows()
+        names = fields_of(name for name in self.names if name not in self.worded)["points"]
+        return finite_rows([table[:, self.names.index(name)] for name in names])
 
     def _place_unnamed(self, count: int) -> None:
         """Find the column of labels as the reader does, and name the columns where it would not know the new ones."""
