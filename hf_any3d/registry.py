@@ -5,68 +5,36 @@ imports nothing that takes time, so that a command answers before torch is loade
 their names. What concerns a model is in the record of its folder, which is read here.
 """
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hf_any3d.modeling.records import FEATURES as FEATURES, ModelType, Record
-
-
-@dataclass(frozen=True)
-class Task:
-    """Task of the models with one kind of head.
-
-    Attributes:
-        auto_class: Class that opens any of them, of `hf_any3d.integration.auto` or of transformers.
-        kind: What messages call such a model.
-        command: The command of `hf-any3d` that runs it.
-        pipeline: Class of `hf_any3d.pipelines`; None for tasks without a pipeline.
-    """
-
-    auto_class: str
-    kind: str
-    command: str
-    pipeline: str | None = None
-
+from hf_any3d.tasks.records import Task
 
 TASKS = {
-    "point-cloud-classification": Task(
-        "AutoModelForPointCloudClassification", "a classifier", "predict", "PointCloudClassificationPipeline"
-    ),
-    # A class of transformers, as a model without a head needs none of its own.
-    "point-cloud-feature-extraction": Task(
-        "AutoModel", "a model without a head", "features", "PointCloudFeatureExtractionPipeline"
-    ),
-    "point-cloud-object-detection": Task(
-        "AutoModelForPointCloudObjectDetection", "a detector", "detect", "PointCloudObjectDetectionPipeline"
-    ),
-    "point-cloud-reconstruction": Task(
-        "AutoModelForPointCloudReconstruction", "an autoencoder", "reconstruct", "PointCloudReconstructionPipeline"
-    ),
-    "point-cloud-segmentation": Task(
-        "AutoModelForPointCloudSegmentation", "a segmentation model", "segment", "PointCloudSegmentationPipeline"
-    ),
-    "point-cloud-text-to-text": Task(
-        "AutoModelForPointCloudTextToText", "a chat model", "chat", "PointCloudTextToTextPipeline"
-    ),
-    "zero-shot-point-cloud-classification": Task(
-        "AutoModelForZeroShotPointCloudClassification",
-        "a zero-shot classifier",
-        "zero-shot",
-        "ZeroShotPointCloudClassificationPipeline",
-    ),
-    "zero-shot-point-cloud-segmentation": Task(
-        "AutoModelForZeroShotPointCloudSegmentation",
-        "a segmentation model for parts by name",
-        "segment",
-        "ZeroShotPointCloudSegmentationPipeline",
-    ),
-    # Without a pipeline, since it is there to be trained further.
-    "pre-training": Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features"),
+    task.name: task
+    for task in (
+        # By module, as importing the folders takes no time.
+        replace(importlib.import_module(f"hf_any3d.tasks.{folder}.about").TASK, folder=folder)
+        for folder in (
+            "classification",
+            "features",
+            "detection",
+            "reconstruction",
+            "segmentation",
+            "chat",
+            "zero_shot_classification",
+            "parts_by_name",
+        )
+    )
 }
-"""By the name of the pipeline."""
+"""By the name of the pipeline; see `hf_any3d.tasks.records`."""
+# Without a folder, since it is there to be trained further.
+TASKS["pre-training"] = Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features")
 
 
 def _read_record(folder: str) -> Record:

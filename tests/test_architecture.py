@@ -30,9 +30,9 @@ SOURCES = sources()
 
 
 def package_of(module: str) -> str:
-    """The package as the page names it: the first part after `hf_any3d`, two parts within `modeling`."""
+    """The package as the page names it: the first part after `hf_any3d`, two within `modeling` and for records."""
     _, *parts = module.split(".")
-    return ".".join(parts[: 2 if parts[:1] == ["modeling"] else 1])
+    return ".".join(parts[: 2 if parts[:1] == ["modeling"] or parts[1:] == ["records"] else 1])
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.annotations import convert_annotations
+from hf_any3d.cli.ask import command_of
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
+from hf_any3d.cli.convert_clouds import convert_clouds
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.depth import from_depth
@@ -22,11 +24,11 @@ from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
 from hf_any3d.cli.model import export, info, push, space
-from hf_any3d.cli.predict import features, predict, zero_shot
-from hf_any3d.cli.reconstruct import reconstruct
+from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import TrainCommand, train
+from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import one_line, without_remarks
 
 app = typer.Typer(
@@ -42,7 +44,9 @@ app = typer.Typer(
 )
 # Help lists the commands in the order in which they are added.
 _ASK, _LEARN, _SHARE = "Ask a model", "Data and training", "Models and their files"
-for command in (predict, zero_shot, segment, detect, features, chat, reconstruct):
+_by_hand = (predict, zero_shot, segment, detect, features, chat, reconstruct)
+_further = (command_of(task) for task in TASKS.values() if task.help)
+for command in (*_by_hand, *_further):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(with_groups(command))
 app.add_typer(batch, name="batch", rich_help_panel=_ASK)
 for command in (demo, serve):
@@ -55,6 +59,7 @@ app.add_typer(evaluation, name="evaluate", rich_help_panel=_LEARN)
 data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
 data.command()(example)
+data.command("convert")(with_groups(convert_clouds))
 app.add_typer(data, name="data", rich_help_panel=_LEARN)
 app.command(rich_help_panel=_LEARN)(show)
 app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)

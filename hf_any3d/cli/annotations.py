@@ -12,8 +12,7 @@ import typer
 
 from hf_any3d.cli.common import LabelField, json_object, option
 from hf_any3d.cli.inputs import find_inputs
-from hf_any3d.cli.outputs import counted
-from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.messages import counted, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData

@@ -38,7 +38,7 @@ def chat(
         generation["do_sample"] = False
     find_inputs([file])  # before the model is opened
     pipe = open_pipeline(CHAT, check_model(model, "chat"), device, template)
-    from hf_any3d.chat.session import ChatSession
+    from hf_any3d.tasks.chat.session import ChatSession
 
     with model_errors(model, "cannot answer"):
         session = ChatSession(pipe, str(file), chat_template=template, **generation)

@@ -130,7 +130,12 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its arguments that are dataclasses."""
     # Resolved, since annotations are texts in modules that postpone their evaluation.
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {}
+    for name, hint in hints.items():
+        # A dataclass that is made when the program runs is behind the type that checkers see.
+        for kind in (hint, *getattr(hint, "__metadata__", ())):
+            if isinstance(kind, type) and is_dataclass(kind):
+                groups[name] = kind
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         # A group stands for the options of its fields, at its own place among the others.

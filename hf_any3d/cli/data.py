@@ -35,11 +35,11 @@ from hf_any3d.cli.common import (
     with_groups,
 )
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, counted, write_results, write_rows
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
-from hf_any3d.utils.messages import listed, print_line, printable
+from hf_any3d.utils.messages import counted, listed, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData

@@ -25,10 +25,10 @@ from hf_any3d.cli.common import (
     status,
 )
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
-from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
+from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
 from hf_any3d.registry import FORMATS
-from hf_any3d.utils.messages import listed, one_line, print_line
+from hf_any3d.utils.messages import counted, listed, one_line, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.common import hide_bars_of_datasets, option, use_writable_cache
-from hf_any3d.cli.outputs import counted
-from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.messages import counted, print_line
 
 # Training shapes for a first classifier: a folder for each class, its name the label.
 _CLASSES = ("chair", "lamp", "sofa", "table")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from hf_any3d.cli.common import FileOptions, check_model, need_packages, print_n
 from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, model_or_packaged, split_model
 from hf_any3d.many_files.work import Answer
 from hf_any3d.utils.atomic_files import write_json, write_text
-from hf_any3d.utils.messages import csv_text, print_json, print_line, printable
+from hf_any3d.utils.messages import counted, csv_text, print_json, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
+    from hf_any3d.tasks.answers import View
     from hf_any3d.visualization.viewer import BoxView
 
 DATA = (".json", ".csv")
+TABLES = (".jsonl", ".csv", ".json", ".parquet")
 VIEWS = (".html", ".png")
 CLOUDS = (".ply", ".obj", ".npz")
 # Points that a page or picture shows in all, and clouds.
@@ -65,10 +68,10 @@ def find_all(
 ) -> tuple[str, Inputs, str]:
     """Return model, files and ending of the output of a command, and check its options, before libraries are loaded.
 
-    `predict` and `features` have a default model; models of the commands `also` do, too.
+    Models of the commands `also` do, too. A command that takes classifiers has a default model.
     """
     # The packaged model classifies, and its encoder has features of any object; for other commands there is none.
-    has_default = command in ("predict", "features")
+    has_default = "predict" in (command, *also)
     name, files = split_model(files, model, None if has_default else command)
     inputs = find_inputs(files, options.file_type)
     # Where a folder is allowed, several files need one; elsewhere they share a table or page.
@@ -141,11 +144,6 @@ def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
     yield from parts or [{name: row[name] for name in ("file", "error") if name in row}]
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, such as "1 file", "2 files", "2 boxes" or "2 meshes"."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith(('x', 'sh')) else 's'}"
-
-
 def csv_lines(rows: Sequence[Row]) -> list[str]:
     """Return lines of CSV with a header of all keys, errors last; see `csv_text`."""
     # Sorting is stable: all other columns keep their order.
@@ -163,6 +161,8 @@ class Gallery:
         self.boxes: list[Sequence[BoxView]] = []
         self.titles: list[str] = []
         self.left_out = 0
+        self.legend: dict[str, list[float]] = {}
+        self.settings: dict[str, Any] = {}  # of pages with boxes: their names, and the lowest score
         # Clouds are thinned as they come, since thousands of them would not fit into memory.
         self._most = _MOST_POINTS // max(1, min(num_clouds, _MOST_CLOUDS))
 
@@ -201,17 +201,70 @@ class Gallery:
             colors = np.where(data.labels[:, None] < 0, gray, palette[np.maximum(data.labels, 0)])
         self.add(data.points, colors, title)
 
-    def write(self, title: str, legend: Mapping[str, Sequence[float]] | None = None, **boxes: Any) -> None:
-        """Write the page or picture, atomically; `boxes` has `box_names` and `threshold` of pages with boxes."""
+    def add_view(self, view: View, data: PointCloudData, title: str) -> None:
+        """Add what a page shows of an answer about a cloud; `data` is the cloud itself."""
+        if self.output is None:
+            return
+        if not view.clouds:
+            self.add_file(data, title)
+        for cloud in view.clouds:
+            # Relative to the smallest coordinates, which float32 can hold.
+            points = np.asarray(cloud.points, dtype=np.float64)
+            frame = points.min(axis=0)
+            points = points - frame
+            colors = cloud.colors
+            if cloud.labels is not None:
+                names = view.settings["names"]
+                colors = np.stack([view.colors[name] for name in names])[cloud.labels]
+                self._add_to_legend(view, [names[number] for number in np.unique(cloud.labels)])
+            if cloud.boxes is None:
+                self.add(points, colors, title)
+            else:
+                self._add_boxes(points, colors, cloud.boxes, frame, view, title)
+
+    def _add_boxes(
+        self,
+        points: np.ndarray,
+        colors: np.ndarray | None,
+        boxes: Sequence[BoxView],
+        frame: np.ndarray,
+        view: View,
+        title: str,
+    ) -> None:
+        """Add a cloud to a page with its boxes; to a picture with points along their edges."""
+        from hf_any3d.visualization.viewer import box_edges
+
+        if colors is None:
+            colors = np.full((len(points), 3), 0.7, dtype=np.float32)
+        boxes = [replace(box, corners=np.asarray(box.corners) - frame) for box in boxes]
+        if self.is_page:
+            # It makes its own legend, of all labels, as its slider may show further boxes.
+            self.settings |= view.settings
+            self.add(points, colors, title, boxes)
+            return
+        self._add_to_legend(view, [box.label for box in boxes])
+        # (edge points, 3) of each box
+        edges = [box_edges(box.corners) for box in boxes]
+        painted = [np.tile(view.colors[box.label], (len(edge), 1)) for box, edge in zip(boxes, edges, strict=True)]
+        self.add(np.concatenate([points, *edges]), np.concatenate([colors, *painted]), title)
+
+    def _add_to_legend(self, view: View, names: Iterable[str]) -> None:
+        # In the order of the labels' numbers, whichever cloud has them.
+        used = {*self.legend, *names}
+        self.legend = {name: np.asarray(color).tolist() for name, color in view.colors.items() if name in used}
+
+    def write(self, title: str) -> None:
+        """Write the page or picture, atomically."""
         if self.output is None or not self.clouds:
             return
-        settings: dict[str, Any] = {"titles": self.titles, "legend": legend, "columns": 4, "up_axis": self.up_axis}
+        settings: dict[str, Any] = {"titles": self.titles, "columns": 4, "up_axis": self.up_axis}
+        settings["legend"] = self.legend or None
         if self.is_page:
             from hf_any3d.visualization.viewer import write_clouds_page
 
-            shown = self.boxes if boxes else None
+            shown = self.boxes if self.settings else None
             # Files of scans have offsets and sizes of their own.
-            settings |= {"title": title, "boxes": shown, "rows_share_frame": False, **boxes}
+            settings |= {"title": title, "boxes": shown, "rows_share_frame": False, **self.settings}
             write_clouds_page(self.output, self.clouds, **settings)
         else:
             from hf_any3d.visualization.figures import plot_point_clouds

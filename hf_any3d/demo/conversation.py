@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.chat import ChatSession
-from hf_any3d.chat.generation import Canceled
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import first_channel
 from hf_any3d.demo.uploads import Uploads
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.tasks.chat.generation import Canceled
 
 CONTEXT = 400
 """Tokens of a conversation in the released demo, including the next answer."""

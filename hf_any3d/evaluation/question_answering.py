@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.processing.chat_messages import released_answer, released_evaluation_answer
+from hf_any3d.tasks.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.utils.atomic_files import write_json
 
 KINDS = ("class", "same", "caption")

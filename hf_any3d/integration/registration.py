@@ -52,9 +52,7 @@ PROCESSORS = {
     for kind in MODEL_TYPES.values()
 }
 # Task: (pipeline, auto class).
-PIPELINES = {
-    name: (getattr(pipelines, task.pipeline), _auto_class(name)) for name, task in TASKS.items() if task.pipeline
-}
+PIPELINES = {name: (task.pipeline_class(), _auto_class(name)) for name, task in TASKS.items() if task.pipeline}
 # Encoders that transformers lacks.
 ENCODERS = {
     _import(f"modeling.{folder}", config): _import(f"modeling.{folder}", encoder)

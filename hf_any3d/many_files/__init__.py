@@ -6,7 +6,7 @@
     many_files.to_parquet(clouds, "points", engine="local", workers=4)
     many_files.to_parquet(many_files.classify(clouds, "me/model"), "labels")  # on Ray, of `hf-any3d[ray]`
 
-Nothing runs before rows are written. The command `hf-any3d batch` runs on the same engine:
+Nothing runs before rows are written. Runs of commands, such as `hf-any3d predict --workers 4`, have the same engine:
 
 - `files`: which files, and their clouds; `work`: what a process does with them, a row for each;
 - `executors`: where it is done, in processes of this machine or of Ray;
@@ -19,6 +19,6 @@ from hf_any3d.utils.lazy_names import names_on_use
 
 _MODULES = {
     "parts": ("Written", "to_parquet"),
-    "rows": ("CloudRows", "caption", "classify", "detect", "embed", "read_point_clouds"),
+    "rows": ("CloudRows", "ask", "caption", "classify", "detect", "embed", "read_point_clouds"),
 }
 __all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

@@ -8,37 +8,31 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
-from hf_any3d.many_files.work import (
-    Answer,
-    answer_files,
-    answerer,
-    caller,
-    cut,
-    feature_of,
-    open_pipeline,
-    usual_batch_size,
-)
+from hf_any3d.many_files.work import Answer, answer_files, cut, open_pipeline, usual_batch_size
+from hf_any3d.registry import TASKS
+from hf_any3d.tasks.answers import Answers
+from hf_any3d.tasks.chat.about import TASK as CHAT
+from hf_any3d.tasks.classification.about import TASK as CLASSIFICATION
+from hf_any3d.tasks.detection.about import TASK as DETECTION
+from hf_any3d.tasks.features.about import TASK as FEATURES
+from hf_any3d.tasks.settings import settings_of
 from hf_any3d.utils.messages import model_errors
 
 if TYPE_CHECKING:
     import ray.data
     from datasets import Features
 
-_CLASSES, _CHAT = "point-cloud-classification", "point-cloud-text-to-text"
-_BOXES = "point-cloud-object-detection"
-_FEATURES = ("pooled", "class_token", "tokens")
 _FILES_AT_A_TIME, _ROWS_AT_A_TIME = 64, 16
 
 
 @dataclass(frozen=True)
 class Step:
-    """A pipeline that adds a column, with the arguments of a call and the feature of an extraction to keep.
+    """A pipeline that adds a column, with the settings of its task.
 
     `identity` is the fingerprint of the model, as runs store it; rows of another one are no continuation.
     """
@@ -53,25 +47,28 @@ class Step:
 
     def open(self, device: str) -> Answer:
         """Open the model and return the function from clouds to rows with the column."""
+        from hf_any3d.many_files.asking import Asked
+
+        record = TASKS[self.task]
         pipe = open_pipeline(self.task, self.model, device)
         size = usual_batch_size(pipe, self.batch_size)
-        # Models that may read a cloud in several parts are called as a whole; others run a batch in one pass.
-        run = (caller if self.task in (_CHAT, _BOXES) else answerer)(pipe, self.model, **self.arguments)
+        given = self.arguments | ({"feature": self.feature} if self.feature else {})
+        values = {
+            name: given.get(declared.argument or name, declared.default_at("many_files"))
+            for name, declared in settings_of(record.settings, "many_files").items()
+        }
+        asked = Asked(pipe, self.model, record, values, "many_files", further=self.arguments)
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             # A step may have smaller batches than those in which files are read.
             pieces = (clouds[start : start + size] for start in range(0, len(clouds), size))
-            results = [result for piece in pieces for result in run(piece)]
+            results = [result for piece in pieces for result in asked.results(piece)]
             rows = []
             for cloud, result in zip(clouds, results, strict=True):
                 if "error" in result:
                     rows.append({"error": with_name(cloud.name, ValueError(result["error"]))})
-                    continue
-                if self.task == _CHAT:
-                    result = result[0]["generated_text"]
-                elif self.task not in (_CLASSES, _BOXES):
-                    result = feature_of(result, self.feature)
-                rows.append({self.column: result})
+                else:
+                    rows.append({self.column: asked.answers.value(result["result"])})
             return rows
 
         return answer
@@ -79,13 +76,7 @@ class Step:
     @property
     def type(self) -> Any:
         """Type of the column in `datasets`."""
-        from datasets import List, Value
-
-        if self.task == _CLASSES:
-            return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
-        if self.task == _BOXES:
-            return answer_features()
-        return Value("string") if self.task == _CHAT else List(Value("float32"))
+        return TASKS[self.task].answers_class().feature()
 
 
 @dataclass(frozen=True)
@@ -221,6 +212,55 @@ def read_point_clouds(
     return CloudRows(tuple(list_files(paths)), converter, on_invalid)
 
 
+def ask(
+    rows: CloudRows,
+    task: str,
+    model: str | os.PathLike,
+    *,
+    column: str | None = None,
+    batch_size: int = 8,
+    keep_points: bool = False,
+    **settings: Any,
+) -> CloudRows:
+    """Add the answers of a model to each cloud, by any task that has rows, such as "point-cloud-segmentation".
+
+    Args:
+        rows: Rows of `read_point_clouds`. The model gets each complete cloud, whatever its columns are.
+        task: Name of a pipeline.
+        model: Directory or hub name.
+        column: Name of the column; by default that of the task.
+        batch_size: Clouds that a process runs at a time.
+        keep_points: Keep the columns of points too.
+        settings: Settings of the task, see `hf_any3d.registry.TASKS[task].settings`.
+
+    Raises:
+        TypeError: A setting that the task does not have.
+        ValueError: A setting out of range, a task without rows, a model that cannot be opened, or a column that
+            exists.
+        OSError: There is no such model.
+    """
+    record = TASKS[one_of("task", task, tuple(name for name, record in TASKS.items() if record.answers))]
+    answers = record.answers_class()
+    if answers.feature is Answers.feature:
+        raise ValueError(f"task is {task!r}, whose answers are no column of a table")
+    own = settings_of(record.settings)
+    arguments: dict[str, Any] = {}
+    feature = ""
+    for name, value in settings.items():
+        if name not in own:
+            raise TypeError(f"{task} has no setting {name!r}; expected some of {', '.join(own)}")
+        if reason := own[name].refused.get("many_files"):
+            raise ValueError(f"{name}: {reason}")
+        own[name].check(value)
+        if own[name].argument is None:
+            feature = value
+        elif value is not None or own[name].none:
+            arguments[own[name].argument or name] = value
+    return _add(
+        rows, Step(task, os.fspath(model), column or answers.column, arguments, feature, batch_size), keep_points
+    )
+
+
 def classify(
     rows: CloudRows,
     model: str | os.PathLike | None = None,
@@ -250,10 +290,9 @@ def classify(
     """
     from hf_any3d.pipelines import default_model
 
-    at_least(1, top_k=top_k, **_given(votes=votes))
-    name = default_model() if model is None else os.fspath(model)
-    arguments = _given(top_k=top_k, votes=votes, up_axis=up_axis)
-    return _add(rows, Step(_CLASSES, name, column, arguments, "", batch_size), keep_points)
+    name = default_model() if model is None else model
+    named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    return ask(rows, CLASSIFICATION.name, name, **named, top_k=top_k, votes=votes, up_axis=up_axis)
 
 
 def embed(
@@ -271,10 +310,8 @@ def embed(
     `model` may have any task, and `feature` is "pooled", "class_token", or "tokens" for the mean of the tokens;
     `classify` describes the other arguments and the errors.
     """
-    one_of("feature", feature, _FEATURES)
-    arguments = _given(up_axis=up_axis)
-    step = Step("point-cloud-feature-extraction", os.fspath(model), column, arguments, feature, batch_size)
-    return _add(rows, step, keep_points)
+    named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    return ask(rows, FEATURES.name, model, **named, feature=feature, up_axis=up_axis)
 
 
 def detect(
@@ -296,14 +333,12 @@ def detect(
     of all the best `top_k`. What overlaps is `nms`: the "turned" boxes, their "bounds" along the axes, or the bounds'
     "base"; None leaves no box out. `classify` describes the other arguments and the errors.
     """
-    from hf_any3d.modeling.layers.boxes import DetectionRule
-
-    DetectionRule(threshold=threshold, nms=nms, nms_iou=nms_iou, top_k=top_k)  # wrong values are errors here
-    arguments = _given(threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+    settings: dict[str, Any] = {"threshold": threshold, "nms_iou": nms_iou, "top_k": top_k, "up_axis": up_axis}
     # By default it is not named, so that runs of earlier versions go on.
     if nms != "turned":
-        arguments["nms"] = nms
-    return _add(rows, Step(_BOXES, os.fspath(model), column, arguments, "", batch_size), keep_points)
+        settings["nms"] = nms
+    named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    return ask(rows, DETECTION.name, model, **named, **settings)
 
 
 def caption(
@@ -322,14 +357,13 @@ def caption(
     `model` is a MiniGPT-3D, `text` the question, `max_new_tokens` the length of the longest answer, and `generation`
     further arguments of `generate`, such as `num_beams`; `classify` describes the other arguments and the errors.
     """
-    from hf_any3d.chat.generation import GENERATION_KEYS
-    from hf_any3d.pipelines.base import refuse_unknown
+    from hf_any3d.tasks.base import refuse_unknown
+    from hf_any3d.tasks.chat.generation import GENERATION_KEYS
 
     # Wrong names are errors here, and not in each process.
     refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
     arguments = {"text": text, "max_new_tokens": max_new_tokens, **generation}
-    step = Step(_CHAT, os.fspath(model), column, arguments, "", batch_size)
-    return _add(rows, step, keep_points)
+    return _add(rows, Step(CHAT.name, os.fspath(model), column, arguments, "", batch_size), keep_points)
 
 
 def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
@@ -345,10 +379,6 @@ def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
         identified = replace(step, identity=model_fingerprint(step.model))
     # The fingerprint is part of the settings by which a run is continued.
     return replace(kept, steps=(*rows.steps, identified))
-
-
-def _given(**arguments: Any) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 class _TableMaker:

@@ -126,13 +126,14 @@ class RowsWork:
 
     `open_answer` opens the models and returns the fields of `Opened`. Names are relative to
     `folder`, where the run was started; `given` is standard input, which is read in one process alone. With
-    `are_copied`, `open_answer` writes a labeled copy of each file.
+    `are_copied`, `open_answer` writes a labeled copy of each file; `file_type` is that of all.
     """
 
     open_answer: Callable[[], tuple[Answer, int] | Opened]
     folder: str = field(default_factory=os.getcwd)
     given: Mapping[str, InputFile] = field(default_factory=dict)
     are_copied: bool = False
+    file_type: str | None = None
 
     def open(self) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         """Open the models and return the function from a shard to its rows."""
@@ -142,8 +143,8 @@ class RowsWork:
 
         def rows(shard: Shard) -> Iterator[dict[str, Any]]:
             # Standard input cannot be opened by its name.
-            files = [self.given.get(name, InputFile(name, is_copied=self.are_copied)) for name in shard.files]
-            files = [replace(file, columns=opened.columns) for file in files]
+            files = [self.given.get(name, InputFile(name, None, self.file_type)) for name in shard.files]
+            files = [replace(file, columns=opened.columns, is_copied=self.are_copied) for file in files]
             return answer_files(files, opened.answer, opened.batch_size)
 
         return rows
@@ -233,13 +234,6 @@ def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], l
             return pipe(rows, batch_size=len(rows), progress=False, **arguments)
 
     return run
-
-
-def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -> Any:
-    """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean."""
-    if feature not in result:
-        raise ValueError(f"{what} {feature}: this model has none; expected pooled or tokens")
-    return result[feature].mean(axis=0) if feature == "tokens" else result[feature]
 
 
 def usual_batch_size(pipe: Any, wanted: int = 8) -> int:

@@ -1,19 +1,22 @@
-"""Pipelines, one file a task, and the models that they open without a name."""
+"""Pipelines of all tasks, which are in the folders of `hf_any3d.tasks`, and the models that open without a name."""
 
+import sys
 from pathlib import Path
 
+from hf_any3d import tasks
+from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
+from hf_any3d.tasks.classification.pipeline import PointCloudClassificationPipeline
+from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline
+from hf_any3d.tasks.detection.room_layouts import LayoutDetectionPipeline, LayoutTextPipeline
+from hf_any3d.tasks.features.pipeline import PointCloudFeatureExtractionPipeline
+from hf_any3d.tasks.features.scene_features import scene_features
+from hf_any3d.tasks.parts_by_name.pipeline import ZeroShotPointCloudSegmentationPipeline
+from hf_any3d.tasks.reconstruction.pipeline import PointCloudReconstructionPipeline
+
 # All are imported, since those of single model types register themselves with the pipeline of their task.
-from hf_any3d.pipelines.local_features import LocalFeaturesSegmentationPipeline
-from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
-from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
-from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline
-from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
-from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
-from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
-from hf_any3d.pipelines.room_layouts import LayoutDetectionPipeline, LayoutTextPipeline
-from hf_any3d.pipelines.scene_features import scene_features
-from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
-from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
+from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
+from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline
+from hf_any3d.tasks.zero_shot_classification.pipeline import ZeroShotPointCloudClassificationPipeline
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -31,6 +34,26 @@ __all__ = [
     "default_model",
     "scene_features",
 ]
+
+# Module before tasks had folders -> where it is now, by which programs of then still import it.
+_MODULES = {
+    "base": tasks.base,
+    "labeled_copies": tasks.segmentation.labeled_copies,
+    "local_features": tasks.segmentation.local_features,
+    "point_cloud_classification": tasks.classification.pipeline,
+    "point_cloud_feature_extraction": tasks.features.pipeline,
+    "point_cloud_object_detection": tasks.detection.pipeline,
+    "point_cloud_reconstruction": tasks.reconstruction.pipeline,
+    "point_cloud_segmentation": tasks.segmentation.pipeline,
+    "point_cloud_text_to_text": tasks.chat.pipeline,
+    "room_layouts": tasks.detection.room_layouts,
+    "zero_shot_point_cloud_classification": tasks.zero_shot_classification.pipeline,
+    "zero_shot_point_cloud_segmentation": tasks.parts_by_name.pipeline,
+}
+for _name, _module in _MODULES.items():
+    sys.modules[f"{__name__}.{_name}"] = _module
+    # Not of the function that has the name of its module
+    globals().setdefault(_name, _module)
 
 # Task -> the model that opens if none is named.
 DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}

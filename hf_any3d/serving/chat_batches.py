@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from hf_any3d.chat.generation import AnswerStreamer, EndMarkReached
 from hf_any3d.processing.chat_templates import Prompt
+from hf_any3d.tasks.chat.generation import AnswerStreamer, EndMarkReached
 
 
 @dataclass(eq=False)

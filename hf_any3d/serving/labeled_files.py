@@ -11,17 +11,17 @@ from pydantic import Field
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
-from hf_any3d.pipelines.labeled_copies import codes_in_file, labels_of_copy, labels_of_mesh
 from hf_any3d.serving.inputs import Upload
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import SegmentSettings, names_of
+from hf_any3d.serving.tasks import SEGMENT_PATH, SETTINGS_OF
+from hf_any3d.tasks.segmentation.labeled_copies import codes_in_file, labels_of_copy, labels_of_mesh
 from hf_any3d.utils.messages import one_line
 
 _TYPES = {"labels": "<i4", "scores": "<f4", "points": "<f4", "noise": "?"}
 
 
-class FileSettings(SegmentSettings):
+class FileSettings(SETTINGS_OF[SEGMENT_PATH]):  # pyright: ignore[reportGeneralTypeIssues]  made when it is imported
     """Settings of `/v1/segment/file`; `scores` adds the probability of each point's class to the file."""
 
     field: str | None = Field(None, description="Where the class goes, instead of the format's own place.")
@@ -38,7 +38,7 @@ class LabeledFile:
         self.settings = settings
         self.kind = upload.file_type or upload.name.rpartition(".")[2].lower()
         pipe = service.pipe
-        self.names = names_of(pipe, settings)
+        self.names = list(service.routes[SEGMENT_PATH].answers(settings).names)
         try:
             given = settings.classes, settings.field
             self.codes = codes_in_file(f"file.{self.kind}", self.names, pipe.model.config, *given)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from hf_any3d.chat.generation import Canceled
-from hf_any3d.pipelines.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
 from hf_any3d.processing.chat_templates import Prompt
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
+from hf_any3d.tasks.chat.generation import Canceled
+from hf_any3d.tasks.detection.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
 
 
 @dataclass(eq=False)

@@ -1,29 +1,6 @@
-"""Settings of each task, a folder a task, with which every door is compared.
+"""Tasks, a folder each: what it can be asked for, its pipeline, and how its answers are shown.
 
-`SETTINGS` has them by the names of the tasks. The service makes its requests of them. Commands, many files and the
-demo write the same options by hand, or the setting says why not; `tests/common/test_task_doors.py` compares them.
+A folder has `about.py` with the record `TASK` (see `hf_any3d.tasks.records`), `settings.py`, `pipeline.py` and
+`answer.py`. `hf_any3d.registry.TASKS` has the records by the names of the pipelines; command line, service, many files
+and demo are made from them.
 """
-
-from __future__ import annotations
-
-from hf_any3d.tasks.classification.settings import ClassificationSettings
-from hf_any3d.tasks.detection.settings import DetectionSettings
-from hf_any3d.tasks.features.settings import FeatureSettings
-from hf_any3d.tasks.parts_by_name.settings import PartsByNameSettings
-from hf_any3d.tasks.reconstruction.settings import ReconstructionSettings
-from hf_any3d.tasks.segmentation.settings import SegmentationSettings
-from hf_any3d.tasks.settings import DOORS, Setting, pipeline_arguments, setting, settings_of
-from hf_any3d.tasks.zero_shot_classification.settings import ZeroShotClassificationSettings
-
-SETTINGS: dict[str, type] = {
-    "point-cloud-classification": ClassificationSettings,
-    "zero-shot-point-cloud-classification": ZeroShotClassificationSettings,
-    "point-cloud-segmentation": SegmentationSettings,
-    "zero-shot-point-cloud-segmentation": PartsByNameSettings,
-    "point-cloud-object-detection": DetectionSettings,
-    "point-cloud-feature-extraction": FeatureSettings,
-    "point-cloud-reconstruction": ReconstructionSettings,
-}
-"""Task -> what it can be asked for. Chat models have the routes and settings of OpenAI's API."""
-
-__all__ = ["DOORS", "SETTINGS", "Setting", "pipeline_arguments", "setting", "settings_of"]

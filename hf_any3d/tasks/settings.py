@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 DOORS = ("command", "batch", "many_files", "service", "demo")
 """Where a task is asked, beside its pipeline: `hf-any3d TASK`, `hf-any3d batch`, `hf_any3d.many_files`, the service
@@ -21,7 +22,8 @@ class Setting:
         argument: Name of the pipeline's argument, where it has another one; None for what a door does with the answer.
         low: Lowest number.
         high: Highest number.
-        takes_none: Whether None is a value of its own; else it stands for "not given".
+        none: What None stands for where it is a value of its own; else it stands for "not given".
+        is_named: Whether calls, and what is stored of runs, name it always; else only where it is given.
         defaults: Door -> default that only this door has.
         refused: Door -> why it does not take the setting.
         names: Door -> name of the setting there, where it has another one.
@@ -34,13 +36,40 @@ class Setting:
     argument: str | None = ""
     low: float | None = None
     high: float | None = None
-    takes_none: bool = False
+    none: str = ""
+    is_named: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     type: Any = None
     default: Any = None
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """Types of the values, without that of None."""
+        kinds = get_args(self.type) if get_origin(self.type) in (Union, UnionType) else (self.type,)
+        return tuple(kind for kind in kinds if kind is not type(None))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words to choose from; none where any value may be given."""
+        return tuple(word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind))
+
+    @property
+    def is_number(self) -> bool:
+        """Whether values are numbers."""
+        return any(kind in (int, float) for kind in self.kinds)
+
+    def check(self, value: Any) -> None:
+        """Raise a ValueError for a value out of range; types are those that the caller gives."""
+        if isinstance(value, str) and self.words and value not in self.words:
+            raise ValueError(f"{self.name} is {value!r}; expected one of {', '.join(self.words)}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if self.low is not None and not value >= self.low:
+                raise ValueError(f"{self.name} is {value!r}; expected at least {self.low:g}")
+            if self.high is not None and not value <= self.high:
+                raise ValueError(f"{self.name} is {value!r}; expected at most {self.high:g}")
 
     def default_at(self, door: str) -> Any:
         """Return the default at a door."""
@@ -74,7 +103,7 @@ def pipeline_arguments(kind: type, values: Mapping[str, Any], door: str) -> dict
     """
     arguments = {}
     for name, declared in settings_of(kind, door).items():
-        is_given = declared.takes_none or values[name] != declared.default_at(door)
+        is_given = declared.is_named or values[name] != declared.default_at(door)
         if declared.argument is not None and is_given:
             arguments[declared.argument or name] = values[name]
     return arguments

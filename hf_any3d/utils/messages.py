@@ -167,3 +167,8 @@ def model_errors(model: object, failure: str = "cannot be opened") -> Iterator[N
 def _shorten(error: object) -> str:
     text = one_line(error)
     return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 3]}..."
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, such as "1 file", "2 files", "2 boxes" or "2 meshes"."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith(('x', 'sh')) else 's'}"

@@ -26,7 +26,7 @@ import transformers
 from transformers import Pipeline
 
 from hf_any3d import ChatSession
-from hf_any3d.chat.generation import AnswerStreamer
+from hf_any3d.tasks.chat.generation import AnswerStreamer
 from hf_any3d.utils.atomic_files import write_json
 from studies.speed._chat_model import PRESETS, QUESTION, build_pipeline, random_clouds
 from studies.speed._measure import Spent, timed

@@ -3,7 +3,7 @@ from threading import Event
 import pytest
 import torch
 
-from hf_any3d.chat.generation import (
+from hf_any3d.tasks.chat.generation import (
     PUBLISHED_GENERATION,
     AnswerStreamer,
     Canceled,

@@ -178,7 +178,7 @@ def test_labels_that_are_not_numbered_from_0_are_refused():
 
 def test_labels_in_a_set_have_no_order():
     """Each process has another one, so that rows of features would belong to other labels."""
-    from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_labels
+    from hf_any3d.tasks.zero_shot_classification.pipeline import as_labels
 
     assert as_labels(["chair", "lamp"]) == as_labels({"chair": 1, "lamp": 2}) == ("chair", "lamp")
     for labels in ({"chair", "lamp"}, frozenset({"chair", "lamp"})):

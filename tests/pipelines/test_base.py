@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hf_any3d.pipelines.base import Clouds, as_clouds, refuse_non_finite, stem_of
-from hf_any3d.pipelines.room_layouts import scan_of_messages
-from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_labels
+from hf_any3d.tasks.base import Clouds, as_clouds, refuse_non_finite, stem_of
+from hf_any3d.tasks.detection.room_layouts import scan_of_messages
+from hf_any3d.tasks.zero_shot_classification.pipeline import as_labels
 
 ROWS = [[0.0, 1.0, 2.0], [3, 4, 5]]
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
-from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
+from hf_any3d.tasks.classification.pipeline import PointCloudClassificationPipeline
+from hf_any3d.tasks.parts_by_name.pipeline import ZeroShotPointCloudSegmentationPipeline
 from tests.errors import raises
 
 NAMES = {0: "chair", 1: "lamp", 2: "sofa"}

@@ -16,9 +16,10 @@ class ClassificationSettings:
 
     top_k: int | None = setting(
         5,
-        "Number of labels; null for all.",
+        "Number of labels.",
         low=1,
-        takes_none=True,
+        none="all",
+        is_named=True,
         defaults={"command": 3, "batch": 3, "many_files": 1},
         refused={"demo": "the page shows the eight likeliest"},
     )
@@ -27,7 +28,7 @@ class ClassificationSettings:
     )
     unknown: bool | None = setting(
         None,
-        "False for labels without the model's unknown score.",
+        "Say how unlike the training's clouds each is, if the model knows, and what else speaks against the answer.",
         defaults={"command": True},
         refused={
             "batch": "a table has the column wherever the model has the score",
@@ -35,4 +36,4 @@ class ClassificationSettings:
             "demo": "the page shows labels alone",
         },
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)

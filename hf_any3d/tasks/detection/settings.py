@@ -18,11 +18,11 @@ _OWN = _PAGE | {"many_files": _BOXES}
 class DetectionSettings:
     """Settings of `point-cloud-object-detection`."""
 
-    threshold: float = setting(0.5, "Lowest score of a box.", low=0, high=1, takes_none=True, refused=_SLIDER)
+    threshold: float = setting(0.5, "Lowest score of a box.", low=0, high=1, is_named=True, refused=_SLIDER)
     nms: Literal["turned", "bounds", "base"] | None = setting(
         "turned",
-        "What overlaps: the turned boxes, their bounds along the axes, or the bounds' base; null leaves no box out.",
-        takes_none=True,
+        "What overlaps: the turned boxes, their bounds along the axes, or the bounds' base.",
+        none="no box is left out",
         refused=_PAGE,
     )
     nms_iou: float = setting(
@@ -30,11 +30,11 @@ class DetectionSettings:
         "Of two boxes that overlap by more, the likelier one stays.",
         low=0,
         high=1,
-        takes_none=True,
+        is_named=True,
         refused=_PAGE,
     )
-    top_k: int | None = setting(None, "Largest number of boxes of a cloud.", low=1, takes_none=True, refused=_PAGE)
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", takes_none=True)
+    top_k: int | None = setting(None, "Largest number of boxes of a cloud.", low=1, is_named=True, refused=_PAGE)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)
     task: Literal["objects", "layout", "all"] | None = setting(
         None, _WRITES + "what is written, objects by default.", refused=_OWN
     )

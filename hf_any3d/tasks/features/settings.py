@@ -14,9 +14,10 @@ class FeatureSettings:
 
     feature: Literal["pooled", "class_token", "tokens"] = setting(
         "pooled",
-        "tokens: with their centers.",
+        "Which feature; of tokens rows have the mean, and the service each with its center.",
         # The pipeline returns all of them.
         argument=None,
+        is_named=True,
         refused={"demo": "shapes are similar by the pooled feature, the one that models compare"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)

@@ -8,7 +8,6 @@ from typing import Literal
 from hf_any3d.tasks.classification.settings import AT_ONCE
 from hf_any3d.tasks.settings import setting
 
-_ROWS = {"many_files": "rows have one answer a cloud; `hf-any3d batch segment` writes labeled copies"}
 _SHOWN = {"demo": "the page shows objects, whose points all have a part"}
 
 
@@ -16,32 +15,32 @@ _SHOWN = {"demo": "the page shows objects, whose points all have a part"}
 class SegmentationSettings:
     """Settings of `point-cloud-segmentation`."""
 
-    category: str | None = setting(None, "Category of the object, for models of parts.", refused=_ROWS)
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", refused=_ROWS)
+    category: str | None = setting(None, "Category of the object, for models of parts.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
     max_points: int | None = setting(
         None,
         "Thin larger clouds out to this many points.",
         low=1,
-        refused=_ROWS | {"demo": "larger clouds are thinned anyway"},
+        refused={"demo": "larger clouds are thinned anyway"},
     )
     votes: bool = setting(
         False,
         "Answer by the mean of turned or mirrored copies, as a model was judged.",
-        refused=_ROWS | {"demo": AT_ONCE},
+        refused={"demo": AT_ONCE},
     )
     unit: Literal["meters", "feet", "us-feet"] | None = setting(
-        None, "Unit of scans whose files say none, for models of tiles.", refused=_ROWS | _SHOWN
+        None, "Unit of scans whose files say none, for models of tiles.", refused=_SHOWN
     )
     none_of_these: bool = setting(
-        False, "Label points that are unlike all learned ones so, for models of tiles.", refused=_ROWS | _SHOWN
+        False, "Label points that are unlike all learned ones so, for models of tiles.", refused=_SHOWN
     )
     noise: bool = setting(
         False,
         "Label points far below the ground, and lone ones far above it, so, for models of tiles.",
-        refused=_ROWS | _SHOWN,
+        refused=_SHOWN,
     )
     adapt: bool = setting(
         False,
         "Learn once more from the points that the model is sure of, for models of tiles; slower.",
-        refused=_ROWS | {"demo": AT_ONCE},
+        refused={"demo": AT_ONCE},
     )

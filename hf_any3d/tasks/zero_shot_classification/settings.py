@@ -7,9 +7,6 @@ from typing import Literal
 
 from hf_any3d.tasks.settings import setting
 
-_ONE_BY_ONE = "many files are asked with labels of their model; `hf-any3d zero-shot` takes files with words"
-NOT_MANY = {"batch": _ONE_BY_ONE, "many_files": _ONE_BY_ONE}
-
 
 @dataclass(frozen=True)
 class ZeroShotClassificationSettings:
@@ -19,27 +16,27 @@ class ZeroShotClassificationSettings:
         None,
         "Labels to choose from, for zero-shot models alone.",
         argument="candidate_labels",
-        refused=NOT_MANY,
     )
     template: str | None = setting(
         None,
         "Text with {} for a label, for zero-shot models.",
         argument="hypothesis_template",
-        refused=NOT_MANY | {"demo": "the page asks with the model's own text"},
+        refused={"demo": "the page asks with the model's own text"},
     )
     text_embeds: tuple[tuple[float, ...], ...] | None = setting(
         None,
         "Features of the labels, (labels, width), in place of the model's text encoder.",
         # There they are a file.
         names={"command": "text_features"},
-        refused=NOT_MANY | {"demo": "words are typed there"},
+        refused={"demo": "words are typed there"},
     )
     top_k: int | None = setting(
         5,
-        "Number of labels; null for all.",
+        "Number of labels.",
         low=1,
-        takes_none=True,
-        defaults={"command": 3},
-        refused=NOT_MANY | {"demo": "the page shows all words"},
+        none="all",
+        is_named=True,
+        defaults={"command": 3, "batch": 3, "many_files": 1},
+        refused={"demo": "the page shows all words"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", refused=NOT_MANY)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from hf_any3d.chat.generation import Answerer, AnswerStreamer, streamed
 from hf_any3d.processing.chat_messages import take_clouds
+from hf_any3d.tasks.chat.generation import Answerer, AnswerStreamer, streamed
 
 
 class ChatSession:

@@ -20,7 +20,9 @@ from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.tasks import part_mask
-from hf_any3d.pipelines.base import (
+from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
+from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
+from hf_any3d.tasks.base import (
     PROGRESS_FROM,
     PointCloudPipeline,
     check_formats,
@@ -31,9 +33,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.pipelines.labeled_copies import LabeledCopies, file_of, labels_of_mesh
-from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
-from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
+from hf_any3d.tasks.segmentation.labeled_copies import LabeledCopies, file_of, labels_of_mesh
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
 

@@ -18,10 +18,10 @@ from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
-from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize, without_none
-from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline, _Merge
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
 from hf_any3d.registry import NOISE, NONE_OF_THESE
+from hf_any3d.tasks.base import refuse_non_finite, return_free_memory, specialize, without_none
+from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline, _Merge
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
-from hf_any3d.chat.generation import streamed, take_generation
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
 from hf_any3d.data.room_voxels import VoxelizedRoom
@@ -21,12 +20,13 @@ from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.layers.layouts import DroppedLine, Layout, Wall, read_lines
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
-from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
-from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
-from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_labels
 from hf_any3d.processing.chat_messages import is_conversation, take_clouds
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
+from hf_any3d.tasks.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
+from hf_any3d.tasks.chat.generation import streamed, take_generation
+from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
+from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline, Scan
+from hf_any3d.tasks.zero_shot_classification.pipeline import as_labels
 
 logger = logging.getLogger(__name__)
 

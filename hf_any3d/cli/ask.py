@@ -1,0 +1,129 @@
+"""Ask a model about files: what the commands of all tasks share, in this process or as a run that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, option
+from hf_any3d.cli.inputs import Files, Inputs, finish
+from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
+from hf_any3d.cli.runs import RunOptions, run_task
+from hf_any3d.cli.task_options import doubt_in_words, options_of
+from hf_any3d.many_files.asking import Asked
+from hf_any3d.many_files.files import Cloud
+from hf_any3d.registry import TASKS
+from hf_any3d.tasks.records import Task
+
+Output = Annotated[
+    Path | None,
+    option(
+        "Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv; of a run also .jsonl, "
+        ".parquet)."
+    ),
+]
+
+
+def ask(
+    task: str,
+    files: list[str],
+    model: str | None,
+    values: Mapping[str, Any],
+    options: FileOptions,
+    runs: RunOptions,
+    output: Path | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    types: tuple[str, ...] = (*VIEWS, *DATA),
+    check: Callable[[str, Inputs, str], None] = lambda *_: None,
+    write: Callable[[Asked, dict[str, Any], Inputs, str], None] | None = None,
+) -> None:
+    """Answer files, and print a line for each, or JSON or CSV of all.
+
+    Args:
+        task: Name of the pipeline.
+        files: Words of the command line, which may begin with the model.
+        model: Directory or hub name; None for the one among `files`, or the packaged one where there is one.
+        values: Settings of the task by their names.
+        options: How files are read and rows are printed.
+        runs: Whether this is a run that can be resumed.
+        output: A page, picture or table; other types are written by `write`.
+        batch_size: Clouds of a batch.
+        device: Where the model runs.
+        types: Endings of the output.
+        check: Checks model, inputs and ending before the model is loaded.
+        write: Writes other outputs from the results by the names of their files.
+    """
+    record = TASKS[task]
+    if runs.are_given:
+        run_task(task, values, files, model, output, options, runs, batch_size, device)
+        return
+    name, inputs, suffix = find_all(files, model, record.command, output, types, options, record.also)
+    check(name, inputs, suffix)
+    asked = Asked(
+        open_pipeline(task, name, device),
+        name,
+        record,
+        values,
+        "command",
+        on_page=suffix == ".html",
+        words_of_doubt=doubt_in_words,
+    )
+    answers = asked.answers
+    gallery = Gallery(output, len(inputs), answers.up_axis)
+    titles = inputs.titles()
+    results: dict[str, Any] = {}  # by file
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud, result in zip(clouds, asked.results(clouds), strict=True):
+            if "error" in result:
+                rows.append(result)
+                continue
+            row = result["row"]
+            if write is not None:
+                results[cloud.name] = result["result"]
+            # Without a page or picture the cloud need not be read again.
+            if gallery.output is not None and write is None:
+                caption = answers.caption(row)
+                title = f"{titles[cloud.name]}: {caption}" if caption else titles[cloud.name]
+                gallery.add_view(answers.view(cloud.data, result["result"]), cloud.data, title)
+            rows.append(row)
+        return rows
+
+    def cells(row: Row) -> Iterator[Row]:
+        return file_cells(row, answers.cells(row))
+
+    # Where a pipeline reads a cloud in several parts, these are its batches.
+    size = 1 if asked.is_whole else batch_size or asked.batch_size
+    rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
+    if write is None:
+        gallery.write(f"{answers.column} by {name}")
+    # Tables, which have errors too, are written with the rows already.
+    elif output is not None and suffix not in DATA and results:
+        write(asked, results, inputs, suffix)
+    finish(rows)
+
+
+def command_of(task: Task) -> Callable[..., None]:
+    """Make the command of a task that needs nothing but its settings and answers."""
+    asked_options = Annotated[Any, options_of(task.settings)]
+
+    def command(
+        files: Files,
+        asked: asked_options,  # pyright: ignore[reportInvalidTypeForm]  made when the program runs
+        options: FileOptions,
+        runs: RunOptions,
+        model: Model = None,
+        output: Output = None,
+        batch_size: BatchSize = None,
+        device: Device = None,
+    ) -> None:
+        ask(task.name, files, model, asked.values(), options, runs, output, batch_size, device)
+
+    command.__name__ = task.command.replace("-", "_")
+    command.__doc__ = task.help
+    # Not as a text, since it is known in this function alone.
+    command.__annotations__["asked"] = asked_options
+    return command

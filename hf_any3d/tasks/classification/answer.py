@@ -1,0 +1,142 @@
+"""Answers of classifiers: labels with scores, and why they may be wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.no_object import why_no_object
+from hf_any3d.registry import NONE_OF_THESE
+from hf_any3d.tasks.answers import Again, Answers, Doubt, Row, View
+from hf_any3d.utils.messages import printable
+
+UNLIKE_FROM, MUCH_LESS = 0.01, 1.5
+"""Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
+then clearly looks like something known (`studies/results/none_of_these.md`)."""
+_MOST_SHOWN = 8
+_UNLIKE_FROM_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
+
+
+class ClassificationAnswers(Answers):
+    """Labels, the likeliest first; a label of None stands for none of the classes."""
+
+    column = "predictions"
+    for_doubts = {"one_sided": True}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.is_regression = self.config.problem_type == "regression"
+        # What a page has room for
+        if self.on_page and "top_k" not in self.settings:
+            self.arguments["top_k"] = _MOST_SHOWN
+        # Only scores with a projection or an energy are near 0 for clouds like those of the training.
+        is_of_scans = getattr(self.config, "unknown_width", None) or getattr(self.config, "unknown_energy", None)
+        self._unlike_from = UNLIKE_FROM if is_of_scans else _UNLIKE_FROM_ELSE
+
+    @cached_property
+    def _width(self) -> int:
+        return max(len(printable(name)) for name in self._names())
+
+    def _names(self) -> Iterable[str]:
+        return self.config.id2label.values()
+
+    def value(self, result: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the labels without what is for doubts alone."""
+        return [{name: value for name, value in one.items() if name != "one_sided"} for one in result]
+
+    def line(self, row: Row) -> str:
+        """Return labels with their scores, in columns."""
+        texts = []
+        for prediction in row[self.column]:
+            score = prediction["score"]
+            number = f"{score:12.6g}" if self.is_regression else f"{100 * score:5.1f} %"
+            # A cloud that is none of the classes has a single prediction without a label.
+            if prediction["label"]:
+                texts.append(f"{printable(prediction['label']):<{self._width}} {number}")
+        return "   ".join(texts) or NONE_OF_THESE
+
+    @staticmethod
+    def cells(row: Row) -> Iterable[Row]:
+        """Return one row: label and score, then those of the next best labels."""
+        cells: dict[str, Any] = {}
+        for number, prediction in enumerate(row.get("predictions") or (), 1):
+            ending = "" if number == 1 else f"_{number}"
+            cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
+            # The unknown score is of the cloud, and the same for each of its labels.
+            if number == 1 and "unknown" in prediction:
+                cells["unknown"] = f"{prediction['unknown']:.6f}"
+        return [cells] if cells else []
+
+    @staticmethod
+    def feature() -> Any:
+        """Return the type of labels with their scores."""
+        from datasets import List, Value
+
+        return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
+
+    def caption(self, row: Row) -> str:
+        """Return the best label; of a regression all numbers are the answer."""
+        if self.is_regression:
+            return self._numbers(row[self.column])
+        best = row[self.column][0]
+        return f"{best['label']}, {100 * best['score']:.0f} %" if best["label"] else NONE_OF_THESE
+
+    def _numbers(self, predictions: list[dict[str, Any]]) -> str:
+        # Numbers of any unit, of which six digits tell enough.
+        return ", ".join(f"{number['label']} {number['score']:.6g}" for number in predictions)
+
+    def plain(self, result: list[dict[str, Any]], cloud: PointCloudData) -> dict[str, Any]:
+        """Return the labels."""
+        del cloud
+        return {"labels": self.value(result)}
+
+    def view(self, cloud: PointCloudData, result: list[dict[str, Any]]) -> View:
+        """Return the shares of the labels; numbers of a regression are none."""
+        del cloud
+        if self.is_regression:
+            return View(note=self._numbers(result))
+        return View(shares=[(one["label"] or NONE_OF_THESE, one["score"]) for one in result])
+
+    def doubt(self, cloud: PointCloudData, result: list[dict[str, Any]], again: Again) -> Doubt | None:
+        """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
+        # Whoever wants no unknown score wants no doubts either.
+        if self.settings.get("unknown") is False:
+            return None
+        # From what is seen without the model to what only the model knows.
+        best = result[0]
+        reason = why_no_object(cloud, self.up_axis, self.config)
+        if reason is not None:
+            return Doubt(reason)
+        unknown = best.get("unknown", 0.0)
+        turned = self._why_turned(unknown, again) if unknown > self._unlike_from else None
+        if turned is None and best.get("one_sided", 0.0) > 0.5:
+            return Doubt(
+                "looks as if seen from one side, and the model has learned whole shapes: scan it from more sides, "
+                "or train with scans like it"
+            )
+        return turned
+
+    def _why_turned(self, unknown: float, again: Again) -> Doubt | None:
+        """Find whether a cloud is unlike those of the training because it lies on its side."""
+        # Two more runs of the model, which only clouds in doubt get.
+        labeled = {}
+        for axis in "xyz":
+            result = None if axis == self.up_axis else again(axis)
+            # If no class is likely either when it is turned, the axis is not what is wrong.
+            if result and result[0]["label"] is not None:
+                labeled[axis] = result[0]
+        best = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
+        if best is None or not _clearly_less(labeled[best]["unknown"], unknown):
+            return None
+        return Doubt(f"if {best} points up it looks like {labeled[best]['label']}", ("up_axis", best))
+
+
+def _clearly_less(unknown: float, other: float) -> bool:
+    """Return whether a cloud is much less unlike those of the training than if another axis points up."""
+    least = 1e-9  # a score in single precision may be 0 or 1
+    first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
+    # As logits, since scores near 0 or 1 differ in far decimals alone.
+    return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS

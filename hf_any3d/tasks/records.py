@@ -1,0 +1,52 @@
+"""What a task declares of itself: the record in `about.py` of its folder. It imports nothing that takes time."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """Task of the models with one kind of head.
+
+    Attributes:
+        auto_class: Class that opens any of them, of `hf_any3d.integration.auto` or of transformers.
+        kind: What messages call such a model.
+        command: The command of `hf-any3d` that runs it.
+        pipeline: Class of `pipeline.py` in the folder; None for tasks without a pipeline.
+        name: Name of the pipeline.
+        settings: Dataclass of `settings.py`: what the task can be asked for.
+        answers: Class of `answer.py`, by which doors show answers; None for a task with doors of its own.
+        help: What its command does, in the words of help; empty where the command is written by hand.
+        also: Commands whose models it takes, too.
+        rows: Its word for rows of many files: `hf-any3d batch WORD`; None if there are none.
+        route: Path in the service; None if it has none. Tasks with the same path share its settings.
+        question: What its page asks.
+        heading: What stands above the answer on its page.
+        folder: Folder in `hf_any3d/tasks/`; the registry fills it in.
+    """
+
+    auto_class: str
+    kind: str
+    command: str
+    pipeline: str | None = None
+    name: str = ""
+    settings: Any = None
+    answers: str | None = None
+    help: str = ""
+    also: tuple[str, ...] = ()
+    rows: str | None = None
+    route: str | None = None
+    question: str = ""
+    heading: str = ""
+    folder: str = ""
+
+    def pipeline_class(self) -> type:
+        """Return the class of the pipeline; importing it takes seconds."""
+        return getattr(importlib.import_module(f"hf_any3d.tasks.{self.folder}.pipeline"), str(self.pipeline))
+
+    def answers_class(self) -> Any:
+        """Return the class by which answers are shown, of `hf_any3d.tasks.answers.Answers`."""
+        return getattr(importlib.import_module(f"hf_any3d.tasks.{self.folder}.answer"), str(self.answers))
