@@ -134,7 +134,8 @@ def fields_of(
     original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
 ) -> dict[str, Any]:
     """Return the fields of `PointTransformerV3Config` of a file."""
-    if rules.defaults is None and (missing := [name for name in _POINTCEPT if name not in arguments]):
+    missing = [name for name in _POINTCEPT if name not in arguments]
+    if rules.defaults is None and missing:
         raise ValueError(
             f"the arguments lack {missing[0]!r}, which is {_POINTCEPT[missing[0]]} by default in Pointcept and "
             f"{_BASE[missing[0]]} in the detached repository; state it"

@@ -107,7 +107,8 @@ def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
 def _refuse_other_turns(where: str, names: Iterable[str]) -> None:
     names = list(names)
     # Else the turn of such a column would be ignored without a word.
-    if "heading" not in names and (other := [name for name in names if name in _TURNS]):
+    other = [name for name in names if name in _TURNS]
+    if "heading" not in names and other:
         raise PointCloudFileError(f"{where}: {other[0]}; expected heading, radians about the up axis")
 
 

@@ -104,7 +104,8 @@ class StageArguments:
         if self.model_name_or_path is not None and given:
             raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
         # A model comes from the previous stage or from all of its parts.
-        if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
+        missing = [part for part in PARTS if part not in given]
+        if self.model_name_or_path is None and missing:
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
 
@@ -395,7 +396,8 @@ class StageTrainer(PointTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
-        if self.lr_scheduler is None and (schedule := self.args.step_schedule) is not None:
+        schedule = self.args.step_schedule
+        if self.lr_scheduler is None and schedule is not None:
             self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)

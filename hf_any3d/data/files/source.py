@@ -122,7 +122,8 @@ class ReadLimits:
         expanded = 0 if stored is None or decoded <= FREE_BYTES else -(-decoded // max(stored, 1))
         limited = {"points": points, "faces": faces, "bytes": decoded, "expansion": expanded}
         for name, value in limited.items():
-            if value > (most := getattr(self, name)):
+            most = getattr(self, name)
+            if value > most:
                 what = f"times the {stored} bytes of the file" if name == "expansion" else name
                 raise PointCloudError(
                     f"{value} {what}; at most {most} are read (pass limits=ReadLimits({name}=…) or set "
