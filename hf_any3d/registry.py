@@ -15,23 +15,22 @@ from pathlib import Path
 from hf_any3d.modeling.records import FEATURES as FEATURES, ModelType, Record
 from hf_any3d.tasks.records import Task
 
-TASKS = {
-    task.name: task
-    for task in (
-        # By module, as importing the folders takes no time.
-        replace(importlib.import_module(f"hf_any3d.tasks.{folder}.about").TASK, folder=folder)
-        for folder in (
-            "classification",
-            "features",
-            "detection",
-            "reconstruction",
-            "segmentation",
-            "chat",
-            "zero_shot_classification",
-            "parts_by_name",
-        )
-    )
-}
+TASK_FOLDERS = (
+    "classification",
+    "features",
+    "detection",
+    "reconstruction",
+    "segmentation",
+    "chat",
+    "zero_shot_classification",
+    "parts_by_name",
+)
+"""Folders in `hf_any3d/tasks/`, each with a record, `about.py`."""
+TASKS: dict[str, Task] = {}
+for _folder in TASK_FOLDERS:
+    # A record and the settings that it names take no time to import.
+    _task: Task = importlib.import_module(f"hf_any3d.tasks.{_folder}.about").TASK
+    TASKS[_task.name] = replace(_task, folder=_folder)
 """By the name of the pipeline; see `hf_any3d.tasks.records`."""
 # Without a folder, since it is there to be trained further.
 TASKS["pre-training"] = Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# How to add a model, and how to add a task.
+PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8").split("\n# Add a task\n")
 # A training of one step.
 SMALL = ("--points", 4, "--batch-size", 2, "--max_steps", 1, "--use_cpu")
 
@@ -89,6 +91,18 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def follow(folder: Path, page: str, place: str) -> list[str]:
+    """Write the files of a page, and its line into the registry at a place; return the names of the files."""
+    blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
+    *files, (registry, line) = blocks
+    for name, text in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    assert line.count("\n") == 1
+    add_line(folder / registry, place, line.rstrip())
+    return [name for name, _ in files]
+
+
 def add_file_format(folder: Path) -> str:
     (folder / "hf_any3d/data/files/corners.py").write_text(
         "import numpy as np\n"
@@ -103,7 +117,7 @@ import hf_any3d, json
 print(len(hf_any3d.read_point_cloud("cube.corners")))
 print(tuple(hf_any3d.PointCloudProcessor(num_points=2)("cube.corners")["points"][0].shape))
 print(len(json.loads(command("predict", "cube.corners", "--no-unknown", "--json"))[0]["predictions"]))
-command("batch", "convert", "cube.corners", "--output", "ply")
+command("data", "convert", "cube.corners", "--output", "ply")
 print(len(hf_any3d.read_point_cloud("ply/cube.corners.ply")))
 """
     return program
@@ -224,15 +238,8 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 
 
 def add_model(folder: Path) -> str:
-    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
-    *files, (registry, line) = blocks
-    for name, text in files:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    assert [Path(name).parent.as_posix() for name, _ in files] == [*["modeling/pospool"] * 4, "conversions"]
-    assert line.count("\n") == 1
-    add_line(folder / registry, "for folder in (", line.rstrip())
+    files = follow(folder, PAGE[0], "for folder in (")
+    assert [Path(name).parent.as_posix() for name in files] == [*["modeling/pospool"] * 4, "conversions"]
     return f"""
 import hf_any3d, json, torch
 from transformers import AutoModel, pipeline
@@ -255,6 +262,46 @@ from hf_any3d.conversions import convert_pospool
 from hf_any3d.hub.names import check_name
 check_name("authors/pospool")  # a published name, which has a cache of its own
 print("pospool (a small network, trained from scratch)" in " ".join(command("train", "--help-all").split()))
+"""
+
+
+def add_task(folder: Path) -> str:
+    files = follow(folder, PAGE[1], "TASK_FOLDERS = (")
+    assert [Path(name).parent.as_posix() for name in files] == ["hf_any3d/tasks/extent"] * 4
+    shutil.copy(ROOT / "examples/data/chair.ply", folder / "chair.ply")
+    return """
+import json
+import hf_any3d, pyarrow.parquet
+from fastapi.testclient import TestClient
+from transformers import pipeline
+from hf_any3d import many_files
+from hf_any3d.demo.page import ExampleShapes
+from hf_any3d.demo.task_pages import TaskAnswers, TaskPage
+from hf_any3d.integration.registration import task_of
+from hf_any3d.pipelines import default_model
+from hf_any3d.serving.app import create_app
+from hf_any3d.serving.service import Service
+model = default_model()
+extent = pipeline("point-cloud-extent", model=model)
+asked = extent("chair.ply", share=0.9)
+print(sorted(asked), asked["height"] < extent("chair.ply")["height"])
+found = json.loads(command("extent", "chair.ply", "--share", 0.9, "--json"))[0]["extent"]
+print("command", found == asked)
+command("extent", "chair.ply", "--share", 0.9, "--output", "extent.parquet", "--workers", 1)
+print("run", pyarrow.parquet.read_table("extent.parquet")["extent"][0].as_py() == asked)
+clouds = many_files.ask(many_files.read_point_clouds("chair.ply"), "point-cloud-extent", model, share=0.9)
+print("rows", next(clouds.open()(clouds.files))["extent"] == asked)
+classify = pipeline("point-cloud-classification", model=model)
+service = Service("own", task_of(model), classify)
+with TestClient(create_app(service)) as client:
+    answer = client.post("/v1/extent", files={"file": open("chair.ply", "rb")}, data={"share": "0.9"})
+    refused = client.post("/v1/extent", files={"file": open("chair.ply", "rb")}, data={"share": "0.1"})
+print("service", answer.json()["answers"][0]["extent"] == asked, refused.status_code)
+shapes = ExampleShapes()
+answers = TaskAnswers("point-cloud-extent", extent, shapes)
+TaskPage("own", shapes, answers).build()
+shown = answers.ask(hf_any3d.read_point_cloud("chair.ply"), share=0.9)
+print("demo", f"{asked['height']:.2f}" in shown.note)
 """
 
 
@@ -325,6 +372,7 @@ ADDITIONS = {
     "encoder_family": add_encoder_family,
     "head": add_head,
     "model": add_model,
+    "task": add_task,
     "skeleton": add_skeleton,
     "peft_method": add_peft_method,
 }
@@ -367,6 +415,17 @@ def test_a_model_with_a_converter_and_a_released_file_is_its_files_and_a_line(co
         *["PosPoolModel True"] * 2,
         "True True",
         "True",
+    ]
+
+
+def test_a_task_is_a_folder_and_a_line_and_answers_through_all_doors(copy):
+    assert copy.printed("task").split("\n")[:6] == [
+        "['height', 'sides'] True",
+        "command True",
+        "run True",
+        "rows True",
+        "service True 400",
+        "demo True",
     ]
 
 

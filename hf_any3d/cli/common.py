@@ -29,12 +29,13 @@ from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, hub_is_known, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
-CHAT = "point-cloud-text-to-text"
+CHAT = CHAT_TASK.name
 # Seconds until a bar or a message about progress appears.
 PATIENCE = 2.0
 
@@ -504,14 +505,25 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
 
 
-def open_any_model(model: str, device: str | None, template: str | None, tasks: Sequence[str] = ()) -> tuple[str, Any]:
-    """Open a model of any kind, or of some tasks, and say what was loaded; return its task and pipeline."""
+def open_any_model(
+    model: str, device: str | None, template: str | None, tasks: Sequence[str] = (), command: str | None = None
+) -> tuple[str, Any]:
+    """Open a model of any kind, or of some tasks, and say what was loaded; return its task and pipeline.
+
+    With `command` it is opened for the task of this command, which takes such models, too.
+    """
     read_model_config(model)  # fetches and converts a published checkpoint, or asks for its license
     load_libraries()
     from hf_any3d.integration.registration import task_of
 
     with model_errors(model):
         task = task_of(model)
+    if command is not None:
+        own = TASKS[task].command
+        able = {other.command: name for name, other in TASKS.items() if other.command == own or own in other.also}
+        if command not in able:
+            raise ValueError(f"{model}: --task {command}: such a model does {', '.join(able)}")
+        task = able[command]
     if tasks and task not in tasks:
         raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(tasks)}")
     if task != CHAT and template is not None:

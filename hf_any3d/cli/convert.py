@@ -130,7 +130,7 @@ def _refuse_points(file: Path) -> None:
     ending = file.suffix[1:].lower()
     if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
         raise ValueError(
-            f"{file}: a point file, and this command converts models; expected hf-any3d batch convert {file} --to ply "
+            f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to ply "
             "--output FOLDER"
         )
 

@@ -16,6 +16,7 @@ from hf_any3d.cli.common import (
     listen,
     need_packages,
     open_any_model,
+    option,
     packaged_classifier,
 )
 from hf_any3d.utils.messages import print_line
@@ -35,6 +36,10 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     share: Annotated[bool, typer.Option("--share", help="Make the page public, through gradio's servers.")] = False,
+    task: Annotated[
+        str | None,
+        option("What to ask for, by the command of the task, such as features; by default what it is made for."),
+    ] = None,
     template: Template = None,
     context: Annotated[
         int, typer.Option(min=64, help="Tokens of a conversation with a chat model, including the next answer.")
@@ -54,7 +59,7 @@ def demo(
     shapes = ExampleShapes(examples)
     listen(host, port).close()  # before the model is loaded
     print_line(f"loading {model}; the first time, its weights are downloaded …")
-    task, pipe = open_any_model(model, device, template)
+    task_name, pipe = open_any_model(model, device, template, command=task)
     print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")
     from hf_any3d.demo.conversation import Conversation
     from hf_any3d.demo.page import DemoPage
@@ -63,10 +68,10 @@ def demo(
     # Visitors are told the name of a directory, not where it is.
     name = Path(model).resolve().name if Path(model).is_dir() else model
     # Each visitor gets a conversation of their own; other models remember nothing of what they were asked.
-    if task == CHAT:
+    if task_name == CHAT:
         demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
     else:
-        demo_page = TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
+        demo_page = TaskPage(name, shapes, TaskAnswers(task_name, pipe, shapes))
     page = demo_page.open(host, port, share)
     # The second address is there with --share alone.
     for address in filter(None, (page.local_url, page.share_url)):

@@ -11,6 +11,7 @@ from hf_any3d.cli.common import open_pipeline, print_error, print_note
 from hf_any3d.cli.evaluate_labels import comparison_lines
 from hf_any3d.cli.inputs import finish
 from hf_any3d.cli.outputs import write_results
+from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import print_line
 
@@ -35,7 +36,7 @@ def evaluate_tiles(
     Prints the table of `evaluate PREDICTED TRUTH`, with intervals where the files are of several places, or are
     several tiles of one. `unit` is that of files that say none.
     """
-    pipe = open_pipeline("point-cloud-segmentation", model, "cpu" if use_cpu else None)
+    pipe = open_pipeline(SEGMENTATION.name, model, "cpu" if use_cpu else None)
     from hf_any3d.training.tiles.evaluation import judge_tiles
     from hf_any3d.training.tiles.reading import tile_files
 

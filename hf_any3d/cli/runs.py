@@ -149,11 +149,11 @@ def _settings_of_runs(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that are stored of a run, after checking that it takes all that are given."""
     stored = {}
     for name, declared in settings_of(kind).items():
-        if reason := declared.refused.get("batch"):
+        if reason := declared.refused.get("runs"):
             if name in values and values[name] != declared.default_at("command"):
                 raise ValueError(f"--{name.replace('_', '-')} in a run: {reason}")
         # What is not given is not named either, so that runs of before there was an option go on.
-        elif declared.is_named or values[name] != declared.default_at("batch"):
+        elif declared.is_named or values[name] != declared.default_at("runs"):
             stored[name] = values[name]
     return stored
 
@@ -162,11 +162,11 @@ def _open_task(task: str, settings: dict[str, Any], device: str | None, batch_si
     from hf_any3d.many_files.asking import Asked
 
     record = TASKS[task]
-    values = {name: declared.default_at("batch") for name, declared in settings_of(record.settings, "batch").items()}
+    values = {name: declared.default_at("runs") for name, declared in settings_of(record.settings, "runs").items()}
     values |= settings
     model = values.pop("model")
     pipe = open_pipeline(task, model, device)
-    asked = Asked(pipe, model, record, values, "batch", words_of_doubt=doubt_in_words)
+    asked = Asked(pipe, model, record, values, "runs", words_of_doubt=doubt_in_words)
     return Opened(asked.rows, batch_size or asked.batch_size)
 
 

@@ -190,8 +190,8 @@ def _open_copies(settings: dict[str, Any], device: str | None, batch_size: int |
     texts = dict(settings["asked"])
     texts |= {"labels": texts.pop("candidate_labels")} if "candidate_labels" in texts else {}
     task = _task_of(model, texts)
-    own = settings_of(TASKS[task].settings, "batch")
-    values = {name: declared.default_at("batch") for name, declared in own.items()}
+    own = settings_of(TASKS[task].settings, "runs")
+    values = {name: declared.default_at("runs") for name, declared in own.items()}
     # What is no setting of this task is of copies, or is refused by the pipeline.
     further = {name: value for name, value in settings["call"].items() if name not in own and value is not None}
     values |= {name: value for name, value in {**texts, **settings["call"]}.items() if name in own}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.registry import FEATURES, TASKS
+from hf_any3d.registry import TASKS
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
@@ -131,16 +131,18 @@ class Route:
 def routes_of(task: str, pipe: Any) -> list[Route]:
     """Return the routes of a model that is not a chat model; all of them share its weights."""
     path = str(TASKS[task].route)
-    route = Route(path, task, pipe, SETTINGS_OF[path])
+    routes = [Route(path, task, pipe, SETTINGS_OF[path])]
     # A model that writes answers reads clouds with words alone.
-    if task == FEATURES or pipe.feature_extractor is None:
-        return [route]
-    # The same model object, so that its weights are in memory once
-    extract = TASKS[FEATURES].pipeline_class()(
-        model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=FEATURES
-    )
-    features_path = str(TASKS[FEATURES].route)
-    return [route, Route(features_path, FEATURES, extract, SETTINGS_OF[features_path])]
+    if getattr(pipe, "feature_extractor", None) is None:
+        return routes
+    for other, record in TASKS.items():
+        if record.route is not None and TASKS[task].command in record.also:
+            # The same model object, so that its weights are in memory once
+            also = record.pipeline_class()(
+                model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=other
+            )
+            routes.append(Route(record.route, other, also, SETTINGS_OF[record.route]))
+    return routes
 
 
 def run_each(pipe: Any, clouds: Sequence[PointCloudData], batch_size: int, arguments: dict[str, Any]) -> list[Any]:

@@ -21,7 +21,7 @@ class Task:
         answers: Class of `answer.py`, by which doors show answers; None for a task with doors of its own.
         help: What its command does, in the words of help; empty where the command is written by hand.
         also: Commands whose models it takes, too.
-        rows: Its word for rows of many files: `hf-any3d batch WORD`; None if there are none.
+        rows: What a run of its command is called in the description of the run; None if it has no runs.
         route: Path in the service; None if it has none. Tasks with the same path share its settings.
         question: What its page asks.
         heading: What stands above the answer on its page.

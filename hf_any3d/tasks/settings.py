@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-DOORS = ("command", "batch", "many_files", "service", "demo")
-"""Where a task is asked, beside its pipeline: `hf-any3d TASK`, `hf-any3d batch`, `hf_any3d.many_files`, the service
-and the demo."""
+DOORS = ("command", "runs", "many_files", "service", "demo")
+"""Where a task is asked, beside its pipeline: `hf-any3d TASK`, its runs over many files, `hf_any3d.many_files`, the
+service and the demo."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hf_any3d.tasks.settings import setting
 
-_ONE_TABLE = {"batch": "captions of many files are rows of `hf_any3d.many_files.caption`"}
+_ONE_TABLE = {"runs": "captions of many files are rows of `hf_any3d.many_files.caption`"}
 _NO_SLIDER = {"demo": "its other settings are those of the released demo"}
 _GREEDY = {"many_files": "captions are greedy, and `generation` has all that `generate` takes"}
 

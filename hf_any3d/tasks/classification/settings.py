@@ -20,7 +20,7 @@ class ClassificationSettings:
         low=1,
         none="all",
         is_named=True,
-        defaults={"command": 3, "batch": 3, "many_files": 1},
+        defaults={"command": 3, "runs": 3, "many_files": 1},
         refused={"demo": "the page shows the eight likeliest"},
     )
     votes: int | None = setting(
@@ -31,7 +31,7 @@ class ClassificationSettings:
         "Say how unlike the training's clouds each is, if the model knows, and what else speaks against the answer.",
         defaults={"command": True},
         refused={
-            "batch": "a table has the column wherever the model has the score",
+            "runs": "a table has the column wherever the model has the score",
             "many_files": "rows have the score wherever the model has it",
             "demo": "the page shows labels alone",
         },

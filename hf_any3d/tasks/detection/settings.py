@@ -8,7 +8,7 @@ from typing import Literal
 from hf_any3d.tasks.settings import setting
 
 _WRITES = "Of models that write layouts: "
-_BOXES = "rows have boxes; `hf-any3d batch detect` writes layouts"
+_BOXES = "rows have boxes; `hf-any3d detect --workers` writes layouts"
 _SLIDER = {"demo": "its slider shows boxes of all scores"}
 _PAGE = {"demo": "the page shows all objects that the model finds by itself"}
 _OWN = _PAGE | {"many_files": _BOXES}

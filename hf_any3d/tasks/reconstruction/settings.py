@@ -17,7 +17,7 @@ class ReconstructionSettings:
         0.01,
         "Distance up to which a point is found again, for the F-score; above 0.",
         refused={
-            "batch": _NOT_SERVED,
+            "runs": _NOT_SERVED,
             "many_files": _NOT_SERVED,
             "service": _NOT_SERVED,
             "demo": "the page has one figure",

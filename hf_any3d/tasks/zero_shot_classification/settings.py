@@ -27,7 +27,7 @@ class ZeroShotClassificationSettings:
         None,
         "Features of the labels, (labels, width), in place of the model's text encoder.",
         # There they are a file.
-        names={"command": "text_features"},
+        names={"command": "text_features", "runs": "text_features"},
         refused={"demo": "words are typed there"},
     )
     top_k: int | None = setting(
@@ -36,7 +36,7 @@ class ZeroShotClassificationSettings:
         low=1,
         none="all",
         is_named=True,
-        defaults={"command": 3, "batch": 3, "many_files": 1},
+        defaults={"command": 3, "runs": 3, "many_files": 1},
         refused={"demo": "the page shows all words"},
     )
     up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
