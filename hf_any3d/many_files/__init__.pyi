@@ -3,6 +3,7 @@
 from hf_any3d.many_files.parts import Written as Written, to_parquet as to_parquet
 from hf_any3d.many_files.rows import (
     CloudRows as CloudRows,
+    ask as ask,
     caption as caption,
     classify as classify,
     detect as detect,

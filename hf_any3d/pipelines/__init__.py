@@ -1,9 +1,9 @@
 """Pipelines of all tasks, which are in the folders of `hf_any3d.tasks`, and the models that open without a name."""
 
+import importlib
 import sys
 from pathlib import Path
 
-from hf_any3d import tasks
 from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
 from hf_any3d.tasks.classification.pipeline import PointCloudClassificationPipeline
 from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline
@@ -37,23 +37,21 @@ __all__ = [
 
 # Module before tasks had folders -> where it is now, by which programs of then still import it.
 _MODULES = {
-    "base": tasks.base,
-    "labeled_copies": tasks.segmentation.labeled_copies,
-    "local_features": tasks.segmentation.local_features,
-    "point_cloud_classification": tasks.classification.pipeline,
-    "point_cloud_feature_extraction": tasks.features.pipeline,
-    "point_cloud_object_detection": tasks.detection.pipeline,
-    "point_cloud_reconstruction": tasks.reconstruction.pipeline,
-    "point_cloud_segmentation": tasks.segmentation.pipeline,
-    "point_cloud_text_to_text": tasks.chat.pipeline,
-    "room_layouts": tasks.detection.room_layouts,
-    "zero_shot_point_cloud_classification": tasks.zero_shot_classification.pipeline,
-    "zero_shot_point_cloud_segmentation": tasks.parts_by_name.pipeline,
+    "base": "base",
+    "labeled_copies": "segmentation.labeled_copies",
+    "local_features": "segmentation.local_features",
+    "point_cloud_classification": "classification.pipeline",
+    "point_cloud_feature_extraction": "features.pipeline",
+    "point_cloud_object_detection": "detection.pipeline",
+    "point_cloud_reconstruction": "reconstruction.pipeline",
+    "point_cloud_segmentation": "segmentation.pipeline",
+    "point_cloud_text_to_text": "chat.pipeline",
+    "room_layouts": "detection.room_layouts",
+    "zero_shot_point_cloud_classification": "zero_shot_classification.pipeline",
+    "zero_shot_point_cloud_segmentation": "parts_by_name.pipeline",
 }
 for _name, _module in _MODULES.items():
-    sys.modules[f"{__name__}.{_name}"] = _module
-    # Not of the function that has the name of its module
-    globals().setdefault(_name, _module)
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name] = importlib.import_module(f"hf_any3d.tasks.{_module}")
 
 # Task -> the model that opens if none is named.
 DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}
