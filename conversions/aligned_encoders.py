@@ -87,7 +87,8 @@ def save_aligned_encoder(
             f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
             "computed with it as `text_embeds`."
         )
-        if tower := config.part("text_tower").name_or_path:
+        tower = config.part("text_tower").name_or_path
+        if tower:
             space = f"Texts are encoded by {code(tower)}, which is loaded when first needed."
     channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
     return save_converted(

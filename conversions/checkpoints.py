@@ -105,7 +105,8 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     for file in files:
         tensors = read_tensors(file)
         # Which of them counts would depend on the order of the files.
-        if twice := sorted(state.keys() & tensors.keys()):
+        twice = sorted(state.keys() & tensors.keys())
+        if twice:
             raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
         state |= tensors
     return state, files
@@ -159,13 +160,20 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
         if found[name].is_floating_point() != expected[name].is_floating_point()
     ]
     kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
-    if problems := [f"{what}: {listed(names)}" for what, names in kinds if names]:
+    problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
+    if problems:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
     """Check that all numbers are finite in float32."""
-    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    largest = torch.finfo(torch.float32).max
+    wrong = []
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+            low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
+            if not (-largest <= low and high <= largest):
+                wrong.append(name)
     if wrong:
         raise ValueError(
             f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
@@ -236,7 +244,8 @@ def _check_zip(path: str | os.PathLike) -> bool:
         unpacked = sum(member.file_size for member in members.values())
         if unpacked > max(_ALWAYS_READ, _EXPANSION * size):
             raise ValueError(f"its {size:,} bytes claim to unpack to {unpacked:,}")
-        if damaged := archive.testzip():
+        damaged = archive.testzip()
+        if damaged:
             raise ValueError(f"the checksum of its member {damaged!r} is wrong")
         pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1 or members[pickles[0]].file_size > _LARGEST_PICKLE:
@@ -263,7 +272,8 @@ def _check_first_format(file: BinaryIO) -> bool:
     head = BytesIO(file.read(_LARGEST_PICKLE))
     # A mark, the version and the system, then the content, and the list of the storages that follow.
     content = [storages_of(head) for _ in range(4)][-1]
-    if missing := sorted({storage.key for storage in content} - texts_of(head)):
+    missing = sorted({storage.key for storage in content} - texts_of(head))
+    if missing:
         raise ValueError(f"it does not hold the numbers of its tensor {missing[0]!r:.50}")
     claimed = sum(storage.size + 8 for storage in content)
     if claimed > size - head.tell():
@@ -298,11 +308,3 @@ def _check_stored(content: Any) -> None:
 
 _STARTS = (b"PK", b"\x80")
 """First bytes of torch's files: of a ZIP archive, and of a pickle before version 1.6."""
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
-        return True
-    largest = torch.finfo(torch.float32).max
-    low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
-    return -largest <= low and high <= largest

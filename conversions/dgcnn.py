@@ -125,7 +125,8 @@ def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike)
     settings = model.config.to_dict()
     released = {**_RELEASED, "hidden_sizes": settings["hidden_sizes"][:1]}
     # The program builds one network; weights of others would not load, or compute something else.
-    if others := {name: settings[name] for name, value in released.items() if settings[name] != value}:
+    others = {name: settings[name] for name, value in released.items() if settings[name] != value}
+    if others:
         raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
     state = revert_dgcnn_state_dict(model.state_dict())
     with atomic_write(output) as file:

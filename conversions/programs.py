@@ -116,6 +116,7 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
     # Published parts of a system can be put together without a file of the whole.
     if converter.of_parts is not None and "checkpoint" not in arguments:
         return converter.of_parts, arguments
-    if missing := [role for role in converter.needs if role not in arguments]:
+    missing = [role for role in converter.needs if role not in arguments]
+    if missing:
         raise ValueError(f"{first.path}: {first.program.title} lacks {' and '.join(missing)}; give these files too")
     return first.program.convert, arguments

@@ -49,7 +49,8 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
             # Named groups of the pattern fill the braces in our name.
             key = part.format(**match.groupdict()) + name[match.end() :]
             # Two tensors under one name: one of them would be lost without a word.
-            if first := owners.get(key):
+            first = owners.get(key)
+            if first:
                 twice.append(f"{first} and {name}")
             owners[key] = name
             renamed[key] = piece

@@ -215,7 +215,8 @@ def check_encoder(name: str | os.PathLike, config: PreTrainedConfig, expected: M
     """Check that the config of a named encoder has the values that a checkpoint requires."""
     # A field that a config lacks differs from any value.
     for field, value in expected.items():
-        if (stated := getattr(config, field, None)) != value:
+        stated = getattr(config, field, None)
+        if stated != value:
             raise ValueError(
                 f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint: it has "
                 f"{field}={stated!r}, expected {value!r}"

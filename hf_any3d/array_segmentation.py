@@ -138,7 +138,8 @@ def _opened(model: Any, device: Any) -> Any:
     with _lock:
         if key not in _open:
             architectures = AutoConfig.from_pretrained(name).architectures
-            if (task := pipeline_task(architectures)) not in _TASKS:
+            task = pipeline_task(architectures)
+            if task not in _TASKS:
                 raise ValueError(f"{name}: a model for {task}; expected one for {' or '.join(_TASKS)}")
             open_task: Any = pipeline  # typed for tasks of transformers alone
             _open[key] = open_task(task, model=name, device=device, trust_remote_code=False)

@@ -34,7 +34,6 @@ from transformers.utils import CONFIG_NAME
 
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import (
-    Version,
     borrowed_part,
     download,
     download_from_git,
@@ -54,7 +53,7 @@ from hf_any3d.hub.published_table import (
 )
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.file_stamps import file_digest
-from hf_any3d.modeling.records import Published, PublishedFile, System
+from hf_any3d.modeling.records import Published, System
 from hf_any3d.utils.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -181,7 +180,16 @@ def _find(
     if path.is_file():
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
-        return _from_file(path, accept_license, cache_dir)
+        # Convert a file of the authors, unless the cache has it converted.
+        system = _system_of(path)
+        folder = _cache(cache_dir) / "local"
+        with _exclusively(folder):
+            check_license(system.title, system, folder / system.title, accept_license)
+            directory = folder / f"{file_digest(path)}-{_LAYOUT}"
+            if not _is_whole(directory):
+                _convert(path, directory, system, None, None, {"file": path.name}, {})
+            show_license(system.title, system, folder / system.title)
+        return _Converted(directory)
     # A folder of this name is not published, and is opened as any other folder.
     if text.partition(SIZE_MARK)[0] in PUBLISHED and not path.is_dir():
         return _from_hub(text, size, revision, accept_license, cache_dir, hub)
@@ -189,19 +197,6 @@ def _find(
     if is_path and not path.is_dir():
         raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
     raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
-
-
-def _from_file(path: Path, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
-    """Convert a file of the authors, unless the cache has it converted."""
-    system = _system_of(path)
-    folder = _cache(cache_dir) / "local"
-    with _exclusively(folder):
-        check_license(system.title, system, folder / system.title, accept_license)
-        directory = folder / f"{file_digest(path)}-{_LAYOUT}"
-        if not _is_whole(directory):
-            _convert(path, directory, system, None, None, {"file": path.name}, {})
-        show_license(system.title, system, folder / system.title)
-    return _Converted(directory)
 
 
 def _system_of(path: Path) -> System:
@@ -247,37 +242,23 @@ def _from_hub(
             record = {"name": repository, "file": file.path, "revision": version.commit}
             # Borrowed parts are cut out of other files, and exist only until the model is converted.
             with ExitStack() as stack:
-                original, parts = _fetch(repository, file, version, folder, hub_cache, hub, stack)
+                try:
+                    if file.commit is not None:
+                        original = download_from_git(repository, file, folder, hub)
+                    else:
+                        original = download(repository, file.path, version, hub_cache, hub)
+                    parts = {}
+                    for argument, part in file.parts.items():
+                        parts[argument] = fetch_part(repository, part, version.commit, hub_cache, hub)
+                    for argument, part in file.borrowed.items():
+                        parts[argument] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
+                except HTTPError as error:
+                    problem = f"the download failed ({type(error).__name__}: {error}); call again to continue it"
+                    raise OSError(f"{repository}: {problem}") from error
                 _convert(original, directory, system, size, published, record, {**parts, **file.options})
         show_license(repository, system, folder)
     public = repository if size is None else f"{repository}{SIZE_MARK}{size}"
     return _Converted(directory, public, version.commit)
-
-
-def _fetch(
-    repository: str,
-    file: PublishedFile,
-    version: Version,
-    folder: Path,
-    hub_cache: Path | None,
-    hub: Mapping[str, Any],
-    stack: ExitStack,
-) -> tuple[Path, dict[str, Any]]:
-    """Download a published file and the parts that its conversion needs, by their arguments."""
-    try:
-        if file.commit is not None:
-            original = download_from_git(repository, file, folder, hub)
-        else:
-            original = download(repository, file.path, version, hub_cache, hub)
-        parts = {}
-        for name, part in file.parts.items():
-            parts[name] = fetch_part(repository, part, version.commit, hub_cache, hub)
-        for name, part in file.borrowed.items():
-            parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
-    except HTTPError as error:
-        problem = f"the download failed ({type(error).__name__}: {error}); call again to continue it"
-        raise OSError(f"{repository}: {problem}") from error
-    return original, parts
 
 
 # Conversion.
@@ -303,7 +284,8 @@ def _convert(
             config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
             expected = published.files[size].config
             # The tensors of a file tell its size; another file under this name would be another model.
-            if others := [name for name, value in expected.items() if config.get(name) != value]:
+            others = [name for name, value in expected.items() if config.get(name) != value]
+            if others:
                 seen = ", ".join(f"{name}={config.get(name)!r}" for name in others)
                 stated = ", ".join(f"{name}={expected[name]!r}" for name in others)
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")

@@ -176,7 +176,8 @@ def check_settings(
     Torch would compute with others, or they would silently mean one of the choices.
     """
     for name, allowed in (choices or {}).items():
-        if (value := getattr(config, name)) not in allowed:
+        value = getattr(config, name)
+        if value not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
     numbers = sorted(map(int, getattr(config, "id2label", None) or ()))
     if numbers != list(range(len(numbers))):  # a class would be answered by the name of its neighbor
@@ -228,7 +229,8 @@ def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, An
     """Refuse settings that a config does not have; it would accept any, without an effect."""
     # An instance, as fields that every config has are set in transformers' own class.
     known = config_class()
-    if unknown := [name for name in settings if not hasattr(known, name)]:
+    unknown = [name for name in settings if not hasattr(known, name)]
+    if unknown:
         raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")
 
 

@@ -84,7 +84,8 @@ class LibrarySettingsMixin:
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the JSON file of `save_pretrained`, with the reference to the package."""
         # For the file alone: the object itself opens its class without it.
-        if references := hooks().code_references(type(self), self._opened_by):
+        references = hooks().code_references(type(self), self._opened_by)
+        if references:
             self.auto_map = references
         try:
             super().to_json_file(json_file_path, *args, **kwargs)

@@ -64,7 +64,8 @@ def rename_added(
     # IDPT's program stores norms twice, and one that it never reads in modules without three layers.
     is_light = method == "idpt" and prompt_module(added) in ("dgcnn_light", "mlp")
     for name, tensor in added.items() if method == "idpt" else ():
-        if match := re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name):
+        match = re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name)
+        if match:
             # The norm of a layer is registered both by itself and in the sequence with its convolution.
             twin = f"conv{match[1]}.1.{match[2]}"
             copy = added.get(f"blocks.cls.{twin}")

@@ -271,8 +271,27 @@ def _task_config(
     kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
-    dataset = _dataset_of(kind, num_labels, choices)
-    config_kwargs = _student_settings(state, choices) | _head_widths(kind, state)
+    # Only data sets of the task that the checkpoint was trained for; None stands for labels that are numbers only.
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if choices.dataset is not None:
+        # Labels of another number than the checkpoint's would not fit its head.
+        dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
+    else:
+        # Numbers of classes are different in all of them.
+        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
+    if kind == "cls":
+        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
+        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
+        head_widths = {"head_widths": [state[name].shape[0] for name in names]}
+    else:
+        # As many layers as the released programs have; others are found when names are compared.
+        propagation = ("propagation.from_points.weight", "propagation.out.weight")
+        head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
+        head_widths = {
+            "propagation_widths": [state[name].shape[0] for name in propagation],
+            "segmentation_head_widths": [state[name].shape[0] for name in head],
+        }
+    config_kwargs = _student_settings(state, choices) | head_widths
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
     elif dataset is not None:
@@ -297,32 +316,6 @@ def _task_config(
             config_kwargs["category_names"] = list(dataset.categories)
             config_kwargs["category_parts"] = [list(parts) for parts in dataset.categories.values()]
     return ActConfig(**config_kwargs, **further), dataset
-
-
-def _head_widths(kind: str, state: _State) -> dict[str, Any]:
-    """Return the widths of the hidden layers between transformer and labels."""
-    if kind == "cls":
-        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
-        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
-        return {"head_widths": [state[name].shape[0] for name in names]}
-    # As many layers as the released programs have; others are found when names are compared.
-    propagation = ("propagation.from_points.weight", "propagation.out.weight")
-    head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
-    return {
-        "propagation_widths": [state[name].shape[0] for name in propagation],
-        "segmentation_head_widths": [state[name].shape[0] for name in head],
-    }
-
-
-def _dataset_of(kind: str, num_labels: int, choices: Choices) -> TrainedOn | None:
-    """Return the chosen dataset, by default the first with as many labels; None for labels that are numbers only."""
-    # Only data sets of the task that the checkpoint was trained for
-    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
-    if choices.dataset is not None:
-        # Labels of another number than the checkpoint's would not fit its head.
-        return fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
-    # Numbers of classes are different in all of them.
-    return next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:

@@ -211,7 +211,17 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
     for name in [name for name in renamed if ".deep_" in name]:
         first = name.replace(".deep_", ".")
         renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
-    converted = {name: _reshape(name, tensor) for name, tensor in renamed.items()}
+    converted: dict[str, torch.Tensor] = {}
+    for name, tensor in renamed.items():
+        if name.endswith(_VECTORS):
+            converted[name] = as_vector(tensor)
+        elif name == "category_embedding.weight":
+            # A linear layer over one-hot categories becomes an embedding.
+            converted[name] = as_linear(tensor).T
+        elif name.endswith("weight"):
+            converted[name] = as_linear(tensor)
+        else:
+            converted[name] = tensor
     for joined, points, others, like in _JOINED if kind in ("partseg", "semseg") else ():
         # As many columns as the point has channels; the others are of tokens or of the cloud.
         columns = 3 if like is None else converted[like].shape[0]
@@ -243,12 +253,3 @@ def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
         deep = any(name.startswith("cls_head_finetune.1.") for name in state)
         return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
     return {**student, **SEGMENTER}
-
-
-def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if name.endswith(_VECTORS):
-        return as_vector(tensor)
-    if name == "category_embedding.weight":
-        # A linear layer over one-hot categories becomes an embedding.
-        return as_linear(tensor).T
-    return as_linear(tensor) if name.endswith("weight") else tensor

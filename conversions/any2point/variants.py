@@ -271,7 +271,8 @@ def convert_state_dict(
     # Numbered, as files may have them in any order.
     views: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
     for name, tensor in rename_tensors(original, names_of(variant)).items():
-        if of_view := re.fullmatch(r"(.+)\[(\d+)\]", name):
+        of_view = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        if of_view:
             if tensor.ndim:  # our stacked norms have no num_batches_tracked
                 views[of_view[1]][int(of_view[2])] = tensor
         elif name.startswith(_FROZEN):

@@ -167,7 +167,8 @@ def _dataset_of(num_labels: int, chosen: str | None) -> str:
 def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of our config that the settings of the authors' program give."""
     fields = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
-    if (activation := arguments.get("enc_activation")) is not None:
+    activation = arguments.get("enc_activation")
+    if activation is not None:
         fields["encoder_activation"] = _ACTIVATIONS[one_of("args.enc_activation", activation, _ACTIVATIONS)]
     # Configs of transformers check types, and command lines give whole numbers where a float is meant.
     weights = ("_cost", "_weight", "dropout")

@@ -102,7 +102,8 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
     reverted: dict[str, torch.Tensor] = {}
     attention: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in rename_tensors(_other_direction(state), _BACK).items():
-        if (match := re.fullmatch(r"(.*in_proj_)(\w+):(weight|bias)", name)) is not None:
+        match = re.fullmatch(r"(.*in_proj_)(\w+):(weight|bias)", name)
+        if match is not None:
             attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
             continue
         # The original's layers on points are convolutions of length 1, with as many axes behind.

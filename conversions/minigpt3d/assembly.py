@@ -189,8 +189,15 @@ def assemble(
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, expected)
     if not store_parts:
-        # After `account`, which needs all tensors.
-        config.parts = _recorded_parts(parts, last.stage)
+        # Parts that need not be stored are recorded by their sources, after `account`, which needs all tensors.
+        records = {}
+        for name, part in zip(PARTS, parts, strict=True):
+            # Before stage II the norms are those of the file that training starts from, not Phi's.
+            has_other_norms = name == "language_model" and last.stage < 3
+            if part.is_converted and not has_other_norms:
+                source = resolve_encoder(part.source.absolute())
+                records[name] = record_source(source.name, source).to_dict()
+        config.parts = records or None
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     fresh = {".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized}
@@ -211,18 +218,6 @@ def _state_of_parts(parts: tuple[Part, Part, Part], queries: torch.Tensor) -> di
     return state
 
 
-def _recorded_parts(parts: tuple[Part, Part, Part], stage: int) -> dict[str, Any] | None:
-    """Return the sources of the parts that need not be stored, as those in the config, or None without any."""
-    records = {}
-    for name, part in zip(PARTS, parts, strict=True):
-        # Before stage II the norms are those of the file that training starts from, not Phi's.
-        has_other_norms = name == "language_model" and stage < 3
-        if part.is_converted and not has_other_norms:
-            source = resolve_encoder(part.source.absolute())
-            records[name] = record_source(source.name, source).to_dict()
-    return records or None
-
-
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
     point_config, blip2_config, text_config = (part.config for part in parts)
     trained = {name: tensor for file in files for name, tensor in file.trained.items()}
@@ -232,7 +227,8 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
         text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
         rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
         sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
-        if layers := count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\."):
+        layers = count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\.")
+        if layers:
             # All but the last layer, whose width is the Q-Former's
             weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
             sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]

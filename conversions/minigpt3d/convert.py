@@ -151,7 +151,8 @@ def convert_minigpt3d_parts(
             target = directory / "language_model"
             target.mkdir()
             # With its tokenizer, the directory of the language model is complete by itself.
-            if files := [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]:
+            files = [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]
+            if files:
                 for file in files:
                     shutil.copyfile(file, target / file.name)
                 ids = _set_token_ids(part.config, open_tokenizer(target))

@@ -102,7 +102,8 @@ def convert_openshape(
         sizes |= {name: value for name, value in given.items() if value is not None}
         # No tensor depends on number, size or radius of patches, and a guess would give wrong features without an
         # error.
-        if missing := [name for name in _GROUPS if name not in sizes]:
+        missing = [name for name in _GROUPS if name not in sizes]
+        if missing:
             raise ValueError(
                 f"patches of {sizes['patch_widths'][-1]} channels are not those of a published encoder, so "
                 f"{', '.join(missing)} cannot be known; give them"

@@ -80,7 +80,8 @@ def convert_ptv3(
     # The supervised layout alone has a convolution as stem.
     is_supervised = any("embedding.stem.conv." in name for name in original)
     others = {"preset": preset, "head": head} if is_supervised else supervised
-    if unused := [name for name, value in others.items() if value is not None]:
+    unused = [name for name, value in others.items() if value is not None]
+    if unused:
         layout = "is" if is_supervised else "is not"
         raise ValueError(f"{checkpoint}: {layout} of the supervised layout; expected no {unused[0]}")
     if is_supervised:

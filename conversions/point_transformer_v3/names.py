@@ -152,7 +152,8 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     What depends on the other clouds of a batch, and the shuffling of curves at inference, stay off.
     """
     # An argument that is passed over may change what weights compute.
-    if unknown := sorted(set(arguments) - set(_FIELDS) - set(_OTHERS)):
+    unknown = sorted(set(arguments) - set(_FIELDS) - set(_OTHERS))
+    if unknown:
         raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
     settings = _DEFAULTS | dict(arguments)
     fields: dict[str, Any] = {ours: settings[theirs] for theirs, ours in _FIELDS.items() if theirs in settings}

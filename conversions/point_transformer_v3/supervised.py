@@ -40,10 +40,10 @@ class Rules:
 _POINTCEPT = {"order": ("z", "z-trans"), "enc_patch_size": (48,) * 5, "dec_patch_size": (48,) * 4}
 TRAINED_WITH: dict[str, Rules] = {
     "pointcept-1.5.1": Rules(
-        *("branch", "max", "signed", "Pointcept 1.5.0 or 1.5.1 (December 2023 to March 2024)"), _POINTCEPT
+        "branch", "max", "signed", "Pointcept 1.5.0 or 1.5.1 (December 2023 to March 2024)", _POINTCEPT
     ),
     "pointcept-1.5.2": Rules(
-        *("full", "max", "signed", "Pointcept 1.5.2 (May 2024) or the detached repository since March 2024"), None
+        "full", "max", "signed", "Pointcept 1.5.2 (May 2024) or the detached repository since March 2024", None
     ),
     "pointcept-1.6": Rules("full", "max_plus_one", "unit", "Pointcept 1.6.0 (March 2025) or later", _POINTCEPT),
 }
@@ -134,7 +134,8 @@ def fields_of(
     original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
 ) -> dict[str, Any]:
     """Return the fields of `PointTransformerV3Config` of a file."""
-    if rules.defaults is None and (missing := [name for name in _POINTCEPT if name not in arguments]):
+    missing = [name for name in _POINTCEPT if name not in arguments]
+    if rules.defaults is None and missing:
         raise ValueError(
             f"the arguments lack {missing[0]!r}, which is {_POINTCEPT[missing[0]]} by default in Pointcept and "
             f"{_BASE[missing[0]]} in the detached repository; state it"

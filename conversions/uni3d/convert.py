@@ -65,7 +65,8 @@ def convert_uni3d_encoder(
         attention = f"blocks.layers.{number}.attention."
         mlp = f"blocks.layers.{number}.mlp."
         # Base and large have a layer for each of the three, the other sizes one for all.
-        if weights := [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]:
+        weights = [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]
+        if weights:
             state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
         # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
         query, value = (state.pop(f"{attention}{part}.bias") for part in "qv")

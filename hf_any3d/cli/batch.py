@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from hf_any3d.cli.common import ModelCommand, print_note, with_groups
 from hf_any3d.cli.convert_clouds import convert_clouds
@@ -48,8 +49,9 @@ def _as_run(command: Callable[..., None], words: str) -> Callable[..., None]:
     def run(**values: Any) -> None:
         uses_ray = values.pop("engine") is Engine.RAY
         ray = " --ray" if uses_ray else ""
-        print_note(f"note: write `hf-any3d {words} … --resume{ray}`; batch goes with version 0.2")
         given(**{**values, "resume": True, "ray": values["ray"] or uses_ray})
+        # Behind the results, and not beside an error
+        print_note(f"note: write `hf-any3d {words} … --resume{ray}`; batch goes with version 0.2")
 
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -63,4 +65,5 @@ for _name, _command, _words in (
     ("segment", segment, "segment"),
     ("convert", convert_clouds, "data convert"),
 ):
-    batch.command(_name, cls=ModelCommand)(_as_run(_command, _words))
+    # Conversion opens no model, so that there is no license to accept.
+    batch.command(_name, cls=TyperCommand if _command is convert_clouds else ModelCommand)(_as_run(_command, _words))

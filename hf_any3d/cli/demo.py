@@ -38,7 +38,7 @@ def demo(
     share: Annotated[bool, typer.Option("--share", help="Make the page public, through gradio's servers.")] = False,
     task: Annotated[
         str | None,
-        option("What to ask for, by the command of the task, such as features; by default what it is made for."),
+        option("What to ask for, by its command, such as features; by default what it is made for."),
     ] = None,
     template: Template = None,
     context: Annotated[

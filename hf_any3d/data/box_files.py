@@ -98,7 +98,8 @@ def read_boxes_json(path: Path) -> Boxes:
 
 def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
     """Add the boxes of further files; a file that has boxes already is refused, as one of them would be lost."""
-    if twice := [file for file in more if file in boxes]:
+    twice = [file for file in more if file in boxes]
+    if twice:
         raise PointCloudFileError(f"{path}: {twice[0]} has boxes in two places; expected all in one")
     boxes |= more
 
@@ -106,7 +107,8 @@ def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
 def _refuse_other_turns(where: str, names: Iterable[str]) -> None:
     names = list(names)
     # Else the turn of such a column would be ignored without a word.
-    if "heading" not in names and (other := [name for name in names if name in _TURNS]):
+    other = [name for name in names if name in _TURNS]
+    if "heading" not in names and other:
         raise PointCloudFileError(f"{where}: {other[0]}; expected heading, radians about the up axis")
 
 
@@ -316,7 +318,18 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
     Source: Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", development kit.
     """
     boxes = []
-    to_scanner = None if calibration_file is None else _camera_to_scanner(calibration_file)
+    to_scanner = None
+    if calibration_file is not None:
+        # (4, 4) from the rectified camera to the laser scanner
+        with file_errors(calibration_file, "calibration of KITTI"):
+            lines = dict(line.split(":", 1) for line in _lines(calibration_file) if ":" in line)
+            # (3, 3) and (3, 4) in the file, filled up to (4, 4)
+            rectify = np.eye(4)
+            to_camera = np.eye(4)
+            rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
+            to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
+            # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.
+            to_scanner = np.linalg.inv(rectify @ to_camera)
     with file_errors(label_file, "file of labels of KITTI"):
         for number, line in enumerate(_lines(label_file), 1):
             where = f"{label_file}: line {number}"
@@ -341,19 +354,6 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
     return boxes
 
 
-def _camera_to_scanner(file: Path) -> np.ndarray:
-    """Return the transform (4, 4) from the rectified camera to the laser scanner."""
-    with file_errors(file, "calibration of KITTI"):
-        lines = dict(line.split(":", 1) for line in _lines(file) if ":" in line)
-        # (3, 3) and (3, 4) in the file, filled up to (4, 4)
-        rectify = np.eye(4)
-        to_camera = np.eye(4)
-        rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
-        to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
-        # Scanner to camera, then to the rectified frame in which labels are; back by the inverse of both.
-        return np.linalg.inv(rectify @ to_camera)
-
-
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:
     """Return the names of all classes, sorted."""
     return sorted({box.label for boxes_of_file in boxes for box in boxes_of_file})
@@ -370,6 +370,7 @@ def _read_json(path: Path) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON, in which later values would replace earlier ones of the same name."""
     names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
         raise ValueError(f"{twice[0]!r} is there twice")
     return dict(pairs)

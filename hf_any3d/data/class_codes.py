@@ -36,9 +36,19 @@ def class_codes(
         ValueError: A class has no code, or a code belongs to no class.
     """
     if classes is not None:
-        return _mapped(names, parse_classes(classes) if isinstance(classes, str) else classes)
+        if isinstance(classes, str):
+            classes = parse_classes(classes)
+        strange = [name for name in classes if name not in names and name != _OTHERS]
+        if strange:
+            raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
+        without_code = [name for name in names if name not in classes and _OTHERS not in classes]
+        if without_code:
+            raise ValueError(
+                f"classes has no code for {_listed(without_code)}; give each one, or '*=1' for all others"
+            )
+        return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
     stored = getattr(config, "class_codes", None)
-    learned = [] if stored is None else _names_of(config)
+    learned = [] if stored is None else [config.id2label[number] for number in range(config.num_labels)]
     behind = [*names[len(learned) :]]
     # A pipeline with names of a call has classes of its own.
     if stored is not None and [*names[: len(learned)]] == learned and all(name in _BEHIND for name in behind):
@@ -49,7 +59,8 @@ def class_codes(
         return None
     codes = {_plain(name): code for code, name in ASPRS_CLASSES.items()}
     codes |= {"none": _OF_NO_CLASS, NONE_OF_THESE: _NEVER_CLASSIFIED}
-    if missing := [name for name in names if _plain(name) not in codes]:
+    missing = [name for name in names if _plain(name) not in codes]
+    if missing:
         raise ValueError(
             f"classes: no code of LAS is known for {_listed(missing)}; give each class one, such as "
             f"--classes '{missing[0]}=64,*=1', or write the numbers of classes to a dimension: --field NAME"
@@ -67,18 +78,6 @@ def parse_classes(text: str) -> dict[str, int]:
             raise ValueError(f"classes has {part!r}; expected a name and a code, such as 'ground=2,building=6'")
         codes[name.strip()] = int(code)
     return codes
-
-
-def _mapped(names: Sequence[str], classes: Mapping[str, int]) -> list[int]:
-    if strange := [name for name in classes if name not in names and name != _OTHERS]:
-        raise ValueError(f"classes has {_listed(strange)}; the model's classes are {_listed(names)}")
-    if missing := [name for name in names if name not in classes and _OTHERS not in classes]:
-        raise ValueError(f"classes has no code for {_listed(missing)}; give each one, or '*=1' for all others")
-    return [int(classes[name] if name in classes else classes[_OTHERS]) for name in names]
-
-
-def _names_of(config: Any) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def _plain(name: str) -> str:

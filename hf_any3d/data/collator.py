@@ -53,20 +53,6 @@ class PointCloudCollator:
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Any]:
         """Collate one batch."""
-        clouds = self._stacked(rows)
-        num_points = len(clouds[0]) if self.num_points is None else self.num_points
-        samples = [self._sample(cloud, num_points) for cloud in clouds]
-        batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
-        labels = _labels(rows)
-        if labels is not None:
-            batch["labels"] = labels
-        if self.indexer is not None:
-            # On the points as the model gets them, after sampling and augmentation.
-            batch["point_index"] = self.indexer(batch["points"])
-        return batch
-
-    def _stacked(self, rows: Sequence[Mapping]) -> list[np.ndarray]:
-        """Return the clouds of rows, (num_points_i, channels) each, after checking that they make a batch."""
         clouds = [stack_channels(row, self.extra_columns) for row in rows]
         for number, cloud in enumerate(clouds):
             largest = np.abs(cloud).max()
@@ -76,7 +62,23 @@ class PointCloudCollator:
         if self.num_points is None and len(set(sizes)) > 1:
             # Padded to the largest, a cloud's prediction would depend on its batch.
             raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
-        return clouds
+        num_points = len(clouds[0]) if self.num_points is None else self.num_points
+        samples = [self._sample(cloud, num_points) for cloud in clouds]
+        batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
+        # `labels` of points or of several classes come before the single class.
+        labels = [row.get("labels", row.get("label")) for row in rows]
+        missing = [number for number, value in enumerate(labels) if value is None]
+        if missing and len(missing) < len(labels):
+            raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
+        if not missing:
+            numbers = torch.as_tensor(np.asarray(labels))
+            # A list of whole numbers is one of zeros and ones, for several classes.
+            are_classes = numbers.ndim == 1 and not numbers.is_floating_point()
+            batch["labels"] = numbers.long() if are_classes else numbers.float()
+        if self.indexer is not None:
+            # On the points as the model gets them, after sampling and augmentation.
+            batch["point_index"] = self.indexer(batch["points"])
+        return batch
 
     def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
         """Sample and augment the points of a cloud: (num_points, channels)."""
@@ -88,18 +90,3 @@ class PointCloudCollator:
         if self.transform is not None:
             cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
         return cloud
-
-
-def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
-    """Return the labels of a batch, classes as int64 and others as float32; None if no row has one."""
-    # `labels` of points or of several classes come before the single class.
-    values = [row.get("labels", row.get("label")) for row in rows]
-    missing = [number for number, value in enumerate(values) if value is None]
-    if len(missing) == len(values):
-        return None
-    if missing:
-        raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
-    labels = torch.as_tensor(np.asarray(values))
-    # A list of whole numbers is one of zeros and ones, for several classes.
-    are_classes = labels.ndim == 1 and not labels.is_floating_point()
-    return labels.long() if are_classes else labels.float()

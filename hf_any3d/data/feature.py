@@ -160,9 +160,9 @@ class PointCloud:
         kind = storage.type
         if pa.types.is_null(kind):
             return pa.nulls(len(storage), self.pa_type)
-        if _is_text(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
             return self._struct(None, array_cast(storage, pa.string()), storage)
-        if _is_bytes(kind):
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
             return self._struct(array_cast(storage, pa.binary()), None, storage)
         if pa.types.is_struct(kind) and kind.get_field_index("points") < 0:
             names = {kind.field(number).name for number in range(kind.num_fields)}
@@ -291,7 +291,8 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
     if data is None:
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
-        if (local := local_path(path)) is not None:
+        local = local_path(path)
+        if local is not None:
             return read_point_cloud(local)  # finds files that it refers to, such as materials
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)
@@ -326,14 +327,6 @@ def _points_of_lists(rows: pa.Array | None) -> np.ndarray | None:
     if len(widths) != 1 or rows.null_count:
         raise PointCloudError(f"{len(rows)} rows, empty or of unequal length; expected (points, 3)")
     return rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -377,7 +377,15 @@ def _read_batch(
     places = []  # of the files that could be read
     for place, file in enumerate(files):
         try:
-            row = _read_file(file, converter)
+            name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
+            # A row without a file is an error like any other, that of `read_stored`.
+            if file is None:
+                file = {"path": None}
+            if not (isinstance(file, Mapping) and "path" in file):
+                file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
+            cloud = read_stored(file["path"], file.get("bytes"))
+            with file_errors(name):
+                row = converter.row(cloud)
         except PointCloudError as error:
             if not skip:
                 raise
@@ -391,19 +399,6 @@ def _read_batch(
         for name in kept:
             rows[name] = [batch[0][name][place] for place in places]
     return rows
-
-
-def _read_file(file: Any, converter: CloudColumns) -> dict[str, Any]:
-    """Read a stored file, or what a function of a stream made of it, and convert its cloud to columns."""
-    name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
-    # A row without a file is an error like any other, that of `read_stored`.
-    if file is None:
-        file = {"path": None}
-    if not (isinstance(file, Mapping) and "path" in file):
-        file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
-    cloud = read_stored(file["path"], file.get("bytes"))
-    with file_errors(name):
-        return converter.row(cloud)
 
 
 def _write_batch(
@@ -430,7 +425,8 @@ def _features_of(dataset: Any) -> Features:
 
 def check_free(names: Iterable[str], features: Iterable[str]) -> None:
     """Check that new columns have other names than those that are there."""
-    if taken := sorted({*names} & {*features}):
+    taken = sorted({*names} & {*features})
+    if taken:
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it, or choose another name")
 
 

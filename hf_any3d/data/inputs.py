@@ -42,7 +42,18 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        return _split_columns(clouds) if _are_many(clouds) else [clouds]
+        if not _are_many(clouds):
+            return [clouds]
+        columns = {key: clouds[key] for key in _ROW_KEYS if clouds.get(key) is not None}
+        # A type of files may be said once for all.
+        common = {key: value for key, value in columns.items() if isinstance(value, str)}
+        sizes = {key: len(values) for key, values in columns.items() if key not in common}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
+        rows = []
+        for number in range(next(iter(sizes.values()))):
+            rows.append({key: columns[key] if key in common else columns[key][number] for key in columns})
+        return rows
     if isinstance(clouds, np.ndarray) and clouds.dtype == object and clouds.ndim == 1:
         clouds = list(clouds)  # clouds of different sizes make an array of arrays
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
@@ -71,20 +82,6 @@ def _are_many(row: Mapping) -> bool:
     return _is_sequence(points) and len(points) > 0 and isinstance(points[0], _OBJECTS)
 
 
-def _split_columns(columns: Mapping) -> list[dict[str, Any]]:
-    """Return a row for each cloud of a dict of columns."""
-    columns = {key: columns[key] for key in _ROW_KEYS if columns.get(key) is not None}
-    # A type of files may be said once for all.
-    common = {key: value for key, value in columns.items() if isinstance(value, str)}
-    sizes = {key: len(values) for key, values in columns.items() if key not in common}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
-    rows = []
-    for number in range(next(iter(sizes.values()))):
-        rows.append({key: columns[key] if key in common else columns[key][number] for key in columns})
-    return rows
-
-
 def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[str] = ()) -> PointCloudData:
     """Convert one cloud to `PointCloudData`.
 
@@ -107,7 +104,13 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
     if not isinstance(entry, Mapping):
         return PointCloudData(**_from_array(as_array(entry, "points"), features))
     if "points" not in entry:
-        return _from_file(entry, columns)
+        # The content counts before the path, which then names it.
+        if entry.get("bytes") is not None:
+            file_type = entry.get("file_type") or os.path.splitext(entry.get("path") or "")[1]
+            return read_point_cloud(entry["bytes"], file_type=file_type, columns=columns)
+        if entry.get("path") is not None:
+            return read_point_cloud(entry["path"], file_type=entry.get("file_type"), columns=columns)
+        raise PointCloudError(f"a dict with {', '.join(map(repr, entry)) or 'nothing'}; expected 'points' or 'path'")
     if isinstance(entry["points"], _OBJECTS):
         return to_cloud(entry["points"], features, columns)
     # Columns that the row has under their own names are not among the channels of `points`.
@@ -117,19 +120,10 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
         if entry.get(name) is not None:
             values = as_array(entry[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
-    if further := {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}:
+    further = {name: as_array(entry[name], name) for name in columns if entry.get(name) is not None}
+    if further:
         cloud["further"] = further
     return PointCloudData(**cloud)
-
-
-def _from_file(row: Mapping, columns: Sequence[str]) -> PointCloudData:
-    """Read the file that a row has as `bytes` or by its `path`, which names it if both are there."""
-    if row.get("bytes") is not None:
-        file_type = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
-        return read_point_cloud(row["bytes"], file_type=file_type, columns=columns)
-    if row.get("path") is not None:
-        return read_point_cloud(row["path"], file_type=row.get("file_type"), columns=columns)
-    raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
 
 
 def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:

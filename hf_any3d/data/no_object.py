@@ -33,7 +33,8 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     points = cloud.points
     if cloud.faces is None and len(points) < FEW_POINTS:
         return f"{len(points)} points show no shape: the label is a guess"
-    if (reason := why_too_large(cloud, config)) is not None:
+    reason = why_too_large(cloud, config)
+    if reason is not None:
         return reason
     low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
     if _is_known(float(size.max()), cloud, config):
@@ -81,7 +82,8 @@ def _is_known(size: float, cloud: PointCloudData, config: Any) -> bool:
 
     Where only one of the units is known, the numbers are compared as they are.
     """
-    if (largest := getattr(config, "largest_scan", None)) is None:
+    largest = getattr(config, "largest_scan", None)
+    if largest is None:
         return False
     unit = cloud.meters_per_unit
     scan_unit = getattr(config, "scan_unit", None)

@@ -38,7 +38,14 @@ def numpy_rows(rows: _Rows, columns: Sequence[str] | None = None) -> _Rows:
 
 def usual_types(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of `numpy_rows` with integers as int64 and halves as float32, as the numpy format reads them."""
-    return {name: _usual_type(value) for name, value in row.items()}
+    usual = {}
+    for name, value in row.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+            value = value.astype(np.int64, copy=False)
+        elif isinstance(value, np.ndarray) and value.dtype == np.float16:
+            value = value.astype(np.float32)
+        usual[name] = value
+    return usual
 
 
 def near_origin(row: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
@@ -78,11 +85,3 @@ def _has_doubles(feature: Any) -> bool:
         return False
     inner = feature.feature
     return inner.dtype == "float64" if isinstance(inner, Value) else _has_doubles(inner)
-
-
-def _usual_type(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.kind in "iu":
-        return value.astype(np.int64, copy=False)
-    return value.astype(np.float32) if value.dtype == np.float16 else value

@@ -29,7 +29,8 @@ class VoxelizedRoom:
     def to_scan(self, layout: Layout) -> Layout:
         """Return a layout that a model wrote, in meters, in the frame and unit of the scan."""
         layout = layout.translated(self.corner)
-        if (frame := self.frame) is not None:
+        frame = self.frame
+        if frame is not None:
             layout = layout.translated((0, 0, frame.floor))
             # A turn by nothing would still wrap the angles of boxes.
             layout = (layout.rotated(frame.angle) if frame.angle else layout).scaled(1 / frame.unit)
@@ -39,7 +40,8 @@ class VoxelizedRoom:
     def from_scan(self, layout: Layout) -> Layout:
         """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`."""
         layout = layout if self.offset is None else layout.translated(-self.offset)
-        if (frame := self.frame) is not None:
+        frame = self.frame
+        if frame is not None:
             if layout.up_axis != frame.up_axis:
                 raise ValueError(
                     f"the layout has up_axis={layout.up_axis!r}; expected that of the scan, {frame.up_axis!r}"

@@ -67,7 +67,8 @@ class TextBank:
         Raises:
             ValueError: The bank has no vector of a label; names it and those that it has.
         """
-        if missing := [label for label in labels if label not in self]:
+        missing = [label for label in labels if label not in self]
+        if missing:
             names = ", ".join(sorted(self._features)[:20])
             raise ValueError(f"the text bank has no vector of {missing[0]!r}; it has {len(self._features)}: {names}")
         return torch.stack([self._features[clean_label(label)] for label in labels])

@@ -33,7 +33,8 @@ class ArrowRows(torch.utils.data.Dataset):
         self._order = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
         self._chunks: dict[str, ColumnChunks] = {}
         for name, feature in dataset.features.items():
-            if (chunks := ColumnChunks.of(dataset.data.column(name), feature)) is not None:
+            chunks = ColumnChunks.of(dataset.data.column(name), feature)
+            if chunks is not None:
                 self._chunks[name] = chunks
         rest = [name for name in self._columns if name not in self._chunks]
         self._rest = self.dataset.select_columns(rest) if rest else None

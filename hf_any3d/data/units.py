@@ -67,7 +67,8 @@ def check_projected(cloud: PointCloudData) -> None:
     Raises:
         PointCloudError: x and y are degrees, by the coordinate system, or without one by their extent.
     """
-    if (why := why_not_projected(cloud)) is not None:
+    why = why_not_projected(cloud)
+    if why is not None:
         raise PointCloudError(why)
 
 

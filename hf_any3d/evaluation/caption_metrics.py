@@ -232,7 +232,8 @@ def open_simcse(name: str) -> tuple[Similarity, str]:
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)
     # transformers would initialize a missing pooler at random, and its cosines would mean nothing.
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise ValueError(f"{source.name}: lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
     # By name and commit, since only the weights have been downloaded so far.
     name_or_path = source.path if source.revision is None else source.name

@@ -39,7 +39,11 @@ class LayoutScore:
     @property
     def mean_f1(self) -> list[float]:
         """F1 at each threshold, the mean over scenes with a prediction or an object; NaN without such a scene."""
-        return [_mean([_f1(*scene) for scene in scenes if scene[1] or scene[2]]) for scenes in self.counts.tolist()]
+        means = []
+        for scenes in self.counts.tolist():
+            of_scenes = [_f1(*scene) for scene in scenes if scene[1] or scene[2]]
+            means.append(sum(of_scenes) / len(of_scenes) if of_scenes else math.nan)
+        return means
 
     @property
     def pooled_f1(self) -> list[float]:
@@ -50,10 +54,6 @@ class LayoutScore:
 def _f1(matched: int, predicted: int, actual: int) -> float:
     # The harmonic mean of found / predicted and found / there.
     return 2 * matched / (predicted + actual)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def score_layouts(
@@ -140,7 +140,8 @@ def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
     for openings in (layout.doors, layout.windows):
         faces = []
         for opening in openings:
-            if (along := directions.get(opening.wall_id)) is None:
+            along = directions.get(opening.wall_id)
+            if along is None:
                 continue
             middle = np.array([opening.x, opening.y, opening.z])
             across = along * opening.width / 2

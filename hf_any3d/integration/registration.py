@@ -77,7 +77,17 @@ _INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you
 def register() -> None:
     """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
     _register_models()
-    _register_pipelines()
+    # Some pipelines have a model that comes with the package.
+    for task, (pipeline, auto_class) in PIPELINES.items():
+        if task in PIPELINE_REGISTRY.get_supported_tasks():
+            continue
+        default = None
+        if task in pipelines.DEFAULT_MODELS:
+            # A default is a name and a revision: here the version of the package that the model came with.
+            default = {"model": (str(pipelines.DEFAULT_MODELS[task]), __version__)}
+        PIPELINE_REGISTRY.register_pipeline(
+            task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
+        )
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
@@ -112,20 +122,6 @@ def _register_models() -> None:
             # Of several classes for one config, transformers takes the one that the config's `architectures` names.
             only = next(iter(models)) if len(models) == 1 else None
             auto_class.register(config, only or models, exist_ok=True)
-
-
-def _register_pipelines() -> None:
-    """Register the pipelines, some with a model that comes with the package."""
-    for task, (pipeline, auto_class) in PIPELINES.items():
-        if task in PIPELINE_REGISTRY.get_supported_tasks():
-            continue
-        default = None
-        if task in pipelines.DEFAULT_MODELS:
-            # A default is a name and a revision: here the version of the package that the model came with.
-            default = {"model": (str(pipelines.DEFAULT_MODELS[task]), __version__)}
-        PIPELINE_REGISTRY.register_pipeline(
-            task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
-        )
 
 
 def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:

@@ -222,7 +222,7 @@ def ask(
     keep_points: bool = False,
     **settings: Any,
 ) -> CloudRows:
-    """Add the answers of a model to each cloud, by any task that has rows, such as "zero-shot-point-cloud-segmentation".
+    """Add the answers of a model to each cloud, by any task whose answers are a column of a table.
 
     Args:
         rows: Rows of `read_point_clouds`. The model gets each complete cloud, whatever its columns are.

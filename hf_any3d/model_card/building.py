@@ -57,7 +57,8 @@ def build_model_card(
     description = describe(subject)
     sections = dict(sections or {})
     # Models that are trained from such weights keep their terms.
-    if record := non_commercial_record(config):
+    record = non_commercial_record(config)
+    if record:
         license = license or record["weights_license"].lower()
         origin = code(record["name"]) if record.get("name") else "published ones"
         terms = inline(record["weights_license"])

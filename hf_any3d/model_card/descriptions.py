@@ -49,14 +49,16 @@ def describe(subject: Subject) -> Description:
     description.what = f"{description.what}. Method: {name}{description.stage}."
     description.tags = method.tags
     # Only models with an unknown score compare a cloud with those of their training.
-    if rows := getattr(subject.config, "unknown_rows", 0):
+    rows = getattr(subject.config, "unknown_rows", 0)
+    if rows:
         things = subject.config.unknown_bank_rows
         negatives = f" and how like {things} drawn things of no class" if things else ""
         description.what += (
             f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{negatives}, "
             "from 0 to 1."
         )
-        if (share := subject.config.unknown_share) is not None:
+        share = subject.config.unknown_share
+        if share is not None:
             description.what += (
                 f" Above 0.5 a cloud gets no label, as of none of the classes: {100 * share:.0f} % of further known "
                 "clouds on average, by clouds that were held out, and part of the others."

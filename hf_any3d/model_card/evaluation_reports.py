@@ -58,31 +58,12 @@ def known_facts(
     adapter = None
     if cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE) is not None:
         adapter = PeftConfig.from_pretrained(model)
-    facts = _facts_of_files(model, config, adapter, dataset)
-    for name, value in stated.items():
-        types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
-        # Types have to be the same: True is an int for Python, and no seed.
-        if type(value) not in types or facts[name] not in (None, value):
-            said = f", as {model} says {facts[name]!r}" if facts.get(name) is not None else ""
-            raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
-        facts[name] = value
-    # All at once, so that a second call can state them.
-    if missing := [name for name in FACTS if facts[name] is None]:
-        texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
-        raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
-    return facts | {"settings": {} if adapter is None else changed_settings(adapter)}
-
-
-def _facts_of_files(
-    model: str, config: PreTrainedConfig, adapter: PeftConfig | None, dataset: str | None
-) -> dict[str, Any]:
-    """Return the facts that a model's files say, None for those that they do not say."""
     file = cached_file(model, "metrics.json", **_IF_THERE)
     run = None if file is None else RunReport.load(file)
     start = {} if run is None else run.start
     encoder, is_random = _encoder_facts(config, start.get("model"))
     validation = None if run is None else run.data.get("validation")
-    return {
+    facts = {
         "dataset": None if dataset in _LOADERS else dataset,
         "encoder": encoder,
         "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
@@ -91,6 +72,19 @@ def _facts_of_files(
         # Without a report of the training it is unknown, and not False.
         "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
     }
+    for name, value in stated.items():
+        types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
+        # Types have to be the same: True is an int for Python, and no seed.
+        if type(value) not in types or facts[name] not in (None, value):
+            said = f", as {model} says {facts[name]!r}" if facts.get(name) is not None else ""
+            raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
+        facts[name] = value
+    # All at once, so that a second call can state them.
+    missing = [name for name in FACTS if facts[name] is None]
+    if missing:
+        texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
+        raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
+    return facts | {"settings": {} if adapter is None else changed_settings(adapter)}
 
 
 def _encoder_facts(config: PreTrainedConfig, start: str | None) -> tuple[str | None, bool | None]:

@@ -149,7 +149,8 @@ def may_be_replaced(text: str) -> bool:
     # Repositories on the hub start with metadata alone.
     if not body.strip():
         return not set(card.data.to_dict()) - {"tags", "library_name", "base_model", "pipeline_tag"}
-    if marked := _MARK.search(body):
+    marked = _MARK.search(body)
+    if marked:
         # The digest is of the card without its mark.
         card.text = _MARK.sub("", body)
         return marked[1] == _digest(card)
@@ -201,7 +202,8 @@ def write_trainer_card(
     data.language = language or data.language
     data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
     _add_tags(data, _listed(tags) + _listed(tasks))
-    if (saved := save_card(card, path)) is None:
+    saved = save_card(card, path)
+    if saved is None:
         logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved
 
@@ -224,7 +226,16 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     trained, total = count_parameters(model)
     # Of the weights that were kept: the best ones, or the last.
     selection = best_step(trainer)
-    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    # The metrics of the evaluation after this step, without the times that the Trainer measures
+    step = selection.get("step", trainer.state.global_step)
+    metrics = {}
+    for entry in trainer.state.log_history:
+        if entry.get("step") != step:
+            continue
+        for key, value in entry.items():
+            is_time = key.endswith(("runtime", "per_second", "compilation_time"))
+            if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
+                metrics[key.removeprefix("eval_")] = float(value)
     name_of_loss = _name_of_loss(trainer)
     if "loss" in metrics and name_of_loss != "loss":
         metrics[name_of_loss] = metrics.pop("loss")
@@ -245,19 +256,6 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
         training=training_facts(trainer),
         start={"model": start} if start else {},
     )
-
-
-def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
-    """Return the metrics of an evaluation after a step, without the times that the Trainer measures."""
-    metrics = {}
-    for entry in trainer.state.log_history:
-        if entry.get("step") != step:
-            continue
-        for key, value in entry.items():
-            is_time = key.endswith(("runtime", "per_second", "compilation_time"))
-            if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
-                metrics[key.removeprefix("eval_")] = float(value)
-    return metrics
 
 
 def _name_of_loss(trainer: Trainer) -> str:

@@ -325,8 +325,14 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         if not return_labels:
             del batch["labels"]
         # Prompts without clouds have no input `points` at all.
-        if points := [cloud for prompt in prompts for cloud in prompt.points]:
-            batch["points"] = self._stacked(points)
+        points = [cloud for prompt in prompts for cloud in prompt.points]
+        if points:
+            if "grid_coord" in self.feature_extractor.model_input_names:
+                # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
+                # occurs twice counts once, so they are filled up with their first point.
+                most = max(map(len, points))
+                points = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in points]
+            batch["points"] = np.stack(points)  # (clouds, num_points, channels)
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _truncated(self, prompt: Prompt, length: int) -> Prompt:
@@ -350,15 +356,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 columns[name].append({"left": filling + values, "right": values + filling}[padding_side])
         return columns
 
-    def _stacked(self, clouds: list[np.ndarray]) -> np.ndarray:
-        """Return the clouds of all prompts, (clouds, num_points, channels)."""
-        if "grid_coord" in self.feature_extractor.model_input_names:
-            # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
-            # occurs twice counts once, so they are filled up with their first point.
-            most = max(map(len, clouds))
-            clouds = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in clouds]
-        return np.stack(clouds)
-
     def read_points(self, clouds: Any) -> list[np.ndarray]:
         """Read and prepare clouds, each `(num_points, channels)` float32; warn of those that cannot be objects."""
         if type(self.feature_extractor) is PointCloudProcessor:  # others are of models that know scenes
@@ -367,7 +364,8 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             for number, entry in enumerate(entries):
                 with errors_of_cloud(number, len(entries)):
                     clouds.append(to_cloud(entry, self.feature_extractor.features))
-                if (reason := why_too_large(clouds[-1])) is not None:
+                reason = why_too_large(clouds[-1])
+                if reason is not None:
                     warnings.warn(reason, NoObjectWarning, stacklevel=3)
         return list(self.feature_extractor(clouds, return_tensors=None)["points"])
 

@@ -91,9 +91,17 @@ def take_clouds(
         parts = []
         for part in content:
             if one_of("type of a part", part["type"], ("text", "point_cloud")) == "text":
-                parts.append({"type": "text", "text": _checked_text(part["text"])})
+                # Otherwise a question could add places of clouds that do not exist.
+                if PLACE_MARK in part["text"]:
+                    raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+                # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
+                part["text"].encode()
+                parts.append({"type": "text", "text": part["text"]})
                 continue
-            cloud = _cloud_of_part(part)
+            cloud = part.get("point_cloud")
+            # A part may have the columns of its cloud itself.
+            if cloud is None and any(part.get(name) is not None for name in ("points", "path", "bytes")):
+                cloud = {name: value for name, value in part.items() if name != "type"}
             if cloud is None and rest:
                 cloud = rest.pop(0)
             clouds.append(cloud)
@@ -106,20 +114,3 @@ def take_clouds(
         places = empty + total - len(rest)
         raise ValueError(f"{places} places for point clouds and {total} clouds")
     return plain, clouds
-
-
-def _checked_text(text: str) -> str:
-    # Otherwise a question could add places of clouds that do not exist.
-    if PLACE_MARK in text:
-        raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
-    # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
-    text.encode()
-    return text
-
-
-def _cloud_of_part(part: Mapping[str, Any]) -> Any:
-    """Return the cloud of a part, which may have its columns itself; None without."""
-    cloud = part.get("point_cloud")
-    if cloud is None and any(part.get(name) is not None for name in ("points", "path", "bytes")):
-        return {name: value for name, value in part.items() if name != "type"}
-    return cloud

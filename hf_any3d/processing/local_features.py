@@ -149,7 +149,25 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         return [n for n, name in enumerate(every) if self.upright or name.split(",")[0] not in _OF_A_DIRECTION]
 
     def _all_names(self) -> list[str]:
-        point, around = self._measured_names()
+        point: list[str] = []
+        around: list[str] = []
+        if {*RETURNS} <= {*self.features}:
+            # Only the names are needed.
+            of_point, of_others = describe_returns(np.ones(1), np.ones(1))
+            point = [*of_point]
+            around = [*of_others]
+        if "intensity" in self.features:
+            around.append("intensity")
+        if "rgb" in self.features:
+            around += ["red", "green", "blue"]
+        columns = [_feature_of(name) for name in self.columns]
+        around += columns
+        # Of these, the number of the point itself counts beside the mean around it.
+        point += [name for name in around if name in ("intensity", "red", "green", "blue", *columns)]
+        if self.unit == "diagonal":
+            point += ["place in x", "place in y", "place in z", "distance from the middle", "distance from the center"]
+            if "normals" in self.features:
+                point += ["normal in x", "normal in y", "normal in z", "normal outward"]
         surfaces = SURFACES if self.unit == "meters" else OBJECT_SURFACES
         return feature_names(self.edges, surfaces, point, around)
 
@@ -185,20 +203,17 @@ class LocalFeaturesProcessor(PointCloudProcessor):
                 f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
                 "points that have them, or a model that was trained without"
             )
-        self._check_columns(cloud)
-        counts = cloud.number_of_returns
-        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
-            warnings.warn(
-                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
-            )
-
-    def _check_columns(self, cloud: PointCloudData) -> None:
         further = cloud.further or {}
         for name in self.columns:
             if name not in further:
                 raise PointCloudError(f"{no_column(name, further)}; the model reads {', '.join(self.columns)}")
             if not np.isfinite(further[name]).any():
                 raise PointCloudError(f"column {name!r} has no number at any point; the model reads it")
+        counts = cloud.number_of_returns
+        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
+            warnings.warn(
+                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+            )
 
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.
@@ -264,28 +279,6 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if not extent:
             raise PointCloudError(f"all {len(cloud)} points are equal; an object without extent has no surroundings")
         return np.full(3, DIAGONAL / extent)
-
-    def _measured_names(self) -> tuple[list[str], list[str]]:
-        point: list[str] = []
-        around: list[str] = []
-        if {*RETURNS} <= {*self.features}:
-            # Only the names are needed.
-            of_point, of_others = describe_returns(np.ones(1), np.ones(1))
-            point = [*of_point]
-            around = [*of_others]
-        if "intensity" in self.features:
-            around.append("intensity")
-        if "rgb" in self.features:
-            around += ["red", "green", "blue"]
-        columns = [_feature_of(name) for name in self.columns]
-        around += columns
-        # Of these, the number of the point itself counts beside the mean around it.
-        point += [name for name in around if name in ("intensity", "red", "green", "blue", *columns)]
-        if self.unit == "diagonal":
-            point += ["place in x", "place in y", "place in z", "distance from the middle", "distance from the center"]
-            if "normals" in self.features:
-                point += ["normal in x", "normal in y", "normal in z", "normal outward"]
-        return point, around
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
         from hf_any3d.data.point_arrays import new_generator, resample_index

@@ -204,7 +204,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             masks = [np.ones(len(cloud), dtype=bool) for cloud in clouds]
             filled = {"points": fill_up(clouds), "points_mask": fill_up(masks)}
             return BatchFeature(filled, tensor_type=return_tensors)
-        if small := [int(row["count"]) for row in rows if row["count"] < num_points]:
+        small = [int(row["count"]) for row in rows if row["count"] < num_points]
+        if small:
             warnings.warn(
                 f"{len(small)} of {len(rows)} clouds have fewer than num_points={num_points} points, the smallest "
                 f"{min(small)}; their points are repeated",

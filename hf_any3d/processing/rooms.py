@@ -225,7 +225,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             # A mean of equal colors must not be cut to the next lower one for a rounding error.
             colors = np.trunc(means * 255 + 1e-9)
         # The model has bins for so many meters alone.
-        if (extent := np.ptp(points, axis=0).max()) > EXTENT:
+        extent = np.ptp(points, axis=0).max()
+        if extent > EXTENT:
             warnings.warn(
                 f"the scan is {extent:.1f} long, more than the {EXTENT:g} m that the model knows; is it in meters?",
                 stacklevel=2,
@@ -276,7 +277,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
         """Check that a model can look for objects in a task; messages call the objects by the name of an argument."""
-        if unknown := [name for name in classes if name not in self.classes]:
+        unknown = [name for name in classes if name not in self.classes]
+        if unknown:
             problem = f"which the model was not trained on; expected some of {', '.join(self.classes)}"
             raise ValueError(f"{argument} has {unknown[0]!r}, {problem}")
         if classes and task == "layout":

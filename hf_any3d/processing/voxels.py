@@ -263,22 +263,11 @@ class PointTransformerV3Processor(PointCloudProcessor):
         return xyz.clip(low, high)
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
-        cloud = self._filled(cloud)
-        channels = super()._channels(cloud)
-        # `features` begins with xyz, which is not among the channels.
-        if self.color_range == "signed" and "rgb" in self.features:
-            place = self.features.index("rgb") - 1
-            channels[place] = 2 * channels[place] - 1
-        if self.intensity_range is not None and "intensity" in self.features:
-            place = self.features.index("intensity") - 1
-            channels[place] = self._scaled_intensity(channels[place])
-        return channels
-
-    def _filled(self, cloud: PointCloudData) -> PointCloudData:
-        """Return a cloud with normals, if the model takes them; refuse what it was never trained without."""
+        # Normals are made up if the model takes that; all else it was never trained without.
         fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
         missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
-        if refused := [ATTRIBUTES[name] for name in missing if fillings[name] is None]:
+        refused = [ATTRIBUTES[name] for name in missing if fillings[name] is None]
+        if refused:
             raise PointCloudError(
                 f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
                 "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
@@ -286,19 +275,26 @@ class PointTransformerV3Processor(PointCloudProcessor):
                 "that was not answers something else"
             )
         if "normals" in missing:
-            return PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
-        return cloud
-
-    def _scaled_intensity(self, values: np.ndarray) -> np.ndarray:
-        """Scale intensities (points, 1) as in the training of the model."""
-        if self.intensity_range == "tanh":
-            return np.tanh(values)
-        low = float(values.min())
-        high = float(values.max())
-        # Another unit would give wrong classes without an error.
-        if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
-            raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
-        return values / np.float32(255)
+            cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
+        channels = super()._channels(cloud)
+        # `features` begins with xyz, which is not among the channels.
+        if self.color_range == "signed" and "rgb" in self.features:
+            place = self.features.index("rgb") - 1
+            channels[place] = 2 * channels[place] - 1
+        if self.intensity_range is not None and "intensity" in self.features:
+            place = self.features.index("intensity") - 1
+            # As in the training of the model
+            values = channels[place]
+            if self.intensity_range == "tanh":
+                channels[place] = np.tanh(values)
+            else:
+                low = float(values.min())
+                high = float(values.max())
+                # Another unit would give wrong classes without an error.
+                if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
+                    raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
+                channels[place] = values / np.float32(255)
+        return channels
 
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:

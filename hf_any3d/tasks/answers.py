@@ -1,4 +1,4 @@
-"""How the answers of a task are shown: as rows of tables, lines, JSON of the service, and views in 3D."""
+"""Answers of a task as doors show them: rows of tables, lines, JSON of the service, and views in 3D."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Again = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why an answer may be wrong, and a setting that may mend it, as (name, value)."""
+    """Reason why an answer may be wrong, and a setting that may mend it, as (name, value)."""
 
     text: str
     advice: tuple[str, str] | None = None

@@ -1,4 +1,4 @@
-"""What a task declares of itself: the record in `about.py` of its folder. It imports nothing that takes time."""
+"""Record of a task, `about.py` of its folder, which declares it; it imports nothing that takes time."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Setting:
 
     @property
     def is_number(self) -> bool:
-        """Whether values are numbers."""
+        """True if values are numbers."""
         return any(kind in (int, float) for kind in self.kinds)
 
     def check(self, value: Any) -> None:

@@ -143,22 +143,6 @@ class AdapterArguments:
         return {"peft_config"} if is_other else set()
 
 
-def _check_restarts() -> None:
-    """Refuse restarts of torchrun whose processes would meet in a store that outlives them, which is its default.
-
-    Those of a second attempt read the addresses of the first one there, and fail or wait without end.
-    """
-    # Both variables are set by torchrun in the processes that it starts.
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
-    if restarts > 0 and shares_store and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"--max_restarts {restarts}: processes that are started again would read the addresses of those "
-            "before them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with "
-            "--standalone or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
-        )
-
-
 @dataclass
 class PointTrainingArguments(TrainingArguments):
     """Training arguments, with defaults for point clouds."""
@@ -228,7 +212,17 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        _check_restarts()
+        # Processes that torchrun starts again would meet in a store that outlives them, which is its default: they
+        # read the addresses of the first attempt there, and fail or wait without end.
+        # Both variables are set by torchrun in the processes that it starts.
+        restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+        shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
+        if restarts > 0 and shares_store and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                f"--max_restarts {restarts}: processes that are started again would read the addresses of those "
+                "before them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with "
+                "--standalone or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
+            )
         for name in ("eval_strategy", "save_strategy"):
             # Both are on by default, and Trainer requires both to load the best weights.
             if self.load_best_model_at_end and getattr(self, name) == "no":
@@ -240,7 +234,14 @@ class PointTrainingArguments(TrainingArguments):
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         check_settings(self, {"weight_decay_on": DECAY_RULES})
         if self.rows_per_step is not None:
-            self._accumulate(self.rows_per_step)
+            # Rows of one backward pass in all processes; an optimizer step has `rows_per_step` in all together.
+            at_once = self.train_batch_size * self.world_size
+            if self.rows_per_step < 1 or self.rows_per_step % at_once:
+                raise ValueError(
+                    f"--rows_per_step {self.rows_per_step}; expected a multiple of {at_once}, "
+                    f"{self.train_batch_size} in each of {self.world_size} processes"
+                )
+            self.gradient_accumulation_steps = self.rows_per_step // at_once
         self._check_faster_steps()
         if self.two_steps_per_batch and self.fp16:
             raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
@@ -249,17 +250,6 @@ class PointTrainingArguments(TrainingArguments):
         if self.epoch_cosine is not None:
             # Stored as plain values, with all defaults filled in, so that checkpoints and reports list what was used.
             self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))
-
-    def _accumulate(self, rows_per_step: int) -> None:
-        """Accumulate gradients so that an optimizer step has so many rows in all processes together."""
-        # Rows of one backward pass in all processes.
-        at_once = self.train_batch_size * self.world_size
-        if rows_per_step < 1 or rows_per_step % at_once:
-            raise ValueError(
-                f"--rows_per_step {rows_per_step}; expected a multiple of {at_once}, "
-                f"{self.train_batch_size} in each of {self.world_size} processes"
-            )
-        self.gradient_accumulation_steps = rows_per_step // at_once
 
     def _check_faster_steps(self) -> None:
         """Refuse what neither compiled layers nor a captured step can do."""

@@ -42,7 +42,8 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, requested: str | bool | 
         if not path.is_dir():
             raise FileNotFoundError(f"{requested}: no such checkpoint to resume from")
         # A checkpoint that is named is never replaced by another one.
-        if problem := find_problem(path) or _missing_files(path):
+        problem = find_problem(path) or _missing_files(path)
+        if problem:
             raise ValueError(f"{requested}: cannot be resumed from: {problem}")
         return str(requested)
     for checkpoint in newest_first(Path(output_dir)):

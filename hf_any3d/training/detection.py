@@ -230,7 +230,14 @@ class Detection(program.TrainingTask):
                 config = Detr3DConfig(**{"in_channels": count_channels(features), **settings})
                 model = Detr3DForPointCloudObjectDetection(config)
             else:
-                model = self._build_on_encoder(settings)
+                # A new decoder on a pretrained point encoder
+                point_encoder = self.model.point_encoder
+                freeze = settings.pop("freeze_point_encoder", False)
+                assert point_encoder is not None and isinstance(self.model.point_encoder_config, dict)
+                encoder = AutoConfig.from_pretrained(point_encoder, **self.model.point_encoder_config)
+                model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
+                    point_encoder, freeze=freeze, encoder_config=encoder, **settings
+                )
         else:
             config = AutoConfig.from_pretrained(name, **self.model.model_config)
             # Classes of the data replace those of the saved model, whose heads of another size start anew.
@@ -246,21 +253,12 @@ class Detection(program.TrainingTask):
                 most = model.config.num_queries
                 if len(numbers) > most:
                     raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
-                if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
+                wrong = [number for number in numbers if not 0 <= number < len(classes)]
+                if wrong:
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         # Boxes are in the frame of the scene, in meters.
         frame = {"center": False, "scale": None, "up_axis": "z"}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
-
-    def _build_on_encoder(self, settings: dict[str, Any]) -> Detr3DForPointCloudObjectDetection:
-        """Build a new decoder on a pretrained point encoder."""
-        name = self.model.point_encoder
-        freeze = settings.pop("freeze_point_encoder", False)
-        assert name is not None and isinstance(self.model.point_encoder_config, dict)
-        encoder = AutoConfig.from_pretrained(name, **self.model.point_encoder_config)
-        return Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
-            name, freeze=freeze, encoder_config=encoder, **settings
-        )
 
     def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> DetectionTrainer:
         """Build the trainer."""

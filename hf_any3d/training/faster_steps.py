@@ -60,7 +60,8 @@ class CapturedSteps:
         leaves, structure = tree_flatten(dict(inputs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         # What must be equal for the graph to be repeated: structure, sizes, and all that is no tensor.
-        shapes = structure, [_shape(leaf) for leaf in leaves]
+        sizes = [(leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        shapes = structure, sizes
         # Captured with the first batch, whose sizes it then repeats.
         if self._replay is None:
             if self._model._forward_pre_hooks:
@@ -99,8 +100,3 @@ class _Loss(nn.Module):
         for place, tensor in zip(self._places, tensors, strict=True):
             leaves[place] = tensor
         return self.model(**tree_unflatten(leaves, self._structure))["loss"]
-
-
-def _shape(leaf: Any) -> Any:
-    """Return what must be equal for a graph to take a leaf of a batch: shape and dtype, or another object itself."""
-    return (leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf

@@ -214,7 +214,8 @@ class LayoutModelArguments:
         others = [name for name in peft_methods() if name != ADAPTED]
         usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
         self.adapt = list(usual if self.adapt is None else self.adapt)
-        if unknown := [name for name in self.adapt if name not in PARTS]:
+        unknown = [name for name in self.adapt if name not in PARTS]
+        if unknown:
             raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
         if self.peft in others and self.adapt != usual:
             raise ValueError(
@@ -320,7 +321,8 @@ class Layouts(program.TrainingTask):
             labels = sorted({box.label for layout in layouts for box in layout.boxes})
         else:
             labels = list(cast(Any, rows.features["box_labels"]).feature.names)
-        if new := [label for label in labels if label not in processor.classes]:
+        new = [label for label in labels if label not in processor.classes]
+        if new:
             logger.info("The model learns other objects: %s", ", ".join(new))
             processor.classes = labels
         bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if self.model.load_in_8bit else {}

@@ -94,7 +94,8 @@ class StageArguments:
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
         # Settings that the processor does not have would be attributes without effect.
-        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
+        unknown = sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS))
+        if unknown:
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
         check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -103,7 +104,8 @@ class StageArguments:
         if self.model_name_or_path is not None and given:
             raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
         # A model comes from the previous stage or from all of its parts.
-        if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
+        missing = [part for part in PARTS if part not in given]
+        if self.model_name_or_path is None and missing:
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
 
@@ -302,7 +304,8 @@ def _build_model(
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
     """Warn about parts that are local directories, before a model is shared."""
     for part, recorded in (parts or {}).items():
-        if (name := recorded["name_or_path"]) is not None and os.path.isdir(name):
+        name = recorded["name_or_path"]
+        if name is not None and os.path.isdir(name):
             logger.warning(
                 "the %s is the local directory %s, which others do not have; use a repository or --store_parts",
                 part,
@@ -385,14 +388,16 @@ class StageTrainer(PointTrainer):
         # Checkpoints do not contain the public parts, about which the stock Trainer would warn; anything else that is
         # missing is an error, not a warning.
         lacking = set(load_result.missing_keys) - self.model.names_stored_elsewhere()
-        if wrong := sorted(lacking.union(load_result.unexpected_keys)):
+        wrong = sorted(lacking.union(load_result.unexpected_keys))
+        if wrong:
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
-        if self.lr_scheduler is None and (schedule := self.args.step_schedule) is not None:
+        schedule = self.args.step_schedule
+        if self.lr_scheduler is None and schedule is not None:
             self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)

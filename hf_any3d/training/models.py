@@ -99,14 +99,7 @@ class PointModelArguments(ModelArguments):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
         check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
-        self._set_encoder_weights()
-        if self.has_frozen_encoder:
-            self._check_frozen_encoder()
-        else:
-            self._check_point_encoder()
-
-    def _set_encoder_weights(self) -> None:
-        """Set the weights that one of the short options stands for."""
+        # The short options stand for weights.
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
             if getattr(self, name):
                 if self.encoder_weights not in ("pretrained", weights):
@@ -115,26 +108,28 @@ class PointModelArguments(ModelArguments):
         # It has an option of its own, by which checks and reports know it.
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
-
-    def _check_frozen_encoder(self) -> None:
-        """Refuse arguments of point encoders, and those of an encoder that is left out."""
-        if self.model_name_or_path or self.tuning != "full":
-            others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
-            raise ValueError(
-                f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
-            )
-        for name in ("encoder_attention_dropout", "encoder_dtype"):
-            if self.encoder_weights == "none" and getattr(self, name):
-                raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
-
-    def _check_point_encoder(self) -> None:
-        """Refuse arguments of a frozen encoder, and protocols without pretrained weights."""
-        if self.encoder_weights != "pretrained":
-            raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
-        if self.encoder_dtype is not None:
-            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
-        if self.model_name_or_path is None and self.tuning != "full":
-            raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
+        if self.has_frozen_encoder:
+            # Arguments of point encoders, and those of an encoder that is left out
+            if self.model_name_or_path or self.tuning != "full":
+                others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
+                raise ValueError(
+                    f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
+                )
+            for name in ("encoder_attention_dropout", "encoder_dtype"):
+                if self.encoder_weights == "none" and getattr(self, name):
+                    raise ValueError(
+                        f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them"
+                    )
+        else:
+            # Arguments of a frozen encoder, and protocols without pretrained weights
+            if self.encoder_weights != "pretrained":
+                raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
+            if self.encoder_dtype is not None:
+                raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
+            if self.model_name_or_path is None and self.tuning != "full":
+                raise ValueError(
+                    f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too"
+                )
 
     @property
     def has_frozen_encoder(self) -> bool:
@@ -230,7 +225,13 @@ def _build_point_encoder(
         attention = arguments.attn_implementation
         return model_class(config_class(**config_kwargs, attn_implementation=attention))  # pyright: ignore[reportCallIssue] not a field
     config_kwargs["attn_implementation"] = arguments.attn_implementation
-    if _has_other_classes(arguments.model_name_or_path, labels):
+    stored = PreTrainedConfig.get_config_dict(arguments.model_name_or_path)[0]
+    task = registry.task_of_class((stored.get("architectures") or [""])[0])
+    saved_labels = stored.get("id2label") or {}
+    # In a file, numbers are texts.
+    in_order = [saved_labels[number] for number in sorted(saved_labels, key=int)]
+    has_other_classes = task == "point-cloud-classification" and in_order != labels
+    if has_other_classes:
         # The head of a classifier of other classes is of no use.
         model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **config_kwargs))
         trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
@@ -243,16 +244,6 @@ def _build_point_encoder(
     if isinstance(model, UnknownScoreMixin):
         model.drop_unknown_score()
     return model
-
-
-def _has_other_classes(name_or_path: str, labels: list[str]) -> bool:
-    """Return whether a saved model is a classifier of other classes."""
-    config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-    task = registry.task_of_class((config.get("architectures") or [""])[0])
-    saved_labels = config.get("id2label") or {}
-    # In a file, numbers are texts.
-    in_order = [saved_labels[number] for number in sorted(saved_labels, key=int)]
-    return task == "point-cloud-classification" and in_order != labels
 
 
 def _build_without_encoder(
@@ -294,7 +285,8 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
 
 def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
     """Return the registered model class of a model type and task."""
-    if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
+    kind = registry.MODEL_TYPES.get(model_type)
+    if kind is not None:
         for name in kind.heads.get(_REGISTERED[task], ()):
             # Models of parts and of scenes have classes of their own for the same task.
             if (name in kind.part_heads) == (task == PARTS):

@@ -76,7 +76,8 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
     distributed.broadcast(first, src=0)
     differs = (sums != first).float()
     distributed.all_reduce(differs, op=distributed.ReduceOp.MAX)
-    if wrong := differs.nonzero().flatten().tolist():
+    wrong = differs.nonzero().flatten().tolist()
+    if wrong:
         raise ValueError(f"{names[wrong[0]]} differs between the processes; expected equal frozen weights")
     return names
 

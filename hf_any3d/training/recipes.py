@@ -30,7 +30,8 @@ def read_recipe(path: Path, dataclass_types: Iterable[type], others_in_file: boo
         for name, value in read_settings(path).items()
     }
     names = {field.name for kind in kinds for field in fields(kind) if field.init}
-    if (unknown := sorted(set(values) - names)) and not others_in_file:
+    unknown = sorted(set(values) - names)
+    if unknown and not others_in_file:
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
     return {name: value for name, value in values.items() if name in names}
 
@@ -74,7 +75,8 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict
 
 def _read_values(path: Path) -> dict[str, Any]:
     # A wrong file, such as a model's weights, is told before it is read to memory.
-    if (size := path.stat().st_size) > _LARGEST_FILE:
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
         raise ValueError(f"{path}: has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
     try:
         text = path.read_text(encoding="utf-8")

@@ -101,7 +101,8 @@ def build_arguments(
         # A recipe describes one model. With another one in the command line, its settings of the model would be
         # errors, but those of data and training still hold.
         foreign = kind.of_another_model(values, settings) if hasattr(kind, "of_another_model") else set()
-        if dropped := sorted(foreign & set(values)):
+        dropped = sorted(foreign & set(values))
+        if dropped:
             logger.info("%s of the recipe describe another model or method and are left out", ", ".join(dropped))
             values = {name: value for name, value in values.items() if name not in dropped}
     for name, value in settings.items():

@@ -126,7 +126,8 @@ def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: Evaluat
         raise ValueError(f"{model_name}: writes layouts, whose boxes have no scores; expected a detector")
     classes = _classes(model)
     names = box_classes(rows)
-    if unknown := [name for name in names if name not in classes]:
+    unknown = [name for name in names if name not in classes]
+    if unknown:
         raise ValueError(f"split {split} has boxes of {unknown[0]!r}; expected the model's classes, {classes}")
     if names != classes:  # own scans may lack some
         # Numbers of the classes of the rows become those of the model.

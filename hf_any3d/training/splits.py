@@ -27,7 +27,18 @@ def load_rows(arguments: DataArguments, points_are_labeled: bool = False, needs_
 
     With `needs_labels`, rows whose class is unknown are left out with a warning, and so is a split of such rows alone.
     """
-    rows = _loaded(arguments, points_are_labeled)
+    assert isinstance(arguments.dataset_options, dict)
+    if arguments.train_file is not None:
+        rows = load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)
+    else:
+        options = dict(arguments.dataset_options)
+        columns = [ATTRIBUTES[name] for name in arguments.features[1:]]
+        if points_are_labeled:
+            columns.append("labels")
+        if arguments.dataset_name == "folder" and columns:
+            # Of files only points are read unless more is asked for.
+            options["columns"] = sorted({*options.get("columns", ()), *columns})
+        rows = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
     return (
         judged_splits(rows, arguments.train_file or arguments.data_dir or arguments.dataset_name)
         if needs_labels
@@ -55,20 +66,6 @@ def judged_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         judged[split] = labeled_rows(rows, where)
     return judged
-
-
-def _loaded(arguments: DataArguments, points_are_labeled: bool) -> DatasetDict:
-    assert isinstance(arguments.dataset_options, dict)
-    if arguments.train_file is not None:
-        return load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)
-    options = dict(arguments.dataset_options)
-    columns = [ATTRIBUTES[name] for name in arguments.features[1:]]
-    if points_are_labeled:
-        columns.append("labels")
-    if arguments.dataset_name == "folder" and columns:
-        # Of files only points are read unless more is asked for.
-        options["columns"] = sorted({*options.get("columns", ()), *columns})
-    return load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
 
 
 def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:

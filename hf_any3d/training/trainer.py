@@ -279,7 +279,8 @@ class PointTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
         # A scheduler that was passed to Trainer wins over the arguments.
-        if self.lr_scheduler is None and (schedule := self.args.epoch_schedule) is not None:
+        schedule = self.args.epoch_schedule
+        if self.lr_scheduler is None and schedule is not None:
             # The last step of an epoch may have fewer batches, and counts as one.
             steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
             self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer, max(1, steps))

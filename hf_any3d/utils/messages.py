@@ -171,4 +171,10 @@ def _shorten(error: object) -> str:
 
 def counted(number: int, what: str) -> str:
     """Return a number with its noun, such as "1 file", "2 files", "2 boxes" or "2 meshes"."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith(('x', 'sh')) else 's'}"
+    if number == 1:
+        ending = ""
+    elif what.endswith(("x", "sh")):
+        ending = "es"
+    else:
+        ending = "s"
+    return f"{number:,} {what}{ending}"

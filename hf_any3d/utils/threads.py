@@ -17,7 +17,8 @@ def share_processors() -> None:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Of an affinity torch knows, of a container's limit it does not.
-    if (count := available_processors()) < _in_affinity():
+    count = available_processors()
+    if count < _in_affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(count))
 
 

@@ -92,7 +92,9 @@ def plot_views(
     # Each row leaves room for the lines of the cloud that has most.
     lines = max(bool(cloud.title) + bool(text) for cloud, text in zip(clouds, below, strict=True))
     # In inches: cells with their lines, the heading, and the legend.
-    height = (cell + 0.22 * lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + _height_of_legend(entries, lists)
+    height = (cell + 0.22 * lines + 0.06) * rows + 0.3 * (bool(title) + bool(note))
+    if entries and not lists:
+        height += 0.45
     width = max(cell * columns, 3.0) + 1.7 * lists
     figure = new_figure(figsize=(width, height), dpi=_DOTS, layout="constrained")
     for number, cloud in enumerate(clouds):
@@ -143,11 +145,6 @@ def _lists_beside(entries: int, rows: int, cell: float) -> int:
         return 0
     # A long list below the clouds would take more room than they; beside them a list is as long as the rows are high.
     return -(-entries // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
-
-
-def _height_of_legend(entries: Mapping[str, Any], lists: int) -> float:
-    """Return the inches that a legend takes below the clouds."""
-    return 0.45 if entries and not lists else 0.0
 
 
 def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None:
@@ -232,7 +229,13 @@ def _render(
         across, up = points.T
         depth = np.zeros(len(points))
     else:
-        across, up, depth = _turned(points, tilt)
+        # Turned about the vertical axis, then tilted: right, up and towards the viewer
+        turn = 0.7
+        x, y, z = points.T
+        ahead = np.sin(turn) * x + np.cos(turn) * z
+        across = np.cos(turn) * x - np.sin(turn) * z
+        up = np.cos(tilt) * y - np.sin(tilt) * ahead
+        depth = ahead * np.cos(tilt) + np.sin(tilt) * y
     # Perspective of a camera 6 radii away.
     closer = 6 / (6 - depth)
     columns = side / 2 + scale * across * closer
@@ -261,16 +264,6 @@ def _colors_of(
     if cloud.values is not None and limits is not None:
         return height_colors(cloud.values, *limits), np.ones(3)
     return height_colors(heights, *range_of_heights), np.ones(3)
-
-
-def _turned(points: np.ndarray, tilt: float, turn: float = 0.7) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn points (points, 3) about the vertical axis and tilt them, and return right, up and towards the viewer."""
-    x, y, z = points.T
-    ahead = np.sin(turn) * x + np.cos(turn) * z
-    across = np.cos(turn) * x - np.sin(turn) * z
-    up = np.cos(tilt) * y - np.sin(tilt) * ahead
-    depth = ahead * np.cos(tilt) + np.sin(tilt) * y
-    return across, up, depth
 
 
 def _paint(

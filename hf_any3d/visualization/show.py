@@ -127,22 +127,19 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         labels = None
         shown_names = []
     if labels is not None:
-        labels, shown_names = _named_labels(labels, names)
+        # Names are by default the numbers.
+        if names is None:
+            shown_names = [str(number) for number in range(int(labels.max()) + 1)]
+        # Points without a label get one.
+        if labels.min() < 0:
+            labels = labels + 1
+            shown_names = [NO_LABEL, *shown_names]
     values = None
     if data.intensity is not None:
         # Some reflectors are so bright that all else would be dark.
         values = data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
     view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
     return view, shown_names
-
-
-def _named_labels(labels: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
-    """Return labels from 0 and their names, by default their numbers; points without a label get one."""
-    if names is None:
-        names = [str(number) for number in range(int(labels.max()) + 1)]
-    if labels.min() < 0:
-        return labels + 1, [NO_LABEL, *names]
-    return labels, list(names)
 
 
 def share_legend(views: Sequence[CloudView], names: Sequence[Sequence[str]]) -> list[str]:

@@ -238,7 +238,18 @@ def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> li
         points = np.asarray(cloud.points, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] not in (2, 3) or not np.isfinite(points).all() or not len(points):
             raise ValueError(f"cloud {number}: points have shape {points.shape}; expected finite (points, 3)")
-        arrays = _arrays_of_points(cloud, number, len(points), len(names))
+        count = len(points)
+        arrays: dict[str, np.ndarray | None] = {}
+        for name in ("colors", "labels", "values"):
+            values = getattr(cloud, name)
+            arrays[name] = None if values is None else np.asarray(values)
+        labels = arrays["labels"]
+        if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
+        for name, array in arrays.items():
+            shape = (count, 3) if name == "colors" else (count,)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
         arrays["points"] = points
         texts = cloud.texts
         if len(points) > most:
@@ -249,22 +260,6 @@ def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> li
                 texts = [texts[index] for index in kept]
         prepared.append(replace(cloud, texts=texts, **arrays))
     return prepared
-
-
-def _arrays_of_points(cloud: CloudView, number: int, points: int, names: int) -> dict[str, np.ndarray | None]:
-    """Return what a cloud has of each of its points, checked; None for what it does not have."""
-    arrays: dict[str, np.ndarray | None] = {}
-    for name in ("colors", "labels", "values"):
-        values = getattr(cloud, name)
-        arrays[name] = None if values is None else np.asarray(values)
-    labels = arrays["labels"]
-    if labels is not None and (labels.min() < 0 or labels.max() >= names):
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {names} names")
-    for name, array in arrays.items():
-        shape = (points, 3) if name == "colors" else (points,)
-        if array is not None and array.shape != shape:
-            raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
-    return arrays
 
 
 def _panels(
@@ -308,21 +303,17 @@ def _panels(
                 # (8 * boxes, 3), which are moved and scaled like the points
                 corners = np.array([box.corners for box in cloud.boxes], dtype=np.float64).reshape(-1, 3)
                 places = (in_space(replace(cloud, points=corners), up_axis) - center) / radius
-                panel["boxes"] = _boxes(cloud.boxes, places, box_names)
+                # Class, score and corners of each box, in the units of the points, but not limited to their range
+                rows = []
+                for box, numbers in zip(cloud.boxes, places.reshape(-1, 24).round(5).tolist(), strict=True):
+                    score = None if box.score is None else round(float(box.score), 4)
+                    rows.append([box_names.index(box.label), score, numbers])
+                panel["boxes"] = rows
             panels.append(panel)
             placed.append((points - center) / radius)
             start += len(points)
     # 16 bits are finer than a pixel, and half the size of float32.
     return panels, _base64(np.rint(32767 * np.concatenate(placed)), "<i2")
-
-
-def _boxes(boxes: Sequence[BoxView], corners: np.ndarray, names: Sequence[str]) -> list[list[Any]]:
-    """Return class, score and corners of each box, in the units of the points, but not limited to their range."""
-    rows = []
-    for box, numbers in zip(boxes, corners.reshape(-1, 24).round(5).tolist(), strict=True):
-        score = None if box.score is None else round(float(box.score), 4)
-        rows.append([names.index(box.label), score, numbers])
-    return rows
 
 
 def in_space(cloud: CloudView, up_axis: str) -> np.ndarray:

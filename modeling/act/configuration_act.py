@@ -171,7 +171,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
         if self.code_scores == "projection":
             # These options compare tokens with code vectors, which a projection does not.
             for name, off in (("quantizer", "gumbel"), ("code_restart_share", 0)):
-                if (value := getattr(self, name)) != off:
+                value = getattr(self, name)
+                if value != off:
                     raise ValueError(
                         f"{name}={value!r} with code_scores='projection'; expected code_scores 'distance' or 'cosine'"
                     )

@@ -250,7 +250,12 @@ class TeacherPass:
         tokens = tokens.to(dtype)
         positions = positions.to(dtype)
         front, front_positions = self._prompts_of(0, tokens)
-        tokens, front = self._normed_input(tokens, front)
+        # The norm between embeddings and first layer, of encoders such as CLIP; positions come after it.
+        if self.config.use_input_norm:
+            norm = self.family.norm_of(self.encoder, self.family.input_norm)
+            if norm is not None:
+                tokens = norm(tokens)
+                front = norm(front) if front.shape[1] else front
         layers = self.family.layers_of(self.encoder)
         inputs = self._layer_inputs(tokens, front.shape[1])
         if states is not None:
@@ -261,7 +266,12 @@ class TeacherPass:
             for number, (layer, arguments) in enumerate(zip(layers, inputs, strict=True)):
                 if number and self.is_deep:
                     front, front_positions = self._prompts_of(number, tokens)
-                front, tokens = self._add_positions(number, front, front_positions, tokens, positions)
+                in_every_layer = self.config.position_injection == "every_layer"
+                # Those of prompts are added when the prompts enter: with deep prompts, before every layer.
+                if front.shape[1] and (in_every_layer or self.is_deep or number == 0):
+                    front = front + front_positions
+                if in_every_layer or number == 0:
+                    tokens = tokens + positions
                 # Nobody reads what this layer makes of its prompts.
                 prompts_end_here = self.is_deep or number == len(layers) - 1
                 prefix = None
@@ -284,32 +294,6 @@ class TeacherPass:
             return none, none
         front, positions = self.prompts(number, len(tokens))
         return front.to(self.encoder.dtype), positions.to(self.encoder.dtype)
-
-    def _normed_input(self, tokens: torch.Tensor, front: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply the norm between embeddings and first layer, of encoders such as CLIP; positions come after it."""
-        if not self.config.use_input_norm:
-            return tokens, front
-        norm = self.family.norm_of(self.encoder, self.family.input_norm)
-        if norm is None:
-            return tokens, front
-        return norm(tokens), norm(front) if front.shape[1] else front
-
-    def _add_positions(
-        self,
-        number: int,
-        front: torch.Tensor,
-        front_positions: torch.Tensor,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add learned positions to the input of a layer: of the first, or as released of every layer."""
-        in_every_layer = self.config.position_injection == "every_layer"
-        # Those of prompts are added when the prompts enter: with deep prompts, before every layer.
-        if front.shape[1] and (in_every_layer or self.is_deep or number == 0):
-            front = front + front_positions
-        if in_every_layer or number == 0:
-            tokens = tokens + positions
-        return front, tokens
 
     def _layer_inputs(self, tokens: torch.Tensor, prompts: int) -> Iterator[dict[str, Any]]:
         """Yield the arguments of the layers, for sequences that begin with prompts."""

@@ -653,7 +653,8 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         Raises:
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
         """
-        if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
+        weights = kwargs.get("encoder_weights", "pretrained")
+        if weights != "pretrained":
             raise ValueError(f"encoder_weights={weights!r}; expected 'pretrained', as texts are compared in its space")
         if encoder_name_or_path is not None and config is None:
             # Before the encoder is loaded, as one without a text tower is refused.

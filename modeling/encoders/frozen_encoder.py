@@ -162,7 +162,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
-        if (weights := getattr(config, "encoder_weights", "pretrained")) != "pretrained":
+        weights = getattr(config, "encoder_weights", "pretrained")
+        if weights != "pretrained":
             if is_quantized(encoder):
                 raise ValueError(f"encoder_weights={weights!r} with quantization_config; expected one of them")
             encoder = replace_weights(encoder, weights)
@@ -191,7 +192,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
             # Nesting a config in another one resets the attention implementation that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation
         # What the config says counts, even for an encoder that was loaded in another dtype.
-        if (dtype := encoder_dtype(config)) is not None:
+        dtype = encoder_dtype(config)
+        if dtype is not None:
             convert_encoder(encoder, dtype)
         self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
@@ -457,7 +459,8 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     encoder = owner.encoder
     if encoder_dtype(model.config) in (torch.bfloat16, torch.float16):
         raise ValueError(f"encoder_dtype={model.config.encoder_dtype!r}; expected 'float32' to train the encoder")
-    if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
+    adapters = sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules})
+    if adapters:
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())
     # All at first, to ask autograd which of them a run depends on.

@@ -54,7 +54,8 @@ def open_pretrained_part(
     if not with_adapter:
         refuse_adapter(model, name)
     # Poolers are not read, and heads of classifiers have none.
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
         raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
     checksum = tensors_checksum(own_state(model))
     if part.checksum not in (None, checksum):

@@ -264,7 +264,8 @@ class CloudGenerationMixin:
         **kwargs: Any,
     ) -> Any:
         """Refuse drafts after a cache."""
-        if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
+        seen = model_kwargs[CACHE].get_seq_length()
+        if seen > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(f"{CACHE} of {seen} tokens with assisted generation; expected an empty cache")
         return super()._get_candidate_generator(

@@ -245,7 +245,8 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_keywords(name: str, keywords: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """Reject unknown keywords of a call of the model `name`; those that are None are dropped."""
-    if unknown := [key for key, value in keywords.items() if key not in known and value is not None]:
+    unknown = [key for key, value in keywords.items() if key not in known and value is not None]
+    if unknown:
         raise TypeError(
             f"{name}.forward() got an unexpected keyword argument '{unknown[0]}'; expected some of "
             f"{', '.join(sorted(known - {'kwargs'}))}"

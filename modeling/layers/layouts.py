@@ -428,7 +428,8 @@ class Layout:
     def from_dict(cls, content: Mapping[str, Any]) -> Layout:
         """Build from what `to_dict` returned."""
         settings = dict(content)
-        if (up := settings.get("up")) is not None:
+        up = settings.get("up")
+        if up is not None:
             settings["up"] = tuple(up)
         for name, kind in {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}.items():
             settings[name] = tuple(kind(**fields) for fields in settings.get(name, ()))
@@ -476,12 +477,21 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     number = _number(rest[0] if rest else "", int, " after the name; expected a whole number")
     # What stands between the name and the parenthesis is not compared, as in the released program.
     kind: Any = KINDS[word]
-    arguments = _arguments_of(line, keep_unclosed)
+    start = line.find("(")
+    end = line.find(")")
+    if start < 0 or (end < 0 and not keep_unclosed):
+        raise ValueError(f"{'(' if start < 0 else ')'} is missing")
+    # Without a closing parenthesis `end` is -1, which drops the last character: the released program's rule.
+    arguments = line[start + 1 : end].split(",")
     first: dict[str, Any] = {}
     if kind is Box:
         first["label"] = arguments.pop(0)
     elif kind is not Wall:
-        first["wall_id"] = _wall_of(arguments.pop(0), walls)
+        _, found, wall_number = arguments.pop(0).partition("_")
+        wall = _number(wall_number.split("_")[0] if found else "", int, " of the wall; expected a whole number")
+        if wall not in walls:
+            raise ValueError(f"wall_{wall} is in no earlier line")
+        first["wall_id"] = wall
     names = number_names(kind)
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
@@ -491,25 +501,6 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     if kind is Box and not strict:
         values |= {name: abs(values[name]) for name in ("sx", "sy", "sz")}
     return kind(id=number, **first, **values)
-
-
-def _arguments_of(line: str, keep_unclosed: bool) -> list[str]:
-    """Return what stands between the parentheses of a line, split at commas."""
-    start = line.find("(")
-    end = line.find(")")
-    if start < 0 or (end < 0 and not keep_unclosed):
-        raise ValueError(f"{'(' if start < 0 else ')'} is missing")
-    # Without a closing parenthesis `end` is -1, which drops the last character: the released program's rule.
-    return line[start + 1 : end].split(",")
-
-
-def _wall_of(text: str, walls: set[int]) -> int:
-    """Return the number of the wall that a door or window is in, from "wall_3"."""
-    _, found, number = text.partition("_")
-    wall = _number(number.split("_")[0] if found else "", int, " of the wall; expected a whole number")
-    if wall not in walls:
-        raise ValueError(f"wall_{wall} is in no earlier line")
-    return wall
 
 
 def _number(text: str, kind: type = float, expected: str = "; expected a finite number") -> Any:

@@ -101,7 +101,14 @@ def fit_network(
         for _ in range(steps):
             # With replacement: rows are many and similar, and an epoch means nothing here.
             drawn = torch.randint(len(features), (BATCH,))
-            loss = _loss(model, _changed(core.standardize, features[drawn], absent), labels[drawn], weights[drawn])
+            # With noise, and with some groups of features as if they were not known.
+            changed = features[drawn]
+            for columns in absent:
+                is_forgotten = torch.rand(len(changed), 1) < FORGOTTEN
+                changed = changed.masked_fill(is_forgotten & columns, 0.0)
+            standard = core.standardize(changed)  # pyright: ignore[reportCallIssue]
+            noisy = standard + NOISE * torch.randn_like(standard)
+            loss = _loss(model, noisy, labels[drawn], weights[drawn])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -168,15 +175,6 @@ def adapted(
     config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
     found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
     return found.to(model.device)  # pyright: ignore[reportArgumentType]
-
-
-def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:
-    """Return standardized features with noise, and with some groups as if they were not known."""
-    for columns in absent:
-        is_forgotten = torch.rand(len(features), 1) < FORGOTTEN
-        features = features.masked_fill(is_forgotten & columns, 0.0)
-    standard = standardize(features)  # pyright: ignore[reportCallIssue]
-    return standard + NOISE * torch.randn_like(standard)
 
 
 def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

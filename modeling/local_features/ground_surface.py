@@ -78,7 +78,10 @@ class GroundSurface:
         width = min(_BEYOND, *(size - 1 for size in lowest.shape))
         wider = np.pad(lowest, width, mode="reflect", reflect_type="odd")
         opened = last = lowest
-        for radius in _radii(cell):
+        radii = [1]
+        while (larger := max(radii[-1] + 1, round(radii[-1] * _GROWTH))) * cell <= LARGE:
+            radii.append(larger)
+        for radius in radii:
             now = ndimage.grey_opening(wider, size=2 * radius + 1, mode="nearest")
             now = now[width : width + lowest.shape[0], width : width + lowest.shape[1]]
             cut = last - now
@@ -177,14 +180,6 @@ def _grid(points: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
     # Few points may span a map: then cells are larger.
     area = np.prod((flat.max(axis=0) - corner) / cell + 1)
     return corner, cell * max(1.0, float(np.sqrt(area / _MOST_CELLS)))
-
-
-def _radii(cell: float) -> list[int]:
-    """Return the radii of the openings, in cells."""
-    radii = [1]
-    while (larger := max(radii[-1] + 1, round(radii[-1] * _GROWTH))) * cell <= LARGE:
-        radii.append(larger)
-    return radii
 
 
 def _leveled(lowest: np.ndarray, away: np.ndarray, is_cut: np.ndarray, cell: float) -> np.ndarray:

@@ -211,7 +211,15 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         of_language_model = {}
         if quantization_config is not None:
             of_language_model = {"quantization_config": quantization_config, "device_map": device_map}
-        opened = _open_parts(name, config, loading, of_language_model)
+        # Open the parts that the repository does not hold itself. The Q-Former is a part of BLIP-2, which is opened
+        # with its own config.
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part in PARTS:
+            recorded = config.part(part)
+            if recorded.is_elsewhere:
+                more = of_language_model if part == "language_model" else {}
+                opened[part], _ = open_part(part, recorded, config=configs[part], model=name, **loading, **more)
         attention_of = {model: model.config._attn_implementation for model in opened.values()}
         # Parts first, then what is stored: trained weights replace those of the parts.
         model = cls._assemble(config, opened, attention_of, dtype)
@@ -242,7 +250,8 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         for part, implementation in attention_of.items():
             # Nesting a config in another one resets the attention implementation that its model was built with.
             part.config._attn_implementation = implementation
-        if (blip2 := opened.get("qformer")) is not None:
+        blip2 = opened.get("qformer")
+        if blip2 is not None:
             bridge = model.base_model.bridge
             weights = dict(blip2.qformer.named_parameters())
             with torch.no_grad():
@@ -521,7 +530,8 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             # Losses of the parts of a batch are sums over their tokens, divided by those of the full batch, and are
             # added up. The balancing loss is a mean of its own and counts by the part's share of the tokens.
             share = 1.0
-            if (tokens := keywords.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
+            tokens = keywords.get("num_items_in_batch")
+            if tokens is not None:  # this batch is a part of a larger one
                 share = (targets != keywords.get("ignore_index", -100)).sum() / tokens
             loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
         return MiniGPT3DOutput(
@@ -610,7 +620,8 @@ def open_part(
     if dtype is not None:
         loading["dtype"] = dtype
     opened, info = PART_CLASSES[part].from_pretrained(source.path, output_loading_info=True, **loading)
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing:
         raise ValueError(f"{part} {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     set_quantization(opened)
     return opened, record_source(recorded.name_or_path, source)
@@ -625,21 +636,6 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub)
     shards, _ = get_checkpoint_shard_files(name, index, **hub)
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
-
-
-def _open_parts(
-    name: str, config: MiniGPT3DConfig, loading: dict[str, Any], of_language_model: dict[str, Any]
-) -> dict[str, PreTrainedModel]:
-    """Open the parts that the model in `name` does not hold itself, with arguments of `from_pretrained`."""
-    # The Q-Former is a part of BLIP-2, which is opened with its own config.
-    configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
-    opened = {}
-    for part in PARTS:
-        recorded = config.part(part)
-        if recorded.is_elsewhere:
-            more = of_language_model if part == "language_model" else {}
-            opened[part], _ = open_part(part, recorded, config=configs[part], model=name, **loading, **more)
-    return opened
 
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:

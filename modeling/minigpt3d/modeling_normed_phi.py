@@ -63,7 +63,8 @@ class NormedPhiAttention(PhiAttention):
         query = torch.cat((rotated_query, query[..., rotated:]), dim=-1)
         key = torch.cat((rotated_key, key[..., rotated:]), dim=-1)
 
-        if (cache := kwargs.pop(CACHE, None)) is not None:
+        cache = kwargs.pop(CACHE, None)
+        if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0

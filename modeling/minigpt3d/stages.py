@@ -77,7 +77,8 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int, left_frozen: Sequence
         The names of the trained parameters.
     """
     groups = stage_groups(model, stage)
-    if unknown := [name for name in left_frozen if name not in groups]:
+    unknown = [name for name in left_frozen if name not in groups]
+    if unknown:
         raise ValueError(
             f"left_frozen has {unknown[0]!r}; expected some of {', '.join(groups)}, as stage {stage} trains"
         )

@@ -115,7 +115,8 @@ class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
         finally:
             if bars:
                 logging.enable_progress_bar()
-        if missing := sorted(report["missing_keys"]):
+        missing = sorted(report["missing_keys"])
+        if missing:
             raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
         return base
 

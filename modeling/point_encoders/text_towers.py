@@ -228,7 +228,8 @@ def sentence_pooling(source: EncoderSource) -> str:
     """Return the pooling of a sentence encoder, one of `POOLINGS`, from the files of its repository."""
     modules = _read_json(source, "modules.json") or []
     kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules]
-    if unknown := [kind for kind in kinds if kind not in _SUPPORTED_MODULES]:
+    unknown = [kind for kind in kinds if kind not in _SUPPORTED_MODULES]
+    if unknown:
         raise UnsupportedEncoder(f"{source.name}: its sentences pass a module {unknown[0]!r}")
     folder = next((part["path"] for part, kind in zip(modules, kinds, strict=True) if kind == "pooling"), None)
     settings = _read_json(source, f"{folder or '1_Pooling'}/config.json")
@@ -237,24 +238,20 @@ def sentence_pooling(source: EncoderSource) -> str:
             f"{source.name}: its files do not define how it embeds sentences (1_Pooling/config.json); if it was "
             f"trained for this, give text_pooling, one of {', '.join(map(repr, POOLINGS))}"
         )
-    chosen = _poolings_of(settings)
+    # Newer files name the pooling; older ones have a flag for each kind. Those by our names come first.
+    named = settings.get("pooling_mode")
+    flags = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on]
+    others = [key for key in flags if key not in _OLD_POOLING_NAMES]
+    if named:
+        chosen = [named, *others]
+    else:
+        chosen = [*(pooling for key, pooling in _OLD_POOLING_NAMES.items() if key in flags), *others]
     # Several poolings are concatenated, which no text tower here does.
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise UnsupportedEncoder(
             f"{source.name}: pools words by {chosen}; expected one of {', '.join(map(repr, POOLINGS))}"
         )
     return chosen[0]
-
-
-def _poolings_of(settings: Mapping[str, Any]) -> list[str]:
-    """Return the poolings of a sentence encoder's settings: ours first, by our names, then others by their own."""
-    # Newer files name the pooling; older ones have a flag for each kind.
-    named = settings.get("pooling_mode")
-    flags = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on]
-    others = [key for key in flags if key not in _OLD_POOLING_NAMES]
-    if named:
-        return [named, *others]
-    return [*(pooling for key, pooling in _OLD_POOLING_NAMES.items() if key in flags), *others]
 
 
 def _read_json(source: EncoderSource, file: str) -> Any:
@@ -289,7 +286,8 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
             source.path, config=config, dtype=torch.float32, output_loading_info=True
         )
     # A pooler may be missing, since words are pooled here.
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
         raise UnsupportedEncoder(f"{source.name}: the text tower lacks {', '.join(missing[:8])}")
     return model
 

@@ -129,7 +129,17 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     scan_unit: float | None = None
 
     def __post_init__(self, **kwargs: Any):
-        self._check_features()
+        features = list(self.features)
+        if not features or len(set(features)) != len(features) or set(features) - set(FEATURE_SETS):
+            raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
+        # Each setting belongs to a set of features, without which it would have no effect.
+        owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
+        for setting, name in owners.items():
+            if getattr(self, setting) is not None and name not in features:
+                raise ValueError(f"{setting} with features={features}; expected {name!r} among them")
+        # The stored matrix is of the first columns.
+        if self.metric and features[0] != "encoder":
+            raise ValueError(f"metric=True with features={features}; expected 'encoder' as the first")
         # Only the packaged encoder is known to have been trained with one axis up.
         reads_packaged = "encoder" in self.features and self.encoder_weights == "packaged"
         if self.encoder_up_axis == "known":
@@ -157,19 +167,6 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             # Features are of clouds in radii, and voxels have an edge in meters.
             if getattr(config, "flat_tokens", False):
                 raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
-
-    def _check_features(self) -> None:
-        features = list(self.features)
-        if not features or len(set(features)) != len(features) or set(features) - set(FEATURE_SETS):
-            raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
-        # Each setting belongs to a set of features, without which it would have no effect.
-        owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
-        for setting, name in owners.items():
-            if getattr(self, setting) is not None and name not in features:
-                raise ValueError(f"{setting} with features={features}; expected {name!r} among them")
-        # The stored matrix is of the first columns.
-        if self.metric and features[0] != "encoder":
-            raise ValueError(f"metric=True with features={features}; expected 'encoder' as the first")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -192,7 +192,8 @@ class PointFeaturesPreTrainedModel(FrozenModulesMixin, LibraryModelMixin, PointT
     def _frozen_models(self) -> Iterator[tuple[str, PreTrainedModel]]:
         """Yield the frozen models of the base model, by the names of their parts."""
         for part in PART_OF.values():
-            if (model := getattr(self.base_model, part, None)) is not None:
+            model = getattr(self.base_model, part, None)
+            if model is not None:
                 yield part, model
 
     def freeze_untrained(self) -> None:
@@ -235,7 +236,9 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
                 continue
             model = given.get(part)
             if model is None:
-                model = self._build_part(part)
+                model = AutoModel.from_config(getattr(self.config, f"{part}_config"))
+                if part == "wrap" and self.config.wrap_adapter is not None:
+                    build_adapter(model, self.config.wrap_adapter)
             if model.config._attn_implementation is None:
                 # Nesting a config in another one resets the attention implementation that its model was built with.
                 model.config._attn_implementation = config._attn_implementation
@@ -267,13 +270,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             if self.encoder is not None and self.config.encoder_weights == "packaged" and not is_empty:
                 self.encoder.load_state_dict(packaged_weights())
         self.freeze_untrained()
-
-    def _build_part(self, part: str) -> PreTrainedModel:
-        """Build an untrained model of a part, with the adapter of the wrap."""
-        model = AutoModel.from_config(getattr(self.config, f"{part}_config"))
-        if part == "wrap" and self.config.wrap_adapter is not None:
-            build_adapter(model, self.config.wrap_adapter)
-        return model
 
     @torch.no_grad()
     def _find_width(self, name: str) -> int:
@@ -355,7 +351,9 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             points = turned_up(points, config.up_axis, axis, config.normals)
         pieces = self._pieces(name, points)
         if name == "views":
-            edge = self._view_edge()
+            edge = self.config.image_size or getattr(self.config.vision_config, "image_size", None) or 224
+            # Models of images that are no squares state both edges.
+            edge = edge if isinstance(edge, int) else max(edge)
             seen = [self._see(depth_views(piece, edge, config.views, config.up_axis)) for piece in pieces]
             return torch.cat(seen), {}
         pooled = []
@@ -380,12 +378,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             return points.split(max(1, _VIEWS_AT_ONCE // self.config.views))
         # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
         return points.split(max(1, _AT_ONCE // self.config.copies) * self.config.copies)
-
-    def _view_edge(self) -> int:
-        """Return the edge of the depth views, in pixels: what the vision model was trained with, unless it is set."""
-        edge = self.config.image_size or getattr(self.config.vision_config, "image_size", None) or 224
-        # Models of images that are no squares state both edges.
-        return edge if isinstance(edge, int) else max(edge)
 
     def _see(self, images: Tensor) -> Tensor:
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""

@@ -234,7 +234,13 @@ class PatchGroups:
         # Tails have keys of one length, small clouds of many: apart, less is filled in.
         for patches in (tails, small):
             if patches:
-                self.groups.append(_filled_group(patches, place_of, device))
+                queries, is_query = _fill([place_of[own] for own, _ in patches])
+                keys, is_key = _fill([place_of[read] for _, read in patches])
+                # Without a mask, attention can take kernels that support none.
+                mask = None if is_key.all() else is_key.to(device)
+                own = None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device)
+                group = PatchGroup(queries.to(device), keys.to(device), keys.shape[1], mask, own)
+                self.groups.append(group)
         self.arranged = arranged.to(device)
         """`(voxels,)`, the serialized place of each arranged voxel."""
 
@@ -261,16 +267,6 @@ def _cut(counts: Sequence[int], patch_size: int) -> tuple[list[Tensor], list[_Pa
             small.append((places, places))
         first += count
     return full, tails, small
-
-
-def _filled_group(patches: list[_Patch], place_of: Tensor, device: torch.device) -> PatchGroup:
-    """Fill patches of different lengths up to one shape; `place_of` is the arranged place of each serialized one."""
-    queries, is_query = _fill([place_of[own] for own, _ in patches])
-    keys, is_key = _fill([place_of[read] for _, read in patches])
-    # Without a mask, attention can take kernels that support none.
-    mask = None if is_key.all() else is_key.to(device)
-    own = None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device)
-    return PatchGroup(queries.to(device), keys.to(device), keys.shape[1], mask, own)
 
 
 def _fill(rows: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -250,7 +250,17 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             self.condition_classes = dict(self.condition_classes)
         check_settings(self, _CHOICES, _RANGES)
         self._check_stages()
-        self._check_conditions()
+        # The data set of the inputs is among those that have norms or heads of their own.
+        has_own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
+        # Heads and norms may be of different lists of data sets, in orders of their own.
+        has_own_heads = self.segmentation_head != "layers"
+        for is_needed, name in ((has_own_norms, "norm_conditions"), (has_own_heads, "condition_classes")):
+            known = getattr(self, name)
+            if is_needed and (not known or self.condition not in known):
+                raise ValueError(f"condition={self.condition!r}; expected one of {name}, {known and list(known)}")
+        for name, rows in (self.condition_classes or {}).items():
+            if not rows or min(rows) < 0:  # a negative number would be that of another class
+                raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
         super().__post_init__(**kwargs)
         self.check_parts((TEXT_TOWER, "base"))
 
@@ -273,19 +283,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             raise ValueError(f"pooling_strides={self.pooling_strides}; 'serialized' needs powers of 2")
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
-
-    def _check_conditions(self) -> None:
-        """Check that the data set of the inputs is among those that have norms or heads of their own."""
-        has_own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
-        # Heads and norms may be of different lists of data sets, in orders of their own.
-        has_own_heads = self.segmentation_head != "layers"
-        for is_needed, name in ((has_own_norms, "norm_conditions"), (has_own_heads, "condition_classes")):
-            known = getattr(self, name)
-            if is_needed and (not known or self.condition not in known):
-                raise ValueError(f"condition={self.condition!r}; expected one of {name}, {known and list(known)}")
-        for name, rows in (self.condition_classes or {}).items():
-            if not rows or min(rows) < 0:  # a negative number would be that of another class
-                raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""

@@ -50,7 +50,8 @@ SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME = "adapter_model.safetensors", "adapter_m
 
 def refuse_merged_adapters(model: nn.Module) -> None:
     """Raise a ValueError if PEFT's `merge_adapter` has changed the weights for as long as an adapter is merged."""
-    if merged := sorted({name for module in model.modules() for name in vars(module).get("merged_adapters", ())}):
+    merged = sorted({name for module in model.modules() for name in vars(module).get("merged_adapters", ())})
+    if merged:
         raise ValueError(
             f"the adapter {', '.join(map(repr, merged))} is merged into the weights; expected unmerge_adapter() "
             "before saving, or merge_and_unload() to keep it merged"
@@ -322,13 +323,16 @@ def load_adapter_weights(
         weights = _named_as_in(adapted, load_peft_weights(name, device="cpu", **hub))
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False)
-        if missing := sorted(expected.keys() - weights.keys()):
+        missing = sorted(expected.keys() - weights.keys())
+        if missing:
             raise ValueError(f"{name}: the adapter lacks {listed(missing)}, which it has to hold by its config")
-        if unused := sorted(weights.keys() - expected.keys()):
+        unused = sorted(weights.keys() - expected.keys())
+        if unused:
             raise ValueError(f"{name}: the adapter holds {listed(unused)}, for which the model has no place")
-        if whole := sorted(
+        whole = sorted(
             key for key in weights if expected[key].dtype.is_floating_point > weights[key].dtype.is_floating_point
-        ):
+        )
+        if whole:
             raise ValueError(f"{name}: stores {listed(whole)} as whole numbers; expected floats")
         mismatched = []
         for key, tensor in sorted(weights.items()):
@@ -445,7 +449,8 @@ def keep_stored_precision(model: nn.Module, weights: dict[str, torch.Tensor], ad
         # Also where PEFT has rounded them and made them float32 again, and values that rounding happens to keep.
         is_rounded = torch.promote_types(found.dtype, stored.dtype) != found.dtype
         if is_rounded or not torch.equal(found.cpu().double(), stored.cpu().double()):
-            if (tensor := owned.get(found.data_ptr())) is not None:
+            tensor = owned.get(found.data_ptr())
+            if tensor is not None:
                 # The parameter stays the same object, trained or not as it was.
                 tensor.data = stored.to(tensor.device)
     for module in model.modules():

@@ -161,7 +161,8 @@ def refuse_whole_numbers(model: PreTrainedModel, name: str | os.PathLike, hub: d
     place = {key: value for key, value in hub.items() if value is not None}
     files = [cached_file(name, SAFE_WEIGHTS_NAME, **place, **quiet)]
     if files == [None] and (index := cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **place, **quiet)):
-        files = sorted({index.replace(SAFE_WEIGHTS_INDEX_NAME, file) for file in _shards(index)})
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        files = sorted({index.replace(SAFE_WEIGHTS_INDEX_NAME, file) for file in shards})
     whole = []
     for file in filter(None, files):
         with safe_open(file, framework="pt") as stored:
@@ -172,12 +173,9 @@ def refuse_whole_numbers(model: PreTrainedModel, name: str | os.PathLike, hub: d
     prefix = f"{model.base_model_prefix}."
     # Names with and without the prefix of a base model are of the same tensor.
     floats = {key.removeprefix(prefix) for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    if wrong := sorted(key for key in whole if key.removeprefix(prefix) in floats):
+    wrong = sorted(key for key in whole if key.removeprefix(prefix) in floats)
+    if wrong:
         raise ValueError(f"{name}: stores {listed(wrong)} as whole numbers; expected floats, as they were trained")
-
-
-def _shards(index: str) -> set[str]:
-    return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:

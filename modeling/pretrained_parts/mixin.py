@@ -342,7 +342,8 @@ class LibraryModelMixin:
         recorded = config.part(cls._adapted_part)
         hub = dict(hub)
         if recorded.is_elsewhere:
-            if (stated := stated_base(cls, name, recorded, hub)) is not None:
+            stated = stated_base(cls, name, recorded, hub)
+            if stated is not None:
                 config = copy.deepcopy(config)
                 config.set_part(cls._adapted_part, stated)
             # These two say where the adapter is, not where its pretrained part is.
@@ -401,7 +402,8 @@ def _refuse_lost_weights(
 
     # Others are those of a new head, or of a module that an argument switched on: new, as in transformers.
     stored = {base_name(key) for key in saved}
-    if lost := sorted(key for key in missing if base_name(key) in stored):
+    lost = sorted(key for key in missing if base_name(key) in stored)
+    if lost:
         raise ValueError(
             f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would be "
             "random. Expected the weights as they were saved"

@@ -45,7 +45,8 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
 
 def check_revisions(revisions: Mapping[str, str | None] | None, named: Collection[str]) -> None:
     """Refuse revisions of parts that are not given by name, which would have no effect."""
-    if unused := [name for name, value in (revisions or {}).items() if value is not None and name not in named]:
+    unused = [name for name, value in (revisions or {}).items() if value is not None and name not in named]
+    if unused:
         expected = f"some of {', '.join(map(repr, named))}" if named else "none"
         raise ValueError(f"revisions has {unused[0]!r}; expected {expected}, the parts that are given by name")
 
@@ -72,7 +73,8 @@ class PartsConfigMixin:
 
     def check_parts(self, allowed: tuple[str, ...]) -> None:
         """Refuse records of parts that the model does not have."""
-        if unknown := sorted(set(self.parts or ()) - set(allowed)):
+        unknown = sorted(set(self.parts or ()) - set(allowed))
+        if unknown:
             expected = f"some of {', '.join(map(repr, allowed))}" if allowed else "none"
             raise ValueError(f"parts has {unknown[0]!r}; expected {expected}")
 

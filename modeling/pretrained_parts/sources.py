@@ -185,7 +185,8 @@ def weight_files(directory: str | Path) -> list[Path]:
     entry = weight_entry(found)
     if entry is None:
         expected = f"one of {', '.join(WEIGHT_ENTRIES)}"
-        if quantized := [name for name in found if name.endswith(".gguf")]:
+        quantized = [name for name in found if name.endswith(".gguf")]
+        if quantized:
             expected += (
                 f"; transformers saves {quantized[0]} as such a file if it opened it with "
                 "quantization_config=GgufConfig(dequantize=True)"

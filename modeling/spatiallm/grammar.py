@@ -39,7 +39,8 @@ class LayoutGrammar:
 
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):
         # What ends a label cannot be in one, or texts would have two readings.
-        if wrong := [name for name in classes if not name or set(name) & set(",()\n")]:
+        wrong = [name for name in classes if not name or set(name) & set(",()\n")]
+        if wrong:
             raise ValueError(f"classes has {wrong[0]!r}; expected names without commas, parentheses and line breaks")
         self.num_bins = num_bins
         self.classes = tuple(classes)
@@ -217,7 +218,8 @@ class LayoutLogitsProcessor(LogitsProcessor):
         alphabet = grammar.alphabet
         self._texts = vocabulary.texts
         self._tree = vocabulary.tree(alphabet)
-        if missing := sorted(character for character in alphabet if "" not in self._tree.get(character, {})):
+        missing = sorted(character for character in alphabet if "" not in self._tree.get(character, {}))
+        if missing:
             raise ValueError(f"the tokenizer has no token for {missing[0]!r} alone, which layouts need")
         self._start: int | None = None
         self._states: dict[tuple[int, ...], State | None] = {}

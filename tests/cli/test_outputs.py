@@ -30,7 +30,7 @@ def test_many_clouds_of_a_page_are_thinned_and_more_are_counted(tmp_path, capsys
     assert len(set(first[:, 0])) == kept, "none is drawn twice"
     assert np.array_equal(first[:, :3], second) and second.dtype == np.float32, "the same in every run"
     assert gallery.boxes[0] == ("a box",) and gallery.titles[:2] == ["colored", "plain"]
-    gallery.write("title", {"a": (1, 0, 0)})
+    gallery.write("title")
     assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 60 clouds, without 2 more\n"
 
 

@@ -1,4 +1,4 @@
-"""Which word is the model, and which axis is proposed; others test the commands."""
+"""Which word is the model; others test the commands."""
 
 import importlib
 
@@ -6,22 +6,7 @@ import pytest
 
 from tests.errors import raises
 
-predict, inputs = (importlib.import_module(f"hf_any3d.cli.{name}") for name in ("predict", "inputs"))
-
-
-def test_the_most_familiar_of_the_other_axes_is_proposed_if_it_is_clearly_so():
-    rows = {
-        "x": {"error": "bad"},
-        "y": {"predictions": [{"label": "chair", "unknown": 0.029}]},
-        "z": {"predictions": [{"label": "lamp", "unknown": 0.02}]},
-    }
-    reason = predict.why_unlike(None, "x", 0.4, lambda cloud, axis: rows[axis])
-    assert reason == "if z points up it looks like lamp: try --up-axis z"
-    assert "y points up" in predict.why_unlike(None, "z", 0.12, lambda cloud, axis: rows[axis])
-    assert predict.why_unlike(None, "z", 0.11, lambda cloud, axis: rows[axis]) is None
-    rows["y"]["predictions"][0]["label"] = None
-    assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: rows[axis]) is None
-    assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: {"error": "bad"}) is None
+inputs = importlib.import_module("hf_any3d.cli.inputs")
 
 
 @pytest.mark.parametrize(

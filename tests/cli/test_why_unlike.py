@@ -1,23 +1,20 @@
 """Why `predict` finds a cloud unlike those of a model's training: it may lie on its side."""
 
-import importlib
-
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
 from hf_any3d.cli import app
+from hf_any3d.tasks.classification import answer
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
-
-predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the package is that of the command
 
 
 @pytest.mark.slow
 def test_the_reason_is_told_on_stderr_of_unlike_clouds_alone(tmp_path, monkeypatch):
     model = fitted(tiny_features(PointFeaturesForPointCloudClassification))
-    monkeypatch.setattr(predict, "MUCH_LESS", -99.0)  # whatever it looks like when it is turned
+    monkeypatch.setattr(answer, "MUCH_LESS", -99.0)  # whatever it looks like when it is turned
     model.save_pretrained(tmp_path / "model")
     PointCloudProcessor(num_points=48, center=False, scale=None).save_pretrained(tmp_path / "model")
     turn = np.linspace(0, 40, 48)

@@ -1,4 +1,4 @@
-"""Every setting of a task is in every door where people ask for it, in the same limits, or the setting says why not."""
+"""Every setting of a task is in every door where people ask, in the same limits, or the setting says why not."""
 
 import inspect
 
@@ -23,7 +23,7 @@ def options_of(*words):
 
 
 def taken(task, door):
-    """What can be given at a door: name -> (lowest, highest) as far as told; None if the door does not know the task."""
+    """What can be given at a door: name -> (lowest, highest) if told; None if the door does not know the task."""
     unknown = (None, None)
     record = TASKS[task]
     if door == "runs" and record.rows is None:
@@ -110,7 +110,7 @@ def test_settings_become_arguments_of_the_pipeline():
         ("point-cloud-classification", {"top_k": 0}, "top_k is 0; expected at least 1"),
         ("point-cloud-object-detection", {"threshold": 1.5}, "threshold is 1.5; expected at most 1"),
         ("point-cloud-feature-extraction", {"feature": "all"}, "feature is 'all'; expected one of pooled"),
-        ("point-cloud-segmentation", {"colour": 1}, "no setting 'colour'"),
+        ("point-cloud-segmentation", {"smooth": 1}, "no setting 'smooth'"),
         ("point-cloud-classification", {"unknown": False}, "unknown: rows have the score"),
     ],
 )

@@ -13,15 +13,9 @@ from hf_any3d.cli.common import listen
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.server import Server
-from hf_any3d.serving.tasks import (
-    DETECT,
-    ZERO_SHOT,
-    ClassifySettings,
-    FeatureSettings,
-    Route,
-    routes_of,
-    run_each,
-)
+from hf_any3d.serving.tasks import SETTINGS_OF, Route, routes_of, run_each
+
+ClassifySettings = SETTINGS_OF["/v1/classify"]
 
 
 def route(task, settings, **attributes):
@@ -35,7 +29,9 @@ def route(task, settings, **attributes):
 
 def test_more_labels_than_allowed_are_refused():
     with pytest.raises(Refused) as refused:
-        route(ZERO_SHOT, ClassifySettings).check(ClassifySettings(labels="a,b,c"), ServeLimits(labels=2))
+        route("zero-shot-point-cloud-classification", ClassifySettings).check(
+            ClassifySettings(labels="a,b,c"), ServeLimits(labels=2)
+        )
     assert (refused.value.status, refused.value.param) == (400, "labels")
 
 
@@ -56,8 +52,8 @@ def test_a_bad_cloud_of_a_batch_is_an_error_of_its_own():
 
 def test_models_without_a_head_or_clouds_have_one_route():
     (only,) = routes_of("point-cloud-feature-extraction", "pipe")
-    assert (only.path, only.pipe, only.settings) == ("/v1/features", "pipe", FeatureSettings)
-    (written,) = routes_of(DETECT, SimpleNamespace(feature_extractor=None))
+    assert (only.path, only.pipe, only.settings) == ("/v1/features", "pipe", SETTINGS_OF["/v1/features"])
+    (written,) = routes_of("point-cloud-object-detection", SimpleNamespace(feature_extractor=None))
     assert written.path == "/v1/detect"
 
 

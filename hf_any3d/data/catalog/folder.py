@@ -69,7 +69,12 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
         # A stream may not know its columns.
         features = rows.features or {}
         feature = features.get("points")
-        prepared[split] = rows = _with_clouds(rows, f"{origin}, split {split}")
+        # Rows without their points or their file are left out, but not of streams.
+        if isinstance(rows, Dataset):
+            for column, kind in rows.features.items():
+                if column == "points" or isinstance(kind, PointCloud):
+                    rows = rows_with_points(rows, f"{origin}, split {split}", column)
+        prepared[split] = rows
         has_files = any(isinstance(column, PointCloud) for column in features.values())
         # Columns of files may stand in for points.
         if has_files and not isinstance(feature, (Array2D, List)):
@@ -137,16 +142,6 @@ def _loses_its_shape(points: np.ndarray) -> bool:
         return bool(moved > MOST_MOVED * np.ptp(xyz, axis=0).max())
 
 
-def _with_clouds(rows: Any, where: str) -> Any:
-    """Return rows without those that lack their points or their file; streams are returned unchanged."""
-    if not isinstance(rows, Dataset):
-        return rows
-    for column, feature in rows.features.items():
-        if column == "points" or isinstance(feature, PointCloud):
-            rows = rows_with_points(rows, where, column)
-    return rows
-
-
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split."""
     labeled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
@@ -167,7 +162,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
             continue
         # Only tables can be searched: a stream would have to be read to its end.
         if isinstance(splits[split], Dataset) and _is_text(stored):
-            if further := sorted({*splits[split].unique("label")} - {None, *feature.names}):
+            further = sorted({*splits[split].unique("label")} - {None, *feature.names})
+            if further:
                 expected = ", ".join(feature.names[:8])
                 raise ValueError(
                     f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
@@ -307,7 +303,8 @@ def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty:
         others = tree.others
     else:
         files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-    if ignored := sorted(set(others) - COMPANIONS):
+    ignored = sorted(set(others) - COMPANIONS)
+    if ignored:
         logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     return files
 
@@ -422,12 +419,14 @@ def _splits_of_metadata(
     """Return the files that metadata name, by split; they need be there, and others are left out with a warning."""
     names = metadata.column(FILE_NAME).to_pylist()
     readable = {"/".join(parts) for parts in files}
-    if absent := [name for name in names if name not in readable]:
+    absent = [name for name in names if name not in readable]
+    if absent:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
         raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
-    if unnamed := sorted(readable - set(names)):
+    unnamed = sorted(readable - set(names))
+    if unnamed:
         text = "%s: %d files are not in the metadata and are left out, the first is %s"
         logger.warning(text, root, len(unnamed), unnamed[0])
     if not names:
@@ -470,14 +469,10 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
     rows = Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
     if "label" in features:
-        _check_labels(names, rows)
+        # Refuse labels that are missing, or numbers of no class.
+        feature = rows.features["label"]
+        numbers = range(len(feature.names)) if isinstance(feature, ClassLabel) else None
+        for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
+            if label is None or (numbers is not None and label not in numbers):
+                raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
     return rows
-
-
-def _check_labels(names: list[str], rows: Dataset) -> None:
-    """Refuse labels that are missing, or numbers of no class."""
-    feature = rows.features["label"]
-    numbers = range(len(feature.names)) if isinstance(feature, ClassLabel) else None
-    for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
-        if label is None or (numbers is not None and label not in numbers):
-            raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")

@@ -86,7 +86,13 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         folders[:] = _visible(folders)
         parts = Path(folder).relative_to(root).parts
         for name in folders:
-            _check_folder(Path(folder, name), root, follow_links)
+            path = Path(folder, name)
+            if path.is_symlink():
+                if not follow_links:
+                    check_link(path, root)
+                # os.walk would follow such a link without end.
+                if path.parent.resolve().is_relative_to(path.resolve()):
+                    raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             tree.leaves.add(parts)
         places += ["/".join((*parts, name)) for name in _visible(files)]
@@ -138,17 +144,6 @@ def _suffixes() -> set[str]:
 def _visible(names: list[str]) -> list[str]:
     """Return the names that are not hidden, sorted."""
     return sorted(name for name in names if not name.startswith("."))
-
-
-def _check_folder(path: Path, root: Path, follow_links: bool) -> None:
-    """Refuse a link to a folder that leads outside of the root, or to one above it."""
-    if not path.is_symlink():
-        return
-    if not follow_links:
-        check_link(path, root)
-    # os.walk would follow such a link without end.
-    if path.parent.resolve().is_relative_to(path.resolve()):
-        raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
 
 
 def find_labeled_files(
@@ -270,7 +265,13 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             names = []
             folder = path.parent.relative_to(root).as_posix()
             for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
-                name = posixpath.normpath(posixpath.join(folder, _path_inside(name, number)))
+                # The path has to lead into the folder of the metadata; written on Windows, it may have backslashes.
+                inside = posixpath.normpath(name.replace("\\", "/"))
+                # Another path could reach any file of this machine, or the network.
+                is_outside = posixpath.isabs(inside) or inside.split("/")[0] == ".."
+                if "://" in name or os.path.isabs(name) or is_outside:
+                    raise PointCloudError(f"row {number} names {name!r}; expected a path inside its folder")
+                name = posixpath.normpath(posixpath.join(folder, inside))
                 if name in named_in:
                     raise PointCloudError(f"row {number} names {name}, which {named_in[name]} names already")
                 named_in[name] = f"row {number} of {path.relative_to(root).as_posix()}"
@@ -280,17 +281,6 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
     with file_errors(root, "folder with metadata of one kind"):
         # A column may be whole numbers in one file and fractions, or empty, in another.
         return pa.concat_tables(tables, promote_options="permissive")
-
-
-def _path_inside(name: str, row: int) -> str:
-    """Return the path that a row of metadata names, which has to lead into the folder of the metadata."""
-    # Metadata written on Windows may have backslashes.
-    path = posixpath.normpath(name.replace("\\", "/"))
-    # Another path could reach any file of this machine, or the network.
-    is_outside = posixpath.isabs(path) or path.split("/")[0] == ".."
-    if "://" in name or os.path.isabs(name) or is_outside:
-        raise PointCloudError(f"row {row} names {name!r}; expected a path inside its folder")
-    return path
 
 
 def _read_rows(path: Path) -> pa.Table:

@@ -133,7 +133,8 @@ def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
     # The given folder itself counts before those in it.
     for name in layouts:
         pattern, places = LAYOUTS[name]
-        if folder := find_folder((root, *(root / place for place in places)), pattern):
+        folder = find_folder((root, *(root / place for place in places)), pattern)
+        if folder:
             return name, folder
     raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
 

@@ -132,7 +132,14 @@ def _fold(
         return [path], _named_shapes(path, modelnet_dir)
     path = folder / f"{fold}.pkl"
     if path.is_file():
-        return [path], _pickled_shapes(path)
+        shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
+        with file_errors(path, "fold"):
+            # Without Python's unpickler, which would run code of the file
+            content = read_pickle(path)
+            for split in SPLITS:
+                for cloud, label, original in content[split]:
+                    shapes[split].append(Shape(_whole(label), _whole(original), partial(np.asarray, cloud)))
+        return [path], shapes
     raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and -test.parquet")
 
 
@@ -169,18 +176,6 @@ def _named_shapes(path: Path, modelnet_dir: str | os.PathLike | None) -> dict[st
                 original = DATASET.class_names.index(class_name)
                 read = partial(read_table, file, columns=6)
                 shapes[split].append(Shape(_whole(label), original, read, file))
-    return shapes
-
-
-def _pickled_shapes(path: Path) -> dict[str, list[Shape]]:
-    """Return the shapes of a published fold, split -> list of cloud, label and class of ModelNet40."""
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    with file_errors(path, "fold"):
-        # Without Python's unpickler, which would run code of the file
-        content = read_pickle(path)
-        for split in SPLITS:
-            for cloud, label, original in content[split]:
-                shapes[split].append(Shape(_whole(label), _whole(original), partial(np.asarray, cloud)))
     return shapes
 
 

@@ -202,7 +202,8 @@ def _read(sweep: Sweep, classes: np.ndarray) -> Iterator[Mapping[str, object]]:
     numbers = np.frombuffer(data, np.uint8)
     labels = classes[numbers]
     # -1 is an index that the table of categories does not have, as opposed to one that is not judged.
-    if (unknown := numbers[labels == -1]).size:
+    unknown = numbers[labels == -1]
+    if unknown.size:
         raise PointCloudFileError(f"{sweep.labels}: category {unknown[0]}, which category.json does not have")
     measured = {"points": cloud.points, "intensity": cloud.intensity, "ring": cloud.ring}
     yield {**measured, "labels": labels, "scene": sweep.scene, "timestamp": sweep.timestamp}

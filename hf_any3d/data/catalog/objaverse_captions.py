@@ -296,7 +296,16 @@ class _AnnotationFiles:
     def entries(self, name: str) -> list[Annotation]:
         """Read the entries of a file, none if it is missing; several splits may come from the same file."""
         if name not in self._entries:
-            self._entries[name] = self._read(name) if name in self.there else []
+            annotations = []
+            if name in self.there:
+                for number, (value, text) in enumerate(scan_entries(self.folder / name)):
+                    try:
+                        row = annotation_row(value)
+                    except (PointCloudError, LookupError, TypeError, AttributeError):
+                        row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
+                    annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
+                self._check_length(name, len(annotations))
+            self._entries[name] = annotations
         return self._entries[name]
 
     def objects(self, name: str) -> frozenset[str]:
@@ -310,17 +319,6 @@ class _AnnotationFiles:
         reserved = frozenset(read_lines(self.folder / VALIDATION_IDS))
         self._check_length(VALIDATION_IDS, len(reserved))
         return reserved
-
-    def _read(self, name: str) -> list[Annotation]:
-        annotations = []
-        for number, (value, text) in enumerate(scan_entries(self.folder / name)):
-            try:
-                row = annotation_row(value)
-            except (PointCloudError, LookupError, TypeError, AttributeError):
-                row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
-            annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
-        self._check_length(name, len(annotations))
-        return annotations
 
     def _check_length(self, name: str, count: int) -> None:
         least, most = LENGTHS[name]
@@ -357,31 +355,26 @@ def _choose(
         # The full file has the captions of all objects, from which the reserved ones are taken.
         if (split, name) == ("validation", FULL):
             only = reserved if only is None else reserved & only
-        kept = _entries_about(files.entries(name), types, only, unwanted_in[split])
+        entries = files.entries(name)
+        unwanted_here = unwanted_in[split]
+        kept = []
+        for entry in entries:
+            if only is not None and entry.object_id not in only:
+                continue
+            is_malformed = not entry.object_id
+            if is_malformed or (entry.type in types and entry.object_id not in unwanted_here):
+                kept.append(entry)
         if kept or ids is None:
             chosen[split] = kept
         named.update(entry.object_id for entry in kept)
     # An id with a typing error would otherwise only make the dataset smaller.
-    if unknown := sorted(set(ids or ()) - named):
+    unknown = sorted(set(ids or ()) - named)
+    if unknown:
         raise ValueError(
             f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {files.folder}, the "
             f"first: {unknown[0]!r}"
         )
     return chosen
-
-
-def _entries_about(
-    entries: Iterable[Annotation], types: Collection[str], only: Collection[str] | None, unwanted: Collection[str]
-) -> list[Annotation]:
-    """Select entries by type and object, without unwanted objects."""
-    kept = []
-    for entry in entries:
-        if only is not None and entry.object_id not in only:
-            continue
-        is_malformed = not entry.object_id
-        if is_malformed or (entry.type in types and entry.object_id not in unwanted):
-            kept.append(entry)
-    return kept
 
 
 def cloud_features(colors: bool) -> Features:
@@ -421,7 +414,9 @@ class CloudAdder:
         clouds = []
         for number, object_id in enumerate(batch["object_id"]):
             try:
-                clouds.append(self._cloud(str(object_id)))
+                path = cloud_path(self.folder, str(object_id))
+                with file_errors(path, "cloud"):
+                    clouds.append(checked_row(read_cloud(path), self.features))
             except (PointCloudError, FileNotFoundError) as error:
                 if not self.skip:
                     raise
@@ -431,8 +426,3 @@ class CloudAdder:
         # Without the rows that were left out, so that all columns are of one length
         rows = {name: [values[number] for number in kept] for name, values in batch.items()}
         return {**{name: [cloud[name] for cloud in clouds] for name in self.features}, **rows}
-
-    def _cloud(self, object_id: str) -> dict[str, object]:
-        path = cloud_path(self.folder, object_id)
-        with file_errors(path, "cloud"):
-            return checked_row(read_cloud(path), self.features)

@@ -36,7 +36,19 @@ def load(
     if data_dir is not None:
         data_files = _files_by_split(Path(data_dir))
     paths = [Path(path) for path in _flat(data_files or ())]
-    _check_same_classes(paths)
+    # `datasets` would silently read all labels with the names of the first file.
+    first: tuple[Path, list[str]] | None = None
+    for path in paths:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        # The features that `datasets` stores in the schema
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = features.get("label", {}).get("names")
+        # Files of other programs have no names of classes.
+        if names is None:
+            continue
+        first = first or (path, names)
+        if names != first[1]:
+            raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")
     if isinstance(data_files, Mapping):
         plain = {split: [os.fspath(path) for path in _flat(files)] for split, files in data_files.items()}
     else:
@@ -52,7 +64,8 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not is_hidden:
             visible.append(path)
-    if others := [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]:
+    others = [path.relative_to(folder).as_posix() for path in visible if path.suffix != ".parquet"]
+    if others:
         logger.warning("%s: ignored files other than Parquet: %s", folder, listed(others))
     # Absolute, as the paths below that `datasets` returns for it
     base = os.fspath(folder.absolute())
@@ -64,22 +77,6 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
         if path.suffix == ".parquet" and counts[os.fspath(path.absolute())] != 1:
             raise ValueError(f"{path}: its name gives no split, or two; rename it, or pass data_files")
     return splits
-
-
-def _check_same_classes(paths: Sequence[Path]) -> None:
-    """Refuse files with other classes: `datasets` would silently read all labels with the names of the first file."""
-    first: tuple[Path, list[str]] | None = None
-    for path in paths:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        # The features that `datasets` stores in the schema
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        names = features.get("label", {}).get("names")
-        # Files of other programs have no names of classes.
-        if names is None:
-            continue
-        first = first or (path, names)
-        if names != first[1]:
-            raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")
 
 
 def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:

@@ -235,7 +235,8 @@ def _find(root: Path, layouts: Iterable[str]) -> tuple[str, Path, Sequence[Room]
             rooms = set()
             for path in (root / place).glob(pattern):
                 name = path.stem if layout == "npy" else f"{path.parents[1].name}_{path.parent.name}"
-                if match := _ROOM.fullmatch(name):
+                match = _ROOM.fullmatch(name)
+                if match:
                     room = Room(int(match[1]), match[2], int(match[3]))
                     # A name such as office_01 would be another spelling of a room.
                     if str(room) == name:
@@ -279,7 +280,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     labels = []
     for piece in _files(path):
         data = open_source(piece, "txt", ("txt",)).data
-        if stray := _STRAY.search(data):
+        stray = _STRAY.search(data)
+        if stray:
             # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a
             # digit, the line has too many numbers afterwards and is refused.
             line = data.count(b"\n", 0, stray.start()) + 1

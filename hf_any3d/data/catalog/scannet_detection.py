@@ -110,7 +110,8 @@ def _read(folder: Path, scene: str, colors: bool) -> Mapping[str, object]:
     boxes = read_box_table(path, 7)
     # The last column of the boxes is a class of NYU40, of which 18 are judged.
     numbers = boxes[:, 6].astype(int)
-    if unknown := sorted({int(number) for number in numbers} - _NUMBERS.keys()):
+    unknown = sorted({int(number) for number in numbers} - _NUMBERS.keys())
+    if unknown:
         raise PointCloudFileError(f"{path}: class {unknown[0]}; expected one of NYU40's {sorted(_NUMBERS)}")
     boxes[:, 6] = 0  # along the axes
     row: dict[str, object] = {"points": table[:, :3].astype(np.float32)}

@@ -92,10 +92,13 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
     """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there."""
     if layout in (None, "own"):
         for name in OWN_NAMES:
-            if (file := folder / name).is_file():
+            file = folder / name
+            if file.is_file():
                 return read_boxes_json(file) if file.suffix == ".json" else read_boxes_table(file)
-    if layout in (None, "label_cloud") and _is_label_cloud(folder / "labels"):
-        return read_label_cloud_folder(folder / "labels")
+    if layout in (None, "label_cloud"):
+        labels = folder / "labels"
+        if any(True for _ in labels.glob("*.json")) or (labels / LABEL_CLOUD_CLASSES).is_file():
+            return read_label_cloud_folder(labels)
     boxes: Boxes = {}
     for name, pattern, read in (
         ("datumaro", "annotations/*.json", read_datumaro),
@@ -110,10 +113,6 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
         # Labels, calibration and points of a scan have the same number as their name.
         return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
     raise FileNotFoundError(f"{folder}: no boxes; expected {_EXPECTED}")
-
-
-def _is_label_cloud(folder: Path) -> bool:
-    return any(True for _ in folder.glob("*.json")) or (folder / LABEL_CLOUD_CLASSES).is_file()
 
 
 def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:

@@ -134,7 +134,8 @@ def _read(sweep: Path) -> Iterator[Mapping[str, object]]:
     table = np.full(1 << 16, -1)
     table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
     labels = table[numbers]
-    if (unknown := numbers[labels == -1]).size:
+    unknown = numbers[labels == -1]
+    if unknown.size:
         raise PointCloudFileError(f"{path}: class {unknown[0]}; expected one of {', '.join(map(str, LEARNING_MAP))}")
     names = {"sequence": sweep.parents[1].name, "sweep": sweep.stem}
     yield {"points": cloud.points, "intensity": cloud.intensity, "labels": labels, **names}

@@ -82,10 +82,12 @@ def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[
     for name in sorted(names, key=lambda name: plain_name(name) != name):
         plain.setdefault(plain_name(name), name)
     fields = {}
-    if axes := _axes_of(plain):
+    axes = _axes_of(plain)
+    if axes:
         fields["points"] = [plain[name] for name in axes]
     for field, variants in _FIELDS.items():
-        if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
+        wanted = next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None)
+        if wanted:
             fields[field] = [plain[name] for name in wanted]
     if label is None:
         return fields
@@ -129,10 +131,12 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
             return variant
     axes: dict[str, str] = {}
     for name in plain:
-        if match := _AXIS.fullmatch(name):
+        match = _AXIS.fullmatch(name)
+        if match:
             axes.setdefault(match[3], name)
     for axis, words in _SURVEYED.items():
-        if word := next((word for word in words if word in names), None):
+        word = next((word for word in words if word in names), None)
+        if word:
             axes.setdefault(axis, word)
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
 
@@ -170,10 +174,18 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
-    if places := [name for name in fields["points"] if name in further.values()]:
+    places = [name for name in fields["points"] if name in further.values()]
+    if places:
         raise PointCloudError(f"column {places[0]!r} holds coordinates; expected other ones in columns")
     unused = [name for name in unused_names(columns, fields) if name not in further.values()]
-    _tell_unused([name for name in unused if not re.fullmatch(listed_elsewhere, name)], fields, source)
+    unused = [name for name in unused if not re.fullmatch(listed_elsewhere, name)]
+    # Of other labels, tell which ones count and how to choose.
+    others = [name for name in unused if is_label_name(name)]
+    source.leave_out(name for name in unused if name not in others)
+    if "labels" in fields:
+        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+    else:
+        source.leave_out(others)
     points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
     left_out = left_out_points(points)
     cloud: dict[str, Any] = {"points": points}
@@ -186,16 +198,6 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if further:
         cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
-
-
-def _tell_unused(names: list[str], fields: Mapping[str, list[str]], source: Source) -> None:
-    """Tell which columns are left out; of other labels, which ones count and how to choose."""
-    others = [name for name in names if is_label_name(name)]
-    source.leave_out(name for name in names if name not in others)
-    if "labels" in fields:
-        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
-    else:
-        source.leave_out(others)
 
 
 def further_column(values: np.ndarray) -> np.ndarray:

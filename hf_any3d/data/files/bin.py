@@ -29,7 +29,12 @@ def read(source: Source) -> PointCloudData:
     from 0 to 1 or whole numbers up to 255, and rings that are whole numbers.
     """
     data = source.data
-    stated = _stated_width(source)
+    # How many numbers a row has is told by the file type, or else by the name.
+    if source.file_type in _WIDTHS:
+        stated = _WIDTHS[source.file_type]
+    else:
+        name = source.name.lower()
+        stated = next((width for ending, width in _NAMED.items() if name.endswith(ending)), None)
     sizes = [4 * width for width in ([stated] if stated else _WIDTHS.values())]
     if all(len(data) % size for size in sizes):
         rows = " or ".join(map(str, sizes))
@@ -40,14 +45,6 @@ def read(source: Source) -> PointCloudData:
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
     return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
-
-
-def _stated_width(source: Source) -> int | None:
-    """Return the numbers in a row by the file type, or else by the name."""
-    if source.file_type in _WIDTHS:
-        return _WIDTHS[source.file_type]
-    name = source.name.lower()
-    return next((width for ending, width in _NAMED.items() if name.endswith(ending)), None)
 
 
 def _width_of(data: bytes) -> int:

@@ -72,7 +72,8 @@ def _binary(source: Source) -> tuple[np.ndarray, np.ndarray]:
     data = source.data
     count = int.from_bytes(data[:8], "little")
     # Before anything is created, as each point takes at least so many bytes of the file.
-    if (needed := 8 + count * _ROW_SIZE) > len(data):
+    needed = 8 + count * _ROW_SIZE
+    if needed > len(data):
         raise PointCloudError(f"{count} points need {needed} bytes or more, but there are {len(data)}; it is cut off")
     # Of each point coordinates, color and place; tracks have at most the bytes of the file.
     source.check(points=count, decoded=2 * len(data) + 64 * count)

@@ -110,7 +110,10 @@ def _parse(text: str) -> list[_Node] | None:
             continue
         # A word without brackets behind it is a value, such as a number or the direction of an axis.
         if word:
-            inside.values.append(_number_or_word(word))
+            try:
+                inside.values.append(float(word))
+            except ValueError:
+                inside.values.append(word)
             word = ""
         if token.lastgroup == "word":
             word = token["word"]
@@ -121,13 +124,6 @@ def _parse(text: str) -> list[_Node] | None:
             if not open_nodes:
                 return None
     return top.nodes if len(open_nodes) == 1 else None
-
-
-def _number_or_word(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word
 
 
 def _units_of_node(node: _Node) -> Units | None:
@@ -231,7 +227,19 @@ def units_of_keys(records: dict[int, bytes]) -> Units | None:
     Args:
         records: Number of the record -> its content: 34735 has the keys, 34736 the numbers in double precision.
     """
-    values = _values_of_keys(records.get(_KEYS, b""), records.get(_DOUBLES, b""))
+    keys = records.get(_KEYS, b"")
+    doubles = records.get(_DOUBLES, b"")
+    numbers = struct.unpack(f"<{len(keys) // 2}H", keys[: len(keys) // 2 * 2])
+    reals = struct.unpack(f"<{len(doubles) // 8}d", doubles[: len(doubles) // 8 * 8])
+    values: dict[int, float] = {}
+    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0, or else
+    # its number in the record of that place.
+    for at in range(4, len(numbers) - 3, 4):
+        key, place, _, value = numbers[at : at + 4]
+        if place == 0:
+            values[key] = value
+        elif place == _DOUBLES and value < len(reals):
+            values[key] = reals[value]
     model = values.get(_MODEL)
     number = values.get(_PROJECTED_SYSTEM)
     height = LENGTHS.get(int(values.get(_VERTICAL_UNIT, 0)))
@@ -252,19 +260,3 @@ def units_of_keys(records: dict[int, bytes]) -> Units | None:
     if number is not None:
         return Units(length_of_unit(int(number)), height or length_of_heights(int(number)))
     return UNKNOWN if model == _IS_PROJECTED else None
-
-
-def _values_of_keys(keys: bytes, doubles: bytes) -> dict[int, float]:
-    """Return the numbers of keys; texts are left out."""
-    numbers = struct.unpack(f"<{len(keys) // 2}H", keys[: len(keys) // 2 * 2])
-    reals = struct.unpack(f"<{len(doubles) // 8}d", doubles[: len(doubles) // 8 * 8])
-    values: dict[int, float] = {}
-    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0, or else
-    # its number in the record of that place.
-    for at in range(4, len(numbers) - 3, 4):
-        key, place, _, value = numbers[at : at + 4]
-        if place == 0:
-            values[key] = value
-        elif place == _DOUBLES and value < len(reals):
-            values[key] = reals[value]
-    return values

@@ -108,7 +108,8 @@ def _content(source: Source) -> tuple[bytes, Any]:
         )
     pages = np.frombuffer(source.data, np.uint8).reshape(-1, _PAGE)
     stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]
-    if (wrong := np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)).size:
+    wrong = np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)
+    if wrong.size:
         raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
     data = pages[:, :-_CHECKSUM].tobytes()
     xml = data[_place(start) : _place(start) + size]
@@ -194,7 +195,14 @@ def _attributes(
     if _COLORS[0] in fields:
         stored = np.stack([values[name] for name in _COLORS], axis=1)  # (points, 3)
         are_invalid = _marked(values, "isColorInvalid")
-        colors = _unit(with_stand_ins(stored, are_invalid), _ends_of_colors(scan, fields), source)
+        # What is stated for the scan counts before what the fields can hold.
+        limits = _limits(scan, "colorLimits")
+        ends = []
+        for color in _COLORS:
+            low = limits.get(f"{color}Minimum")
+            high = limits.get(f"{color}Maximum")
+            ends.append(fields[color].ends if low is None or high is None else (low, high))
+        colors = _unit(with_stand_ins(stored, are_invalid), ends, source)
         if colors is not None:
             cloud["colors"] = np.where(are_invalid[:, None], np.float32(np.nan), colors)
     return cloud
@@ -287,17 +295,6 @@ def _rotated(rows: np.ndarray, quaternion: np.ndarray | None) -> np.ndarray:
     w, *axis = quaternion
     cross = np.cross(axis, rows)
     return rows + 2 * (w * cross + np.cross(axis, cross))
-
-
-def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, float]]:
-    """Return the range of each color: what is stated for the scan counts before what the fields can hold."""
-    limits = _limits(scan, "colorLimits")
-    ends = []
-    for name in _COLORS:
-        low = limits.get(f"{name}Minimum")
-        high = limits.get(f"{name}Maximum")
-        ends.append(fields[name].ends if low is None or high is None else (low, high))
-    return ends
 
 
 def _limits(scan: Any, name: str) -> dict[str, float]:

@@ -47,7 +47,8 @@ def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
         if path.suffix[1:].lower() not in FORMATS or _VALUES.fullmatch(path.stem):
             continue
         points.setdefault((path.parent, path.stem), name)
-        if match := _POINTS.fullmatch(path.stem):
+        match = _POINTS.fullmatch(path.stem)
+        if match:
             points.setdefault((path.parent, match["base"]), name)
         if _is_named_by(_POINTS, path.parent):
             # A slash marks the key of pairs of folders, such as points/room.npy and colors/room.npy.

@@ -55,7 +55,8 @@ def read(source: Source) -> PointCloudData:
     if not version.startswith("2"):
         raise PointCloudError(f"glTF version {shorten(version)}; expected 2.0")
     required = map(str, content.get("extensionsRequired", []))
-    if unsupported := [name for name in required if not _SUPPORTED.fullmatch(name)]:
+    unsupported = [name for name in required if not _SUPPORTED.fullmatch(name)]
+    if unsupported:
         advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
         raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
     document = Document(content, chunk, source)
@@ -92,40 +93,20 @@ def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
             if "indices" in primitive:
                 corners = document.count(primitive["indices"])
                 indices += corners
-            _check_counts(document, attributes, count)
+            # One normal, one color and one of all else that is read for each point
+            for name in ("NORMAL", "COLOR_0", *document.measures(attributes).values()):
+                if name in attributes and (values := document.count(attributes[name])) != count:
+                    raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
             points += count
-            faces += _count_faces(mode, corners)
+            if mode == _TRIANGLES:
+                faces += corners // 3
+            elif mode != _POINTS:
+                # A strip or a fan has a triangle for each corner from the third on.
+                faces += max(corners - 2, 0)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
     source.leave_out(left_out)
     return placed
-
-
-def _find_measures(attributes: tuple[str, ...], source: Source) -> dict[str, str]:
-    """Return which of these attributes are fields of a cloud with one number a point."""
-    names = {name.lstrip("_").lower(): name for name in attributes if name.startswith("_")}
-    # By the name that the file has for it, or without the underscore
-    chosen = source.chosen_label([*names.values(), *names])
-    fields = {field: names[columns[0]] for field, columns in wanted_fields(names, source).items()}
-    if chosen is not None:
-        fields["labels"] = names.get(chosen, chosen)
-    return {field: name for field, name in fields.items() if field in _OF_POINTS}
-
-
-def _check_counts(document: Document, attributes: dict[str, int], count: int) -> None:
-    """Check that a primitive has one normal, one color and one of all else that is read for each point."""
-    for name in ("NORMAL", "COLOR_0", *document.measures(attributes).values()):
-        if name in attributes and (values := document.count(attributes[name])) != count:
-            raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
-
-
-def _count_faces(mode: int, corners: int) -> int:
-    if mode == _POINTS:
-        return 0
-    if mode == _TRIANGLES:
-        return corners // 3
-    # A strip or a fan has a triangle for each corner from the third on.
-    return max(corners - 2, 0)
 
 
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
@@ -207,32 +188,31 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     normals = None
     # Of what a transform makes flat, normals have no direction.
     if "NORMAL" in attributes and np.isfinite(linear).all() and np.linalg.matrix_rank(linear) == 3:
-        normals = _normals(document.accessor(attributes["NORMAL"], 3), linear, source)
+        # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
+        # rows, that is the inverse.
+        normals = document.accessor(attributes["NORMAL"], 3).astype(np.float64) @ np.linalg.inv(linear)
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals = usable_normals(normals / np.where(length > 0, length, 1), source)
     factor, is_known = _material(document, primitive, source)
     colors = None
     if "COLOR_0" in attributes:
-        colors = _vertex_colors(document.accessor(attributes["COLOR_0"], 3, 4), factor, source)
+        stored = document.accessor(attributes["COLOR_0"], 3, 4)
+        if stored.dtype.kind == "f":
+            # The specification clamps them; floats are never bytes here.
+            colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
+            if colors is not None:
+                colors = colors.clip(0, 1)
+        else:
+            colors = usable_colors(stored[:, :3] * factor, source)
+        has_alpha = stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any())
+        if has_alpha:
+            source.leave_out(["alpha of COLOR_0"])
     measures: dict[str, np.ndarray] = {}
     for kind, name in document.measures(attributes).items():
         values = USABLE[kind](document.accessor(attributes[name], 1).reshape(-1), source)
         if values is not None:
             measures[kind] = values
     return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None, measures)
-
-
-def _vertex_colors(stored: np.ndarray, factor: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return colors (points, 3), which the factor of the material multiplies; None if they are unusable."""
-    if stored.dtype.kind == "f":
-        # The specification clamps them; floats are never bytes here.
-        colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
-        if colors is not None:
-            colors = colors.clip(0, 1)
-    else:
-        colors = usable_colors(stored[:, :3] * factor, source)
-    has_alpha = stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any())
-    if has_alpha:
-        source.leave_out(["alpha of COLOR_0"])
-    return colors
 
 
 def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:
@@ -256,14 +236,6 @@ def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:
     if mode == _STRIP:
         faces[1::2] = faces[1::2, [1, 0, 2]]
     return faces
-
-
-def _normals(stored: np.ndarray, linear: np.ndarray, source: Source) -> np.ndarray | None:
-    # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
-    # rows, that is the inverse.
-    normals = stored.astype(np.float64) @ np.linalg.inv(linear)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return usable_normals(normals / np.where(length > 0, length, 1), source)
 
 
 def _material(document: Document, primitive: dict, source: Source) -> tuple[np.ndarray, bool]:
@@ -301,7 +273,10 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
     all_faces = np.concatenate(faces)
     normals = _of_all([part.normals for part in parts], "normals", source)
     if any(part.colors is not None for part in parts):
-        _color_by_material(parts)
+        # Points of parts without colors have the color of their material.
+        for part in parts:
+            if part.colors is None and part.color is not None:
+                part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
     colors = _of_all([part.colors for part in parts], "colors", source)
     face_colors = None
     if colors is None:
@@ -320,13 +295,6 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
         face_colors=face_colors,
         meters_per_unit=1.0,  # of all linear distances (glTF 2.0, section 3.4)
     )
-
-
-def _color_by_material(parts: list[Part]) -> None:
-    """Give the points of parts without colors the color of their material."""
-    for part in parts:
-        if part.colors is None and part.color is not None:
-            part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
 
 
 def _colors_of_materials(parts: list[Part], source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -381,7 +349,13 @@ class Document:
         # Found once for all primitives with these attributes: there may be very many.
         key = tuple(attributes)
         if key not in self._measures:
-            self._measures[key] = _find_measures(key, self.source)
+            names = {name.lstrip("_").lower(): name for name in key if name.startswith("_")}
+            # By the name that the file has for it, or without the underscore
+            chosen = self.source.chosen_label([*names.values(), *names])
+            fields = {field: names[columns[0]] for field, columns in wanted_fields(names, self.source).items()}
+            if chosen is not None:
+                fields["labels"] = names.get(chosen, chosen)
+            self._measures[key] = {field: name for field, name in fields.items() if field in _OF_POINTS}
         return self._measures[key]
 
     def count(self, number: int) -> int:

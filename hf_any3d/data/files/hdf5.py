@@ -38,7 +38,8 @@ def open_hdf5(
                 for name, array in content.items()
                 if isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "fiub"
             }
-            if missing := [name for name in required if name not in arrays]:
+            missing = [name for name in required if name not in arrays]
+            if missing:
                 raise PointCloudError(f"no array {missing[0]!r}; found {listed(sorted(arrays))}")
             # By the declared sizes, before a slice is read
             for array in arrays.values():

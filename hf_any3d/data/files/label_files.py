@@ -1,7 +1,6 @@
 """Labels of points in a file of their own, beside the cloud: .label, .labels, .seg, .npy, or a column of text."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +102,9 @@ def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
 
 
 def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    lines = list(_lines(source.data))
+    # Without comments and quotes; an empty line is a missing label, but not after the last.
+    lines = unix_lines(source.data).rstrip(b"\n").split(b"\n")
+    lines = [line.strip().strip(b'"') for line in lines if not line.startswith(_COMMENTS)]
     if lines and is_label_name(lines[0].decode("utf-8", "replace")):
         del lines[0]
     try:
@@ -117,14 +118,6 @@ def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
             ) from None
         return numbered(lines)
     return _whole(values, source), None
-
-
-def _lines(data: bytes) -> Iterator[bytes]:
-    """Yield the lines without comments and quotes; an empty one is a missing label, but not after the last."""
-    lines = unix_lines(data).rstrip(b"\n").split(b"\n")
-    for line in lines:
-        if not line.startswith(_COMMENTS):
-            yield line.strip().strip(b'"')
 
 
 def _whole(values: np.ndarray, source: Source) -> np.ndarray:

@@ -90,6 +90,9 @@ def read(source: Source) -> PointCloudData:
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
     units = _units(source, header)
+    # Flags that any point has
+    found = {name: columns.flags & bit > 0 for name, bit in FLAGS.items()}
+    flags = {name: values for name, values in found.items() if values.any()}
     return PointCloudData(
         columns.points,
         colors,
@@ -102,15 +105,9 @@ def read(source: Source) -> PointCloudData:
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=_table_of(header),
-        further={**columns.further, **_flags(columns.flags)} or None,
+        further={**columns.further, **flags} or None,
         step=np.abs(scale),
     )
-
-
-def _flags(flags: np.ndarray) -> dict[str, np.ndarray]:
-    """Return which points (points,) have a flag that any has, by its name."""
-    found = {name: flags & bit > 0 for name, bit in FLAGS.items()}
-    return {name: values for name, values in found.items() if values.any()}
 
 
 def _table_of(header: "_Header") -> str | None:
@@ -166,7 +163,14 @@ class _Dimension:
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
-    _check_start(data)
+    if not data.startswith(b"LASF"):
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+    if len(data) < HEADER_SIZE:
+        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+    major = data[24]
+    minor = data[25]
+    if major != 1 or minor > 4:
+        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -197,18 +201,6 @@ def _read_header(source: Source) -> _Header:
     if not is_compressed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
     return _Header(start, point_format, row, further, count, is_compressed)
-
-
-def _check_start(data: bytes) -> None:
-    """Check what every LAS begins with: its mark, a version that there is, and a whole header."""
-    if not data.startswith(b"LASF"):
-        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
-    if len(data) < HEADER_SIZE:
-        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
-    major = data[24]
-    minor = data[25]
-    if major != 1 or minor > 4:
-        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
 
 
 def _declared(count: int) -> str:
@@ -279,7 +271,8 @@ def _row_type(point_format: int, size: int) -> np.dtype:
         names.append("flags")
         formats.append("u1")
         offsets.append(15)
-    if (color := _COLORS[point_format]) is not None:
+    color = _COLORS[point_format]
+    if color is not None:
         names.append("rgb")
         formats.append(("<u2", 3))
         offsets.append(color)
@@ -428,7 +421,14 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
-    chunks = _count_chunks(data, start, row.itemsize)
+    # lazrs trusts the number of chunks; each starts with one uncompressed point.
+    table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    # Of a writer that could not go back: then the end of the file says where the table is.
+    if table == -1:
+        table = int.from_bytes(data[-8:], "little", signed=True)
+    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
+    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
+        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
     if compressor != _LAYERED and full != _CHUNKS_VARY and (chunks - 1) * full >= count and tell_of_more is not None:
@@ -472,18 +472,6 @@ def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, lis
             "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
         )
     return record, compressor, items
-
-
-def _count_chunks(data: bytes | mmap, start: int, size: int) -> int:
-    """Return the number of chunks, which lazrs trusts; each starts with one uncompressed point of `size` bytes."""
-    table = int.from_bytes(data[start : start + 8], "little", signed=True)
-    # Of a writer that could not go back: then the end of the file says where the table is.
-    if table == -1:
-        table = int.from_bytes(data[-8:], "little", signed=True)
-    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * size > len(data):
-        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
-    return chunks
 
 
 def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
@@ -547,7 +535,8 @@ def _units(source: Source, header: _Header) -> Units:
     found: list[Units] = []
     if _WELL_KNOWN_TEXT in bodies:
         found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
-    if (of_keys := units_of_keys(bodies)) is not None:
+    of_keys = units_of_keys(bodies)
+    if of_keys is not None:
         found.append(of_keys)
     # Where a file has both, a bit says whether the text counts; point formats from 6 on allow nothing else.
     (encoding,) = struct.unpack_from("<H", data, 6)

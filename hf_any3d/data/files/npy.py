@@ -103,7 +103,10 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
-        words = _words_of_classes(array, source)
+        label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
+        words = {}
+        if label and array[label].dtype.kind in "US" and array[label].ndim <= 1:
+            words = {label.lower(): numbered(array[label].tolist())}
         fields |= {name: numbers for name, (numbers, _) in words.items()}
         source.leave_out((name for name in array.dtype.names if name.lower() not in fields), "no numbers")
         columns = {name: values for name, values in fields.items() if values.ndim == 1}
@@ -122,14 +125,6 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))
     return by_number(array, source)
-
-
-def _words_of_classes(array: np.ndarray, source: Source) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Return numbers and names of the classes in the field of labels, if it has words."""
-    label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
-    if label == "" or array[label].dtype.kind not in "US" or array[label].ndim > 1:
-        return {}
-    return {label.lower(): numbered(array[label].tolist())}
 
 
 def parse_array(data: bytes) -> np.ndarray:
@@ -166,7 +161,8 @@ class _Archive:
         # The sum, since many arrays below the limit may exceed it together.
         self.source.check(decoded=sum(info.file_size for info in self.opened.values()))
         # Only for these does the declared size bound what is decompressed, and numpy writes no others.
-        if (method := self.members[name].compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = self.members[name].compress_type
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
         return parse_array(self.archive.read(self.members[name]))
 
@@ -190,7 +186,8 @@ def _read_npz(source: Source) -> PointCloudData:
         chosen = source.chosen_label(archive.rest)
         for field, names in _FIELDS.items():
             # An array of labels is nothing else, whatever its name.
-            if (values := archive.first(*(name for name in names if name != chosen))) is None:
+            values = archive.first(*(name for name in names if name != chosen))
+            if values is None:
                 continue
             values = _without_fourth(values, field, source)
             if field != "face_colors":
@@ -201,7 +198,8 @@ def _read_npz(source: Source) -> PointCloudData:
         fields["offset"] = archive.first("offset")
         fields |= _labels(archive, fields["points"].shape[:1], left_out)
         fields["faces"] = archive.first("faces")
-        if (face_labels := archive.first("face_labels")) is not None:
+        face_labels = archive.first("face_labels")
+        if face_labels is not None:
             fields["face_labels"] = USABLE["labels"](face_labels, source)
         fields |= _frame(archive)
         source.leave_out(archive.rest)
@@ -211,7 +209,8 @@ def _read_npz(source: Source) -> PointCloudData:
 def name_of_points(names: Iterable[str]) -> str | None:
     """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
     names = list(names)
-    if (named := next((name for name in POINTS if name in names), None)) is not None:
+    named = next((name for name in POINTS if name in names), None)
+    if named is not None:
         return named
     # A single array is the points, whatever its name, also with the labels of its copy beside it.
     others = [name for name in names if name not in (*LABELS, *OTHERS, *_OF_COPIES)]
@@ -250,7 +249,8 @@ def _frame(archive: _Archive) -> dict[str, Any]:
     """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
     frame: dict[str, Any] = {}
     for name, is_valid in (("up_axis", lambda value: value in ("x", "y", "z")), ("meters_per_unit", _is_length)):
-        if (values := archive.first(name)) is None:
+        values = archive.first(name)
+        if values is None:
             continue
         if values.size == 1 and is_valid(value := values.reshape(-1)[0].item()):
             frame[name] = value

@@ -79,7 +79,8 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
     # Only then is it known whether their normals follow the vertices.
     faces, polygon = polygons.faces(materials, source)
     vertex_normals = None
-    if (order := polygons.normals_of_vertices(len(table))) is not None:
+    order = polygons.normals_of_vertices(len(table))
+    if order is not None:
         rows = numbers(normalized_lines(bytes(statements.normals)), columns=3)
         vertex_normals = usable_normals(rows[order], source)
     source.leave_out(f"statements {name}" for name in statements.others)
@@ -117,17 +118,15 @@ class _Statements:
         elif key == b"mtllib":
             self.libraries[rest.strip()] = None
         elif key.startswith(b"#"):
-            self._comment(key, rest.strip())
+            rest = rest.strip()
+            if key == b"#MRGB":
+                self.paint += rest
+            elif match := _UP_AXIS.fullmatch(rest):
+                self.frame["up_axis"] = match[1].decode()
+            elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
+                self.frame["meters_per_unit"] = unit
         elif key and key not in _WITHOUT_LOSS and len(self.others) < _MOST_STATEMENTS:
             self.others[shorten(key)] = None
-
-    def _comment(self, key: bytes, rest: bytes) -> None:
-        if key == b"#MRGB":
-            self.paint += rest
-        elif match := _UP_AXIS.fullmatch(rest):
-            self.frame["up_axis"] = match[1].decode()
-        elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
-            self.frame["meters_per_unit"] = unit
 
 
 def _colors(table: np.ndarray, paint: bytes, source: Source) -> np.ndarray | None:
@@ -164,7 +163,8 @@ def _vertices(text: bytes, source: Source) -> np.ndarray:
         if len(widths) == 1 or not widths <= _WIDTHS:
             raise
         # Some programs write colors of some vertices only.
-        if colored := sum(len(row) >= 6 for row in rows):
+        colored = sum(len(row) >= 6 for row in rows)
+        if colored:
             source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors; they are left out")
         return numbers(normalized_lines(b"\n".join(b" ".join(row[:3]) for row in rows)))
 

@@ -35,7 +35,11 @@ def read(source: Source) -> PointCloudData:
         if name in columns:
             columns |= _unpacked_colors(columns.pop(name), name)
     if height > 1 and {"x", "y", "z"} <= columns.keys():
-        columns = _measured(columns, source)
+        # An organized cloud is the image of a depth camera, with pixels that are NaN by design.
+        measured = np.asarray(np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(axis=0))
+        if measured.any() and not measured.all():
+            source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
+            columns = {name: column[measured] for name, column in columns.items()}
     return PointCloudData(**by_name(columns, source))
 
 
@@ -59,15 +63,6 @@ def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
     source.check(points=count)
     return columns
-
-
-def _measured(columns: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:
-    """Leave out the pixels of an organized cloud, an image of a depth camera, that are NaN by design."""
-    measured = np.asarray(np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(axis=0))
-    if measured.all() or not measured.any():
-        return columns
-    source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
-    return {name: column[measured] for name, column in columns.items()}
 
 
 def _unpacked_colors(packed: np.ndarray, name: str) -> dict[str, np.ndarray]:

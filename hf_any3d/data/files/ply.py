@@ -83,8 +83,19 @@ def read(source: Source) -> PointCloudData:
     cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
     source.leave_out([*lists, *(f"element {name}" for name in filled)])
-    source.leave_out((f"texture {shorten(name)}" for name in _textures(comments)), "textures are not read")
-    return PointCloudData(**cloud, **faces, **_frame(comments))
+    # As MeshLab, Agisoft and others name them.
+    matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
+    textures = [match[1] for match in matches if match]
+    source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not read")
+    # `write_point_cloud` stores up axis and unit in comments.
+    frame: dict[str, Any] = {}
+    for line in comments:
+        match = _UP_AXIS.fullmatch(line)
+        if match:
+            frame["up_axis"] = match[1]
+        elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
+            frame["meters_per_unit"] = unit
+    return PointCloudData(**cloud, **faces, **frame)
 
 
 def _blocks(source: Source, order: str, elements: list[Element], start: int) -> list[Values]:
@@ -111,23 +122,6 @@ def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the properties with one value for each row, and the names of lists."""
     scalars = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return scalars, [name for name in values if name not in scalars]
-
-
-def _textures(comments: list[str]) -> list[str]:
-    # As MeshLab, Agisoft and others name them.
-    matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
-    return [match[1] for match in matches if match]
-
-
-def _frame(comments: list[str]) -> dict[str, Any]:
-    """Return up axis and unit from comments, where `write_point_cloud` stores them."""
-    frame: dict[str, Any] = {}
-    for line in comments:
-        if match := _UP_AXIS.fullmatch(line):
-            frame["up_axis"] = match[1]
-        elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
-            frame["meters_per_unit"] = unit
-    return frame
 
 
 def corners_of(element: str, elements: list[Element]) -> str:
@@ -186,7 +180,16 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
 
 def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
     """Return byte order, elements, where the data begin, and comments."""
-    lines, end = _header_lines(data)
+    # Lines of the header but the first and the last
+    begin = _START.match(data)
+    # One line break of the kind that the first line has: the first byte of the data may look like another.
+    line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
+    last = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
+    if not begin or not last:
+        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
+    lines = re.split(r"[\r\n]+", data[begin.end() : last.start()].decode("latin1"))
+    if len(lines) > _MOST_LINES:
+        raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
     order = ""
     elements = []
     comments = []
@@ -212,21 +215,7 @@ def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
         names = [name for name, _, _ in element.properties]
         if len(set(names)) < len(names):
             raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
-    return order, elements, end, comments
-
-
-def _header_lines(data: bytes) -> tuple[list[str], int]:
-    """Return the lines of the header but the first and the last, and where the data begin."""
-    begin = _START.match(data)
-    # One line break of the kind that the first line has: the first byte of the data may look like another.
-    line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
-    end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
-    if not begin or not end:
-        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
-    lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
-    if len(lines) > _MOST_LINES:
-        raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
-    return lines, end.end()
+    return order, elements, last.end(), comments
 
 
 @dataclass
@@ -273,7 +262,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             )
         # Nearly all meshes have triangles alone, whose rows numpy reads as one table; only mixed polygons are walked
         # row by row.
-        if (table := _equal_rows(data, start, element, order)) is not None:
+        table = _equal_rows(data, start, element, order)
+        if table is not None:
             values, start = table
         else:
             rows = RaggedRows(element, order)
@@ -449,7 +439,8 @@ def ascii_rows(block: bytes, element: Element) -> Values:
     """Return the values of the properties of an element from its lines of text."""
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
-        if (rows := len(table)) != element.count:
+        rows = len(table)
+        if rows != element.count:
             raise PointCloudError(f"element {shorten(element.name)} has {rows} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.

@@ -111,7 +111,8 @@ class PointCloudData:
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
-        if (left_out := _LEFT_OUT.get()) is not None:
+        left_out = _LEFT_OUT.get()
+        if left_out is not None:
             self._leave_out_invalid(left_out)
         if self.offset is not None:
             self.offset = _finite("offset", self.offset, (3,), np.float64)
@@ -126,14 +127,11 @@ class PointCloudData:
         if self.labels is not None:
             self.labels = _labels("labels", self.labels, count)
         for name in MEASURED:
-            if (values := getattr(self, name)) is not None:
+            values = getattr(self, name)
+            if values is not None:
                 setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
         if self.further is not None:
             self.further = {name: _numbers(name, values, (count,)) for name, values in self.further.items()}
-        self._check_faces()
-
-    def _check_faces(self) -> None:
-        """Check the faces, and the colors and labels of each."""
         if self.faces is not None:
             self.faces = _faces(self.faces, len(self.points))
         if self.face_colors is not None:
@@ -290,7 +288,9 @@ def _coordinates(
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
-    if not _has_more_digits(points.dtype):
+    # Small integers lose no digits in float32. By size, as float64 of another byte order is not `np.float64`.
+    most_bytes = {"f": 4, "i": 2, "u": 2}
+    if points.dtype.itemsize <= most_bytes.get(points.dtype.kind, points.dtype.itemsize):
         return _finite("points", points, points.shape), None
     low = points.min(0).astype(np.float64)  # (3,)
     high = points.max(0).astype(np.float64)  # (3,)
@@ -312,22 +312,8 @@ def _coordinates(
         return _finite("points", points, points.shape), None
     # An axis through the origin gains nothing by an offset.
     is_shifted = (low > 0) | (high < 0) | is_far
-    return _shifted(points, low, is_shifted, allowed)
-
-
-def _has_more_digits(dtype: np.dtype) -> bool:
-    """Return whether numbers of a type may lose digits in float32, as small integers do not."""
-    # By size, not by `np.float64`, which float64 of another byte order is not.
-    return (dtype.kind == "f" and dtype.itemsize > 4) or (dtype.kind in "iu" and dtype.itemsize > 2)
-
-
-def _shifted(
-    points: np.ndarray, low: np.ndarray, is_shifted: np.ndarray, allowed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Split off an offset near the lowest corner along the axes that are shifted, (3,) each.
-
-    Coordinates stay float64 where even then float32 would move points by more than is allowed.
-    """
+    # An offset near the lowest corner is split off along these axes. Coordinates stay float64 where even then float32
+    # would move points by more than is allowed.
     shift = np.zeros(3)
     # Whole numbers are easy to pass on in other programs; degrees may need finer ones.
     for corner in (np.floor(low), low):

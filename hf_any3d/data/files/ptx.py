@@ -85,7 +85,8 @@ def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) 
     if not np.array_equal(transform, np.eye(4)):  # which keeps the decimals by which the step is told
         points = points @ transform[:3, :3] + transform[3, :3]
     scan: dict[str, Any] = {"points": points}
-    if (intensity := usable_numbers(table[:, 3], "intensities", source)) is not None:
+    intensity = usable_numbers(table[:, 3], "intensities", source)
+    if intensity is not None:
         scan["intensity"] = intensity
     if table.shape[1] > 4 and len(table) and (colors := usable_colors(table[:, 4:], source)) is not None:
         scan["colors"] = colors

@@ -290,7 +290,8 @@ def read_point_cloud(
             raise
         except Exception as error:
             # The ending may be wrong: what the file is says more than where its parsing stopped.
-            if (content := content_of(opened.data, opened.file_type)) is None:
+            content = content_of(opened.data, opened.file_type)
+            if content is None:
                 raise
             expected = opened.file_type.upper()
             raise PointCloudError(f"is not {expected}, but {content}") from error

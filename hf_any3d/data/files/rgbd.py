@@ -64,7 +64,12 @@ class Intrinsics:
         else:
             # The calibration of ROS says the shape of the matrix beside its data.
             camera = _by_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
-        _warn_of_distortion(content)
+        for name in _DISTORTIONS:
+            values = content.get(name)
+            if isinstance(values, Mapping):
+                values = values.get("data")
+            if isinstance(values, (list, tuple)) and any(values):
+                warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=3)
         for wide, high in _SIZES:
             if wide in content and high in content:
                 return cls(*camera, (int(content[wide]), int(content[high])))
@@ -102,15 +107,6 @@ def _by_name(content: Mapping[str, Any]) -> tuple[float, float, float, float]:
         raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
     fx, fy, cx, cy = (float(content[name]) for name in names)
     return fx, fy, cx, cy
-
-
-def _warn_of_distortion(content: Mapping[str, Any]) -> None:
-    for name in _DISTORTIONS:
-        values = content.get(name)
-        if isinstance(values, Mapping):
-            values = values.get("data")
-        if isinstance(values, (list, tuple)) and any(values):
-            warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=4)
 
 
 def read_rgbd(

@@ -64,7 +64,8 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
         names: What is left out, as the file or the cloud calls it; nothing is said without any.
         why: Such as "OBJ has no place for them".
     """
-    if text := _names_and_reason(names, why):
+    text = _names_and_reason(names, why)
+    if text:
         warnings.warn(printable(f"{name}: left out: {text}"), stacklevel=3)
 
 
@@ -121,7 +122,8 @@ class ReadLimits:
         expanded = 0 if stored is None or decoded <= FREE_BYTES else -(-decoded // max(stored, 1))
         limited = {"points": points, "faces": faces, "bytes": decoded, "expansion": expanded}
         for name, value in limited.items():
-            if value > (most := getattr(self, name)):
+            most = getattr(self, name)
+            if value > most:
                 what = f"times the {stored} bytes of the file" if name == "expansion" else name
                 raise PointCloudError(
                     f"{value} {what}; at most {most} are read (pass limits=ReadLimits({name}=…) or set "
@@ -186,7 +188,8 @@ class Source:
         names = list(names)
         self._of_points.update(dict.fromkeys(names))
         found = self.further_columns(names)
-        if labels := sorted({*found.values()} & self.chosen_fields):
+        labels = sorted({*found.values()} & self.chosen_fields)
+        if labels:
             raise PointCloudError(
                 f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
             )
@@ -325,9 +328,16 @@ def open_source(
     name = printable(name)
     with file_errors(name, "readable file"):
         if path is not None:
-            _check_is_file(path, name)
+            # A device or pipe could be endless.
+            if not path.is_file():
+                if "://" in name:
+                    raise PointCloudError("a URL; download the file and pass its path")
+                raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
         # Before reading: a name of a wrong type should not cost gigabytes.
-        kind = _kind_of_file(name, file_type, allowed)
+        kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
+        if kind not in allowed:
+            hint = "" if file_type else " (or pass file_type=)"
+            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
         if path is not None:
             limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
@@ -343,21 +353,3 @@ def open_source(
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
     return Source(name, data, kind, None if path is None else path.parent, limits, label_field, tuple(columns))
-
-
-def _check_is_file(path: Path, name: str) -> None:
-    """Refuse everything but a file: a device or pipe could be endless."""
-    if path.is_file():
-        return
-    if "://" in name:
-        raise PointCloudError("a URL; download the file and pass its path")
-    raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
-
-
-def _kind_of_file(name: str, file_type: str | None, allowed: tuple[str, ...]) -> str:
-    """Return the file type in small letters, by default the ending of the name, if it is allowed."""
-    kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
-    if kind not in allowed:
-        hint = "" if file_type else " (or pass file_type=)"
-        raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
-    return kind

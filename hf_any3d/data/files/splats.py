@@ -35,7 +35,14 @@ def read(source: Source) -> PointCloudData:
     Those of an opacity below `LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
     harmonics of further degrees have no place in a cloud.
     """
-    return _read_splat(source) if source.file_type == "splat" else _read_spz(source)
+    if source.file_type != "splat":
+        return _read_spz(source)
+    count = len(source.data) // _SPLAT.itemsize
+    source.check(points=count, decoded=24 * count)
+    rows = np.frombuffer(source.data, _SPLAT)
+    kept = opaque_splats(rows["opacity"] / np.float32(255), source)
+    source.leave_out(["scales", "rotations"])
+    return PointCloudData(rows["points"][kept], colors=rows["colors"][kept] / np.float32(255))
 
 
 def splat_colors(harmonics: np.ndarray) -> np.ndarray:
@@ -73,18 +80,11 @@ def is_spz(data: bytes) -> bool:
         return False
 
 
-def _read_splat(source: Source) -> PointCloudData:
-    count = len(source.data) // _SPLAT.itemsize
-    source.check(points=count, decoded=24 * count)
-    rows = np.frombuffer(source.data, _SPLAT)
-    kept = opaque_splats(rows["opacity"] / np.float32(255), source)
-    source.leave_out(["scales", "rotations"])
-    return PointCloudData(rows["points"][kept], colors=rows["colors"][kept] / np.float32(255))
-
-
 def _read_spz(source: Source) -> PointCloudData:
     is_packed_in_parts = source.data.startswith(_MARK)
-    start = source.data[: _HEADER.size] if is_packed_in_parts else _gunzip(source.data, _HEADER.size)
+    start = source.data[: _HEADER.size]
+    if not is_packed_in_parts:
+        start = zlib.decompressobj(_GZIP).decompress(source.data, _HEADER.size)
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
@@ -103,24 +103,19 @@ def _read_spz(source: Source) -> PointCloudData:
     has_extensions = bool(flags & _HAS_EXTENSIONS)
     further = ["spherical harmonics"] * (degree > 0) + ["extensions"] * has_extensions
     source.leave_out(["scales", "rotations", *further])
-    points = _half_floats(places) if version == 1 else _fixed_point(places, fraction_bits)  # (points, 3)
+    # (points, 3), in half precision or three bytes for each coordinate, which float32 holds exactly
+    if version == 1:
+        points = np.frombuffer(places, "<f2").reshape(-1, 3).astype(np.float32)
+    else:
+        low, middle, high = np.frombuffer(places, np.uint8).reshape(-1, 3).T.astype(np.int32)
+        # The sign is that of the highest byte.
+        whole = low | middle << 8 | (high ^ 0x80) - 0x80 << 16
+        points = np.ldexp(whole.astype(np.float32), -fraction_bits).reshape(-1, 3)
     shares = np.frombuffer(colors, np.uint8).reshape(-1, 3) / np.float32(255)
     harmonics = (shares - np.float32(0.5)) / _COLOR_SCALE
     # Coordinates are x right, y up, z backwards, unless an extension says otherwise.
     up_axis = None if has_extensions else "y"
     return PointCloudData(points[kept], colors=splat_colors(harmonics[kept]), up_axis=up_axis)
-
-
-def _half_floats(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, "<f2").reshape(-1, 3).astype(np.float32)
-
-
-def _fixed_point(data: bytes, fraction_bits: int) -> np.ndarray:
-    """Decode coordinates of three bytes each, which float32 holds exactly."""
-    low, middle, high = np.frombuffer(data, np.uint8).reshape(-1, 3).T.astype(np.int32)
-    # The sign is that of the highest byte.
-    whole = low | middle << 8 | (high ^ 0x80) - 0x80 << 16
-    return np.ldexp(whole.astype(np.float32), -fraction_bits).reshape(-1, 3)
 
 
 def _parts_of_one(source: Source, totals: list[int], has_more: bool) -> list[bytes]:
@@ -158,7 +153,3 @@ def _parts_of_streams(data: bytes, totals: list[int], number: int) -> list[bytes
             parts.append(stream.read(size))
         start += packed
     return parts or [b"", b"", b""]
-
-
-def _gunzip(data: bytes, size: int) -> bytes:
-    return zlib.decompressobj(_GZIP).decompress(data, size)

@@ -101,27 +101,31 @@ def read(source: Source) -> PointCloudData:
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
-    if names := column_names(titles, table):
+    names = column_names(titles, table)
+    if names:
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
         cloud = by_name(columns, source)
         cloud["label_names"] = label_names
     else:
         cloud = by_number(np.ascontiguousarray(table), source)
     if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
-        _refuse_empty_cell(rows, cloud["points"], lines + 1)
+        # Name the line of the first point without coordinates, if a cell has nothing in it there.
+        first_line = lines + 1
+        place = int(np.isnan(cloud["points"]).any(axis=1).argmax())
+        for number, line in enumerate(io.BytesIO(rows), first_line):
+            if not line.strip() or line.lstrip().startswith((b"#", b"//")):
+                continue
+            if place == 0 and b"nan" not in line.lower():
+                raise PointCloudError(f"line {number} has an empty cell; expected a number")
+            place -= 1
     return PointCloudData(**cloud)
 
 
 def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
-    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number."""
-    text = normalized_lines(_with_nan(rows, titles))
-    return re.sub(rb"//[^\n]*", b"", text) if b"//" in text else text
+    """Return rows of numbers that spaces separate, without comments, with NaN where a cell has no number.
 
-
-def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
-    """Return rows with NaN where a cell has nothing in it, or a word for no value such as `NA`.
-
-    Spaces will take the place of delimiters, and would close the gaps.
+    Such a cell has nothing in it, or a word for no value such as `NA`. Spaces take the place of delimiters, and would
+    close the gaps.
     """
     if b"N" in rows or b"n" in rows:
         rows = _NO_VALUE.sub(b"nan", rows)
@@ -129,18 +133,20 @@ def _with_nan(rows: bytes, titles: list[Title]) -> bytes:
     # Several tabs in a row may as well align the columns.
     if "\t" in header and rows[: rows.find(b"\n")].count(b"\t") == header.count("\t"):
         rows = rows.replace(b"\t", b";")
-    if b"," not in rows and b";" not in rows:
-        return rows
-    # Without blanks, many times faster than the expressions alone
-    has_blanks = b" " in rows or b"\t" in rows
-    edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
-    if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
-        rows = _EMPTY_CELL.sub(b"nan", rows)
-    ends = (b",\n", b";\n", b" \n", b"\t\n")
-    may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
-    if may_end_empty and _has_empty_last_cells(rows, header):
-        rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
-    return rows
+    if b"," in rows or b";" in rows:
+        # Without blanks, many times faster than the expressions alone
+        has_blanks = b" " in rows or b"\t" in rows
+        edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
+        if has_blanks or rows.startswith((b",", b";")) or any(edge in rows for edge in edges):
+            rows = _EMPTY_CELL.sub(b"nan", rows)
+        ends = (b",\n", b";\n", b" \n", b"\t\n")
+        may_end_empty = rows.endswith((b",", b";", b" ", b"\t")) or any(end in rows for end in ends)
+        if may_end_empty and _has_empty_last_cells(rows, header):
+            rows = _EMPTY_LAST_CELL.sub(b"nan", rows)
+    text = normalized_lines(rows)
+    if b"//" in text:
+        text = re.sub(rb"//[^\n]*", b"", text)
+    return text
 
 
 def _has_empty_last_cells(rows: bytes, header: str) -> bool:
@@ -155,17 +161,6 @@ def _has_empty_last_cells(rows: bytes, header: str) -> bool:
     if other is not None and other[0].count(delimiter.encode()) == count:
         return True
     return any(len(names) == count + 1 and names[-1] for names in names_in_line(header))
-
-
-def _refuse_empty_cell(rows: bytes, points: np.ndarray, first_line: int) -> None:
-    """Name the line of the first point without coordinates (points, 3), if a cell has nothing in it there."""
-    place = int(np.isnan(points).any(axis=1).argmax())
-    for number, line in enumerate(io.BytesIO(rows), first_line):
-        if not line.strip() or line.lstrip().startswith((b"#", b"//")):
-            continue
-        if place == 0 and b"nan" not in line.lower():
-            raise PointCloudError(f"line {number} has an empty cell; expected a number")
-        place -= 1
 
 
 class Cells(NamedTuple):
@@ -187,14 +182,22 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     fields = wanted_fields(names, source)
     labels = fields.pop("labels", [""])[0]
     of_numbers = {name for columns in fields.values() for name in columns}
-    worded = _columns_of_words(text, delimiter, names, of_numbers)
+    # More than one row, as a row may have nothing in a column of words.
+    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
+    first_rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
+    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
     if not worded:
         return Cells(without_quotes(text), [], None)
     classes: list[int] | None = None
     label_names = None
     label_place = names.index(labels) if labels in names else -1
     if label_place in worded:
-        words = [_cell(row, label_place) for row in _rows(text, delimiter, names) if row]
+        # Of the bytes of the file, whose encoding is found for each word.
+        words = [
+            row[label_place].encode("latin1") if label_place < len(row) else b""
+            for row in _rows(text, delimiter, names)
+            if row
+        ]
         try:
             numbers_of_words, label_names = numbered(words)
             classes = numbers_of_words.tolist()
@@ -205,14 +208,6 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     left_out = [names[place] for place in sorted(worded) if classes is None or place != label_place]
     rows = _with_numbers(_rows(text, delimiter, names), delimiter, worded, label_place, classes)
     return Cells(rows, left_out, label_names)
-
-
-def _columns_of_words(text: bytes, delimiter: str, names: list[str], of_numbers: set[str]) -> set[int]:
-    """Return the columns that have words in the first rows."""
-    # More than one row, as a row may have nothing in a column of words.
-    end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
-    rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
-    return {place for row in rows for place in _places_of_words(row, names, of_numbers)}
 
 
 def _with_numbers(
@@ -240,11 +235,6 @@ def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:
             # Blanks within the last word, which no quotes mark
             row = [*row[: len(names) - 1], " ".join(row[len(names) - 1 :])]
         yield row
-
-
-def _cell(row: list[str], place: int) -> bytes:
-    # Of the bytes of the file, whose encoding is found for each word.
-    return row[place].encode("latin1") if place < len(row) else b""
 
 
 def _parsed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
@@ -326,7 +316,14 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     mismatch = None
     for title in reversed(titles[-_MOST_TITLES:]):
         for names in names_in_line(title.text):
-            _fit(names, table)
+            # Programs write more or fewer names than there are columns.
+            width = table.shape[1]
+            # A delimiter may end the line of names.
+            while len(names) > width and not names[-1]:
+                names.pop()
+            # R writes the numbers of rows in a column without a name.
+            if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
+                names.insert(0, "")
             if len(names) == width:
                 # Of a name that is used and occurs twice, either column may be meant.
                 plain = [plain_name(name) for name in names]
@@ -343,14 +340,3 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     if mismatch:
         raise PointCloudError(mismatch)
     return None
-
-
-def _fit(names: list[str], table: np.ndarray) -> None:
-    """Adjust names in place to the columns of a table, for programs that write more or fewer names."""
-    width = table.shape[1]
-    # A delimiter may end the line of names.
-    while len(names) > width and not names[-1]:
-        names.pop()
-    # R writes the numbers of rows in a column without a name.
-    if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
-        names.insert(0, "")

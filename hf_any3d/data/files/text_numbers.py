@@ -45,9 +45,11 @@ def without_quotes(text: bytes) -> bytes:
     """
     if b'"' not in text:
         return text
-    if spaced := _QUOTED_SPACES.search(text):
+    spaced = _QUOTED_SPACES.search(text)
+    if spaced:
         raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
-    if quoted := _QUOTED_COMMA.findall(text):
+    quoted = _QUOTED_COMMA.findall(text)
+    if quoted:
         grouped = [value for value in quoted if _THOUSANDS.fullmatch(value)]
         is_clear = grouped or any(not re.fullmatch(rb"[-+]?\d{1,3},\d{3}", value) for value in quoted)
         if not is_clear:
@@ -70,7 +72,18 @@ def normalized_lines(text: bytes) -> bytes:
     # Nearly all files of commas and points are without comments.
     has_comments = b"#" in text or b"//" in text
     plain = re.sub(rb"(#|//)[^\n]*", b"", text) if has_comments and b"," in text else text
-    _refuse_thousands(plain)
+    # Numbers such as 412,345.67 beside other separators than commas would be cut in pieces. Where they first occur
+    # later than this, rows differ in their number of columns, which is an error by itself.
+    start = plain[:_STARTS]
+    match = re.search(rb"\d,\d{3}", start) if b"," in start else None
+    if match:
+        row = start[start.rfind(b"\n", 0, match.start()) + 1 : start.find(b"\n", match.start()) % (len(start) + 1)]
+        words = [word for word in re.split(rb"[;\s]+", row) if b"," in word]
+        if re.search(rb"[;\t ]", row.strip()) and all(map(_THOUSANDS.fullmatch, words)):
+            raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")
+    # 412 345,67;5 432 109,10
+    if b" " in start and (b";" in start or b"\t" in start) and (spaced := _SPACED.search(start)):
+        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
     first = re.search(rb"(?m)^.*\d[,; \t].*$", plain) if b"," in plain else None
     if first and len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) >= 3 and not _LIST_COMMA.search(plain):
         if b"." in plain:
@@ -79,21 +92,6 @@ def normalized_lines(text: bytes) -> bytes:
         # Comments match first, so that commas in them stay.
         text = re.sub(rb"(#|//)[^\n]*|,", lambda match: b"." if match.group() == b"," else match.group(), text)
     return text.translate(_DELIMITERS)
-
-
-def _refuse_thousands(text: bytes) -> None:
-    """Refuse numbers such as 412,345.67 beside other separators than commas, which would cut them in pieces."""
-    # Where they first occur later than this, rows differ in their number of columns, which is an error by itself.
-    text = text[:_STARTS]
-    match = re.search(rb"\d,\d{3}", text) if b"," in text else None
-    if match:
-        row = text[text.rfind(b"\n", 0, match.start()) + 1 : text.find(b"\n", match.start()) % (len(text) + 1)]
-        words = [word for word in re.split(rb"[;\s]+", row) if b"," in word]
-        if re.search(rb"[;\t ]", row.strip()) and all(map(_THOUSANDS.fullmatch, words)):
-            raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")
-    # 412 345,67;5 432 109,10
-    if b" " in text and (b";" in text or b"\t" in text) and (spaced := _SPACED.search(text)):
-        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
 
 
 def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:

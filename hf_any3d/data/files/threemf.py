@@ -135,7 +135,8 @@ def _placed_meshes(package: Package, items: list[Placed]) -> Iterator[tuple[Shap
     while waiting:
         placed = waiting.pop()
         # This also ends a group that has itself as a component.
-        if (seen := seen + 1) > _MAX_PARTS:
+        seen = seen + 1
+        if seen > _MAX_PARTS:
             raise PointCloudError(f"more than {_MAX_PARTS} parts on the plate; expected at most that many")
         shape = package.part(placed.part).shapes[placed.shape]
         if len(shape.vertices):

@@ -69,7 +69,20 @@ def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
 
 
 def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
-    vertices = _vertex_properties(data)
+    # Large coordinates need double precision; the offset was split off because float32 would round them.
+    exact = data.points if data.offset is None else data.points + data.offset
+    kind = "float" if exact.dtype == np.float32 else "double"
+    vertices = [(axis, kind, exact[:, i]) for i, axis in enumerate("xyz")]
+    if data.normals is not None:
+        vertices += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
+    if data.colors is not None:
+        vertices += _color_properties(data.colors)
+    if data.labels is not None:
+        vertices.append(_label_property("labels", data.labels))
+    for name in MEASURED:
+        values = getattr(data, name)
+        if values is not None:
+            vertices.append((name, "float", values))
     header = ["ply", "format binary_little_endian 1.0", *_frame_lines(data, "comment")]
     header.append(f"element vertex {len(data)}")
     header += [f"property {kind} {name}" for name, kind, _ in vertices]
@@ -87,24 +100,6 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     file.write("\n".join([*header, "end_header\n"]).encode("ascii"))
     for table in body:
         file.write(table.data)
-
-
-def _vertex_properties(data: PointCloudData) -> list[tuple[str, str, np.ndarray]]:
-    """Return name, type and values of each property of the vertices."""
-    # Large coordinates need double precision; the offset was split off because float32 would round them.
-    exact = data.points if data.offset is None else data.points + data.offset
-    kind = "float" if exact.dtype == np.float32 else "double"
-    properties = [(axis, kind, exact[:, i]) for i, axis in enumerate("xyz")]
-    if data.normals is not None:
-        properties += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
-    if data.colors is not None:
-        properties += _color_properties(data.colors)
-    if data.labels is not None:
-        properties.append(_label_property("labels", data.labels))
-    for name in MEASURED:
-        if (values := getattr(data, name)) is not None:
-            properties.append((name, "float", values))
-    return properties
 
 
 def _label_property(name: str, labels: np.ndarray) -> tuple[str, str, np.ndarray]:

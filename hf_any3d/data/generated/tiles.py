@@ -29,7 +29,7 @@ _POINT = np.dtype(
 )  # point format 1
 _SCALE = 0.001  # meters
 # Keys of GeoTIFF: a projected system of its own (1024, 3072) in meters (3076)
-_KEYS = struct.pack("<16H", *(1, 1, 0, 3), *(1024, 0, 1, 1), *(3072, 0, 1, 32767), *(3076, 0, 1, 9001))
+_KEYS = struct.pack("<16H", 1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, 32767, 3076, 0, 1, 9001)
 _RECORD = struct.pack("<2x16sHH32x", b"LASF_Projection", 34735, len(_KEYS)) + _KEYS
 
 

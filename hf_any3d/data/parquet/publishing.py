@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
@@ -198,6 +198,16 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
     terms = " ".join(words)
     columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
     sizes = [_size_row(name, of_split) for name, of_split in statistics.items()]
+    feature = features.get("label")
+    classes = ""
+    if isinstance(feature, ClassLabel):
+        lines = ["## Clouds of each class", "", f"| label | class | {' | '.join(map(inline, statistics))} |"]
+        lines.append("|---|---|" + "---|" * len(statistics))
+        for number, name in enumerate(feature.names):
+            # A split may lack some of the classes.
+            counts = " | ".join(str(of_split.get("labels", {}).get(name, 0)) for of_split in statistics.values())
+            lines.append(f"| {number} | {inline(name)} | {counts} |")
+        classes = "\n".join(lines) + "\n\n"
     return _TEXT.format(
         title=inline(title),
         description=paragraphs(info.description or "Point clouds."),
@@ -208,7 +218,7 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         shape=f"({features['points'].shape[0] or 'points'}, {features['points'].shape[1]})",
         columns="\n".join(columns),
         splits="\n".join(sizes),
-        classes=_classes(features, statistics),
+        classes=classes,
         license=terms[:1].upper() + terms[1:] or "The license is not known.",
         homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
@@ -237,19 +247,6 @@ def _type(feature: object) -> str:
     if isinstance(feature, dict):
         return f"({', '.join(f'{name}: {_type(column)}' for name, column in feature.items())})"
     return getattr(feature, "dtype", type(feature).__name__)
-
-
-def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
-    feature = features.get("label")
-    if not isinstance(feature, ClassLabel):
-        return ""
-    lines = ["## Clouds of each class", "", f"| label | class | {' | '.join(map(inline, statistics))} |"]
-    lines.append("|---|---|" + "---|" * len(statistics))
-    for number, name in enumerate(feature.names):
-        # A split may lack some of the classes.
-        counts = " | ".join(str(of_split.get("labels", {}).get(name, 0)) for of_split in statistics.values())
-        lines.append(f"| {number} | {inline(name)} | {counts} |")
-    return "\n".join(lines) + "\n\n"
 
 
 def _link(address: str) -> str:

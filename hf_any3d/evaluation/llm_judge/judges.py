@@ -234,7 +234,8 @@ class EndpointJudge:
     def _ask(self, text: str) -> str:
         body = {"model": self.name, "messages": [{"role": "user", "content": text}], **self.settings}
         headers = {"content-type": "application/json", "accept": "application/json"}
-        if key := self._key:
+        key = self._key
+        if key:
             headers["authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
         with self._opener.open(request, timeout=self._timeout) as response:

@@ -142,8 +142,14 @@ def judge_answers(
 
     def judge_one(number: int) -> None:
         entry = entries[number]
+        # Judges without a prompt are shown the answer itself.
+        text = entry["model_output"]
+        if template is not None:
+            numbered = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
+            # As the published programs: an empty answer is shown as a mark.
+            text = template.format_map({**entry, "model_output": text or "##", "classes": numbered})
         # A reply may hold characters that no file can store.
-        reply = replace_lone_surrogates(judge(_text_for_judge(entry, template, classes)))
+        reply = replace_lone_surrogates(judge(text))
         judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes, seed)}
 
     def save(is_complete: bool) -> dict[str, Any]:
@@ -176,15 +182,6 @@ def judge_answers(
             save(is_complete=False)
             raise
     return save(is_complete=True)
-
-
-def _text_for_judge(entry: Mapping[str, Any], template: str | None, classes: Sequence[str]) -> str:
-    """Return the prompt about an answer, or the answer itself for judges without prompts."""
-    if template is None:
-        return entry["model_output"]
-    numbered = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
-    # As the published programs: an empty answer is shown as a mark.
-    return template.format_map({**entry, "model_output": entry["model_output"] or "##", "classes": numbered})
 
 
 def _description(judge: Judge, kind: str, template: str | None, classes: Sequence[str], seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What conversation declares of itself."""
+"""Record of conversation: what it declares of itself."""
 
 from hf_any3d.tasks.chat.settings import ChatSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What classification declares of itself."""
+"""Record of classification: what it declares of itself."""
 
 from hf_any3d.tasks.classification.settings import ClassificationSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What the search for objects declares of itself."""
+"""Record of the search for objects: what it declares of itself."""
 
 from hf_any3d.tasks.detection.settings import DetectionSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What the extraction of features declares of itself."""
+"""Record of the extraction of features: what it declares of itself."""
 
 from hf_any3d.tasks.features.settings import FeatureSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What the search for parts by their names declares of itself."""
+"""Record of the search for parts by their names: what it declares of itself."""
 
 from hf_any3d.tasks.parts_by_name.settings import PartsByNameSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What reconstruction declares of itself."""
+"""Record of reconstruction: what it declares of itself."""
 
 from hf_any3d.tasks.reconstruction.settings import ReconstructionSettings
 from hf_any3d.tasks.records import Task

@@ -1,4 +1,4 @@
-"""What segmentation declares of itself."""
+"""Record of segmentation: what it declares of itself."""
 
 from hf_any3d.tasks.records import Task
 from hf_any3d.tasks.segmentation.settings import SegmentationSettings

@@ -1,4 +1,4 @@
-"""What classification among labels of one's own declares of itself."""
+"""Record of classification among labels of one's own: what it declares of itself."""
 
 from hf_any3d.tasks.records import Task
 from hf_any3d.tasks.zero_shot_classification.settings import ZeroShotClassificationSettings

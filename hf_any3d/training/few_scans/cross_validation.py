@@ -106,7 +106,16 @@ def answer_held_out(rows: TrainingRows, strength: float) -> HeldOutAnswers:
     folds = heads_of_folds(rows.features, rows.labels, rows.folds, len(rows.classes), strength, rows.metric)
     for held_out, head in folds:
         logits[held_out] = head.logits(rows.features[held_out])
-        score = _unknown_score_of(rows, ~held_out, head)
+        learned = ~held_out
+        # (learned rows, width) standardized by the head's own mean and deviation
+        standard = head.standardize(rows.features[learned])
+        projection = projection_of(rows, standard, rows.labels[learned])
+        projected = None if projection is None else projection.shape[1]
+        score = UnknownScore(len(standard), standard.shape[1], len(rows.things), projected)
+        score.projection = projection
+        score.features = score.project(torch.from_numpy(standard).float())
+        if len(rows.things):
+            score.bank = score.project(torch.from_numpy(head.standardize(rows.things)).float())
         features = torch.from_numpy(head.standardize(rows.features[held_out])).float()
         # Surprise is added later, by logits that a temperature has calibrated.
         without_surprise = torch.zeros(len(features))
@@ -115,20 +124,6 @@ def answer_held_out(rows: TrainingRows, strength: float) -> HeldOutAnswers:
                 terms[name] = torch.full((len(rows.labels),), torch.nan)
             terms[name][torch.from_numpy(held_out)] = values
     return HeldOutAnswers(logits, terms)
-
-
-def _unknown_score_of(rows: TrainingRows, learned: np.ndarray, head: LinearHead) -> UnknownScore:
-    """Build the unknown score of a model that has learned only some of the rows `(rows,)`."""
-    # (learned rows, width) standardized by the head's own mean and deviation
-    standard = head.standardize(rows.features[learned])
-    projection = projection_of(rows, standard, rows.labels[learned])
-    projected = None if projection is None else projection.shape[1]
-    score = UnknownScore(len(standard), standard.shape[1], len(rows.things), projected)
-    score.projection = projection
-    score.features = score.project(torch.from_numpy(standard).float())
-    if len(rows.things):
-        score.bank = score.project(torch.from_numpy(head.standardize(rows.things)).float())
-    return score
 
 
 def projection_of(rows: TrainingRows, standard: np.ndarray, labels: np.ndarray) -> torch.Tensor | None:

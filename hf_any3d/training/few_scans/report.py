@@ -188,9 +188,15 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
     """Write everything; metrics.json last, which marks the run as complete."""
     model = prepared.model
     arguments = prepared.request.arguments
+    scans = prepared.together
+    facts = program.data_facts(prepared.data, prepared.splits, CROSS_VALIDATION)
+    # With those of the earlier model, to which scans were added
+    facts["rows"] = {**facts["rows"], "train": len(scans.labels)}
+    facts["scans of each class"] = scans.counts
+    facts["near-duplicates"] = scans.num_copies
     report = RunReport(
         # Parts of a report for trainings stay empty where nothing was trained.
-        data=_data_facts(prepared),
+        data=facts,
         encoder={},
         adapter={},
         # The linear head alone was fitted; all else of the model is frozen.
@@ -215,16 +221,6 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
         sure += f'\n\n"None of these" is {said}.'
     write_run_card(model, report, prepared.processor.num_points, sure, folder, arguments.license)
     return report
-
-
-def _data_facts(prepared: Preparation) -> dict[str, Any]:
-    scans = prepared.together
-    facts = program.data_facts(prepared.data, prepared.splits, CROSS_VALIDATION)
-    # With those of the earlier model, to which scans were added
-    facts["rows"] = {**facts["rows"], "train": len(scans.labels)}
-    facts["scans of each class"] = scans.counts
-    facts["near-duplicates"] = scans.num_copies
-    return facts
 
 
 def _training_facts(config: PointFeaturesConfig, plan: Plan) -> dict[str, Any]:
@@ -278,7 +274,8 @@ def _seen(scans: Scans) -> str:
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
     copies = f"{scans.num_copies} near-duplicates"
-    if pairs := equal(scans.groups.tolist()):
+    pairs = equal(scans.groups.tolist())
+    if pairs:
         copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
     return f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
 

@@ -124,7 +124,8 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     labels = np.asarray(plain["label"][:], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(names))
     present = np.flatnonzero(counts)
-    if empty := [name for number, name in enumerate(names) if not counts[number]]:
+    empty = [name for number, name in enumerate(names) if not counts[number]]
+    if empty:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
     digests = []
     clouds = []
@@ -356,7 +357,14 @@ def compute_examples(
         return compute_features(model, rows, processor)
 
     def of_views(rows: Dataset) -> np.ndarray:
-        return compute_features(model, _views_of(rows, processor.num_points, model.config.up_axis), processor)
+        # Each row as it is seen from one side, drawn by its number
+        views = []
+        # A generator for each row, so that its view does not depend on how many there are.
+        for number, row in enumerate(numpy_rows(rows)):
+            xyz = to_cloud(row, ("xyz",)).points[:, :3]
+            views.append(one_side(xyz, processor.num_points, model.config.up_axis, np.random.default_rng(number)))
+        of_one_side = _rows_of(np.stack(views))
+        return compute_features(model, of_one_side, processor)
 
     if earlier is None:
         return Examples(scans, of_scans(rows), processor, of_views(rows) if has_views else None)
@@ -390,16 +398,6 @@ def _added(
         features[new_scans] = compute(rows.select(new_scans))
     features[learned_scans] = stored[[row_of[scans.digests[number]] for number in learned_scans]]
     return np.concatenate([stored[kept], features])
-
-
-def _views_of(rows: Dataset, num_points: int, up_axis: str) -> Dataset:
-    """Return a view of each row from one side, drawn by its number."""
-    views = []
-    # A generator for each row, so that its view does not depend on how many there are.
-    for number, row in enumerate(numpy_rows(rows)):
-        xyz = to_cloud(row, ("xyz",)).points[:, :3]
-        views.append(one_side(xyz, num_points, up_axis, np.random.default_rng(number)))
-    return _rows_of(np.stack(views))
 
 
 def _rows_of(points: np.ndarray) -> Dataset:

@@ -109,7 +109,12 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     with stopwatch.part("things of no class"):
         things = compute_things(model, prepared.processor, prepared.num_things)
     with stopwatch.part("head"):
-        _set_classes(model, examples.scans.classes)
+        model.config.id2label = dict(enumerate(examples.scans.classes))
+        model.config.label2id = {name: number for number, name in enumerate(examples.scans.classes)}
+        model.classifier = torch.nn.Linear(model.config.hidden_size, len(examples.scans.classes))
+        # An earlier model has one for features that are standardized otherwise.
+        model.side_head = None
+        model.config.one_sided = False
         # By these a later file is known to be of another unit.
         record_sizes(model.config, prepared.data, train_rows)
         fitted = fit_few_scans(model, examples, things, prepared.plan, request.arguments)
@@ -125,16 +130,6 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     if prepared.is_axis_assumed:
         hint = hint_of_axis(train_rows, prepared.data.up_axis)
     return Learned(report, lines_of(prepared, estimates, hint))
-
-
-def _set_classes(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
-    """Give the model the classes of the scans, and take away what an earlier model has learned of its own."""
-    model.config.id2label = dict(enumerate(classes))
-    model.config.label2id = {name: number for number, name in enumerate(classes)}
-    model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
-    # An earlier model has one for features that are standardized otherwise.
-    model.side_head = None
-    model.config.one_sided = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +247,12 @@ def _training_rows(
     widths = config.widths()
     counts = [name != "descriptors" or len(widths) == 1 for name in widths]
     learned = np.repeat(counts, list(widths.values()))
+    sets = [name for name in config.features if name != "wrap" or config.wrap_labels is None]
+    # Models of before may read clouds that lie; nothing is known of how these differ.
+    is_upright = PACKAGED_UP_AXIS in (config.encoder_up_axis, config.up_axis)
+    metric = None
+    if sets == ["encoder"] and config.encoder_weights == "packaged" and is_upright:
+        metric = Metric.packaged(config.hidden_size)
     return TrainingRows(
         features=features,
         labels=labels,
@@ -261,18 +262,8 @@ def _training_rows(
         things=things,
         learned=learned,
         views=views,
-        metric=_metric_of(config),
+        metric=metric,
     )
-
-
-def _metric_of(config: PointFeaturesConfig) -> Metric | None:
-    """Return the stored metric if all features are those of the packaged encoder, but for a wrap's own answers."""
-    sets = [name for name in config.features if name != "wrap" or config.wrap_labels is None]
-    # Models of before may read clouds that lie; nothing is known of how these differ.
-    is_upright = PACKAGED_UP_AXIS in (config.encoder_up_axis, config.up_axis)
-    if sets != ["encoder"] or config.encoder_weights != "packaged" or not is_upright:
-        return None
-    return Metric.packaged(config.hidden_size)
 
 
 def _fit_unknown_score(
@@ -362,24 +353,20 @@ def learn_scans(request: FewScans | BothWays | program.TrainingTask, rows: Datas
     if isinstance(request, FewScans):
         return learn_few_scans(request, rows)
     if isinstance(request, BothWays):
-        return _learn_both(request, rows)
+        # Train a classifier, and average its answers with those of a head on frozen features; one model has both.
+        scans = request.scans
+        if rows is None:
+            rows = scans.load()
+        # What is wrong with the scans or their folder is found before the minutes of a training.
+        program.claim_output(Path(scans.arguments.output_dir))
+        prepare(scans, rows)
+        with tempfile.TemporaryDirectory() as folder, _without_lines_on(folder):
+            trained = str(Path(folder) / "wrap")
+            _train_into(trained, request.classification, scans, rows)
+            arguments = replace(scans.arguments, wrap=trained, wrap_weight=WRAP_WEIGHT)
+            return learn_few_scans(replace(scans, arguments=arguments), rows)
     report = train(request, rows)
     return Learned(report, figures(report))
-
-
-def _learn_both(request: BothWays, rows: DatasetDict | None) -> Learned:
-    """Train a classifier, and average its answers with those of a head on frozen features; one model has both."""
-    scans = request.scans
-    if rows is None:
-        rows = scans.load()
-    # What is wrong with the scans or their folder is found before the minutes of a training.
-    program.claim_output(Path(scans.arguments.output_dir))
-    prepare(scans, rows)
-    with tempfile.TemporaryDirectory() as folder, _without_lines_on(folder):
-        trained = str(Path(folder) / "wrap")
-        _train_into(trained, request.classification, scans, rows)
-        arguments = replace(scans.arguments, wrap=trained, wrap_weight=WRAP_WEIGHT)
-        return learn_few_scans(replace(scans, arguments=arguments), rows)
 
 
 def _train_into(folder: str, classification: Classification, scans: FewScans, rows: DatasetDict) -> None:
@@ -393,7 +380,13 @@ def _train_into(folder: str, classification: Classification, scans: FewScans, ro
     if starts_from_packaged and up_axis != PACKAGED_UP_AXIS:
         # It goes on learning from what it knows. The model of both turns clouds for it as for the encoder.
         data.up_axis = PACKAGED_UP_AXIS
-        rows = _turned(rows, up_axis)
+
+        def turn(row: dict[str, Any]) -> dict[str, Any]:
+            points = np.array(row["points"])  # a copy, since rows may be views
+            points[:, :3] = turn_up_axis(points[:, :3], up_axis, PACKAGED_UP_AXIS)
+            return {"points": points}
+
+        rows = rows.map(turn)
     train(replace(classification, training=training, data=data), rows)
 
 
@@ -409,14 +402,3 @@ def _without_lines_on(folder: str) -> Iterator[None]:
         yield
     finally:
         program.logger.removeFilter(is_of_others)
-
-
-def _turned(rows: DatasetDict, up_axis: str) -> DatasetDict:
-    """Turn scans so that the axis of the packaged encoder points up."""
-
-    def turn(row: dict[str, Any]) -> dict[str, Any]:
-        points = np.array(row["points"])  # a copy, since rows may be views
-        points[:, :3] = turn_up_axis(points[:, :3], up_axis, PACKAGED_UP_AXIS)
-        return {"points": points}
-
-    return rows.map(turn)

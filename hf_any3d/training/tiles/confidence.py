@@ -73,7 +73,8 @@ class TilesEstimate:
         """Return the metrics of a report."""
         metrics = {"mean_iou": self.mean_iou, "accuracy": float(np.trace(self.matrix) / self.matrix.sum())}
         # A single unit has no interval; then the bounds are missing, not 0.
-        if (intervals := self.intervals()) is not None:
+        intervals = self.intervals()
+        if intervals is not None:
             metrics |= {"mean_iou_low": float(intervals[-1, 0]), "mean_iou_high": float(intervals[-1, 1])}
         return metrics | {f"{self.unit}s": float(len(self.matrices))}
 

@@ -53,12 +53,14 @@ class ClassRule:
                 raise ValueError(f"--merge {text!r}; expected a name and codes, such as vegetation=3,4,5")
         every = [code for codes in merged.values() for code in codes]
         # A point cannot be of two classes.
-        if twice := sorted({code for code in every if every.count(code) > 1}):
+        twice = sorted({code for code in every if every.count(code) > 1})
+        if twice:
             raise ValueError(f"--merge has code {twice[0]} in two classes; expected each code once")
         if ignore is None:
             return cls(None, merged, written)
         ignored = frozenset(() if ignore.strip() == NO_CODES else _codes(ignore, f"--ignore {ignore!r}"))
-        if both := sorted(ignored & {*every}):
+        both = sorted(ignored & {*every})
+        if both:
             raise ValueError(f"--ignore and --merge both have code {both[0]}; expected one of them")
         return cls(ignored, merged, written)
 

@@ -201,7 +201,8 @@ def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
     words = common_names(tile.words for tile in tiles)
     if not words:
         return list(tiles)
-    if numbered := [tile for tile in tiles if tile.words is None]:
+    numbered = [tile for tile in tiles if tile.words is None]
+    if numbered:
         worded = next(tile for tile in tiles if tile.words is not None)
         raise ValueError(
             f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
@@ -246,7 +247,8 @@ def _parted(tile: TileFacts, left_out: set[int]) -> TileFacts:
 def told_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
-    if flagged := sum(tile.not_counted for tile in tiles):
+    flagged = sum(tile.not_counted for tile in tiles)
+    if flagged:
         share = _percent(flagged, sum(tile.points for tile in tiles))
         remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
     left_out = sum((tile.left_out for tile in tiles), Counter())
@@ -319,31 +321,23 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
     remarks = []
     for one in range(len(tiles)):
         for other in range(one):
-            # Few tiles, so that all pairs can be looked at.
-            apart = _distance(tiles[one], tiles[other])
-            if apart > NEAR:
+            # Few tiles, so that all pairs can be looked at. Boxes (2, 2), in meters, are seen from above.
+            first = tiles[one].box
+            second = tiles[other].box
+            # Along x and y; negative where the boxes overlap
+            gaps = np.maximum(first[0] - second[1], second[0] - first[1])
+            if np.linalg.norm(gaps.clip(min=0)) > NEAR:
                 continue
             # Joins the places of both, so that a chain of neighbors is one place.
             place[place == place[one]] = place[other]
-            if _overlap(tiles[one], tiles[other]) > 0.05:
+            # The share of the smaller box that is in the other one
+            sides = np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])
+            shared = np.prod(sides.clip(0))
+            smaller = min(np.prod(np.ptp(box, axis=0)) for box in (first, second))
+            if shared / max(smaller, 1e-12) > 0.05:
                 names = f"{tiles[other].path.name} and {tiles[one].path.name}"
                 remarks.append(f"overlap: {names}; points in both are learned twice, and never judged by each other")
     return np.unique(place, return_inverse=True)[1], remarks
-
-
-def _distance(one: TileFacts, other: TileFacts) -> float:
-    """Return how far the boxes of two tiles are apart, seen from above, in meters."""
-    # Along x and y; negative where the boxes overlap
-    gaps = np.maximum(one.box[0] - other.box[1], other.box[0] - one.box[1])
-    return float(np.linalg.norm(gaps.clip(min=0)))
-
-
-def _overlap(one: TileFacts, other: TileFacts) -> float:
-    """Return the share of the smaller of two boxes, seen from above, that is in the other one."""
-    sides = np.minimum(one.box[1], other.box[1]) - np.maximum(one.box[0], other.box[0])
-    shared = np.prod(sides.clip(0))
-    areas = [np.prod(np.ptp(tile.box, axis=0)) for tile in (one, other)]
-    return float(shared / max(min(areas), 1e-12))
 
 
 def told(remarks: Sequence[str]) -> None:

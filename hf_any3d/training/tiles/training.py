@@ -579,7 +579,13 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: 
     # Enough for a covariance of a hundred features
     some = generator.choice(len(standard), min(len(standard), 20_000), replace=False)
     # The directions in which points of a class differ most from those of others.
-    directions = _telling_directions(standard[some].astype(np.float64), rows.labels[some])
+    features = standard[some].astype(np.float64)
+    # After this, points of one class differ equally in all directions, so what still varies tells classes apart.
+    white = whitening(features, rows.labels[some])
+    spread = np.cov((features @ white).T)
+    values, directions = np.linalg.eigh(spread)
+    kept = directions[:, np.argsort(-values)[:_UNKNOWN_WIDTH]]
+    directions = white @ kept
     # Rows that are stored with the model, to which distances are taken
     known = generator.choice(some, min(len(some), _UNKNOWN_ROWS), replace=False)
     score = UnknownScore(len(known), standard.shape[1], 0, directions.shape[1])
@@ -587,16 +593,6 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: 
     score.features = score.project(torch.from_numpy(standard[known]))
     model.unknown_score = score
     model.config.unknown_rows, model.config.unknown_width = len(known), directions.shape[1]
-
-
-def _telling_directions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return directions (width, projected) of the largest variance after all vary equally within classes."""
-    # After this, points of one class differ equally in all directions, so what still varies tells classes apart.
-    white = whitening(features, labels)
-    spread = np.cov((features @ white).T)
-    values, directions = np.linalg.eigh(spread)
-    kept = directions[:, np.argsort(-values)[:_UNKNOWN_WIDTH]]
-    return white @ kept
 
 
 def _add_unknown_score(

@@ -36,7 +36,8 @@ class IDPTModel(EncoderTuner):
         count = len(layer_stack(self.model).layers)
         asked = count - 1 if peft_config.prompt_layers is None else peft_config.prompt_layers
         numbers = [asked] if isinstance(asked, int) else sorted(set(asked))
-        if wrong := [number for number in numbers if not 0 <= number < count]:
+        wrong = [number for number in numbers if not 0 <= number < count]
+        if wrong:
             raise ValueError(f"prompt_layers={wrong}; expected numbers from 0 to {count - 1}")
         return numbers
 

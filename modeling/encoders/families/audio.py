@@ -82,7 +82,11 @@ for name, model_type, layers, branch, positions, fields in (
     ("UniSpeech", "unispeech", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
     ("UniSpeech-SAT", "unispeech-sat", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
     (
-        *("WavLM", "wavlm", "encoder.layers", "feed_forward", free_line),
+        "WavLM",
+        "wavlm",
+        "encoder.layers",
+        "feed_forward",
+        free_line,
         _CONVOLVED
         | {
             "kind": f"{_CONVOLVED['kind']}; relative bias",
@@ -91,17 +95,27 @@ for name, model_type, layers, branch, positions, fields in (
         },
     ),
     (
-        *("Audio Spectrogram Transformer", "audio-spectrogram-transformer", "layers", "mlp", _ast_positions),
+        "Audio Spectrogram Transformer",
+        "audio-spectrogram-transformer",
+        "layers",
+        "mlp",
+        _ast_positions,
         _SPECTROGRAM,
     ),
     (
-        *("ImageBind audio", "imagebind_audio", "layers", "mlp"),
+        "ImageBind audio",
+        "imagebind_audio",
+        "layers",
+        "mlp",
         # rows: mel bins, columns: time
         lambda model: plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0]),
         _SPECTROGRAM,
     ),
     (
-        *("Whisper encoder", "whisper", "encoder.layers", "fc2"),
+        "Whisper encoder",
+        "whisper",
+        "encoder.layers",
+        "fc2",
         lambda model: line(model.encoder.embed_positions.weight),
         SINUSOID_LINE | {"final_norm": "encoder.layer_norm", "unused": ("decoder",)},
     ),

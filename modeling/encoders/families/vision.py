@@ -103,7 +103,11 @@ _CLIP = LEARNED_PLANE | {"final_norm": "post_layernorm"}
 # name, model_type, layers, branch, positions, further fields
 for name, model_type, layers, branch, positions, fields in (
     (
-        *("BEiT", "beit", "layers", "mlp", _optional_grid),
+        "BEiT",
+        "beit",
+        "layers",
+        "mlp",
+        _optional_grid,
         # With mean pooling, the norm is applied after the mean, not to tokens.
         _BIASED
         | {
@@ -112,7 +116,11 @@ for name, model_type, layers, branch, positions, fields in (
         },
     ),
     (
-        *("Data2Vec vision", "data2vec-vision", "encoder.layer", "output.dense", _optional_grid),
+        "Data2Vec vision",
+        "data2vec-vision",
+        "encoder.layer",
+        "output.dense",
+        _optional_grid,
         _BIASED
         | {
             "final_norm": lambda config: None if config.use_mean_pooling else "layernorm",
@@ -128,7 +136,11 @@ for name, model_type, layers, branch, positions, fields in (
     ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
     ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
     (
-        *("DPT", "dpt", "encoder.layer", "output.dense", _grid(1)),
+        "DPT",
+        "dpt",
+        "encoder.layer",
+        "output.dense",
+        _grid(1),
         _WITH_TOKEN
         | {
             "layer_inputs": _dpt_inputs,
@@ -138,7 +150,10 @@ for name, model_type, layers, branch, positions, fields in (
         },
     ),
     (
-        *("DINOv3 ViT", "dinov3_vit", "model.layer", "layer_scale2"),
+        "DINOv3 ViT",
+        "dinov3_vit",
+        "model.layer",
+        "layer_scale2",
         lambda model: PositionTable("plane", None, *image_grid(model.config)),
         {
             "kind": "rotary, on a grid",
@@ -149,17 +164,26 @@ for name, model_type, layers, branch, positions, fields in (
         },
     ),
     (
-        *("CLIP vision", "clip_vision_model", "encoder.layers", "mlp"),
+        "CLIP vision",
+        "clip_vision_model",
+        "encoder.layers",
+        "mlp",
         lambda model: plane(model.embeddings.position_embedding.weight, 1, image_grid(model.config)[0]),
         _CLIP | {"input_norm": "pre_layrnorm", "class_token": lambda model: model.embeddings.class_embedding},
     ),
     (
-        *("SigLIP vision", "siglip_vision_model", "encoder.layers", "mlp"),
+        "SigLIP vision",
+        "siglip_vision_model",
+        "encoder.layers",
+        "mlp",
         lambda model: plane(model.embeddings.position_embedding.weight, 0, image_grid(model.config)[0]),
         _CLIP,
     ),
     (
-        *("SigLIP 2 vision", "siglip2_vision_model", "encoder.layers", "mlp"),
+        "SigLIP 2 vision",
+        "siglip2_vision_model",
+        "encoder.layers",
+        "mlp",
         lambda model: plane(model.embeddings.position_embedding.weight, 0, math.isqrt(model.config.num_patches)),
         _CLIP,
     ),

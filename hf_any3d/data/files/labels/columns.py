@@ -126,7 +126,13 @@ def class_column(
     """Return the column of the classes; `labels` is None in a check before there are any, with the codes alone."""
     table = None
     if codes is not None:
-        table = _code_table(codes)
+        pairs: Iterable[tuple[int, int]] = codes.items() if isinstance(codes, Mapping) else enumerate(codes)
+        given = {int(number): int(code) for number, code in pairs}
+        if not given or min(given) < 0 or min(given.values()) < 0:
+            raise ValueError(f"codes is {given}; expected codes from 0 by labels from 0")
+        table = np.full(max(given) + 1, NO_LABEL, np.int32)
+        for number, code in given.items():
+            table[number] = code
     values = None
     if labels is not None:
         values = _whole("labels", labels)
@@ -165,17 +171,6 @@ def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
             raise ValueError(f"objects go from {least} to {most}; expected 0, for none, to {2**31 - 1}")
         columns.append(Column("object", "<u4", least, most, 0, numbers))
     return columns
-
-
-def _code_table(codes: Mapping[int, int] | Sequence[int]) -> np.ndarray:
-    pairs: Iterable[tuple[int, int]] = codes.items() if isinstance(codes, Mapping) else enumerate(codes)
-    given = {int(number): int(code) for number, code in pairs}
-    if not given or min(given) < 0 or min(given.values()) < 0:
-        raise ValueError(f"codes is {given}; expected codes from 0 by labels from 0")
-    table = np.full(max(given) + 1, NO_LABEL, np.int32)
-    for number, code in given.items():
-        table[number] = code
-    return table
 
 
 def _whole(name: str, values: Any) -> np.ndarray:

@@ -105,7 +105,13 @@ class LasCopy:
         for column in columns:
             # `classification` names the place that every record has for the class, not a dimension of extra bytes
             if column.is_class and (column.name or "classification").lower() == "classification":
-                self._check_codes(column)
+                # Older formats keep the class in five bits, beside three flags.
+                most = 255 if self.format >= _SINCE_14 else 31
+                if column.most > most:
+                    raise PointCloudError(
+                        f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; "
+                        "write them to a dimension of its own (field=NAME, --field NAME)"
+                    )
                 self.class_column = column
             elif column.is_class:
                 check_field(str(column.name), (), has_decimals=self._has_decimals(str(column.name)))
@@ -162,25 +168,12 @@ class LasCopy:
             )
         self.is_copc = _COPC in users
         if self.is_copc:
-            self._leave_octree()
-
-    def _leave_octree(self) -> None:
-        """Leave out what makes a COPC of the points, if a plain copy is asked for."""
-        if not self.target.lower().endswith(_PLAIN):
-            raise PointCloudError(
-                "is COPC, whose octree a labeled copy cannot keep; a name that ends with .plain.laz, or with .las, "
-                "asks for a plain copy of its points"
-            )
-        self.records = [record for record in self.records if record.key[0] != _COPC]
-
-    def _check_codes(self, column: Column) -> None:
-        # Older formats keep the class in five bits, beside three flags.
-        most = 255 if self.format >= _SINCE_14 else 31
-        if column.most > most:
-            raise PointCloudError(
-                f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; write them to a "
-                "dimension of its own (field=NAME, --field NAME)"
-            )
+            if not self.target.lower().endswith(_PLAIN):
+                raise PointCloudError(
+                    "is COPC, whose octree a labeled copy cannot keep; a name that ends with .plain.laz, or with "
+                    ".las, asks for a plain copy of its points"
+                )
+            self.records = [record for record in self.records if record.key[0] != _COPC]
 
     def _has_decimals(self, name: str) -> bool:
         """Return whether a dimension of this name is there and its numbers have decimals."""
@@ -204,7 +197,12 @@ class LasCopy:
             # Dimensions follow the fixed fields of a record in the order of their descriptions.
             at = las.SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
-            descriptions[place] = _without_range(descriptions[place])
+            # A least and a largest number would be those of the old numbers. Both take 24 bytes each, from byte 64 on.
+            description = bytearray(descriptions[place])
+            if description[3] & _HAS_RANGE:
+                description[3] &= ~_HAS_RANGE
+                description[64:112] = bytes(48)
+            descriptions[place] = bytes(description)
         self._describe(b"".join(descriptions))
 
     def _descriptions(self) -> tuple[list[bytes], int]:
@@ -296,7 +294,9 @@ class LasCopy:
         if self.is_copc:
             self._copy_plain_records(output, old_end)
         else:
-            self._copy_rest(output, old_end)
+            self.file.seek(old_end)
+            while piece := self.file.read(1 << 22):
+                output.write(piece)
         self._move(new_start, old_end, new_end)
         output.seek(0)
         output.write(self.head + b"".join(record.data for record in self.records) + self.gap)
@@ -361,33 +361,28 @@ class LasCopy:
             new[:, : self.size] = old
             stop = first + len(old)
             if self.class_column is not None:
-                self._set_class(new, *self.class_column.block(first, stop))
+                codes, answered = self.class_column.block(first, stop)
+                # The class is byte 16 of a record from format 6 on, byte 15 before.
+                if self.format >= _SINCE_14:
+                    new[answered, 16] = codes[answered]
+                else:
+                    # The upper three bits are flags.
+                    new[answered, 15] = (new[answered, 15] & 0xE0) | codes[answered].astype(np.uint8)
             for dimension in self.dimensions:
-                self._set_dimension(new, dimension, first, stop)
+                at = dimension.at
+                kind = dimension.kind
+                column = dimension.column
+                place = slice(at, at + np.dtype(kind).itemsize)
+                values = column.filled(first, stop, kind)
+                written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+                if at < self.size and column.is_class:
+                    # A dimension that was there keeps what it says of points without an answer.
+                    has_answer = column.block(first, stop)[1]
+                    new[has_answer, place] = written[has_answer]
+                else:
+                    new[:, place] = written
             yield new
             first = stop
-
-    def _set_class(self, rows: np.ndarray, codes: np.ndarray, answered: np.ndarray) -> None:
-        # The class is byte 16 of a record from format 6 on, byte 15 before.
-        if self.format >= _SINCE_14:
-            rows[answered, 16] = codes[answered]
-        else:
-            # The upper three bits are flags.
-            rows[answered, 15] = (rows[answered, 15] & 0xE0) | codes[answered].astype(np.uint8)
-
-    def _set_dimension(self, rows: np.ndarray, dimension: _Dimension, first: int, stop: int) -> None:
-        at = dimension.at
-        kind = dimension.kind
-        column = dimension.column
-        place = slice(at, at + np.dtype(kind).itemsize)
-        values = column.filled(first, stop, kind)
-        written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
-        if at < self.size and column.is_class:
-            # A dimension that was there keeps what it says of points without an answer.
-            answered = column.block(first, stop)[1]
-            rows[answered, place] = written[answered]
-        else:
-            rows[:, place] = written
 
     def _end_of_points(self) -> int:
         """Return where the points of the input end, with the table of chunks of LAZ."""
@@ -420,7 +415,8 @@ class LasCopy:
         """Set the places in the header to those of the copy."""
         for at, least in _PLACES:
             # 0 where there is nothing, or in another file.
-            if (place := self._place(at, least)) >= old_end:
+            place = self._place(at, least)
+            if place >= old_end:
                 struct.pack_into("<Q", self.head, at, place - old_end + new_end)
         struct.pack_into("<II", self.head, 96, new_start, len(self.records))
         kind = (self.head[104] & ~_LAZ) | (_LAZ if self.compress else 0)
@@ -433,11 +429,6 @@ class LasCopy:
                 if special > 0 and place >= old_end:
                     struct.pack_into("<q", body, 24, place - old_end + new_end)
                     self.records[number] = record.with_body(bytes(body))
-
-    def _copy_rest(self, output: BinaryIO, start: int) -> None:
-        self.file.seek(start)
-        while piece := self.file.read(1 << 22):
-            output.write(piece)
 
     def _copy_plain_records(self, output: BinaryIO, start: int) -> None:
         """Copy the records after the points of a COPC, but not those of its octree."""
@@ -556,11 +547,3 @@ def _new_description(column: Column) -> bytes:
     texts = {"score": "probability of the class", "unknown": "how unlike the training it is"}
     text = "class" if column.is_class else texts.get(str(column.name), "number of the object")
     return _description(str(column.name), _TYPES.index(kind), 0, text)
-
-
-def _without_range(description: bytes) -> bytes:
-    """Take the least and largest number out of a description, which are those of the old numbers."""
-    if not description[3] & _HAS_RANGE:
-        return description
-    # Both numbers take 24 bytes each, from byte 64 on.
-    return description[:3] + bytes([description[3] & ~_HAS_RANGE]) + description[4:64] + bytes(48) + description[112:]

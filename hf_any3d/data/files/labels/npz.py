@@ -34,12 +34,11 @@ class _Points:
     def __init__(self, array: np.ndarray):
         self.array = array
         self.fields: list[str] = list(array.dtype.names or ())
-        self.columns = self._columns()
-
-    def _columns(self) -> dict[str, str]:
-        """Return the name of each field of one number for a point, by what the reader calls it."""
-        names = self.fields
-        return {name.lower(): name for name in names if self.array[name].ndim == 1 and self._kind(name).kind in "fiub"}
+        # The name of each field of one number for a point, by what the reader calls it
+        self.columns: dict[str, str] = {}
+        for name in self.fields:
+            if array[name].ndim == 1 and self._kind(name).kind in "fiub":
+                self.columns[name.lower()] = name
 
     def _kind(self, field: str) -> np.dtype:
         return self.array[field].dtype
@@ -78,7 +77,8 @@ class _Points:
         # A plain array has x, y and z in its first columns, a structured one has them in fields.
         if not self.fields:
             return finite_rows(list(fields_by_number(self.array)["points"].T))
-        if named := fields_of(self.columns).get("points"):
+        named = fields_of(self.columns).get("points")
+        if named:
             return finite_rows([self.array[self.columns[name]] for name in named])
         # One field may hold all three coordinates.
         several = next(name for name in npy.POINTS if name in map(str.lower, self.fields))
@@ -123,7 +123,14 @@ class NpzCopy:
                 (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in self._shapes()), None
             )
         elif column.is_class:
-            self._check_field(check_word(name))
+            name = check_word(name)
+            if name in (*npy.OTHERS, self.name):
+                raise ArgumentError(f"field is {name!r}, which is no array of classes; expected a name of its own")
+            field = self.points.field_of(name)
+            old_kind = self.headers[name][2].kind if name in self.headers else "i"
+            if field is not None:
+                old_kind = self.points.array[field].dtype.kind
+            check_field(name, [*self.points.columns, *self.headers], has_decimals=old_kind == "f")
         # What the points themselves have under this name, or as labels
         if name is None or name not in self.members:
             field = self.points.field_of_labels() if name is None else self.points.field_of(name)
@@ -141,15 +148,6 @@ class NpzCopy:
 
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         return (self.count,), (self.count, 1)
-
-    def _check_field(self, name: str) -> None:
-        if name in (*npy.OTHERS, self.name):
-            raise ArgumentError(f"field is {name!r}, which is no array of classes; expected a name of its own")
-        field = self.points.field_of(name)
-        kind = self.headers[name][2].kind if name in self.headers else "i"
-        if field is not None:
-            kind = self.points.array[field].dtype.kind
-        check_field(name, [*self.points.columns, *self.headers], has_decimals=kind == "f")
 
     def write(self, output: BinaryIO) -> None:
         """Write the copy, each array compressed as it was."""

@@ -64,7 +64,8 @@ class PcdCopy:
             key = self.names.get(name.lower())
             check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
         named = replace(column, name=check_word(name))
-        if (key := self.names.get(name.lower())) is None:
+        key = self.names.get(name.lower())
+        if key is None:
             if name.lower() in self.fields:
                 raise ArgumentError(f"field is {name!r}, which has several numbers for a point; expected another name")
             # The Point Cloud Library reads labels without a sign.
@@ -197,7 +198,9 @@ class PcdCopy:
         number = 0
         texts: list[list[bytes]] = []
         for line in self.file:
-            body, rest = _split(line)
+            # What follows the numbers: blanks, a comment, the end of the line
+            body = line.split(b"#")[0].rstrip()
+            rest = line[len(body) :]
             if body and number < self.count:
                 if number % _BLOCK == 0:
                     stop = min(number + _BLOCK, self.count)
@@ -218,12 +221,6 @@ class PcdCopy:
             output.write(line)
         if number < self.count:
             raise PointCloudError(f"{number} points; the header declares {self.count}, so the file may be cut off")
-
-
-def _split(line: bytes) -> tuple[bytes, bytes]:
-    """Split a line into its numbers and what follows: blanks, a comment, the end of the line."""
-    body = line.split(b"#")[0].rstrip()
-    return body, line[len(body) :]
 
 
 def _bytes(edit: _Edit, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

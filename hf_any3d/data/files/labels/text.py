@@ -128,7 +128,11 @@ class TextCopy:
         if self.delimiter is None:
             spans = _cells(self.cell, body)
         else:
-            spans = _delimited(body, self.delimiter)
+            # Cells are without the blanks around them; those in quotes may have delimiters, too.
+            cell = re.compile(rb'[ ]*("(?:[^"]|"")*"|[^%b]*?)[ ]*(?:%b|\Z)' % (self.delimiter, self.delimiter))
+            spans = [match.span(1) for match in cell.finditer(body)]
+            # After the last cell there is an empty match at the end.
+            spans = spans[:-1] if len(spans) > 1 else spans
         # A delimiter at the end stands before an empty cell, or after the last one.
         if len(spans) == self.width - 1 and body.endswith((b",", b";")):
             spans.append((len(body), len(body)))
@@ -174,7 +178,11 @@ class TextCopy:
         texts: list[list[bytes]] = []
         for place, line in enumerate(self._lines()):
             if self.new_names is not None and place == self.head_lines:
-                output.write(self._line_of_new_names(line))
+                assert self.new_names is not None
+                line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+                # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
+                separator = self.separator if self.separator.strip() else b" "
+                output.write(b"#" + separator.join(name.encode() for name in self.new_names) + line_end)
             if place == self.title:
                 line = self._new_title(line)
             elif place >= self.head_lines and self._is_row(line):
@@ -268,14 +276,6 @@ class TextCopy:
                 return names
         raise AssertionError("columns without names are always what they are with neutral ones")
 
-    def _line_of_new_names(self, line: bytes) -> bytes:
-        assert self.new_names is not None
-        line_end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
-        # Without a blank after it: CloudCompare 2.11 counts the words of this line, and drops rows with fewer.
-        separator = self.separator if self.separator.strip() else b" "
-        names = [name.encode() for name in self.new_names]
-        return b"#" + separator.join(names) + line_end
-
     def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
         texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
         # New numbers have the decimal sign of the file's own.
@@ -320,14 +320,6 @@ def _body(line: bytes) -> bytes:
 
 def _cells(cell: re.Pattern[bytes], body: bytes) -> list[tuple[int, int]]:
     return [match.span() for match in cell.finditer(body)]
-
-
-def _delimited(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
-    """Return the cells between delimiters, without blanks around them; those in quotes may have delimiters, too."""
-    cell = re.compile(rb'[ ]*("(?:[^"]|"")*"|[^%b]*?)[ ]*(?:%b|\Z)' % (delimiter, delimiter))
-    spans = [match.span(1) for match in cell.finditer(body)]
-    # After the last cell there is an empty match at the end.
-    return spans[:-1] if len(spans) > 1 else spans
 
 
 def _joined(body: bytes, separator: bytes, added: list[bytes]) -> bytes:
