@@ -147,28 +147,6 @@ def test_another_base_is_refused(files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "change", "match"),
-    [
-        ("idpt", {"blocks.cls.conv4.0.weight": (24, 48)}, "left over: .*idpt_conv4_0"),
-        ("idpt", {"blocks.cls.bn1.weight": (24,)}, r"bn1\.weight is not equal to conv1\.1\.weight, whose copy it is"),
-        ("idpt", {"cls_head_finetune.0.weight": (256, 48)}, "reads 48 features, which no published setting of IDPT"),
-        ("dapt", {"cls_head_finetune.0.weight": (256, 48)}, "no published setting of DAPT for as many classes"),
-        ("ppt", {"blocks.prompt_new_mlp.0.weight": (4, 4)}, "prompt_new_mlp"),
-        ("dapt", {"blocks.blocks.0.tfts_gamma_4": (24,)}, "tfts_gamma_4"),
-    ],
-)
-def test_an_unknown_variant_is_named(tmp_path, method, change, match):
-    content = released(method)
-    for name, shape in change.items():
-        content["base_model"][f"module.{name}"] = torch.zeros(shape)
-    torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(ValueError, match=match):
-        convert_act_adapter(tmp_path / "file.pth", tmp_path / "out", method, **FILES[method].choices)
-    assert not (tmp_path / "out").exists()
-
-
 def test_options_of_other_methods_are_refused(tmp_path):
     torch.save(released("dapt"), tmp_path / "file.pth")
     with raises(ValueError, naming="prompt_layer"):

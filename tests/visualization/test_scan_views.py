@@ -12,30 +12,6 @@ from hf_any3d.visualization import show
 POINTS = np.array([[0, 0, 0], [4, 0, 0], [0, 2.0, 1]])
 
 
-@pytest.mark.parametrize(
-    ("labels", "names", "shown", "found", "note"),
-    [
-        (None, None, None, [], ""),
-        ([0, 2, 1], None, [0, 2, 1], ["0", "1", "2"], ""),
-        ([0, 1, 1], ["a", "b", "c"], [0, 1, 1], ["a", "b", "c"], ""),
-        ([1, 1, 1], ["a", "b"], None, [], " · all with label b"),
-        ([1, 1, 1], None, None, [], " · all with label 1"),
-        ([-1, 1, 1], None, [0, 2, 2], ["no label", "0", "1"], ""),
-        ([-1, -1, 0], None, [0, 0, 1], ["no label", "0"], ""),
-        ([0, -1, 1], ["a", "b", "c"], [1, 0, 2], ["no label", "a", "b", "c"], ""),
-        ([-1, -1, -1], ["a"], None, [], " · all with label -1"),
-    ],
-)
-def test_a_cloud_is_shown_with_its_size_and_the_names_of_its_labels(labels, names, shown, found, note):
-    cloud = PointCloudData(POINTS, labels=None if labels is None else np.array(labels), up_axis="z")
-    view, own = show.view_of_cloud(cloud, title="scan", names=names)
-    assert view.note == f"3 points · extent 4 × 2 × 1{note}" and own == found and view.title == "scan"
-    assert (None if view.labels is None else view.labels.tolist()) == shown and view.up_axis == "z"
-    again, _ = show.view_of_cloud(PointCloudData(POINTS, faces=np.array([[0, 1, 2]])))
-    other, _ = show.view_of_cloud(PointCloudData(POINTS, faces=np.array([[0, 1, 2]])))
-    assert np.array_equal(again.points, other.points), "the same file gives the same page"
-
-
 def test_files_with_unlabeled_points_and_without_share_their_legend():
     clouds = [PointCloudData(POINTS, labels=np.array(labels)) for labels in ([0, 1, 2], [-1, 0, 1], [1, 1, 1])]
     views, names = zip(*(show.view_of_cloud(cloud) for cloud in clouds), strict=True)

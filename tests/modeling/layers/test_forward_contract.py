@@ -12,7 +12,6 @@ from hf_any3d.modeling.layers.forward_contract import (
     PointFeaturesOutput,
     is_sharded,
     is_unmodified,
-    rejects_unknown_keywords,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import HeadNorm
@@ -49,41 +48,6 @@ def test_keywords_that_a_forward_lacks_are_named_with_those_it_has():
     with pytest.raises(TypeError, match=re.escape(message + "output_hidden_states, points, scale") + "$"):
         Doubling().forward(POINTS, scales=1)
     assert torch.equal(Doubling().forward(POINTS, scales=None, scale=3.0).last_hidden_state, 3 * POINTS)
-
-
-class Words:
-    """Stands for a model of transformers, which ignores what it does not know."""
-
-    def __init__(self, **settings):
-        self.config = config_of(**settings)
-
-    @rejects_unknown_keywords
-    def forward(self, input_ids=None, labels=None, **kwargs):
-        return labels, kwargs
-
-    @rejects_unknown_keywords
-    def body(self, input_ids=None, **kwargs):
-        return kwargs
-
-
-def test_an_inherited_forward_takes_its_own_keywords_and_those_of_layers_and_loss():
-    labels, shifted = torch.tensor([1]), torch.tensor([2])
-    assert Words().forward(input_ids=1, return_dict=True, wrong=None) == (None, {"return_dict": True})
-    assert Words().forward(labels=labels, shift_labels=shifted) == (labels, {"shift_labels": shifted})
-    # Without labels there would be no loss.
-    assert Words().forward(shift_labels=shifted) == (shifted, {"shift_labels": shifted})
-    assert Words().body(shift_labels=shifted) == {"shift_labels": shifted}
-    for keyword in ("num_items_in_batch", "ignore_index", "cu_seq_lens_q"):
-        assert Words().body(**{keyword: 5}) == {keyword: 5}
-    with raises(TypeError, naming="'label'; expected"):
-        Words().forward(label=labels)
-    with raises(TypeError, naming="argument 'kwargs'"):
-        Words().forward(kwargs=1)
-    for model, given in ((Words(), {"output_attentions": True}), (Words(output_attentions=True), {})):
-        with raises(ValueError, naming="output_attentions"):
-            model.forward(**given)
-    eager = Words(_attn_implementation="eager")
-    assert eager.forward(output_attentions=True) == (None, {"output_attentions": True})
 
 
 class Attention(nn.Module):

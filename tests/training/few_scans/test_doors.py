@@ -116,28 +116,3 @@ def test_a_folder_of_scans_that_lie_gets_a_hint_and_is_not_turned(tmp_path):
     few = write(tmp_path / "few", {name: own[:3] for name, own in lying.items()})
     for data, words in ((upright, ()), (few, ()), (tmp_path / "lying", ("--up_axis", "y"))):
         assert "look as if" not in run("train", data, "--output", tmp_path / "others", *FEW, *words)
-
-
-def test_what_is_much_larger_than_the_scans_of_a_model_is_told(tmp_path):
-    laspy = pytest.importorskip("laspy")
-
-    def write_las(folder: Path, name: str, size: float, seed: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        points = np.random.default_rng(seed).uniform(0, 1, (200, 3)) * (size, size / 3, size / (1 + len(name)))
-        cloud = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
-        cloud.x, cloud.y, cloud.z = points.T
-        cloud.write(folder / f"{seed}.las")
-
-    for name in ("hut", "house"):
-        for seed in range(3):
-            write_las(tmp_path / "scans" / name, name, 12.0, seed)
-    words = ("--feature_sets", "descriptors", "--copies", 1, "--num_points", 64, "--one_sided", "false")
-    run("train", tmp_path / "scans", "--output", tmp_path / "model", *words)
-    settings = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert settings["scan_unit"] == 1.0 and settings["largest_scan"] == pytest.approx(12, rel=0.02)
-    for size, model, limit in ((15, "model", None), (40, "model", "24 m"), (15, None, "4 m"), (3, None, None)):
-        write_las(tmp_path / f"new{size}", "house", size, 9)
-        chosen = () if model is None else ("--model", str(tmp_path / model))
-        done = CliRunner().invoke(app, ["predict", str(tmp_path / f"new{size}"), *chosen])
-        told = [line for line in done.stderr.splitlines() if "no single object that this model knows" in line]
-        assert len(told) == (limit is not None) and all(f"(up to {limit})" in line for line in told), done.stderr
