@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.demo.task_pages import FEATURES, TaskAnswers
+from hf_any3d.demo.task_pages import TaskAnswers
+from hf_any3d.registry import FEATURES
 
 CLASSES, BOXES = "point-cloud-classification", "point-cloud-object-detection"
 
@@ -29,16 +30,16 @@ def cloud(count=4, **fields):
     return PointCloudData(np.random.default_rng(0).normal(size=(count, 3)), **fields)
 
 
-def ask(task, pipe, shape, *words, examples=(), **settings):
+def ask(task, pipe, shape, examples=(), **settings):
     shapes = SimpleNamespace(names=list(examples), get=dict(examples).get if examples else None)
-    return TaskAnswers(task, pipe, shapes).ask(shape, *words, **settings)
+    return TaskAnswers(task, pipe, shapes).ask(shape, **settings)
 
 
 def test_a_cloud_of_no_class_is_told():
     pipe = Given([{"label": None, "score": 0.5, "unknown": 0.75}, {"label": "chair", "score": 0.25}])
-    found = ask(CLASSES, pipe, cloud(labels=np.arange(4), colors=np.full((4, 3), 0.5)), up_axis="z")
-    assert found.rows == [("none of these", 0.5), ("chair", 0.25)] and found.note == "4 points"
-    assert pipe.asked[0][1] == {"top_k": 8, "up_axis": "z"} and found.settings == {}
+    found = ask(CLASSES, pipe, cloud(64, labels=np.arange(64), colors=np.full((64, 3), 0.5)), up_axis="z")
+    assert found.rows == [("none of these", 0.5), ("chair", 0.25)] and found.note == "64 points"
+    assert pipe.asked[0][1] == {"top_k": 8, "up_axis": "z", "one_sided": True} and found.settings == {}
     (view,) = found.clouds
     assert view.labels is None and view.note == "" and view.colors is not None, "labels of the file are no answer"
 
@@ -46,7 +47,7 @@ def test_a_cloud_of_no_class_is_told():
 def test_models_of_parts_get_the_kind_of_the_object():
     segments = {"points": np.eye(3), "labels": np.zeros(3, int), "segments": []}
     config = {"num_categories": 2, "category_names": ["ship", "car"], "id2label": {0: "a"}, "num_labels": 1}
-    pipe = Given(segments, config)
+    pipe = Given(segments, config, label_names=lambda: ("a",))
     ask("point-cloud-segmentation", pipe, cloud(), category="car")
     assert pipe.asked[0][1] == {"category": "car"}
 

@@ -10,9 +10,10 @@ from transformers import pipeline
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.page import ExampleShapes, error_or_note, view_frame
-from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, bars
+from hf_any3d.demo.task_pages import TaskAnswers, TaskPage, Visit, bars
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from hf_any3d.registry import FEATURES
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name
@@ -75,13 +76,13 @@ def test_boxes_are_drawn_around_objects(answers):
 
 def test_words_are_compared_and_limited(answers):
     one = answers("zero-shot-point-cloud-classification")
-    found = one.ask(cloud(), "chair, lamp,, chair , a car")
+    found = one.ask(cloud(), labels="chair, lamp,, chair , a car")
     assert {label for label, _ in found.rows} == {"chair", "lamp", "a car"}
     assert sum(share for _, share in found.rows) == pytest.approx(1)
     with raises(ValueError, naming="0 words"):
-        one.ask(cloud(), " , ")
+        one.ask(cloud(), labels=" , ")
     with pytest.raises(ValueError, match="51 words; expected some, separated by commas, at most 50"):
-        one.ask(cloud(), ",".join(map(str, range(51))))
+        one.ask(cloud(), labels=",".join(map(str, range(51))))
 
 
 def test_parts_of_the_chosen_kind_are_colored(answers):
@@ -96,7 +97,7 @@ def test_parts_of_the_chosen_kind_are_colored(answers):
 
 def test_parts_are_found_by_the_words(answers):
     one = answers("zero-shot-point-cloud-segmentation")
-    found = one.ask(cloud(), "seat, leg")
+    found = one.ask(cloud(), labels="seat, leg")
     (view,) = found.clouds
     assert list(found.colors) == ["seat", "leg"] and len(view.labels) == 200
     assert {["seat", "leg"][label] for label in view.labels} == {label for label, _ in found.rows}
@@ -119,7 +120,7 @@ def test_similar_examples_are_found_by_their_features(answers):
 def test_large_clouds_are_thinned_out_and_slow_answers_end(answers):
     one = answers("point-cloud-classification")
     assert one.ask(cloud(100_010)).note == "100,000 of 100,010 points, drawn at random"
-    slow = TaskAnswers(one.task, one.pipe, one.examples, seconds=-1.0)
+    slow = TaskAnswers(one.task.name, one.pipe, one.examples, seconds=-1.0)
     with pytest.raises(ValueError, match="the answer takes more than -1 seconds; try a smaller cloud"):
         slow.ask(cloud())
     assert one.ask(cloud()).rows, "the model still answers"

@@ -336,9 +336,9 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (
             lambda rows: many_files.detect(rows, default_model(), threshold=2),
             ValueError,
-            "threshold=2; expected 0 to 1",
+            "threshold is 2; expected at most 1",
         ),
-        (lambda rows: many_files.detect(rows, default_model(), top_k=0), ValueError, "top_k=0"),
+        (lambda rows: many_files.detect(rows, default_model(), top_k=0), ValueError, "top_k is 0"),
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
         (
             lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
