@@ -24,11 +24,12 @@ class _FrameOptions(Settings):
 
     def values(self) -> dict[str, Any]:
         """Return the settings by their names."""
-        from hf_any3d.data.scan_frames import frame_parts
-
         found = super().values()
         # The parts of a frame are named only by those who want it found.
         if self.align_parts is not None:
+            # Imported here alone, as it takes a second.
+            from hf_any3d.data.scan_frames import frame_parts
+
             found["align"] = list(frame_parts(self.align_parts, "--align-parts"))
         return found
 
