@@ -20,7 +20,8 @@ from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
 from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import DATASETS, FORMATS
+from hf_any3d.registry import DATASETS, FORMATS, TASKS
+from hf_any3d.tasks.settings import settings_of
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -259,6 +260,36 @@ def formats_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+_ASKED = """Each task says once what it can be asked for, and every door is made of that: arguments of the pipeline,
+options of the command and of its [runs over many files](command_line.md#runs-over-many-files), settings of
+`many_files.ask`, fields of the [service](serve.md) and inputs of the page of `hf-any3d demo`. A dash is a default of
+the model or of its processor."""
+
+
+def settings_page() -> str:
+    """Return the page of the settings of tasks."""
+    lines = ["# What can be asked", "", _ASKED, _NOTE]
+    for name, task in TASKS.items():
+        if task.settings is None:
+            continue
+        lines += ["", f"## {name}", "", f"`hf-any3d {task.command}`; {task.kind}.", ""]
+        rows = []
+        for setting, declared in settings_of(task.settings).items():
+            default = declared.default
+            values = " ".join(f"`{word}`" for word in declared.words)
+            limits = " to ".join(f"{limit:g}" for limit in (declared.low, declared.high) if limit is not None)
+            if declared.low is not None and declared.high is None:
+                limits = f"{limits} or more"
+            meaning = f"{declared.help} None: {declared.none}." if declared.none else declared.help
+            shown = "–" if default is None else f"`{default}`"
+            # Other defaults, and doors that do not take it
+            further = [f"{door}: {value} by default" for door, value in declared.defaults.items()]
+            further += [f"not in {door}: {reason}" for door, reason in declared.refused.items()]
+            rows.append((f"`{setting}`", shown, values or limits, meaning, "; ".join(further)))
+        lines += markdown_table(("setting", "default", "values", "meaning", "elsewhere"), rows)
+    return "\n".join(lines) + "\n"
+
+
 def published_page() -> str:
     """Return the page of published checkpoints, with their licenses and text towers."""
     lines = ["# Published checkpoints", "", _NOTE, ""]
@@ -334,6 +365,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "formats.md": formats_page,
     "models.md": models_page,
     "published.md": published_page,
+    "settings.md": settings_page,
     "published_tables.md": lambda: published_tables_page(_NOTE, markdown_table),
 }
 """File in `docs` -> function that returns it."""

@@ -31,6 +31,35 @@ def predict(models, scans, tmp_path):
 
 
 @pytest.mark.slow
+def test_options_of_a_command_make_a_run_and_earlier_words_continue_it(predict, models, scans, tmp_path):
+    table = tmp_path / "a.jsonl"
+    words = ("predict", scans, "--model", models("classifier"), "--output", table)
+    first = run(*words, "--workers", 1)
+    assert (first.code, first.out) == (2, f"{table}: 4 files, 1 failed\n")
+    rows = lines_of(table)
+    assert run(*words, "--resume").out == f"{table}: 4 files, 4 of them before, 1 failed\n"
+    assert predict().out == f"{table}: 4 files, 4 of them before, 1 failed\n" and lines_of(table) == rows
+    assert "4 of them before" not in run(*words, "--resume", "--top-k", 1).out, "other settings are another run"
+    for more, error in (
+        (("--no-unknown",), "--unknown in a run: a table has the column wherever the model has the score"),
+        (("--json",), "--json and --csv print"),
+    ):
+        refused = run(*words, "--resume", *more)
+        assert refused.code == 1 and error in refused.err
+    assert "--output is missing" in run(*words[:-2], "--resume").err
+
+
+@pytest.mark.slow
+def test_models_of_ones_own_labels_make_runs_too(models, scans, tmp_path):
+    words = ("zero-shot", scans / "chair.ply", "--model", models("zero-shot"), "--labels", "chair, lamp")
+    (expected,) = json.loads(run(*words, "--json").out)
+    done = run(*words, "--output", tmp_path / "a.csv", "--workers", 1)
+    assert done.code == 0, done.err
+    header, row = (tmp_path / "a.csv").read_text().splitlines()
+    assert header.startswith("file,label,score") and expected["predictions"][0]["label"] in row
+
+
+@pytest.mark.slow
 def test_a_bad_file_is_a_row_with_its_error(predict, models, scans, tmp_path):
     code, out, err = predict()
     rows = {row["file"]: row for row in lines_of(tmp_path / "a.jsonl")}
