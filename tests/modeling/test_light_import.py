@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
+from hf_any3d.registry import TASK_FOLDERS
 from studies.speed.light_import import BASE, closure, modules_of, run_with
 from tests.tiny_ptv3 import tiny_ptv3
 
@@ -36,9 +37,13 @@ def test_a_model_runs_where_nothing_else_is_installed(tmp_path):
     with torch.no_grad():
         logits = model(torch.rand(1, 64, 6, generator=torch.Generator().manual_seed(0))).logits
     assert found["sum"] == pytest.approx(float(logits.double().sum()), rel=1e-4)
-    # Beside the models: their records, by which public names are found, and what says how threads wait.
+    # Beside the models: their records, by which public names are found, and what says how threads wait; of tasks what
+    # they declare, which imports the standard library alone.
+    tasks = {name for name in found["own"] if name.startswith("hf_any3d.tasks.")}
+    assert {name.rpartition(".")[2] for name in tasks} <= {*TASK_FOLDERS, "about", "settings", "records"}
     utilities = ("utils", "utils.messages", "utils.threads")
-    assert found["own"] == [f"hf_any3d.{name}" for name in ("registry", *utilities, "version")]
+    beside = [f"hf_any3d.{name}" for name in ("registry", "tasks", *utilities, "version")]
+    assert [name for name in found["own"] if name not in tasks] == beside
     assert (tmp_path / "again" / "model.safetensors").is_file()
     # Packages that are not allowed are not found.
     assert "No module named 'numpy" in run_with(allowed - {"numpy"}, PROGRAM, str(tmp_path)).stderr
