@@ -97,10 +97,6 @@ class Job:
         # By content: under the same name there may be other weights now.
         return same | ({"model": model_fingerprint(self.settings["model"])} if self.uses_model else {})
 
-    def open(self) -> Opened:
-        """Open what the work needs."""
-        return self.start(self.settings, self.device, self.batch_size)
-
 
 def run_task(
     task: str,
@@ -122,13 +118,13 @@ def run_task(
     has_default = "predict" in (record.command, *record.also)
     name, words = split_model(files, model, None if has_default else record.command)
     name = (model_or_packaged if has_default else check_model)(name, record.command, *record.also)
-    answers = record.answers_class()
     job = Job(
         record.rows,
         {"model": name, **settings},
         partial(_open_task, task),
-        answers.cells,
-        lambda: (answers.column, answers.feature()),
+        # Classes of answers import torch, and a second process or a missing file is an error before that.
+        lambda row: record.answers_class().cells(row),
+        lambda: (record.answers_class().column, record.answers_class().feature()),
         device=device,
         batch_size=batch_size,
         file_type=options.file_type,
@@ -136,13 +132,13 @@ def run_task(
     run_job(job, words, Path(str(output)), runs)
 
 
-def check_table(output: Path | None, options: FileOptions, types: Sequence[str] = TABLES) -> None:
+def check_table(output: Path | None, options: FileOptions) -> None:
     """Check the output of a run."""
     if output is None:
         raise ValueError(f"--output is missing; {_OPTIONS} make a run, whose rows are kept in a table")
     if options.as_json or options.as_csv:
         raise ValueError(f"--json and --csv print; expected a table as --output without them, as {_OPTIONS} are given")
-    check_output(output, types)
+    check_output(output, TABLES)
 
 
 def _settings_of_runs(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Asked:
 
     @property
     def batch_size(self) -> int:
-        """Clouds of a batch, unless told otherwise."""
+        """Usual number of clouds in a batch."""
         return usual_batch_size(self.pipe)
 
     def _runner(self, arguments: dict[str, Any]) -> Callable[[list[Cloud]], list[Any]]:

@@ -112,7 +112,7 @@ class TextCopy:
         return table, worded, words is not None
 
     def _find_cells(self, first: bytes) -> None:
-        """Find how the cells of a row are told apart."""
+        """Find the separator of the cells of a row."""
         self.delimiter = None
         # Words may have blanks, so that only the delimiter of the names tells where they end.
         if self.worded:
