@@ -59,7 +59,6 @@ BatchSize = Annotated[
     int | None, option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1)
 ]
 DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
-TopK = Annotated[int, typer.Option(min=1, help="Labels for each file.")]
 
 
 class LengthUnit(StrEnum):
@@ -78,22 +77,10 @@ class Axis(StrEnum):
     Z = "z"
 
 
-class Feature(StrEnum):
-    """Features of a cloud."""
-
-    POOLED = "pooled"
-    CLASS_TOKEN = "class_token"
-    TOKENS = "tokens"
-
-
-UpAxis = Annotated[
-    Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
-]
 UnitOfFiles = Annotated[
     LengthUnit | None,
     option("Unit of scans whose files say none: meters, feet or us-feet; by default taken for meters.", "--unit"),
 ]
-FeatureName = Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")]
 FileType = Annotated[
     str | None,
     option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),

@@ -221,7 +221,7 @@ def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[
 
 
 def _has_labeled_points(folder: str, task: Task | None) -> bool:
-    """Return whether a folder is one of files whose points have labels, as `--task` says or else the files."""
+    """Return whether points have labels in the files of a folder, by `--task` if it is given."""
     found = find_dataset(folder)
     if found.name != "folder":
         return False

@@ -67,7 +67,7 @@ _DROPOUTS = ("attention_dropout", "dropout")
 
 
 def _listed_types() -> str:
-    """Return the model types, each with what its record says of it."""
+    """Return the model types with the descriptions of their records."""
     says = {name: registry.MODEL_TYPES[name].says for name in MODEL_TYPES}
     return ", ".join(f"{name} ({text})" if text else name for name, text in says.items())
 
