@@ -21,6 +21,7 @@ TASK_FOLDERS = (
     "detection",
     "reconstruction",
     "segmentation",
+    "inventory",
     "chat",
     "zero_shot_classification",
     "parts_by_name",

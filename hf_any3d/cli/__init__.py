@@ -23,6 +23,7 @@ from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
+from hf_any3d.cli.inventory import inventory
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
 from hf_any3d.cli.segment import segment
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 # Help lists the commands in the order in which they are added.
 _ASK, _LEARN, _SHARE = "Ask a model", "Data and training", "Models and their files"
-_by_hand = (predict, zero_shot, segment, detect, features, chat, reconstruct)
+_by_hand = (predict, zero_shot, segment, inventory, detect, features, chat, reconstruct)
 _further = (command_of(task) for task in TASKS.values() if task.help)
 for command in (*_by_hand, *_further):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(with_groups(command))

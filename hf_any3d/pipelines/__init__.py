@@ -10,6 +10,7 @@ from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline
 from hf_any3d.tasks.detection.room_layouts import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.tasks.features.pipeline import PointCloudFeatureExtractionPipeline
 from hf_any3d.tasks.features.scene_features import scene_features
+from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
 from hf_any3d.tasks.parts_by_name.pipeline import ZeroShotPointCloudSegmentationPipeline
 from hf_any3d.tasks.reconstruction.pipeline import PointCloudReconstructionPipeline
 
@@ -25,6 +26,7 @@ __all__ = [
     "LocalFeaturesSegmentationPipeline",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
+    "PointCloudInventoryPipeline",
     "PointCloudObjectDetectionPipeline",
     "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
@@ -54,7 +56,11 @@ for _name, _module in _MODULES.items():
     sys.modules[f"{__name__}.{_name}"] = globals()[_name] = importlib.import_module(f"hf_any3d.tasks.{_module}")
 
 # Task -> the model that opens if none is named.
-DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}
+_PACKAGE = Path(__file__).parents[1]
+DEFAULT_MODELS = {
+    "point-cloud-classification": _PACKAGE / "default_model",
+    "point-cloud-inventory": _PACKAGE / "scene_model",
+}
 
 
 def default_model(task: str = "point-cloud-classification") -> str:

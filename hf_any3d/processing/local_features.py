@@ -82,6 +82,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         columns: names of further columns of points, such as extra dimensions of LAS or properties of PLY, each seen
             relative to that of the whole file; a point without a value counts as one with the median.
         ground: how the ground of places is found, "uncut" or "windows"; see `GroundSurface.below` and `by_windows`.
+        optional: those of the `features` that a cloud may lack, as the model was trained with and without them.
         **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
 
     Example:
@@ -95,6 +96,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         ```
     """
 
+    optional: Sequence[str] = ()
     _choices = {
         **PointCloudProcessor._choices,
         "unit": ("meters", "diagonal"),
@@ -111,6 +113,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         upright: bool = True,
         columns: Sequence[str] = (),
         ground: str = "uncut",
+        optional: Sequence[str] = (),
         **kwargs: Any,
     ):
         self.edges = [float(edge) for edge in edges]
@@ -121,9 +124,13 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         check_settings(
             self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",), "upright": (True, False)}
         )
-        # Without any, settings are stored as they were before there were columns.
+        # Without any, settings are stored as they were before there were columns and optional features.
         if columns:
             self.columns = list(columns)
+        if optional:
+            self.optional = list(optional)
+        if not {*self.optional} <= {*self.features}:
+            raise ValueError(f"optional: {list(optional)}; expected some of the features {', '.join(self.features)}")
         if isinstance(columns, str) or len({*columns}) < len(columns):
             raise ValueError(f"columns: {columns!r}; expected a list of names, each once")
         if unit == "meters" and not upright:
@@ -196,7 +203,8 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         Raises:
             PointCloudError: Something is missing, or is 0 everywhere, by which files say that nobody has measured it.
         """
-        fields = {name: getattr(cloud, ATTRIBUTES[name]) for name in self.features if name != "xyz"}
+        needed = [name for name in self.features if name != "xyz" and name not in self.optional]
+        fields = {name: getattr(cloud, ATTRIBUTES[name]) for name in needed}
         missing = [ATTRIBUTES[name] for name, values in fields.items() if values is None or not values.any()]
         if missing:
             raise PointCloudError(
@@ -210,7 +218,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             if not np.isfinite(further[name]).any():
                 raise PointCloudError(f"column {name!r} has no number at any point; the model reads it")
         counts = cloud.number_of_returns
-        if counts is not None and {*RETURNS} <= {*self.features} and counts.max() <= 1:
+        if counts is not None and {*RETURNS} <= {*needed} and counts.max() <= 1:
             warnings.warn(
                 "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
             )

@@ -136,7 +136,7 @@ def routes_of(task: str, pipe: Any) -> list[Route]:
     if getattr(pipe, "feature_extractor", None) is None:
         return routes
     for other, record in TASKS.items():
-        if record.route is not None and TASKS[task].command in record.also:
+        if record.route is not None and TASKS[task].command in record.also and record.takes(pipe.model):
             # The same model object, so that its weights are in memory once
             also = record.pipeline_class()(
                 model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=other

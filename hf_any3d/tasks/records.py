@@ -21,6 +21,7 @@ class Task:
         answers: Class of `answer.py`, by which doors show answers; None for a task with doors of its own.
         help: What its command does, in the words of help; empty where the command is written by hand.
         also: Commands whose models it takes, too.
+        models: Types of the models that it takes; empty for all with its head.
         rows: What a run of its command is called in the description of the run; None if it has no runs.
         route: Path in the service; None if it has none. Tasks with the same path share its settings.
         question: What its page asks.
@@ -37,11 +38,16 @@ class Task:
     answers: str | None = None
     help: str = ""
     also: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     rows: str | None = None
     route: str | None = None
     question: str = ""
     heading: str = ""
     folder: str = ""
+
+    def takes(self, model: Any) -> bool:
+        """Return whether it takes a model of this type."""
+        return not self.models or model.config.model_type in self.models
 
     def pipeline_class(self) -> type:
         """Return the class of the pipeline; importing it takes seconds."""

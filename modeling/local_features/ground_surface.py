@@ -168,6 +168,14 @@ class GroundSurface:
         below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
         return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
 
+    def slope_at(self, points: np.ndarray) -> np.ndarray:
+        """Return the slope of the ground below points (points, 3), as rise over run, (points,) float32."""
+        ground = self.heights[1]
+        if min(ground.shape) < 2:
+            return np.zeros(len(points), np.float32)
+        slope = np.hypot(*np.gradient(ground, self.cell)).astype(np.float32)
+        return ndimage.map_coordinates(slope, self._place(points), order=0, mode="nearest")
+
     def _place(self, points: np.ndarray) -> np.ndarray:
         """Return where points are on the grid, (2, points), in cells from the center of the first."""
         return (points[:, :2] - self.corner).T / self.cell - 0.5

@@ -135,19 +135,34 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             preprocess_params = {**preprocess_params, "copy": replace(preprocess_params["copy"], names=names)}
         # Read and sampled as for other models; parts are cut here in another way.
         scene = self._cut(inputs, **preprocess_params)
-        processor = self.feature_extractor
-        config = self.model.config
         # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
         cloud = _in_unit_of(scene.data, scene.part, forward_params.get("unit"))
         marks = 0
         if scene.mesh is not None:
             cloud, marks = with_marks(cloud, scene.mesh)
-        processor.check_measured(cloud)
-        scan = processor.describe(cloud, scene.up_axis, marks)
-        answers = _Answers(len(cloud), len(scene.part))
-        hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
+        scan, answers = self._labels_of(
+            cloud, len(scene.part), scene.up_axis, marks, adapt=forward_params.get("adapt", False)
+        )
+        self._tell_of_unlike(scan, answers, scene.stem)
+        if none_of_these and answers.all_unknown is not None:
+            # How unlike the point is counts as its score.
+            far = is_none_of_these(answers.all_unknown, self.model.config)
+            answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
+        if noise:
+            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(NOISE), 1.0
+        elif scan.is_noise.any():
+            answers.noise = scan.is_noise[: len(scene.part)]
+        return self._answer(scene, answers, **postprocess_params, names=names)
+
+    def _labels_of(
+        self, cloud: PointCloudData, count: int, up_axis: str | None, marks: int = 0, *, adapt: bool = False
+    ) -> tuple[DescribedScan, _Answers]:
+        """Describe a scan, and label its points; the first `count` are its own, and the last `marks` those of a mesh."""
+        self.feature_extractor.check_measured(cloud)
+        scan = self.feature_extractor.describe(cloud, up_axis, marks)
+        answers = _Answers(len(cloud), count)
+        hidden = self._bar is False or (self._bar is None and count < 2 * self.part_points)
         model = self.model
-        adapt = forward_params.get("adapt", False)
         with tqdm(total=len(cloud) * (1 + adapt), unit="point", disable=hidden, delay=2, leave=False) as bar:
             if adapt:
                 model = self._adapted(scan, bar)
@@ -156,16 +171,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
                 self._label(scan, inside, near, answers, model)
                 return_free_memory()
                 bar.update(len(inside))
-        self._tell_of_unlike(scan, answers, scene.stem)
-        if none_of_these and answers.all_unknown is not None:
-            # How unlike the point is counts as its score.
-            far = is_none_of_these(answers.all_unknown, config)
-            answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
-        if noise:
-            answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(NOISE), 1.0
-        elif scan.is_noise.any():
-            answers.noise = scan.is_noise[: len(scene.part)]
-        return self._answer(scene, answers, **postprocess_params, names=names)
+        return scan, answers
 
     def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
         """Return no blocks: `run_single` labels parts of its own."""
@@ -261,14 +267,18 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
                 answers.set_unknown(near[piece], output["unknown"][0].numpy())
         assert shares is not None
         if edge:
-            # Means over the points in a voxel and those around it.
-            voxels = SparseVoxels(surroundings.points[rows], edge)
-            summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
-            shares = (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
+            shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
         is_inside = np.isin(near[rows], inside, assume_unique=True)
         labels = shares[is_inside].argmax(axis=1)
         answers.labels[inside] = labels
         answers.scores[inside] = np.take_along_axis(shares[is_inside], labels[:, None], axis=1)[:, 0]
+
+    def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:
+        """Return the means of shares (points, labels) over voxels with this edge and those around them."""
+        del scan
+        voxels = SparseVoxels(points, edge)
+        summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
+        return (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
 
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
         output = self.model(**model_inputs)

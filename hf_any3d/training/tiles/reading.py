@@ -300,13 +300,18 @@ def units_of(tiles: Sequence[TileFacts]) -> list[str]:
     return remarks
 
 
-def usable_measures(tiles: Sequence[TileFacts], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return which of the `wanted` measures all tiles have, and remarks on those that only some have."""
+def usable_measures(
+    tiles: Sequence[TileFacts], wanted: Sequence[str], may_lack: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return which of the `wanted` measures all tiles have, and remarks on those that only some have.
+
+    Of those that scans `may_lack`, one tile that has them is enough.
+    """
     used = []
     remarks = []
     for name in wanted:
         without = [tile.path.name for tile in tiles if name not in tile.measured]
-        if not without:
+        if not without or (name in may_lack and len(without) < len(tiles)):
             used.append(name)
         # If no file has it, nothing is missing.
         elif len(without) < len(tiles):

@@ -14,6 +14,7 @@ import torch
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.attributes import is_label_name
 from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, check_projected
 from hf_any3d.evaluation.classification import share_at_most
 from hf_any3d.evaluation.labels import points_that_count
@@ -104,6 +105,11 @@ class TilesArguments:
     returns: bool = argument(True, help="Use return numbers, if all tiles have them.")
     intensity: bool = argument(True, help="Use intensities, if all tiles have them.")
     colors: bool = argument(True, help="Use colors, if all tiles have them.")
+    may_lack: str | None = argument(
+        None,
+        help="Of returns, intensity and colors, those that some tiles lack, or those to label: the model learns with "
+        "and without them, such as returns,intensity. By default it uses what all tiles have, and needs it.",
+    )
     features: list[str] | None = argument(
         None,
         help="Names of further columns that are learned from, such as reflectance,deviation: extra dimensions of LAS, "
@@ -129,8 +135,15 @@ class TilesArguments:
                 raise ValueError(
                     f"--features {name}: a column of labels; expected others, or --label_field with its name"
                 )
+        for name in self.lacked:
+            one_of("--may_lack", name, ("returns", "intensity", "colors"))
         if self.folds < 2 or self.points < 1:
             raise ValueError(f"--folds {self.folds} --points {self.points}; expected at least 2 and 1")
+
+    @property
+    def lacked(self) -> list[str]:
+        """Measures that scans may lack."""
+        return [name.strip() for name in (self.may_lack or "").split(",") if name.strip()]
 
     @property
     def unit_of_files(self) -> str | None:
@@ -321,10 +334,15 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
         if is_wanted
     ]
     # What a tile lacks cannot be learned from the others: the network would see a zero that means "unknown" there.
-    measures, remarks = usable_measures(tiles, wanted)
+    may_lack = ["rgb" if name == "colors" else name for name in arguments.lacked]
+    measures, remarks = usable_measures(tiles, wanted, may_lack)
     features = ["xyz"]
+    optional: list[str] = []
     for name in measures:
-        features += RETURNS if name == "returns" else [name]
+        of_measure = RETURNS if name == "returns" else [name]
+        features += of_measure
+        if name in may_lack:
+            optional += of_measure
     edges = arguments.edges or (EDGES if unit == "meters" else OBJECT_EDGES)
     # One axis for all: files that contradict each other say nothing.
     said = {tile.up_axis for tile in tiles}
@@ -339,6 +357,7 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
         up_axis=up_axis,
         upright=arguments.upright,
         columns=arguments.features or (),
+        optional=optional,
     ), remarks
 
 

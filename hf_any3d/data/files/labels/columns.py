@@ -39,6 +39,8 @@ class Column:
         codes: Number -> code that is written in its place.
         rows: (points of the file,) places in `values`, `NO_LABEL` without an answer; None if they are in order.
         is_class: Whether these are labels, whose negative numbers stand for points without an answer.
+        is_new: Whether a column of this name in the file is an error, as its numbers are somebody else's.
+        text: What it is, in the 31 letters that LAS has for a description.
     """
 
     name: str | None
@@ -50,6 +52,8 @@ class Column:
     codes: np.ndarray | None = None
     rows: np.ndarray | None = None
     is_class: bool = False
+    is_new: bool = False
+    text: str = ""
 
     @property
     def has_gaps(self) -> bool:
@@ -111,6 +115,8 @@ class Column:
 
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
         """Check that something that is in the file, such as a dimension, takes the column in its type."""
+        if self.is_new:
+            raise PointCloudError(f"has a {what} {self.name!r} already; expected another name")
         if not is_plain or not self.fits(kind):
             raise PointCloudError(
                 f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} for "
@@ -156,20 +162,31 @@ def class_column(
     return Column(field, "<i4", max(least, 0), max(most, 0), NO_LABEL, values, table, is_class=True)
 
 
-def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
-    """Return the columns `score`, `unknown` and `object` that are given; True stands for one without values yet."""
+def further_columns(scores: Any, unknown: Any, objects: Any, columns_by_name: Mapping[str, Any]) -> list[Column]:
+    """Return the columns `score`, `unknown`, `object` and new ones by name; True stands for one without values yet."""
     columns = []
     for name, values in (("score", scores), ("unknown", unknown)):
         if values is not None:
             numbers = None if values is True else np.asarray(values, np.float32).reshape(-1)
             # NaN where there is no answer, since 0 is a score
-            columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers))
+            text = "probability of the class" if name == "score" else "how unlike the training it is"
+            columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers, text=text))
     if objects is not None:
         numbers = None if objects is True else _whole("objects", objects)
         least, most = (0, 0) if numbers is None else _range(numbers)
         if not 0 <= least <= most < 2**31:
             raise ValueError(f"objects go from {least} to {most}; expected 0, for none, to {2**31 - 1}")
-        columns.append(Column("object", "<u4", least, most, 0, numbers))
+        columns.append(Column("object", "<u4", least, most, 0, numbers, text="number of the object"))
+    for name, values in columns_by_name.items():
+        if values is True or np.asarray(values).dtype.kind == "f":
+            numbers = None if values is True else np.asarray(values, np.float32).reshape(-1)
+            columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers, is_new=True, text=name))
+        else:
+            numbers = _whole(name, values)
+            least, most = _range(numbers)
+            if not -(2**31) <= least <= most < 2**31:
+                raise ValueError(f"{name} goes from {least} to {most}; expected numbers of 32 bits")
+            columns.append(Column(name, "<i4", least, most, 0, numbers, is_new=True, text=name))
     return columns
 
 

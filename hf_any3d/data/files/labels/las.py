@@ -544,6 +544,5 @@ def _new_description(column: Column) -> bytes:
     if column.is_class:
         # Unsigned ones have no number for points without an answer but 0, which may be a class.
         kind = "<i4" if column.has_gaps else next(kind for kind in _WIDE_ENOUGH if column.fits(kind))
-    texts = {"score": "probability of the class", "unknown": "how unlike the training it is"}
-    text = "class" if column.is_class else texts.get(str(column.name), "number of the object")
+    text = "class" if column.is_class else column.text
     return _description(str(column.name), _TYPES.index(kind), 0, text)

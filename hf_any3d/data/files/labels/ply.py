@@ -77,7 +77,7 @@ class PlyCopy:
             check_field(name, scalars, has_decimals=kinds.get(name.lower(), "i")[0] == "f")
         else:
             # Written by an earlier release without the prefix
-            new = f"scalar_{name.capitalize()}"
+            new = f"scalar_{name[:1].upper()}{name[1:]}"
             name = next((each for each in scalars if plain_name(each) == name), new)
         named = replace(column, name=check_word(name))
         if name.lower() not in names:

@@ -158,6 +158,8 @@ class TextCopy:
             new = next(name for name in _NEW if plain_name(name) not in plain)
             wanted = (fields_of(of_numbers).get("labels") or [new])[0]
         place = self.names.index(wanted) if wanted in self.names else None
+        if column.is_new and place is not None:
+            raise PointCloudError(f"has a column {wanted!r} already; expected another name")
         if column.name is not None and column.is_class:
             has_decimals = place is not None and bool((table[:, place] != np.floor(table[:, place])).any())
             check_field(wanted, self.names, has_decimals=has_decimals)

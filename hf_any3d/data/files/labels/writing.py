@@ -57,6 +57,7 @@ def write_labels(
     scores: Any = None,
     unknown: Any = None,
     objects: Any = None,
+    columns: Mapping[str, Any] | None = None,
     face_labels: Any = None,
     field: str | None = None,
     codes: Mapping[int, int] | Sequence[int] | None = None,
@@ -87,10 +88,12 @@ def write_labels(
             other way round. A binary file object that can be read and written may be given, too.
         labels: (points,) whole numbers, for all points of the file or for those that `read_point_cloud` returns:
             points that it leaves out, and those with a negative label, keep the class that they have, and have -1 (0
-            in LAS) in a new column.
+            in LAS) in a new column. None leaves the class of all points as it is.
         scores: (points,) probability of each label.
         unknown: (points,) how unlike the training each point is.
         objects: (points,) number of the object that each point belongs to, from 1; 0 for none.
+        columns: (points,) whole numbers or float32 of new columns by their names, such as "HeightAboveGround"; a name
+            that the file has already is an error.
         face_labels: (faces,) labels of the triangles that `read_point_cloud` returns, for meshes in .ply.
         field: Name of the dimension, property, field, array or column for the class, instead of the usual one; it
             may exist already, but not as what a point is, such as a coordinate, a color or an intensity.
@@ -107,12 +110,14 @@ def write_labels(
         write_labels("street.laz", "labeled.laz", labels, codes=[2, 5, 6])
         ```
     """
-    # As an array, since None stands for labels that are still to come.
-    columns = [class_column(np.asarray(labels), field, codes), *further_columns(scores, unknown, objects)]
+    # Labels as an array, since None stands for those that are still to come.
+    written = further_columns(scores, unknown, objects, columns or {})
+    if labels is not None:
+        written.insert(0, class_column(np.asarray(labels), field, codes))
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
         # All checks come before the target is touched.
-        copy, name = _opened(source, path, columns, faces, file_type, stack)
+        copy, name = _opened(source, path, written, faces, file_type, stack)
         file: Any = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
         target = _Target(file)
         try:
@@ -133,19 +138,22 @@ def check_labels_fit(
     scores: bool = False,
     unknown: bool = False,
     objects: bool = False,
+    columns: Sequence[str] = (),
+    keeps_class: bool = False,
     field: str | None = None,
     file_type: str | None = None,
 ) -> None:
     """Check, before labels are computed, that `write_labels` can write them; see there for arguments and errors.
 
-    Only headers are read. `codes` are those that may occur, and the others say whether there will be such columns.
+    Only headers are read. `codes` are those that may occur, `columns` the names of new columns, and the others say
+    whether there will be such columns; with `keeps_class` there is none for the class.
     """
     # Columns without values stand for those to come: names, types and codes can be checked already.
-    columns = [class_column(None, field, None if codes is None else list(codes))]
+    written = [] if keeps_class else [class_column(None, field, None if codes is None else list(codes))]
     # False stands for no such column, True for one that is still to come.
-    columns += further_columns(scores or None, unknown or None, objects or None)
+    written += further_columns(scores or None, unknown or None, objects or None, dict.fromkeys(columns, True))
     with ExitStack() as stack:
-        _opened(source, path, columns, None, file_type, stack)
+        _opened(source, path, written, None, file_type, stack)
 
 
 def _opened(
@@ -168,7 +176,8 @@ def _opened(
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
-    twice = [column.name for column in columns[1:] if column.name == columns[0].name]
+    names = [column.name for column in columns]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
     file = _open_file(source, None if is_stream else path, stack)

@@ -1,0 +1,282 @@
+"""Inventory of files: copies with heights and numbers of things, a table of things, and rasters of a place."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.files.coordinate_systems import coordinate_system_of
+from hf_any3d.data.files.labels import check_labels_fit, write_labels
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.las_classes import UNCLASSIFIED
+from hf_any3d.data.options import package
+from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
+from hf_any3d.tasks.inventory.place import MARGIN, Around, Place, Seen, are_crowns, joined
+from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
+from hf_any3d.tasks.inventory.tables import check_table, write_table
+from hf_any3d.tasks.inventory.things import Thing
+from hf_any3d.tasks.inventory.trees import choose_by
+from hf_any3d.tasks.segmentation.pipeline import part_of
+
+HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
+"""Columns of copies: PDAL's name for heights, and the field's for numbers of things."""
+CHANGED = ("unclassified", "all", "none")
+"""Points whose class is written: those that have none, all, or none."""
+EDGE_ARRAYS = ("points", *ATTRIBUTES.values())
+_SAME_UNIT = 1e-5
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of an inventory.
+
+    Attributes:
+        copies: Path of the copy of each tile; None for no copies.
+        table: Path of the table of things, .csv, .geojson or .gpkg.
+        terrain: Path of a GeoTIFF with elevations of the ground.
+        canopy: Path of a GeoTIFF with the highest heights above the ground.
+        classes: Points whose class is written, one of `CHANGED`.
+        number: Column of the numbers.
+    """
+
+    copies: Sequence[Path] | None = None
+    table: Path | None = None
+    terrain: Path | None = None
+    canopy: Path | None = None
+    classes: str = "unclassified"
+    number: str = NUMBER
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """Names of the new columns of copies."""
+        return HEIGHT, self.number, SCORE
+
+    def check(self, files: Sequence[str], coordinate_system: str | None) -> None:
+        """Check, before any work, that all can be written."""
+        for file, path in zip(files, self.copies or (), strict=False):
+            with file_errors(file):
+                check_labels_fit(file, path, codes=range(2, 8), columns=self.columns, keeps_class=self.classes == "none")
+        if self.table is not None:
+            check_table(self.table, coordinate_system)
+        if self.terrain is not None or self.canopy is not None:
+            package("rasterio", "rasters")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an inventory has found: its things, and the points of each tile."""
+
+    things: list[Thing]
+    points: list[int]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile of a place while others are looked at.
+
+    Attributes:
+        path: Its file.
+        count: Number of its points.
+        unit: Length of a unit in meters.
+        bounds: (2, 2) lowest and highest places on the map, in its unit.
+        edge: File with its points that others may see; None for a place of one tile.
+        cloud: The points, where there is but one tile.
+    """
+
+    path: str
+    count: int
+    unit: float
+    bounds: np.ndarray
+    edge: Path | None
+    cloud: PointCloudData | None = None
+
+
+def take_inventory(
+    pipe: PointCloudInventoryPipeline,
+    files: Sequence[str | os.PathLike],
+    outputs: Outputs,
+    *,
+    unit: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **asked: Any,
+) -> Found:
+    """Find what stands in tiles that are one place, and write it.
+
+    A tile is in memory at a time, with the points of its neighbors within 40 m. Copies are written at the end, each
+    whole or not at all, when all numbers are known.
+
+    Args:
+        pipe: The pipeline.
+        files: Paths of the tiles.
+        outputs: What is written.
+        unit: Unit of files that say none.
+        progress: Called with a line for each tile that is begun.
+        **asked: Further arguments of the pipeline's calls, such as `smoothing`.
+
+    Raises:
+        PointCloudFileError: A file cannot be read, has no ground, or has a column of that name already.
+        ValueError: Tiles have different units.
+    """
+    paths = [os.fspath(file) for file in files]
+    system = coordinate_system_of(paths[0])
+    outputs.check(paths, system)
+    with ExitStack() as stack:
+        folder = None
+        if len(paths) > 1:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf_any3d_")))
+        tiles = _look_at_edges(pipe, paths, unit, folder, progress)
+        place = Place([tile.count for tile in tiles], folder=folder, **asked)
+        # (points,) packed bits of each tile
+        has_class: list[np.ndarray] = []
+        rasters: dict[str, Any] = {}
+        for number, tile in enumerate(tiles):
+            progress(tile.path)
+            with file_errors(tile.path):
+                cloud = pipe.open(tile.path, unit) if tile.cloud is None else tile.cloud
+                around = _around(tiles, number)
+                seen = pipe.look(joined(cloud, around, pipe.feature_extractor.columns), len(cloud), Path(tile.path).stem)
+            place.add(number, seen, around)
+            for name, path, least_cell in (("terrain", outputs.terrain, 1.0), ("canopy", outputs.canopy, 0.5)):
+                if path is None:
+                    continue
+                if name not in rasters:
+                    cell = max(least_cell, round(seen.spacing, 1)) / tile.unit
+                    bounds = _bounds_of(tiles, cell)
+                    rasters[name] = cell, stack.enter_context(open_mosaic(path, bounds, cell, system))
+                cell, mosaic = rasters[name]
+                mosaic.add(_raster(name, seen, cell))
+            has_class.append(_has_class(cloud))
+            del cloud, seen
+        things = place.things()
+        scores = np.zeros(len(things) + 1, np.float32)
+        for thing in things:
+            scores[thing.number] = thing.score
+        for number, copy in enumerate(outputs.copies or ()):
+            answer = place.answers[number]
+            labels = None if outputs.classes == "none" else answer.classes.astype(np.int64)
+            if labels is not None and outputs.classes == "unclassified":
+                # Negative ones keep the class that they have.
+                labels[np.unpackbits(has_class[number], count=len(labels)).astype(bool)] = -1
+            values = (answer.heights, answer.numbers, scores[answer.numbers])
+            write_labels(paths[number], copy, labels, columns=dict(zip(outputs.columns, values, strict=True)))
+        if outputs.table is not None:
+            write_table(outputs.table, things, system)
+        return Found(things, [tile.count for tile in tiles])
+
+
+def _raster(name: str, seen: Seen, cell: float) -> Raster:
+    """Return the terrain or canopy of a tile's own points, in the units of its file."""
+    points = seen.points[: seen.count]
+    unit, _, unit_of_heights = seen.factor
+    if name == "terrain":
+        lengths = {"meters_per_unit": unit, "meters_per_height": unit_of_heights}
+        return terrain_raster(seen.ground, points, cell=cell, **lengths)
+    return canopy_raster(points / seen.factor, seen.heights[: seen.count], cell)
+
+
+def _bounds_of(tiles: Sequence[_Tile], cell: float) -> tuple[float, float, float, float]:
+    """Return the least and greatest places of all tiles, at multiples of a cell."""
+    low = np.min([tile.bounds[0] for tile in tiles], axis=0)
+    high = np.max([tile.bounds[1] for tile in tiles], axis=0)
+    left, bottom = (np.floor(low / cell) * cell).tolist()
+    right, top = ((np.floor(high / cell) + 1) * cell).tolist()
+    return left, bottom, right, top
+
+
+def _look_at_edges(
+    pipe: PointCloudInventoryPipeline,
+    paths: Sequence[str],
+    unit: str | None,
+    folder: Path | None,
+    progress: Callable[[str], None],
+) -> list[_Tile]:
+    """Read each tile once, and keep its points near its border, if there are others."""
+    tiles: list[_Tile] = []
+    for number, path in enumerate(paths):
+        if folder is not None:
+            progress(f"{path}: its borders")
+        with file_errors(path):
+            cloud = pipe.open(path, unit)
+            length = cloud.meters_per_unit or 1.0
+            if tiles and abs(length / tiles[0].unit - 1) > _SAME_UNIT:
+                raise PointCloudError(
+                    f"a unit of {length:g} m, and {tiles[0].path} has one of {tiles[0].unit:g} m; expected one unit in "
+                    "all tiles of a place"
+                )
+        flat = cloud.points[:, :2] + (0.0 if cloud.offset is None else cloud.offset[:2])
+        bounds = np.stack([flat.min(axis=0), flat.max(axis=0)])
+        if folder is None:
+            return [_Tile(path, len(cloud), length, bounds, None, cloud)]
+        margin = MARGIN / length
+        is_edge = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
+        rows = np.flatnonzero(is_edge)
+        part = part_of(cloud, rows)
+        arrays = {name: values for name in EDGE_ARRAYS if (values := getattr(part, name)) is not None}
+        further = {f"further {name}": (part.further or {})[name] for name in pipe.feature_extractor.columns}
+        edge = folder / f"edge{number}.npz"
+        np.savez(edge, rows=rows, offset=np.zeros(3) if cloud.offset is None else cloud.offset, **arrays, **further)
+        tiles.append(_Tile(path, len(cloud), length, bounds, edge))
+    return tiles
+
+
+def _around(tiles: Sequence[_Tile], number: int) -> list[Around]:
+    """Return the points of other tiles that are near a tile."""
+    own = tiles[number]
+    found = []
+    for other, tile in enumerate(tiles):
+        margin = MARGIN / own.unit
+        low, high = own.bounds[0] - margin, own.bounds[1] + margin
+        if other == number or tile.edge is None or (tile.bounds[1] < low).any() or (tile.bounds[0] > high).any():
+            continue
+        with np.load(tile.edge) as stored:
+            arrays = dict(stored)
+        rows = arrays.pop("rows")
+        offset = arrays.pop("offset")
+        flat = arrays["points"][:, :2] + offset[:2]
+        near = np.flatnonzero(((flat >= low) & (flat <= high)).all(axis=1))
+        if len(near):
+            further = {name.removeprefix("further "): arrays.pop(name)[near] for name in list(arrays) if " " in name}
+            fields = {name: values[near] for name, values in arrays.items()}
+            cloud = PointCloudData(**fields, further=further or None, offset=offset)
+            found.append(Around(other, rows[near], cloud))
+    return found
+
+
+def _has_class(cloud: PointCloudData) -> np.ndarray:
+    """Return which points have a class that says something, (points,) as packed bits."""
+    if cloud.labels is None:
+        return np.packbits(np.zeros(len(cloud), bool))
+    return np.packbits(~np.isin(cloud.labels, [*UNCLASSIFIED]))
+
+
+def learn_numbers(
+    pipe: PointCloudInventoryPipeline, path: str | os.PathLike, number: str = NUMBER, unit: str | None = None
+) -> Any:
+    """Learn how trees are told apart from a scan whose numbers of trees were corrected by hand.
+
+    Args:
+        pipe: The pipeline.
+        path: The scan.
+        number: Its column of numbers, whole ones from 1; 0, or less, for none.
+        unit: Unit of a file that says none.
+
+    Returns:
+        The `likeness` of further calls.
+
+    Raises:
+        PointCloudFileError: The scan cannot be read, or has no such column.
+    """
+    with file_errors(path):
+        cloud = pipe.open({"path": path}, unit, (number,))
+        numbers = (cloud.further or {})[number]
+        seen = pipe.look(cloud, len(cloud), Path(path).stem)
+        crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
+        return choose_by(seen.points[crowns], seen.heights[crowns], np.nan_to_num(numbers[crowns]).astype(np.int64))
