@@ -1,0 +1,157 @@
+"""Tables of the things of a scan: CSV, and GeoPackage or GeoJSON with their outlines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.options import one_of, package
+from hf_any3d.tasks.inventory.things import Thing
+from hf_any3d.utils.atomic_files import atomic_write
+
+DRIVERS = {".csv": None, ".geojson": "GeoJSON", ".gpkg": "GPKG"}
+"""Endings of tables -> what GDAL calls the format."""
+LAYER = "objects"
+"""Name of the layer with the things in a GeoPackage."""
+# Columns of a table, and how many digits are written after the point.
+_COLUMNS = {
+    "number": None,
+    "class": None,
+    "code": None,
+    "x": 3,
+    "y": 3,
+    "ground": 2,
+    "height": 2,
+    "area": 2,
+    "points": None,
+    "score": 3,
+}
+# Well-known binary: little-endian, and its numbers of the kinds of geometry.
+_LITTLE_ENDIAN, _POINT, _POLYGON = 1, 1, 3
+
+
+def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
+    """Raise an error if `write_table` could not write to this path, before any work is done.
+
+    Raises:
+        ValueError: The ending is not one of `DRIVERS`, or a GeoJSON has no coordinate system.
+        ImportError: A package is missing.
+    """
+    ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
+    if ending != ".csv":
+        package("pyogrio", "maps")
+    if ending == ".geojson" and coordinate_system is None:
+        raise ValueError(
+            f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
+            ".csv, which have the coordinates of the scan"
+        )
+
+
+def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_system: str | None = None) -> None:
+    """Write a row for each thing: number, class, code, x, y, ground, height, area, points, score.
+
+    The columns are the attributes of `Thing`, rounded to millimeters in x and y and to centimeters in heights; scores
+    that are NaN are empty. In GeoPackage and GeoJSON a thing is the polygon of its outline, or a point where it has
+    none. A GeoPackage has the coordinates of the scan. Outlines in GeoJSON are in longitude and latitude (WGS 84), as
+    RFC 7946 demands: map programs in browsers read nothing else, and QGIS and GDAL read that too. Its columns x and y
+    are those of the scan.
+
+    Args:
+        path: A file that ends in .csv, .geojson or .gpkg; it is replaced as a whole.
+        things: The things.
+        coordinate_system: Well-known text or a name such as "EPSG:2154".
+
+    Raises:
+        ValueError: The ending is another one, a GeoJSON has no coordinate system, or GDAL does not know it.
+        ImportError: pyogrio is missing; the extra `maps` installs it.
+    """
+    check_table(path, coordinate_system)
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(_row(thing) for thing in things)
+        return
+    # Made in memory: under a temporary name, GDAL would warn of its ending.
+    content = _layer(path, things, coordinate_system)
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def _row(thing: Thing) -> list[str]:
+    """Return the cells of a row as text."""
+    cells = []
+    for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
+        if digits is None:
+            cells.append(str(value))
+        else:
+            cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
+    return cells
+
+
+def _values(thing: Thing) -> tuple:
+    return (
+        thing.number,
+        thing.label,
+        thing.code,
+        thing.x,
+        thing.y,
+        thing.ground,
+        thing.height,
+        thing.area,
+        thing.points,
+        thing.score,
+    )
+
+
+def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -> bytes:
+    """Return the content of a GeoPackage or GeoJSON."""
+    raw = package("pyogrio.raw", "maps")
+    errors = package("pyogrio.errors", "maps")
+    driver = DRIVERS[path.suffix.lower()]
+    columns = []
+    values = zip(*map(_values, things), strict=True) if things else [[] for _ in _COLUMNS]
+    for (name, digits), column in zip(_COLUMNS.items(), values, strict=True):
+        if digits is not None:
+            columns.append(np.round(np.array(column, np.float64), digits))
+        else:
+            columns.append(np.array(column, object if name == "class" else np.int64))
+    shapes = [_binary(thing) for thing in things]
+    has_points = any(thing.outline is None for thing in things)
+    options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
+    content = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # That a scan without a coordinate system has a layer without one
+            warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            raw.write(
+                content,
+                np.array(shapes, object),
+                columns,
+                list(_COLUMNS),
+                layer=LAYER,
+                driver=driver,
+                geometry_type="Unknown" if has_points else "Polygon",
+                crs=coordinate_system,
+                encoding="UTF-8",
+                layer_options=options,
+            )
+    except errors.CRSError as error:
+        raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
+    return content.getvalue()
+
+
+def _binary(thing: Thing) -> bytes:
+    """Return the outline of a thing, or its place, as well-known binary."""
+    if thing.outline is None:
+        return struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y)
+    header = struct.pack("<BIII", _LITTLE_ENDIAN, _POLYGON, 1, len(thing.outline))
+    return header + np.ascontiguousarray(thing.outline, "<f8").tobytes()
