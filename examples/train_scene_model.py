@@ -1,0 +1,56 @@
+"""Train the model of tiles that comes with the package: `hf-any3d inventory` and `pipeline("point-cloud-inventory")`.
+
+    python -m examples.train_scene_model TILE … --output DIR    # labeled tiles of several places
+
+It is what `hf-any3d train` learns of ground, vegetation and buildings, with and without returns, but without the
+learned points that are stored for `--adapt`, so that it is small. The published one has learned ten public tiles of
+five places: nine of IGN (ign-pdal-tools and lidar-prod, MIT and BSD-3) and pyfor (MIT), and one of laspy (BSD).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_any3d import AutoModelForPointCloudSegmentation
+from hf_any3d.pipelines import default_model
+from hf_any3d.training.tiles.training import Tiles, TilesArguments, learn_tiles
+
+# Codes of water and bridges are in one of the tiles alone, and those from 64 on are of their makers.
+IGNORED = "0,1,7,9,12,17,18,64,65,67"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, and leave out what only `--adapt` needs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tiles", type=Path, nargs="+", help="Labeled tiles.")
+    parser.add_argument("--output", type=Path, default=Path(default_model("point-cloud-inventory")))
+    arguments = parser.parse_args(argv)
+    asked = TilesArguments(
+        output_dir=str(arguments.output),
+        ignore=IGNORED,
+        merge=["vegetation=3,4,5"],
+        intensity=False,
+        colors=False,
+        may_lack="returns",
+        license="apache-2.0",
+    )
+    for line in learn_tiles(Tiles(asked), arguments.tiles).lines:
+        print(line)
+    shed(arguments.output)
+
+
+def shed(folder: Path) -> None:
+    """Leave out the learned points of a saved model."""
+    model = AutoModelForPointCloudSegmentation.from_pretrained(folder)
+    model.learned = None
+    model.config.learned_rows = 0
+    card = (folder / "README.md").read_text("utf-8")
+    model.save_pretrained(folder)
+    # Of the training; that of a saved model says less.
+    (folder / "README.md").write_text(card, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
