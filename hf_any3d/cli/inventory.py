@@ -12,9 +12,10 @@ from hf_any3d.cli.common import Device, FileOptions, Model, check_model, open_pi
 from hf_any3d.cli.inputs import Files, find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, Gallery, check_output, write_rows
 from hf_any3d.cli.task_options import options_of
-from hf_any3d.tasks.inventory.about import TASK
+from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import counted, model_errors, print_line
 
+TASK = TASKS["point-cloud-inventory"]
 InventoryOptions = Annotated[Any, options_of(TASK.settings)]
 # A page or picture, a copy, or a folder for copies.
 _OUTPUTS = (*VIEWS, ".laz", ".las", ".ply", ".pcd", "")

@@ -28,6 +28,7 @@ from hf_any3d.modeling.point_encoders.base_model import PointCloudModel
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 _SMALLEST = 1e-12
+_AT_ONCE = 1024  # rows
 
 
 @dataclass
@@ -165,8 +166,13 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         assert score is not None
         seen = score.project(standard).float()
         known = score.features.float()
-        # By a matrix product, as there are millions of points; what it rounds is far below the usual distance.
-        squared = seen.square().sum(dim=1) + (known.square().sum(dim=1) - 2 * seen @ known.T).amin(dim=1)
+        # By matrix products, as there are millions of points; what they round is far below the usual distance. Few rows
+        # at a time stay in the cache of a processor, but a graph has no such loop.
+        is_graph = torch.compiler.is_compiling() or torch.compiler.is_exporting() or seen.is_cuda
+        parts = [seen] if is_graph else seen.split(_AT_ONCE)
+        lengths = known.square().sum(dim=1)
+        nearest = torch.cat([torch.addmm(lengths, part, known.T, alpha=-2).amin(dim=1) for part in parts])
+        squared = seen.square().sum(dim=1) + nearest
         distance = squared.clamp(min=0).sqrt()
         return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
 

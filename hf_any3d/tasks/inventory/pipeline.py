@@ -28,7 +28,8 @@ _AT_ONCE = 1 << 20
 _VOXEL, _WEIGHT, _STANDING = 4.0, 0.7, 1.5
 _LEAST_SHARE = 1e-4
 # By which logarithms of probabilities fall: of ground that is far above it, and of things that are as low as it.
-_FAR, _NEAR = 3.0, 1.0
+_FAR, _NEAR, _SURELY = 3.0, 1.0, 20.0
+_STEEP = 0.4  # rise over run
 
 
 class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
@@ -180,6 +181,9 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
         logs[np.ix_(heights > np.minimum(1 + 1.25 * slope, 3), is_ground)] -= _FAR
         near = (heights < np.minimum(0.2 + 0.5 * slope, 0.6)) & (heights > -1)
         logs[np.ix_(near, ~is_ground)] -= _NEAR
+        # On slopes that no learned place had, the surface alone decides what lies on it.
+        lies_on_steep = (slope > _STEEP) & (np.abs(heights) < np.minimum(0.5 + 1.25 * slope, 2.5))
+        logs[np.ix_(lies_on_steep, ~is_ground)] -= _SURELY
         shares = np.exp(logs - logs.max(axis=1, keepdims=True))
         return shares / shares.sum(axis=1, keepdims=True)
 
