@@ -18,7 +18,7 @@ from hf_any3d.modeling.local_features import LocalFeaturesForPointCloudSegmentat
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.processing.local_features import DescribedScan
 from hf_any3d.tasks.base import refuse_unknown, return_free_memory, stem_of, without_none
-from hf_any3d.tasks.inventory.place import BUILDING, GROUND, NOISE, VEGETATION, Place, Seen, by_height, check_ground
+from hf_any3d.tasks.inventory.place import BUILDING, GROUND, NOISE, VEGETATION, Place, Seen, by_height, check_place
 from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
 
 NAMES = {2: "ground", 3: "low vegetation", 4: "medium vegetation", 5: "high vegetation", 6: "building", 7: "noise"}
@@ -152,7 +152,7 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
             points[part] = cloud.points[part] * scan.factor + scan.origin
             heights[part] = scan.ground.heights_above(points[part])[:, 1]
         classes = by_height(self.codes[answers.labels], heights)
-        check_ground(classes[:count])
+        check_place(points[:count], classes[:count])
         classes[scan.is_noise] = NOISE
         return_free_memory()
         return Seen(points, classes, answers.scores, heights, count, scan.ground, scan.spacing, scan.factor)
@@ -171,7 +171,7 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
         heights = scan.ground.heights_above(points)[:, 1]
         standing = np.flatnonzero(heights > _STANDING)
         means = np.zeros((len(standing), shares.shape[1]), np.float32)
-        for shift in (0.0, edge / 2):
+        for shift in (0.0, edge / 2) if len(standing) else ():
             voxels = SparseVoxels(points[standing] + shift, edge)
             means += (voxels.sums(logs[standing]) / voxels.counts[:, None])[voxels.of_point] / 2
         logs[standing] += _WEIGHT * (means - logs[standing])

@@ -34,8 +34,8 @@ REGION, BUFFER = 150.0, 20.0
 _LEAST_CROWN = 1.0
 _CELL = 1.0
 _AT_ONCE = 1 << 20
-# Shares of ground, and of things above it, that any place seen from above has.
-_LEAST_GROUND = 0.001
+# Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
+_LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
 
 
 @dataclass(frozen=True)
@@ -268,10 +268,18 @@ def by_height(codes: np.ndarray, heights: np.ndarray) -> np.ndarray:
     return np.where(np.isin(codes, VEGETATION), of_height, codes).astype(np.uint8)
 
 
-def check_ground(classes: np.ndarray) -> None:
-    """Raise an error if hardly any point is ground, as in a room or of an object."""
+def check_place(points: np.ndarray, classes: np.ndarray) -> None:
+    """Raise an error for what is no place seen from above, such as a room or an object.
+
+    Args:
+        points: (points, 3) in meters.
+        classes: (points,) codes of ASPRS.
+    """
+    width, depth = np.ptp(points[:, :2], axis=0)
+    if min(width, depth) < _LEAST_EXTENT:
+        raise PointCloudError(
+            f"{width:.1f} × {depth:.1f} m; an inventory needs a place seen from above, of {_LEAST_EXTENT:g} m at least"
+        )
     share = float((classes == GROUND).mean())
     if share < _LEAST_GROUND:
-        raise PointCloudError(
-            f"{share:.2%} of its points are ground; an inventory needs a scan of a place, seen from above"
-        )
+        raise PointCloudError(f"{share:.2%} of its points are ground; an inventory needs a place seen from above")
