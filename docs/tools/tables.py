@@ -103,7 +103,10 @@ def encoders_page() -> str:
 
 def models_page() -> str:
     """Return the page of models, pipelines and PEFT methods."""
-    tasks = {auto: task for task, (_, auto) in PIPELINES.items()}
+    tasks: dict[type, str] = {}
+    for task, (_, auto) in PIPELINES.items():
+        # Of several tasks with the models of one head, the first.
+        tasks.setdefault(auto, task)
     rows = []
     for config, (base, heads) in MODELS.items():
         with_heads = [(model, auto) for auto, models in heads.items() for model in models]
