@@ -31,6 +31,7 @@ from hf_any3d.cli.common import (
     use_writable_cache,
 )
 from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
+from hf_any3d.cli.evaluate_numbers import OPTION, evaluate_numbers
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from hf_any3d.evaluation.llm_judge import Judge
 
 # Commands of the group that a call without the name of a command stands for.
-_DEFAULT, _LABELS = "classifier", "labels"
+_DEFAULT, _LABELS, _NUMBERS = "classifier", "labels", "numbers"
 # Type of models whose features are of the whole file around a point; blocks and rows have no such surroundings.
 _READS_FILES = "local_features"
 # Command that runs a model -> the score of each class.
@@ -81,13 +82,15 @@ class JudgeKind(StrEnum):
 class _ClassifierByDefault(TyperGroup):
     """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first.
 
-    `evaluate PREDICTED TRUTH` of files or folders of points is read as `evaluate labels PREDICTED TRUTH`.
+    `evaluate PREDICTED TRUTH` of files or folders of points is read as `evaluate labels PREDICTED TRUTH`, or with
+    `--numbers` as `evaluate numbers PREDICTED TRUTH`.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         # The first word is a model or an option, not a command.
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [_LABELS if are_points(args[0]) else _DEFAULT, *args]
+            of_points = _NUMBERS if OPTION in args else _LABELS
+            args = [of_points if are_points(args[0]) else _DEFAULT, *args]
         return super().parse_args(ctx, args)
 
 
@@ -100,6 +103,7 @@ evaluation = typer.Typer(
     "given as ./NAME.",
 )
 evaluation.command(_LABELS, cls=LabelsCommand)(evaluate_labels)
+evaluation.command(_NUMBERS)(evaluate_numbers)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)

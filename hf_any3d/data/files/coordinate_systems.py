@@ -1,4 +1,4 @@
-"""Units of coordinate systems, by well-known text and by keys of GeoTIFF, as LAS stores them.
+"""Coordinate systems and their units, by well-known text and by keys of GeoTIFF, as LAS stores them.
 
 Read are the dialects of the text that programs write: WKT1 of OGC 01-009 and of GDAL, that of Esri, and WKT2 of 2015
 and 2019 (OGC 18-010r7, ISO 19162).
@@ -44,6 +44,7 @@ _LONGEST, _DEEPEST = 1 << 20, 64
 _MODEL, _GEOGRAPHIC_SYSTEM, _PROJECTED_SYSTEM, _UNIT, _UNIT_SIZE = 1024, 2048, 3072, 3076, 3077
 _VERTICAL_SYSTEM, _VERTICAL_UNIT = 4096, 4099
 _IS_PROJECTED, _IS_GEOGRAPHIC, _IS_GEOCENTRIC = 1, 2, 3
+_USER_DEFINED = 32767  # in place of the number of a system
 _KEYS, _DOUBLES = 34735, 34736
 
 
@@ -73,6 +74,8 @@ class _Node:
     word: str  # in capitals
     values: list[str | float] = field(default_factory=list)  # texts, numbers and bare words
     nodes: list[_Node] = field(default_factory=list)
+    start: int = 0  # of its characters in the text
+    end: int = 0
 
     def named(self, words: set[str]) -> Iterator[_Node]:
         """Yield the nodes directly inside that have one of these words."""
@@ -94,6 +97,7 @@ def _parse(text: str) -> list[_Node] | None:
     # Nodes whose brackets are open, the innermost last
     open_nodes = [top]
     word = ""
+    word_start = 0
     at = 0
     text = text.rstrip("\0 \t\r\n")
     while at < len(text):
@@ -103,7 +107,7 @@ def _parse(text: str) -> list[_Node] | None:
         at = token.end()
         inside = open_nodes[-1]
         if token.lastgroup == "open":
-            node = _Node(word.upper())
+            node = _Node(word.upper(), start=word_start)
             inside.nodes.append(node)
             open_nodes.append(node)
             word = ""
@@ -117,13 +121,30 @@ def _parse(text: str) -> list[_Node] | None:
             word = ""
         if token.lastgroup == "word":
             word = token["word"]
+            word_start = token.start("word")
         elif token.lastgroup == "text":
             inside.values.append(token["text"].replace('""', '"'))
         elif token.lastgroup == "close":
-            open_nodes.pop()
+            open_nodes.pop().end = at
             if not open_nodes:
                 return None
     return top.nodes if len(open_nodes) == 1 else None
+
+
+def horizontal_part(text: str) -> str | None:
+    """Return the system of x and y of a coordinate system in well-known text, which may have one of heights, too.
+
+    None for text that is none, or cut off.
+    """
+    nodes = _parse(text) or []
+    while nodes:
+        node = next((node for node in nodes if node.word in (_SYSTEMS | _AROUND) - _VERTICAL), None)
+        if node is None:
+            return None
+        if node.word not in _COMPOUND | _AROUND:
+            return text[node.start : node.end]
+        nodes = node.nodes
+    return None
 
 
 def _units_of_node(node: _Node) -> Units | None:
@@ -221,25 +242,26 @@ def _joined(parts: Sequence[Units]) -> Units:
     return replace(flat, height=heights[0] if heights else None)
 
 
+def name_of_keys(records: dict[int, bytes]) -> str | None:
+    """Return the name of the system of x and y that the GeoTIFF keys name, such as "EPSG:2154".
+
+    None if they name none, or define one of their own.
+    """
+    values = _values_of_keys(records)
+    number = values.get(_PROJECTED_SYSTEM)
+    if number is None and values.get(_MODEL, _IS_GEOGRAPHIC) == _IS_GEOGRAPHIC:
+        number = values.get(_GEOGRAPHIC_SYSTEM)
+    # 0 is undefined, and from 32767 on are systems that users define.
+    return f"EPSG:{int(number)}" if number is not None and 0 < number < _USER_DEFINED else None
+
+
 def units_of_keys(records: dict[int, bytes]) -> Units | None:
     """Return the units that the GeoTIFF keys name, or None if no key defines the horizontal unit.
 
     Args:
         records: Number of the record -> its content: 34735 has the keys, 34736 the numbers in double precision.
     """
-    keys = records.get(_KEYS, b"")
-    doubles = records.get(_DOUBLES, b"")
-    numbers = struct.unpack(f"<{len(keys) // 2}H", keys[: len(keys) // 2 * 2])
-    reals = struct.unpack(f"<{len(doubles) // 8}d", doubles[: len(doubles) // 8 * 8])
-    values: dict[int, float] = {}
-    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0, or else
-    # its number in the record of that place.
-    for at in range(4, len(numbers) - 3, 4):
-        key, place, _, value = numbers[at : at + 4]
-        if place == 0:
-            values[key] = value
-        elif place == _DOUBLES and value < len(reals):
-            values[key] = reals[value]
+    values = _values_of_keys(records)
     model = values.get(_MODEL)
     number = values.get(_PROJECTED_SYSTEM)
     height = LENGTHS.get(int(values.get(_VERTICAL_UNIT, 0)))
@@ -260,3 +282,21 @@ def units_of_keys(records: dict[int, bytes]) -> Units | None:
     if number is not None:
         return Units(length_of_unit(int(number)), height or length_of_heights(int(number)))
     return UNKNOWN if model == _IS_PROJECTED else None
+
+
+def _values_of_keys(records: dict[int, bytes]) -> dict[int, float]:
+    """Return the numbers of GeoTIFF keys by key."""
+    keys = records.get(_KEYS, b"")
+    doubles = records.get(_DOUBLES, b"")
+    numbers = struct.unpack(f"<{len(keys) // 2}H", keys[: len(keys) // 2 * 2])
+    reals = struct.unpack(f"<{len(doubles) // 8}d", doubles[: len(doubles) // 8 * 8])
+    values: dict[int, float] = {}
+    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0, or else
+    # its number in the record of that place.
+    for at in range(4, len(numbers) - 3, 4):
+        key, place, _, value = numbers[at : at + 4]
+        if place == 0:
+            values[key] = value
+        elif place == _DOUBLES and value < len(reals):
+            values[key] = reals[value]
+    return values

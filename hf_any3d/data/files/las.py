@@ -1,17 +1,25 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from mmap import mmap
+from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from hf_any3d.data.files.attributes import further_column, usable_colors, usable_labels, usable_numbers
-from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
+from hf_any3d.data.files.coordinate_systems import (
+    UNKNOWN,
+    Units,
+    horizontal_part,
+    name_of_keys,
+    units_of_keys,
+    units_of_text,
+)
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
@@ -526,21 +534,49 @@ def _extended_records(data: bytes | mmap) -> Iterator[tuple[bytes, int, bytes]]:
             yield user.split(b"\0")[0], number, data[at - size : at]
 
 
+def coordinate_system_of(path: str | os.PathLike) -> str | None:
+    """Return the system of x and y of a LAS or LAZ file: well-known text, or a name such as "EPSG:2154".
+
+    Only its header and records are read. None if the file names no system, if its GeoTIFF keys define one of their
+    own, or if it is no such file.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"LASF" or os.path.getsize(path) < HEADER_SIZE:
+            return None
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            start, point_format = struct.unpack_from("<I4xB", data, 96)
+            bodies = _projection_records(data, start)
+            text = horizontal_part(bodies.get(_WELL_KNOWN_TEXT, b"").decode("utf-8", "replace"))
+            name = name_of_keys(bodies)
+            found = (text, name) if _prefers_text(data, point_format & 63) else (name, text)
+    return found[0] or found[1]
+
+
+def _projection_records(data: bytes | mmap, start: int) -> dict[int, bytes]:
+    """Return the records with the coordinate system by their numbers; points start at `start`."""
+    # A record after the points supersedes one before them (LAS 1.4, section 2.7).
+    records = (*_records(data, start), *_extended_records(data))
+    return {number: body for user, number, body in records if user == _PROJECTION}
+
+
+def _prefers_text(data: bytes | mmap, point_format: int) -> bool:
+    """Return whether well-known text counts where a file has GeoTIFF keys, too."""
+    # A bit says so; point formats from 6 on allow nothing else.
+    (encoding,) = struct.unpack_from("<H", data, 6)
+    return bool(encoding & _TEXT_BIT) or point_format >= 6
+
+
 def _units(source: Source, header: _Header) -> Units:
     """Return the units of the coordinate system, with that of heights only if it is another one than of x and y."""
     data = source.data
-    # A record after the points supersedes one before them (LAS 1.4, section 2.7).
-    records = (*_records(data, header.start), *_extended_records(data))
-    bodies = {number: body for user, number, body in records if user == _PROJECTION}
+    bodies = _projection_records(data, header.start)
     found: list[Units] = []
     if _WELL_KNOWN_TEXT in bodies:
         found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
     of_keys = units_of_keys(bodies)
     if of_keys is not None:
         found.append(of_keys)
-    # Where a file has both, a bit says whether the text counts; point formats from 6 on allow nothing else.
-    (encoding,) = struct.unpack_from("<H", data, 6)
-    if not encoding & _TEXT_BIT and header.point_format < 6:
+    if not _prefers_text(data, header.point_format):
         found.reverse()
     units = next((units for units in found if units.length is not None or units.in_degrees), UNKNOWN)
     if units == UNKNOWN and found:

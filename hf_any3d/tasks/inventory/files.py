@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.data.files.coordinate_systems import coordinate_system_of
+from hf_any3d.data.files.las import coordinate_system_of
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED

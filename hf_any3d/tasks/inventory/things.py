@@ -13,7 +13,7 @@ from hf_any3d.modeling.local_features.neighborhoods import spacing_of
 BLOCKS = frozenset({6})
 """Codes of classes whose things are told by their centroid and not by their top: buildings of LAS."""
 _LEAST_CELL, _SPACINGS = 0.5, 2.0  # meters, and spacings of points: the width of a cell of an outline
-_MOST_CELLS = 1 << 24  # of the rectangle around a thing
+_MOST_CELLS = 1 << 22  # of the rectangle around a thing
 # Of a cell: at 0, rings would touch themselves where cells do, and at half a cell, parts of one cell would vanish.
 _LEAST_INSET, _MOST_INSET = 0.05, 0.4
 _LONG = 2  # cells of an edge from which on it is no step of a slanted one

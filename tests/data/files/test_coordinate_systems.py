@@ -3,13 +3,22 @@
 import json
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.data.files.coordinate_systems import UNKNOWN, Units, units_of_keys, units_of_text
+from hf_any3d.data.files.coordinate_systems import (
+    UNKNOWN,
+    Units,
+    horizontal_part,
+    name_of_keys,
+    units_of_keys,
+    units_of_text,
+)
 from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
+from hf_any3d.data.files.las import coordinate_system_of
 from tests.data.files.builders import las
 
 US_FOOT = 1200 / 3937
@@ -208,3 +217,78 @@ def test_units_of_epsg_are_those_of_pyproj():
         assert length_of_unit(number) == pytest.approx(lengths[flat[number]], rel=1e-12), number
     assert all(length_of_heights(number) in (None, pytest.approx(lengths[heights[number]])) for number in heights)
     assert not any(in_degrees(number) for number in flat) and sum(map(in_degrees, degrees)) > 0.95 * len(degrees)
+
+
+@pytest.mark.parametrize("stored", STORED, ids=lambda stored: f"{stored['system']} {stored['dialect']}")
+def test_the_part_of_x_and_y_has_the_same_units_and_no_others(stored):
+    part = horizontal_part(stored["text"])
+    assert part is not None and not part.startswith(("COMPD_CS", "COMPOUNDCRS", "BOUNDCRS", "VERT"))
+    expected = Units(stored["length"], in_degrees=stored["in_degrees"])
+    assert replace(units_of_text(part), height=None) == expected
+    if not stored["text"].startswith(("COMPD_CS", "COMPOUNDCRS", "BOUNDCRS")):
+        assert stored["text"].startswith(part)
+
+
+def test_the_part_of_x_and_y_is_found_in_any_order_and_none_in_what_is_no_system():
+    heights = 'VERT_CS["h",UNIT["meter",1]]'
+    assert horizontal_part(f'COMPD_CS["c",{heights},{FLAT}]\0\0') == FLAT
+    assert horizontal_part(f'BOUNDCRS[SOURCECRS[COMPOUNDCRS["c",{FLAT},{heights}]],TARGETCRS[{heights}]]') == FLAT
+    assert horizontal_part(f"{FLAT},{heights}") == FLAT
+    for text in ("", heights, FLAT[:-1], "EPSG:2154", f'COMPD_CS["c",{heights}]'):
+        assert horizontal_part(text) is None
+
+
+def keys_of(**values):
+    numbers = {"model": 1024, "geographic": 2048, "projected": 3072}
+    entries = [(numbers[name], 0, 1, value) for name, value in values.items()]
+    return struct.pack(f"<{4 + 4 * len(entries)}H", 1, 1, 0, len(entries), *sum(entries, ()))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"model": 1, "geographic": 4171, "projected": 2154}, "EPSG:2154"),
+        ({"projected": 25832}, "EPSG:25832"),
+        ({"model": 2, "geographic": 4326}, "EPSG:4326"),
+        ({"model": 1, "geographic": 4171, "projected": 32767}, None),
+        ({"model": 1, "geographic": 4171}, None),
+        ({}, None),
+    ],
+)
+def test_the_name_of_a_system_by_keys(values, name):
+    assert name_of_keys({34735: keys_of(**values)}) == name
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_system_of_a_file_is_read_from_its_records(compressed, tmp_path):
+    laspy = pytest.importorskip("laspy")
+    text = f'COMPD_CS["c",{FLAT},VERT_CS["h",UNIT["meter",1]]]'
+    text_record = laspy.VLR("LASF_Projection", 2112, "", text.encode() + b"\0")
+    keys_record = laspy.VLR("LASF_Projection", 34735, "", keys_of(model=1, projected=2154))
+
+    def written(point_format, *records, after=False):
+        header = laspy.LasHeader(point_format=point_format, version="1.4")
+        scan = laspy.LasData(header)
+        scan.x = scan.y = scan.z = [0.0, 1.0]
+        if after:
+            scan.evlrs = laspy.vlrs.vlrlist.VLRList(records)
+        else:
+            header.vlrs.extend(records)
+        path = tmp_path / ("scan.laz" if compressed else "scan.las")
+        scan.write(str(path))
+        return coordinate_system_of(path)
+
+    assert written(6, text_record) == FLAT
+    assert written(6, text_record, after=True) == FLAT
+    assert written(1, keys_record) == "EPSG:2154"
+    # The text counts from format 6 on, and keys before, unless a bit says otherwise.
+    assert written(6, keys_record, text_record) == FLAT
+    assert written(1, keys_record, text_record) == "EPSG:2154"
+    assert written(1) is None
+
+
+def test_other_files_name_no_system(tmp_path):
+    path = tmp_path / "cloud.ply"
+    for data in (b"", b"ply\n", b"LASF", b"LASF" + bytes(90), b"LASF" + bytes(223)):
+        path.write_bytes(data)
+        assert coordinate_system_of(path) is None
