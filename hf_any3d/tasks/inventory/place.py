@@ -7,6 +7,7 @@ tile ─► with the points around it ─► model of tiles ─► class, score 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ MARGIN = 40.0
 """Meters around a tile within which points of others are seen: as far as ground and features reach."""
 REGION, BUFFER = 150.0, 20.0
 """Meters of the squares in which trees are looked for at a time, and around them."""
+# Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
+_WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
 _CELL = 1.0
@@ -150,7 +153,13 @@ class Place:
         # (points,) tile and row of each point that is seen
         tiles = np.concatenate([np.full(seen.count, tile), *(np.full(len(a.rows), a.tile) for a in around)])
         rows = np.concatenate([np.arange(seen.count), *(a.rows for a in around)])
-        self._number_trees(tile, seen, tiles, rows)
+        if seen.spacing <= _WIDEST_SPACING:
+            self._number_trees(tile, seen, tiles, rows)
+        else:
+            warnings.warn(
+                f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
+                stacklevel=2,
+            )
         roofs = np.flatnonzero(seen.classes[own] == BUILDING)
         if len(roofs):
             places = seen.points[roofs]

@@ -243,3 +243,10 @@ def test_a_place_without_trees_or_houses_has_no_things(pipe):
 def test_arguments_are_checked(pipe, arguments):
     with pytest.raises((ValueError, TypeError), match=next(iter(arguments))):
         pipe(np.zeros((10, 3)), **arguments)
+
+
+def test_a_sparse_scan_has_no_numbered_trees(pipe, tile):
+    rows = np.random.default_rng(0).choice(len(tile.points), int(0.4 * SIZE**2), replace=False)
+    with pytest.warns(UserWarning, match="too few to tell trees apart"):
+        found = pipe(cloud_of(tile, rows))
+    assert not [thing for thing in found["things"] if thing.label == "tree"]
