@@ -77,7 +77,7 @@ def convert_annotations(
 
 
 def _has_boxes(folder: Path) -> bool:
-    from hf_any3d.cli.data import find_dataset
+    from hf_any3d.data.found import find_dataset
 
     return find_dataset(str(folder)).name == "scans_with_boxes"
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
-from hf_any3d.hub.names import is_path_like, similar_path
+from hf_any3d.cli.common import load_libraries, option, status
+from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line

@@ -12,13 +12,13 @@ from hf_any3d.cli.common import (
     CHAT,
     Device,
     Template,
-    find_model,
     listen,
     need_packages,
     open_any_model,
     option,
     packaged_classifier,
 )
+from hf_any3d.hub.models import find_model
 from hf_any3d.utils.messages import print_line
 
 

@@ -18,7 +18,6 @@ import typer
 from hf_any3d.cli.common import (
     SOME_FAILED,
     check_model,
-    is_model,
     packaged_classifier,
     print_error,
     print_note,
@@ -26,8 +25,9 @@ from hf_any3d.cli.common import (
     published_models,
     status,
 )
+from hf_any3d.data.input_files import Cloud, InputFile, is_readable, readable_types
+from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import similar_path
-from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.registry import FORMATS, PACKED
 from hf_any3d.utils.messages import listed

@@ -24,7 +24,7 @@ from hf_any3d.cli.inputs import Files, Inputs, finish, split_model
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
-from hf_any3d.many_files.files import Cloud
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.many_files.work import Opened, usual_batch_size
 from hf_any3d.registry import FORMATS, TASKS, task_of_class
 from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME

@@ -16,13 +16,13 @@ from hf_any3d.cli.common import (
     load_libraries,
     option,
     print_note,
-    skip_hub_if_offline,
     use_writable_cache,
     with_groups,
 )
-from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.train_options import Source, Task, TrainOptions, Way
+from hf_any3d.data.found import find_dataset
+from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 from hf_any3d.utils.messages import print_line, printable
 
@@ -196,12 +196,12 @@ def _output_on_stderr() -> Iterator[LeftOutFiles]:
 def _store_facts(folder: str) -> None:
     """Store the facts that `info` prints of a model while all is imported, so that the first `info` is fast."""
     if Path(folder).is_dir():
-        from hf_any3d.cli.model import store_facts
-        from hf_any3d.cli.model_facts import model_facts
+        from hf_any3d.evaluation.model_facts import model_facts
+        from hf_any3d.evaluation.stored_facts import store_facts
 
         # The model is trained and saved; that its facts cannot be counted is no error of the training.
         with contextlib.suppress(ValueError, OSError):
-            store_facts(folder, None, model_facts(folder))
+            store_facts(model_facts(folder), folder, Path(folder))
 
 
 def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from hf_any3d.cli.model_facts import build_model, open_configs
 from hf_any3d.data.inputs import count_channels
+from hf_any3d.evaluation.model_facts import build_model, open_configs
 from hf_any3d.integration.registration import MODELS
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -30,15 +30,19 @@ _COUNTED = (
 )
 
 
+class CostGrowsError(ValueError):
+    """A model that writes, whose cost grows with the text."""
+
+
 def model_cost(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     """Count operations, and time inference on the fastest device, with random weights and a generated cloud.
 
     Raises:
-        ValueError: The model writes text.
+        CostGrowsError: The model writes text.
     """
     config, adapter = open_configs(name_or_path, revision)
     if any(head.can_generate() for head in itertools.chain(*MODELS[type(config)][1].values())):
-        raise ValueError(f"{name_or_path}: --cost is not for models that write, whose cost grows with the text")
+        raise CostGrowsError(f"{name_or_path}: no cost of models that write, whose cost grows with the text")
     model = build_model(config, adapter)
     processor = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
