@@ -172,7 +172,14 @@ def train(
                 )
             learned = learn_scans(request, rows)
     folder = output_of(request)
-    _store_facts(folder)
+    if Path(folder).is_dir():
+        from hf_any3d.evaluation.model_facts import model_facts
+        from hf_any3d.evaluation.stored_facts import store_facts
+
+        # While all is imported, so that the first `info` is fast. The model is trained and saved; that its facts cannot
+        # be counted is no error of the training.
+        with contextlib.suppress(ValueError, OSError):
+            store_facts(model_facts(folder), folder, Path(folder))
     for line in learned.lines:
         print_line(printable(line))
     command = _COMMANDS[source.task]
@@ -191,17 +198,6 @@ def _output_on_stderr() -> Iterator[LeftOutFiles]:
     finally:
         # The claim of the output folder ends with the training, also after an error or Ctrl-C.
         release_claims()
-
-
-def _store_facts(folder: str) -> None:
-    """Store the facts that `info` prints of a model while all is imported, so that the first `info` is fast."""
-    if Path(folder).is_dir():
-        from hf_any3d.evaluation.model_facts import model_facts
-        from hf_any3d.evaluation.stored_facts import store_facts
-
-        # The model is trained and saved; that its facts cannot be counted is no error of the training.
-        with contextlib.suppress(ValueError, OSError):
-            store_facts(model_facts(folder), folder, Path(folder))
 
 
 def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[str]:

@@ -280,7 +280,9 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     # Sliders may give floats where `generate` needs whole numbers.
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
     # What has no slider stays as in the released demo.
-    question = _text(chat[-1])
+    content = chat[-1]["content"]
+    # Gradio may pass a text as a list of parts.
+    question = content if isinstance(content, str) else "".join(part["text"] for part in content)
     settings = {**PUBLISHED_GENERATION["demo"], **chosen}
 
     def with_answer(answer: str) -> Chat:
@@ -303,12 +305,6 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
         notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
     yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message["content"]
-    # Gradio may pass a text as a list of parts.
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _buttons(is_answering: bool) -> tuple[Any, Any]:

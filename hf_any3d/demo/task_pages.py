@@ -102,19 +102,15 @@ class TaskAnswers:
             doubt = answers.doubt(cloud, result, again)
             shares = list(view.shares)
             if answers.compares:
-                shares = self._compared(answers, result)
+                # Results of examples are computed at the first question, and then kept.
+                # At most 40, as the first visitor waits for all of them
+                for name in self.examples.names[:40]:
+                    if name not in self._known:
+                        self._known[name] = self.pipe(self.examples.get(name))
+                shares = answers.nearest(result, self._known)
         note = "; ".join([note, *([view.note] if view.note else []), *([str(doubt)] if doubt else [])])
         palette = {name: hex_color(color) for name, color in view.colors.items()}
         return Answer(list(view.clouds) or self._view(cloud), dict(view.settings), shares, note, palette)
-
-    def _compared(self, answers: Any, result: Any) -> list[tuple[str, float]]:
-        """Return the examples by how near they are to a result, the nearest first."""
-        # Results of examples are computed at the first question, and then kept.
-        # At most 40, as the first visitor waits for all of them
-        for name in self.examples.names[:40]:
-            if name not in self._known:
-                self._known[name] = self.pipe(self.examples.get(name))
-        return answers.nearest(result, self._known)
 
     def _view(self, cloud: PointCloudData) -> list[CloudView]:
         view, _ = view_of_cloud(cloud)

@@ -49,7 +49,12 @@ def model_cost(name_or_path: str, revision: str | None = None) -> dict[str, Any]
     model.to(device, dtype=config.dtype)
     # As in the pipeline, a pretrained model answers without what its pretraining adds.
     answering = unwrapped(model).base_model if pipeline_task(config.architectures) == FEATURES else model
-    cloud = _cloud(processor)
+    # Points on the walls of a room, `(points, channels)`; colors and the like are 0
+    count = processor.num_points if processor.returns_num_points else min(processor.num_points, _SCAN_POINTS)
+    generator = np.random.default_rng(0)
+    xyz = generator.random((count, 3))
+    xyz[np.arange(count), generator.integers(3, size=count)] = generator.integers(2, size=count)
+    cloud = np.hstack([xyz * _ROOM, np.zeros((count, count_channels(processor.features) - 3))])
     # Batch norms need two clouds in training.
     single, pair, batch = ({**processor([cloud] * count).to(device)} for count in (1, 2, _BATCH))
     if "category" in inspect.signature(unwrapped(model).forward).parameters:
@@ -68,15 +73,6 @@ def model_cost(name_or_path: str, revision: str | None = None) -> dict[str, Any]
         f"clouds a second, {_BATCH} at a time": larger and float(f"{larger:.3g}"),
         "timed": f"forward pass, {on}, {single['points'].shape[1]:,} points",
     }
-
-
-def _cloud(processor: PointCloudProcessor) -> np.ndarray:
-    """Return points on the walls of a room, `(points, channels)`; colors and the like are 0."""
-    count = processor.num_points if processor.returns_num_points else min(processor.num_points, _SCAN_POINTS)
-    generator = np.random.default_rng(0)
-    xyz = generator.random((count, 3))
-    xyz[np.arange(count), generator.integers(3, size=count)] = generator.integers(2, size=count)
-    return np.hstack([xyz * _ROOM, np.zeros((count, count_channels(processor.features) - 3))])
 
 
 def _count(model: Any, inputs: dict[str, Any]) -> int:
