@@ -53,21 +53,6 @@ _SCORES = {
     "zero-shot": "accuracy",
     "reconstruct": "chamfer_l1",
 }
-# Metrics that are printed as percentages, with their names.
-_SHARES = {
-    "accuracy": "accuracy",
-    "mean_class_accuracy": "mean class",
-    "mean_iou": "mean IoU",
-    "instance_miou": "instance mIoU",
-    "category_miou": "category mIoU",
-    "f_score": "F-score",
-    "map_25": "mAP@25",
-    "map_50": "mAP@50",
-    "recall_25": "recall@25",
-    "recall_50": "recall@50",
-}
-# Metrics that are numbers of clouds or codes, printed without decimals.
-_COUNTS = ("codes_used", "none_of_these")
 
 
 class JudgeKind(StrEnum):
@@ -234,7 +219,12 @@ def evaluate(
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
-        _print_figures(metrics)
+        from hf_any3d.training.saved_models import metric_text
+
+        width = max(map(len, metrics))
+        for split, figures in metrics.items():
+            texts = [metric_text(name, value) for name, value in figures.items()]
+            print_line(f"{split:<{width}}  {'   '.join(texts)}")
     if robust is not None:
         _write_robustness(robust, folder, print_table=is_for_people)
     # Last, since it ends the command with another exit code if files were left out.
@@ -320,20 +310,6 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
     return rows
 
 
-def _print_figures(metrics: dict[str, Any]) -> None:
-    width = max(map(len, metrics))
-    for split, figures in metrics.items():
-        texts = [_figure_text(name, value) for name, value in figures.items()]
-        print_line(f"{split:<{width}}  {'   '.join(texts)}")
-
-
-def _figure_text(name: str, value: float) -> str:
-    if name in _SHARES:
-        return f"{_SHARES[name]} {100 * value:.2f} %"
-    decimals = 0 if name in _COUNTS else 4
-    return f"{name.replace('_', ' ')} {value:.{decimals}f}"
-
-
 def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:
     """Write table, picture and section of the card, and tell where."""
     from hf_any3d.training.robustness import robustness_table, write_robustness
@@ -407,7 +383,7 @@ def evaluate_minigpt3d(
     """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
-    from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model
+    from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model, summary_lines
     from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, LanguageModelJudge
     from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import PROTOCOLS, find_protocol
@@ -458,29 +434,5 @@ def evaluate_minigpt3d(
     if as_json:
         print_json(summary)
     else:
-        for line in _table(summary):
+        for line in summary_lines(summary):
             print_line(line)
-
-
-def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
-    lines = []
-    for name, result in summary.items():
-        revision = f" at {result['revision']}" if result["revision"] else ""
-        lines.append(f"{name}: {result['answers']} answers of {result['model']}{revision}")
-        # Without a judge there are metrics alone.
-        if "figures" in result:
-            shown = "   ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
-            lines.append(f"  {shown}   judge {result['judge']['name']} ({', '.join(result['judge_revisions'])})")
-        for metric, value in result.get("metrics", {}).items():
-            # A metric whose package or model is missing says why.
-            if "not_available" in value:
-                lines.append(f"  {metric}: {value['not_available']}")
-            else:
-                lines.append(f"  {metric} {_number(value['score'])}   {value['made_with']}")
-    return lines
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -176,8 +176,8 @@ def train(
         from hf_any3d.evaluation.model_facts import model_facts
         from hf_any3d.evaluation.stored_facts import store_facts
 
-        # While all is imported, so that the first `info` is fast. The model is trained and saved; that its facts cannot
-        # be counted is no error of the training.
+        # While all is imported, so that the first `info` is fast. The model is saved; that its facts cannot be counted
+        # is no error of the training.
         with contextlib.suppress(ValueError, OSError):
             store_facts(model_facts(folder), folder, Path(folder))
     for line in learned.lines:

@@ -14,8 +14,9 @@ from gradio.themes import Default as DefaultTheme
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import supported_file_types
+from hf_any3d.data.reading_apart import warm_up
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
+from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.viewer import clouds_page
 
