@@ -263,7 +263,14 @@ def show(
         from hf_any3d.visualization.show import write_views
 
     if suffix in CLOUDS:
-        rows_of_files = _write_points(inputs, output)
+        from hf_any3d.data.files import write_point_cloud
+
+        def write(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            for cloud in clouds:
+                write_point_cloud(output, cloud.data)
+            return [{} for _ in clouds]
+
+        rows_of_files = list(for_each_file(inputs, write))
         _tell(output, browser)
         finish(rows_of_files)
         return
@@ -350,18 +357,6 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     if names and formats == {".las"}:
         settings["palette"] = class_colors(names)
     return _Page(views, settings, rows=rows)
-
-
-def _write_points(inputs: Inputs, output: Path) -> list[dict[str, Any]]:
-    """Write the points of the one file, and return its row."""
-    from hf_any3d.data.files import write_point_cloud
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        for cloud in clouds:
-            write_point_cloud(output, cloud.data)
-        return [{} for _ in clouds]
-
-    return list(for_each_file(inputs, answer))
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

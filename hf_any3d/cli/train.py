@@ -207,21 +207,17 @@ def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[
     # A file of points can only have labels of points; the labels of a folder may be those of clouds.
     path = Path(data)
     is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
-    if not is_file and not (path.is_dir() and _has_labeled_points(data, task)):
-        return []
+    if not is_file:
+        found = find_dataset(data) if path.is_dir() else None
+        if found is None or found.name != "folder":
+            return []
+        if task is None and found.labels() != LABELED_POINTS:
+            return []
     files = [data]
     # As with other commands, several files may stand before the first option.
     while words and not words[0].startswith("-"):
         files.append(words.pop(0))
     return files
-
-
-def _has_labeled_points(folder: str, task: Task | None) -> bool:
-    """Return whether points have labels in the files of a folder, by `--task` if it is given."""
-    found = find_dataset(folder)
-    if found.name != "folder":
-        return False
-    return task is Task.SEGMENTATION or found.labels() == LABELED_POINTS
 
 
 def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:

@@ -110,12 +110,12 @@ class TaskAnswers:
                 shares = answers.nearest(result, self._known)
         note = "; ".join([note, *([view.note] if view.note else []), *([str(doubt)] if doubt else [])])
         palette = {name: hex_color(color) for name, color in view.colors.items()}
-        return Answer(list(view.clouds) or self._view(cloud), dict(view.settings), shares, note, palette)
-
-    def _view(self, cloud: PointCloudData) -> list[CloudView]:
-        view, _ = view_of_cloud(cloud)
-        view.labels, view.note = None, ""  # labels of the file are not the model's
-        return [view]
+        clouds = list(view.clouds)
+        if not clouds:
+            own, _ = view_of_cloud(cloud)
+            own.labels, own.note = None, ""  # labels of the file are not the model's
+            clouds = [own]
+        return Answer(clouds, dict(view.settings), shares, note, palette)
 
 
 class Visit(Uploads):

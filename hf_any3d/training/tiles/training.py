@@ -180,7 +180,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         remarks += more
         if processor.unit == "meters":
             remarks += units_of(tiles)
-        places, more = _places(tiles, processor)
+        # All objects lie around the origin.
+        places, more = (np.arange(len(tiles)), []) if processor.unit == "diagonal" else places_of(tiles)
         # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
     with stopwatch.part("features"):
@@ -349,13 +350,6 @@ def _unit_of(tiles: Sequence[TileFacts]) -> str:
         for tile in tiles
     ]
     return "meters" if all(are_places) else "diagonal"
-
-
-def _places(tiles: Sequence[TileFacts], processor: LocalFeaturesProcessor) -> tuple[np.ndarray, list[str]]:
-    # All objects lie around the origin.
-    if processor.unit == "diagonal":
-        return np.arange(len(tiles)), []
-    return places_of(tiles)
 
 
 def rows_of(
