@@ -90,8 +90,8 @@ def load_published(
             rows = _convert(source, split, features, folder, key, skip)
         except _NoRows as error:
             raise ValueError(f"{place[split]} has {error}") from None
-        # How many clouds were left out is not known any more when rows come from the cache. Where the files do not tell
-        # their number, the published one counts.
+        # How many clouds were left out is not known any more when rows come from the cache. The published number
+        # counts where the files do not tell theirs.
         missing = (source.num_rows or expected.get(split) or 0) - len(rows)
         if skip and missing > 0:
             logger.warning("%s has %d clouds; %d are left out", place[split], len(rows), missing)
