@@ -37,7 +37,7 @@ _COLUMNS = ("colors", "normals", "labels", "faces", "face_labels")
 
 @dataclass(frozen=True)
 class CheckedCloud:
-    """What is known of a cloud that can be learned.
+    """Facts about a cloud that can be learned.
 
     Attributes:
         tile: Its bounds, unit, density and labels.

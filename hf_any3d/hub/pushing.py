@@ -14,7 +14,7 @@ _NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was pushed: the repository as owner/name, its address, and the id of the commit."""
+    """The repository that was pushed to, as owner/name, its address, and the id of the commit."""
 
     repository: str
     url: str

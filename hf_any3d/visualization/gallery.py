@@ -18,11 +18,11 @@ _MOST_POINTS, _MOST_CLOUDS = 200_000, 60
 
 
 class Shown(Protocol):
-    """What is shown of an answer; `hf_any3d.tasks.answers.View` explains it."""
+    """The part of an answer that is shown; `hf_any3d.tasks.answers.View` explains it."""
 
     @property
     def clouds(self) -> Sequence[CloudView]:
-        """What is seen in 3D; empty for the cloud as it is in its file."""
+        """Clouds that are seen in 3D; empty for the cloud as it is in its file."""
         ...
 
     @property
