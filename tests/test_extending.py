@@ -275,7 +275,7 @@ import hf_any3d, pyarrow.parquet
 from fastapi.testclient import TestClient
 from transformers import pipeline
 from hf_any3d import many_files
-from hf_any3d.demo.page import ExampleShapes
+from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.demo.task_pages import TaskAnswers, TaskPage
 from hf_any3d.integration.registration import task_of
 from hf_any3d.pipelines import default_model

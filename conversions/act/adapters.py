@@ -115,10 +115,16 @@ def convert_act_adapter(
         if num_points is not None:
             processor["num_points"] = num_points
         PointCloudProcessor(**processor).save_pretrained(directory)
+    # The norms of the token network are stored, but were not trained; PPT does train the first one.
+    untrained = ("join_norm.m",) if method == "ppt" else ("lift_norm.m", "join_norm.m")
+    count = 0
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and not any(part in name for part in untrained):
+            count += weight.numel()
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,
-        "trained_parameters": _count_trained(adapted, method),
+        "trained_parameters": count,
         "bytes": stored_bytes(output),
     }
 
@@ -153,17 +159,6 @@ def _open_base(
     expected = {name: tensor for name, tensor in own_state(model).items() if not changed.match(name)}
     check_frozen(checkpoint, os.fspath(base), expected, frozen, "--base")
     return model
-
-
-def _count_trained(model: PeftModel, method: str) -> int:
-    """Count the parameters that the program has trained."""
-    # The norms of the token network are stored, but were not trained; PPT does train the first one.
-    untrained = ("join_norm.m",) if method == "ppt" else ("lift_norm.m", "join_norm.m")
-    count = 0
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not any(part in name for part in untrained):
-            count += weight.numel()
-    return count
 
 
 def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None) -> list[str]:

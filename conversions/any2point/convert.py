@@ -72,7 +72,14 @@ def convert_any2point(
         with errors_about(checkpoint):
             frozen, trained = convert_state_dict(original, program)
         # The checkpoint lacks the encoder's table of positions, so the encoder is opened by its name.
-        config = _config(program, name, revision)
+        settings = encoder_settings(name, program.encoder_tower, revision)
+        # The encoder that the caller names must be of the size that the program started from.
+        encoder = settings["encoder_config"]
+        check_encoder(name, encoder, program.encoder)
+        # The programs build the encoder by themselves, with other epsilons than its published config.
+        for key, value in program.encoder_changes.items():
+            setattr(encoder, key, value)
+        config = Any2PointConfig(**settings, **program.model)
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
             config.set_part("encoder", None)  # an encoder without a name is saved with the adapter
@@ -106,17 +113,6 @@ def convert_any2point(
         "trained_parameters": parameters,
         "bytes": stored_bytes(output),
     }
-
-
-def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
-    settings = encoder_settings(name, program.encoder_tower, revision)
-    # The encoder that the caller names must be of the size that the program started from.
-    encoder = settings["encoder_config"]
-    check_encoder(name, encoder, program.encoder)
-    # The programs build the encoder by themselves, with other epsilons than its published config.
-    for key, value in program.encoder_changes.items():
-        setattr(encoder, key, value)
-    return Any2PointConfig(**settings, **program.model)
 
 
 def _model(

@@ -12,6 +12,7 @@ import typer
 
 from hf_any3d.cli.common import LabelField, json_object, option
 from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.data.found import find_dataset
 from hf_any3d.utils.messages import counted, print_line
 
 if TYPE_CHECKING:
@@ -68,18 +69,12 @@ def convert_annotations(
     # Files of points have labels of points; what else there is are boxes.
     if is_segmented or to is Form.PLY or (source.is_file() and not boxes_file):
         written, what = _convert_points(source, to, output, class_names, is_segmented, label_field)
-    elif to is Form.LABEL_CLOUD and source.is_dir() and not _has_boxes(source):
+    elif to is Form.LABEL_CLOUD and source.is_dir() and find_dataset(str(source)).name != "scans_with_boxes":
         # Label Cloud knows boxes and labels of points; without files of boxes, points are meant.
         written, what = _convert_points(source, to, output, class_names, False, label_field)
     else:
         written, what = _convert_boxes(source, to, output, boxes_file)
     print_line(f"{output}: {what}, {counted(len(written), 'file')}")
-
-
-def _has_boxes(folder: Path) -> bool:
-    from hf_any3d.cli.data import find_dataset
-
-    return find_dataset(str(folder)).name == "scans_with_boxes"
 
 
 def _check_names(source: Path, files: Iterable[str]) -> None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, option
 from hf_any3d.cli.inputs import Files, Inputs, finish
-from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
+from hf_any3d.cli.outputs import DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import RunOptions, run_task
 from hf_any3d.cli.task_options import doubt_in_words, options_of
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.many_files.asking import Asked
-from hf_any3d.many_files.files import Cloud
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.records import Task
+from hf_any3d.visualization.gallery import Gallery
 
 Output = Annotated[
     Path | None,
@@ -99,7 +100,7 @@ def ask(
     size = 1 if asked.is_whole else batch_size or asked.batch_size
     rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
     if write is None:
-        gallery.write(f"{answers.column} by {name}")
+        write_gallery(gallery, f"{answers.column} by {name}")
     # Tables, which have errors too, are written with the rows already.
     elif output is not None and suffix not in DATA and results:
         write(asked, results, inputs, suffix)

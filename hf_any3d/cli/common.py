@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import inspect
 import json
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
@@ -25,10 +22,11 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hf_any3d.hub.caches import folder_of_caches, is_of_caches, replace_unwritable_cache
 from hf_any3d.hub.licenses import license_option
-from hf_any3d.hub.names import SILENT_HUB, check_path, hub_is_known, offline_reason, similar_path
-from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
-from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.hub.models import CONFIG, download_config, find_model
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, is_published, published_for
+from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, task_of_class
 from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
@@ -203,30 +201,15 @@ class CommandLine(TyperGroup):
                 # Errors of these types are meant for users; any other is a defect, whose type may help to find it.
                 is_expected = isinstance(error, (ValueError, OSError, ImportError))
                 text = f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)"
-                hint = _hint_for_caches(error)
-                print_error(f"{one_line(error)}{hint}" if hint else error if is_expected else text)
+                if isinstance(error, OSError) and is_of_caches(error.filename):
+                    caches = folder_of_caches()
+                    hint = f"{caches} is the cache of models and data: set HF_HOME to a folder that can be written"
+                    print_error(f"{one_line(error)}; {hint}")
+                else:
+                    print_error(error if is_expected else text)
                 code = 1
         # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _folder_of_caches() -> Path:
-    """Return the folder in which libraries of Hugging Face keep what they fetch and prepare, without loading them."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.path.expandvars(os.environ.get("HF_HOME", f"{cache}/huggingface"))).expanduser()
-
-
-def _hint_for_caches(error: Exception) -> str:
-    """Return what to set if an error is about a cache that cannot be written."""
-    file = error.filename if isinstance(error, OSError) else None
-    if not isinstance(file, str):
-        return ""
-    caches = _folder_of_caches()
-    path = Path(file)
-    # The folder of the caches itself, one above it that cannot be made, or something in it.
-    if path == caches or path in caches.parents or caches in path.parents:
-        return f"; {caches} is the cache of models and data: set HF_HOME to a folder that can be written"
-    return ""
 
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
@@ -286,22 +269,12 @@ def load_libraries() -> None:
 
 def use_writable_cache() -> None:
     """Let data be prepared in a temporary folder if their cache cannot be written, and say what to set."""
-    # Once imported, the library has read the variable.
-    if "datasets" in sys.modules or "HF_DATASETS_CACHE" in os.environ:
-        return
-    caches = _folder_of_caches()
-    place = caches
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if place.is_dir() and os.access(place, os.W_OK):
-        return
-    folder = tempfile.mkdtemp(prefix="hf_any3d_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["HF_DATASETS_CACHE"] = folder
-    print_note(
-        f"note: the cache {caches} cannot be written, so data are prepared for this command alone; set HF_HOME to a "
-        "folder that can"
-    )
+    caches = replace_unwritable_cache()
+    if caches is not None:
+        print_note(
+            f"note: the cache {caches} cannot be written, so data are prepared for this command alone; set HF_HOME to "
+            "a folder that can"
+        )
 
 
 def hide_bars_of_datasets() -> None:
@@ -334,36 +307,6 @@ def status(text: str) -> Iterator[None]:
         timer.cancel()
 
 
-_CONFIG = "config.json"
-
-
-def find_model(name: str, revision: str | None = None) -> str:
-    """Return the directory or hub name of a model, after checking what can be checked without the hub."""
-    path = Path(name).expanduser()
-    if is_published(name):
-        find_published(name)  # refuses a size that there is not
-    elif path.is_dir():
-        # People often name the folder of a run whose model is one level deeper.
-        if not is_model(path):
-            inner = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
-            hint = f"; did you mean {inner[0]}?" if inner else ""
-            raise ValueError(f"{name}: no model in this directory, it has no {_CONFIG}{hint}")
-        return str(path)
-    elif path.exists() or path.suffix[1:].lower() in FORMATS:
-        # A file of points in the place of the model, which is no name on the hub.
-        what = "a file" if path.exists() else f"no such file{similar_path(path)}"
-        raise FileNotFoundError(f"{name}: {what}; expected the directory or hub name of a model")
-    else:
-        check_path(name, revision, needs_owner=True)
-    skip_hub_if_offline()
-    return name
-
-
-def is_model(folder: Path) -> bool:
-    """Return whether a folder has a model or an adapter."""
-    return any((folder / file).is_file() for file in (_CONFIG, "adapter_config.json"))
-
-
 def opened_folder(name: str, revision: str | None = None) -> Path | None:
     """Return the directory of a model, of a published checkpoint the converted one; None for one on the hub."""
     if not is_published(name):
@@ -380,39 +323,13 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     name = find_model(name, revision)
     folder = opened_folder(name, revision)
     if folder is not None:
-        file = folder / _CONFIG
+        file = folder / CONFIG
         if not file.is_file():
             return {}
     else:
-        import huggingface_hub
-        from huggingface_hub import errors
-
-        absent = "no such directory, and no such model on the hub (for a private one: hf auth login)"
-        unreachable = offline_reason() or "the hub cannot be reached"
-        reasons = {
-            errors.RevisionNotFoundError: f"no revision {revision!r} on the hub",
-            errors.RepositoryNotFoundError: absent,
-            errors.HFValidationError: absent,
-            # Before EntryNotFoundError, from which it derives.
-            errors.LocalEntryNotFoundError: f"no such directory, and {unreachable}",
-            errors.EntryNotFoundError: f"this repository has no {_CONFIG}, so it is not a model",
-        }
-        try:
-            with status(f"looking for {name} on the hub"):
-                file = Path(huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision))
-        except tuple(reasons) as error:
-            # The first that fits, as the error may be of a type that derives from another one here.
-            reason = next(text for kind, text in reasons.items() if isinstance(error, kind))
-            raise FileNotFoundError(f"{name}: {reason}") from None
+        with status(f"looking for {name} on the hub"):
+            file = download_config(name, revision)
     return read_json_object(file)
-
-
-def skip_hub_if_offline() -> None:
-    """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
-    # Once imported, the library has read the variable.
-    is_decided = "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ
-    if not is_decided and not hub_is_known(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-        os.environ |= {"HF_HUB_OFFLINE": "1", SILENT_HUB: "1"}
 
 
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
@@ -449,17 +366,13 @@ def published_models(command: str) -> Iterator[str]:
     # Encoders with texts have features too.
     commands = (command, "zero-shot") if command == "features" else (command,)
     rows = {}
-    for name, published in PUBLISHED.items():
-        system = published.system
-        # Files of one system may be of different classes, such as an encoder and a model with a head.
-        tasks = {size: task_of_class(file.model_class or system.model_class) for size, file in published.files.items()}
-        sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
-        if sizes:
-            # The first size is part of the name, and a few more are listed behind the license.
-            label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
-            further = ", ".join(map(str, sizes[1:4])) + (", …" if len(sizes) > 4 else "")
-            terms = f"{system.weights_license}{' *' if system.non_commercial else ''}"
-            rows[label] = terms + (f"; also {further}" if further else "")
+    for name, sizes in published_for(commands).items():
+        system = PUBLISHED[name].system
+        # The first size is part of the name, and a few more are listed behind the license.
+        label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
+        further = ", ".join(map(str, sizes[1:4])) + (", …" if len(sizes) > 4 else "")
+        terms = f"{system.weights_license}{' *' if system.non_commercial else ''}"
+        rows[label] = terms + (f"; also {further}" if further else "")
     if not rows:
         yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
         return

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
-from hf_any3d.hub.names import is_path_like, similar_path
+from hf_any3d.cli.common import load_libraries, option, status
+from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
@@ -75,7 +75,14 @@ def convert(
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
     options = {name: value for name, value in options.items() if value is not None and value is not False}
-    _check_files(files)
+    # A name without a file may be that of a published checkpoint.
+    for file in files:
+        repository = file.partition(SIZE_MARK)[0]
+        # Of several files none can be a published name, each of which stands for a whole model.
+        if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
+            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
+    for file in files:
+        _refuse_points(Path(file))
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
@@ -112,17 +119,6 @@ def _with_programs(text: str) -> str:
 
 # typer prints the docstring as the help of the command.
 convert.__doc__ = _with_programs(convert.__doc__ or "")
-
-
-def _check_files(files: list[str]) -> None:
-    """Refuse files that there are not, unless a name may be that of a published checkpoint, and files of points."""
-    for file in files:
-        repository = file.partition(SIZE_MARK)[0]
-        # Of several files none can be a published name, each of which stands for a whole model.
-        if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
-            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
-    for file in files:
-        _refuse_points(Path(file))
 
 
 def _refuse_points(file: Path) -> None:

@@ -12,13 +12,13 @@ from hf_any3d.cli.common import (
     CHAT,
     Device,
     Template,
-    find_model,
     listen,
     need_packages,
     open_any_model,
     option,
     packaged_classifier,
 )
+from hf_any3d.hub.models import find_model
 from hf_any3d.utils.messages import print_line
 
 
@@ -52,7 +52,7 @@ def demo(
     reconstruction, similar shapes, or a conversation about it. Several visitors share the model. Ctrl-C stops it.
     """
     need_packages("demo", "gradio")
-    from hf_any3d.demo.page import ExampleShapes
+    from hf_any3d.data.example_shapes import ExampleShapes
 
     model = packaged_classifier() if model is None else find_model(model)
     # A folder without shapes is an error before the model is loaded.

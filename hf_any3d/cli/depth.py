@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,7 @@ import typer
 
 from hf_any3d.cli.common import SOME_FAILED, option, print_error
 from hf_any3d.cli.outputs import CLOUDS, check_output
-from hf_any3d.hub.names import similar_path
 from hf_any3d.utils.messages import one_line, print_line
-
-_DEPTHS = (".png", ".exr")
 
 
 def from_depth(
@@ -35,18 +31,19 @@ def from_depth(
     depth_truncation: Annotated[float | None, option("Leave out what is farther away, in meters.", min=0)] = None,
 ) -> None:
     """Write depth images as upright clouds, in meters, seen from the camera: x right, y up, z towards it."""
+    from hf_any3d.data.depth_images import depth_images, file_beside
     from hf_any3d.data.files import write_point_cloud
     from hf_any3d.data.files.rgbd import read_rgbd
 
-    images = [image for place in depth for image in _images(place)]
+    images = [image for place in depth for image in depth_images(place)]
     failed = 0
     # All places are found before anything is written.
     for image, place in _places(images, output).items():
         try:
             cloud = read_rgbd(
                 image,
-                _beside(intrinsics, image, (".json",)),
-                None if color is None else _beside(color, image, (".jpg", ".jpeg", ".png")),
+                file_beside(intrinsics, image, (".json",)),
+                None if color is None else file_beside(color, image, (".jpg", ".jpeg", ".png")),
                 depth_scale=depth_scale,
                 depth_truncation=depth_truncation,
             )
@@ -84,24 +81,3 @@ def _places(images: list[Path], output: Path) -> dict[Path, Path]:
             raise ValueError(f"{same}: all would be written to {place}; expected images with different names")
         image_of[place] = image
     return {image: place for place, image in image_of.items()}
-
-
-def _images(place: Path) -> list[Path]:
-    """Return an image, or those of a folder or glob by name."""
-    if place.is_file():
-        return [place]
-    names = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
-    # Hidden files, such as those that macOS adds to archives, are no images.
-    images = sorted(name for name in names if name.suffix.lower() in _DEPTHS and not name.name.startswith("."))
-    if not images:
-        raise FileNotFoundError(f"{place}: no depth image{similar_path(place)}; expected {' or '.join(_DEPTHS)}")
-    return images
-
-
-def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:
-    """Return a file, or the one in a folder that has the name of an image."""
-    if not place.is_dir():
-        return place
-    names = [f"{image.stem}{ending}" for ending in endings]
-    # Without such a file the first name is returned, which the error of the reader then names.
-    return next((place / name for name in names if (place / name).is_file()), place / names[0])

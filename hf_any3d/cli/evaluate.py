@@ -54,21 +54,6 @@ _SCORES = {
     "zero-shot": "accuracy",
     "reconstruct": "chamfer_l1",
 }
-# Metrics that are printed as percentages, with their names.
-_SHARES = {
-    "accuracy": "accuracy",
-    "mean_class_accuracy": "mean class",
-    "mean_iou": "mean IoU",
-    "instance_miou": "instance mIoU",
-    "category_miou": "category mIoU",
-    "f_score": "F-score",
-    "map_25": "mAP@25",
-    "map_50": "mAP@50",
-    "recall_25": "recall@25",
-    "recall_50": "recall@50",
-}
-# Metrics that are numbers of clouds or codes, printed without decimals.
-_COUNTS = ("codes_used", "none_of_these")
 
 
 class JudgeKind(StrEnum):
@@ -209,13 +194,16 @@ def evaluate(
     robust = None
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
+        from hf_any3d.training.evaluated_rows import evaluated_rows, evaluation_arguments, first_rows
         from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
-        data_arguments, protocol = _read_arguments(model, arguments, file)
+        data_arguments, protocol = evaluation_arguments(model, arguments, file)
         # Before the evaluation, so that a missing fact is an error at once.
         trained = None if stated is None else _facts_of_training(model, data_arguments, stated)
-        split, rows = _load_split(model, command, data_arguments, protocol, split, recipe)
-        rows = _first(rows, max_samples)
+        split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
+        if name is not None:
+            warn_if_learned(model, name)
+        rows = first_rows(rows, max_samples)
         settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
         folder = _folder_of_robustness(output_dir, model)
@@ -235,7 +223,12 @@ def evaluate(
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
-        _print_figures(metrics)
+        from hf_any3d.training.saved_models import metric_text
+
+        width = max(map(len, metrics))
+        for split, figures in metrics.items():
+            texts = [metric_text(name, value) for name, value in figures.items()]
+            print_line(f"{split:<{width}}  {'   '.join(texts)}")
     if robust is not None:
         _write_robustness(robust, folder, print_table=is_for_people)
     # Last, since it ends the command with another exit code if files were left out.
@@ -299,11 +292,6 @@ def _write_report(
     write_json(file, evaluation_report(model, trained, arguments.dataset_options, metrics, num_rows))
 
 
-def _first(rows: Any, count: int | None) -> Any:
-    """Return so many rows at most."""
-    return rows if count is None else rows.select(range(min(count, len(rows))))
-
-
 def _folder_of_robustness(output_dir: Path | None, model: str) -> Path:
     """Return where figures of robustness are written: next to the model's card, which gets a section.
 
@@ -326,20 +314,6 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
     return rows
 
 
-def _print_figures(metrics: dict[str, Any]) -> None:
-    width = max(map(len, metrics))
-    for split, figures in metrics.items():
-        texts = [_figure_text(name, value) for name, value in figures.items()]
-        print_line(f"{split:<{width}}  {'   '.join(texts)}")
-
-
-def _figure_text(name: str, value: float) -> str:
-    if name in _SHARES:
-        return f"{_SHARES[name]} {100 * value:.2f} %"
-    decimals = 0 if name in _COUNTS else 4
-    return f"{name.replace('_', ' ')} {value:.{decimals}f}"
-
-
 def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:
     """Write table, picture and section of the card, and tell where."""
     from hf_any3d.training.robustness import robustness_table, write_robustness
@@ -351,72 +325,6 @@ def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool
     print_note(f"written: {', '.join(map(str, written))}")
     for remark in remarks:
         print_note(remark)
-
-
-def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -> tuple[Any, Any]:
-    """Return the arguments of a training about data and votes, of which a recipe may have some."""
-    from hf_any3d.processing.point_clouds import PointCloudProcessor
-    from hf_any3d.training.arguments import DataArguments
-    from hf_any3d.training.protocol import ProtocolArguments
-    from hf_any3d.training.recipes import read_recipe
-    from hf_any3d.training.requests import build_arguments
-
-    kinds = DataArguments, ProtocolArguments
-    # A recipe also has arguments of the training, which an evaluation has no use for.
-    below = None if recipe is None else read_recipe(recipe, kinds, others_in_file=True)
-    data, protocol = build_arguments(kinds, settings, below)
-    if data.dataset_name == "folder":
-        # One damaged file is reported at the end, and does not waste an evaluation.
-        data.dataset_options = {"on_error": "skip", **data.dataset_options}
-    # Of files only points are read unless more is asked for.
-    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
-    return data, protocol
-
-
-def _load_split(
-    model: str, command: str, data: Any, protocol: Any, split: str | None, recipe: Path | None
-) -> tuple[str, Any]:
-    """Return the name and the rows of the split to evaluate on."""
-    from hf_any3d.data import load_point_dataset
-    from hf_any3d.data.missing_rows import labeled_rows
-    from hf_any3d.training.protocol import apply_protocol
-    from hf_any3d.training.splits import load_splits
-
-    # Reconstructions are compared with the clouds themselves.
-    needs_labels = command != "reconstruct"
-    if recipe is None and not _is_of_user(data):
-        # A dataset has its own test split, which is loaded alone.
-        split = split or "test"
-        options = data.dataset_options
-        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
-        return split, labeled_rows(rows, f"{data.dataset_name}, split {split}") if needs_labels else rows
-    if recipe is None:
-        data.validation_fraction = 0  # of what the user gives, all is evaluated
-    # Labels of points are a column that the loader of folders reads only if it is asked to.
-    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment", needs_labels=needs_labels)
-    # A model of a few-shot protocol is judged on the rows of its fold alone.
-    splits, _ = apply_protocol(*loaded, protocol)
-    source = data.train_file or data.data_dir
-    # Of a single split it is clear what is meant, whatever its name.
-    if split is None and "test" not in splits and len(splits) == 1:
-        (split,) = map(str, splits)
-        # The loader calls what has no folders of splits a training split, whatever it was made for.
-        if recipe is None and split == "train":
-            warn_if_learned(model, Path(str(source)).stem)
-            return "all", splits[split]
-    split = split or "test"
-    if split not in splits:
-        raise ValueError(
-            f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
-        )
-    return split, splits[split]
-
-
-def _is_of_user(data: Any) -> bool:
-    """Return whether data are files or a folder of the user, rather than a dataset of the catalog or the hub."""
-    # With a folder, these names of the catalog stand for loaders of the user's own files.
-    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
-    return data.train_file is not None or is_folder
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)
@@ -479,10 +387,11 @@ def evaluate_minigpt3d(
     """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
-    from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model
+    from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model, summary_lines
     from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, LanguageModelJudge
     from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import PROTOCOLS, find_protocol
+    from hf_any3d.training.evaluated_rows import first_rows
 
     # Protocols that are named twice are evaluated once, in the order given.
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
@@ -501,7 +410,7 @@ def evaluate_minigpt3d(
         # What the user gives wins over the settings of the protocol.
         options_of_both = {**protocol.options, **dataset_options}
         rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **options_of_both)
-        return _first(rows, max_samples)
+        return first_rows(rows, max_samples)
 
     # Bars and remarks of libraries go to stderr, so that stdout holds the summary alone.
     with contextlib.redirect_stdout(sys.stderr):
@@ -529,29 +438,5 @@ def evaluate_minigpt3d(
     if as_json:
         print_json(summary)
     else:
-        for line in _table(summary):
+        for line in summary_lines(summary):
             print_line(line)
-
-
-def _table(summary: dict[str, dict[str, Any]]) -> list[str]:
-    lines = []
-    for name, result in summary.items():
-        revision = f" at {result['revision']}" if result["revision"] else ""
-        lines.append(f"{name}: {result['answers']} answers of {result['model']}{revision}")
-        # Without a judge there are metrics alone.
-        if "figures" in result:
-            shown = "   ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
-            lines.append(f"  {shown}   judge {result['judge']['name']} ({', '.join(result['judge_revisions'])})")
-        for metric, value in result.get("metrics", {}).items():
-            # A metric whose package or model is missing says why.
-            if "not_available" in value:
-                lines.append(f"  {metric}: {value['not_available']}")
-            else:
-                lines.append(f"  {metric} {_number(value['score'])}   {value['made_with']}")
-    return lines
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

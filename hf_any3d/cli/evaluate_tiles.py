@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_any3d.cli.common import open_pipeline, print_error, print_note
-from hf_any3d.cli.evaluate_labels import comparison_lines
 from hf_any3d.cli.inputs import finish
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
@@ -37,6 +36,7 @@ def evaluate_tiles(
     several tiles of one. `unit` is that of files that say none.
     """
     pipe = open_pipeline(SEGMENTATION.name, model, "cpu" if use_cpu else None)
+    from hf_any3d.evaluation.labels import comparison_lines
     from hf_any3d.training.tiles.evaluation import judge_tiles
     from hf_any3d.training.tiles.reading import tile_files
 

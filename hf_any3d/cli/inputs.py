@@ -5,9 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import typer
 from hf_any3d.cli.common import (
     SOME_FAILED,
     check_model,
-    is_model,
     packaged_classifier,
     print_error,
     print_note,
@@ -26,11 +24,13 @@ from hf_any3d.cli.common import (
     published_models,
     status,
 )
+from hf_any3d.data.input_files import Cloud, InputFile, point_files, readable_types
+from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import similar_path
-from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
-from hf_any3d.registry import FORMATS, PACKED
+from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import listed
+from hf_any3d.utils.repeated_texts import RepeatedTexts
 
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.")
@@ -140,31 +140,9 @@ def find_inputs(
 
 
 def files_of_folder(folder: Path) -> list[Path]:
-    """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
-    from hf_any3d.data.files.companions import without_companions
-    from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
-    from hf_any3d.data.files.text import is_prose
-
-    files: list[Path] = []
-    prose: list[str] = []
-    packed: list[str] = []
-    # All names at once, as files that belong to others are known by the names beside them.
-    names = [path.as_posix() for path in sorted(folder.rglob("*"))]
-    arrays = arrays_beside_points(names)
-    for path in map(Path, without_companions(name for name in names if name not in arrays)):
-        place = path.relative_to(folder).as_posix()
-        if is_readable(place) and path.is_file():
-            prose.append(path.name) if is_prose(path) else files.append(path)
-        elif place.lower().endswith(PACKED) and path.is_file():
-            packed.append(str(path))
-    # Why files are left out, which people may have expected to be read.
-    left = {
-        "text without points": prose,
-        "compressed, unpack it first": packed,
-        OF_POINTS: [name for name in arrays if not _is_hidden(Path(name).relative_to(folder))],
-        "images": [name for name in photos(names) if not _is_hidden(Path(name).relative_to(folder))],
-    }
-    for reason, some in left.items():
+    """List the point files and meshes of a folder and its subfolders, sorted by name; say which files are left out."""
+    files, left_out = point_files(folder)
+    for reason, some in left_out.items():
         if some:
             print_note(f"left out {listed(some)}: {reason}")
     if not files:
@@ -208,56 +186,15 @@ def for_each_file(
             bar.update()
 
 
-class FileNotes:
-    """Warnings and errors of many files: at the end of the block, a line for all that say the same.
-
-    Texts that differ in the name of the file and in numbers alone are of one kind.
-    """
-
-    def __init__(self) -> None:
-        self.kinds: dict[tuple[str, str], _Kind] = {}
-
-    def add(self, level: str, file: str, texts: Iterable[str]) -> None:
-        """Add the texts of a file; `level` is "warning" or "error"."""
-        for text in texts:
-            said = text.removeprefix(f"{file}: ")
-            # What texts of one kind share: no name of a file, no numbers, and no list of the files of a batch.
-            what = _NUMBER.sub("#", _BATCH.sub("", said).replace(file, "").replace(os.path.basename(file), ""))
-            kind = self.kinds.setdefault((level, what), _Kind(file, text, said))
-            kind.count += 1
-            kind.is_same &= said == kind.said
+class FileNotes(RepeatedTexts):
+    """Warnings and errors of many files: at the end of the block, a line on stderr for all that say the same."""
 
     def __enter__(self) -> FileNotes:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for (level, _), kind in self.kinds.items():
-            print_note(f"{level}: {kind.line()}")
-
-
-# A sign may also join two words.
-_NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
-# The beginning of a warning about a batch, whose files are not told apart.
-_BATCH = re.compile(r"^one of .*?: ")
-
-
-@dataclass
-class _Kind:
-    """Texts that say the same: the first file, its text, and that without the file's name."""
-
-    file: str
-    text: str
-    said: str
-    count: int = 0
-    is_same: bool = True
-
-    def line(self) -> str:
-        """Return one line for all files."""
-        if self.count == 1:
-            return self.text
-        if self.is_same:
-            return f"{self.count:,} files: {self.said}, the first is {self.file}"
-        return f"{self.text} (and {self.count - 1:,} more like it)"
+        for line in self.lines():
+            print_note(line)
 
 
 def finish(rows: Sequence[dict[str, Any]]) -> None:
@@ -313,7 +250,3 @@ class LeftOutFiles(logging.Handler):
     def finish(self) -> None:
         """Print a summary and exit with code 2 if files were left out."""
         finish_files(self.names, self.total)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

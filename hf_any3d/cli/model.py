@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import json
-import re
 import warnings
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,29 +16,19 @@ from hf_any3d.cli.common import (
     AsJson,
     Revision,
     check_model,
-    find_model,
     kind_of_model,
     load_libraries,
     opened_folder,
     option,
     read_model_config,
-    skip_hub_if_offline,
     status,
 )
 from hf_any3d.cli.outputs import write_results
-from hf_any3d.hub.names import offline_reason
+from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
+from hf_any3d.hub.models import find_model
+from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 from hf_any3d.utils.messages import model_errors, print_json, print_line
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi, RepoUrl
-
-# Files that define the facts about a model, and packages whose version may change how parameters are counted.
-_CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
-_PACKAGES = ("hf-any3d", "transformers", "peft")
-# Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
-_NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 def info(
@@ -62,28 +48,28 @@ def info(
     """
     # Every model of this package has facts, whatever its command.
     name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
-    facts = None
-    # Without a readable store they are counted anew.
-    with contextlib.suppress(OSError, importlib.metadata.PackageNotFoundError):
-        facts = read_json(_facts_file(name, revision))
-    if isinstance(facts, dict):
-        # Stored by the content of the files, which may lie elsewhere under another name.
-        facts["model"] = name
-    else:
+    folder = opened_folder(name, revision)
+    facts = stored_facts(name, folder, revision)
+    if facts is None:
         with status("counting parameters"), model_errors(model):
             load_libraries()
-            from hf_any3d.cli.model_facts import model_facts
+            from hf_any3d.evaluation.model_facts import model_facts
 
             facts = model_facts(name, revision)
-        store_facts(name, revision, facts)
+        store_facts(facts, name, folder, revision)
     # Not stored, as it is of this machine.
     if cost:
         with status("counting and timing"), model_errors(model), warnings.catch_warnings():
             load_libraries()
             warnings.simplefilter("ignore")  # of random weights, as these are on purpose
-            from hf_any3d.cli.model_cost import model_cost
+            from hf_any3d.evaluation.model_cost import CostGrowsError, model_cost
 
-            facts |= model_cost(name, revision)
+            try:
+                facts |= model_cost(name, revision)
+            except CostGrowsError:
+                raise ValueError(
+                    f"{name}: --cost is not for models that write, whose cost grows with the text"
+                ) from None
     lines = []
     for fact, value in facts.items():
         if isinstance(value, list):
@@ -99,26 +85,22 @@ def info(
         print_line(f"{line['fact']:<{width}}  {line['value']}")
 
 
-def _facts_file(name: str, revision: str | None) -> Path:
-    """Return where the facts about a model are kept: by the content of its configuration files."""
-    from huggingface_hub import constants, try_to_load_from_cache
+def _name_card(folder: Path, repository: str) -> None:
+    """Write the name of the repository where an unedited card has that of the directory; write a missing card."""
+    from hf_any3d.model_card.saving import rename_card, write_model_card
 
-    folder = opened_folder(name, revision)
-    # Another version may count parameters in another way.
-    digest = hashlib.sha256(json.dumps([*map(importlib.metadata.version, _PACKAGES)]).encode())
-    for file in _CONFIGS:
-        path: Any = folder / file if folder else try_to_load_from_cache(name, file, revision=revision)
-        # The cache answers with a marker, no path, for a file that a repository does not have.
-        content = Path(path).read_bytes() if isinstance(path, (str, Path)) and Path(path).is_file() else b""
-        # With lengths, so that no content can pass for two.
-        digest.update(f"{file} {len(content)} ".encode() + content)
-    return Path(constants.HF_HOME) / "hf_any3d" / "facts" / f"{digest.hexdigest()[:32]}.json"
+    if (folder / "README.md").is_file():
+        rename_card(folder, repository)
+        return
+    load_libraries()
+    from hf_any3d.integration.registration import MODELS
 
-
-def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
-    """Keep the facts about a model for the next `info`; a folder that cannot be written is not an error."""
-    with contextlib.suppress(OSError, importlib.metadata.PackageNotFoundError):  # counted again next time
-        write_json(_facts_file(name, revision), facts)
+    # By name, as the config has the class of the model as a text.
+    classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
+    architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
+    if architecture in classes:
+        with model_errors(folder):
+            write_model_card(classes[architecture].from_pretrained(folder), folder, repository)
 
 
 class ExportFormat(StrEnum):
@@ -191,119 +173,25 @@ def push(
 
     Checkpoints and logs of the training stay here. An unedited model card gets the name of the repository.
     """
-    # As `data prepare` writes it, or Parquet files alone.
-    kind = "dataset" if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")) else "model"
+    from hf_any3d.hub.pushing import kind_of_folder
+
+    kind = kind_of_folder(folder)
     if kind == "model":
         # With the slash it is a path, never a name on the hub.
         folder = Path(find_model(f"{folder}/"))
         # A config that cannot be read is an error here, not on the hub.
         read_model_config(str(folder))
     skip_hub_if_offline()
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
+    from hf_any3d.hub.pushing import push_folder
 
-    # Without a network nothing is tried; the hub's client would take a minute to say so.
-    if (reason := offline_reason()) is not None:
-        raise OSError(f"{repository}: nothing was pushed, as {reason}")
-    api = huggingface_hub.HfApi()
-    try:
-        url, commit = _push(api, folder, repository, kind, private, revision, message)
-    except HfHubHTTPError:  # the hub has answered, and says what is wrong
-        raise
-    except HTTPError as error:
-        text = f"{repository}: not pushed, as the hub cannot be reached ({type(error).__name__})"
-        raise OSError(text) from error
-    if as_json:
-        print_json({"repository": url.repo_id, "kind": kind, "url": str(url), "commit": commit.oid})
-    else:
-        print_line(f"{kind} {url.repo_id}: {url}")
-
-
-def _push(
-    api: HfApi, folder: Path, repository: str, kind: str, private: bool, revision: str | None, message: str | None
-) -> tuple[RepoUrl, CommitInfo]:
-    # Hidden files stay here, except for scores, which the hub lists from this folder.
-    hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
     with status(f"pushing {folder}"):
-        # None leaves an organization's default for new repositories as it is; False would make them public.
-        url = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
         # Before the upload, since the examples of the card open the repository.
-        if kind == "model":
-            _name_card(folder, url.repo_id)
-        commit = api.upload_folder(
-            folder_path=folder,
-            repo_id=url.repo_id,
-            repo_type=kind,
-            revision=revision,
-            commit_message=message or f"Push {folder.name}",
-            # Patterns of files do not match those in a folder of that name.
-            ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
-        )
-    return url, commit
-
-
-def _name_card(folder: Path, repository: str) -> None:
-    """Write the name of the repository where an unedited card has that of the directory; write a missing card."""
-    from hf_any3d.model_card.saving import may_be_replaced, sign_card, write_model_card
-
-    path = folder / "README.md"
-    if not path.is_file():
-        load_libraries()
-        from hf_any3d.integration.registration import MODELS
-
-        # By name, as the config has the class of the model as a text.
-        classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
-        architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
-        if architecture in classes:
-            with model_errors(folder):
-                write_model_card(classes[architecture].from_pretrained(folder), folder, repository)
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # The place where the template of cards puts the name.
-    example = re.search(r'pipeline\("[\w-]+", model="([^"]+)"', text)
-    # A card that someone has edited is pushed as it is.
-    if example is None or not may_be_replaced(text):
-        return
-    # The title is the last part of a name or path.
-    title, new_title = (name.rstrip("/").rpartition("/")[2] for name in (example[1], repository))
-    # Only these places, since the same word may stand in the text for something else.
-    named = text.replace(f'"{example[1]}"', f'"{repository}"').replace(f"\n# {title}\n", f"\n# {new_title}\n")
-    named = named.replace(f"\nmodel_name: {title}\n", f"\nmodel_name: {new_title}\n")
-    if named != text:
-        write_text(path, sign_card(named))
-
-
-_APP = '''\
-"""Page of {model}: upload a cloud and look at the answer."""
-
-from hf_any3d.cli import app
-
-app(["demo", {model!r}, "--host", "0.0.0.0", "--port", "7860"])
-'''
-_SPACE_NEEDS = "hf-any3d[demo]>={version}\ntorch>=2.10\n"
-_SPACE_CARD = """\
----
-title: {quoted_title}
-emoji: 🪑
-colorFrom: blue
-colorTo: gray
-sdk: gradio
-sdk_version: {gradio}
-app_file: app.py
-models:
-- {model}
-tags:
-- point-cloud
-- 3d
----
-
-# {title}
-
-Upload a point cloud or a mesh, or choose an example; the page answers with \
-[{model}](https://huggingface.co/{model}), {kind} of the library hf_any3d.
-
-The same on your machine: `pip install 'hf-any3d[demo]'`, then `hf-any3d demo {model}`.
-"""
+        named = (lambda name: _name_card(folder, name)) if kind == "model" else None
+        pushed = push_folder(folder, repository, kind, named, private=private, revision=revision, message=message)
+    if as_json:
+        print_json({"repository": pushed.repository, "kind": kind, "url": pushed.url, "commit": pushed.commit})
+    else:
+        print_line(f"{kind} {pushed.repository}: {pushed.url}")
 
 
 def space(
@@ -315,21 +203,12 @@ def space(
     name = find_model(model)
     if Path(name).is_dir():
         raise ValueError(f"{model}: a directory; a Space opens a model of the hub: hf-any3d push {model} OWNER/NAME")
-    from hf_any3d import __version__
+    from hf_any3d.hub.spaces import write_space
 
     kind = kind_of_model(read_model_config(name)) or ("a model", "")
-    files = {"app.py": _APP, "requirements.txt": _SPACE_NEEDS, "README.md": _SPACE_CARD}
-    if existing := [file for file in files if (output / file).exists()]:
-        raise FileExistsError(f"{output / existing[0]} exists; expected a new folder for --output")
-    # The card has to name a version: that of this machine, or a fixed one where there is none.
     try:
-        gradio = importlib.metadata.version("gradio")
-    except importlib.metadata.PackageNotFoundError:
-        gradio = "6.0.0"
-    title = title or name.rpartition("/")[2]
-    values = {"model": name, "title": title, "gradio": gradio, "kind": kind[0], "version": __version__}
-    for file, text in files.items():
-        # The title of the card as JSON, which is YAML too: it may have colons and quotes.
-        write_text(output / file, text.format(**values, quoted_title=json.dumps(title, ensure_ascii=False)))
+        files = write_space(output, name, kind[0], title or name.rpartition("/")[2])
+    except FileExistsError as error:
+        raise FileExistsError(f"{error} for --output") from None
     print_line(f"{output}: {', '.join(files)}")
     print_line(f"try it: python {output / 'app.py'}; publish it: hf upload OWNER/NAME {output} . --repo-type space")

@@ -21,16 +21,17 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import Files, Inputs, finish, split_model
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
-from hf_any3d.many_files.files import Cloud
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.many_files.work import Opened, usual_batch_size
 from hf_any3d.registry import FORMATS, TASKS, task_of_class
 from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.tasks.settings import settings_of
 from hf_any3d.utils.messages import model_errors
+from hf_any3d.visualization.gallery import Gallery
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
 _OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *(f".{ending}" for ending in FORMATS)]))
@@ -142,7 +143,7 @@ def segment(
     # The pipeline shows a bar of the blocks.
     table = None if output is not None and output in targets.values() else output
     rows = answer_inputs(inputs, answer, answers.line, cells, table, options, has_bar=True)
-    gallery.write(f"labels by {name}")
+    write_gallery(gallery, f"labels by {name}")
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")
@@ -248,7 +249,7 @@ def _write_beside_copy(
     if place is not None:
         page = Gallery(place.with_name(f"{place.name}.html"), 1, answers.up_axis)
         page.add_view(answers.view(cloud.data, result), cloud.data, place.name)
-        page.write(place.name)
+        write_gallery(page, place.name)
     if has_copy:
         return
     if place is not None:

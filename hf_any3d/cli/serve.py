@@ -10,16 +10,8 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    Template,
-    find_model,
-    listen,
-    need_packages,
-    open_any_model,
-    option,
-    packaged_classifier,
-)
+from hf_any3d.cli.common import Device, Template, listen, need_packages, open_any_model, option, packaged_classifier
+from hf_any3d.hub.models import find_model
 from hf_any3d.utils.messages import print_line, printable
 
 

@@ -16,13 +16,13 @@ from hf_any3d.cli.common import (
     load_libraries,
     option,
     print_note,
-    skip_hub_if_offline,
     use_writable_cache,
     with_groups,
 )
-from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.train_options import Source, Task, TrainOptions, Way
+from hf_any3d.data.found import find_dataset
+from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 from hf_any3d.utils.messages import print_line, printable
 
@@ -172,7 +172,14 @@ def train(
                 )
             learned = learn_scans(request, rows)
     folder = output_of(request)
-    _store_facts(folder)
+    if Path(folder).is_dir():
+        from hf_any3d.evaluation.model_facts import model_facts
+        from hf_any3d.evaluation.stored_facts import store_facts
+
+        # While all is imported, so that the first `info` is fast. The model is saved; that its facts cannot be counted
+        # is no error of the training.
+        with contextlib.suppress(ValueError, OSError):
+            store_facts(model_facts(folder), folder, Path(folder))
     for line in learned.lines:
         print_line(printable(line))
     command = _COMMANDS[source.task]
@@ -193,17 +200,6 @@ def _output_on_stderr() -> Iterator[LeftOutFiles]:
         release_claims()
 
 
-def _store_facts(folder: str) -> None:
-    """Store the facts that `info` prints of a model while all is imported, so that the first `info` is fast."""
-    if Path(folder).is_dir():
-        from hf_any3d.cli.model import store_facts
-        from hf_any3d.cli.model_facts import model_facts
-
-        # The model is trained and saved; that its facts cannot be counted is no error of the training.
-        with contextlib.suppress(ValueError, OSError):
-            store_facts(folder, None, model_facts(folder))
-
-
 def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[str]:
     """Return files and folders of labeled points, which are taken off the words; none for other data."""
     if task not in (None, Task.SEGMENTATION):
@@ -211,21 +207,17 @@ def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[
     # A file of points can only have labels of points; the labels of a folder may be those of clouds.
     path = Path(data)
     is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
-    if not is_file and not (path.is_dir() and _has_labeled_points(data, task)):
-        return []
+    if not is_file:
+        found = find_dataset(data) if path.is_dir() else None
+        if found is None or found.name != "folder":
+            return []
+        if task is None and found.labels() != LABELED_POINTS:
+            return []
     files = [data]
     # As with other commands, several files may stand before the first option.
     while words and not words[0].startswith("-"):
         files.append(words.pop(0))
     return files
-
-
-def _has_labeled_points(folder: str, task: Task | None) -> bool:
-    """Return whether points have labels in the files of a folder, by `--task` if it is given."""
-    found = find_dataset(folder)
-    if found.name != "folder":
-        return False
-    return task is Task.SEGMENTATION or found.labels() == LABELED_POINTS
 
 
 def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:

@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from hf_any3d.cli.common import Axis, find_model, option
+from hf_any3d.cli.common import Axis, option
+from hf_any3d.hub.models import find_model
 
 ARGUMENTS = {
     "earlier": "from_model",

@@ -3,72 +3,22 @@
 from __future__ import annotations
 
 import html
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
 from gradio.themes import Default as DefaultTheme
 
 from hf_any3d.chat import PUBLISHED_GENERATION
-from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
-from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.data.example_shapes import ExampleShapes
+from hf_any3d.data.files import supported_file_types
+from hf_any3d.data.reading_apart import warm_up
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
-from hf_any3d.utils.messages import cut
+from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.viewer import clouds_page
-
-_COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
-
-
-# Released files: objects of Objaverse by id, 8192 points each.
-_RELEASED_SUFFIX = "_8192.npy"
-# Shapes in the page's list; others can be entered by name.
-MOST_LISTED = 500
-
-
-class ExampleShapes:
-    """Shapes by name: the files of a folder, then the embedded chair and first test shape of each class.
-
-    `ID_8192.npy`, as released, is listed as ID, other files by their names; `names` are the first 500.
-    """
-
-    def __init__(self, folder: str | os.PathLike | None = None):
-        import pyarrow.parquet
-
-        self._shapes: dict[str, Path | PointCloudData] = {"chair.ply": ASSETS / "chair.ply"}
-        rows = pyarrow.parquet.read_table(ASSETS / "test.parquet", columns=_COLUMNS)
-        # The first row of each class
-        _, first = np.unique(rows["label"], return_index=True)
-        for row in rows.take(sorted(first)).to_pylist():
-            colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
-            name = f"{row['name']} by {row['creator']}, {row['license']}"
-            self._shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
-        files = {} if folder is None else _files_of(Path(folder))
-        self._shapes |= files
-        # Files of the folder come first.
-        self.names = list({**files, **self._shapes})[:MOST_LISTED]
-
-    def get(self, name: str) -> Path | PointCloudData:
-        """Return a shape or its file."""
-        if name not in self._shapes:
-            raise ValueError(f"no example {cut(name, 80)!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
-        return self._shapes[name]
-
-
-def _files_of(folder: Path) -> dict[str, Path]:
-    types = {f".{name}" for name in supported_file_types()}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())
-    if not names:
-        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
-    return {name.removesuffix(_RELEASED_SUFFIX): folder / name for name in names}
-
 
 UPLOADS_KEPT = 3600  # seconds until uploads are deleted
 CONVERSATIONS_KEPT = 3600  # seconds until the conversation of a closed page is deleted
@@ -331,7 +281,9 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     # Sliders may give floats where `generate` needs whole numbers.
     chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
     # What has no slider stays as in the released demo.
-    question = _text(chat[-1])
+    content = chat[-1]["content"]
+    # Gradio may pass a text as a list of parts.
+    question = content if isinstance(content, str) else "".join(part["text"] for part in content)
     settings = {**PUBLISHED_GENERATION["demo"], **chosen}
 
     def with_answer(answer: str) -> Chat:
@@ -354,12 +306,6 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
         notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
     yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message["content"]
-    # Gradio may pass a text as a list of parts.
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _buttons(is_answering: bool) -> tuple[Any, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.point_cloud import MEASURED
-from hf_any3d.demo.page import ExampleShapes, Page, error_or_note, shape_column, view_frame
+from hf_any3d.demo.page import Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.settings import Setting, settings_of
@@ -101,24 +102,20 @@ class TaskAnswers:
             doubt = answers.doubt(cloud, result, again)
             shares = list(view.shares)
             if answers.compares:
-                shares = self._compared(answers, result)
+                # Results of examples are computed at the first question, and then kept.
+                # At most 40, as the first visitor waits for all of them
+                for name in self.examples.names[:40]:
+                    if name not in self._known:
+                        self._known[name] = self.pipe(self.examples.get(name))
+                shares = answers.nearest(result, self._known)
         note = "; ".join([note, *([view.note] if view.note else []), *([str(doubt)] if doubt else [])])
         palette = {name: hex_color(color) for name, color in view.colors.items()}
-        return Answer(list(view.clouds) or self._view(cloud), dict(view.settings), shares, note, palette)
-
-    def _compared(self, answers: Any, result: Any) -> list[tuple[str, float]]:
-        """Return the examples by how near they are to a result, the nearest first."""
-        # Results of examples are computed at the first question, and then kept.
-        # At most 40, as the first visitor waits for all of them
-        for name in self.examples.names[:40]:
-            if name not in self._known:
-                self._known[name] = self.pipe(self.examples.get(name))
-        return answers.nearest(result, self._known)
-
-    def _view(self, cloud: PointCloudData) -> list[CloudView]:
-        view, _ = view_of_cloud(cloud)
-        view.labels, view.note = None, ""  # labels of the file are not the model's
-        return [view]
+        clouds = list(view.clouds)
+        if not clouds:
+            own, _ = view_of_cloud(cloud)
+            own.labels, own.note = None, ""  # labels of the file are not the model's
+            clouds = [own]
+        return Answer(clouds, dict(view.settings), shares, note, palette)
 
 
 class Visit(Uploads):

@@ -1,29 +1,17 @@
-"""Read visitors' files in separate processes with a time limit, so that none blocks the page."""
+"""Files of visitors: how large they may be, and what was read of them or why it could not be."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 from collections.abc import Sequence
-from functools import cache
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud
-
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerContext, SpawnContext
+from hf_any3d.data.reading_apart import SECONDS, read_apart
 
 LARGEST_UPLOAD = 50 * 2**20
 """Maximum size of a file in bytes."""
-SECONDS = 20.0
-"""Time limit for reading a file."""
 AT_ONCE = 2
 """Number of files read at the same time."""
-_START_SECONDS = 120.0  # for the first process, which imports everything; later ones are forked from it
 
 
 def read_upload(path: str | os.PathLike, seconds: float = SECONDS, columns: Sequence[str] = ()) -> PointCloudData:
@@ -31,28 +19,7 @@ def read_upload(path: str | os.PathLike, seconds: float = SECONDS, columns: Sequ
     size = os.path.getsize(path)
     if size > LARGEST_UPLOAD:
         raise PointCloudFileError(f"{path}: {size:,} bytes; expected at most {LARGEST_UPLOAD:,}")
-    # A process of its own, as a damaged file may crash or block the library that reads it
-    context = _context()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_read_into, args=(sender, os.fspath(path), tuple(columns)), daemon=True)
-    process.start()
-    # This process's copy: only then does a crash of the other one end the connection.
-    sender.close()
-    try:
-        # The time of the file begins with the first message, after all imports.
-        is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
-        result = receiver.recv() if is_ready else f"{path}: takes more than {seconds:g} seconds to read"
-    except EOFError:
-        result = f"{path}: cannot be read, the process that reads it crashed"
-    finally:
-        # Also after success: what a file has done to the process ends with it.
-        process.kill()
-        process.join()
-        process.close()
-        receiver.close()
-    if isinstance(result, str):
-        raise PointCloudFileError(result)
-    return result
+    return read_apart(path, seconds, columns)
 
 
 class Uploads:
@@ -92,36 +59,3 @@ def error_message(error: Exception, source: str | os.PathLike) -> str:
     # Visitors are not told where uploads are stored.
     message = str(error).replace(os.fspath(source), name)
     return message if name in message else f"{name}: {message}"
-
-
-def warm_up() -> None:
-    """Start the process that readers are forked from, so that the first visitor does not wait for it."""
-    process = _context().Process(target=str, daemon=True)
-    # Inherited: Ctrl-C would otherwise print a traceback of that process while it still imports.
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    process.start()
-    if is_main:
-        signal.signal(signal.SIGINT, before)
-    process.join()
-
-
-@cache
-def _context() -> SpawnContext | ForkServerContext:
-    if sys.platform == "win32":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # The server imports this module once, with all that reads files; readers are forked from it.
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _read_into(sender: Connection, path: str, columns: tuple[str, ...]) -> None:
-    sender.send("started")
-    try:
-        result: PointCloudData | str = read_point_cloud(path, columns=columns)
-    except (ValueError, OSError, ImportError) as error:
-        result = str(error)
-    except MemoryError:
-        result = f"{path}: needs more memory than there is"
-    sender.send(result)

@@ -120,3 +120,28 @@ def judge_protocols(
 def _claim(path: Path) -> Claim:
     """Keep other processes from writing the same file and discarding each other's results."""
     return claim(path.with_name(f".{path.name}.lock"), path)
+
+
+def summary_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the summary of `judge_protocols` as lines for people."""
+    lines = []
+    for name, result in summary.items():
+        revision = f" at {result['revision']}" if result["revision"] else ""
+        lines.append(f"{name}: {result['answers']} answers of {result['model']}{revision}")
+        # Without a judge there are metrics alone.
+        if "figures" in result:
+            shown = "   ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
+            lines.append(f"  {shown}   judge {result['judge']['name']} ({', '.join(result['judge_revisions'])})")
+        for metric, value in result.get("metrics", {}).items():
+            # A metric whose package or model is missing says why.
+            if "not_available" in value:
+                lines.append(f"  {metric}: {value['not_available']}")
+            else:
+                lines.append(f"  {metric} {_number(value['score'])}   {value['made_with']}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,12 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.las_classes import class_name
 from hf_any3d.data.units import length_of_unit
+from hf_any3d.utils.messages import counted
 
 # Distance within which two points are one, in meters; without a unit a share of the extent.
 _TOLERANCE, _TOLERANCE_SHARE = 0.01, 1e-4
+# Pairs of classes that are named as the most frequent confusions.
+_MOST_CONFUSED = 5
 
 
 def class_ious(matrix: np.ndarray) -> np.ndarray:
@@ -210,3 +213,68 @@ class LabelComparison:
 
 def _share(part: int, whole: int) -> float | None:
     return float(part / whole) if whole else None
+
+
+def not_counted_labels(whole: LabelComparison, names: dict[int, str]) -> str:
+    """Return the true labels that do not count, with their points, as "12 of water"; "none" if there are none."""
+    counts = whole.not_counted.most_common()
+    return ", ".join(f"{count:,} of {class_name(label, names)}" for label, count in counts) or "none"
+
+
+def _percent(share: float | None) -> str:
+    return "     -" if share is None else f"{100 * share:6.2f}"
+
+
+def comparison_lines(
+    figures: dict[str, Any],
+    rows: list[dict[str, Any]],
+    whole: LabelComparison,
+    names: dict[int, str],
+    not_counted: str = "without a true class",
+) -> Iterator[str]:
+    """Yield a table of the classes, with intervals where the figures have them, and the most frequent confusions."""
+    # Files may have been matched in different ways, which the figures do not show.
+    told = {"order": "equal coordinates in the same order", "nearest": "the nearest point within the tolerance"}
+    for way, words in told.items():
+        matched = [row for row in rows if row.get("matching") == way]
+        if matched:
+            total = sum(row["points"] for row in matched)
+            found = total - sum(row["unmatched"] for row in matched)
+            of_files = f" in {counted(len(matched), 'file')}" if len(rows) > 1 else ""
+            yield f"matched by {words}: {found:,} of {total:,} points{of_files}"
+    yield from _class_lines(figures)
+    # By (true label, predicted label); equal ones are no confusion.
+    wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
+    if wrong:
+        confused = [
+            f"{class_name(true, names)} as {class_name(answer, names)} {count:,}"
+            for (true, answer), count in wrong.most_common(_MOST_CONFUSED)
+        ]
+        yield f"most confused: {'; '.join(confused)}"
+    if figures["never_classified"]:
+        yield f"never classified by the prediction: {figures['never_classified']:,} points, which count as wrong"
+    if whole.not_counted:
+        yield f"{not_counted}, not counted: {not_counted_labels(whole, names)}"
+    if figures["unmatched"]:
+        yield f"without a predicted point within the tolerance, not counted: {figures['unmatched']:,} points"
+
+
+def _class_lines(figures: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each class, and one for all."""
+    width = max([len(row["name"]) for row in figures["classes"]] or [0])
+    # Intervals are there for a model that was evaluated on several files.
+    with_intervals = "mean_iou_low" in figures
+    interval = "  95 % interval" if with_intervals else ""
+    yield f"{'class':<{width}}     IoU{interval}  recall  precision  true points  predicted"
+    for row in figures["classes"]:
+        interval = f"  {_percent(row['iou_low'])} {_percent(row['iou_high'])}" if with_intervals else ""
+        shares = f"{_percent(row['iou'])}{interval}  {_percent(row['recall'])}     {_percent(row['precision'])}"
+        yield f"{row['name']:<{width}}  {shares}  {row['true_points']:>11,}  {row['predicted_points']:>9,}"
+    mean = f"mean IoU {_percent(figures['mean_iou']).strip()} %"
+    if with_intervals:
+        low, high = (_percent(figures[name]).strip() for name in ("mean_iou_low", "mean_iou_high"))
+        mean += f" (95 % interval {low} to {high} %)"
+    yield (
+        f"accuracy {_percent(figures['accuracy']).strip()} %   {mean}   "
+        f"mean class {_percent(figures['mean_class_accuracy']).strip()} %   of {figures['counted']:,} points"
+    )

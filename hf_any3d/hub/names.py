@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -81,6 +82,14 @@ def hub_is_known(endpoint: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def skip_hub_if_offline() -> None:
+    """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
+    # Once imported, the library has read the variable.
+    is_decided = "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ
+    if not is_decided and not hub_is_known(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        os.environ |= {"HF_HUB_OFFLINE": "1", SILENT_HUB: "1"}
 
 
 def check_path(

@@ -4,11 +4,11 @@ Each is an entry of `published` in the record of its model's folder; `hf_any3d.p
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hf_any3d.modeling.records import Published, System
-from hf_any3d.registry import RECORDS
+from hf_any3d.registry import RECORDS, TASKS, task_of_class
 
 SIZE_MARK = ":"
 """Between the name of a repository and a size, as in `OWNER/NAME:base`."""
@@ -71,3 +71,16 @@ def find_published(name: str, size: str | None = None) -> tuple[str, str | None,
             f"{repository}{SIZE_MARK}{sizes[0]}"
         )
     return repository, size, found
+
+
+def published_for(commands: Collection[str]) -> dict[str, list[str | None]]:
+    """Return the repositories whose models are for some commands, with their sizes; None for a single one."""
+    found = {}
+    for name, published in PUBLISHED.items():
+        # Files of one system may be of different classes, such as an encoder and a model with a head.
+        system = published.system
+        tasks = {size: task_of_class(file.model_class or system.model_class) for size, file in published.files.items()}
+        sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
+        if sizes:
+            found[name] = sizes
+    return found

@@ -8,7 +8,7 @@
 
 Nothing runs before rows are written. Runs of commands, such as `hf-any3d predict --workers 4`, have the same engine:
 
-- `files`: which files, and their clouds; `work`: what a process does with them, a row for each;
+- `work`: what a process does with files, a row for each;
 - `executors`: where it is done, in processes of this machine or of Ray;
 - `runs`: what is done already, and what is left, in a table of lines; `parts`: rows in Parquet.
 

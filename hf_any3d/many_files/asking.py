@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.many_files.files import FILE_ERRORS, Cloud
+from hf_any3d.data.input_files import FILE_ERRORS, Cloud
 from hf_any3d.many_files.work import answerer, caller, usual_batch_size
 from hf_any3d.tasks.records import Task
 from hf_any3d.utils.messages import one_line

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
+from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.utils.atomic_files import is_full, read_json_object
 from hf_any3d.utils.messages import model_errors, one_line
 

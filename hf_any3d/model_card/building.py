@@ -253,7 +253,14 @@ def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
     judged = {split: values for split, values in metrics.items() if split != "train"}
     if not judged:
         return "The run evaluated no split."
-    titles = _titles_of_metrics(judged, task)
+    # The task's metrics first, all of them unless a split has none, then those that a stock trainer was given.
+    occurring = {key: None for values in judged.values() for key in values}
+    titles = dict(task.metrics)
+    if any(titles.keys().isdisjoint(values) for values in judged.values()):
+        titles = {key: title for key, title in titles.items() if key in occurring}
+    # The loss has a column of its own, the last one.
+    others = [key for key in occurring if key not in task.metrics and key != "loss"]
+    titles = titles | {key: inline(key) for key in others}
     rows = [["split", *titles.values(), "loss"]]
     for split, values in judged.items():
         cells = [inline(split)]
@@ -262,20 +269,6 @@ def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
         cells.append(f"{values['loss']:.3f}" if "loss" in values else "")
         rows.append(cells)
     return _table(rows)
-
-
-def _titles_of_metrics(judged: Mapping[str, Mapping[str, float]], task: CardTask) -> dict[str, str]:
-    """Return key -> title of the metrics, the task's first, and then those that a stock trainer was given by its user.
-
-    The task's are all shown, even without a value, unless a split has none of them.
-    """
-    occurring = {key: None for values in judged.values() for key in values}
-    titles = dict(task.metrics)
-    if any(titles.keys().isdisjoint(values) for values in judged.values()):
-        titles = {key: title for key, title in titles.items() if key in occurring}
-    # The loss has a column of its own, the last one.
-    others = [key for key in occurring if key not in task.metrics and key != "loss"]
-    return titles | {key: inline(key) for key in others}
 
 
 def _cell(key: str, value: float, task: CardTask) -> str:

@@ -273,3 +273,21 @@ def _digest(card: ModelCard) -> str:
     # By lines, so that other line ends make no other card.
     whole = json.dumps([kept, card.text.strip().splitlines()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def rename_card(folder: Path, repository: str) -> None:
+    """Write the name of a repository where an unedited card has that of the directory; others stay as they are."""
+    path = folder / FILE
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # The place where the template of cards puts the name.
+    example = re.search(r'pipeline\("[\w-]+", model="([^"]+)"', text)
+    # A card that someone has edited is pushed as it is.
+    if example is None or not may_be_replaced(text):
+        return
+    # The title is the last part of a name or path.
+    title, new_title = (name.rstrip("/").rpartition("/")[2] for name in (example[1], repository))
+    # Only these places, since the same word may stand in the text for something else.
+    named = text.replace(f'"{example[1]}"', f'"{repository}"').replace(f"\n# {title}\n", f"\n# {new_title}\n")
+    named = named.replace(f"\nmodel_name: {title}\n", f"\nmodel_name: {new_title}\n")
+    if named != text:
+        write_text(path, sign_card(named))

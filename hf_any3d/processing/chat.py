@@ -242,11 +242,14 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             "padding_side": padding_side or ("right" if return_labels else "left"),
             "return_tensors": return_tensors,
         }
+        # Arguments of `pad`; as in transformers' processors, those in a mapping, also for text, come before
+        further = dict(processor_kwargs or {})
+        for_text = further.pop("text_kwargs", {})
         batch = self.pad(
             prompts,
             return_labels=return_labels,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
-            **_with_processor_kwargs(arguments, processor_kwargs),
+            **{**arguments, **for_text, **further},
         )
         return batch if return_dict else batch["input_ids"]
 
@@ -439,13 +442,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
 ChatProcessor = MiniGPT3DProcessor
 """What chat pipelines and trainings call: the processor of any chat model, of which there is one so far."""
-
-
-def _with_processor_kwargs(arguments: dict[str, Any], further: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return arguments of `pad`; as in transformers' processors, those in a mapping, also for text, come before."""
-    further = dict(further or {})
-    for_text = further.pop("text_kwargs", {})
-    return {**arguments, **for_text, **further}
 
 
 def _without_system(messages: list[dict]) -> list[dict]:

@@ -250,7 +250,11 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         further = cloud.further or {}
         for name in self.columns:
             normal[_feature_of(name)] = _center_and_spread(further[name][np.isfinite(further[name])])
-        origin = self._origin(cloud, factor)
+        # Where the scan's own coordinates begin, (3,), in the unit of the features. Boxes of places lie at multiples
+        # of their edges on the map, wherever a file's offset was split off, so that a file in feet has the boxes of
+        # the same one in meters.
+        in_place = self.unit == "meters" and cloud.offset is not None
+        origin = cloud.offset * factor if in_place else np.zeros(3)
         # Marks are no surroundings, so spacing and ground are those of the other points.
         points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
         spacing = spacing_of(points)
@@ -264,16 +268,6 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         high = points.max(axis=0)
         bounds = np.stack([low, high])
         return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, bounds, is_noise, marks)
-
-    def _origin(self, cloud: PointCloudData, factor: np.ndarray) -> np.ndarray:
-        """Return where the scan's own coordinates begin, (3,), in the unit of the features.
-
-        Boxes of places lie at multiples of their edges on the map, wherever a file's offset was split off, so that a
-        file in feet has the boxes of the same one in meters.
-        """
-        if self.unit != "meters" or cloud.offset is None:
-            return np.zeros(3)
-        return cloud.offset * factor
 
     def _factor(self, cloud: PointCloudData, count: int) -> np.ndarray:
         """Return the length of a unit along each axis, (3,), in the unit of the features, by the first points."""

@@ -75,7 +75,12 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
     app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
 
-    _add_docs(app)
+    # The page of the routes, at the paths that FastAPI has for it.
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
+
+    for path in ("/docs", "/redoc"):
+        app.get(path, include_in_schema=False)(docs)
 
     @app.get("/health", summary="Whether the process answers")
     async def health() -> dict[str, str]:
@@ -108,16 +113,6 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         extra = {"requestBody": body}
         app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra=extra)(answer_chat)
     return app
-
-
-def _add_docs(app: FastAPI) -> None:
-    """Add the page of the routes, at the paths that FastAPI has for it."""
-
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()))
-
-    for path in ("/docs", "/redoc"):
-        app.get(path, include_in_schema=False)(docs)
 
 
 def in_time(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -141,7 +141,11 @@ class AdmissionMiddleware:
             if message["type"] == "http.response.start":
                 is_started = True
                 status = message["status"]
-                self._complete_headers(message, request_id)
+                added = MutableHeaders(scope=message)
+                added["X-Request-ID"] = request_id
+                # So that the client opens its next connection to another server.
+                if service.is_draining:
+                    added["Connection"] = "close"
             elif body is not None and not message.get("more_body", False):
                 # The work is done: a client that reads its answer slowly keeps no place.
                 body.close()
@@ -185,11 +189,3 @@ class AdmissionMiddleware:
                 0 if body is None else body.size,
                 1000 * seconds,
             )
-
-    def _complete_headers(self, message: Message, request_id: str) -> None:
-        """Add what every answer has to the headers at its start."""
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-ID"] = request_id
-        # So that the client opens its next connection to another server.
-        if self.service.is_draining:
-            headers["Connection"] = "close"

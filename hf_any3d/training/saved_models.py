@@ -48,6 +48,22 @@ from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.messages import model_errors
 
+# Metrics that are printed as percentages, with their names.
+_SHARES = {
+    "accuracy": "accuracy",
+    "mean_class_accuracy": "mean class",
+    "mean_iou": "mean IoU",
+    "instance_miou": "instance mIoU",
+    "category_miou": "category mIoU",
+    "f_score": "F-score",
+    "map_25": "mAP@25",
+    "map_50": "mAP@50",
+    "recall_25": "recall@25",
+    "recall_50": "recall@50",
+}
+# Metrics that are numbers of clouds or codes, printed without decimals.
+_COUNTS = ("codes_used", "none_of_these")
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -274,3 +290,11 @@ def _trainer(
         )
         # Further arguments win over this collator.
         yield trainer_class(model, arguments, **{"data_collator": PointCloudCollator(), **further})
+
+
+def metric_text(name: str, value: float) -> str:
+    """Return a metric with its name and unit: shares in percent, numbers of clouds or codes without decimals."""
+    if name in _SHARES:
+        return f"{_SHARES[name]} {100 * value:.2f} %"
+    decimals = 0 if name in _COUNTS else 4
+    return f"{name.replace('_', ' ')} {value:.{decimals}f}"

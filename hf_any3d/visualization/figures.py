@@ -107,7 +107,11 @@ def plot_views(
         axes.imshow(picture)
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
-        _write_lines(axes, cloud, below[number], color, cell)
+        line = below[number]
+        axes.set_title(_cut(printable(cloud.title), cell), fontsize=8, color=color, y=1.07 if line else 1.0)
+        if line:
+            place = {"transform": axes.transAxes, "ha": "center", "va": "bottom"}
+            axes.text(0.5, 1.01, _cut(line, cell), color=_STATUS_COLORS[cloud.status], fontsize=7.5, **place)
     heading = [line for line in (printable(title, "\n"), note) if line]
     if heading:
         figure.suptitle("\n".join(heading), fontsize=11)
@@ -158,14 +162,6 @@ def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None
         return None
     together = np.concatenate(values)
     return float(together.min()), float(together.max())
-
-
-def _write_lines(axes: Any, cloud: CloudView, below: str, color: str, cell: float) -> None:
-    """Write the title of a cloud, and the line below it."""
-    axes.set_title(_cut(printable(cloud.title), cell), fontsize=8, color=color, y=1.07 if below else 1.0)
-    if below:
-        place = {"transform": axes.transAxes, "ha": "center", "va": "bottom"}
-        axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], fontsize=7.5, **place)
 
 
 def _add_legend(

@@ -328,7 +328,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
                     arguments = {**arguments, "positions": added}
                 else:
                     hidden_states = hidden_states + added
-            hidden_states = self._run_layer(layer, hidden_states, arguments, geometry)
+            # Layers wrapped by a guided adapter need the places of the tokens.
+            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            call = partial(layer, **arguments, **guidance)
+            # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
+            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+                call = partial(self._gradient_checkpointing_func, call)
+            hidden_states = hidden_of(call(hidden_states))
             if states is not None:
                 made.append(hidden_states[:, :count])
         hidden_states = hidden_states[:, :count]
@@ -345,18 +351,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
             return hidden_states
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
-
-    def _run_layer(
-        self, layer: nn.Module, hidden_states: torch.Tensor, arguments: dict[str, Any], geometry: Geometry
-    ) -> torch.Tensor:
-        """Run a layer, with adapters around it, on `(batch, 1 + tokens, hidden)`, with checkpointing if it is on."""
-        # Layers wrapped by a guided adapter need the places of the tokens.
-        guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-        call = partial(layer, **arguments, **guidance)
-        # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-        if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
-            call = partial(self._gradient_checkpointing_func, call)
-        return hidden_of(call(hidden_states))
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
         """Return the arguments of the layers if `extra` tokens without a position follow the sequence."""

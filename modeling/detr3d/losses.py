@@ -207,7 +207,13 @@ def detection_loss(
         answers = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
         objects = torch.tensor(targets.counts, device=answers.device)
         terms["cardinality"] = (answers - objects).abs().float().mean(dim=1)
-    return loss, _named_by_layer(terms)
+    # Names of terms `(layers,)` as in DETR: those of the last layer have no number.
+    named = {}
+    for name, values in terms.items():
+        suffixes = [*(f"_{number}" for number in range(len(values) - 1)), ""]
+        for suffix, value in zip(suffixes, values.detach(), strict=True):
+            named[f"loss_{name}{suffix}"] = value
+    return loss, named
 
 
 def _rows_of(matches: list[list[tuple[np.ndarray, np.ndarray]]]) -> torch.Tensor:
@@ -230,16 +236,6 @@ def _mean_over_processes(sums: torch.Tensor) -> torch.Tensor:
         torch.distributed.all_reduce(sums)
         sums = sums / torch.distributed.get_world_size()
     return sums
-
-
-def _named_by_layer(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name terms `(layers,)` as DETR does: those of the last layer have no number."""
-    named = {}
-    for name, values in terms.items():
-        suffixes = [*(f"_{number}" for number in range(len(values) - 1)), ""]
-        for suffix, value in zip(suffixes, values.detach(), strict=True):
-            named[f"loss_{name}{suffix}"] = value
-    return named
 
 
 def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig) -> torch.Tensor:

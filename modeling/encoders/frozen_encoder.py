@@ -397,7 +397,11 @@ class FrozenEncoderMixin(LibraryModelMixin):
         if missing:
             _fetch_weights(encoder, self.config)
             if on_disk is not None:
-                _offload(encoder, path + prefix, plan, on_disk)
+                # Otherwise transformers would look for them among the files of the loaded repository.
+                weights = {path + prefix + name: weight.detach() for name, weight in encoder.named_parameters()}
+                for name, place in expand_device_map(plan.device_map, list(weights)).items():
+                    if place == "disk":
+                        offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
@@ -427,15 +431,6 @@ def _fetch_weights(encoder: PreTrainedModel, config: PreTrainedConfig) -> None:
     for tensor in (*encoder.parameters(), *encoder.buffers()):
         tensor._is_hf_initialized = True
     remember_weights(encoder)
-
-
-def _offload(encoder: PreTrainedModel, prefix: str, plan: Any, on_disk: dict[str, Any]) -> None:
-    """Write the weights that a device map leaves on disk; `on_disk` is transformers' index of such weights."""
-    weights = {prefix + name: weight.detach() for name, weight in encoder.named_parameters()}
-    for name, place in expand_device_map(plan.device_map, list(weights)).items():
-        if place == "disk":
-            # Otherwise transformers would look for it among the files of the loaded repository.
-            offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
 
 
 def _encoder_arguments(

@@ -191,7 +191,12 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
         if items is not None and output.get("loss") is not None:
             # Labels may have been passed by position.
             batch = dict(zip(names, args, strict=False)) | kwargs
-            output["loss"] = output["loss"] * _rows_of_loss(self, batch) / torch.as_tensor(items).clamp(min=1)
+            # The loss is a mean over labels that are not -100; without any, over rows. Compared on the device, as a
+            # Python number would wait for it in every step.
+            labels = batch.get("labels")
+            is_tensor = isinstance(labels, torch.Tensor)
+            count = (labels != -100).sum() if is_tensor else len(batch[self.main_input_name])
+            output["loss"] = output["loss"] * count / torch.as_tensor(items).clamp(min=1)
         if chooses_layers and output.get("hidden_states") is not None:
             # Hidden states that were not asked for are None; negative numbers count from the end.
             states = output["hidden_states"]
@@ -204,15 +209,6 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     wrapper.scales_loss = not writes  # pyright: ignore[reportFunctionMemberAccess]
     wrapper.__doc__ = _documented(forward.__doc__, names, writes)
     return wrapper
-
-
-def _rows_of_loss(model: PreTrainedModel, batch: dict[str, Any]) -> int | torch.Tensor:
-    """Count what the loss of a batch is a mean over: labels that are not -100; without any, rows."""
-    labels = batch.get("labels")
-    # Compared on the device: a Python number would wait for it in every step.
-    if isinstance(labels, torch.Tensor):
-        return (labels != -100).sum()
-    return len(batch[model.main_input_name])
 
 
 def _documented(docstring: str | None, names: Sequence[str], writes: bool) -> str | None:

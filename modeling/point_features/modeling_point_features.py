@@ -61,17 +61,6 @@ _AT_ONCE, _VIEWS_AT_ONCE = 64, 24
 _OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
 
 
-def _head_of_wrap(wrap: Any, labels: int) -> ClassificationHead:
-    """Return the head of a classifier, as its adapter has trained it."""
-    head = getattr(wrap, "classifier", None)
-    # PEFT keeps the head that it was given beside the trained copy.
-    if isinstance(head, ModulesToSaveWrapper):
-        head = head.modules_to_save[head.active_adapters[0]]
-    if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
-        raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
-    return head
-
-
 def _open_part(
     name: str, source: str | os.PathLike | PreTrainedModel, revision: str | None
 ) -> tuple[PreTrainedModel, PretrainedPart | None]:
@@ -156,7 +145,14 @@ class PointFeaturesPreTrainedModel(FrozenModulesMixin, LibraryModelMixin, PointT
         head = None
         # Before the wrap is opened, which leaves its head behind.
         if config_kwargs.get("wrap_labels") is not None:
-            head = _head_of_wrap(wrap, config_kwargs["wrap_labels"])
+            # The head of a classifier, as its adapter has trained it
+            labels = config_kwargs["wrap_labels"]
+            head = getattr(wrap, "classifier", None)
+            # PEFT keeps the head that it was given beside the trained copy.
+            if isinstance(head, ModulesToSaveWrapper):
+                head = head.modules_to_save[head.active_adapters[0]]
+            if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
+                raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
         opened = {}
         records = {}
         for name, source in sources.items():

@@ -127,7 +127,15 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
         distance += (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
     inside = distance <= radius**2
     if inside.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _first_inside(inside, k)
+        # Find the first k places of each row of booleans `(batch, queries, points)`, by listing those that are True
+        counts = inside.sum(dim=2)  # (batch, queries)
+        own = counts.view(-1, 1)
+        numbers = inside.nonzero(as_tuple=True)[2]  # those of the first row, of the second, and so on
+        numbers = torch.cat([numbers, numbers.new_zeros(1)])  # for an empty ball at the end
+        order = torch.arange(k)
+        # The first one in place of those that a ball lacks.
+        places = own.cumsum(0) - own + torch.where(order < own, order, 0)
+        return torch.where(own > 0, numbers[places], 0).view(*counts.shape, k), counts
     place = inside.cumsum(dim=2)  # from 1 at the first point inside
     counts = place[..., -1]
     # Points outside and those beyond k go to one more column, which is dropped.
@@ -136,21 +144,6 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
     first = place.new_zeros(*place.shape[:2], k + 1).scatter_(2, place, number)[..., :k]
     is_filled = torch.arange(k, device=place.device) < counts.unsqueeze(-1)
     return torch.where(is_filled, first, first[..., :1]), counts
-
-
-def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the first k places of each row of booleans `(batch, queries, points)`, by listing those that are True.
-
-    Few pairs lie inside a ball, so on the CPU listing them is cheaper than the passes over all pairs in `_in_balls`.
-    """
-    counts = inside.sum(dim=2)  # (batch, queries)
-    own = counts.view(-1, 1)
-    numbers = inside.nonzero(as_tuple=True)[2]  # those of the first row, of the second, and so on
-    numbers = torch.cat([numbers, numbers.new_zeros(1)])  # for an empty ball at the end
-    order = torch.arange(k)
-    # The first one in place of those that a ball lacks.
-    places = own.cumsum(0) - own + torch.where(order < own, order, 0)
-    return torch.where(own > 0, numbers[places], 0).view(*counts.shape, k), counts
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:

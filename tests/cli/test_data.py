@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,13 @@ import pytest
 from datasets import Dataset
 
 from hf_any3d import load_point_dataset, read_point_cloud
+from hf_any3d.data.checks import doubts_about
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.found import FoundDataset, find_dataset
 from tests.cli.conftest import FILES, run
 from tests.data.files.builders import e57, las, sweep
 from tests.visualization.test_viewer import content
 
-data = import_module("hf_any3d.cli.data")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 BAD = "error: 1 of 7 files could not be used: {}/ball/bad.ply"
@@ -242,14 +242,14 @@ def grid(count, start=0.0, extent=1.0):
     ],
 )
 def test_steps_of_coordinates_are_doubtful_where_they_show(points, doubtful):
-    found = data.doubts_about(PointCloudData(points))
+    found = doubts_about(PointCloudData(points))
     assert bool(found) is doubtful
     assert not found or found[0].startswith("x has 16 different values in 64 points, with steps of 0.0")
 
 
 @pytest.mark.parametrize(("extent", "doubtful"), [(999, False), (1000, True), (50_000, True), (50_100, False)])
 def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
-    found = data.doubts_about(PointCloudData(np.array([[0, 0, 0], [1, extent, 2]], np.float32)))
+    found = doubts_about(PointCloudData(np.array([[0, 0, 0], [1, extent, 2]], np.float32)))
     text = f"the largest extent is {extent:g}: millimeters, if this is an object or a room"
     assert found == ([text] if doubtful else [])
 
@@ -279,9 +279,9 @@ def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch)
         (tmp_path / file).touch()
     if isinstance(found, str):
         with pytest.raises((ValueError, FileNotFoundError), match=found):
-            data.find_dataset(name)
+            find_dataset(name)
         return
-    assert data.find_dataset(name) == data.FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
+    assert find_dataset(name) == FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
 
 
 def test_sizes_are_compared_in_meters_where_files_say_their_unit(tmp_path):

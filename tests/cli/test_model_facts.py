@@ -15,8 +15,8 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
 )
-from hf_any3d.cli.model_cost import model_cost
-from hf_any3d.cli.model_facts import model_facts
+from hf_any3d.evaluation.model_cost import model_cost
+from hf_any3d.evaluation.model_facts import model_facts
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
@@ -92,7 +92,7 @@ def test_facts_of_a_student_have_no_encoder(tmp_path):
 @pytest.fixture
 def brief(monkeypatch):
     """Time for a moment alone."""
-    monkeypatch.setattr("hf_any3d.cli.model_cost._SECONDS", 0.01)
+    monkeypatch.setattr("hf_any3d.evaluation.model_cost._SECONDS", 0.01)
 
 
 def test_operations_of_a_pointnet_are_those_counted_by_hand(brief, tmp_path):
@@ -129,5 +129,6 @@ def test_models_of_other_tasks_have_a_cost(kind, brief, models, tmp_path):
 
 
 def test_a_model_that_writes_has_no_cost_of_a_cloud(models):
-    with raises(ValueError, naming="--cost"):
+    with raises(ValueError, naming="grows with the text"):
         model_cost(models("chat"))
+    assert "--cost is not for models that write, whose cost grows" in run("info", models("chat"), "--cost").err

@@ -3,11 +3,12 @@
 import numpy as np
 
 from hf_any3d.cli.outputs import (
-    Gallery,
     counted,
     csv_lines,
+    write_gallery,
 )
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.visualization.gallery import Gallery
 from hf_any3d.visualization.viewer import label_colors
 
 
@@ -30,7 +31,7 @@ def test_many_clouds_of_a_page_are_thinned_and_more_are_counted(tmp_path, capsys
     assert len(set(first[:, 0])) == kept, "none is drawn twice"
     assert np.array_equal(first[:, :3], second) and second.dtype == np.float32, "the same in every run"
     assert gallery.boxes[0] == ("a box",) and gallery.titles[:2] == ["colored", "plain"]
-    gallery.write("title")
+    write_gallery(gallery, "title")
     assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 60 clouds, without 2 more\n"
 
 

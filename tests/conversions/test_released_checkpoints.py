@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.cli import app
-from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.evaluation.model_facts import model_facts
 from tests.conversions.originals import write
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.turns import by_turns

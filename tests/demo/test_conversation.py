@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from hf_any3d import example_file
+from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.page import SLIDERS, DemoPage, ExampleShapes
+from hf_any3d.demo.page import SLIDERS, DemoPage
 from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
 from tests.errors import raises

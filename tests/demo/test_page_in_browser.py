@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import Conversation
-from hf_any3d.demo.page import DemoPage, ExampleShapes
+from hf_any3d.demo.page import DemoPage
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 

@@ -8,8 +8,9 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.demo.page import ExampleShapes, error_or_note, view_frame
+from hf_any3d.demo.page import error_or_note, view_frame
 from hf_any3d.demo.task_pages import TaskAnswers, TaskPage, Visit, bars
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection

@@ -7,7 +7,7 @@ import pyarrow.parquet as parquet
 
 from hf_any3d import many_files
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.many_files.files import InputFile
+from hf_any3d.data.input_files import InputFile
 from hf_any3d.many_files.parts import Parts, PartWriter
 from hf_any3d.many_files.rows import CloudRows, Step
 from hf_any3d.many_files.work import Shard

@@ -1,9 +1,11 @@
 """Push datasets of point clouds to the hub with a card and statistics, unless their terms forbid it."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +17,7 @@ from tqdm.auto import tqdm
 from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
+from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable
 
@@ -123,6 +126,32 @@ def push_point_dataset(
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
     api.create_commit(repo_id, operations, commit_message="Card and statistics", repo_type="dataset")
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
+
+
+def write_point_dataset(splits: DatasetDict, folder: str | os.PathLike) -> None:
+    """Write splits as Parquet files with a card and `meta/stats.json`, as `push_point_dataset` pushes them.
+
+    `load_point_dataset("parquet", data_dir=folder)` and `datasets.load_dataset(folder)` open the folder.
+
+    Raises:
+        ValueError: A split without the column `points`.
+    """
+    folder = Path(folder)
+    for split, rows in splits.items():
+        if "points" not in rows.column_names:
+            raise ValueError(f"split {split} has no points, but {', '.join(rows.column_names)}")
+    statistics = {}
+    for split, rows in splits.items():
+        # A name by which `datasets` finds the split.
+        with atomic_write(folder / "data" / f"{split}-00000-of-00001.parquet") as unfinished:
+            rows.with_format(None).to_parquet(unfinished)
+        statistics[str(split)] = split_statistics(str(split), rows)
+    # The splits come from one source, and have its license.
+    license = next(iter(splits.values())).info.license or ""
+    card = card_metadata(folder.name, license or "unknown", sum(splits.num_rows.values())).to_yaml()
+    text = card_text(str(folder), folder.name, splits, license, statistics)
+    write_text(folder / "README.md", f"---\n{card}\n---\n\n{text}\n")
+    write_json(folder / "meta" / "stats.json", {"splits": statistics})
 
 
 def _check_private(api: HfApi, repo_id: str, private: bool | None, license: str) -> None:

@@ -136,7 +136,13 @@ def judge_answers(
         template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind)
     entries = answers["results"]
     header = {key: value for key, value in answers.items() if key != "results"}
-    header["judge"] = _description(judge, kind, template, classes, seed)
+    # Everything that changes verdicts about the same answers
+    description = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
+    if template is not None:
+        description["prompt_sha256"] = prompt_checksum(template)
+    if kind == "class":
+        description["classes_sha256"] = prompt_checksum("\n".join(classes))
+    header["judge"] = description
     # Earlier verdicts stay, and None stands for those to come.
     judged, revisions = _earlier_verdicts(path, header, entries)
 
@@ -182,16 +188,6 @@ def judge_answers(
             save(is_complete=False)
             raise
     return save(is_complete=True)
-
-
-def _description(judge: Judge, kind: str, template: str | None, classes: Sequence[str], seed: int) -> dict[str, Any]:
-    """Return everything that changes verdicts about the same answers."""
-    description = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
-    if template is not None:
-        description["prompt_sha256"] = prompt_checksum(template)
-    if kind == "class":
-        description["classes_sha256"] = prompt_checksum("\n".join(classes))
-    return description
 
 
 def _earlier_verdicts(

@@ -38,10 +38,7 @@ class ClassificationAnswers(Answers):
 
     @cached_property
     def _width(self) -> int:
-        return max(len(printable(name)) for name in self._names())
-
-    def _names(self) -> Iterable[str]:
-        return self.config.id2label.values()
+        return max(len(printable(name)) for name in self.config.id2label.values())
 
     def value(self, result: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the labels without what is for doubts alone."""

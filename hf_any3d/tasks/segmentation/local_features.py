@@ -136,7 +136,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         # Read and sampled as for other models; parts are cut here in another way.
         scene = self._cut(inputs, **preprocess_params)
         # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
-        cloud = _in_unit_of(scene.data, scene.part, forward_params.get("unit"))
+        # At its place on the map and in its unit, or in the one that is given for it.
+        whole = with_unit(scene.data, forward_params.get("unit"))
+        lengths = {"meters_per_unit": whole.meters_per_unit, "meters_per_height": whole.meters_per_height}
+        cloud = replace(scene.part, **lengths, in_degrees=whole.in_degrees, offset=whole.offset)
         marks = 0
         if scene.mesh is not None:
             cloud, marks = with_marks(cloud, scene.mesh)
@@ -180,16 +183,13 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     def _answer(self, scene: Any, merged: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         answer = super()._answer(scene, merged, *args, **kwargs)
         if scene.mesh is not None:
-            of_mesh = self._answer_of_mesh(scene, merged, answer)
+            # First the faces, then the vertices, as `with_marks` adds them.
+            count = len(scene.mesh.faces)
+            marked = merged.of_marks()
+            of_mesh = {name: values[count:] for name, values in marked.items()}
+            of_mesh |= {"face_labels": marked["labels"][:count]}
             answer |= {"face_labels": of_mesh["face_labels"], "vertex_labels": of_mesh["labels"]}
         return answer
-
-    def _answer_of_mesh(self, scene: Any, merged: Any, answer: dict[str, Any]) -> dict[str, Any]:
-        # First the faces, then the vertices, as `with_marks` adds them.
-        count = len(scene.mesh.faces)
-        marked = merged.of_marks()
-        of_mesh = {name: values[count:] for name, values in marked.items()}
-        return of_mesh | {"face_labels": marked["labels"][:count]}
 
     def _tell_of_unlike(self, scan: DescribedScan, answers: _Answers, stem: str | None) -> None:
         """Warn if a scan is beyond what the model has learned, as its estimate is of places like those."""
@@ -311,13 +311,6 @@ class _Answers(_Merge):
         if self.all_unknown is not None:
             found["unknown"] = self.all_unknown
         return {name: values[self.count :] for name, values in found.items()}
-
-
-def _in_unit_of(whole: PointCloudData, part: PointCloudData, unit: str | None) -> PointCloudData:
-    """Return a part of a cloud at its place on the map and in its unit, or in the one that is given for it."""
-    whole = with_unit(whole, unit)
-    lengths = {"meters_per_unit": whole.meters_per_unit, "meters_per_height": whole.meters_per_height}
-    return replace(part, **lengths, in_degrees=whole.in_degrees, offset=whole.offset)
 
 
 specialize(PointCloudSegmentationPipeline, LocalFeaturesConfig.model_type, LocalFeaturesSegmentationPipeline)

@@ -71,7 +71,14 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
     features = ["xyz"]
     earlier = None
     if arguments.from_model is not None:
-        _refuse_what_it_decides(request)
+        # The earlier model has fixed these settings, as features of old and new scans are compared.
+        requested = [name for name in _OF_EARLIER_DATA if getattr(request.data, name) is not None]
+        requested += [name for name in _OF_EARLIER_MODEL if getattr(request.arguments, name) is not None]
+        # The default counts as not given, so only the other value is refused.
+        if request.arguments.heading != "known":
+            requested.append("heading")
+        if requested:
+            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
         earlier = Examples.load(Path(arguments.from_model))
         num_points = earlier.processor.num_points
         features = list(earlier.processor.features)
@@ -120,17 +127,6 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
         num_things=num_things,
         is_axis_assumed=is_axis_assumed,
     )
-
-
-def _refuse_what_it_decides(request: FewScans) -> None:
-    """Refuse settings that the earlier model has fixed, as features of old and new scans are compared."""
-    requested = [name for name in _OF_EARLIER_DATA if getattr(request.data, name) is not None]
-    requested += [name for name in _OF_EARLIER_MODEL if getattr(request.arguments, name) is not None]
-    # The default counts as not given, so only the other value is refused.
-    if request.arguments.heading != "known":
-        requested.append("heading")
-    if requested:
-        raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
 
 
 def _build_model(

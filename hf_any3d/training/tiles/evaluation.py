@@ -76,7 +76,11 @@ def judge_tiles(
         label_field: Column that labels are read from; see `read_point_cloud`.
         columns: Further columns that the model reads.
     """
-    written, learned = _codes_of(config)
+    # The code of each class in files, and the class of each code that files may have.
+    written = [int(code) for code in config.class_codes or range(len(_class_names(config)))]
+    # Models saved before classes could be merged have one code for each.
+    members = config.learned_codes or [[code] for code in written]
+    learned = {int(code): number for number, codes in enumerate(members) for code in codes}
     names = dict(zip(written, _class_names(config), strict=True))
     judgment = TilesJudgment(names, LabelComparison())
     tiles: list[TileFacts] = []
@@ -121,14 +125,6 @@ def _with_codes(cloud: PointCloudData, names: dict[int, str]) -> PointCloudData:
     numbers = renumbered(cloud.labels, cloud.label_names, list(names.values()))
     # The last one is that of no class, which is -1.
     return replace(cloud, labels=np.array([*codes, NO_LABEL])[numbers], label_names=None)
-
-
-def _codes_of(config: LocalFeaturesConfig) -> tuple[list[int], dict[int, int]]:
-    """Return the code of each class in files, and the class of each code that files may have."""
-    written = [int(code) for code in config.class_codes or range(len(_class_names(config)))]
-    # Models saved before classes could be merged have one code for each.
-    members = config.learned_codes or [[code] for code in written]
-    return written, {int(code): number for number, codes in enumerate(members) for code in codes}
 
 
 def _class_names(config: LocalFeaturesConfig) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
+from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
 from hf_any3d.modeling.layers.losses import IGNORED
 
 NO_CODES = "none"
@@ -92,6 +92,19 @@ class ClassRule:
         # Codes of other formats are numbers of their own.
         name = ASPRS_CLASSES.get(code) if table is not None else None
         return name or f"class {code}", code
+
+    def joined(self, is_las: bool) -> dict[int, tuple[str, int]]:
+        """Return the name and number of the merged class by each of its codes, that of labeled copies among them."""
+        found: dict[int, tuple[str, int]] = {}
+        for name, codes in self.merged.items():
+            number = self.class_of(codes[0], CURRENT if is_las else None)[1]
+            # A class may have no code of LAS, and a prediction says of its points that they are unclassified.
+            if is_las and number in UNCLASSIFIED:
+                number = codes[-1]
+            # A labeled copy has the code that the joined class has in files, which need not be one of those that it
+            # joins.
+            found |= dict.fromkeys((*codes, number), (name, number))
+        return found
 
     def _code_of_merged(self, name: str, codes: tuple[int, ...], table: str | None) -> int:
         """Return the code that files get for a merged class, which must not say another thing than its name."""

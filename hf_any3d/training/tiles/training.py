@@ -193,7 +193,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         remarks += more
         if processor.unit == "meters":
             remarks += units_of(tiles)
-        places, more = _places(tiles, processor)
+        # All objects lie around the origin.
+        places, more = (np.arange(len(tiles)), []) if processor.unit == "diagonal" else places_of(tiles)
         # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
     with stopwatch.part("features"):
@@ -370,13 +371,6 @@ def _unit_of(tiles: Sequence[TileFacts]) -> str:
     return "meters" if all(are_places) else "diagonal"
 
 
-def _places(tiles: Sequence[TileFacts], processor: LocalFeaturesProcessor) -> tuple[np.ndarray, list[str]]:
-    # All objects lie around the origin.
-    if processor.unit == "diagonal":
-        return np.arange(len(tiles)), []
-    return places_of(tiles)
-
-
 def rows_of(
     tile: TileFacts,
     number: int,
@@ -425,7 +419,13 @@ def rows_of(
         further = None if cloud.further is None else {name: own[kept] for name, own in cloud.further.items()}
         part = replace(PointCloudData(**arrays, up_axis=cloud.up_axis, further=further), **_units(cloud, 1.0))
         if copy.has_relief:
-            part = _with_relief(part, processor.up_axis, generator)
+            # A tile on hills, above which its things keep their heights
+            up = UP_AXES.index(processor.up_axis)
+            unit = part.meters_per_unit or 1.0
+            hills = relief(np.delete(part.points, up, axis=1).astype(np.float64) * unit, generator)
+            points = part.points.copy()
+            points[:, up] += hills / (part.meters_per_height or unit)
+            part = replace(part, points=points)
         with file_errors(tile.path):
             scan = processor.describe(replace(part, **_units(part, copy.scale)))
             features = scan.neighborhoods(np.arange(len(kept))).features(drawn)
@@ -478,16 +478,6 @@ def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np
     present = np.unique(labels[rest])
     by_class = [rest[labels[rest] == label][: count // 2 // len(present)] for label in present]
     return np.sort(np.concatenate([evenly, *by_class]))
-
-
-def _with_relief(cloud: PointCloudData, up_axis: str, generator: np.random.Generator) -> PointCloudData:
-    """Return a tile on hills, above which its things keep their heights."""
-    up = UP_AXES.index(up_axis)
-    unit = cloud.meters_per_unit or 1.0
-    hills = relief(np.delete(cloud.points, up, axis=1).astype(np.float64) * unit, generator)
-    points = cloud.points.copy()
-    points[:, up] += hills / (cloud.meters_per_height or unit)
-    return replace(cloud, points=points)
 
 
 def _units(cloud: PointCloudData, scale: float) -> dict[str, float]:

@@ -9,8 +9,8 @@ import torch
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from hf_any3d.cli.model_facts import build_model, open_configs
 from hf_any3d.data.inputs import count_channels
+from hf_any3d.evaluation.model_facts import build_model, open_configs
 from hf_any3d.integration.registration import MODELS
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -30,22 +30,31 @@ _COUNTED = (
 )
 
 
+class CostGrowsError(ValueError):
+    """A model that writes, whose cost grows with the text."""
+
+
 def model_cost(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     """Count operations, and time inference on the fastest device, with random weights and a generated cloud.
 
     Raises:
-        ValueError: The model writes text.
+        CostGrowsError: The model writes text.
     """
     config, adapter = open_configs(name_or_path, revision)
     if any(head.can_generate() for head in itertools.chain(*MODELS[type(config)][1].values())):
-        raise ValueError(f"{name_or_path}: --cost is not for models that write, whose cost grows with the text")
+        raise CostGrowsError(f"{name_or_path}: no cost of models that write, whose cost grows with the text")
     model = build_model(config, adapter)
     processor = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(device, dtype=config.dtype)
     # As in the pipeline, a pretrained model answers without what its pretraining adds.
     answering = unwrapped(model).base_model if pipeline_task(config.architectures) == FEATURES else model
-    cloud = _cloud(processor)
+    # Points on the walls of a room, `(points, channels)`; colors and the like are 0
+    count = processor.num_points if processor.returns_num_points else min(processor.num_points, _SCAN_POINTS)
+    generator = np.random.default_rng(0)
+    xyz = generator.random((count, 3))
+    xyz[np.arange(count), generator.integers(3, size=count)] = generator.integers(2, size=count)
+    cloud = np.hstack([xyz * _ROOM, np.zeros((count, count_channels(processor.features) - 3))])
     # Batch norms need two clouds in training.
     single, pair, batch = ({**processor([cloud] * count).to(device)} for count in (1, 2, _BATCH))
     if "category" in inspect.signature(unwrapped(model).forward).parameters:
@@ -64,15 +73,6 @@ def model_cost(name_or_path: str, revision: str | None = None) -> dict[str, Any]
         f"clouds a second, {_BATCH} at a time": larger and float(f"{larger:.3g}"),
         "timed": f"forward pass, {on}, {single['points'].shape[1]:,} points",
     }
-
-
-def _cloud(processor: PointCloudProcessor) -> np.ndarray:
-    """Return points on the walls of a room, `(points, channels)`; colors and the like are 0."""
-    count = processor.num_points if processor.returns_num_points else min(processor.num_points, _SCAN_POINTS)
-    generator = np.random.default_rng(0)
-    xyz = generator.random((count, 3))
-    xyz[np.arange(count), generator.integers(3, size=count)] = generator.integers(2, size=count)
-    return np.hstack([xyz * _ROOM, np.zeros((count, count_channels(processor.features) - 3))])
 
 
 def _count(model: Any, inputs: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.registry import FORMATS, PACKED
@@ -173,3 +174,40 @@ def _files_of(path: str) -> Iterator[str]:
     if not count:
         what = "no point cloud in this folder" if system.exists(inner) else "no such file or folder"
         raise FileNotFoundError(f"{path}: {what}; readable are {', '.join(readable_types())}")
+
+
+def point_files(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
+    """List the point files and meshes of a folder of this machine and its subfolders, sorted by name.
+
+    Hidden files, metadata files, text without points and compressed files are left out.
+
+    Returns:
+        The files, and the names of those that are left out by the reason, in words.
+    """
+    from hf_any3d.data.files.companions import without_companions
+    from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
+    from hf_any3d.data.files.text import is_prose
+
+    def is_hidden(name: str) -> bool:
+        return any(part.startswith(".") for part in Path(name).relative_to(folder).parts)
+
+    files: list[Path] = []
+    prose: list[str] = []
+    packed: list[str] = []
+    # All names at once, as files that belong to others are known by the names beside them.
+    names = [path.as_posix() for path in sorted(folder.rglob("*"))]
+    arrays = arrays_beside_points(names)
+    for path in map(Path, without_companions(name for name in names if name not in arrays)):
+        place = path.relative_to(folder).as_posix()
+        if is_readable(place) and path.is_file():
+            prose.append(path.name) if is_prose(path) else files.append(path)
+        elif place.lower().endswith(PACKED) and path.is_file():
+            packed.append(str(path))
+    # Files that people may have expected to be read.
+    left_out = {
+        "text without points": prose,
+        "compressed, unpack it first": packed,
+        OF_POINTS: [name for name in arrays if not is_hidden(name)],
+        "images": [name for name in photos(names) if not is_hidden(name)],
+    }
+    return files, left_out

@@ -1,0 +1,217 @@
+"""Check clouds before they are learned: damaged, doubtful and equal ones, other units, and classes with few scans."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.tiles import Tile, tile_of
+from hf_any3d.data.units import check_projected, why_not_projected
+from hf_any3d.registry import FORMATS
+from hf_any3d.utils.messages import listed, printable
+
+if TYPE_CHECKING:
+    import torch
+
+# Clouds with fewer points are reported.
+_FEW_POINTS = 64
+# Scans of a class below which each further one raises the accuracy most.
+_FEW_SCANS = 5
+# Extents that are more likely millimeters than meters; scans of streets and cities are larger.
+_MILLIMETERS = (1000.0, 50_000.0)
+# Files of another unit: their largest extents differ from the usual one by this factor, half way from that of objects
+# to that of units, among no fewer files.
+_OTHER_UNIT, _FEWEST_EXTENTS = 20.0, 4
+# Coordinates that are so many times larger than the extent are those of a map.
+_MAP_DISTANCE = 20.0
+# Columns that a cloud may have besides its points.
+_COLUMNS = ("colors", "normals", "labels", "faces", "face_labels")
+
+
+@dataclass(frozen=True)
+class CheckedCloud:
+    """Facts about a cloud that can be learned.
+
+    Attributes:
+        tile: Its bounds, unit, density and labels.
+        points: Number of its points.
+        extent: Size along x, y and z, in the units of the file.
+        has: Names of its columns besides the points.
+        doubts: What is doubtful about it, without its name.
+    """
+
+    tile: Tile
+    points: int
+    extent: tuple[float, float, float]
+    has: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return all but the doubts as plain values, by the names of columns of a table."""
+        tile = self.tile
+        row = {"points": self.points, "extent": list(self.extent), "has": list(self.has)}
+        row |= {"low": list(tile.low), "high": list(tile.high), "meters_per_unit": tile.meters_per_unit}
+        return row | {"points_per_square_meter": tile.density, "labels": tile.labels}
+
+
+class Checks:
+    """Checks of clouds, one after the other, none of which is kept; afterwards of what they have in common.
+
+    Args:
+        compare: Whether near-duplicates are looked for, for which a few points of each cloud are kept.
+    """
+
+    def __init__(self, *, compare: bool = True):
+        self.compare = compare
+        self.clouds: list[CheckedCloud] = []
+        self._first_of: dict[str, str] = {}
+        self._samples: dict[str, torch.Tensor] = {}
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The tiles of the clouds, which `hf_any3d.data.tiles.describe_tiles` describes."""
+        return [cloud.tile for cloud in self.clouds]
+
+    def add(self, name: str, cloud: PointCloudData) -> CheckedCloud:
+        """Check a cloud.
+
+        Raises:
+            ValueError: Training would leave it out or refuse it: fewer than three points, or degrees for meters.
+        """
+        points = cloud.points
+        cloud.check_usable()
+        # Of formats of scanners and maps it is known that they would be measured in meters.
+        if cloud.up_axis == "z":
+            check_projected(cloud)
+        doubts = []
+        # The points, not the file: the same cloud may be stored in two formats.
+        digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
+        if (first := self._first_of.setdefault(digest, name)) != name:
+            doubts.append(f"the same points as {first}")
+        elif self.compare:
+            from hf_any3d.data.near_duplicates import sample_of
+
+            # None of a cloud that is too small to be sampled, which is then compared by its checksum alone.
+            if (sample := sample_of(cloud)) is not None:
+                self._samples[name] = sample
+        # A mesh may have a large surface with few vertices.
+        if len(points) < _FEW_POINTS and not cloud.is_mesh:
+            doubts.append(f"{len(points)} points are few")
+        extent = points.max(axis=0) - points.min(axis=0)
+        if not extent.any():
+            doubts.append("all points are equal")
+        x, y, z = (round(float(size), 6) for size in extent)
+        has = tuple(column for column in _COLUMNS if getattr(cloud, column) is not None)
+        checked = CheckedCloud(tile_of(name, cloud), len(points), (x, y, z), has, (*doubts, *doubts_about(cloud)))
+        self.clouds.append(checked)
+        return checked
+
+    def near_duplicates(self) -> list[tuple[str, str]]:
+        """Return the names of clouds that are two samples of one thing, among the first 3,000."""
+        if len(self._samples) < 2:
+            return []
+        import torch
+
+        from hf_any3d.data.near_duplicates import MOST_COMPARED, near_duplicates
+
+        # Each pair is compared, so that more of them would take minutes.
+        names = list(self._samples)[:MOST_COMPARED]
+        pairs = near_duplicates(torch.stack([self._samples[name] for name in names]))
+        return [(names[first], names[second]) for first, second in pairs]
+
+    def other_units(self) -> Iterator[tuple[int, str]]:
+        """Find clouds whose extent differs from the usual one of all by about the factor of a unit.
+
+        Sizes are compared in meters where a file says its unit, and as they are where it does not. Yields the number
+        of the cloud, and how its extent differs.
+        """
+        # Clouds of equal points have no extent that could be compared.
+        measured = [number for number, cloud in enumerate(self.clouds) if max(cloud.extent) > 0]
+        if len(measured) < _FEWEST_EXTENTS:
+            return
+        units = [self.clouds[number].tile.meters_per_unit for number in measured]
+        sizes = [max(self.clouds[number].extent) * (unit or 1.0) for number, unit in zip(measured, units, strict=True)]
+        # The middle one, which a few files of another unit do not move.
+        usual = sorted(sizes)[len(sizes) // 2]
+        all_known = None not in units
+        for number, size in zip(measured, sizes, strict=True):
+            if usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
+                continue
+            times, than = (usual / size, "smaller") if size < usual else (size / usual, "larger")
+            times = f"{float(f'{times:.1g}'):,.0f}"  # one digit is enough
+            unit, why = (" m", "") if all_known else ("", ": in another unit?")
+            text = f"the largest extent is {size:g}{unit}, about {times} times {than} than the usual {usual:g}{unit}"
+            yield number, f"{text}{why}"
+
+
+def doubts_about(cloud: PointCloudData) -> list[str]:
+    """Describe what is doubtful about the coordinates of a cloud: their precision and their unit.
+
+    A coordinate stored in float32 far from the origin, such as one of a map projection, has steps: a cloud then
+    consists of planes. Objects and rooms in millimeters have extents of thousands; formats of scanners and coordinates
+    of maps are in meters or feet.
+    """
+    points = cloud.points
+    why = why_not_projected(cloud)
+    doubts = [] if why is None else [why]
+    size = float((points.max(axis=0) - points.min(axis=0)).max())
+    # Axis by axis: heights are small even where the other coordinates are those of a map.
+    for axis, values in zip("xyz", points.T, strict=True):
+        extent = float(values.max() - values.min())
+        distinct = len(np.unique(values))
+        # The distance between neighboring float32 numbers grows with their size: at map coordinates it is decimeters.
+        step = float(np.spacing(np.float32(np.abs(values).max())))
+        # Few different values alone may be floors, and coarse steps alone be spread over a large extent.
+        if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
+            doubts.append(
+                f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
+                "from the origin for its precision; subtract an offset before it is stored"
+            )
+    # Formats that know an up axis or an offset are those of scanners and maps, which are not in millimeters.
+    of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
+    of_map |= cloud.meters_per_unit is not None
+    if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
+        doubts.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
+    return doubts
+
+
+def describe_classes(folder: Path, files: Sequence[str]) -> str | None:
+    """Say which classes of a folder need more scans; None if its files are in no folders of classes."""
+    from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
+
+    # The class is the folder nearest to a file that is not that of a split.
+    folders = [Path(name).relative_to(folder).parts[:-1] for name in files]
+    owned = [[name for name in parts if name.lower() not in SPLIT_NAMES] for parts in folders]
+    counts = Counter(names[-1] for names in owned if names)
+    # Files of a single folder are not sorted by class.
+    if len(counts) < 2:
+        return None
+    usual = float(np.median(list(counts.values())))
+    # Few in number, or few beside the others: less than half of what is usual here.
+    scarce = sorted(
+        (name for name in counts if counts[name] < max(_FEW_SCANS, usual / 2)), key=lambda name: counts[name]
+    )
+    least = min(counts.values())
+    most = max(counts.values())
+    said = f"{len(counts)} classes, {least if least == most else f'{least} to {most}'} scans each"
+    if not scarce:
+        return said
+    named = listed([f"{printable(name)} ({counts[name]})" for name in scarce])
+    return f"{said}; more scans would help {named} most"
+
+
+def empty_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders below a folder that hold no readable file, at any depth."""
+    # Endings as the suffix of a path has them.
+    types = {f".{name}" for name in FORMATS}
+    for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+        is_hidden = any(part.startswith(".") for part in folder.parts)
+        if not is_hidden and not any(file.suffix.lower() in types for file in folder.rglob("*")):
+            yield folder

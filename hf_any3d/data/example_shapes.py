@@ -1,0 +1,58 @@
+"""Shapes to choose from by name: files of a folder, and those that come with the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
+from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.utils.messages import cut
+
+_COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
+
+
+# Released files: objects of Objaverse by id, 8192 points each.
+_RELEASED_SUFFIX = "_8192.npy"
+# Shapes in the page's list; others can be entered by name.
+MOST_LISTED = 500
+
+
+class ExampleShapes:
+    """Shapes by name: the files of a folder, then the embedded chair and first test shape of each class.
+
+    `ID_8192.npy`, as released, is listed as ID, other files by their names; `names` are the first 500.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None):
+        import pyarrow.parquet
+
+        self._shapes: dict[str, Path | PointCloudData] = {"chair.ply": ASSETS / "chair.ply"}
+        rows = pyarrow.parquet.read_table(ASSETS / "test.parquet", columns=_COLUMNS)
+        # The first row of each class
+        _, first = np.unique(rows["label"], return_index=True)
+        for row in rows.take(sorted(first)).to_pylist():
+            colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
+            name = f"{row['name']} by {row['creator']}, {row['license']}"
+            self._shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
+        files = {} if folder is None else _files_of(Path(folder))
+        self._shapes |= files
+        # Files of the folder come first.
+        self.names = list({**files, **self._shapes})[:MOST_LISTED]
+
+    def get(self, name: str) -> Path | PointCloudData:
+        """Return a shape or its file."""
+        if name not in self._shapes:
+            raise ValueError(f"no example {cut(name, 80)!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
+        return self._shapes[name]
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    types = {f".{name}" for name in supported_file_types()}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())
+    if not names:
+        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
+    return {name.removesuffix(_RELEASED_SUFFIX): folder / name for name in names}
