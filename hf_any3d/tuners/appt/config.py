@@ -34,13 +34,13 @@ class APPTConfig(EncoderLayersConfig):
 
     num_prompts: int = field(default=8, metadata={"help": "Number of prompts, at most that of the tokens."})
     group_size: int = field(
-        default=128, metadata={"help": "Points of the patch of a prompt; more than those of a token see more of a cloud."}
+        default=128, metadata={"help": "Points of the patch of a prompt; more than those of a token show more shape."}
     )
     r: int = field(default=64, metadata={"help": "Width of the feature of relative positions."})
     insertion: str = field(
         default="first_layer",
         metadata={
-            "help": "Where prompts are concatenated to the tokens: before the 'first_layer' of those that are adapted, "
+            "help": "Where prompts are concatenated to the tokens: before the 'first_layer' that is adapted, "
             "from where they go on, or anew before 'every_layer'."
         },
     )

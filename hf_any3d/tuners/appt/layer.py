@@ -109,7 +109,7 @@ class APPTLayer(WrappedModule):
         return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
 
     def _embedded(self, name: str, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the patches of the prompts and their positions `(batch, prompts, hidden)`, made once for all layers."""
+        """Return the prompts' patches and their positions `(batch, prompts, hidden)`, made once for all layers."""
         config = self.configs[name]
         count = config.num_prompts
         tokens = geometry.centers.shape[1]
@@ -140,8 +140,8 @@ def locations(
 ) -> torch.Tensor:
     """Return V max_j relu(W (c_j - c_i) + b) + d for centers c `(batch, tokens, 3)`: `(batch, tokens, hidden)`.
 
-    It depends neither on the order of the other tokens nor on where the cloud is. No pair is computed: the maximum over
-    j is that of W c_j, for all i, as relu never decreases.
+    It depends neither on the order of the other tokens nor on where the cloud is. No pair is computed: as relu never
+    decreases, the maximum over j is that of W c_j, for all i.
 
     Args:
         centers: Places of the tokens.
