@@ -276,9 +276,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         # Encoders with relative or rotary positions get them in their layers; here they add zeros.
-        embedding = torch.zeros_like(tokens.tokens)
         if is_projected:
             embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        else:
+            embedding = torch.zeros_like(tokens.tokens)
         # The class token has a learned position of its own, in front.
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self._layer_input(self.input_tokens(hidden_states), positions)

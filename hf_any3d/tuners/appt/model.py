@@ -33,6 +33,6 @@ class APPTModel(EncoderTuner):
     def adapter_settings(self, adapter_name: str, peft_config: APPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return the number of the adapter's first layer."""
         layers = list(layer_stack(self.model).layers)
+        wrapped = [layer for layer in layers if isinstance(layer, APPTLayer) and adapter_name in layer.configs]
         # PEFT wraps the layers in their order.
-        wrapped = [layer.number for layer in layers if adapter_name in getattr(layer, "starts", ())]
-        return {"start": min([*wrapped, layers.index(target)])}
+        return {"start": wrapped[0].number if wrapped else layers.index(target)}
