@@ -104,7 +104,7 @@ class APPTLayer(WrappedModule):
             sequence.append(prompts + positions.to(tokens.dtype))
         return torch.cat(sequence, dim=1)
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Any = None, **kwargs: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on what `prepare_tokens` returns; prompts stay behind the tokens."""
         return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
 
