@@ -104,8 +104,10 @@ class APPTLayer(WrappedModule):
             sequence.append(prompts + positions.to(tokens.dtype))
         return torch.cat(sequence, dim=1)
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on what `prepare_tokens` returns; prompts stay behind the tokens."""
+        # Models give it to both; the frozen layer has no such argument.
+        kwargs.pop("geometry", None)
         return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
 
     def _embedded(self, name: str, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
