@@ -45,6 +45,7 @@ _MODULES = {
     "modeling.encoders": ("UnsupportedEncoder",),
     "published": ("open_published",),
     "tuners": (
+        "APPTConfig",
         "BitFitConfig",
         "DAPTConfig",
         "GuidedAdapterConfig",

@@ -116,6 +116,7 @@ from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
 from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor
 from hf_any3d.published import open_published as open_published
 from hf_any3d.tuners import (
+    APPTConfig as APPTConfig,
     BitFitConfig as BitFitConfig,
     DAPTConfig as DAPTConfig,
     GuidedAdapterConfig as GuidedAdapterConfig,

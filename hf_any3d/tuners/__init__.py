@@ -1,5 +1,6 @@
 """PEFT methods for point clouds: one folder each, as in PEFT, registered at import."""
 
+from hf_any3d.tuners.appt import APPTConfig
 from hf_any3d.tuners.bitfit import BitFitConfig
 from hf_any3d.tuners.dapt import DAPTConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig
@@ -11,6 +12,7 @@ from hf_any3d.tuners.side_tuning import SideTuningConfig
 from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_names
 
 __all__ = [
+    "APPTConfig",
     "BitFitConfig",
     "DAPTConfig",
     "GuidedAdapterConfig",

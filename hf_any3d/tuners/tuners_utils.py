@@ -15,11 +15,12 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_any3d.modeling.config_checks import Ranges, check_settings, name_fields
-from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack, trainable_module_names
+from hf_any3d.registry import MODEL_TYPES, type_of_model
+from hf_any3d.tuners.targets import encoder_layer_pattern, encoder_owner, layer_stack, trainable_module_names
 
 # Sizes of 0 would be adapters without an effect.
 _RANGES: Ranges = {
-    **dict.fromkeys(("r", "num_prompts"), (1, 16_384)),
+    **dict.fromkeys(("r", "num_prompts", "group_size"), (1, 16_384)),
     "mlp_ratio": (0.01, 8),
     **dict.fromkeys(("cell_size", "voxel_size", "curve_cell"), (1e-6, 1e6)),
 }
@@ -317,3 +318,23 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
     left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
     if left_out:
         raise ValueError(f"the layers leave out {left_out[0]}, to which the tokens go that {names[first]} adds")
+
+
+def check_embeds_patches(model: nn.Module, method: str, in_blocks: bool = False) -> None:
+    """Check that a model embeds further patches of whole clouds for a method's adapters.
+
+    With `in_blocks`, its layers must also be blocks of a point transformer.
+    """
+    # By a record of the model's type, not by its class.
+    able = {
+        name: kind
+        for name, kind in MODEL_TYPES.items()
+        if kind.embeds_further_patches and not (in_blocks and kind.has_frozen_encoder)
+    }
+    kind = type_of_model(type(encoder_owner(model)))
+    # Pretraining with a teacher's features gives its encoder patches, not clouds.
+    if kind not in able.values() or hasattr(type(model), "teacher_features"):
+        raise ValueError(
+            f"{method} embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; "
+            f"expected a model that gives whole clouds to {' or '.join(kind.base for kind in able.values())}"
+        )

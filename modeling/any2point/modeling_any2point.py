@@ -34,7 +34,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_index import PointIndexer, check_point_index
-from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PointTokens
+from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PatchSizes, PointTokens
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.config_checks import check_built
@@ -58,6 +58,7 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.losses import classification_loss, point_loss
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import check_categories, checked_category, refuse_problem_type, restrict_to_parts
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import TextAlignment
@@ -230,13 +231,17 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if compiled is not None and point_index is not None:
             check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
         embed = code_for(compiled, Any2PointModel._embed, points, point_index)
-        tokens, centers, projection, hidden_states, positions = embed(self, points, wanted)
+        # Methods that learn where tokens are do without the places in the views.
+        layers = self.family.layers_of(self.encoder)
+        is_projected = not any(getattr(layer, "replaces_positions", False) for layer in layers)
+        tokens, centers, projection, hidden_states, positions = embed(self, points, wanted, is_projected)
         geometry = Geometry(
             centers,
             projection.view_positions,
             projection.extent,
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
+            embed_patches=partial(self._embed_patches, points, positions),
             layers_run_again=self.gradient_checkpointing,
         )
         recorder = self.record_attentions() if return_attentions else None
@@ -260,24 +265,51 @@ class Any2PointModel(Any2PointPreTrainedModel):
             attentions,
         )
 
-    def _embed(self, points: torch.Tensor, wanted: dict[str, Any]) -> _Embedded:
-        """Compute the input of the layers and the places of its tokens; `wanted` are arguments of the tokenizer."""
+    def _embed(self, points: torch.Tensor, wanted: dict[str, Any], is_projected: bool) -> _Embedded:
+        """Compute the input of the layers and the places of its tokens.
+
+        `wanted` are arguments of the tokenizer; if not `is_projected`, the positions of the point tokens are zeros.
+        """
         config = self.config
         tokens = self.point_tokenizer(points, **wanted)
         # Projected from the same distance, clouds of any size fill the views alike.
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         # Encoders with relative or rotary positions get them in their layers; here they add zeros.
-        embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        if is_projected:
+            embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        else:
+            embedding = torch.zeros_like(tokens.tokens)
         # The class token has a learned position of its own, in front.
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
-        hidden_states = self.input_tokens(hidden_states)
-        if config.position_injection != "every_layer":
-            hidden_states = hidden_states + positions
-        hidden_states = self._normed_input(hidden_states.to(self.encoder.dtype))
+        hidden_states = self._layer_input(self.input_tokens(hidden_states), positions)
         # Cells are numbers of places, which have no gradient.
         places = centers.detach().float()
         return _Embedded(tokens, places, projection, hidden_states, positions.to(self.encoder.dtype))
+
+    def _layer_input(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return `(batch, tokens, hidden)` as the first layer reads it, with the positions that are added once."""
+        if self.config.position_injection != "every_layer":
+            tokens = tokens + positions
+        return self._normed_input(tokens.to(self.encoder.dtype))
+
+    def _embed_patches(
+        self, points: torch.Tensor, positions: torch.Tensor, count: int, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return other patches of the same clouds, around the first centers; see `Geometry.embed_patches`.
+
+        Both are `(batch, count, hidden)`: the input of the first layer, and positions to add before every layer.
+        """
+        # Sampling is greedy, so the centers are the first of those of the tokens. Norms have the statistics of the
+        # tokens: patches of another size would shift the running ones, and be normed otherwise in evaluation.
+        with evaluation_mode(self.point_tokenizer):
+            tokens = self.point_tokenizer(points, patches=PatchSizes(count, size)).tokens
+        # Behind the class token
+        positions = positions[:, 1 : 1 + count]
+        entering = self._layer_input(tokens, positions)
+        if self.config.position_injection == "input":
+            positions = torch.zeros_like(positions)
+        return entering, positions
 
     def _finish(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the final norm to the output of the layers, and pool the tokens."""
@@ -328,6 +360,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
                     arguments = {**arguments, "positions": added}
                 else:
                     hidden_states = hidden_states + added
+            # Here and not in the layer, which checkpointing may run without gradients first.
+            prepare = getattr(layer, "prepare_tokens", None)
+            if prepare is not None:
+                hidden_states = prepare(hidden_states, geometry)
             # Layers wrapped by a guided adapter need the places of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             call = partial(layer, **arguments, **guidance)

@@ -42,13 +42,13 @@ class PointIndexer:
         config = self.config
         # As the forward pass, which computes places in full precision.
         xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32)).contiguous()
-        centers = sample_centers(xyz, config)
+        centers = sample_centers(xyz, config, config.num_tokens)
         positions = gather_points(xyz, centers)  # (batch, centers, 3)
-        neighbors = [nearest(positions, xyz, config)]
+        neighbors = [nearest(positions, xyz, config.tokenizer_neighbors)]
         for stage in range(1, config.num_stages):
             # Sampling is greedy, so the centers of a later stage are the first half of those of the stage before.
             before = positions[:, : positions.shape[1] >> (stage - 1)]
-            neighbors.append(nearest(before[:, : before.shape[1] // 2], before, config))
+            neighbors.append(nearest(before[:, : before.shape[1] // 2], before, config.tokenizer_neighbors))
         # Half the bytes of int64 on the way from a worker.
         return {
             "centers": centers.int(),
@@ -57,20 +57,20 @@ class PointIndexer:
         }
 
 
-def sample_centers(xyz: Tensor, config: TokenizerConfig) -> Tensor:
+def sample_centers(xyz: Tensor, config: TokenizerConfig, num_tokens: int) -> Tensor:
     """Return the numbers `(batch, centers)` of the points of `(batch, points, 3)` that the first stage takes."""
     return farthest_point_sample(
         xyz,
-        config.num_tokens << (config.num_stages - 1),
+        num_tokens << (config.num_stages - 1),
         min_squared_norm=config.sampling_min_squared_norm,
         tie_rule=config.sampling_tie_rule,
     )
 
 
-def nearest(centers: Tensor, xyz: Tensor, config: TokenizerConfig) -> Tensor:
-    """Return the neighbors `(batch, centers, k)` of centers among `(batch, points, 3)`."""
+def nearest(centers: Tensor, xyz: Tensor, neighbors: int) -> Tensor:
+    """Return the neighbors `(batch, centers, k)` of centers among `(batch, points, 3)`; all, if there are fewer."""
     # Not min(…), which an exporter would keep as an unknown size.
-    k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
+    k = neighbors if xyz.shape[1] >= neighbors else xyz.shape[1]
     return knn(centers, xyz, k)
 
 

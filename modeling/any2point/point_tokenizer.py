@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,13 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
+
+
+class PatchSizes(NamedTuple):
+    """How many tokens a tokenizer makes, and of how many neighbors of each center."""
+
+    count: int
+    neighbors: int
 
 
 @dataclass
@@ -85,23 +92,34 @@ class Tokenizer(nn.Module):
             self.token_norm.bias.mul_(gain)
 
     def tokenize(
-        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+        self,
+        points: torch.Tensor,
+        with_levels: bool,
+        point_index: Mapping[str, Any] | None = None,
+        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize checked points `(batch, points, in_channels)`; `with_levels` requests `levels`."""
         raise NotImplementedError
 
     def forward(
-        self, points: torch.Tensor, with_levels: bool = False, point_index: Mapping[str, Any] | None = None
+        self,
+        points: torch.Tensor,
+        with_levels: bool = False,
+        point_index: Mapping[str, Any] | None = None,
+        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Check points `(batch, points, in_channels)`, xyz first, and tokenize them.
 
         `with_levels` requests `levels`; `point_index` has centers and neighbors, as `PointIndexer` computes them.
+        `patches` asks for other patches than the config's, by the same weights.
         """
         config = self.config
         check_channels(points, config.in_channels, config.min_points)
         if point_index is not None:
             check_point_index(point_index, points[..., :3], config)
-        result = self.tokenize(points, with_levels, point_index)
+        # A custom tokenizer may have no other patches.
+        sizes = {} if patches is None else {"patches": patches}
+        result = self.tokenize(points, with_levels, point_index, **sizes)
         if self.token_norm is not None:
             result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
         return result
@@ -133,12 +151,19 @@ class PointTokenizer(Tokenizer):
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
 
     def tokenize(
-        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+        self,
+        points: torch.Tensor,
+        with_levels: bool,
+        point_index: Mapping[str, Any] | None = None,
+        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
-        config = self.config
+        sizes = patches or PatchSizes(self.config.num_tokens, self.config.tokenizer_neighbors)
         xyz = points[..., :3].contiguous()
-        index = sample_centers(xyz, config) if point_index is None else point_index["centers"].long()
+        if point_index is None:
+            index = sample_centers(xyz, self.config, sizes.count)
+        else:
+            index = point_index["centers"].long()
         count = index.shape[1]
         rows = self.embed(in_precision_of(self, points).flatten(0, 1))
         features = self.embed_norm(rows).relu_().view(*points.shape[:2], -1)  # (batch, points, width / 8)
@@ -149,14 +174,17 @@ class PointTokenizer(Tokenizer):
             if with_levels:
                 # The places of the first level are the input points.
                 levels.append(PointLevel(features, xyz if levels else None))
-            neighbors = None if point_index is None else point_index["neighbors"][number]
+            if point_index is None:
+                neighbors = nearest(centers, xyz, sizes.neighbors)  # (batch, centers, k)
+            else:
+                neighbors = point_index["neighbors"][number]
             features = stage(xyz, features, centers, centers_index, neighbors)
             xyz = centers
             # Sampling is greedy, so the centers of a later stage are the first half of those of the stage before.
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(xyz.shape[0], -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
-        return PointTokens(tokens, xyz, index[:, : config.num_tokens], tuple(levels))
+        return PointTokens(tokens, xyz, index[:, : sizes.count], tuple(levels))
 
 
 class TokenizerStage(nn.Module):
@@ -174,12 +202,13 @@ class TokenizerStage(nn.Module):
         features: torch.Tensor,
         centers: torch.Tensor,
         centers_index: torch.Tensor,
-        neighbors: torch.Tensor | None = None,
+        neighbors: torch.Tensor,
     ) -> torch.Tensor:
-        """Map the features `(batch, points, width / 2)` of a stage to `(batch, centers, width)` of the next."""
+        """Map the features `(batch, points, width / 2)` of a stage to `(batch, centers, width)` of the next.
+
+        `neighbors (batch, centers, k)` are numbers among the points.
+        """
         config = self.config
-        if neighbors is None:
-            neighbors = nearest(centers, xyz, config)  # (batch, centers, k)
         k = neighbors.shape[2]
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         # Neighborhoods are wide where points are sparse: scaled, the sinusoids below see the same shapes alike.
@@ -228,23 +257,31 @@ class PatchTokenizer(Tokenizer):
         self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
 
     def tokenize(
-        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+        self,
+        points: torch.Tensor,
+        with_levels: bool,
+        point_index: Mapping[str, Any] | None = None,
+        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
-        config = self.config
+        sizes = patches or PatchSizes(self.config.num_tokens, self.config.tokenizer_neighbors)
         xyz = points[..., :3].contiguous()
-        index = sample_centers(xyz, config) if point_index is None else point_index["centers"].long()
-        centers = gather_points(xyz, index)  # (batch, tokens, 3)
-        # (batch, tokens, k)
-        near = nearest(centers, xyz, config) if point_index is None else point_index["neighbors"][0]
+        if point_index is None:
+            index = sample_centers(xyz, self.config, sizes.count)
+            centers = gather_points(xyz, index)  # (batch, tokens, 3)
+            near = nearest(centers, xyz, sizes.neighbors)  # (batch, tokens, k)
+        else:
+            index = point_index["centers"].long()
+            centers = gather_points(xyz, index)
+            near = point_index["neighbors"][0]
         neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
-        patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
+        offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
         # Patches are relative to their centers, so tokens get the place of the center besides.
         place = self.place(in_precision_of(self.place, centers))
         if not with_levels:
-            return PointTokens(self.local(patches) + place, centers, index)
-        point_features = self.local.point_features(patches)  # (batch, tokens, k, width)
+            return PointTokens(self.local(offsets) + place, centers, index)
+        point_features = self.local.point_features(offsets)  # (batch, tokens, k, width)
         # The mean over the patches that contain a point; zero for points in no patch.
         mean = scatter_mean(point_features.flatten(1, 2), near.flatten(1), points.shape[1])  # (batch, points, width)
         return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))

@@ -196,6 +196,9 @@ class PointBlocks(nn.Module):
             # Layers that append prompts to the tokens need positions of the same length; prompts have none.
             if positions is not None and (extra := getattr(layer, "extra_tokens", 0)):
                 own_positions = nn.functional.pad(positions, (0, 0, 0, extra))
+            prepare = getattr(layer, "prepare_tokens", None)
+            if prepare is not None:
+                hidden_states = prepare(hidden_states, geometry)
             # Only a guided adapter around a block takes the geometry of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             hidden_states = layer(hidden_states, own_positions, **guidance)

@@ -24,6 +24,7 @@ from torch import nn
 from hf_any3d import (
     ActConfig,
     ActForPointCloudClassification,
+    APPTConfig,
     BitFitConfig,
     DAPTConfig,
     GuidedAdapterConfig,
@@ -51,6 +52,7 @@ METHODS: dict[str, tuple[Callable[[nn.Module], PeftConfig] | None, dict[str, Any
     "`LoraConfig(r=8)` on all linear layers": (_lora, {}),
     "`PointGSTConfig()`": (lambda model: PointGSTConfig(modules_to_save=_SAVED), {}),
     "`PointGSTConfig.published()`": (lambda model: PointGSTConfig.published(modules_to_save=_SAVED), {}),
+    "`APPTConfig()`": (lambda model: APPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
     "`IDPTConfig()`": (lambda model: IDPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
     "`DAPTConfig()`": (lambda model: DAPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
     "`PPTConfig.published(num_groups=128)`": (
@@ -153,9 +155,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--points", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--methods", nargs="+", default=[""], help="beginnings of names; all by default")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = measure(list(METHODS), given.batch, given.points, given.rounds)
+    # Names are code in Markdown.
+    names = [name for name in METHODS if name.strip("`").startswith(tuple(given.methods))]
+    found = measure(names, given.batch, given.points, given.rounds)
     print(table(found["rows"]))
     if given.output is not None:
         write_json(given.output, found)

@@ -32,9 +32,12 @@ from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     NormedPhiForCausalLM,
 )
+from hf_any3d.modeling.openshape import OpenShapeConfig
+from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
+from hf_any3d.modeling.uni3d import Uni3DConfig
 
 
 @dataclass(frozen=True)
@@ -293,9 +296,9 @@ refuse(
 feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT", "APPT")
 # Methods whose tokens go on from layer to layer.
-_ADDS_TOKENS = ("IDPT", "DAPT")
+_ADDS_TOKENS = ("IDPT", "DAPT", "APPT")
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
@@ -309,6 +312,10 @@ _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 # Models that give whole clouds to ACT's point transformer.
 _ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
+
+
+# Their encoders read only the patches of the config.
+_OTHER_POINT_TRANSFORMERS = registered_classes(PatchAlign3DConfig, OpenShapeConfig, Uni3DConfig)
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
@@ -364,8 +371,18 @@ refuse(
         f"PPT on {_ON_ENCODER}",
     ),
     ValueError,
-    "PPT embeds further patches of each cloud, which the encoder of",
-    "only ACT's patch encoder reads other patches than the config's, and only of whole clouds",
+    "^PPT embeds further patches of each cloud, which the encoder of",
+    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+)
+refuse(
+    "adapt",
+    (
+        *_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)),
+        f"APPT on {_ON_ENCODER}",
+    ),
+    ValueError,
+    "^APPT embeds further patches of each cloud, which the encoder of",
+    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
 )
 refuse(
     "open",

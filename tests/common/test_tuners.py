@@ -281,9 +281,9 @@ def test_adapters_are_injected_by_config_and_by_state(case, method):
         assert_same(answer_of(case, base), expected)
 
 
-# The layers of IDPT and PPT follow from the config: most of them have no tensors.
+# The layers of IDPT, PPT and APPT follow from the config: most of them have no tensors.
 @pytest.mark.slow
-@on_sequence(*(method for method in (*OWN, "LORA") if method not in ("IDPT", "PPT")))
+@on_sequence(*(method for method in (*OWN, "LORA") if method not in ("IDPT", "PPT", "APPT")))
 def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
     if method == "GUIDED_ADAPTER":  # the first layer owns the shared attention
         settings = {"share_attention": False}

@@ -4,11 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from hf_any3d.registry import MODEL_TYPES, type_of_model
 from hf_any3d.tuners.ppt.config import PPTConfig
 from hf_any3d.tuners.ppt.layer import PPTLayer
-from hf_any3d.tuners.targets import encoder_owner, layer_stack
-from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers
+from hf_any3d.tuners.targets import layer_stack
+from hf_any3d.tuners.tuners_utils import EncoderTuner, check_embeds_patches, check_later_layers
 
 
 class PPTModel(EncoderTuner):
@@ -20,16 +19,7 @@ class PPTModel(EncoderTuner):
 
     def check_layers(self, peft_config: PPTConfig, names: list[str], adapted: list[bool]) -> None:
         """Check that the model embeds patches of whole clouds, and that all blocks are adapted."""
-        # By a record of the model's type, not by its class.
-        kind = type_of_model(type(encoder_owner(self.model)))
-        is_able = kind is not None and kind.embeds_further_patches
-        # Pretraining with a teacher's features gives its encoder patches, not clouds.
-        if not is_able or hasattr(type(self.model), "teacher_features"):
-            able = [kind.base for kind in MODEL_TYPES.values() if kind.embeds_further_patches]
-            raise ValueError(
-                f"PPT embeds further patches of each cloud, which the encoder of {type(self.model).__name__} cannot "
-                f"do; expected a model that gives whole clouds to an encoder such as {' or '.join(able)}"
-            )
+        check_embeds_patches(self.model, "PPT", in_blocks=True)
         check_later_layers(names, adapted, 0)
 
     def wrap(self, target: nn.Module) -> PPTLayer:

@@ -1,0 +1,38 @@
+"""Tuner of APPT."""
+
+from typing import Any
+
+from torch import nn
+
+from hf_any3d.tuners.appt.config import APPTConfig
+from hf_any3d.tuners.appt.layer import APPTLayer
+from hf_any3d.tuners.targets import layer_stack
+from hf_any3d.tuners.tuners_utils import EncoderTuner, check_embeds_patches, check_later_layers
+
+
+class APPTModel(EncoderTuner):
+    """Tuner that `get_peft_model(model, APPTConfig())` creates."""
+
+    prefix = "appt_"
+    tuner_layer_cls = APPTLayer
+    layers_have_tensors = False
+    needs_positions = True
+    attention_axes = ("tokens",)
+
+    def check_layers(self, peft_config: APPTConfig, names: list[str], adapted: list[bool]) -> None:
+        """Check that the model embeds further patches, and that prompts have layers to go on to."""
+        check_embeds_patches(self.model, "APPT")
+        if peft_config.insertion == "first_layer":
+            check_later_layers(names, adapted, adapted.index(True) if True in adapted else len(names))
+
+    def wrap(self, target: nn.Module) -> APPTLayer:
+        """Wrap a frozen layer in one with prompts."""
+        stack = layer_stack(self.model)
+        return APPTLayer(target, stack.stage_of(target).width, list(stack.layers).index(target))
+
+    def adapter_settings(self, adapter_name: str, peft_config: APPTConfig, target: nn.Module) -> dict[str, Any]:
+        """Return the number of the adapter's first layer."""
+        layers = list(layer_stack(self.model).layers)
+        wrapped = [layer for layer in layers if isinstance(layer, APPTLayer) and adapter_name in layer.configs]
+        # PEFT wraps the layers in their order.
+        return {"start": wrapped[0].number if wrapped else layers.index(target)}
