@@ -27,7 +27,7 @@ from tests.common.built import (
     gradients_of,
     over_cases,
 )
-from tests.common.models import CASES, case_of, registered_classes, relative_difference
+from tests.common.models import CASES, case_of, first_of_configs, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
 from tests.turns import by_turns
@@ -35,7 +35,7 @@ from tests.turns import by_turns
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
 """Allowed RMS error of half precision, in standard deviations of the outputs."""
-_FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.values())
+_FIRST = first_of_configs(CASES)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
