@@ -48,6 +48,9 @@ def some_cases(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("case", name), pairs, ids=[f"{case.name}-{value}" for case, value in pairs])
 
 
+over_configs = pytest.mark.parametrize("case", _FIRST, ids=lambda case: case.name)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Function from a case to the directory of its saved model."""
@@ -177,14 +180,14 @@ def test_only_eager_attention_returns_attention_weights(case):
 
 
 @pytest.mark.slow
-@over_cases
+@over_configs
 def test_eager_attention_matches_sdpa(case, saved):
     eager = case.model_class.from_pretrained(saved(case), attn_implementation="eager")
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
 @pytest.mark.slow
-@over_cases
+@over_configs
 def test_flex_attention_matches_sdpa(case):
     model = fresh(case)
     with check_refusal("attention", case.name) as is_supported:
@@ -289,7 +292,7 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "share"), by_turns(CASES, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
+    ("case", "share"), by_turns(_FIRST, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
 )
 def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path):
     memory = {"cpu": int(share * sum(parameter.nbytes for parameter in built(case.name)[0].parameters()))}
