@@ -34,6 +34,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling setup.py studies tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Every process of the tests, and every program that one starts, would compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -10,7 +10,7 @@ the statistics of norms on varied clouds and scales the last layer, so that outp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -495,6 +495,14 @@ def case_of(model_class: type[PreTrainedModel]) -> Case:
         if case.model_class is model_class:
             return case
     raise LookupError(f"{model_class.__name__} is registered, but tests/common/models.py has no builder for it")
+
+
+def first_of_configs(cases: Iterable[Case]) -> list[Case]:
+    """Return the first case of each config, for what does not depend on heads."""
+    first: dict[type, Case] = {}
+    for case in cases:
+        first.setdefault(case.model_class.config_class, case)
+    return list(first.values())
 
 
 CASES: tuple[Case, ...] = tuple(map(case_of, registered_classes()))

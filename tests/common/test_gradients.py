@@ -6,14 +6,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tests.common.built import built, forget_models as forget_models, fresh, gradients_of, over_cases
-from tests.common.models import CASES, Case
+from tests.common.models import CASES, Case, first_of_configs
 from tests.common.refusals import check_refusal, refusal_of
+from tests.turns import by_turns
 
-over_checkpointed = pytest.mark.parametrize(
-    "case",
-    [case for case in CASES if refusal_of("activation checkpointing", case.name) is None],
-    ids=lambda case: case.name,
-)
+_CHECKPOINTED = [case for case in CASES if refusal_of("activation checkpointing", case.name) is None]
+# Heads have no layers of their own.
+over_checkpointed = pytest.mark.parametrize("case", first_of_configs(_CHECKPOINTED), ids=lambda case: case.name)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
@@ -28,8 +27,11 @@ def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torc
 
 
 @pytest.mark.slow
-@over_cases
-@pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
+@pytest.mark.parametrize(
+    ("case", "reentrant"),
+    by_turns(CASES, [False, True], first_of_configs(CASES)),
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_checkpointing_changes_no_gradient(case, reentrant):
     plain, saving = fresh(case), fresh(case)
     with check_refusal("activation checkpointing", case.name) as is_supported:

@@ -27,7 +27,7 @@ from tests.common.built import (
     gradients_of,
     over_cases,
 )
-from tests.common.models import CASES, case_of, registered_classes, relative_difference
+from tests.common.models import CASES, case_of, first_of_configs, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
 from tests.turns import by_turns
@@ -35,7 +35,7 @@ from tests.turns import by_turns
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
 """Allowed RMS error of half precision, in standard deviations of the outputs."""
-_FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.values())
+_FIRST = first_of_configs(CASES)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
@@ -46,6 +46,9 @@ def some_cases(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrize: all values for one class of each config, which share layers, by turns for its other classes."""
     pairs = by_turns(CASES, values, whole=_FIRST)
     return pytest.mark.parametrize(("case", name), pairs, ids=[f"{case.name}-{value}" for case, value in pairs])
+
+
+over_configs = pytest.mark.parametrize("case", _FIRST, ids=lambda case: case.name)
 
 
 @pytest.fixture(scope="module")
@@ -177,14 +180,14 @@ def test_only_eager_attention_returns_attention_weights(case):
 
 
 @pytest.mark.slow
-@over_cases
+@over_configs
 def test_eager_attention_matches_sdpa(case, saved):
     eager = case.model_class.from_pretrained(saved(case), attn_implementation="eager")
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
 @pytest.mark.slow
-@over_cases
+@over_configs
 def test_flex_attention_matches_sdpa(case):
     model = fresh(case)
     with check_refusal("attention", case.name) as is_supported:
@@ -289,7 +292,7 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "share"), by_turns(CASES, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
+    ("case", "share"), by_turns(_FIRST, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
 )
 def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path):
     memory = {"cpu": int(share * sum(parameter.nbytes for parameter in built(case.name)[0].parameters()))}

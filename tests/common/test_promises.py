@@ -13,15 +13,16 @@ from peft import LoraConfig
 from hf_any3d import MiniGPT3DForConditionalGeneration, SpatialLMForConditionalGeneration
 from hf_any3d.data import PointCloud
 from hf_any3d.data.files import read_point_cloud
-from tests.common.models import CASES, case_of, minigpt3d, prompts, settle
+from tests.common.built import forget_models as forget_models, fresh
+from tests.common.models import CASES, case_of, first_of_configs, minigpt3d, prompts, settle
 from tests.common.test_tuners import fits
 from tests.common.tuners import ADAPTED, adapted, answer_of, assert_apart, assert_same, name_of
 from tests.data.clouds import FILES
 from tests.errors import raises
 
-FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.values())
+FIRST = first_of_configs(CASES)
 FITTING = [case for case in ADAPTED if fits(case, "LORA")]
-FIRST_FITTING = list({case.model_class.config_class: case for case in reversed(FITTING)}.values())
+FIRST_FITTING = first_of_configs(FITTING)
 CLOUDS = sorted(FILES.glob("chair*.ply"))
 
 
@@ -54,7 +55,7 @@ def test_weighted_adapters_lie_between_those_that_they_are_made_of(case):
 
 @pytest.mark.parametrize("case", FIRST, ids=name_of)
 def test_a_model_in_several_files_opens_bit_for_bit(case, tmp_path):
-    model = case.still().eval()
+    model = fresh(case)
     size = sum(weight.nbytes for weight in model.state_dict().values())
     model.save_pretrained(tmp_path, max_shard_size=max(size // 3, 100))
     opened = case.model_class.from_pretrained(tmp_path).eval()
@@ -64,7 +65,7 @@ def test_a_model_in_several_files_opens_bit_for_bit(case, tmp_path):
 
 @pytest.mark.parametrize("case", FIRST, ids=name_of)
 def test_unknown_keywords_that_are_none_are_ignored_and_others_refused(case):
-    model = case.still().eval()
+    model = fresh(case)
     with torch.no_grad():
         torch.testing.assert_close(model(**case.batch(), no_such_input=None)[case.answer], answer(case, model))
         with raises((TypeError, ValueError), naming="no_such_input"):

@@ -20,9 +20,9 @@ from hf_any3d.modeling.patchalign3d import PatchAlign3DForPreTraining
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from tests.common.built import forget_models as forget_models, fresh
-from tests.common.models import CASES, Case, case_of
+from tests.common.models import CASES, Case, case_of, first_of_configs
 from tests.common.refusals import check_refusal, feature
-from tests.turns import by_turns
+from tests.turns import ALL_PAIRS, by_turns
 
 WITH_LOSS = [case for case in CASES if case.labels is not None]
 ROWS, BATCH = 6, 4
@@ -200,8 +200,11 @@ FEATURE_OF = {"activation_checkpointing": "activation checkpointing", "label_smo
 """Features that some classes refuse, by argument; all others are supported."""
 feature("label smoothing", "losses of the Trainer with smoothed labels")
 ACT = case_of(ActForPointCloudClassification)
-WHOLE = (ACT, case_of(PatchAlign3DForPreTraining), case_of(MiniGPT3DForConditionalGeneration))
-TRIED = [(case, Trainer, name) for case, name in by_turns(WITH_LOSS, list(SETTINGS), WHOLE)]
+CHAT, PRETRAINED = case_of(MiniGPT3DForConditionalGeneration), case_of(PatchAlign3DForPreTraining)
+# All arguments for points and for words, one by turns for pretraining and a class of each other config.
+SOME = WITH_LOSS if ALL_PAIRS else [ACT, CHAT, PRETRAINED, *first_of_configs(WITH_LOSS)]
+TURNS = by_turns(WITH_LOSS, list(SETTINGS), (ACT, CHAT))
+TRIED = [(case, Trainer, name) for case, name in TURNS if case in SOME]
 TRIED += [(ACT, PointTrainer, name) for name in SETTINGS]
 # The Trainer ignores the argument for models that have no labels.
 TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labeled(1)]

@@ -7,6 +7,8 @@ import copy
 import functools
 import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +32,7 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import own_modules
-from tests.common.models import Case, case_of
+from tests.common.models import Case, case_of, first_of_configs
 from tests.common.refusals import check_refusal, feature, refusal_of
 from tests.common.tuners import (
     ADAPTED,
@@ -49,7 +51,7 @@ from tests.common.tuners import (
     trained,
 )
 from tests.errors import raises
-from tests.turns import by_turns
+from tests.turns import ALL_PAIRS, by_turns
 
 ADAPT = feature("adapt", "train an adapter with its default config, save it and load it")
 OPEN = feature("open", "load the directory of an adapter as a model")
@@ -87,10 +89,38 @@ def on_sequence(*methods: str) -> pytest.MarkDecorator:
 OWN_AND_LORA_ON_SEQUENCE = on_sequence(*OWN, "LORA")
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-_TURNS = [both for both in by_turns(METHODS, SEQUENCE, (*OWN, "LORA")) if fits(*reversed(both))]
-STOCK_BY_TURNS = pytest.mark.parametrize(("method", "case"), _TURNS, ids=name_of)
+_TURNS = [(method, case if fits(case, method) else first_of(method)) for method, case in by_turns(METHODS, SEQUENCE)]
+ALL_BY_TURNS = pytest.mark.parametrize(("method", "case"), dict.fromkeys(_TURNS), ids=name_of)
+
+
+def crossed_with(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Run a test with our methods and LoRA: each method with both values, one on each of the models it can adapt."""
+    crossed = []
+    for number, method in enumerate((*OWN, "LORA")):
+        for turn, value in enumerate(values):
+            case = SEQUENCE[(number + turn) % 2]
+            crossed.append((case if fits(case, method) else first_of(method), method, value))
+    ids = [f"{case.name}-{method}-{value}" for case, method, value in crossed]
+    return pytest.mark.parametrize(("case", "method", name), crossed, ids=ids)
+
+
 TASK_TYPES = ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"]
 PAIRS = pairs(*SEQUENCE)
+# All task types on a model of points and one of words, one by turns on a class of each other config.
+_WHOLE = [SEQUENCE[0], next(case for case in WITH_WORDS if case.model_class.can_generate())]
+_TYPED = ADAPTED if ALL_PAIRS else [*_WHOLE, *first_of_configs(ADAPTED)]
+TASK_PAIRS = [(case, task_type) for case, task_type in by_turns(ADAPTED, TASK_TYPES, _WHOLE) if case in _TYPED]
+# Half of the adapters are loaded in little memory: each method on every other model, and other methods on the others.
+_MODELS = list(dict.fromkeys(case for case, _ in PAIRS))
+IN_LOW_MEMORY = {both for both in PAIRS if (_MODELS.index(both[0]) + METHODS.index(both[1])) % 2}
+# Directories of adapters open as models too: of all methods on the models above, of one method on every other class.
+_OPEN = [
+    (case, method)
+    for case, method in PAIRS
+    if method in (*OWN, "LORA") and fits(case, method) and fits(case, "BITFIT")
+]
+_FIRST = {case: (case, method) for case, method in reversed(_OPEN)}.values()
+OPENED = {both for both in _OPEN if ALL_PAIRS or both[0] in SEQUENCE or both in _FIRST}
 
 
 def state_of(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -138,12 +168,11 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
     with model.disable_adapter():
         assert_same(answer_of(case, model), bare)
     model.save_pretrained(tmp_path)
-    for low_memory in (False, True):
-        opened = PeftModel.from_pretrained(base_of(case), tmp_path, low_cpu_mem_usage=low_memory)
-        assert_same(answer_of(case, opened), expected)
+    opened = PeftModel.from_pretrained(base_of(case), tmp_path, low_cpu_mem_usage=(case, method) in IN_LOW_MEMORY)
+    assert_same(answer_of(case, opened), expected)
     assert not any(tensor.is_meta for tensor in opened.state_dict().values())
     assert not [name for name, p in opened.named_parameters() if p.requires_grad]
-    if method in (*OWN, "LORA") and fits(case, "BITFIT"):  # the directory opens as a model too
+    if (case, method) in OPENED:
         with check_refusal(OPEN, case.name) as is_supported:
             opened = case.model_class.from_pretrained(tmp_path)
         if is_supported:
@@ -163,7 +192,7 @@ def test_unloading_restores_the_base_model(case, method):
 
 
 @pytest.mark.slow
-@STOCK_BY_TURNS
+@ALL_BY_TURNS
 def test_several_adapters_coexist(case, method, tmp_path):
     first, second = trained(case, method, seed=1), trained(case, method, seed=5)
     answers = [answer_of(case, model) for model in (first, second)]
@@ -194,7 +223,7 @@ def test_several_adapters_coexist(case, method, tmp_path):
 
 
 @pytest.mark.slow
-@STOCK_BY_TURNS
+@ALL_BY_TURNS
 def test_merging_keeps_the_outputs(case, method):
     model = trained(case, method)
     expected = answer_of(case, model)
@@ -249,8 +278,7 @@ def test_counts_and_status_report_trained_parameters(case, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@OWN_AND_LORA_ON_SEQUENCE
+@crossed_with("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_take_adapters_in_either_precision(case, method, dtype):
     expected = answer_of(case, adapted(case, method))
     for lifted, own in ((True, torch.float32), (False, dtype)):
@@ -321,8 +349,7 @@ def test_adapter_methods_of_transformers_work(case, method, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
-@OWN_AND_LORA_ON_SEQUENCE
+@crossed_with("reentrant", [False, True])
 def test_recomputed_layers_give_the_same_gradients(case, method, reentrant):
     def gradients(recompute):
         model = adapted(case, method).train()
@@ -414,7 +441,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "task_type"), by_turns(ADAPTED, TASK_TYPES, [*SEQUENCE, *WITH_WORDS]), ids=name_of)
+@pytest.mark.parametrize(("case", "task_type"), TASK_PAIRS, ids=name_of)
 def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
     with check_refusal(TASK, f"{task_type} on {case.name}") as is_supported:
         base = base_of(case)

@@ -137,17 +137,16 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
 
     Otherwise all methods on the given models, and ours with some of PEFT on one model for each other config: methods
     depend only on the layers, which models of the same config have in common. Further models differ in the modules
-    that are trained in full; they get two by turns of our methods and LoRA.
+    that are trained in full; they get one by turns of our methods and LoRA.
     """
     first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
     turns = (*OWN, "LORA")
     chosen = []
     for number, case in enumerate(ALL):
         whole = ALL_PAIRS or case is DETECTOR or case is first[case.model_class.config_class]
-        some = {turns[(2 * number + further) % len(turns)] for further in range(2)}
         stock = STOCK if ALL_PAIRS or case in preferred or case is DETECTOR else ("LORA", "LN_TUNING")
         methods = (*OWN, *stock) if case.is_adapted else OWN
-        chosen += [(case, method) for method in methods if whole or method in some]
+        chosen += [(case, method) for method in methods if whole or method == turns[2 * number % len(turns)]]
     return chosen
 
 

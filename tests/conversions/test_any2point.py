@@ -93,7 +93,9 @@ def test_converted_checkpoint_opens_by_every_entry_point_with_the_same_logits(se
 
 
 @pytest.mark.slow
-def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_factory):
+@pytest.mark.parametrize("variant", ["clip-modelnet", "dinov2-scan", "imagebind-scan"])
+def test_stored_encoder_makes_a_directory_that_needs_no_other(variant, tmp_path, tmp_path_factory):
+    setting = Setting(variant, tmp_path)
     assert setting.convert("--store-encoder")[0] == 0
     case, saved = setting.case, tmp_path_factory.mktemp("elsewhere") / "model"
     expected = logits(case.build(), case)

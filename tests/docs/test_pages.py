@@ -124,10 +124,15 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
+@pytest.fixture(scope="module")
+def main():
+    """The program with all its commands, which take a moment to build."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
-def test_options_of_commands_exist(page):
-    main = typer.main.get_command(app)
+def test_options_of_commands_exist(page, main):
     unknown = []
     for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S):
         for line in COMMAND.findall(block):

@@ -1,4 +1,7 @@
-"""Commands about files, each in a process of its own, besides the examples of docs/command_line.md."""
+"""Commands about files, each in a process of its own, besides the examples of docs/command_line.md.
+
+They are forks, but where a new interpreter matters: one command from its first import on, workers, and services.
+"""
 
 import json
 import shutil
@@ -16,7 +19,8 @@ from tests.cli.conftest import FILES, save
 from tests.conversions.aligned_originals import openshape_flat
 from tests.release import ROOT
 
-IN_NEW_INTERPRETERS = True
+NEW = {"ANYTHING": "1"}
+"""An environment of its own, for which the libraries are imported anew."""
 KINDS = ("classifier", "detector", "chat")
 
 
@@ -32,7 +36,7 @@ def models(shell):
 @pytest.mark.slow
 def test_the_packaged_model_reads_every_file_type(shell):
     shutil.copytree(FILES, shell.folder / "files")
-    answers = json.loads(shell("hf-any3d predict files --json --top-k 1").out)
+    answers = json.loads(shell("hf-any3d predict files --json --top-k 1", **NEW).out)
     types = {answer["file"].rpartition(".")[2] for answer in answers}
     assert types >= {"glb", "npy", "npz", "obj", "off", "pcd", "ply", "pts", "stl", "xyz"}
     assert all(answer["predictions"] for answer in answers)
@@ -53,7 +57,8 @@ def test_the_packaged_model_reads_every_file_type(shell):
     ],
 )
 def test_a_command_answers(command, expected, shell, models):
-    assert expected in shell(f"hf-any3d {command}").text
+    environment = NEW if "--workers" in command else {}
+    assert expected in shell(f"hf-any3d {command}", **environment).text
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
+from tests.common.built import forget_models as forget_models, fresh
 from tests.common.models import CASES
 from tests.common.refusals import check_refusal
 from tests.errors import raises
@@ -24,7 +25,7 @@ def with_number(case, number, channel):
 @pytest.mark.slow
 @every_model
 def test_clouds_out_of_range_are_refused_and_change_nothing(case):
-    model = case.tiny().train()
+    model = fresh(case).train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for number, message in (
         (float("nan"), "points: found NaN or infinite coordinates in cloud 1; expected finite numbers"),
@@ -44,7 +45,7 @@ def test_clouds_out_of_range_are_refused_and_change_nothing(case):
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
-    model = case.tiny().to(dtype)
+    model = fresh(case).to(dtype)
     inputs = case.batch(3)
     inputs["points"] = inputs["points"] * min(LARGEST_COORDINATE, torch.finfo(dtype).max ** 0.5) * 0.9
     for mode in (True, False):
@@ -59,7 +60,7 @@ def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
 @every_model
 def test_float16_has_a_smaller_range(case):
     with raises(ValueError, naming="points: found 300 in cloud"):
-        case.tiny().half()(**with_number(case, 300.0, 0))
+        fresh(case).half()(**with_number(case, 300.0, 0))
 
 
 @pytest.mark.slow
@@ -68,7 +69,7 @@ def test_a_batch_without_clouds_is_refused_by_name(case):
     inputs = case.batch(3)
     inputs |= {name: inputs[name][:0] for name in ("points", "category") if name in inputs}
     with pytest.raises(ValueError, match=r"points has shape \(0, \d+, \d\); expected at least one cloud"):
-        case.tiny()(**inputs)
+        fresh(case)(**inputs)
 
 
 @pytest.mark.slow
@@ -76,7 +77,7 @@ def test_a_batch_without_clouds_is_refused_by_name(case):
 def test_ignored_labels_give_zero_loss_and_gradients(case):
     if "ZeroShot" in case.name:
         pytest.skip("its labels are texts; none is ignored")
-    model = case.tiny().train()
+    model = fresh(case).train()
     inputs = case.labeled(3)
     loss = model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)}).loss
     assert loss.item() == 0 and loss.requires_grad

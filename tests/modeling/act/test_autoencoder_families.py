@@ -6,10 +6,12 @@ import torch
 from hf_any3d.modeling.encoders import encoder_families
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
+from tests.turns import ALL_PAIRS
 
 # One for each kind of positions and of layers.
 SOME_FAMILIES = ("bert", "clip_vision_model", "gpt2", "t5", "deberta-v2", "llama", "vit", "beit", "wav2vec2", "wavlm")
-every_family = pytest.mark.parametrize("family", list(encoder_families()))
+# Any2Point's tests of places try all families, whose layers run in the same way here.
+some_families = pytest.mark.parametrize("family", list(encoder_families()) if ALL_PAIRS else SOME_FAMILIES)
 # Biases before a batch norm, which cancels them.
 CANCELED = ("lift.bias", "join.bias", "decoder.widen.bias", "patch_encoder.widen.bias")
 
@@ -35,7 +37,7 @@ def test_a_training_step_trains_all_but_the_teacher(family, depth):
 
 
 @pytest.mark.slow
-@every_family
+@some_families
 def test_the_teacher_does_not_depend_on_the_order_of_tokens(family):
     model = tiny_autoencoder(family, num_prompts=2)
     torch.manual_seed(0)
@@ -49,7 +51,7 @@ def test_the_teacher_does_not_depend_on_the_order_of_tokens(family):
 
 
 @pytest.mark.slow
-@every_family
+@some_families
 def test_every_token_attends_to_all_prompts_and_tokens(family):
     model = tiny_autoencoder(family)
     codes = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
