@@ -351,7 +351,6 @@ def points_of_integers(
         `points` and `offset` of the `PointCloudData` that these coordinates make with `step` |scale|. Points that
         float32 does not hold are float64, without an offset, and in an array of their own.
     """
-
     scales = _side_by_side(scale, len(integers))
     offsets = _side_by_side(offset, len(integers))
 
@@ -384,7 +383,7 @@ def points_of_integers(
 
 
 def _side_by_side(axes: np.ndarray, count: int) -> np.ndarray:
-    """Repeat numbers (3,) for each row of the largest block, as numpy computes with rows of three many times slower."""
+    """Repeat numbers (3,) for each row of the largest block, since numpy computes with rows of three slowly."""
     return np.tile(axes, min(count, _BLOCK_ROWS)).reshape(-1, 3)
 
 
