@@ -361,7 +361,7 @@ def command_rows(folder: Path, rounds: int) -> list[str]:
         "`import torch`": ("-c", "import torch"),
         "`hf-any3d segment new.las`, a tile of the example": (
             *(*PROGRAM, "segment", "new.las", "--model", "outputs/tiles"),
-            *("--output", "labeled.las", "--overwrite"),
+            *("--output", "labeled.las"),
         ),
         "`import hf_any3d`, with torch, transformers and PEFT": ("-c", "import hf_any3d"),
     }
@@ -370,6 +370,7 @@ def command_rows(folder: Path, rounds: int) -> list[str]:
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, words in steps.items():
+            (folder / "labeled.las").unlink(missing_ok=True)
             spent[name].append(_shell(folder, *words))
     return [
         f"| {name} | {statistics.median(all_):.2f} | {min(all_):.2f}–{max(all_):.2f} |" for name, all_ in spent.items()
@@ -403,8 +404,8 @@ def page(rows: Sequence[str], commands: Sequence[str], options: argparse.Namespa
         "# Beside the tools of the trade",
         "",
         f"`python -m studies.speed.peers --points {options.points} --cloud {options.cloud} "
-        f"--rounds {options.rounds}`: processor seconds on one thread, and megabytes beyond what imports take. Medians "
-        f"of {options.rounds} rounds in which all took turns, each in a process of its own; ratios of ours to the "
+        f"--rounds {options.rounds}`: processor seconds on one thread, and megabytes beyond what imports take. "
+        f"Medians of {options.rounds} rounds in which all took turns, each in a process of its own; ratios of ours to the "
         f"other program's, with their range over the rounds. LAZ and LAS have {options.points:,} points in format 7, "
         f"the other files {options.cloud:,}. Python {sys.version.split()[0]}, {', '.join(versions)}.",
         "",
@@ -445,6 +446,9 @@ def main() -> None:
             for row in compare(comparison, Path(folder), options.rounds):
                 print(row, flush=True)
                 rows.append(row)
+            # After each row, so that a run that is interrupted leaves what it measured
+            if options.output is not None:
+                options.output.write_text(page(rows, [], options))
         commands = command_rows(Path(folder), options.rounds) if options.only in "commands" else []
     print("\n".join(commands))
     if options.output is not None:
