@@ -405,8 +405,8 @@ def page(rows: Sequence[str], commands: Sequence[str], options: argparse.Namespa
         "",
         f"`python -m studies.speed.peers --points {options.points} --cloud {options.cloud} "
         f"--rounds {options.rounds}`: processor seconds on one thread, and megabytes beyond what imports take. "
-        f"Medians of {options.rounds} rounds in which all took turns, each in a process of its own; ratios of ours to the "
-        f"other program's, with their range over the rounds. LAZ and LAS have {options.points:,} points in format 7, "
+        f"Medians of {options.rounds} rounds in which all took turns, each in a process of its own; ratios of ours to "
+        f"the other's, with their range over the rounds. LAZ and LAS have {options.points:,} points in format 7, "
         f"the other files {options.cloud:,}. Python {sys.version.split()[0]}, {', '.join(versions)}.",
         "",
         "| what | ours, s | MB | beside | s | MB | time, ours / theirs | memory, ours / theirs |",
