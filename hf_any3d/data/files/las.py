@@ -82,8 +82,8 @@ def read(source: Source) -> PointCloudData:
     colors = intensity = return_number = number_of_returns = None
     if columns.colors is not None and columns.colors.any():
         colors = usable_colors(columns.colors, source)
-    has_intensity = columns.intensity is not None and columns.intensity.any()
-    if has_intensity and "intensity" not in source.chosen_fields:
+    is_label = "intensity" in source.chosen_fields
+    if columns.intensity is not None and columns.intensity.any() and not is_label:
         intensity = usable_numbers(columns.intensity, "intensities", source)
     if columns.returns is not None and columns.returns.any():
         # The return number and how many there were, in four bits each since format 6, and in three before.
@@ -325,8 +325,8 @@ def _layers(row: np.dtype) -> int:
         ),
     )
     taken = 0
-    fields: dict[str, Any] = dict(row.fields or {})
-    for kind, at, *_ in fields.values():
+    for name in row.names or ():
+        kind, at, *_ = (row.fields or {})[name]
         ends = [begin for begin, _ in layers[1:]] + [row.itemsize]
         for (begin, layer), end in zip(layers, ends, strict=True):
             if begin < at + kind.itemsize and at < end:

@@ -327,7 +327,7 @@ def _coordinates(
     def block_of(rows: slice, shift: np.ndarray | None) -> np.ndarray:
         return points[rows] if shift is None else points[rows] - shift[: len(points[rows])]
 
-    dtype, shift = _precision(block_of, len(points), low, high, step)
+    dtype, shift = _precision(block_of, len(points), low, high, np.asarray(step))
     if shift is None:
         return _finite("points", points, points.shape, dtype), None
     moved = np.empty(points.shape, dtype)
@@ -424,7 +424,7 @@ def _precision(
     count: int,
     low: np.ndarray,
     high: np.ndarray,
-    step: ArrayLike,
+    step: np.ndarray,
 ) -> tuple[DTypeLike, np.ndarray | None]:
     """Return the type that holds coordinates to half a step, and the offset to be split off first, or None.
 
@@ -435,7 +435,7 @@ def _precision(
         high: Highest ones (3,).
         step: Distance between neighboring numbers along each axis; see `PointCloudData`.
     """
-    allowed = _allowed_moves(high - low, np.broadcast_to(np.asarray(step), 3))
+    allowed = _allowed_moves(high - low, np.broadcast_to(step, 3))
     is_far = _is_far(low, high)
     if not is_far and _is_held(block_of, count, low, high, None, allowed):
         return np.float32, None
