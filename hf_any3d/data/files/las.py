@@ -325,8 +325,8 @@ def _layers(row: np.dtype) -> int:
         ),
     )
     taken = 0
-    for name in row.names or ():
-        kind, at, *_ = (row.fields or {})[name]
+    fields: Any = row.fields
+    for kind, at, *_ in fields.values():
         ends = [begin for begin, _ in layers[1:]] + [row.itemsize]
         for (begin, layer), end in zip(layers, ends, strict=True):
             if begin < at + kind.itemsize and at < end:
