@@ -399,7 +399,9 @@ def _version(name: str) -> str | None:
 
 def page(rows: Sequence[str], commands: Sequence[str], options: argparse.Namespace) -> str:
     """Return the page of results."""
-    versions = [version for name in ("numpy", "lazrs", *list(_STEPS)[1:-1]) if (version := _version(name))]
+    # Only those that were measured: what is installed may lack a library of the system.
+    beside = [name for name in _STEPS if any(f"| {name} |" in row for row in rows)]
+    versions = [version for name in dict.fromkeys(("numpy", "lazrs", *beside)) if (version := _version(name))]
     lines = [
         "# Beside the tools of the trade",
         "",
