@@ -27,7 +27,8 @@ def words_of_files(paths: Iterable[Path], label_field: str | None = None) -> tup
             # Warnings are those of the reading that follows.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found.append(read_point_cloud(path, on_invalid="drop", label_field=label_field).label_names)
+                cloud = read_point_cloud(path, on_invalid="drop", label_field=label_field, fields=["labels"])
+                found.append(cloud.label_names)
         except (ValueError, OSError):
             continue
     names = common_names(found)

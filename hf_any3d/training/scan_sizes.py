@@ -44,6 +44,6 @@ def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a file leaves out was told when the scans were loaded
         try:
-            return length_of_unit(read_point_cloud(path))
+            return length_of_unit(read_point_cloud(path, fields=()))
         except (PointCloudError, OSError):
             return None  # what was read before may be gone by now

@@ -1,12 +1,12 @@
 """Find points, colors, normals and labels among the columns of a table, by their names or their number."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.point_cloud import leaves_out_invalid_points
+from hf_any3d.data.files.point_cloud import is_finite, leaves_out_invalid_points, row_blocks
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
@@ -186,11 +186,13 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
     else:
         source.leave_out(others)
-    points = np.stack([columns[name] for name in fields.pop("points")], axis=1)  # (points, 3)
+    points = stacked([columns[name] for name in fields.pop("points")])  # (points, 3)
     left_out = left_out_points(points)
     cloud: dict[str, Any] = {"points": points}
     for field, names in fields.items():
-        values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
+        if not source.wants(field):
+            continue
+        values = stacked([columns[name] for name in names]) if len(names) > 1 else columns[names[0]]
         values = with_stand_ins(values, left_out)
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
@@ -198,6 +200,22 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if further:
         cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
+
+
+def stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Join columns (points,) to an array (points, columns), as `np.stack` does.
+
+    Columns may be views of the rows of a file. Block by block, each row is fetched from memory once and not once for
+    each column.
+    """
+    shapes = {column.shape for column in columns}
+    if len(shapes) > 1 or columns[0].ndim != 1:
+        return np.stack(columns, axis=1)  # with numpy's error, if it is one
+    table = np.empty((len(columns[0]), len(columns)), np.result_type(*columns))
+    for rows in row_blocks(len(table)):
+        for place, column in enumerate(columns):
+            table[rows, place] = column[rows]
+    return table
 
 
 def further_column(values: np.ndarray) -> np.ndarray:
@@ -209,7 +227,7 @@ def further_column(values: np.ndarray) -> np.ndarray:
 
 def left_out_points(points: np.ndarray) -> np.ndarray:
     """Return which points (points, 3) a cloud will leave out for their coordinates, (points,); see `on_invalid`."""
-    if points.dtype.kind != "f" or not leaves_out_invalid_points():
+    if points.dtype.kind != "f" or not leaves_out_invalid_points() or is_finite(points):
         return np.zeros(len(points), bool)
     return missing_rows(points.astype(np.float32, copy=False))
 
@@ -217,7 +235,7 @@ def left_out_points(points: np.ndarray) -> np.ndarray:
 def missing_rows(values: np.ndarray) -> np.ndarray:
     """Return which rows have NaN or infinite values, (rows,)."""
     # Many times faster than row by row
-    if values.dtype.kind != "f" or np.isfinite(values).all():
+    if values.dtype.kind != "f" or is_finite(values, values.dtype):
         return np.zeros(values.shape[:1], bool)
     return np.asarray(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
 
@@ -420,17 +438,33 @@ def _is_like_classes(values: np.ndarray) -> bool:
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
     """Scale colors to float32 in [0, 1]; see `color_scale`. What is above 1 after that is clamped."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        colors = values.astype(np.float32)
     # The maximum of nothing is an error in numpy.
-    if not colors.size:
-        return colors
+    if not values.size:
+        return values.astype(np.float32)
     scale = color_scale(values)
-    top = float(colors.max())
+    colors = np.empty(values.shape, np.float32)
+    if values.dtype.kind != "f":
+        least = np.float32(values.min())
+        most = np.float32(values.max())
+    else:
+        least = np.float32(np.inf)
+        most = np.float32(-np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for rows in row_blocks(len(values)):
+            block = values[rows].astype(np.float32)
+            if values.dtype.kind == "f":
+                # With NaN both are NaN.
+                least = np.minimum(least, block.min())
+                most = np.maximum(most, block.max())
+            np.divide(block, np.float32(scale), out=colors[rows])
+            # Whole numbers are not brighter than their scale, or an error follows.
+            if values.dtype.kind == "f":
+                np.clip(colors[rows], 0, 1, out=colors[rows])
+    top = float(most)
     is_in_range = np.isfinite(top) if scale == 1 else top <= scale * _ROUNDED
-    if not (colors.min() >= 0 and is_in_range):  # or NaN
-        raise PointCloudError(f"colors range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
-    return (colors / np.float32(scale)).clip(0, 1)
+    if not (least >= 0 and is_in_range):  # or NaN
+        raise PointCloudError(f"colors range from {least:g} to {top:g}; expected 0 to 1 or 0 to 255")
+    return colors
 
 
 def color_scale(values: np.ndarray) -> float:
@@ -472,7 +506,8 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
         source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
-    colors[missing] = 0
+    if missing.any():
+        colors[missing] = 0
     return colors
 
 
@@ -491,10 +526,14 @@ def usable_numbers(values: np.ndarray, names: str, source: Source, why: str = "N
     None if no point has a finite number, with a warning, too; `why` is what numbers that are not finite stand for.
     """
     numbers = values.astype(np.float32)
+    # Whole numbers are all finite.
+    if values.dtype.kind in "iub":
+        return numbers
     missing = _told_as_missing(numbers, names, "0", source, why)
     if missing is None:
         return None
-    numbers[missing] = 0
+    if missing.any():
+        numbers[missing] = 0
     return numbers
 
 
@@ -513,7 +552,8 @@ def usable_labels(values: np.ndarray, source: Source, first: int | None = None) 
         are_whole = False  # they would become negative ones
     if are_whole and (first is None or not len(values) or values.min() >= first):
         labels = values.astype(np.int64)
-        labels[missing] = -1
+        if missing.any():
+            labels[missing] = -1
         return labels
     lowest = "" if first is None else f" from {first}"
     source.warn(f"the label column has values other than whole numbers{lowest} and is left out")

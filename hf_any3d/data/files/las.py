@@ -20,7 +20,7 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_keys,
     units_of_text,
 )
-from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
@@ -40,7 +40,7 @@ LASZIP_RECORD = (b"laszip encoded", 22204)
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
 _CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
-_BLOCK = 1 << 18
+_BLOCK = 1 << 15  # points: their records stay in the cache of the processor
 # Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
 # formats 6 to 10. Number of layers by kind of item; other items have one per byte.
 _LAYERED = 3
@@ -83,15 +83,17 @@ def read(source: Source) -> PointCloudData:
     # Coordinates are stored as integers: times scale, plus offset.
     scale = np.frombuffer(source.data, "<f8", 3, 131)
     offset = np.frombuffer(source.data, "<f8", 3, 155)
-    columns = _read_columns(source, header, scale, offset)
+    columns = _read_columns(source, header)
+    points, shift = points_of_integers(columns.integers, scale, offset)
     # The standard has 0 where a sensor measures no color or intensity, and programs that know of no returns leave
     # their byte 0.
     colors = intensity = return_number = number_of_returns = None
     if columns.colors is not None and columns.colors.any():
         colors = usable_colors(columns.colors, source)
-    if columns.intensity.any() and "intensity" not in source.chosen_fields:
+    is_label = "intensity" in source.chosen_fields
+    if columns.intensity is not None and columns.intensity.any() and not is_label:
         intensity = usable_numbers(columns.intensity, "intensities", source)
-    if columns.returns.any():
+    if columns.returns is not None and columns.returns.any():
         # The return number and how many there were, in four bits each since format 6, and in three before.
         bits = 4 if header.point_format >= 6 else 3
         mask = (1 << bits) - 1
@@ -99,12 +101,15 @@ def read(source: Source) -> PointCloudData:
         number_of_returns = columns.returns >> bits & mask
     units = _units(source, header)
     # Flags that any point has
-    found = {name: columns.flags & bit > 0 for name, bit in FLAGS.items()}
-    flags = {name: values for name, values in found.items() if values.any()}
+    flags = {}
+    if columns.flags.any():
+        found = {name: columns.flags & bit > 0 for name, bit in FLAGS.items()}
+        flags = {name: values for name, values in found.items() if values.any()}
     return PointCloudData(
-        columns.points,
+        points,
         colors,
-        labels=usable_labels(columns.labels, source),
+        labels=None if columns.labels is None else usable_labels(columns.labels, source),
+        offset=shift,
         intensity=intensity,
         up_axis="z",  # Z is the elevation in LAS
         meters_per_unit=units.length,
@@ -139,12 +144,12 @@ class _Header:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of all points, one row each; colors are None in formats without them."""
+    """The columns of all points, one row each; None where the format has none, or they are not asked for."""
 
-    points: np.ndarray  # (points, 3) float64
-    labels: np.ndarray  # (points,) int64; of the type of the dimension that was chosen for them
-    intensity: np.ndarray  # (points,) uint16
-    returns: np.ndarray  # (points,) uint8
+    integers: np.ndarray  # (points, 3) int32, coordinates without their scale and offset
+    labels: np.ndarray | None  # (points,) uint8; of the type of the dimension that was chosen for them
+    intensity: np.ndarray | None  # (points,) uint16
+    returns: np.ndarray | None  # (points,) uint8
     flags: np.ndarray  # (points,) uint8, with the bits of `FLAGS`
     colors: np.ndarray | None  # (points, 3) uint16
     further: dict[str, np.ndarray]  # (points,) float64 by the names that were asked for
@@ -200,7 +205,7 @@ def _read_header(source: Source) -> _Header:
     # No compressor gets so many points into each byte.
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
-    row = _with_label(_row_type(point_format, size), source, start, point_format)
+    row = _with_label(_row_type(source, point_format, size), source, start, point_format)
     row, further = _with_further(row, source, start, point_format)
     source.check(points=count, decoded=count * max(size, 32))
     read = {f"extra dimension {name}".lower() for name in (source.label_field, *source.columns)}
@@ -220,48 +225,49 @@ def _declared(count: int) -> str:
     )
 
 
-def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np.ndarray) -> _Columns:
+def _read_columns(source: Source, header: _Header) -> _Columns:
     """Collect the columns block by block, since most bytes of a record are not needed."""
     count = header.count
-    point_format = header.point_format
     row = header.row
+    names = row.names or ()
+    is_recent = header.point_format >= 6
     if header.is_compressed:
         tell_of_more = partial(_warn_of_more, source, count)
-        blocks = decompressed(source.data, header.start, header.row, count, tell_of_more=tell_of_more)
+        layers = _layers(row) if is_recent else None
+        blocks = decompressed(source.data, header.start, row, count, tell_of_more=tell_of_more, layers=layers)
     else:
-        blocks = [np.frombuffer(source.data, header.row, count, header.start)]
+        table = np.frombuffer(source.data, row, count, header.start)
+        blocks = (table[first : first + _BLOCK] for first in range(0, count, _BLOCK))
+    label = "label" if "label" in names else "class"
     columns = _Columns(
-        points=np.empty((count, 3)),
-        labels=np.empty(count, row["label"] if "label" in (row.names or ()) else np.int64),
-        intensity=np.empty(count, np.uint16),
-        returns=np.empty(count, np.uint8),
+        integers=np.empty((count, 3), np.int32),
+        labels=np.empty(count, row[label]) if label in names and source.wants("labels") else None,
+        intensity=np.empty(count, np.uint16) if "intensity" in names else None,
+        returns=np.empty(count, np.uint8) if "returns" in names else None,
         flags=np.empty(count, np.uint8),
-        colors=None if _COLORS[point_format] is None else np.empty((count, 3), np.uint16),
+        colors=np.empty((count, 3), np.uint16) if "rgb" in names else None,
         further={name: np.empty(count) for name in header.further},
     )
     has_infrared = False
     first = 0
     for block in blocks:
         rows = slice(first, first + len(block))
-        # Coordinates that overflow are refused by `PointCloudData`.
-        with np.errstate(over="ignore", invalid="ignore"):
-            columns.points[rows] = block["xyz"] * scale + offset
+        # Axis by axis: numpy copies rows of three numbers many times slower.
+        for axis in range(3):
+            columns.integers[rows, axis] = block["xyz"][:, axis]
+            if columns.colors is not None:
+                columns.colors[rows, axis] = block["rgb"][:, axis]
         # The older formats keep flags in the upper three bits of the class, newer ones in a byte before it.
-        if point_format >= 6:
-            columns.labels[rows] = block["class"]
-            columns.flags[rows] = block["flags"]
-        else:
-            columns.labels[rows] = block["class"] & 31
-            columns.flags[rows] = block["class"] >> 5
-        if "label" in (row.names or ()):
-            columns.labels[rows] = block["label"]
-        columns.intensity[rows] = block["intensity"]
-        columns.returns[rows] = block["returns"]
+        columns.flags[rows] = block["flags"] if is_recent else block["class"] >> 5
+        if columns.labels is not None:
+            columns.labels[rows] = block[label] if is_recent or label == "label" else block["class"] & 31
+        if columns.intensity is not None:
+            columns.intensity[rows] = block["intensity"]
+        if columns.returns is not None:
+            columns.returns[rows] = block["returns"]
         for name, dimension in header.further.items():
             columns.further[name][rows] = dimension.values(block[f"further {name}"])
-        if columns.colors is not None:
-            columns.colors[rows] = block["rgb"]
-        if point_format in _WITH_INFRARED and block["infrared"].any():
+        if "infrared" in names and not has_infrared and block["infrared"].any():
             has_infrared = True
         first += len(block)
     if has_infrared:
@@ -269,26 +275,71 @@ def _read_columns(source: Source, header: _Header, scale: np.ndarray, offset: np
     return columns
 
 
-def _row_type(point_format: int, size: int) -> np.dtype:
+def _row_type(source: Source, point_format: int, size: int) -> np.dtype:
     """Return the type of a record of `size` bytes, with the fields that are read."""
-    names = ["xyz", "intensity", "returns", "class"]
-    formats = [("<i4", 3), "<u2", "u1", "u1"]
-    # Format 6 and its successors have two bytes of flags before the class, the older ones one.
-    offsets = [0, 12, 14, 16 if point_format >= 6 else 15]
+    fields: dict[str, tuple[Any, int]] = {"xyz": (("<i4", 3), 0)}
+    # Format 6 and its successors have two bytes of flags before the class, the older ones one, and flags in the class.
     if point_format >= 6:
-        names.append("flags")
-        formats.append("u1")
-        offsets.append(15)
+        fields["flags"] = ("u1", 15)
+    if point_format < 6 or source.wants("labels"):
+        fields["class"] = ("u1", 16 if point_format >= 6 else 15)
+    if source.wants("intensity"):
+        fields["intensity"] = ("<u2", 12)
+    if source.wants("return_number") or source.wants("number_of_returns"):
+        fields["returns"] = ("u1", 14)
     color = _COLORS[point_format]
-    if color is not None:
-        names.append("rgb")
-        formats.append(("<u2", 3))
-        offsets.append(color)
-    if point_format in _WITH_INFRARED:
-        names.append("infrared")
-        formats.append("<u2")
-        offsets.append(36)
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+    if color is not None and source.wants("colors"):
+        fields["rgb"] = (("<u2", 3), color)
+    # Only to tell that it is left out, of which nobody who asks for less need be told
+    if point_format in _WITH_INFRARED and source.fields is None:
+        fields["infrared"] = ("<u2", 36)
+    return _row_of(fields, size)
+
+
+def _row_of(fields: dict[str, tuple[Any, int]], size: int) -> np.dtype:
+    """Return the type of a record of `size` bytes by the types and bytes of its fields."""
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [kind for kind, _ in fields.values()],
+            "offsets": [at for _, at in fields.values()],
+            "itemsize": size,
+        }
+    )
+
+
+def _layers(row: np.dtype) -> int:
+    """Return which layers of compressed points of formats 6 to 10 hold fields of a record, in the bits of lazrs."""
+    lazrs = package("lazrs", "files")
+    # First byte of what a layer holds. Of the bytes after the usual ones, such as colors, all layers are taken that
+    # may hold a field.
+    layers = (
+        (0, lazrs.SELECTIVE_DECOMPRESS_XY_RETURNS_CHANNEL),
+        (8, lazrs.SELECTIVE_DECOMPRESS_Z),
+        (12, lazrs.SELECTIVE_DECOMPRESS_INTENSITY),
+        (14, lazrs.SELECTIVE_DECOMPRESS_XY_RETURNS_CHANNEL),
+        (15, lazrs.SELECTIVE_DECOMPRESS_FLAGS),
+        (16, lazrs.SELECTIVE_DECOMPRESS_CLASSIFICATION),
+        (17, lazrs.SELECTIVE_DECOMPRESS_USER_DATA),
+        (18, lazrs.SELECTIVE_DECOMPRESS_SCAN_ANGLE),
+        (20, lazrs.SELECTIVE_DECOMPRESS_POINT_SOURCE_ID),
+        (22, lazrs.SELECTIVE_DECOMPRESS_GPS_TIME),
+        (
+            30,
+            lazrs.SELECTIVE_DECOMPRESS_RGB
+            | lazrs.SELECTIVE_DECOMPRESS_NIR
+            | lazrs.SELECTIVE_DECOMPRESS_WAVEPACKET
+            | lazrs.SELECTIVE_DECOMPRESS_ALL_EXTRA_BYTES,
+        ),
+    )
+    taken = 0
+    fields: Any = row.fields
+    for kind, at, *_ in fields.values():
+        ends = [begin for begin, _ in layers[1:]] + [row.itemsize]
+        for (begin, layer), end in zip(layers, ends, strict=True):
+            if begin < at + kind.itemsize and at < end:
+                taken |= layer
+    return taken
 
 
 # Dimensions of every point that labels may be chosen from: type and byte, since format 6 and before.
@@ -339,15 +390,8 @@ def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimensio
     kind, at = place
     if at + np.dtype(kind).itemsize > row.itemsize:
         raise PointCloudError(f"dimension {dimension!r} ends after the {row.itemsize} bytes of a point")
-    fields = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()} | {field_name: (kind, at)}
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [field[0] for field in fields.values()],
-            "offsets": [field[1] for field in fields.values()],
-            "itemsize": row.itemsize,
-        }
-    )
+    fields: dict[str, tuple[Any, int]] = {name: (field[0], field[1]) for name, field in (row.fields or {}).items()}
+    return _row_of({**fields, field_name: (kind, at)}, row.itemsize)
 
 
 def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
@@ -416,6 +460,7 @@ def decompressed(
     count: int,
     file: BinaryIO | None = None,
     tell_of_more: Callable[[str], None] | None = None,
+    layers: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the records of compressed points, block by block.
 
@@ -426,6 +471,8 @@ def decompressed(
         count: Number of points that the header declares.
         file: The same file, to be read piece by piece; by default `data`.
         tell_of_more: Is told how many more points there are, if there are.
+        layers: What is decompressed of points in layers, in the bits of lazrs; other bytes mean nothing. By default
+            everything is.
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
@@ -451,7 +498,12 @@ def decompressed(
             if tell_of_more is not None and stored > count:
                 tell_of_more(f"{stored - count:,}")
         file.seek(start)
-        decompressor = lazrs.LasZipDecompressor(file, record)
+        # lazrs has a decompressor for many threads, too. It hangs in a process that was forked after another one used
+        # it, as the workers of torch's data loaders are.
+        if layers is None or compressor != _LAYERED:
+            decompressor = lazrs.LasZipDecompressor(file, record)
+        else:
+            decompressor = lazrs.LasZipDecompressor(file, record, lazrs.DecompressionSelection(layers))
         for first in range(0, count, _BLOCK):
             block = np.zeros(min(count - first, _BLOCK) * row.itemsize, np.uint8)
             decompressor.decompress_many(block)

@@ -151,6 +151,7 @@ class _Archive:
         self.source = source
         self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         self.opened: dict[str, zipfile.ZipInfo] = {}
+        self.unwanted: set[str] = set()
 
     def first(self, *names: str) -> np.ndarray | None:
         """Read the first of some arrays that is there, None without any."""
@@ -169,7 +170,7 @@ class _Archive:
     @property
     def rest(self) -> list[str]:
         """Names of arrays that nobody asked for."""
-        return [name for name in self.members if name not in self.opened]
+        return [name for name in self.members if name not in self.opened and name not in self.unwanted]
 
 
 def _read_npz(source: Source) -> PointCloudData:
@@ -185,6 +186,9 @@ def _read_npz(source: Source) -> PointCloudData:
         left_out = left_out_points(fields["points"])
         chosen = source.chosen_label(archive.rest)
         for field, names in _FIELDS.items():
+            if not source.wants(field):
+                archive.unwanted.update(names)
+                continue
             # An array of labels is nothing else, whatever its name.
             values = archive.first(*(name for name in names if name != chosen))
             if values is None:
@@ -196,7 +200,10 @@ def _read_npz(source: Source) -> PointCloudData:
             if values is not None:
                 fields[field] = values
         fields["offset"] = archive.first("offset")
-        fields |= _labels(archive, fields["points"].shape[:1], left_out)
+        if source.wants("labels"):
+            fields |= _labels(archive, fields["points"].shape[:1], left_out)
+        else:
+            archive.unwanted.update((*LABELS, LABEL_NAMES))
         fields["faces"] = archive.first("faces")
         face_labels = archive.first("face_labels")
         if face_labels is not None:

@@ -46,18 +46,20 @@ def read(source: Source) -> PointCloudData:
 def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:
     """Read the fields with one value for each point."""
     names, row = row_type(header)
-    body = source.data[start:]
     if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
-        columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
+        columns = _ascii_columns(
+            source.data[start:], names, row, count, first_line=source.data.count(b"\n", 0, start) + 1
+        )
     elif kind == "binary":
         # Named fields have one value per point, but numpy gives each an axis for its COUNT.
-        columns = {name: np.frombuffer(body, row, count)[key][:, 0] for name, key in names.items()}
-        source.warn_of_rest(body[count * row.itemsize :])
+        table = np.frombuffer(source.data, row, count, start)  # a view: nothing is copied
+        columns = {name: table[key][:, 0] for name, key in names.items()}
+        source.warn_of_rest(source.data[start + count * row.itemsize :])
     else:
         # At least the three float32 coordinates that each point becomes.
         source.check(decoded=count * max(row.itemsize, 12))
-        size = int.from_bytes(body[:4], "little")
-        data = decompress(body[8 : 8 + size], count * row.itemsize)
+        size = int.from_bytes(source.data[start : start + 4], "little")
+        data = decompress(source.data[start + 8 : start + 8 + size], count * row.itemsize)
         # Compressed files store one field after the other.
         starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
@@ -70,6 +72,10 @@ def _unpacked_colors(packed: np.ndarray, name: str) -> dict[str, np.ndarray]:
         # The bits of the float are the color, 0x00RRGGBB.
         packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
     channels = {"red": 16, "green": 8, "blue": 0} | ({"alpha": 24} if name == "rgba" else {})
+    if packed.dtype.itemsize == 4:
+        # The bytes of the number are the channels, the lowest first.
+        bytes_ = np.ascontiguousarray(packed, packed.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, 4)
+        return {channel: bytes_[:, shift // 8] for channel, shift in channels.items()}
     packed = packed.astype(np.int64)
     return {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
 

@@ -1,6 +1,6 @@
 """`PointCloudData`, the clouds and meshes that all readers return, and operations on their faces."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import InitVar, dataclass
@@ -20,10 +20,17 @@ _STEP_POINTS, _MOST_DECIMALS = 4096, 9
 _FINEST_STEP = 2.0**-32
 # Of coordinates without a step: share of the extent, and distance, that a point may be moved by.
 MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
+# Rows that are worked on at once, so that what is computed of them stays in the cache of the processor and takes no
+# memory of the size of the cloud.
+_BLOCK_ROWS = 1 << 14
+# Points whose coordinates are compared side by side, since numpy reduces rows of three numbers many times slower.
+_SIDE_BY_SIDE = 256
 # What has a shape; the processor takes no fewer points.
 LEAST_POINTS = 3
 # Fields with one number of each point, as the sensor measured it.
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
+FIELDS = ("colors", "normals", "labels", "faces", "face_colors", "face_labels", *MEASURED)
+"""Fields of a cloud that readers may be asked for, beside its points."""
 # Fields that are no arrays.
 _OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names", "further")
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
@@ -176,9 +183,9 @@ class PointCloudData:
             return
         with np.errstate(over="ignore", invalid="ignore"):
             # What is too large for float32 becomes infinite, and is left out too.
+            if is_finite(points):
+                return
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
-        if valid.all():
-            return
         for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
@@ -270,11 +277,25 @@ def _numbers(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     return values
 
 
+def row_blocks(count: int) -> Iterator[slice]:
+    """Yield slices of some ten thousand rows that together are so many."""
+    for first in range(0, count, _BLOCK_ROWS):
+        yield slice(first, first + _BLOCK_ROWS)
+
+
+def is_finite(values: np.ndarray, dtype: DTypeLike = np.float32) -> bool:
+    """Return whether all numbers are finite in a type of floats, block by block."""
+    if values.dtype.kind != "f":
+        return True  # no whole number is as large
+    return all(bool(np.isfinite(values[rows].astype(dtype, copy=False)).all()) for rows in row_blocks(len(values)))
+
+
 def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
-    values = _numbers(name, values, shape)
+    given = _numbers(name, values, shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.ascontiguousarray(values, dtype)
-    if not np.isfinite(values).all():  # many times faster than row by row
+        values = np.ascontiguousarray(given, dtype)
+    # Whole numbers are finite; the rest is looked at in blocks, many times faster than row by row.
+    if given.dtype.kind == "f" and not is_finite(values, dtype):
         bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
         rows = f"{bad.sum()} of {len(values)} rows, first in row {bad.argmax()}"
         raise PointCloudError(f"{name} has NaN, infinite or too large values in {rows}")
@@ -292,24 +313,132 @@ def _coordinates(
     most_bytes = {"f": 4, "i": 2, "u": 2}
     if points.dtype.itemsize <= most_bytes.get(points.dtype.kind, points.dtype.itemsize):
         return _finite("points", points, points.shape), None
-    low = points.min(0).astype(np.float64)  # (3,)
-    high = points.max(0).astype(np.float64)  # (3,)
-    extents = high - low
-    largest = max(np.abs(low).max(), np.abs(high).max())
-    # Invalid coordinates, those beyond float32, which are errors, and points in a single place.
-    if not (np.isfinite(extents).all() and largest < np.finfo(np.float32).max and extents.any()):
+    low, high = (ends.astype(np.float64) for ends in _bounds(points))  # (3,) each
+    if not _may_lose_digits(low, high):
         return _finite("points", points, points.shape), None
-    is_far = extents.max() * _OFFSET_RATIO < largest
     if step is None:
         sample = points[:: max(1, len(points) // _STEP_POINTS)]
         # Decimals are those of the file's coordinates, of which an offset may have been split off before.
         steps = _decimal_steps(sample if offset is None else sample + offset)  # (sample, 3)
-        if not is_far and _is_sample_held(sample, steps, extents):
+        if not _is_far(low, high) and _is_sample_held(sample, steps, high - low):
             return _finite("points", points, points.shape), None
         step = steps.min(0)  # NaN if a number has no decimals
-    allowed = _allowed_moves(extents, np.broadcast_to(np.asarray(step), 3))
-    if not is_far and _is_held(points, allowed):
-        return _finite("points", points, points.shape), None
+
+    def block_of(rows: slice, shift: np.ndarray | None) -> np.ndarray:
+        return points[rows] if shift is None else points[rows] - shift[: len(points[rows])]
+
+    dtype, shift = _precision(block_of, len(points), low, high, np.asarray(step))
+    if shift is None:
+        return _finite("points", points, points.shape, dtype), None
+    moved = np.empty(points.shape, dtype)
+    shifts = _side_by_side(shift, len(points))
+    for rows in row_blocks(len(points)):
+        moved[rows] = block_of(rows, shifts)
+    return _finite("points", moved, points.shape, dtype), shift
+
+
+def points_of_integers(
+    integers: np.ndarray, scale: np.ndarray, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turn stored integers into coordinates, times scale plus offset, where they are: no second array is made.
+
+    Args:
+        integers: (points, 3) int32, at least one point. Afterwards it holds the bits of the result.
+        scale: (3,) float64.
+        offset: (3,) float64.
+
+    Returns:
+        `points` and `offset` of the `PointCloudData` that these coordinates make with `step` |scale|. Points that
+        float32 does not hold are float64, without an offset, and in an array of their own.
+    """
+    scales = _side_by_side(scale, len(integers))
+    offsets = _side_by_side(offset, len(integers))
+
+    def block_of(rows: slice, shift: np.ndarray | None) -> np.ndarray:
+        block = integers[rows].astype(np.float64)
+        block *= scales[: len(block)]
+        block += offsets[: len(block)]
+        if shift is not None:
+            block -= shift[: len(block)]
+        return block
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Scaling and rounding keep the order of numbers, or reverse it where a scale is negative.
+        ends = np.stack(_bounds(integers)) * scale + offset  # (2, 3)
+        low = ends.min(axis=0)
+        high = ends.max(axis=0)
+        dtype: DTypeLike = np.float64
+        shift = None
+        if _may_lose_digits(low, high):
+            dtype, shift = _precision(block_of, len(integers), low, high, np.abs(scale))
+        # What is invalid or all in one place, as well as what stays float64, is left to `PointCloudData`.
+        in_place = dtype == np.float32
+        if not in_place:
+            shift = None
+        points = integers.view(np.float32) if in_place else np.empty(integers.shape)
+        shifts = None if shift is None else _side_by_side(shift, len(integers))
+        for rows in row_blocks(len(integers)):
+            points[rows] = block_of(rows, shifts)
+    return points, shift
+
+
+def _side_by_side(axes: np.ndarray, count: int) -> np.ndarray:
+    """Repeat numbers (3,) for each row of the largest block, since numpy computes with rows of three slowly."""
+    return np.tile(axes, min(count, _BLOCK_ROWS)).reshape(-1, 3)
+
+
+def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest coordinates (3,), NaN along axes that have it."""
+    lows = []
+    highs = []
+    for rows in row_blocks(len(points)):
+        block = points[rows]
+        whole = len(block) // _SIDE_BY_SIDE * _SIDE_BY_SIDE
+        parts = [block[whole:]]
+        if whole:
+            table = block[:whole].reshape(-1, 3 * _SIDE_BY_SIDE)
+            parts = [table.min(axis=0).reshape(-1, 3), table.max(axis=0).reshape(-1, 3), block[whole:]]
+        ends = np.concatenate(parts)
+        lows.append(ends.min(axis=0))
+        highs.append(ends.max(axis=0))
+    return np.min(lows, axis=0), np.max(highs, axis=0)
+
+
+def _may_lose_digits(low: np.ndarray, high: np.ndarray) -> bool:
+    """Return False for invalid coordinates, those beyond float32, which are errors, and points in a single place."""
+    extents = high - low
+    return bool(np.isfinite(extents).all() and _farthest(low, high) < np.finfo(np.float32).max and extents.any())
+
+
+def _farthest(low: np.ndarray, high: np.ndarray) -> float:
+    return max(np.abs(low).max(), np.abs(high).max())
+
+
+def _is_far(low: np.ndarray, high: np.ndarray) -> bool:
+    """Return whether coordinates are so much larger than their extent that an offset is split off anyway."""
+    return bool((high - low).max() * _OFFSET_RATIO < _farthest(low, high))
+
+
+def _precision(
+    block_of: Callable[[slice, np.ndarray | None], np.ndarray],
+    count: int,
+    low: np.ndarray,
+    high: np.ndarray,
+    step: np.ndarray,
+) -> tuple[DTypeLike, np.ndarray | None]:
+    """Return the type that holds coordinates to half a step, and the offset to be split off first, or None.
+
+    Args:
+        block_of: Rows, offset (rows of a block, 3) or None -> their coordinates less the offset, (rows, 3).
+        count: Number of points.
+        low: Lowest coordinates (3,).
+        high: Highest ones (3,).
+        step: Distance between neighboring numbers along each axis; see `PointCloudData`.
+    """
+    allowed = _allowed_moves(high - low, np.broadcast_to(step, 3))
+    is_far = _is_far(low, high)
+    if not is_far and _is_held(block_of, count, low, high, None, allowed):
+        return np.float32, None
     # An axis through the origin gains nothing by an offset.
     is_shifted = (low > 0) | (high < 0) | is_far
     # An offset near the lowest corner is split off along these axes. Coordinates stay float64 where even then float32
@@ -322,9 +451,9 @@ def _coordinates(
         below = corner.astype(np.float32)
         below = np.where(below > corner, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
         shift = np.where(is_shifted, below, 0)
-        if _is_held(points - shift, allowed):
-            return _finite("points", points - shift, points.shape), shift
-    return _finite("points", points - shift, points.shape, np.float64), shift if shift.any() else None
+        if _is_held(block_of, count, low, high, shift, allowed):
+            return np.float32, shift
+    return np.float64, shift if shift.any() else None
 
 
 def _is_sample_held(sample: np.ndarray, steps: np.ndarray, extents: np.ndarray) -> bool:
@@ -355,19 +484,37 @@ def _decimal_steps(values: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _is_held(points: np.ndarray, allowed: np.ndarray) -> bool:
-    """Return whether float32 moves no point along any axis by more than is allowed."""
-    return all(
-        np.abs(column - column.astype(np.float32)).max() <= most
-        for column, most in zip(points.T, allowed, strict=True)
-    )
+def _is_held(
+    block_of: Callable[[slice, np.ndarray | None], np.ndarray],
+    count: int,
+    low: np.ndarray,
+    high: np.ndarray,
+    shift: np.ndarray | None,
+    allowed: np.ndarray,
+) -> bool:
+    """Return whether float32 moves no point, less a shift, along any axis by more than is allowed."""
+    moved = np.zeros(3) if shift is None else shift
+    largest = np.maximum(np.abs(low - moved), np.abs(high - moved))
+    # Rounding moves no number by more than half the distance of neighbors there, which is widest at the largest.
+    if (np.spacing(largest.astype(np.float32)).astype(np.float64) / 2 <= allowed).all():
+        return True
+    shifts = None if shift is None else _side_by_side(shift, count)
+    for rows in row_blocks(count):
+        block = block_of(rows, shifts)
+        if (np.abs(block - block.astype(np.float32)).max(axis=0) > allowed).any():
+            return False
+    return True
 
 
 def _colors(name: str, values: ArrayLike, count: int) -> np.ndarray:
-    colors = _finite(name, values, (count, 3))
-    if colors.size and (colors.min() < 0 or colors.max() > 1):
-        raise PointCloudError(f"{name} range from {colors.min():g} to {colors.max():g}; expected 0 to 1")
-    return colors
+    given = _numbers(name, values, (count, 3))
+    with np.errstate(over="ignore", invalid="ignore"):
+        colors = np.ascontiguousarray(given, np.float32)
+    # NaN is in no range.
+    if all(colors[rows].min() >= 0 and colors[rows].max() <= 1 for rows in row_blocks(count)):
+        return colors
+    colors = _finite(name, colors, (count, 3))
+    raise PointCloudError(f"{name} range from {colors.min():g} to {colors.max():g}; expected 0 to 1")
 
 
 def _labels(name: str, labels: ArrayLike, count: int) -> np.ndarray:

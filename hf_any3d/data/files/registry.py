@@ -6,7 +6,7 @@ A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.label_files import chosen_file, file_beside, with_label_file
-from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
+from hf_any3d.data.files.point_cloud import FIELDS, PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import (
     MAX_REFERENCES,
     PointCloudError,
@@ -218,6 +218,32 @@ def _check_columns(columns: Any) -> None:
             raise ValueError(f"columns has {name!r}, a flag of points that are left out; expected columns of numbers")
 
 
+def _check_fields(fields: Any, label_field: str | None, label_file: object) -> None:
+    """Check the names of fields, and that labels are among them where something says which labels are read."""
+    if fields is None:
+        return
+    is_list = isinstance(fields, (Sequence, Set)) and not isinstance(fields, str)
+    if not is_list or not all(isinstance(name, str) for name in fields):
+        raise ValueError(f"fields is {fields!r}; expected a list of names, or None for all")
+    for name in fields:
+        one_of("a name in fields", name, FIELDS)
+    for argument, value in (("label_field", label_field), ("label_file", label_file or None)):
+        if value is not None and not {"labels", "face_labels"} & {*fields}:
+            raise ValueError(f"{argument} is {value!r}, and fields has no labels; expected 'labels' among them")
+
+
+def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
+    """Return a cloud without the other fields, and without what says something about them."""
+    left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
+    if "faces" in left_out:
+        left_out |= {"face_colors": None, "face_labels": None}
+    if not {"labels", "face_labels"} & {*fields}:
+        left_out |= {"label_names": None, "label_codes": None}
+    for name, nothing in left_out.items():
+        setattr(cloud, name, nothing)
+    return cloud
+
+
 def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
     """Return the file of labels that was asked for, or the one that a cloud has by convention; None for none."""
     if label_file is None:
@@ -241,6 +267,7 @@ def read_point_cloud(
     label_field: str | None = None,
     label_file: str | os.PathLike | bool | None = None,
     columns: Sequence[str] = (),
+    fields: Collection[str] | None = None,
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -262,19 +289,31 @@ def read_point_cloud(
             .seg, if the cloud has no labels itself; False for none.
         columns: names of further columns of points, such as extra dimensions of LAS, properties of PLY, fields of PCD
             and columns of text, for `further`, by these names and as float64; NaN where a point has no value.
+        fields: names of what is read beside the points and `columns`, such as `["labels", "intensity"]`: colors,
+            normals, labels, faces, face_colors, face_labels, intensity, ring, return_number, number_of_returns. None
+            for all; without a name for the points alone. Of LAZ in point formats 6 to 10, other fields are not even
+            decompressed. What a file does not have is None, as always. The flags of LAS are always read, as they say
+            which points count.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
             NaN or infinite coordinates, beyond the limits, without labels under the name `label_field`, or without
             one of the `columns`; then the error lists those that there are.
         ValueError: an argument has a value or a type that is none of those above.
+
+    Example:
+        ```python
+        heights = read_point_cloud("street.laz", fields=["labels"]).points[:, 2]
+        ```
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
     _check_arguments(source, file_type, limits, label_field)
     _check_columns(columns)
+    _check_fields(fields, label_field, label_file)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    labels = _label_file(path, label_file, label_field)
-    opened = open_source(source, file_type, supported_file_types(), limits, label_field, columns)
+    has_labels = fields is None or bool({"labels", "face_labels"} & {*fields})
+    labels = _label_file(path, label_file, label_field) if has_labels else None
+    opened = open_source(source, file_type, supported_file_types(), limits, label_field, columns, fields)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{_module_of(opened)}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
@@ -308,4 +347,4 @@ def read_point_cloud(
         # A reader may build several clouds, of which a single one is that of the file.
         kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
         cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
-    return cloud
+    return cloud if fields is None else _only(cloud, fields)

@@ -146,6 +146,7 @@ class Source:
     limits: ReadLimits = field(default_factory=ReadLimits.current)
     label_field: str | None = None  # name of the column that labels are read from; None for the usual ones
     columns: tuple[str, ...] = ()  # names of further columns that are read
+    fields: frozenset[str] | None = None  # of the cloud that are read beside points and `columns`; None for all
     _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
     _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
     _of_points: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # columns of points
@@ -172,6 +173,10 @@ class Source:
     def chosen_fields(self) -> set[str]:
         """Names of the columns that labels are read from by choice, and nothing else is."""
         return {*self._label_fields}
+
+    def wants(self, field: str) -> bool:
+        """Return whether a field of the cloud is read."""
+        return self.fields is None or field in self.fields
 
     def further_columns(self, names: Iterable[str]) -> dict[str, str]:
         """Return the further columns that are read and are among these names: as they are asked for -> in the file."""
@@ -311,6 +316,7 @@ def open_source(
     limits: ReadLimits | None = None,
     label_field: str | None = None,
     columns: Sequence[str] = (),
+    fields: Iterable[str] | None = None,
 ) -> Source:
     """Read a path, bytes or a binary file object.
 
@@ -352,4 +358,6 @@ def open_source(
         # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
-    return Source(name, data, kind, None if path is None else path.parent, limits, label_field, tuple(columns))
+    folder = None if path is None else path.parent
+    wanted = None if fields is None else frozenset(fields)
+    return Source(name, data, kind, folder, limits, label_field, tuple(columns), wanted)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.files import read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files.point_cloud import points_of_integers
 from hf_any3d.data.inputs import to_cloud
 from tests.cli.conftest import run
 
@@ -133,3 +134,42 @@ def test_the_order_of_bytes_costs_no_digits():
     swapped, plain = (to_cloud(xyz.astype(order)) for order in (">f8", "<f8"))
     np.testing.assert_array_equal(swapped.points, plain.points)
     np.testing.assert_array_equal(swapped.offset, plain.offset)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [
+        (0.001, 0.0),
+        (0.01, 6_860_000.0),
+        (-0.01, 6_860_000.0),  # numbers fall where integers rise
+        (1e-7, 2.0),  # degrees
+        (1e-9, 0.0),  # finer than float32 holds of this extent: points stay float64
+        (1e300, 0.0),  # beyond float32
+        (float("nan"), 0.0),
+        (0.0, 5.0),  # all in one place
+        (1.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("spread", [10, 10**5, 2**31 - 1])
+def test_integers_that_become_points_in_place_are_those_of_a_cloud_in_double_precision(scale, offset, spread):
+    """Both take whatever type and offset the extent needs, and agree in every bit or in their error."""
+    integers = np.random.default_rng(0).integers(-spread, spread, (40_000, 3)).astype(np.int32)  # several blocks
+    scales = np.array([scale, scale, abs(scale)])
+    offsets = np.array([offset, offset, 0.0])
+    with np.errstate(all="ignore"):
+        exact = integers * scales + offsets
+    points, shift = points_of_integers(integers.copy(), scales, offsets)
+    expected, error = _cloud_or_error(exact, scales)
+    found, other_error = _cloud_or_error(points, scales, offset=shift)
+    assert error == other_error
+    if expected is not None and found is not None:
+        assert found.points.dtype == expected.points.dtype
+        assert found.points.tobytes() == expected.points.tobytes()
+        np.testing.assert_array_equal(found.offset, expected.offset)
+
+
+def _cloud_or_error(points, scales, **fields):
+    try:
+        return PointCloudData(points, step=np.abs(scales), **fields), None
+    except PointCloudError as error:
+        return None, str(error)
