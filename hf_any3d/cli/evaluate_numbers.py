@@ -207,7 +207,7 @@ def _lines(figures: dict[str, Any], least_points: int) -> list[str]:
 
 
 def _write_page(page: Path, compared: list[_Compared]) -> None:
-    """Write a row for each scan: true things and predicted ones by number, and which are missed and invented."""
+    """Write a row for each scan: true things, which are found or missed, and predicted ones, right or invented."""
     from hf_any3d.visualization.show import write_views
     from hf_any3d.visualization.things import number_colors
     from hf_any3d.visualization.viewer import CloudView
@@ -222,20 +222,16 @@ def _write_page(page: Path, compared: list[_Compared]) -> None:
         truth_kinds[np.isin(one.true, true.numbers[one.comparison.found])] = found
         answer_kinds = np.where(np.isin(one.answers, predicted.numbers), invented, no_thing)
         answer_kinds[np.isin(one.answers, predicted.numbers[one.comparison.right])] = found
-        shown = {
-            "true numbers": {"colors": number_colors(one.true)},
-            "predicted numbers": {"colors": number_colors(one.answers)},
-            "truth": {"labels": truth_kinds},
-            "prediction": {"labels": answer_kinds},
-        }
-        for kind, values in shown.items():
-            views.append(CloudView(points, title=f"{one.name}: {kind}", up_axis=one.truth.up_axis, **values))
-    # The four views of a scan have one frame, so that they can be compared.
+        shown = {"truth": (one.true, truth_kinds), "prediction": (one.answers, answer_kinds)}
+        for kind, (numbers, kinds) in shown.items():
+            title = f"{one.name}: {kind}"
+            views.append(CloudView(points, number_colors(numbers), kinds, title=title, up_axis=one.truth.up_axis))
+    # Both views of a scan have one frame, so that they can be compared.
     write_views(
         page,
         views,
         title="true and predicted things",
-        columns=4,
+        columns=2,
         rows_share_frame=True,
         names=_KINDS,
         label_name="kind",
