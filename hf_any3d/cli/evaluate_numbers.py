@@ -13,7 +13,7 @@ from hf_any3d.cli.common import AsCsv, AsJson, option, print_error, print_note, 
 from hf_any3d.cli.evaluate_labels import _pairs
 from hf_any3d.cli.inputs import FileNotes, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.many_files.files import FILE_ERRORS, InputFile
+from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
 from hf_any3d.utils.messages import counted, one_line, print_line
 
 if TYPE_CHECKING:
@@ -128,12 +128,8 @@ def _compare(
     from hf_any3d.evaluation.instances import compare_instances, instance_figures
     from hf_any3d.evaluation.labels import match_points, points_that_count
 
-    predicted, truth = (
-        InputFile(str(path), label_field=column).read() for path, column in (predicted_file, true_file)
-    )
-    for cloud, (_, column) in ((predicted, predicted_file), (truth, true_file)):
-        if cloud.data.labels is None or cloud.data.label_names is not None:
-            raise PointCloudFileError(f"{cloud.name}: column {column!r} has no numbers of things")
+    predicted, answers = _read_numbers(*predicted_file)
+    truth, true = _read_numbers(*true_file)
     with file_errors(predicted.name):
         matches = match_points(predicted.data, truth.data, tolerance)
     matched = int((matches.indices >= 0).sum())
@@ -144,8 +140,8 @@ def _compare(
         )
     # Withheld points are not judged, as in comparisons of labels.
     found = (matches.indices >= 0) & points_that_count(truth.data)
-    answers = predicted.data.labels[matches.indices[found]]
-    true = truth.data.labels[found]
+    answers = answers[matches.indices[found]]
+    true = true[found]
     comparison = compare_instances(answers, true, least_points=least_points)
     row: dict[str, Any] = {
         "file": name,
@@ -160,6 +156,16 @@ def _compare(
     if warned:
         row["warnings"] = warned
     return _Compared(name, truth.data, comparison, true, answers, found), row
+
+
+def _read_numbers(path: Path, column: str) -> tuple[Cloud, np.ndarray]:
+    """Return a cloud, and the numbers (points,) in a column of it."""
+    from hf_any3d.data.files import PointCloudFileError
+
+    cloud = InputFile(str(path), label_field=column).read()
+    if cloud.data.labels is None or cloud.data.label_names is not None:
+        raise PointCloudFileError(f"{cloud.name}: column {column!r} has words; expected numbers of things")
+    return cloud, cloud.data.labels
 
 
 def _f1(comparison: InstanceComparison) -> float:

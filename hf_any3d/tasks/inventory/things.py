@@ -149,7 +149,7 @@ def _most_frequent(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a thing covers from above.
+    """The area that a thing covers from above.
 
     Attributes:
         ring: (corners + 1, 2) float64 coordinates around its largest piece, counterclockwise, the first again at the
