@@ -10,10 +10,9 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import AsCsv, AsJson, option, print_error, print_note, status
-from hf_any3d.cli.evaluate_labels import _pairs
-from hf_any3d.cli.inputs import FileNotes, finish
+from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.many_files.files import FILE_ERRORS, InputFile
+from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile
 from hf_any3d.utils.messages import counted, one_line, print_line
 
 if TYPE_CHECKING:
@@ -77,8 +76,9 @@ def evaluate_numbers(
     """
     ending = check_output(output, (*DATA, ".html"), as_json=as_json, as_csv=as_csv)
     from hf_any3d.evaluation.instances import instance_figures
+    from hf_any3d.evaluation.label_files import pair_files
 
-    pairs, alone = _pairs(predicted, truth)
+    pairs, alone = pair_files(predicted, truth, files_of_folder)
     rows: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []
     comparisons: list[InstanceComparison] = []
@@ -128,12 +128,8 @@ def _compare(
     from hf_any3d.evaluation.instances import compare_instances, instance_figures
     from hf_any3d.evaluation.labels import match_points, points_that_count
 
-    predicted, truth = (
-        InputFile(str(path), label_field=column).read() for path, column in (predicted_file, true_file)
-    )
-    for cloud, (_, column) in ((predicted, predicted_file), (truth, true_file)):
-        if cloud.data.labels is None or cloud.data.label_names is not None:
-            raise PointCloudFileError(f"{cloud.name}: column {column!r} has no numbers of things")
+    predicted, answers = _read_numbers(*predicted_file)
+    truth, true = _read_numbers(*true_file)
     with file_errors(predicted.name):
         matches = match_points(predicted.data, truth.data, tolerance)
     matched = int((matches.indices >= 0).sum())
@@ -144,8 +140,8 @@ def _compare(
         )
     # Withheld points are not judged, as in comparisons of labels.
     found = (matches.indices >= 0) & points_that_count(truth.data)
-    answers = predicted.data.labels[matches.indices[found]]
-    true = truth.data.labels[found]
+    answers = answers[matches.indices[found]]
+    true = true[found]
     comparison = compare_instances(answers, true, least_points=least_points)
     row: dict[str, Any] = {
         "file": name,
@@ -160,6 +156,16 @@ def _compare(
     if warned:
         row["warnings"] = warned
     return _Compared(name, truth.data, comparison, true, answers, found), row
+
+
+def _read_numbers(path: Path, column: str) -> tuple[Cloud, np.ndarray]:
+    """Return a cloud, and the numbers (points,) in a column of it."""
+    from hf_any3d.data.files import PointCloudFileError
+
+    cloud = InputFile(str(path), label_field=column).read()
+    if cloud.data.labels is None or cloud.data.label_names is not None:
+        raise PointCloudFileError(f"{cloud.name}: column {column!r} has words; expected numbers of things")
+    return cloud, cloud.data.labels
 
 
 def _f1(comparison: InstanceComparison) -> float:
@@ -207,7 +213,7 @@ def _lines(figures: dict[str, Any], least_points: int) -> list[str]:
 
 
 def _write_page(page: Path, compared: list[_Compared]) -> None:
-    """Write a row for each scan: true things and predicted ones by number, and which are missed and invented."""
+    """Write a row for each scan: true things, which are found or missed, and predicted ones, right or invented."""
     from hf_any3d.visualization.show import write_views
     from hf_any3d.visualization.things import number_colors
     from hf_any3d.visualization.viewer import CloudView
@@ -222,20 +228,16 @@ def _write_page(page: Path, compared: list[_Compared]) -> None:
         truth_kinds[np.isin(one.true, true.numbers[one.comparison.found])] = found
         answer_kinds = np.where(np.isin(one.answers, predicted.numbers), invented, no_thing)
         answer_kinds[np.isin(one.answers, predicted.numbers[one.comparison.right])] = found
-        shown = {
-            "true numbers": {"colors": number_colors(one.true)},
-            "predicted numbers": {"colors": number_colors(one.answers)},
-            "truth": {"labels": truth_kinds},
-            "prediction": {"labels": answer_kinds},
-        }
-        for kind, values in shown.items():
-            views.append(CloudView(points, title=f"{one.name}: {kind}", up_axis=one.truth.up_axis, **values))
-    # The four views of a scan have one frame, so that they can be compared.
+        shown = {"truth": (one.true, truth_kinds), "prediction": (one.answers, answer_kinds)}
+        for kind, (numbers, kinds) in shown.items():
+            title = f"{one.name}: {kind}"
+            views.append(CloudView(points, number_colors(numbers), kinds, title=title, up_axis=one.truth.up_axis))
+    # Both views of a scan have one frame, so that they can be compared.
     write_views(
         page,
         views,
         title="true and predicted things",
-        columns=4,
+        columns=2,
         rows_share_frame=True,
         names=_KINDS,
         label_name="kind",

@@ -26,7 +26,8 @@ class CopyOptions:
     """Options of what is written."""
 
     table: Annotated[
-        Path | None, option("A row for each thing: .csv, or with outlines .gpkg or .geojson (pip install hf-any3d[maps]).")
+        Path | None,
+        option("A row for each thing: .csv, or with outlines .gpkg or .geojson (pip install hf-any3d[maps])."),
     ] = None
     dtm: Annotated[Path | None, option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = None
     chm: Annotated[Path | None, option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = None
@@ -36,9 +37,9 @@ class CopyOptions:
     reclassify: Annotated[
         bool, typer.Option("--reclassify", help="Of copies: write the class of all points, not only of class 0 and 1.")
     ] = False
-    number_field: Annotated[
-        str, option("Of copies: column of the numbers; programs for forests look for treeID.")
-    ] = "PredInstance"
+    number_field: Annotated[str, option("Of copies: column of the numbers; programs for forests look for treeID.")] = (
+        "PredInstance"
+    )
     learn_from: Annotated[
         Path | None,
         option(
@@ -73,9 +74,7 @@ def inventory(
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)
     # Copies need a folder where there are several.
-    suffix = check_output(
-        output, _OUTPUTS, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs)
-    )
+    suffix = check_output(output, _OUTPUTS, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs))
     if suffix in VIEWS and len(inputs) > 1:
         raise ValueError(f"--output {output}: shows one file; expected a folder for copies of {len(inputs)}")
     if copies.keep_classes and copies.reclassify:

@@ -9,6 +9,7 @@ _MODULES = {
     "classification": ("ConfusionMatrix", "MeanClassAccuracy", "OverallAccuracy", "compute_classification_metrics"),
     "confusion": ("class_accuracies", "confusion_matrix", "mean_class_accuracy", "overall_accuracy"),
     "detection": ("detection_metrics",),
+    "instances": ("InstanceComparison", "compare_instances", "instance_figures"),
     "layouts": ("score_layouts",),
     "reconstruction": ("ComputeReconstructionMetrics",),
     "segmentation": ("ComputePartMetrics", "LabelPoints", "MeanIoU", "PartIoU", "compute_semantic_metrics"),

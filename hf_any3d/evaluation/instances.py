@@ -52,17 +52,17 @@ class InstanceComparison:
 
     @property
     def found(self) -> np.ndarray:
-        """Which of the true things are found, (true things,) bool."""
+        """Mask (true things,) of those that are found."""
         return self.true.best_ious >= self.least_iou
 
     @property
     def right(self) -> np.ndarray:
-        """Which of the predicted things are in the truth, (predicted things,) bool; the others are invented."""
+        """Mask (predicted things,) of those that are in the truth; the others are invented."""
         return self.predicted.best_ious >= self.least_iou
 
     @property
     def matched(self) -> int:
-        """How many things are the same on both sides."""
+        """Number of things that are the same on both sides."""
         # At exactly one half, two things may share a partner.
         return min(int(self.found.sum()), int(self.right.sum()))
 

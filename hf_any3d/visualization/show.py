@@ -20,6 +20,7 @@ from hf_any3d.data.las_classes import ASPRS_CLASSES, ASPRS_COLORS, RESERVED, nam
 from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views
+from hf_any3d.visualization.things import NUMBERS, with_things
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, parse_color, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
@@ -104,7 +105,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
 
     The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
     intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
-    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file.
+    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file. A scan that was read
+    with the column `PredInstance` is colored by its numbers, and has no labels.
     """
     data = to_cloud(cloud)
     if isinstance(cloud, (str, os.PathLike)):
@@ -139,6 +141,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         # Some reflectors are so bright that all else would be dark.
         values = data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
     view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
+    if NUMBERS in (data.further or {}):
+        return with_things(view, data, names), []
     return view, shown_names
 
 

@@ -1,11 +1,17 @@
-"""Colors of things by their numbers."""
+"""Things of a scan by their numbers: their colors, and what is told of each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from hf_any3d.visualization.viewer import label_colors
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.visualization.viewer import CloudView, label_colors
 
+NUMBERS, HEIGHTS = "PredInstance", "HeightAboveGround"
+"""Columns with the number of each point's thing, 0 for none, and with its height above the ground in meters."""
 _CLEARLY_DISTINCT = 64
 _NO_THING = 0.75  # light gray
 
@@ -18,3 +24,38 @@ def number_colors(numbers: np.ndarray) -> np.ndarray:
     colors = label_colors(_CLEARLY_DISTINCT)[numbers % _CLEARLY_DISTINCT]
     colors[numbers <= 0] = _NO_THING
     return colors
+
+
+def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | None) -> CloudView:
+    """Return a view colored by the things of a scan, and not by its classes; each is named under the pointer.
+
+    Args:
+        view: How the scan is shown otherwise.
+        data: The scan, with the columns `NUMBERS` and perhaps `HEIGHTS`.
+        names: Names of its labels, by which things have classes; None for none.
+    """
+    further = data.further or {}
+    numbers = np.maximum(np.nan_to_num(further[NUMBERS]), 0).astype(np.int64)
+    present, thing = np.unique(numbers, return_inverse=True)
+    thing = thing.reshape(-1)
+    classes = [""] * len(present)
+    if data.labels is not None and names is not None and data.labels.min() >= 0:
+        votes = np.bincount(thing * len(names) + data.labels, minlength=len(present) * len(names))
+        classes = [names[code] for code in votes.reshape(len(present), -1).argmax(axis=1)]
+    heights = np.full(len(present), np.nan)
+    if HEIGHTS in further:
+        np.fmax.at(heights, thing, further[HEIGHTS])
+    texts = []
+    for number, name, height in zip(present.tolist(), classes, heights.tolist(), strict=True):
+        parts = [f"{name} {number}".strip()] if number else [""]
+        if number and not np.isnan(height):
+            parts.append(f"{height:.1f} m")
+        texts.append(", ".join(parts))
+    count = int((present > 0).sum())
+    return replace(
+        view,
+        colors=number_colors(numbers),
+        labels=None,
+        texts=np.array(texts, object)[thing],
+        note=f"{view.note} · {count:,} numbered things",
+    )

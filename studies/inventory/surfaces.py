@@ -106,7 +106,9 @@ def _fastgc(program: str, cloud: PointCloudData) -> np.ndarray:
         subprocess.run([program, *words, "--products", "FAST_GC", "--jobs", "1"], check=True, capture_output=True)
         found = laspy.read(next(Path(folder, "out").rglob("*.la[sz]")))
         # Points may come back in another order.
-        place = {tuple(row): code for row, code in zip(np.asarray(found.xyz).round(3), found.classification, strict=True)}
+        place = {
+            tuple(row): code for row, code in zip(np.asarray(found.xyz).round(3), found.classification, strict=True)
+        }
         return np.array([place.get(tuple(row), 0) == 2 for row in np.asarray(las.xyz).round(3)])
 
 

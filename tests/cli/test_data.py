@@ -14,7 +14,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.found import FoundDataset, find_dataset
 from tests.cli.conftest import FILES, run
 from tests.data.files.builders import e57, las, sweep
-from tests.visualization.test_viewer import content
+from tests.visualization.test_viewer import content, decoded
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -309,3 +309,38 @@ def test_arrays_beside_points_and_photos_are_named_by_every_door(tmp_path):
     described = run("data", "describe", folder)
     for result in (checked, described):
         assert "room0_colors.npy" in result.err and "photo.jpg" in result.err
+
+
+def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
+    laspy = pytest.importorskip("laspy")
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = [0.001] * 3
+    header.add_extra_dims(
+        [laspy.ExtraBytesParams("HeightAboveGround", "f4"), laspy.ExtraBytesParams("PredInstance", "i4")]
+    )
+    scan = laspy.LasData(header)
+    scan.x, scan.y, scan.z = np.random.default_rng(0).uniform(0, 20, (3, 60))
+    scan.classification = np.repeat([2, 5, 6], 20)
+    scan["PredInstance"] = np.repeat([0, 3, 66, 68], [20, 20, 10, 10])
+    scan["HeightAboveGround"] = np.repeat([0, 12.25, 4.5, 6.0], [20, 20, 10, 10])
+    scan.write(str(tmp_path / "numbered.laz"))
+    code, _, err = run("show", tmp_path / "numbered.laz", "--output", tmp_path / "page.html")
+    assert code == 0 and not err
+    shown, _ = content((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [coloring["name"] for coloring in shown["colorings"]] == ["color", "height"]
+    (panel,) = shown["panels"]
+    assert panel["note"].endswith(" · 3 numbered things")
+    assert (
+        panel["texts"]
+        == [""] * 20 + ["high vegetation 3, 12.2 m"] * 20 + ["building 66, 4.5 m"] * 10 + ["building 68, 6.0 m"] * 10
+    )
+    colors = decoded(shown["colorings"][0]["values"], "<u1").reshape(60, 3)
+    assert len(np.unique(colors, axis=0)) == 4 and (colors[:20] == 191).all()
+    # Other scans are shown as ever.
+    plain = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    plain.x = plain.y = plain.z = np.arange(4.0)
+    plain.classification = [2, 2, 5, 6]
+    plain.write(str(tmp_path / "plain.laz"))
+    run("show", tmp_path / "plain.laz", "--output", tmp_path / "page.html")
+    shown, _ = content((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [coloring["name"] for coloring in shown["colorings"]] == ["label", "height"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import run
 from tests.evaluation.test_instances import PREDICTED, TRUE
-from tests.visualization.test_viewer import content
+from tests.visualization.test_viewer import coloring, content, decoded
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 POINTS = np.random.default_rng(0).uniform([500_000, 5_000_000, 0], [500_100, 5_000_100, 20], (len(TRUE), 3)).round(3)
@@ -80,15 +80,16 @@ def test_a_page_shows_what_is_found_missed_and_invented(files, tmp_path):
     page = tmp_path / "page.html"
     code, _, err = run("evaluate", *files, "--numbers", "itc_ref", "--output", page)
     assert code == 0, err
-    shown = content(page)
-    assert [name["name"] if isinstance(name, dict) else name for name in shown["names"]] == [
-        "no thing",
-        "found",
-        "missed",
-        "invented",
-    ]
-    titles = [cloud["title"].partition(": ")[2] for cloud in shown["clouds"]]
-    assert titles == ["true numbers", "predicted numbers", "truth", "prediction"]
+    shown, _ = content(page.read_text(encoding="utf-8"))
+    assert [panel["title"] for panel in shown["panels"]] == ["numbered.laz: truth", "numbered.laz: prediction"]
+    kinds = coloring(shown, "kind")
+    assert kinds["names"] == ["no thing", "found", "missed", "invented"]
+    truth, prediction = decoded(kinds["values"], "<u2").reshape(2, -1)
+    assert truth.tolist() == np.repeat([1, 1, 2, 1, 0, 0, 0], [30, 10, 12, 20, 5, 15, 20]).tolist()
+    assert prediction.tolist() == np.repeat([1, 0, 1, 1, 1, 3, 0], [30, 10, 12, 20, 5, 15, 20]).tolist()
+    # Equal numbers have equal colors, and points of no thing are gray.
+    colors = decoded(coloring(shown, "color")["values"], "<u1").reshape(2, -1, 3)
+    assert len(np.unique(colors[0][TRUE == 2], axis=0)) == 1 and (colors[1][PREDICTED <= 0] == 191).all()
 
 
 def test_files_of_other_scans_and_missing_columns_are_told(files, tmp_path):

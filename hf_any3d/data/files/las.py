@@ -394,7 +394,7 @@ def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimensio
     return _row_of({**fields, field_name: (kind, at)}, row.itemsize)
 
 
-def _described(data: bytes, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
+def _described(data: bytes | mmap, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
     """Yield name and place of each extra dimension that is one number."""
     at = first
     for user, number, body in _records(data, start):
@@ -602,6 +602,21 @@ def coordinate_system_of(path: str | os.PathLike) -> str | None:
             name = name_of_keys(bodies)
             found = (text, name) if _prefers_text(data, point_format & 63) else (name, text)
     return found[0] or found[1]
+
+
+def extra_dimensions_of(path: str | os.PathLike) -> list[str]:
+    """Return the names of the extra dimensions of a LAS or LAZ file that are one number, by its header and records.
+
+    There are none in a file of another kind, and in one whose header is damaged.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"LASF" or os.path.getsize(path) < HEADER_SIZE:
+            return []
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            start, point_format = struct.unpack_from("<I4xB", data, 96)
+            if point_format & 63 >= len(SIZES):
+                return []
+            return [name for name, _ in _described(data, start, SIZES[point_format & 63])]
 
 
 def _projection_records(data: bytes | mmap, start: int) -> dict[int, bytes]:

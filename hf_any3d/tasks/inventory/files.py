@@ -63,7 +63,9 @@ class Outputs:
         """Check, before any work, that all can be written."""
         for file, path in zip(files, self.copies or (), strict=False):
             with file_errors(file):
-                check_labels_fit(file, path, codes=range(2, 8), columns=self.columns, keeps_class=self.classes == "none")
+                check_labels_fit(
+                    file, path, codes=range(2, 8), columns=self.columns, keeps_class=self.classes == "none"
+                )
         if self.table is not None:
             check_table(self.table, coordinate_system)
         if self.terrain is not None or self.canopy is not None:
@@ -142,7 +144,9 @@ def take_inventory(
             with file_errors(tile.path):
                 cloud = pipe.open(tile.path, unit) if tile.cloud is None else tile.cloud
                 around = _around(tiles, number)
-                seen = pipe.look(joined(cloud, around, pipe.feature_extractor.columns), len(cloud), Path(tile.path).stem)
+                seen = pipe.look(
+                    joined(cloud, around, pipe.feature_extractor.columns), len(cloud), Path(tile.path).stem
+                )
             place.add(number, seen, around)
             for name, path, least_cell in (("terrain", outputs.terrain, 1.0), ("canopy", outputs.canopy, 0.5)):
                 if path is None:

@@ -69,7 +69,10 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(self.model, LocalFeaturesForPointCloudSegmentation) or self.feature_extractor.unit != "meters":
+        if (
+            not isinstance(self.model, LocalFeaturesForPointCloudSegmentation)
+            or self.feature_extractor.unit != "meters"
+        ):
             raise ValueError(
                 f"{self.model.name_or_path or type(self.model).__name__}: is no model of tiles; expected one that "
                 "`hf-any3d train` has learned from labeled scans of places"
@@ -98,9 +101,7 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
         if unit is not None:
             one_of("unit", unit, tuple(LENGTHS))
         refuse_unknown(kwargs, "unit, smoothing, likeness, least_height, least_area")
-        asked = without_none(
-            smoothing=smoothing, likeness=likeness, least_height=least_height, least_area=least_area
-        )
+        asked = without_none(smoothing=smoothing, likeness=likeness, least_height=least_height, least_area=least_area)
         return {}, {"unit": unit, "asked": asked}, {}
 
     def run_single(

@@ -14,7 +14,9 @@ _ONE_PLACE = {"runs": "the files of a command are tiles of one place, whose numb
 class InventorySettings:
     """Settings of `point-cloud-inventory`."""
 
-    unit: Literal["meters", "feet", "us-feet"] | None = setting(None, "Unit of scans whose files say none.", refused=_ONE_PLACE)
+    unit: Literal["meters", "feet", "us-feet"] | None = setting(
+        None, "Unit of scans whose files say none.", refused=_ONE_PLACE
+    )
     smoothing: float | None = setting(
         None,
         "Meters over which the canopy is smoothed before tops are looked for; by default the canopy itself decides.",

@@ -134,7 +134,9 @@ def test_every_other_byte_of_a_copy_is_that_of_the_file(pipe, las, tmp_path, cla
     is_free = np.isin(before, (0, 1)) if classes == "unclassified" else np.full(len(before), classes == "all")
     np.testing.assert_array_equal(after[~is_free], before[~is_free])
     if is_free.any():
-        assert set(after[is_free]) <= {2, 3, 4, 5, 6, 7} and (after[is_free] == found["classes"][is_free]).mean() > 0.98
+        assert (
+            set(after[is_free]) <= {2, 3, 4, 5, 6, 7} and (after[is_free] == found["classes"][is_free]).mean() > 0.98
+        )
     assert np.array(new[HEIGHT]).dtype == np.float32 and np.array(new[NUMBER]).dtype == np.int32
 
 
