@@ -14,14 +14,15 @@ Results: `results/inventory_trees.md`.
 from __future__ import annotations
 
 import argparse
+import heapq
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import laspy
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import ndimage
+from scipy.spatial import KDTree
 
 from hf_any3d.data.generated.stands import KINDS, draw_kind, draw_stand
 from hf_any3d.tasks.inventory.agreement import compare_trees
@@ -56,7 +57,7 @@ def read_plot(path: Path) -> Plot:
     cells = np.floor(points[:, :2] / 2).astype(np.int64)
     lowest = np.full(cells.max(axis=0) + 1, np.inf)
     np.minimum.at(lowest, tuple(cells.T), points[:, 2])
-    nearest = ndimage.distance_transform_edt(np.isinf(lowest), return_distances=False, return_indices=True)
+    nearest = _nearest(np.isfinite(lowest))
     ground = ndimage.uniform_filter(ndimage.grey_opening(lowest[tuple(nearest)], 5, mode="nearest"), 3, mode="nearest")
     below = ndimage.map_coordinates(ground, (points[:, :2] / 2 - 0.5).T, order=1, mode="nearest")
     heights = np.maximum(points[:, 2] - below, 0).astype(np.float32)
@@ -91,6 +92,7 @@ def _image(plot: Plot) -> _Image:
     """Draw the canopy in cells of 25 cm with pits filled, as the controls see it."""
     flat = plot.points[:, :2] - plot.points[:, :2].min(axis=0)
     rows, columns = (np.floor(flat / _CELL).astype(np.int64) + 1).T
+    rows, columns = rows + 1, columns + 1
     raw = np.zeros((rows.max() + 2, columns.max() + 2), dtype=np.float32)
     np.maximum.at(raw, (rows, columns), plot.heights)
     middle = ndimage.median_filter(raw, 3)
@@ -99,39 +101,65 @@ def _image(plot: Plot) -> _Image:
     return _Image(np.where(filled <= 0, ndimage.grey_closing(raw, 3), filled), (rows, columns))
 
 
-def _tops(canopy: np.ndarray, window: float) -> np.ndarray:
-    """Return the highest cells in windows of this diameter as markers, numbered from 1."""
-    reach = int(window / 2 / _CELL)
-    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disk = rows**2 + columns**2 <= (window / 2 / _CELL) ** 2
-    tops = (ndimage.maximum_filter(canopy, footprint=disk) == canopy) & (canopy > _LOWEST)
-    return ndimage.label(tops, np.ones((3, 3)))[0]
+def _tops(canopy: np.ndarray, apart: float) -> np.ndarray:
+    """Return tops as markers, numbered from 1; of two that are nearer than `apart` meters, the higher one."""
+    places = np.argwhere((ndimage.maximum_filter(canopy, 3) == canopy) & (canopy > _LOWEST))
+    places = places[np.argsort(-canopy[tuple(places.T)], kind="stable")]
+    labels = np.zeros(canopy.shape, dtype=np.int64)
+    if not len(places):
+        return labels
+    taken = np.zeros(len(places), dtype=bool)
+    near = KDTree(places * _CELL).query_ball_point(places * _CELL, apart)
+    for number, place in enumerate(places):
+        if not taken[number]:
+            labels[tuple(place)] = labels.max() + 1
+            taken[near[number]] = True
+    return labels
 
 
 def watershed(plot: Plot, sigma: float) -> np.ndarray:
-    """Number trees by a watershed of the smoothed canopy, from tops that are highest within 1.5 m."""
+    """Give trees numbers by a watershed of the smoothed canopy, from tops that are 1.5 m apart."""
     image = _image(plot)
     canopy = ndimage.gaussian_filter(image.raw, sigma / _CELL)
-    markers = _tops(canopy, 3.0)
+    markers = _tops(canopy, 1.5)
     if not markers.any():
         return np.zeros(len(plot.truth), dtype=np.int64)
-    depth = ((canopy.max() - canopy) / max(canopy.max(), 1e-6) * 65_000).astype(np.uint16)
-    numbers = ndimage.watershed_ift(depth, markers.astype(np.int32), np.ones((3, 3)))
-    return _filled(np.where(canopy > _LOWEST, numbers, 0), image)
+    return _filled(_flooded(canopy, markers), image)
+
+
+def _flooded(canopy: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Let markers grow down, the highest cell first; the outermost cells stay 0."""
+    columns = canopy.shape[1]
+    heights = canopy.ravel()
+    labels = markers.ravel().copy()
+    closed = np.ones(canopy.shape, dtype=bool)
+    closed[1:-1, 1:-1] = canopy[1:-1, 1:-1] <= _LOWEST
+    closed = closed.ravel()
+    queue = [(-heights[cell], cell) for cell in np.flatnonzero(labels)]
+    heapq.heapify(queue)
+    while queue:
+        _, cell = heapq.heappop(queue)
+        if closed[cell]:
+            continue
+        for beside in (cell - columns, cell - 1, cell + 1, cell + columns):
+            if not labels[beside] and not closed[beside]:
+                labels[beside] = labels[cell]
+                heapq.heappush(queue, (-heights[beside], beside))
+    return labels.reshape(canopy.shape)
 
 
 def dalponte(
-    plot: Plot, window: float = 3.0, seed: float = 0.45, crown: float = 0.55, reach: float = 5.0
+    plot: Plot, apart: float = 1.5, seed: float = 0.45, crown: float = 0.55, reach: float = 5.0
 ) -> np.ndarray:
-    """Number trees by growing crowns from tops, as Dalponte and Coomes (2016) describe it.
+    """Give trees numbers by growing crowns from tops, as Dalponte and Coomes (2016) describe it.
 
     A cell joins a crown beside it if it is higher than `seed` of the top and `crown` of the mean of the crown so far,
     not 5 % higher than the top, and at most `reach` meters from it.
     """
     image = _image(plot)
     canopy = ndimage.median_filter(image.raw, 3)
-    labels = _tops(canopy, window)
-    count = labels.max()
+    labels = _tops(canopy, apart)
+    count = int(labels.max())
     if not count:
         return np.zeros(len(plot.truth), dtype=np.int64)
     index = np.arange(1, count + 1)
@@ -155,9 +183,16 @@ def dalponte(
 
 def _filled(labels: np.ndarray, image: _Image) -> np.ndarray:
     """Return the number of the cell of each point, or the nearest within 3 m."""
-    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
-    labels = np.where(distance * _CELL < 3, labels[tuple(nearest)], 0)
-    return labels[image.places]
+    nearest = _nearest(labels > 0)
+    distance = np.hypot(*(nearest - np.indices(labels.shape)))
+    return np.where(distance * _CELL < 3, labels[tuple(nearest)], 0)[image.places]
+
+
+def _nearest(known: np.ndarray) -> np.ndarray:
+    """Return the place (2, rows, columns) of the nearest known cell of each cell."""
+    places = np.zeros((2, *known.shape), dtype=np.int32)
+    ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True, indices=places)
+    return places
 
 
 class Rows(NamedTuple):
@@ -175,26 +210,22 @@ def rows_of(plot: Plot) -> Rows:
     finest = parts.finest[(np.cumsum(canopy.trees.ravel()) - 1)[canopy.cells]]
     count = len(parts.parents)
     # Points of each true tree in each part, by way of all parts that a smallest one belongs to
-    smallest = np.unique(finest)
-    current = smallest
-    owners = []
-    members = []
-    while len(current):
-        owners.append(current)
-        members.append(smallest)
-        up = parts.parents[current]
-        smallest, current = smallest[up >= 0], up[up >= 0]
-    owner, member = np.concatenate(owners), np.concatenate(members)
-    belongs = sparse.csr_matrix((np.ones(len(owner)), (owner, member)), shape=(count, count))
-    sizes = np.bincount(plot.truth)
-    shape = (count, len(sizes))
-    points = belongs @ sparse.csr_matrix((np.ones(len(finest)), (finest, plot.truth)), shape=shape)
-    total = np.asarray(points.sum(axis=1)).ravel()
-    both = points.tocoo()
-    overlap = both.data / (total[both.row] + sizes[both.col] - both.data)
-    overlap[both.col == 0] = 0
+    width = int(plot.truth.max()) + 1
+    keys, points = np.unique(finest * width + plot.truth, return_counts=True)
+    part, tree = keys // width, keys % width
+    steps = []
+    while len(part):
+        steps.append((part * width + tree, points))
+        up = parts.parents[part]
+        part, tree, points = up[up >= 0], tree[up >= 0], points[up >= 0]
+    keys, place = np.unique(np.concatenate([step[0] for step in steps]), return_inverse=True)
+    both = np.bincount(place, np.concatenate([step[1] for step in steps]))
+    part, tree = keys // width, keys % width
+    total = np.bincount(part, both, minlength=count)
+    overlap = both / (total[part] + np.bincount(plot.truth)[tree] - both)
+    overlap[tree == 0] = 0
     best = np.zeros(count)
-    np.maximum.at(best, both.row, overlap)
+    np.maximum.at(best, part, overlap)
     # A tree is found at a half; close to it, parts are half right.
     weight = parts.areas**0.75
     return Rows(parts.numbers, np.clip((best - 0.35) / 0.3, 0, 1), weight / weight.sum() * 100)
@@ -227,28 +258,27 @@ def bounds_of(rows: list[Rows]) -> tuple[np.ndarray, np.ndarray]:
 def table(plots: list[Plot], random: list[Rows], measured: list[Rows]) -> str:
     """Judge all ways on all plots; return a table with a row for each kind."""
     bounds = bounds_of(random)
-    ways = [*(f"{sigma} m" for sigma in FIXED), "best of them", "Dalponte", "random stands only", "ours"]
+    ways = [*(f"{sigma} m" for sigma in FIXED), "best of them", "Dalponte", "ours"]
     lines = ["| kind | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
-    only = fit(random, bounds)
     means = []
     for kind in dict.fromkeys(plot.kind for plot in plots):
         out = _TOGETHER if kind in _TOGETHER else (kind,)
         others = [rows for plot, rows in zip(plots, measured, strict=True) if plot.kind not in out]
         ours = fit(random + others, bounds)
-        figures = [_figures(plot, only, ours) for plot in plots if plot.kind == kind]
+        figures = [_figures(plot, ours) for plot in plots if plot.kind == kind]
         means.append(np.mean(figures, axis=0))
         lines.append(f"| {kind} | " + " | ".join(f"{value:.2f}" for value in means[-1]) + " |")
     lines.append("| mean | " + " | ".join(f"{value:.2f}" for value in np.mean(means, axis=0)) + " |")
     return "\n".join(lines)
 
 
-def _figures(plot: Plot, only: Callable, ours: Callable) -> list[float]:
+def _figures(plot: Plot, ours: Likeness) -> list[float]:
     def f1(numbers: np.ndarray) -> float:
         return compare_trees(plot.truth, numbers).f1
 
     fixed = [f1(watershed(plot, sigma)) for sigma in FIXED]
-    found = [f1(number_trees(plot.points, plot.heights, likeness=likeness).numbers) for likeness in (only, ours)]
-    return [*fixed, max(fixed), f1(dalponte(plot)), *found]
+    found = number_trees(plot.points, plot.heights, likeness=ours)
+    return [*fixed, max(fixed), f1(dalponte(plot)), f1(found.numbers)]
 
 
 def main() -> None:

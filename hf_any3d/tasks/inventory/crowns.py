@@ -1,8 +1,8 @@
 """Proposals for crowns: parts of the canopy seen from close by and from afar, and numbers that describe each part.
 
 A canopy that is smoothed little has many tops, most of them branches; smoothed much, a top stands for several trees.
-Here each cell climbs to a top at each of eleven smoothings. The parts that climb to one top are joined step by step, so
-that proposals form a forest: each part at a wider smoothing is a union of parts at narrower ones.
+Here each cell climbs to a top at each of eleven smoothings. The parts that climb to one top are joined step by step,
+so that proposals form a forest: each part at a wider smoothing is a union of parts at narrower ones.
 """
 
 from __future__ import annotations

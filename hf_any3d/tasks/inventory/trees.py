@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from hf_any3d.tasks.inventory.agreement import compare_trees
 from hf_any3d.tasks.inventory.crowns import SIGMAS, Canopy, Parts, canopy_of, parts_of
@@ -225,8 +225,8 @@ def _numbered(
         inside = np.flatnonzero(large[which])
         inside = inside[np.lexsort(points[inside].T)]
         small = np.flatnonzero(~large[which])
-        distance, nearest = cKDTree(points[inside]).query(points[small], distance_upper_bound=_REACH)
-        near = np.isfinite(distance)
+        distances, nearest = map(np.asarray, KDTree(points[inside]).query(points[small], distance_upper_bound=_REACH))
+        near = np.isfinite(distances)
         which[small[near]] = which[inside[nearest[near]]]
     order = np.lexsort((points[:, 1], points[:, 0], -heights, which))
     first = order[np.append(True, np.diff(which[order]) != 0)]
