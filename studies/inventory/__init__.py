@@ -1,1 +1,1 @@
-"""What is found in scans without labels: trees."""
+"""Studies of what is found in scans without labels: trees."""

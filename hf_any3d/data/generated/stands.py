@@ -17,7 +17,7 @@ _NOISE = 0.04  # meters, of the scanner
 
 
 class StandKind(NamedTuple):
-    """What the trees of a stand are like; pairs are the least and the most.
+    """Properties of the trees of a stand; pairs are the least and the most.
 
     Attributes:
         heights: Of trees, in meters.

@@ -1,1 +1,1 @@
-"""What stands in a scan: ground, classes, single trees and blocks of buildings, each with a number."""
+"""Inventory of a scan: ground, classes, single trees and blocks of buildings, each with a number."""

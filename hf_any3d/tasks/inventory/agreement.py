@@ -1,4 +1,4 @@
-"""How well numbers of trees agree with true ones."""
+"""Agreement of numbers of trees with true ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEAST_JUDGED = 10
 
 
 class TreeAgreement(NamedTuple):
-    """How many trees are found.
+    """Counts of trees that are found.
 
     Attributes:
         found: True trees that have more than half in common with a numbered one.

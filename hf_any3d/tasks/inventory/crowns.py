@@ -101,7 +101,7 @@ class Parts(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """What is known of tree cells; all arrays (tree cells,)."""
+    """Properties of tree cells; all arrays (tree cells,)."""
 
     x: np.ndarray  # meters
     y: np.ndarray
@@ -317,9 +317,11 @@ def _measured(
     square += dy * dy
     elongation = np.sqrt((xx - yy) ** 2 + 4 * (total(dx * dy) / size) ** 2)
 
-    order = np.lexsort((-light, part))
-    first = order[np.append(True, np.diff(part[order]) != 0)]
-    top_x, top_y, high = x[first], y[first], light[first]
+    high = np.zeros(count)
+    np.maximum.at(high, part, light)
+    highest = np.flatnonzero(light == high[part])
+    first = highest[np.unique(part[highest], return_index=True)[1]]
+    top_x, top_y = x[first], y[first]
     far = np.hypot(x - top_x[part], y - top_y[part])
     variance = total(dh * dh) / size
     fall = _correlation(far, dh, variance, total, size, part)

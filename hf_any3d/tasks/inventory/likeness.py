@@ -1,4 +1,4 @@
-"""How much a part of the canopy is like the crown of one tree: a polynomial without mixed terms, stored as text.
+"""Likeness of a part of the canopy to the crown of one tree: a polynomial without mixed terms, stored as text.
 
 Its coefficients are learned from generated stands (`python -m studies.inventory.trees --fit`).
 """

@@ -36,7 +36,7 @@ LikenessFunction = Callable[[np.ndarray], np.ndarray]
 
 
 class TreeNumbers(NamedTuple):
-    """Trees, the highest first.
+    """Numbered trees, the highest first.
 
     Attributes:
         numbers: (points,) int32, the number of the tree from 1; 0 for none.
@@ -52,7 +52,7 @@ class TreeNumbers(NamedTuple):
 
 
 class TreeChoice(NamedTuple):
-    """What suits trees that someone has numbered; keywords of `number_trees`.
+    """Settings that suit trees which someone has numbered; keywords of `number_trees`.
 
     Attributes:
         smoothing: Meters, or None if each tree is best found at its own.
