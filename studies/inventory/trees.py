@@ -6,7 +6,8 @@
 Judged are numbered pines (LAZ files with the extra bytes `itc_ref` and `VegCls`, where 2 is a tree) and generated
 stands of seven kinds at 4, 8 and 16 pulses a square meter. Controls are watersheds of the canopy at fixed smoothings,
 the best of them for each stand, which needs the truth, and region growing (Dalponte and Coomes 2016). The likeness is
-learned from stands whose kind is drawn at random, and from those that are judged; each kind is judged with one that has learned from the others only.
+learned from stands whose kind is drawn at random, and from those that are judged; each kind is judged with one that
+has learned from the others only. Smoothings, evenness and powers were chosen by these same stands.
 
 Results: `results/inventory_trees.md`.
 """
