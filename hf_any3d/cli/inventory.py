@@ -10,10 +10,11 @@ import typer
 
 from hf_any3d.cli.common import Device, FileOptions, Model, check_model, open_pipeline, option, print_note
 from hf_any3d.cli.inputs import Files, find_inputs, split_model
-from hf_any3d.cli.outputs import VIEWS, Gallery, check_output, write_rows
+from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.messages import counted, model_errors, print_line
+from hf_any3d.utils.messages import model_errors, print_line
+from hf_any3d.visualization.gallery import Gallery
 
 TASK = TASKS["point-cloud-inventory"]
 InventoryOptions = Annotated[Any, options_of(TASK.settings)]
@@ -27,7 +28,7 @@ class CopyOptions:
 
     table: Annotated[
         Path | None,
-        option("A row for each thing: .csv, or with outlines .gpkg or .geojson (pip install hf-any3d[maps])."),
+        option("A row for each thing: .csv, or with outlines .gpkg, .geojson."),
     ] = None
     dtm: Annotated[Path | None, option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = None
     chm: Annotated[Path | None, option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = None
@@ -43,8 +44,8 @@ class CopyOptions:
     learn_from: Annotated[
         Path | None,
         option(
-            "A scan in which the column of numbers was corrected by hand, twenty trees are enough: it chooses how trees "
-            "are told apart.",
+            "A scan whose column of numbers was corrected by hand, twenty trees are enough: it chooses how trees are told "
+            "apart.",
             "--from",
         ),
     ] = None
@@ -59,13 +60,13 @@ def inventory(
     output: Annotated[
         Path | None,
         option(
-            "A copy of the file with heights, classes and numbers (out.laz for a .laz), a folder for copies of several, "
-            "or a page or picture of one."
+            "A copy of the file with heights, classes and numbers (out.laz for a .laz), a folder for copies of "
+            "several, or a page or picture of one."
         ),
     ] = None,
     device: Device = None,
 ) -> None:
-    """Number the trees and buildings of a place, with heights above the ground, in copies of its files.
+    """Give trees and buildings numbers, and points heights above the ground, in copies of files.
 
     Several files, or a folder of them, are tiles of one place: a thing that a border cuts has one number. Needs no
     label: the model that comes with the package tells ground, vegetation and buildings apart. Copies keep every byte
@@ -94,7 +95,13 @@ def inventory(
     values = asked.values()
     answers = TASK.answers_class()(pipe, TASK.settings, values, "command")
     if copies.learn_from is not None:
-        answers.arguments["likeness"] = learn_numbers(pipe, copies.learn_from, copies.number_field, values["unit"])
+        chosen = learn_numbers(pipe, copies.learn_from, copies.number_field, values["unit"])
+        answers.arguments |= {"evenness": chosen.evenness}
+        if chosen.smoothing is not None:
+            answers.arguments["smoothing"] = chosen.smoothing
+        print_note(
+            f"{copies.learn_from}: its trees are found with a mean intersection over union of {chosen.agreement:.2f}"
+        )
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     with model_errors(name, "cannot answer"):
@@ -103,7 +110,7 @@ def inventory(
             things = result["things"]
             gallery = Gallery(output, 1, "z")
             gallery.add_view(answers.view(pipe.open(paths[0]), result), pipe.open(paths[0]), titles[paths[0]])
-            gallery.write(f"things by {name}")
+            write_gallery(gallery, f"things by {name}")
             count = len(result["numbers"])
         else:
             outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)

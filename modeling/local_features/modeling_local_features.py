@@ -166,8 +166,8 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         assert score is not None
         seen = score.project(standard).float()
         known = score.features.float()
-        # By matrix products, as there are millions of points; what they round is far below the usual distance. Few rows
-        # at a time stay in the cache of a processor, but a graph has no such loop.
+        # By matrix products, as there are millions of points; what they round is far below the usual distance. Few
+        # rows at a time stay in the cache of a processor, but a graph has no such loop.
         is_graph = torch.compiler.is_compiling() or torch.compiler.is_exporting() or seen.is_cuda
         parts = [seen] if is_graph else seen.split(_AT_ONCE)
         lengths = known.square().sum(dim=1)

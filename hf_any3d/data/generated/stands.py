@@ -17,7 +17,7 @@ _NOISE = 0.04  # meters, of the scanner
 
 
 class StandKind(NamedTuple):
-    """What the trees of a stand are like; pairs are the least and the most.
+    """Properties of the trees of a stand; pairs are the least and the most.
 
     Attributes:
         heights: Of trees, in meters.
@@ -186,7 +186,7 @@ def _plant(kind: StandKind, size: float, generator: np.random.Generator) -> _Tre
 
 
 def _pulses(size: float, density: float, generator: np.random.Generator) -> np.ndarray:
-    """Return where pulses meet the canopy (pulses, 2): uneven lines of a scanner, and the overlap of a second strip."""
+    """Return where pulses meet the canopy (pulses, 2): uneven lines of a scanner, and a strip that overlaps."""
     edge = generator.uniform(0.3, 0.7) * size
     angle = generator.uniform(0, np.pi)
     parts = []

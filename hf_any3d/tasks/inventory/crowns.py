@@ -1,8 +1,8 @@
-"""Proposals for crowns: what the heights of a canopy look like from close by and from afar, and numbers on each part.
+"""Proposals for crowns: parts of the canopy seen from close by and from afar, and numbers that describe each part.
 
 A canopy that is smoothed little has many tops, most of them branches; smoothed much, a top stands for several trees.
-Here each cell climbs to a top at each of ten smoothings. The parts that climb to one top are joined step by step, so
-that proposals form a forest: each part at a wider smoothing is a union of parts at narrower ones.
+Here each cell climbs to a top at each of eleven smoothings. The parts that climb to one top are joined step by step,
+so that proposals form a forest: each part at a wider smoothing is a union of parts at narrower ones.
 """
 
 from __future__ import annotations
@@ -12,11 +12,54 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-SIGMAS = 0.18 * 1.36 ** np.arange(11)
-"""Meters by which the canopy is smoothed, from 0.18 to 4."""
-FACTOR = 1.0
-_CONTEXT = 6.0  # meters, around a part, that say how wide crowns are there
+SIGMAS = 0.13 * 1.4 ** np.arange(11)
+"""Meters by which the canopy is smoothed, from 0.13 to 3.8."""
+NAMES = (
+    "compactness",  # area, over that of a disk of the same moments
+    "roundness",  # short over long axis
+    "offset",  # of the top from the middle, in radii
+    "rim",  # how far the rim is below the top, over the height
+    "rim_slope",  # the same over the radius
+    "touching_rim",  # the same, only where other parts touch
+    "drop",  # how far the mean is below the top, over the height
+    "drop_slope",
+    "fall",  # correlation of height with the distance from the top
+    "dome",  # correlation of height with the square of the distance from the middle
+    "spread",  # deviation of heights, over the height
+    "spread_slope",
+    "texture",  # deviation from the lightly smoothed canopy, over the radius
+    "texture_share",  # the same over the deviation of heights
+    "circularity",  # of the outline
+    "open",  # share of the outline that touches no other part
+    "saddle",  # how far the highest way to another part is below the top, over the height
+    "saddle_slope",
+    "saddle_share",
+    "life",  # smoothings at which it is there
+    "birth",  # the first of them over the radius, logarithm
+    "death",  # the last
+    "children",
+    "largest_child",  # share of the area
+    "second_child",
+    "inner",  # how far the saddle between children is below the lower top, over the height of the part
+    "inner_slope",
+    "inner_share",
+    "inner_outer",  # the same over that of the part itself
+    "inner_mean_slope",
+    "share_of_parent",
+    "life_of_parent",
+    "saddle_slope_of_parent",
+    "compactness_of_parent",
+    "wave",  # radius over the mean wavelength of the canopy around, logarithm
+    "band",  # energy of the canopy around at the width of the part, logarithm of its share
+    "fine_band",  # the same at the finest width
+    "cover",  # share of the ground around that is below trees
+)
+"""What the columns of `Parts.numbers` are. None is a length: trees of all sizes are judged alike."""
+_LIGHT = 0.3  # meters of the smoothing at which rims and saddles are measured
+_CONTEXT = 6.0  # meters around a part that say how wide waves of the canopy are
 _CONTEXT_CELL = 2.0  # meters
+_COARSEST = 4  # fine cells in the side of the coarsest cell
+_NEIGHBORS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 class Canopy(NamedTuple):
@@ -24,17 +67,15 @@ class Canopy(NamedTuple):
 
     Attributes:
         heights: (rows, columns) float32, meters above ground; 0 where there is no tree.
-        trees: (rows, columns), whether there is a tree.
+        trees: (rows, columns), whether there is a tree; nowhere in the outermost cells.
         cells: (points,) int64, the cell of each point in the flattened grid.
         step: Length of a cell in meters.
-        origin: (2,) meters, the corner of the first cell.
     """
 
     heights: np.ndarray
     trees: np.ndarray
     cells: np.ndarray
     step: float
-    origin: np.ndarray
 
 
 class Parts(NamedTuple):
@@ -43,349 +84,383 @@ class Parts(NamedTuple):
     Attributes:
         finest: (tree cells,) the smallest part of each tree cell.
         parents: (parts,) the part that a part belongs to; -1 for none.
-        births: (parts,) the first smoothing, as an index, at which it is there.
-        deaths: (parts,) the first at which it is part of another.
-        tops: (parts,) its highest cell, as an index of the tree cells.
-        areas: (parts,) in cells.
-        numbers: (parts, features) float32, what `number_names` lists.
+        births: (parts,) the first smoothing, an index of `SIGMAS`, at which it is there.
+        deaths: (parts,) the first at which it belongs to a larger one.
+        middles: (parts, 2) meters from the corner of the grid.
+        areas: (parts,) square meters.
+        numbers: (parts, columns) float32, what `NAMES` lists.
     """
 
     finest: np.ndarray
     parents: np.ndarray
     births: np.ndarray
     deaths: np.ndarray
-    tops: np.ndarray
+    middles: np.ndarray
     areas: np.ndarray
     numbers: np.ndarray
 
 
+class _Cells(NamedTuple):
+    """Properties of tree cells; all arrays (tree cells,)."""
+
+    x: np.ndarray  # meters
+    y: np.ndarray
+    heights: np.ndarray
+    light: np.ndarray  # heights, lightly smoothed
+    open_sides: np.ndarray  # how many of four sides touch no tree
+    step: float
+
+
+class _Borders(NamedTuple):
+    """Sides between tree cells of different parts; arrays (sides,)."""
+
+    first: np.ndarray  # of the tree cells
+    second: np.ndarray
+    heights: np.ndarray  # the lower of the two
+
+
 def canopy_of(points: np.ndarray, heights: np.ndarray) -> Canopy:
-    """Draw the heights of the canopy, with the pits filled that pulses find between leaves.
+    """Draw the heights of the canopy.
 
     Cells lie at whole multiples of their length, so that neighboring blocks share them.
-    """
-    occupied = len(np.unique(np.floor(points[:, :2]).astype(np.int64) @ np.array([1 << 31, 1])))
-    density = len(points) / occupied
-    step = 0.25 if density >= 4 else 0.35 if density >= 2 else 0.5
-    spacing = 1 / np.sqrt(density)
-    first = np.floor(points[:, :2].min(axis=0) / step).astype(np.int64) - 2
-    places = np.floor(points[:, :2] / step).astype(np.int64) - first
-    shape = places.max(axis=0) + 3
-    cells = places[:, 0] * shape[1] + places[:, 1]
-    grid = np.zeros(shape[0] * shape[1], dtype=np.float32)
-    np.maximum.at(grid, cells, np.maximum(heights, 0.01).astype(np.float32))
-    grid = grid.reshape(shape)
-    width = 3
-    closed = ndimage.minimum_filter(ndimage.maximum_filter(grid, width), width)
-    # Closing joins crowns across gaps as wide as it is; what is near to no point is no tree.
-    trees = ndimage.maximum_filter((grid > 0).astype(np.uint8), 3).astype(bool) & (closed > 0)
-    return Canopy(np.where(trees, closed, 0), trees, cells, step, first * step)
-
-
-def climb(heights: np.ndarray) -> np.ndarray:
-    """Return the top that each cell reaches by the steepest way up.
 
     Args:
-        heights: (rows, columns) float32; the outermost cells must be lower than a cell that is to be a top.
-
-    Returns:
-        (rows * columns,) the flat index of the top.
+        points: (points, 3) in meters, z up; only those of trees, at least one.
+        heights: (points,) above ground.
     """
-    rows, columns = heights.shape
-    best = heights.copy()
-    up = np.arange(heights.size, dtype=np.int64).reshape(heights.shape)
-    own = up.copy()
-    for down, right in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)]:
-        here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), columns - max(0, right)))
-        there = (slice(max(0, down), rows - max(0, -down)), slice(max(0, right), columns - max(0, -right)))
-        higher = heights[there] > best[here]
-        np.copyto(best[here], heights[there], where=higher)
-        np.copyto(up[here], own[there], where=higher)
-    top = up.ravel()
-    while True:
-        further = top[top]
-        if np.array_equal(further, top):
-            return top
-        top = further
+    whole = np.floor(points[:, :2]).astype(np.int64)
+    whole -= whole.min(axis=0)
+    occupied = len(np.unique(whole[:, 0] * (whole[:, 1].max() + 1) + whole[:, 1]))
+    density = len(points) / occupied
+    step = 0.2 if density >= 10 else 0.25 if density >= 4 else 0.35 if density >= 2 else 0.5
 
-
-def _smoothed(heights: np.ndarray, sigma: float, step: float) -> np.ndarray:
-    return ndimage.gaussian_filter(heights, sigma / step, mode="constant", truncate=3.0)
-
-
-NAMES = []
+    places = np.floor(points[:, :2] / step).astype(np.int64)
+    corner = (places.min(axis=0) - _COARSEST) // _COARSEST * _COARSEST
+    places -= corner
+    rows, columns = (places.max(axis=0) // _COARSEST + 2) * _COARSEST
+    cells = places[:, 0] * columns + places[:, 1]
+    highest = np.zeros(rows * columns, dtype=np.float32)
+    # Trees of height 0 are trees.
+    np.maximum.at(highest, cells, np.maximum(heights, 0.01).astype(np.float32))
+    highest = highest.reshape(rows, columns)
+    # Closing fills single cells that no pulse has hit, or that one has hit deep inside.
+    closed = _closed(highest, 3)
+    trees = (ndimage.maximum_filter(highest, 3) > 0) & (closed > 0)
+    return Canopy(np.where(trees, closed, 0), trees, cells, step)
 
 
 def parts_of(canopy: Canopy) -> Parts:
     """Propose parts of the canopy at all smoothings, and measure them."""
-    cells = np.flatnonzero(canopy.trees)
-    h = canopy.heights.ravel()[cells].astype(np.float64)
-    columns = canopy.trees.shape[1]
-    x = (cells // columns) * canopy.step
-    y = (cells % columns) * canopy.step
-    index = np.full(canopy.trees.size, -1, dtype=np.int64)
-    index[cells] = np.arange(len(cells))
-    # neighbors in the four directions; -1 outside of trees
-    pairs = []
-    open_sides = np.zeros(len(cells))
-    for offset in (1, columns):
-        other = index[cells + offset]
-        both = np.flatnonzero(other >= 0)
-        pairs.append(np.stack([both, other[both]]))
-        open_sides += other < 0
-        open_sides += index[cells - offset] < 0
-    pairs = np.concatenate(pairs, axis=1)
-    light = _smoothed(canopy.heights, 0.3, canopy.step).ravel()[cells].astype(np.float64)
-    contact = np.minimum(light[pairs[0]], light[pairs[1]])
-
-    label = None  # (cells,) part at the current smoothing
-    tables = []  # of each new part
-    births = []
-    deaths = []
-    parents = []
-    labels_of_level = []
-    context = []
-    previous = canopy.heights
-    count = 0
+    inside = np.flatnonzero(canopy.trees)
+    cells, borders = _look_at(canopy, inside)
+    label = np.zeros(0, dtype=np.int64)  # (tree cells,) the part of each cell at the current smoothing
+    finest = label
+    parents = label
+    births = label
+    deaths = label
+    tables = []
+    bands = []
+    finer = canopy.heights
     for level, sigma in enumerate(SIGMAS):
-        width = 2 * int(FACTOR * sigma / canopy.step) + 1
-        closed = canopy.heights
-        if width > 3:
-            closed = ndimage.minimum_filter(ndimage.maximum_filter(closed, width), width)
-        smooth = _smoothed(closed, sigma, canopy.step)
-        context.append(_band_energy(previous - smooth, canopy))
-        previous = smooth
-        basin = np.unique(climb(smooth)[cells], return_inverse=True)[1]
-        if label is None:
-            finest = basin
-            label = basin
-            new = np.arange(basin.max() + 1)
-            count = len(new)
-            births += [0] * count
-            deaths += [len(SIGMAS)] * count
-            parents += [-1] * count
-            tables.append(
-                _measure(np.arange(len(cells)), basin, count, x, y, h, light, pairs, contact, open_sides, canopy.step)
-            )
-            births, deaths, parents = np.array(births), np.array(deaths), np.array(parents)
+        smooth, factor = _smoothed_closed(canopy, float(sigma))
+        bands.append(_around(np.where(canopy.trees, (finer - smooth) ** 2, 0), canopy.step))
+        finer = smooth
+        basins = np.unique(_tops(smooth, inside, factor), return_inverse=True)[1]
+        if not level:
+            finest = basins
+            label = basins
+            fresh = int(basins.max()) + 1
+            within = np.arange(len(inside))
         else:
-            # each current part joins the basin that has most of it
             alive, part = np.unique(label, return_inverse=True)
-            width = basin.max() + 1
-            key, n = np.unique(part * width + basin, return_counts=True)
-            order = np.lexsort((key, -n, key // width))
-            first = np.unique((key // width)[order], return_index=True)[1]
-            target = (key % width)[order][first]
-            groups, group, sizes = np.unique(target, return_inverse=True, return_counts=True)
-            joined = sizes > 1
-            ids = np.where(joined, count + np.cumsum(joined) - 1, -1)
-            moved = joined[group]
-            parents[alive[moved]] = ids[group[moved]]
-            deaths[alive[moved]] = level
-            fresh = int(joined.sum())
-            parents = np.append(parents, np.full(fresh, -1))
-            births = np.append(births, np.full(fresh, level))
-            deaths = np.append(deaths, np.full(fresh, len(SIGMAS)))
-            now = np.where(moved, ids[group], alive)
-            label = now[part]
-            inside = np.flatnonzero(label >= count)
-            if fresh:
-                tables.append(
-                    _measure(inside, label, fresh, x, y, h, light, pairs, contact, open_sides, canopy.step, count)
-                )
-            count += fresh
-    table = np.concatenate(tables)
-    return _finish(canopy, cells, finest, parents, births, deaths, table, np.stack(context), x, y)
+            group, sizes = _joined(part, basins)
+            # A group of one part is that part, which lives on.
+            joins = sizes > 1
+            fresh = int(joins.sum())
+            number = np.where(joins, len(parents) + np.cumsum(joins) - 1, -1)[group]
+            parents[alive] = number
+            deaths[alive[number >= 0]] = level
+            label = np.where(number >= 0, number, alive)[part]
+            within = np.flatnonzero(label >= len(parents))
+        apart = label[borders.first] != label[borders.second]
+        # Parts only grow, so a side inside of one stays there.
+        borders = _Borders(*(values[apart] for values in borders))
+        if fresh:
+            tables.append(_measured(label, within, len(parents), fresh, cells, borders))
+        parents = np.append(parents, np.full(fresh, -1))
+        births = np.append(births, np.full(fresh, level))
+        deaths = np.append(deaths, np.full(fresh, len(SIGMAS)))
+
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    numbers = _numbers(table, parents, births, deaths)
+    numbers.update(_context(table, np.stack(bands), canopy))
+    stacked = np.column_stack([numbers[name] for name in NAMES]).astype(np.float32)
+    middles = np.column_stack([table["x"], table["y"]])
+    return Parts(finest, parents, births, deaths, middles, table["area"], stacked)
 
 
-def _measure(inside, label, count, x, y, h, light, pairs, contact, open_sides, step, start=0):
-    """Measure the parts start … start + count, whose cells are `inside`."""
-    part = label[inside] - start
-    cx, cy, hh, lh = x[inside], y[inside], h[inside], light[inside]
+def _closed(heights: np.ndarray, width: int) -> np.ndarray:
+    return ndimage.minimum_filter(ndimage.maximum_filter(heights, width), width)
 
-    def total(values):
+
+def _smoothed_closed(canopy: Canopy, sigma: float) -> tuple[np.ndarray, int]:
+    """Return the canopy with gaps up to `sigma` closed and smoothed by it, and the cells per side of those used."""
+    # Wide smoothings need no fine cells.
+    factor = 1
+    while factor < _COARSEST and sigma / canopy.step / factor >= 4:
+        factor *= 2
+    heights = canopy.heights
+    if factor > 1:
+        rows, columns = heights.shape
+        heights = heights.reshape(rows // factor, factor, columns // factor, factor).max(axis=(1, 3))
+    step = canopy.step * factor
+    width = 2 * int(sigma / step) + 1
+    if width > 3:
+        heights = _closed(heights, width)
+    smooth = ndimage.gaussian_filter(heights, sigma / step, mode="constant", truncate=3.0)
+    if factor > 1:
+        smooth = smooth.repeat(factor, axis=0).repeat(factor, axis=1)
+    return smooth, factor
+
+
+def _tops(smooth: np.ndarray, inside: np.ndarray, factor: int) -> np.ndarray:
+    """Return for the cells `inside` which top they reach by the steepest way up, in cells of `factor` cells a side."""
+    columns = smooth.shape[1]
+    row, column = inside // columns, inside % columns
+    heights = smooth[::factor, ::factor]
+    best = heights.copy()
+    own = np.arange(heights.size, dtype=np.int32).reshape(heights.shape)
+    up = own.copy()
+    for down, right in _NEIGHBORS:
+        here, there = _shifted(heights.shape, down, right)
+        higher = heights[there] > best[here]
+        np.copyto(best[here], heights[there], where=higher)
+        np.copyto(up[here], own[there], where=higher)
+    up = up.ravel()
+    top = up[(row // factor) * heights.shape[1] + column // factor]
+    while True:
+        further = up[top]
+        if np.array_equal(further, top):
+            return top
+        # Twice as far with each step
+        up = up[up]
+        top = further
+
+
+def _shifted(shape: tuple[int, ...], down: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where cells are that have a neighbor in this direction, and where these neighbors are."""
+    rows, columns = shape
+    here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), columns - max(0, right)))
+    there = (slice(max(0, down), rows - max(0, -down)), slice(max(0, right), columns - max(0, -right)))
+    return here, there
+
+
+def _look_at(canopy: Canopy, inside: np.ndarray) -> tuple[_Cells, _Borders]:
+    """Measure tree cells, and list all sides between two of them."""
+    columns = canopy.trees.shape[1]
+    index = np.full(canopy.trees.size, -1, dtype=np.int64)
+    index[inside] = np.arange(len(inside))
+    light = ndimage.gaussian_filter(canopy.heights, _LIGHT / canopy.step, mode="constant", truncate=3.0)
+    light = light.ravel()[inside].astype(np.float64)
+    firsts = []
+    seconds = []
+    open_sides = np.zeros(len(inside))
+    for offset in (1, columns):
+        after = index[inside + offset]
+        firsts.append(np.flatnonzero(after >= 0))
+        seconds.append(after[after >= 0])
+        open_sides += (after < 0).astype(np.float64) + (index[inside - offset] < 0)
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    cells = _Cells(
+        x=(inside // columns + 0.5) * canopy.step,
+        y=(inside % columns + 0.5) * canopy.step,
+        heights=canopy.heights.ravel()[inside].astype(np.float64),
+        light=light,
+        open_sides=open_sides,
+        step=canopy.step,
+    )
+    return cells, _Borders(first, second, np.minimum(light[first], light[second]))
+
+
+def _joined(part: np.ndarray, basins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Let each part join the basin that has most of it; return the group of each part, and the sizes of groups.
+
+    Args:
+        part: (tree cells,) parts, counted from 0.
+        basins: (tree cells,), counted from 0.
+    """
+    width = int(basins.max()) + 1
+    keys, counts = np.unique(part * width + basins, return_counts=True)
+    owner = keys // width
+    # Stable: of basins with equally much, the first
+    order = np.lexsort((-counts, owner))
+    first = np.append(True, owner[order][1:] != owner[order][:-1])
+    return np.unique((keys % width)[order][first], return_inverse=True, return_counts=True)[1:]
+
+
+def _measured(
+    label: np.ndarray, within: np.ndarray, start: int, count: int, cells: _Cells, borders: _Borders
+) -> dict[str, np.ndarray]:
+    """Measure the parts from `start` to `start + count`, whose cells are `within`."""
+    part = label[within] - start
+
+    def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(part, values, minlength=count)
 
-    area = np.bincount(part, minlength=count).astype(np.float64)
-    mx, my, mean = total(cx) / area, total(cy) / area, total(hh) / area
-    dx, dy = cx - mx[part], cy - my[part]
-    xx, yy, xy = total(dx * dx) / area + step**2 / 12, total(dy * dy) / area + step**2 / 12, total(dx * dy) / area
-    spread = np.sqrt((xx - yy) ** 2 + 4 * xy**2)
-    large, small = (xx + yy + spread) / 2, (xx + yy - spread) / 2
-    order = np.lexsort((lh, part))
-    last = np.append(np.flatnonzero(np.diff(part[order])), len(order) - 1)
-    top = inside[order[last]]
-    high = light[top]
-    rawtop = np.zeros(count)
-    np.maximum.at(rawtop, part, hh)
-    far = np.hypot(cx - x[top][part], cy - y[top][part])
-    far_mean = total(far) / area
-    df, dh = far - far_mean[part], hh - mean[part]
-    vf, vh = total(df * df) / area, total(dh * dh) / area
-    slope = total(df * dh) / area
-    corr = slope / np.sqrt(vf * vh + 1e-6)
-    # h over squared distance from the middle
-    q = dx * dx + dy * dy
-    dq = q - (xx + yy - step**2 / 6)[part]
-    vq = total(dq * dq) / area
-    corr_q = total(dq * dh) / area / np.sqrt(vq * vh + 1e-6)
-    fine = hh - lh
-    rough = np.sqrt(total(fine * fine) / area)
-    # sides
-    a, b = label[pairs[0]], label[pairs[1]]
-    differ = np.flatnonzero(a != b)
-    a, b, c = a[differ] - start, b[differ] - start, contact[differ]
-    side = np.concatenate([a, b])
-    low = np.concatenate([c, c])
-    mine = (side >= 0) & (side < count)
-    side, low = side[mine], low[mine]
-    touching = np.bincount(side, minlength=count).astype(np.float64)
-    low_mean = np.bincount(side, low, minlength=count)
+    size = np.bincount(part, minlength=count).astype(np.float64)
+    x, y, heights, light = cells.x[within], cells.y[within], cells.heights[within], cells.light[within]
+    middle_x, middle_y, mean = total(x) / size, total(y) / size, total(heights) / size
+    dx, dy, dh = x - middle_x[part], y - middle_y[part], heights - mean[part]
+    square = dx * dx
+    xx = total(square) / size + cells.step**2 / 12
+    yy = total(dy * dy) / size + cells.step**2 / 12
+    square += dy * dy
+    elongation = np.sqrt((xx - yy) ** 2 + 4 * (total(dx * dy) / size) ** 2)
+
+    high = np.zeros(count)
+    np.maximum.at(high, part, light)
+    highest = np.flatnonzero(light == high[part])
+    first = highest[np.unique(part[highest], return_index=True)[1]]
+    top_x, top_y = x[first], y[first]
+    far = np.hypot(x - top_x[part], y - top_y[part])
+    variance = total(dh * dh) / size
+    fall = _correlation(far, dh, variance, total, size, part)
+    dome = _correlation(square, dh, variance, total, size, part)
+
+    sides = np.concatenate([label[borders.first], label[borders.second]]) - start
+    low = np.concatenate([borders.heights, borders.heights])
+    mine = sides >= 0
+    sides, low = sides[mine], low[mine]
+    touching = np.bincount(sides, minlength=count).astype(np.float64)
+    touching_heights = np.bincount(sides, low, minlength=count)
     saddle = np.zeros(count)
-    np.maximum.at(saddle, side, low)
-    opened = total(open_sides[inside])
-    perimeter = touching + opened
-    edge_h = (low_mean + total(open_sides[inside] * lh)) / np.maximum(perimeter, 1)
-    touch_h = np.where(touching > 0, low_mean / np.maximum(touching, 1), 0)
-    return np.column_stack(
-        [
-            area,
-            mx,
-            my,
-            mean,
-            large,
-            small,
-            top,
-            high,
-            rawtop,
-            corr,
-            corr_q,
-            np.sqrt(vh),
-            rough,
-            touching,
-            opened,
-            saddle,
-            edge_h,
-            touch_h,
-        ]
-    )
+    np.maximum.at(saddle, sides, low)
+    opened = total(cells.open_sides[within])
+    rim = (touching_heights + total(cells.open_sides[within] * light)) / np.maximum(touching + opened, 1)
+    return {
+        "area": size * cells.step**2,
+        "x": middle_x,
+        "y": middle_y,
+        "mean": mean,
+        "long": (xx + yy + elongation) / 2,
+        "short": np.maximum((xx + yy - elongation) / 2, 1e-6),
+        "top_x": top_x,
+        "top_y": top_y,
+        "high": high,
+        "fall": fall,
+        "dome": dome,
+        "deviation": np.sqrt(variance),
+        "texture": np.sqrt(total((heights - light) ** 2) / size),
+        "touching": touching * cells.step,
+        "open": opened * cells.step,
+        "saddle": saddle,
+        "rim": rim,
+        "touching_rim": touching_heights / np.maximum(touching, 1),
+    }
 
 
-def _band_energy(band, canopy):
-    """Local mean energy of a band on cells of two meters."""
-    size = int(round(_CONTEXT_CELL / canopy.step))
-    rows, columns = -(-band.shape[0] // size), -(-band.shape[1] // size)
+def _correlation(values, deviations, variance, total, size, part) -> np.ndarray:  # noqa: ANN001
+    """Correlate values of cells with deviations from the mean height of their part, whose variance is known."""
+    values = values - (total(values) / size)[part]
+    return total(values * deviations) / size / np.sqrt(total(values * values) / size * variance + 1e-6)
+
+
+def _numbers(
+    table: dict[str, np.ndarray], parents: np.ndarray, births: np.ndarray, deaths: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Describe parts by their form, and by the parts in them and around them."""
+    area, high = table["area"], np.maximum(table["high"], 0.1)
+    radius = np.sqrt(area / np.pi)
+    compactness = area / (2 * np.pi * (table["long"] + table["short"]))
+    deviation = np.maximum(table["deviation"], 0.05)
+    outline = table["touching"] + table["open"]
+    touches = table["touching"] > 0
+    depth = high - table["saddle"]
+    life = deaths - births
+
+    # Children: all but the one with the top of the part stand out by so much, and are so large.
+    has = parents >= 0
+    up = np.where(has, parents, np.arange(len(parents)))
+    main = (table["top_x"] == table["top_x"][up]) & (table["top_y"] == table["top_y"][up])
+    aside = has & ~main
+    inner = np.zeros(len(parents))
+    inner_sum = np.zeros(len(parents))
+    second = np.zeros(len(parents))
+    largest = np.zeros(len(parents))
+    np.maximum.at(inner, parents[aside], depth[aside])
+    np.add.at(inner_sum, parents[aside], (depth * area)[aside])
+    np.maximum.at(second, parents[aside], area[aside])
+    np.maximum.at(largest, parents[has], area[has])
+    return {
+        "compactness": compactness,
+        "roundness": np.sqrt(table["short"] / table["long"]),
+        "offset": np.hypot(table["top_x"] - table["x"], table["top_y"] - table["y"]) / radius,
+        "rim": (high - table["rim"]) / high,
+        "rim_slope": (high - table["rim"]) / radius,
+        "touching_rim": np.where(touches, (high - table["touching_rim"]) / high, 1),
+        "drop": (high - table["mean"]) / high,
+        "drop_slope": (high - table["mean"]) / radius,
+        "fall": table["fall"],
+        "dome": table["dome"],
+        "spread": table["deviation"] / high,
+        "spread_slope": table["deviation"] / radius,
+        "texture": table["texture"] / radius,
+        "texture_share": table["texture"] / deviation,
+        "circularity": 4 * np.pi * area / np.maximum(outline, 1e-6) ** 2,
+        "open": table["open"] / np.maximum(outline, 1e-6),
+        "saddle": np.where(touches, depth / high, 1),
+        "saddle_slope": np.where(touches, depth, high) / radius,
+        "saddle_share": np.where(touches, depth / deviation, 10),
+        "life": life,
+        "birth": np.log(SIGMAS[births] / radius),
+        "death": np.log(SIGMAS[np.minimum(deaths, len(SIGMAS) - 1)] / radius),
+        "children": np.minimum(np.bincount(parents[has], minlength=len(parents)), 10),
+        "largest_child": largest / area,
+        "second_child": second / area,
+        "inner": inner / high,
+        "inner_slope": inner / radius,
+        "inner_share": inner / deviation,
+        "inner_outer": inner / np.maximum(depth, 0.05),
+        "inner_mean_slope": inner_sum / area / radius,
+        "share_of_parent": area / area[up],
+        "life_of_parent": np.where(has, life[up], 10),
+        "saddle_slope_of_parent": np.where(has, (depth / radius)[up], 0),
+        "compactness_of_parent": np.where(has, compactness[up], 0),
+    }
+
+
+def _around(values: np.ndarray, step: float) -> np.ndarray:
+    """Sum values of the grid over what is around, in cells of two meters."""
+    size = round(_CONTEXT_CELL / step)
+    rows, columns = -(-values.shape[0] // size), -(-values.shape[1] // size)
     padded = np.zeros((rows * size, columns * size), dtype=np.float32)
-    padded[: band.shape[0], : band.shape[1]] = np.where(canopy.trees, band * band, 0)
+    padded[: values.shape[0], : values.shape[1]] = values
     blocks = padded.reshape(rows, size, columns, size).sum(axis=(1, 3))
     return ndimage.gaussian_filter(blocks, _CONTEXT / _CONTEXT_CELL, mode="constant", truncate=2.5)
 
 
-def _finish(canopy, cells, finest, parents, births, deaths, t, energy, x, y):
-    (
-        area,
-        mx,
-        my,
-        mean,
-        large,
-        small,
-        top,
-        high,
-        rawtop,
-        corr,
-        corr_q,
-        std,
-        rough,
-        touching,
-        opened,
-        saddle,
-        edge_h,
-        touch_h,
-    ) = t.T
-    step = canopy.step
-    top = top.astype(np.int64)
-    A = area * step**2
-    r = np.sqrt(A / np.pi)
-    n = len(area)
-    has = parents >= 0
-    up = np.where(has, parents, np.arange(n))
-    # children
-    kids = np.bincount(parents[has], minlength=n)
-    biggest = np.zeros(n)
-    np.maximum.at(biggest, parents[has], A[has])
-    prom = high - saddle
-    # highest child keeps the top
-    main = has & (top == top[up])
-    inner = np.zeros(n)
-    side = has & ~main
-    np.maximum.at(inner, parents[side], prom[side])
-    inner_weighted = np.zeros(n)
-    np.add.at(inner_weighted, parents[side], (prom * A)[side])
-    second = np.zeros(n)
-    np.maximum.at(second, parents[side], A[side])
-    # context
-    size = int(round(_CONTEXT_CELL / step))
-    columns = canopy.trees.shape[1]
-    ci, cj = cells[top] // columns // size, cells[top] % columns // size
-    share = _band_energy(np.ones(canopy.trees.shape, np.float32), canopy)[ci, cj]
-    e = energy[:, ci, cj] / np.maximum(share, 1e-6)  # (levels, parts)
-    el = np.log(e + 1e-4)
-    logs = np.log(SIGMAS)
-    w = e / e.sum(0)
-    centroid = (w * logs[:, None]).sum(0)
-    # energy at the band of the part
-    pos = np.clip((np.log(0.4 * r) - logs[0]) / (logs[1] - logs[0]), 0, len(SIGMAS) - 1)
-    k = np.floor(pos).astype(int).clip(0, len(SIGMAS) - 2)
-    f = pos - k
-    ar = np.arange(n)
-    at = el[k, ar] * (1 - f) + el[k + 1, ar] * f
-    fine_e = el[0] - np.log(e.sum(0) + 1e-4)
-    life = deaths - births
-    mid = SIGMAS[np.minimum(deaths, len(SIGMAS) - 1)]
-    X = dict(
-        compact=A / (2 * np.pi * (large + small)),
-        elong=np.sqrt(np.maximum(small, 1e-6) / large),
-        offset=np.hypot(x[top] - mx, y[top] - my) / r,
-        rim=(high - edge_h) / high,
-        touchrim=np.where(touching > 0, (high - touch_h) / high, 1),
-        drop=(high - mean) / high,
-        drop_r=(high - mean) / r,
-        rim_r=(high - edge_h) / r,
-        corr=corr,
-        corr_q=corr_q,
-        std=std / high,
-        std_r=std / r,
-        rough=rough / r,
-        rough_std=rough / np.maximum(std, 0.05),
-        circ=4 * np.pi * A / np.maximum((touching + opened) * step, step) ** 2,
-        open=opened / np.maximum(touching + opened, 1),
-        saddle=np.where(touching > 0, prom / high, 1),
-        saddle_r=np.where(touching > 0, prom / r, high / r),
-        saddle_std=np.where(touching > 0, prom / np.maximum(std, 0.05), 10),
-        life=life,
-        birth=np.log(SIGMAS[births] / r),
-        death=np.log(mid / r),
-        kids=np.minimum(kids, 10),
-        biggest=biggest / A,
-        second=second / A,
-        inner=inner / high,
-        inner_r=inner / r,
-        inner_std=inner / np.maximum(std, 0.05),
-        inner_outer=inner / np.maximum(prom, 0.05),
-        innerw_r=inner_weighted / A / r,
-        up_area=np.where(has, A / A[up], 1.0),
-        up_life=np.where(has, life[up], 10),
-        up_saddle_r=np.where(has, prom[up] / r[up], 0),
-        up_compact=np.where(has, (A / (2 * np.pi * (large + small)))[up], 0),
-        centroid=np.log(r) - centroid,
-        band=at - np.log(e.sum(0) + 1e-4),
-        fine_e=fine_e,
-        cover=share / (size * size),
-        logr=np.log(r),
-        logH=np.log(high),
-        r_H=np.log(r / high),
-        texture=el[0] - 2 * np.log(high),
-    )
-    NAMES[:] = list(X)
-    numbers = np.nan_to_num(np.column_stack(list(X.values()))).astype(np.float32)
-    return Parts(finest, parents, births, deaths, top, area, numbers)
+def _context(table: dict[str, np.ndarray], bands: np.ndarray, canopy: Canopy) -> dict[str, np.ndarray]:
+    """Compare parts with the waves of the canopy around; `bands` (levels, rows, columns) has their energies."""
+    size = round(_CONTEXT_CELL / canopy.step)
+    row = (table["x"] / canopy.step).astype(np.int64) // size
+    column = (table["y"] / canopy.step).astype(np.int64) // size
+    covered = _around(canopy.trees.astype(np.float32), canopy.step)[row, column]
+    energies = bands[:, row, column] / np.maximum(covered, 1e-6) + 1e-6  # (levels, parts)
+    energies = energies.astype(np.float64)
+    whole = energies.sum(axis=0)
+    scales = np.log(SIGMAS)
+    radius = np.sqrt(table["area"] / np.pi)
+
+    # The band of a part, between two levels: domes of radius r have most of their energy at a smoothing of 0.4 r.
+    place = np.clip((np.log(0.4 * radius) - scales[0]) / (scales[1] - scales[0]), 0, len(SIGMAS) - 1)
+    below = np.minimum(place.astype(np.int64), len(SIGMAS) - 2)
+    logs = np.log(energies)
+    parts = np.arange(len(radius))
+    share = place - below
+    band = logs[below, parts] * (1 - share) + logs[below + 1, parts] * share
+    return {
+        "wave": np.log(radius) - (energies * scales[:, None]).sum(axis=0) / whole,
+        "band": band - np.log(whole),
+        "fine_band": logs[0] - np.log(whole),
+        "cover": covered / size**2,
+    }

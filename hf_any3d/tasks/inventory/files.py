@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.data.files.las import coordinate_system_of
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
+from hf_any3d.data.files.las import coordinate_system_of
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED
 from hf_any3d.data.options import package
@@ -23,7 +23,7 @@ from hf_any3d.tasks.inventory.place import MARGIN, Around, Place, Seen, are_crow
 from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
 from hf_any3d.tasks.inventory.tables import check_table, write_table
 from hf_any3d.tasks.inventory.things import Thing
-from hf_any3d.tasks.inventory.trees import choose_by
+from hf_any3d.tasks.inventory.trees import TreeChoice, choose_by
 from hf_any3d.tasks.segmentation.pipeline import part_of
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
@@ -212,7 +212,7 @@ def _look_at_edges(
             length = cloud.meters_per_unit or 1.0
             if tiles and abs(length / tiles[0].unit - 1) > _SAME_UNIT:
                 raise PointCloudError(
-                    f"a unit of {length:g} m, and {tiles[0].path} has one of {tiles[0].unit:g} m; expected one unit in "
+                    f"a unit of {length:g} m, and {tiles[0].path} has one of {tiles[0].unit:g} m; expected one in "
                     "all tiles of a place"
                 )
         flat = cloud.points[:, :2] + (0.0 if cloud.offset is None else cloud.offset[:2])
@@ -263,7 +263,7 @@ def _has_class(cloud: PointCloudData) -> np.ndarray:
 
 def learn_numbers(
     pipe: PointCloudInventoryPipeline, path: str | os.PathLike, number: str = NUMBER, unit: str | None = None
-) -> Any:
+) -> TreeChoice:
     """Learn how trees are told apart from a scan whose numbers of trees were corrected by hand.
 
     Args:
@@ -273,14 +273,16 @@ def learn_numbers(
         unit: Unit of a file that says none.
 
     Returns:
-        The `likeness` of further calls.
+        `smoothing` and `evenness` of further calls, and how well they agree with the numbers.
 
     Raises:
-        PointCloudFileError: The scan cannot be read, or has no such column.
+        PointCloudFileError: The scan cannot be read, has no such column, or no number in it.
     """
     with file_errors(path):
         cloud = pipe.open({"path": path}, unit, (number,))
-        numbers = (cloud.further or {})[number]
+        numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
         seen = pipe.look(cloud, len(cloud), Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
-        return choose_by(seen.points[crowns], seen.heights[crowns], np.nan_to_num(numbers[crowns]).astype(np.int64))
+        if not (numbers[crowns] > 0).any():
+            raise PointCloudError(f"column {number!r} has no number of a tree")
+        return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns])

@@ -1,73 +1,56 @@
-"""How much a part of the canopy is like the crown of one tree: a few hundred small decision trees, stored as arrays.
+"""Likeness of a part of the canopy to the crown of one tree: a polynomial without mixed terms, stored as text.
 
-They are learned from generated stands and numbered pines (`python -m studies.inventory.trees --fit`), and run on NumPy.
+Its coefficients are learned from generated stands (`python -m studies.inventory.trees --fit`).
 """
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-DEPTH = 3
-_FILE = Path(__file__).with_name("likeness.npz")
+_FILE = Path(__file__).with_name("likeness.json")
 
 
 class Likeness(NamedTuple):
-    """A sum of decision trees of depth three; the node after `i` is `2 * i + 1`, or `2 * i + 2` above the threshold.
+    """Coefficients for each column of `crowns.NAMES`; arrays (columns,).
 
     Attributes:
-        names: What the columns of the numbers are.
-        base: What the trees add to.
-        columns: (trees, 7) the column that a node looks at.
-        thresholds: (trees, 7) float32.
-        values: (trees, 8) float32.
+        base: What the terms add to.
+        low: Values are cut to low … high, and go to -1 … 1.
+        high: See low.
+        linear: Of these.
+        square: Of their squares.
     """
 
-    names: tuple[str, ...]
     base: float
-    columns: np.ndarray
-    thresholds: np.ndarray
-    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    linear: np.ndarray
+    square: np.ndarray
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the likeness (parts,), float32 in 0 … 1, of parts with these numbers (parts, columns)."""
-        total = np.full(len(numbers), self.base, dtype=np.float32)
-        by_column = np.ascontiguousarray(numbers.T)
-        for columns, thresholds, values in zip(self.columns, self.thresholds, self.values, strict=True):
-            above = [by_column[column] > threshold for column, threshold in zip(columns, thresholds, strict=True)]
-            second = np.where(above[0], above[2], above[1])
-            third = np.where(above[0], np.where(above[2], above[6], above[5]), np.where(above[1], above[4], above[3]))
-            total += values[above[0] * 4 + second * 2 + third]
-        return np.clip(total, 0, 1)
-
-    def save(self, path: Path) -> None:
-        """Write the arrays to an `.npz` file."""
-        np.savez_compressed(
-            path,
-            names=np.array(self.names),
-            base=np.float32(self.base),
-            columns=self.columns.astype(np.uint8),
-            thresholds=self.thresholds.astype(np.float32),
-            values=self.values.astype(np.float32),
-        )
+        """Return the likeness (parts,) in 0 … 1 of parts with these numbers (parts, columns)."""
+        scaled = (np.clip(numbers, self.low, self.high) - self.low) / (self.high - self.low) * 2 - 1
+        return np.clip(self.base + scaled @ self.linear + scaled**2 @ self.square, 0, 1)
 
 
-def load_likeness(path: Path = _FILE) -> Likeness:
-    """Read what `Likeness.save` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return Likeness(
-            tuple(str(name) for name in stored["names"]),
-            float(stored["base"]),
-            stored["columns"].astype(np.int64),
-            stored["thresholds"],
-            stored["values"],
-        )
+def save_likeness(likeness: Likeness, names: tuple[str, ...], path: Path) -> None:
+    """Write coefficients as JSON, a row for each column."""
+    columns = zip(names, likeness.low, likeness.high, likeness.linear, likeness.square, strict=True)
+    rows = {name: [round(float(value), 5) for value in values] for name, *values in columns}
+    lines = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in rows.items()]
+    lines.insert(0, f'  "base": {round(likeness.base, 5)}')
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
 def packaged_likeness() -> Likeness:
     """Read the likeness that comes with the package."""
-    return load_likeness()
+    rows = json.loads(_FILE.read_text(encoding="utf-8"))
+    base = rows.pop("base")
+    low, high, linear, square = np.array(list(rows.values())).T
+    return Likeness(base, low, high, linear, square)

@@ -52,7 +52,8 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
     Args of a call:
         unit: "meters", "feet" or "us-feet", of files that say none.
         smoothing: meters over which the canopy is smoothed; by default the canopy itself decides.
-        likeness: what `hf_any3d.tasks.inventory.trees.choose_by` has learned from numbered trees.
+        evenness: how much trees nearby are alike in size, as `hf_any3d.tasks.inventory.trees.choose_by` finds by
+            numbered trees.
         least_height: height in meters from which on vegetation is a tree.
         least_area: square meters from which on roof points that touch are a building.
 
@@ -89,19 +90,24 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
     def _sanitize_parameters(
         self,
         smoothing: float | None = None,
-        likeness: Any = None,
+        evenness: float | None = None,
         least_height: float | None = None,
         least_area: float | None = None,
         unit: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        for name, value in (("smoothing", smoothing), ("least_height", least_height), ("least_area", least_area)):
+        for name, value in (
+            ("smoothing", smoothing),
+            ("evenness", evenness),
+            ("least_height", least_height),
+            ("least_area", least_area),
+        ):
             if value is not None:
                 check_numbers(0, **{name: value})
         if unit is not None:
             one_of("unit", unit, tuple(LENGTHS))
-        refuse_unknown(kwargs, "unit, smoothing, likeness, least_height, least_area")
-        asked = without_none(smoothing=smoothing, likeness=likeness, least_height=least_height, least_area=least_area)
+        refuse_unknown(kwargs, "unit, smoothing, evenness, least_height, least_area")
+        asked = without_none(smoothing=smoothing, evenness=evenness, least_height=least_height, least_area=least_area)
         return {}, {"unit": unit, "asked": asked}, {}
 
     def run_single(

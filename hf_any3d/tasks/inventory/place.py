@@ -20,7 +20,7 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.tasks.inventory.blocks import BlockCells
 from hf_any3d.tasks.inventory.things import Thing, outlines_of, things_of
-from hf_any3d.tasks.inventory.trees import number_trees
+from hf_any3d.tasks.inventory.trees import EVENNESS, number_trees
 
 GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
 """Codes of ASPRS for what stands in a place."""
@@ -29,7 +29,7 @@ HEIGHTS = (0.5, 1.5)
 """Meters above the ground from which on vegetation is medium, and high: those of France's Lidar HD."""
 MARGIN = 40.0
 """Meters around a tile within which points of others are seen: as far as ground and features reach."""
-REGION, BUFFER = 150.0, 20.0
+REGION, BUFFER = 150.0, 30.0
 """Meters of the squares in which trees are looked for at a time, and around them."""
 # Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
 _WIDEST_SPACING = 1.2
@@ -115,7 +115,7 @@ class Place:
     Args:
         counts: Points of each tile.
         smoothing: As of `number_trees`.
-        likeness: As of `number_trees`.
+        evenness: As of `number_trees`.
         least_height: Height in meters from which on vegetation is a tree.
         least_area: Square meters from which on roofs are a building.
         folder: Where answers are kept until they are written; None keeps them in memory.
@@ -126,7 +126,7 @@ class Place:
         counts: Sequence[int],
         *,
         smoothing: float | None = None,
-        likeness: Any = None,
+        evenness: float = EVENNESS,
         least_height: float = 2.0,
         least_area: float = 10.0,
         folder: Path | None = None,
@@ -135,7 +135,7 @@ class Place:
         self.answers = [Answer.empty(count, path) for count, path in zip(counts, paths, strict=True)]
         self.trees: list[Thing] = []
         self.smoothing = smoothing
-        self.likeness = likeness
+        self.evenness = evenness
         self.least_height = least_height
         self.least_area = least_area
         self._roofs = BlockCells(_CELL)
@@ -176,7 +176,7 @@ class Place:
             if not len(near):
                 continue
             points = seen.points[near]
-            found = number_trees(points, seen.heights[near], smoothing=self.smoothing, likeness=self.likeness)
+            found = number_trees(points, seen.heights[near], smoothing=self.smoothing, evenness=self.evenness)
             # Its top decides which tile, and which region of it, has a tree.
             tops = points[found.tops]
             is_own = ((tops[:, :2] >= low) & (tops[:, :2] < high)).all(axis=1)

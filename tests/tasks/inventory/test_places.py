@@ -227,7 +227,7 @@ class TestErrors:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipe, "open", other_unit)
-            with pytest.raises(PointCloudFileError, match="expected one unit"):
+            with pytest.raises(PointCloudFileError, match="expected one in all"):
                 take_inventory(pipe, paths, Outputs())
 
 

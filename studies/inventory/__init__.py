@@ -1,0 +1,1 @@
+"""Studies of what is found in scans without labels: trees."""
