@@ -1,4 +1,4 @@
-"""Add points that a person has labeled to a saved model of tiles: the network learns them beside what it has stored."""
+"""Add points that a person has labeled to a saved model of tiles, which learns them beside what it has stored."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def _right_when_held_out(
     processor: LocalFeaturesProcessor,
     seed: int,
 ) -> np.ndarray | None:
-    """Return which answers (points,) a model gives that has learned four fifths of the others; None for few answers."""
+    """Return which of the points (points,) are right when a fifth is held out in turn; None for few points."""
     count = len(added.labels)
     if count < _LEAST_JUDGED:
         return None
@@ -267,7 +267,7 @@ def _save(
             if "mean_iou" in values:
                 sure.append(f"Before points were added: mean IoU {100 * values['mean_iou']:.0f} %, on {split}.")
     sure.append("Of the model as it is, no place was held out.")
-    sure += ["", "## Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
+    sure += ["", "### Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
     for entry in history:
         classes = ", ".join(f"{name} {count}" for name, count in entry["classes"].items())
         sure.append(f"| {entry['to']} | {entry['points']} | {', '.join(entry['tiles'])} | {classes} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def is_answers(path: Path) -> bool:
     if path.suffix.lower() not in _LAS:
         return False
     try:
-        read_point_cloud(path, columns=[ROW])
+        with warnings.catch_warnings(action="ignore"):
+            read_point_cloud(path, columns=[ROW])
     except PointCloudError:
         return False
     return True
@@ -98,7 +100,10 @@ def _of_table(path: Path) -> Answers:
 
 
 def _of_cloud(path: Path) -> Answers:
-    cloud = read_point_cloud(path, columns=[ROW])
+    # Its other dimensions are what was suggested, and not what is learned.
+    with warnings.catch_warnings(action="ignore"):
+        cloud = read_point_cloud(path, columns=[ROW])
+    # LAS always has a class, and the column was asked for.
     assert cloud.labels is not None and cloud.further is not None
     has_class = ~np.isin(cloud.labels, UNCLASSIFIED)
     rows = cloud.further[ROW][has_class].astype(np.int64)
@@ -139,8 +144,8 @@ def tile_of_each(answers: Answers, tiles: Mapping[Path, PointCloudData], in_mete
         if name and name not in by_name:
             raise ValueError(f"{answers.path}: its points are of {name}; expected that file beside {given}")
         raise ValueError(
-            f"{answers.path}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}: the tile has changed "
-            f"since its points were suggested, or is none of {given}"
+            f"{answers.path}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}; expected the tile "
+            f"as it was when its points were suggested, which is none of {given} or has changed"
         )
     return found
 

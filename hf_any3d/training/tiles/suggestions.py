@@ -63,15 +63,34 @@ def suggest_points(
     drawn = np.sort(generator.permutation(usable)[:LOOKED_AT])
     scan = pipe.label_with_features(cloud, drawn)
     looked_at = np.flatnonzero(~scan.is_noise[drawn])
-    # Stable, so that equal margins leave no choice to the sorting
-    order = np.argsort(scan.margins[drawn[looked_at]], kind="stable")
-    unsure = looked_at[order][: max(1, int(UNSURE_SHARE * len(order)))]
-    if not 1 <= count <= len(unsure):
-        raise ValueError(f"{count} points to suggest of {len(cloud):,}; expected 1 to {len(unsure):,}")
-    places = scan.places[drawn[unsure]]
-    chosen = choose_points(scan.features[unsure], places, count, spread_of(places, count), seed)
-    rows = drawn[unsure[chosen]]
+    margins = scan.margins[drawn[looked_at]]
+    if not 1 <= count <= UNSURE_SHARE * len(looked_at):
+        most = int(UNSURE_SHARE * len(looked_at))
+        raise ValueError(f"{count} points to suggest of {len(cloud):,}; expected 1 to {most:,}")
+    places = scan.places[drawn[looked_at]]
+    chosen = choose_unsure(scan.features[looked_at], margins, places, count, seed)
+    rows = drawn[looked_at[chosen]]
     return Suggestions(rows, scan.labels[rows], scan.scores[rows], scan)
+
+
+def choose_unsure(
+    features: np.ndarray, margins: np.ndarray, places: np.ndarray, count: int, seed: int = 0
+) -> np.ndarray:
+    """Choose points of which a model is not sure, unlike each other and apart.
+
+    Args:
+        features: (points, hidden) outputs of the last hidden layer.
+        margins: (points,) between the two highest probabilities.
+        places: (points, 3) places of the points.
+        count: Number of points to choose.
+        seed: Of the clusters.
+
+    Returns:
+        (count,) numbers of the points.
+    """
+    # Stable, so that equal margins leave no choice to the sorting
+    unsure = np.argsort(margins, kind="stable")[: max(count, int(UNSURE_SHARE * len(margins)))]
+    return unsure[choose_points(features[unsure], places[unsure], count, spread_of(places, count), seed)]
 
 
 def spread_of(places: np.ndarray, count: int) -> float:
@@ -80,7 +99,14 @@ def spread_of(places: np.ndarray, count: int) -> float:
     return min(FARTHEST_SPREAD, 0.5 * np.sqrt(area / count))
 
 
-def choose_points(features: np.ndarray, places: np.ndarray, count: int, spread: float, seed: int = 0) -> np.ndarray:
+def choose_points(
+    features: np.ndarray,
+    places: np.ndarray,
+    count: int,
+    spread: float,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """Choose one point of each of `count` clusters, the nearest to its center that is not near another chosen one.
 
     Args:
@@ -90,18 +116,20 @@ def choose_points(features: np.ndarray, places: np.ndarray, count: int, spread: 
         spread: Least distance between chosen points, in the unit of the places. Only if not enough points are so far
             from each other, the further ones are the farthest that there are.
         seed: Of the first centers.
+        weights: (points,) how much each point counts; None for all alike.
 
     Returns:
-        (count,) numbers of the points, those of large clusters first.
+        (count,) numbers of the points, those of heavy clusters first.
     """
-    cluster, distance = _clusters(torch.from_numpy(features).float(), count, seed)
+    counted = np.ones(len(features)) if weights is None else weights
+    cluster, distance = _clusters(torch.from_numpy(features).float(), torch.from_numpy(counted).float(), count, seed)
     order = np.lexsort((distance, cluster))
     starts = np.searchsorted(cluster[order], np.arange(count + 1))
-    sizes = np.diff(starts)
+    heavy = np.bincount(cluster, counted, minlength=count)
     chosen: list[int] = []
     # Of each point, the distance to the nearest chosen one
     away = np.full(len(places), np.inf)
-    for number in np.argsort(-sizes, kind="stable"):
+    for number in np.argsort(-heavy, kind="stable"):
         members = order[starts[number] : starts[number + 1]]
         free = members[away[members] >= spread]
         if len(free):
@@ -116,7 +144,7 @@ def choose_points(features: np.ndarray, places: np.ndarray, count: int, spread: 
     return np.array(chosen)
 
 
-def _clusters(points: torch.Tensor, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _clusters(points: torch.Tensor, weights: torch.Tensor, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cluster (points,) of each point (points, features), and its squared distance to the center.
 
     Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding" (2007), and Lloyd's rounds.
@@ -125,8 +153,8 @@ def _clusters(points: torch.Tensor, count: int, seed: int) -> tuple[np.ndarray, 
     first = [int(generator.integers(len(points)))]
     nearest = (points - points[first[0]]).square().sum(dim=1)
     for _ in range(count - 1):
-        weights = nearest.double().numpy().clip(min=1e-12)
-        first.append(int(generator.choice(len(points), p=weights / weights.sum())))
+        shares = (nearest * weights).double().numpy().clip(min=1e-12)
+        first.append(int(generator.choice(len(points), p=shares / shares.sum())))
         nearest = torch.minimum(nearest, (points - points[first[-1]]).square().sum(dim=1))
     centers = points[first].clone()
     squares = points.square().sum(dim=1)
@@ -134,10 +162,10 @@ def _clusters(points: torch.Tensor, count: int, seed: int) -> tuple[np.ndarray, 
     apart = squares[:, None] + centers.square().sum(dim=1) - 2 * points @ centers.T
     for _ in range(_ROUNDS):
         cluster = apart.argmin(dim=1)
-        members = torch.bincount(cluster, minlength=count)
-        sums = torch.zeros_like(centers).index_add_(0, cluster, points)
+        heavy = torch.zeros(count).index_add_(0, cluster, weights)
+        sums = torch.zeros_like(centers).index_add_(0, cluster, points * weights[:, None])
         # A cluster without points keeps its center.
-        centers = torch.where(members[:, None] > 0, sums / members.clamp(min=1)[:, None], centers)
+        centers = torch.where(heavy[:, None] > 0, sums / heavy.clamp(min=1e-9)[:, None], centers)
         apart = squares[:, None] + centers.square().sum(dim=1) - 2 * points @ centers.T
     distance, cluster = apart.min(dim=1)
     return cluster.numpy(), distance.numpy()
