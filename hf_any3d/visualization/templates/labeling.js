@@ -4,7 +4,7 @@ const answers = new Array(asked_points.length).fill(null), SKIPPED = "";
 const reach = ask.reach, calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let current = 0, flight = 0, saved = true;
 Object.assign(start, { tilt: 0.6 }); Object.assign(view, start);
-panel.fit = [1, 0.6];
+panel.fit = [0.85, 0.5];
 
 // Answers outlast a closed tab where the browser stores anything for files.
 const memory = `hf-any3d ${ask.tile} ${asked_points.map(one => one.row).join(" ")}`;
