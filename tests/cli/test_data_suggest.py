@@ -98,7 +98,7 @@ def test_a_page_asks_for_the_points_of_the_table(folder, table):
     assert all(f'"row": {row["row"]},' in text for row in table) and '"tile": "new.las"' in text
 
 
-def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, models):
+def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, models, table):
     refused = run("data", "suggest", folder / "new.las", "--model", models("parts"))
     assert refused.code == 1 and "learned from tiles" in refused.err
     refused = run("data", "suggest", "new.ply", "--model", folder / "model", "--output", "points.laz")
@@ -107,6 +107,12 @@ def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, 
     assert refused.code == 1 and "with labels of points" in refused.err
     refused = run("train", folder / "new.las", "--from", folder / "model", "--output", folder / "none")
     assert refused.code == 1 and "no answers" in refused.err
+    save_answers(folder / "some.csv", table, {int(table[0]["row"]): "ground"})
+    words = ("train", folder / "some.csv", folder / "new.las", "--from", folder / "model")
+    refused = run(*words, "--output", folder / "model")
+    assert refused.code == 1 and "expected another directory" in refused.err
+    refused = run(*words, "--epochs", 3)
+    assert refused.code == 1 and "--epochs has no effect on points that are added" in refused.err
 
 
 def labels_of(folder, model, name):

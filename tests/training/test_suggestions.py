@@ -115,6 +115,9 @@ def test_answers_are_found_by_row_and_coordinates_and_a_changed_tile_is_an_error
     path.write_text("tile,row,x,y,z,class\na.laz,seven,1,2,3,ground\n")
     with raises(ValueError, naming="line 2"):
         read_answers(path)
+    path.write_bytes("tile,row,x,y,z,class\na.laz,1,1,2,3,Gebäude\n".encode("latin1"))
+    with raises(ValueError, naming="UTF-8"):
+        read_answers(path)
     path.write_text("tile,row,x,y,class\n")
     with raises(ValueError, naming="no column 'z'"):
         read_answers(path)

@@ -95,6 +95,8 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
             f"--from {arguments.from_model}: no {missing}; expected answers and the tiles that they are of"
         )
     earlier = Path(arguments.from_model)
+    if earlier.resolve() == Path(arguments.output_dir).resolve():
+        raise ValueError(f"--output {earlier}: has the model that points are added to; expected another directory")
     model = LocalFeaturesForPointCloudSegmentation.from_pretrained(earlier).eval()
     processor = LocalFeaturesProcessor.from_pretrained(earlier)
     if not model.config.learned_rows:
@@ -240,7 +242,6 @@ def _right_when_held_out(
     is_right = np.zeros(count, bool)
     for number in range(_FOLDS):
         learned = added.part(fold != number)
-        # Without one of its places, the others would be numbered with a gap, which `with_added` takes as it is.
         found = with_added(model, learned, config, processor.may_miss, seed)
         held = fold == number
         is_right[held] = logits_of(found, added.features[held])[0].argmax(axis=1) == added.labels[held]

@@ -66,7 +66,11 @@ def read_answers(path: Path) -> Answers:
     Raises:
         ValueError: A cell is no number, or a column is missing; the error names the first one.
     """
-    answers = _of_cloud(path) if path.suffix.lower() in _LAS else _of_table(path)
+    try:
+        answers = _of_cloud(path) if path.suffix.lower() in _LAS else _of_table(path)
+    except UnicodeDecodeError:
+        # Spreadsheets write the letters of their own system, unless they are asked for others.
+        raise ValueError(f"{path}: not text in UTF-8; expected a table that is saved as CSV in UTF-8") from None
     if not len(answers):
         raise ValueError(f"{path}: no point has a class; expected one for some of them at least")
     return answers
