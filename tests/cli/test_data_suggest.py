@@ -117,9 +117,10 @@ def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, 
 
 def labels_of(folder, model, name):
     copy = folder / f"{model}_{name}.las"
-    done = run("segment", folder / f"{name}.las", "--model", folder / model, "--output", copy)
+    # The class of an older point format has no room for code 64.
+    done = run("segment", folder / f"{name}.las", "--model", folder / model, "--field", "Answer", "--output", copy)
     assert done.code == 0, done.err
-    return np.asarray(laspy.read(str(copy)).classification)
+    return np.asarray(laspy.read(str(copy)).Answer)
 
 
 def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table, monkeypatch):
