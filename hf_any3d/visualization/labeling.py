@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors, viewer_data
@@ -121,7 +121,7 @@ def _radius(points: np.ndarray) -> float:
 def _kept(points: np.ndarray, rows: np.ndarray, around: float, most: int, seed: int) -> np.ndarray:
     """Return the sorted numbers of the points that are on the page, those of `rows` among them."""
     # Seen from above, as the page does.
-    away, _ = cKDTree(points[rows, :2]).query(points[:, :2], distance_upper_bound=around)
+    away, _ = KDTree(points[rows, :2]).query(points[:, :2], distance_upper_bound=around)
     near = np.flatnonzero(np.isfinite(away))
     if len(near) > most:
         weights = 1 / (1 + (away[near] / (_DENSE_SHARE * around)) ** 2)
