@@ -18,6 +18,7 @@ from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.convert_clouds import convert_clouds
 from hf_any3d.cli.data import data, show
+from hf_any3d.cli.data_suggest import suggest
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
@@ -61,6 +62,7 @@ data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
 data.command()(example)
 data.command("convert")(with_groups(convert_clouds))
+data.command("suggest", cls=ModelCommand)(suggest)
 app.add_typer(data, name="data", rich_help_panel=_LEARN)
 app.command(rich_help_panel=_LEARN)(show)
 app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)

@@ -26,7 +26,7 @@ _OUTPUTS = (*VIEWS, ".laz", ".las", ".ply", ".pcd", "")
 class CopyOptions:
     """Options of what is written."""
 
-    table: Annotated[Path | None, option("A row for each thing: .csv, or with outlines .gpkg or .geojson.")] = None
+    table: Annotated[Path | None, option("A row for each thing: .csv, .gpkg, .geojson.")] = None
     dtm: Annotated[Path | None, option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = None
     chm: Annotated[Path | None, option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = None
     keep_classes: Annotated[

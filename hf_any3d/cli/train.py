@@ -156,12 +156,15 @@ def train(
     # The arguments of trainings are classes on top of torch, so that they are read only now.
     from hf_any3d.cli.train_requests import build_request, output_of
     from hf_any3d.training.few_scans.training import learn_scans
+    from hf_any3d.training.tiles.adding import AddedPoints, learn_added_points
     from hf_any3d.training.tiles.training import Tiles, learn_tiles
 
     with _output_on_stderr() as left_out:
         request, rows = build_request(source, options, words, way)
         if isinstance(request, Tiles):
             learned = learn_tiles(request, source.files)
+        elif isinstance(request, AddedPoints):
+            learned = learn_added_points(request, source.files)
         else:
             # Several files are always tiles, so that a network learns from one folder.
             inside = [file for folder in source.files for file in Path(folder).rglob("*")]
@@ -224,11 +227,8 @@ def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:
     """Refuse ways of learning that files of labeled points do not have."""
     if way is Way.BOTH:
         raise ValueError(f"--way {way} with labels of points; expected features or trained")
-    if earlier is not None:
-        raise ValueError(
-            "--from with labels of points: it adds scans to a model of few scans, and a model of labeled points is "
-            "learned anew from all its files; expected those of before and the new ones, without --from"
-        )
+    if earlier is not None and way is Way.TRAINED:
+        raise ValueError("--from with --way trained; expected --way features, whose models store what they learned")
 
 
 def _check_way(way: Way | None, source: Source, earlier: Path | None) -> None:

@@ -53,8 +53,9 @@ class TrainOptions:
     earlier: Annotated[
         Path | None,
         option(
-            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own; not for "
-            "labels of points, which are learned anew from all files.",
+            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own; or of a "
+            "model of labeled tiles, to add the points to that were labeled on the page of data suggest: DATA is then "
+            "answers.csv, followed by their tiles.",
             "--from",
         ),
     ] = None

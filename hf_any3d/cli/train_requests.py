@@ -28,6 +28,7 @@ from hf_any3d.training.program import TrainingTask
 from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import read_words
 from hf_any3d.training.tasks import Classification
+from hf_any3d.training.tiles.adding import AddedArguments, AddedPoints
 from hf_any3d.training.tiles.training import Tiles, TilesArguments
 from hf_any3d.training.tiles.ways import OF_TILES, choose_way as choose_way_of_tiles
 
@@ -45,7 +46,7 @@ _OPTIONS = {argument: name.replace("_", "-") for name, argument in ARGUMENTS.ite
 
 def build_request(
     source: Source, options: TrainOptions, words: Sequence[str], way: Way | None
-) -> tuple[Tiles | FewScans | BothWays | TrainingTask, DatasetDict | None]:
+) -> tuple[Tiles | AddedPoints | FewScans | BothWays | TrainingTask, DatasetDict | None]:
     """Build the request of a command line; also return its rows, if they were loaded to choose the way.
 
     Arguments that are left out keep the value of the recipe, or the default of their class.
@@ -58,6 +59,8 @@ def build_request(
     """
     task = source.task
     given = options.settings()
+    if source.files and options.earlier is not None:
+        return _added_request(source, given, words), None
     # A network is trained on the rows of a folder: that is known without a look at the files.
     if source.files and not (way is Way.TRAINED and len(source.files) == 1 and Path(source.files[0]).is_dir()):
         tiles = _tiles_request(source, given, words, way)
@@ -140,6 +143,25 @@ def _tiles_request(source: Source, given: Mapping[str, Any], words: Sequence[str
     return None
 
 
+def _added_request(source: Source, given: Mapping[str, Any], words: Sequence[str]) -> AddedPoints:
+    """Return the request to add labeled points to a model of tiles."""
+    earlier = given["from_model"]
+    model_type = str(read_model_config(earlier).get("model_type"))
+    if model_type != "local_features":
+        raise ValueError(
+            f"--from {earlier} with labels of points: the model is of type {model_type}; expected one that "
+            "hf-any3d train has learned from labeled tiles"
+        )
+    named = read_words([AddedArguments], words, "hf-any3d train --task segmentation --help-all")
+    _refuse_twice(given, named)
+    known = {setting.name for setting in fields(AddedArguments)}
+    foreign = sorted(given.keys() - known)
+    if foreign:
+        name = _OPTIONS.get(foreign[0], foreign[0].replace("_", "-"))
+        raise ValueError(f"--{name} has no effect on points that are added to a model; the model's own settings count")
+    return AddedPoints.from_settings({"output_dir": str(source.output), **given, **named})
+
+
 def scans_request(
     arguments: Mapping[str, Any], way: str | None
 ) -> tuple[FewScans | Classification | BothWays, DatasetDict | None]:
@@ -167,10 +189,10 @@ def scans_request(
     return BothWays(scans, classification_beside_head(**beside_head)), rows
 
 
-def output_of(request: Tiles | FewScans | BothWays | TrainingTask) -> str:
+def output_of(request: Tiles | AddedPoints | FewScans | BothWays | TrainingTask) -> str:
     """Return the directory to which a request writes the model."""
     if isinstance(request, BothWays):
         return request.scans.arguments.output_dir
-    if isinstance(request, (Tiles, FewScans)):
+    if isinstance(request, (Tiles, AddedPoints, FewScans)):
         return request.arguments.output_dir
     return request.training.output_dir

@@ -161,8 +161,46 @@ def viewer_page(
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
     """
+    data = viewer_data(
+        clouds,
+        title=title,
+        note=note,
+        names=names,
+        label_name=label_name,
+        value_name=value_name,
+        categories=categories,
+        legend=legend,
+        columns=columns,
+        rows_share_frame=rows_share_frame,
+        up_axis=up_axis,
+        box_names=box_names,
+        threshold=threshold,
+        palette=palette,
+    )
+    return html_page("viewer.html", title=title, data=data)
+
+
+def viewer_data(
+    clouds: Sequence[CloudView],
+    *,
+    title: str = "point clouds",
+    note: str = "",
+    names: Sequence[str] = (),
+    label_name: str = "label",
+    value_name: str = "value",
+    categories: Sequence[str] = (),
+    legend: Mapping[str, Sequence[float]] | None = None,
+    columns: int = 6,
+    rows_share_frame: bool = False,
+    up_axis: str = "y",
+    box_names: Sequence[str] = (),
+    threshold: float = 0.5,
+    palette: np.ndarray | None = None,
+    most_points: int = MOST_POINTS,
+) -> dict[str, Any]:
+    """Return what the script of the viewer reads; the arguments are those of `viewer_page`."""
     total = sum(len(cloud.points) for cloud in clouds)
-    shown = prepared_views(clouds, names)
+    shown = prepared_views(clouds, names, most_points)
     count = sum(len(cloud.points) for cloud in shown)
     if count < total:
         drawn = f"{count:,} of {total:,} points, drawn at random"
@@ -176,7 +214,7 @@ def viewer_page(
     data["colorings"] = _colorings(shown, names, label_name, value_name, legend, palette)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
-    return html_page("viewer.html", title=title, data=data)
+    return data
 
 
 def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **arguments: Any) -> Path:
@@ -228,10 +266,12 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
-    """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random."""
+def prepared_views(
+    clouds: Sequence[CloudView], names: Sequence[str] = (), most_points: int = MOST_POINTS
+) -> list[CloudView]:
+    """Return clouds with arrays instead of lists, and at most so many points in all, drawn at random."""
     # Every cloud gets the same share, and a page always the same sample.
-    most = MOST_POINTS // len(clouds)
+    most = most_points // len(clouds)
     generator = np.random.default_rng(0)
     prepared = []
     for number, cloud in enumerate(clouds):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_any3d.modeling.layers.unknown_score import UnknownScore
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.local_features.modeling_local_features import (
     LearnedRows,
@@ -20,6 +21,8 @@ NOISE = 0.2  # standard deviations
 SMOOTHING = 0.05  # of labels
 FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
 STEPS, OBJECT_STEPS, ADAPTED_STEPS, BATCH, RATE, DECAY = 900, 400, 400, 1024, 3e-3, 1e-2
+# Of a network that goes on from what it knows, so that few steps and a low rate are enough.
+ADDED_STEPS, ADDED_RATE = 200, 1e-3
 # Exponent of class balance: 0 counts points, 1 classes.
 BALANCE = 0.5
 _LEAST_SCALE = 1e-4
@@ -69,7 +72,12 @@ def weights_of(rows: Rows, num_classes: int) -> np.ndarray:
 
 
 def fit_network(
-    rows: Rows, config: LocalFeaturesConfig, may_miss: Sequence[Sequence[int]] = (), seed: int = 0, steps: int = STEPS
+    rows: Rows,
+    config: LocalFeaturesConfig,
+    may_miss: Sequence[Sequence[int]] = (),
+    seed: int = 0,
+    steps: int = STEPS,
+    start: LocalFeaturesForPointCloudSegmentation | None = None,
 ) -> LocalFeaturesForPointCloudSegmentation:
     """Fit a network to rows.
 
@@ -79,6 +87,8 @@ def fit_network(
         may_miss: Groups of features that are 0 now and then, as where a scan lacks what they are computed of.
         seed: Of weights, order and noise.
         steps: Steps of the optimizer.
+        start: A network of the same features, whose weights are trained further at a lower rate; the classes of the
+            configuration begin with its own.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -88,15 +98,24 @@ def fit_network(
         # (rows, features) and (rows,)
         features = torch.from_numpy(rows.features)
         labels = torch.from_numpy(rows.labels)
-        core.mean.copy_(features.mean(dim=0))
-        core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
+        if start is None:
+            core.mean.copy_(features.mean(dim=0))
+            core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
+        else:
+            # With mean and scale, so that what was computed by them, such as the unknown score, stays right.
+            core.load_state_dict(start.local_features.state_dict())
+            known = start.classifier.out_features
+            with torch.no_grad():
+                model.classifier.weight[:known] = start.classifier.weight.float()
+                model.classifier.bias[:known] = start.classifier.bias.float()
+        rate = RATE if start is None else ADDED_RATE
         weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
         absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
         for group, columns in enumerate(may_miss):
             absent[group, list(columns)] = True
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=DECAY)
         # Up and down within the steps that there are, so that few steps end at a low rate, too.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         model.train()
         for _ in range(steps):
             # With replacement: rows are many and similar, and an epoch means nothing here.
@@ -118,7 +137,10 @@ def fit_network(
 
 def keep_rows(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:
     """Store some of the learned rows in a model."""
-    kept = rows.part(np.random.default_rng(seed).permutation(len(rows.labels))[:LEARNED_ROWS])
+    _store(model, rows.part(np.random.default_rng(seed).permutation(len(rows.labels))[:LEARNED_ROWS]))
+
+
+def _store(model: LocalFeaturesForPointCloudSegmentation, kept: Rows) -> None:
     learned = LearnedRows(len(kept.labels), kept.features.shape[1])
     learned.features = torch.from_numpy(kept.features)
     learned.labels = torch.from_numpy(kept.labels.astype(np.int64))
@@ -175,6 +197,48 @@ def adapted(
     config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
     found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
     return found.to(model.device)  # pyright: ignore[reportArgumentType]
+
+
+def with_added(
+    model: LocalFeaturesForPointCloudSegmentation,
+    added: Rows,
+    config: LocalFeaturesConfig,
+    may_miss: Sequence[Sequence[int]] = (),
+    seed: int = 0,
+) -> LocalFeaturesForPointCloudSegmentation:
+    """Learn further points beside the rows that a model has stored, and store them all in a new model.
+
+    Places of the new points count as much as each of those before, however few their points are. Temperature and
+    levels of the unknown score stay as they were; the new points are known to it.
+
+    Args:
+        model: The model, with `learned` rows.
+        added: The new points; their places are counted from 0.
+        config: The configuration of the new model, whose classes begin with those of `model`.
+        may_miss: As of `fit_network`.
+        seed: Of order and noise.
+    """
+    learned = model.learned
+    if learned is None:
+        raise ValueError("the model has no learned rows to add points to; train it anew")
+    places = learned.places.cpu().numpy()
+    known = Rows(learned.features.float().cpu().numpy(), learned.labels.cpu().numpy(), places, places, 0 * places)
+    further = added.places + places.max() + 1
+    rows = Rows.joined([known, Rows(added.features, added.labels, further, further, 0 * further)])
+    bare = LocalFeaturesConfig.from_dict(config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
+    found = fit_network(rows, bare, may_miss, seed, ADDED_STEPS, start=model)
+    # None of the answers of a person is dropped, as they are few and took time.
+    _store(found, rows)
+    score = model.unknown_score
+    if score is not None:
+        standard = found.local_features.standardize(torch.from_numpy(added.features))
+        known_features = torch.cat([score.features.float(), score.project(standard).float()])
+        extended = UnknownScore(len(known_features), standard.shape[1], 0, config.unknown_width)
+        extended.projection = score.projection
+        extended.features = known_features
+        found.unknown_score = extended
+        found.config.unknown_rows = len(known_features)
+    return found
 
 
 def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Studies of what is found in scans without labels: trees."""
+"""Studies of what stands in scans of places: ground, classes, trees, and which points to label next."""

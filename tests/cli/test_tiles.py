@@ -108,7 +108,7 @@ def test_the_axis_that_points_up_is_the_given_one_but_for_las(folder, learned, t
     refused = run(*words, "--up-axis", "x")
     assert refused.code == 1 and "--up_axis x: in 0.las" in refused.err
     refused = run(*words, "--from", folder / "model")
-    assert refused.code == 1 and "--from with labels of points" in refused.err
+    assert refused.code == 1 and "no answers" in refused.err
     points = np.random.default_rng(0).uniform(-1, 1, (600, 3))
     for number in range(2):
         cloud = PointCloudData(points + number / 100, labels=(points[:, 1] > 0).astype(int))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,33 @@ _BEYOND: dict[str, Callable[[float, float], tuple[float, float]]] = {
 _LEAST_GROUND = 0.005
 # Times the share of points that was unlike the others on places held out
 _MANY_UNKNOWN = 4
+
+
+@dataclass(frozen=True)
+class LabeledScan:
+    """Answers about a scan, and what the network computes of some of its points.
+
+    Attributes:
+        labels: (points,) number of the label of each point.
+        scores: (points,) probability of that label.
+        margins: (points,) how far that probability is above the next one; small where the model is not sure.
+        drawn: (drawn,) numbers of some points.
+        features: (drawn, hidden) output of the last hidden layer for them.
+        places: (points, 3) float64 places in meters, z up; of objects in sixteenths of their diagonal.
+        heights: (points,) heights above the ground, in the same unit; of objects above their lowest point.
+        is_noise: (points,) which points are noise, below the ground or in the air.
+        in_meters: True for places, which are in meters, False for objects.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    margins: np.ndarray
+    drawn: np.ndarray
+    features: np.ndarray
+    places: np.ndarray
+    heights: np.ndarray
+    is_noise: np.ndarray
+    in_meters: bool
 
 
 class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
@@ -100,6 +127,31 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             )
         during |= without_none(none_of_these=none_of_these, noise=noise, adapt=adapt)
         return before, during, after
+
+    def label_with_features(self, cloud: PointCloudData, drawn: np.ndarray) -> LabeledScan:
+        """Label a cloud as a call does, and return what the last hidden layer says of the points `drawn` (drawn,)."""
+        self.feature_extractor.check_measured(cloud)
+        scan = self.feature_extractor.describe(cloud)
+        answers = _AnswersWithFeatures(len(cloud), drawn, self.model)
+        for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
+            self._label(scan, inside, near, answers, self.model)
+            return_free_memory()
+        places = scan.cloud.points.astype(np.float64) * scan.factor + scan.origin
+        if scan.ground is None:
+            heights = places[:, 2] - places[:, 2].min()
+        else:
+            heights = scan.ground.heights_above(places)[:, 1]
+        return LabeledScan(
+            answers.labels,
+            answers.scores,
+            answers.margins,
+            drawn,
+            answers.features,
+            places,
+            heights,
+            scan.is_noise,
+            scan.ground is not None,
+        )
 
     def all_names(self, *, none_of_these: bool = False, noise: bool = False) -> tuple[str, ...]:
         """Return the names of the labels by their numbers in an answer with these arguments."""
@@ -263,15 +315,14 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
                 # (rows, labels); the first output tells how many labels there are.
                 shares = np.empty((len(rows), logits.shape[1]), np.float32)
             shares[start : start + _PIECE] = logits.softmax(dim=1).numpy()
+            answers.set_features(near[piece], features)
             if output["unknown"] is not None:
                 answers.set_unknown(near[piece], output["unknown"][0].numpy())
         assert shares is not None
         if edge:
             shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
         is_inside = np.isin(near[rows], inside, assume_unique=True)
-        labels = shares[is_inside].argmax(axis=1)
-        answers.labels[inside] = labels
-        answers.scores[inside] = np.take_along_axis(shares[is_inside], labels[:, None], axis=1)[:, 0]
+        answers.set_shares(inside, shares[is_inside])
 
     def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:
         """Return the means of shares (points, labels) over voxels with this edge and those around them."""
@@ -302,6 +353,15 @@ class _Answers(_Merge):
             self.unknown = self.all_unknown[: self.count]
         self.all_unknown[rows] = scores
 
+    def set_shares(self, rows: np.ndarray, shares: np.ndarray) -> None:
+        """Set labels and scores of points (rows,) by the probabilities of all labels (rows, labels)."""
+        labels = shares.argmax(axis=1)
+        self.labels[rows] = labels
+        self.scores[rows] = np.take_along_axis(shares, labels[:, None], axis=1)[:, 0]
+
+    def set_features(self, rows: np.ndarray, features: torch.Tensor) -> None:
+        """Take the features (rows, features) of points; answers alone need none."""
+
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         return self.labels[: self.count], self.scores[: self.count]
 
@@ -311,6 +371,34 @@ class _Answers(_Merge):
         if self.all_unknown is not None:
             found["unknown"] = self.all_unknown
         return {name: values[self.count :] for name, values in found.items()}
+
+
+class _AnswersWithFeatures(_Answers):
+    """Answers with margins, and with outputs of the hidden layer of the points `drawn`."""
+
+    def __init__(self, num_points: int, drawn: np.ndarray, model: LocalFeaturesForPointCloudSegmentation):
+        super().__init__(num_points, num_points)
+        self.model = model
+        self.margins = np.zeros(num_points, np.float32)
+        self.features = np.zeros((len(drawn), model.config.hidden_size), np.float32)
+        # Place of each point among those drawn, -1 for all others
+        self.place = np.full(num_points, -1)
+        self.place[drawn] = np.arange(len(drawn))
+
+    def set_shares(self, rows: np.ndarray, shares: np.ndarray) -> None:
+        super().set_shares(rows, shares)
+        highest = np.sort(shares, axis=1)[:, -2:]
+        self.margins[rows] = highest[:, -1] - highest[:, 0]
+
+    def set_features(self, rows: np.ndarray, features: torch.Tensor) -> None:
+        # A point in the margins of several parts has the same features in each, but for rounding.
+        place = self.place[rows]
+        is_drawn = place >= 0
+        core = self.model.local_features
+        with torch.inference_mode():
+            standard = core.standardize(features[torch.from_numpy(is_drawn)].to(self.model.device))
+            hidden = core.hidden_layers(standard.to(core.dtype))[-1]
+        self.features[place[is_drawn]] = hidden.float().cpu().numpy()
 
 
 specialize(PointCloudSegmentationPipeline, LocalFeaturesConfig.model_type, LocalFeaturesSegmentationPipeline)

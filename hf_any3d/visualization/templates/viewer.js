@@ -10,6 +10,8 @@ const ramp = Uint32Array.from({ length: 256 }, (_, i) => {
 });
 const flat = panels.every(panel => panel.flat), hidden = new Set(), boxes = data.boxes, outBoxes = new Set();
 const view = { turn: 0.7, tilt: 0.35, zoom: 1, x: 0, y: 0 }, start = { ...view };
+// What is drawn around the middle of the frame, `span` times as large; the whole cloud unless a page moves it.
+const focus = { x: 0, y: 0, z: 0, span: 1 };
 let least = boxes ? boxes.threshold : 0, recount = () => {};
 // A box is its class, score and corners.
 const isShown = ([label, score]) => !outBoxes.has(label) && (score === null || score >= least);
@@ -42,7 +44,7 @@ const SHAPES = ['<circle cx="7" cy="7" r="6"/>', '<rect x="1.5" y="1.5" width="1
 function render(panel) {
   const canvas = panel.canvas, wide = canvas.clientWidth, high = canvas.clientHeight;
   if (!wide || !high) return;
-  const own = Math.min(devicePixelRatio || 1, 2), dense = settled && wide * high < 1.6e6 && panel.count < 1e5 ? 2 : own;
+  const own = Math.min(devicePixelRatio || 1, 2), total = panel.list ? panel.list.length : panel.count, dense = settled && wide * high < 1.6e6 && total < 1e5 ? 2 : own;
   const w = Math.round(wide * dense), h = Math.round(high * dense), pen = canvas.getContext("2d");
   if (canvas.width !== w || canvas.height !== h || !panel.image) {
     canvas.width = w; canvas.height = h;
@@ -51,18 +53,18 @@ function render(panel) {
   }
   const out = new Uint32Array(panel.image.data.buffer), { depth, ids } = panel, colors = coloring.paint, labels = coloring.labels;
   out.fill(0); ids.fill(-1); depth.fill(-9);
-  const a = Math.cos(view.turn), b = Math.sin(view.turn), c = Math.cos(view.tilt), d = Math.sin(view.tilt), from = 3 * panel.start;
+  const a = Math.cos(view.turn), b = Math.sin(view.turn), c = Math.cos(view.tilt), d = Math.sin(view.tilt);
   const [side, up] = panel.fit, tall = panel.flat ? up : side * Math.sin(start.tilt) + up * Math.cos(start.tilt);
   // Large enough to fill the frame from every side, within bounds for what is flat.
   const scale = 0.45 * view.zoom * Math.min(w / Math.max(side, 0.2), h / Math.max(tall, 0.2)), x0 = w / 2 + view.x * dense, y0 = h / 2 + view.y * dense, marked = panel.flat && labels;
-  const near = panel.flat ? 1 : Math.min(4.5 * dense, Math.max(0.55 * dense, 1.4 * scale / Math.sqrt(panel.count)));
+  const near = panel.flat ? 1 : Math.min(4.5 * dense, Math.max(0.55 * dense, 1.4 * scale / Math.sqrt(total)));
   const base = panel.flat ? dense * Math.max(2.5, Math.min(6, 90 / Math.sqrt(panel.count))) * size : near * size;
-  // Of large clouds a part is drawn while they move.
-  const stride = settled ? 1 : Math.ceil(panel.count / 60000);
-  for (let n = 0; n < panel.count; n += stride) {
-    const i = panel.start + n;
+  // Of large clouds a part is drawn while they move. A page may have listed the points that are near.
+  const { list } = panel, stride = settled ? 1 : Math.ceil(total / 60000), { span } = focus;
+  for (let n = 0; n < total; n += stride) {
+    const i = list ? list[n] : panel.start + n;
     if (labels && hidden.size && hidden.has(labels[i])) continue;
-    const k = from + 3 * n, x = points[k] * unit, y = points[k + 1] * unit, z = points[k + 2] * unit;
+    const k = 3 * i, x = (points[k] * unit - focus.x) * span, y = (points[k + 1] * unit - focus.y) * span, z = (points[k + 2] * unit - focus.z) * span;
     let px, py, deep, r = base;
     if (panel.flat) { px = x0 + scale * x; py = y0 - scale * y; deep = 0; }
     else {
@@ -84,11 +86,13 @@ function render(panel) {
     }
   }
   if (!panel.flat) shade(out, depth, w, h, Math.max(1, Math.round(dense)));
-  if (panel.boxes) wires(panel, out, depth, ids, w, h, Math.max(2, Math.round(1.5 * dense)), (x, y, z) => {
+  const project = (x, y, z) => {
     const deep = (b * x + a * z) * c + d * y, closer = 6 / (6 - deep);
     return [x0 + scale * closer * (a * x - b * z), y0 - scale * closer * (c * y - d * (b * x + a * z)), deep];
-  });
+  };
+  if (panel.boxes) wires(panel, out, depth, ids, w, h, Math.max(2, Math.round(1.5 * dense)), project);
   pen.putImageData(panel.image, 0, 0);
+  panel.over?.(pen, project, dense);
 }
 
 // Darken what nearer points cover, so that shapes stand out without light or normals (eye-dome lighting).

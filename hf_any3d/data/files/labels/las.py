@@ -278,10 +278,15 @@ class LasCopy:
         else:
             self.records[self.records.index(laszip)] = laszip.with_body(bytes(body))
 
+    @property
+    def number_written(self) -> int:
+        """Number of the points of the copy."""
+        return self.count
+
     def write(self, output: BinaryIO) -> None:
         """Write the copy, some hundred thousand points at a time."""
         # No point of LAS is left out by the reader, so another number of labels is an error, which `of_file` words.
-        if self.columns and any(len(column.values) != self.count for column in self.columns):  # pyright: ignore
+        if self.columns and any(len(column.values) != self.number_written for column in self.columns):  # pyright: ignore
             for column in self.columns:
                 column.of_file(self.count, None)
         self._tell_of_waveforms()
@@ -312,13 +317,19 @@ class LasCopy:
         elif self.laszip.uses_variable_size_chunks():
             check = self._write_chunks(output)
         else:
-            compressor = package("lazrs", "files").LasZipCompressor(output, self.laszip)
-            for block in self._blocks(self._points()):
-                check = zlib.crc32(block.data, check)
-                compressor.compress_many(block.reshape(-1))
-            compressor.done()
-            output.seek(0, 2)
+            check = self._write_packed(output)
         return self._end_of_points(), check
+
+    def _write_packed(self, output: BinaryIO) -> int:
+        """Write chunks of the usual size."""
+        check = 0
+        compressor = package("lazrs", "files").LasZipCompressor(output, self.laszip)
+        for block in self._blocks(self._points()):
+            check = zlib.crc32(block.data, check)
+            compressor.compress_many(block.reshape(-1))
+        compressor.done()
+        output.seek(0, 2)
+        return check
 
     def _write_chunks(self, output: BinaryIO) -> int:
         """Write chunks with as many points as those of the input have."""
