@@ -29,7 +29,6 @@ _OF_OBJECTS = 0.2  # share of the diagonal that is shown around a point
 
 def suggest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The tile, of any format of points.")],
-    # The place for a default model: `None` and a packaged one in place of an option that is required.
     model: Annotated[str, option("Directory or hub name of a model that hf-any3d train has learned from tiles.")],
     output: Annotated[
         Path,

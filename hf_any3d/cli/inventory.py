@@ -41,8 +41,8 @@ class CopyOptions:
     learn_from: Annotated[
         Path | None,
         option(
-            "A scan whose column of numbers was corrected by hand, twenty trees are enough: it chooses how trees are told "
-            "apart.",
+            "A scan whose column of numbers was corrected by hand, twenty trees are enough: it chooses how trees are "
+            "told apart.",
             "--from",
         ),
     ] = None
