@@ -94,7 +94,7 @@ def fit_network(
         absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
         for group, columns in enumerate(may_miss):
             absent[group, list(columns)] = True
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
         # Up and down within the steps that there are, so that few steps end at a low rate, too.
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         model.train()
@@ -102,12 +102,12 @@ def fit_network(
             # With replacement: rows are many and similar, and an epoch means nothing here.
             drawn = torch.randint(len(features), (BATCH,))
             # With noise, and with some groups of features as if they were not known.
-            changed = features[drawn]
+            changed = features.index_select(0, drawn)
             for columns in absent:
                 is_forgotten = torch.rand(len(changed), 1) < FORGOTTEN
-                changed = changed.masked_fill(is_forgotten & columns, 0.0)
+                changed.masked_fill_(is_forgotten & columns, 0.0)
             standard = core.standardize(changed)  # pyright: ignore[reportCallIssue]
-            noisy = standard + NOISE * torch.randn_like(standard)
+            noisy = standard.add_(torch.randn_like(standard), alpha=NOISE)
             loss = _loss(model, noisy, labels[drawn], weights[drawn])
             optimizer.zero_grad()
             loss.backward()

@@ -76,7 +76,8 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
 
     def standardize(self, features: Tensor) -> Tensor:
         """Return features `(…, features)` in standard deviations from the mean of the learned points."""
-        return ((features - self.mean) / self.scale).clamp(-self.config.largest, self.config.largest)
+        # In place after the first step, as there are millions of points.
+        return (features - self.mean).div_(self.scale).clamp_(-self.config.largest, self.config.largest)
 
     def hidden_layers(self, standard: Tensor) -> list[Tensor]:
         """Return the outputs `(…, members * width)` of all layers for standardized features `(…, features)`."""
@@ -148,6 +149,21 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
     ) -> LocalFeaturesOutput:
         """Label points; returns `logits (batch, points, labels)` and perhaps `unknown (batch, points)`."""
         with_states = self.returns_states(output_hidden_states, output_attentions)
+        pieces = [points]
+        # Few rows at a time stay in the cache of a processor. A graph has no such loop, and states are of all points.
+        if not (with_states or torch.is_grad_enabled() or _is_graph() or points.is_cuda):
+            pieces = list(points.split(_AT_ONCE, dim=1))
+        answers = [self._label(piece) for piece in pieces]
+        logits, unknown = answers[0][:2]
+        if len(answers) > 1:
+            logits = torch.cat([answer[0] for answer in answers], dim=1)
+            scores = [answer[1] for answer in answers if answer[1] is not None]
+            unknown = torch.cat(scores, dim=1) if scores else None
+        states = answers[0][2] if with_states else None
+        return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
+
+    def _label(self, points: Tensor) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Return logits (batch, points, labels), unknown scores (batch, points) and hidden states of points."""
         output = self.local_features(points, output_hidden_states=True, return_dict=True)
         features = in_precision_of(self.classifier, output.last_hidden_state)
         # A mean of members, as the layer adds them up, and softened by the temperature.
@@ -157,8 +173,7 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
             # Of what the first layer reads: hidden layers keep only what tells known classes apart.
             terms = self.unknown_terms(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
             unknown = score_of_terms(terms, self.config).view(logits.shape[:2])
-        states = output.hidden_states if with_states else None
-        return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
+        return logits, unknown, output.hidden_states
 
     def unknown_terms(self, standard: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Return the terms `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
@@ -168,13 +183,17 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         known = score.features.float()
         # By matrix products, as there are millions of points; what they round is far below the usual distance. Few rows
         # at a time stay in the cache of a processor, but a graph has no such loop.
-        is_graph = torch.compiler.is_compiling() or torch.compiler.is_exporting() or seen.is_cuda
-        parts = [seen] if is_graph else seen.split(_AT_ONCE)
-        lengths = known.square().sum(dim=1)
-        nearest = torch.cat([torch.addmm(lengths, part, known.T, alpha=-2).amin(dim=1) for part in parts])
+        parts = [seen] if _is_graph() or seen.is_cuda else seen.split(_AT_ONCE)
+        # The squared length of each known row as one more column: to add it to the products would copy it for each point.
+        known = torch.cat([-2 * known, known.square().sum(dim=1, keepdim=True)], dim=1).T
+        nearest = torch.cat([(nn.functional.pad(part, (0, 1), value=1.0) @ known).amin(dim=1) for part in parts])
         squared = seen.square().sum(dim=1) + nearest
         distance = squared.clamp(min=0).sqrt()
         return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
+
+
+def _is_graph() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:

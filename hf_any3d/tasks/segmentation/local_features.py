@@ -245,7 +245,9 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         edge = self._smoothing_edge(scan)
         surroundings = scan.neighborhoods(near)
         # Answers around the part are averaged into those inside.
-        rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
+        rows = np.arange(len(near))
+        if len(near) > len(inside):
+            rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
         shares: np.ndarray | None = None
         for start in range(0, len(rows), _PIECE):
             piece = rows[start : start + _PIECE]
@@ -268,7 +270,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         assert shares is not None
         if edge:
             shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
-        is_inside = np.isin(near[rows], inside, assume_unique=True)
+        is_inside = np.isin(near[rows], inside, assume_unique=True) if len(rows) > len(inside) else slice(None)
         labels = shares[is_inside].argmax(axis=1)
         answers.labels[inside] = labels
         answers.scores[inside] = np.take_along_axis(shares[is_inside], labels[:, None], axis=1)[:, 0]
