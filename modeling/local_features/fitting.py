@@ -89,7 +89,9 @@ def fit_network(
         features = torch.from_numpy(rows.features)
         labels = torch.from_numpy(rows.labels)
         core.mean.copy_(features.mean(dim=0))
-        core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
+        # `std` takes ten times as long along the rows.
+        squares = (features - core.mean).square_().sum(dim=0)
+        core.scale.copy_((squares / (len(features) - 1)).sqrt_().clamp_(min=_LEAST_SCALE))
         weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
         absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
         for group, columns in enumerate(may_miss):

@@ -276,8 +276,8 @@ class _Size:
 
     def write(self, out: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, boxes: np.ndarray) -> None:
         """Write the features (points, c) of points at x, y and z, from the origin, in `boxes` (points,) into `out`."""
-        found = self.table[boxes]
-        along = self.normals[boxes]
+        found = self.table.take(boxes, axis=0)
+        along = self.normals.take(boxes, axis=0)
         found[:, -4] = z - found[:, -4]
         found[:, -3] = x * along[:, 0] + y * along[:, 1] + z * along[:, 2] - found[:, -3]
         found[:, -2] = z - found[:, -2]
