@@ -73,7 +73,6 @@ class Measured:
         return self.heights[:, min(1, self.heights.shape[1] - 1)]
 
 
-
 def feature_names(
     edges: Sequence[float], surfaces: Sequence[str], point: Sequence[str], around: Sequence[str]
 ) -> list[str]:
@@ -203,6 +202,7 @@ class _Level:
             sums[:, number] = product
         sums[:, 11:] = means[:, 3:]
         return cls(voxels, edge, np.arange(len(voxels)), sums)
+
     def coarser(self, edge: float, origin: np.ndarray) -> _Level:
         """Return the voxels of a larger edge, made of these if they fit into them, else of the fine ones."""
         fine = self.fine or self
@@ -287,7 +287,7 @@ class _Size:
 
 
 def _shape(covariances: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Return the eight numbers (boxes,) of the shape of each covariance (boxes, 6), and its normal (3, boxes), upwards."""
+    """Return the eight numbers (boxes,) of the shape of covariances (boxes, 6), and normals (3, boxes), upwards."""
     large, middle, small = eigenvalues(covariances).clip(min=_LEAST_VARIANCE).T
     normals = eigenvectors(covariances, small).T
     # An eigenvector has no sign of its own.

@@ -36,7 +36,7 @@ class SparseVoxels:
         return parents
 
     def _sort(self, cells: list[np.ndarray]) -> None:
-        """Number the voxels of points, whose cells are (points,) along each axis."""
+        """Find the voxels of points by their cells, (points,) along each axis, and give them numbers."""
         # A margin, so that neighbors of the outermost voxels have keys of their own.
         self._lows = [int(column.min()) - 1 for column in cells]
         width, rows, self._height = (

@@ -157,7 +157,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     def _labels_of(
         self, cloud: PointCloudData, count: int, up_axis: str | None, marks: int = 0, *, adapt: bool = False
     ) -> tuple[DescribedScan, _Answers]:
-        """Describe a scan, and label its points; the first `count` are its own, and the last `marks` those of a mesh."""
+        """Describe a scan, and label its points: the first `count` are its own, the last `marks` those of a mesh."""
         self.feature_extractor.check_measured(cloud)
         scan = self.feature_extractor.describe(cloud, up_axis, marks)
         answers = _Answers(len(cloud), count)
