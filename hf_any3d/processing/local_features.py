@@ -256,7 +256,10 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         in_place = self.unit == "meters" and cloud.offset is not None
         origin = cloud.offset * factor if in_place else np.zeros(3)
         # Marks are no surroundings, so spacing and ground are those of the other points.
-        points = cloud.points[: len(cloud) - marks].astype(np.float64) * factor + origin
+        points = cloud.points[: len(cloud) - marks].astype(np.float64)
+        # In place, as a scan may have many millions
+        points *= factor
+        points += origin
         spacing = spacing_of(points)
         ground = None
         is_noise = np.zeros(len(cloud), bool)
@@ -344,8 +347,8 @@ class DescribedScan:
         """
         if self.ground is None:
             return {}
-        points = self.cloud.points[: len(self.cloud) - self.marks].astype(np.float64) * self.factor + self.origin
-        some = points[:: max(1, len(points) // _LOOKED_AT)]
+        count = len(self.cloud) - self.marks
+        some = self.cloud.points[: count : max(1, count // _LOOKED_AT)].astype(np.float64) * self.factor + self.origin
         flat = some[:, :2] - some[:, :2].mean(axis=0)
         # The last direction is the one in which points vary least.
         across = flat @ np.linalg.svd(flat.T @ flat)[0][:, -1]

@@ -24,12 +24,13 @@ def eigenvalues(matrices: np.ndarray) -> np.ndarray:
     spread = np.sqrt((a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
     determinant = a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
     # Rounding may leave [-1, 1], and matrices without any spread would divide by 0.
-    cosine = determinant / np.maximum(2 * spread**3, _SMALLEST)
+    cosine = determinant / np.maximum(2 * spread * spread * spread, _SMALLEST)
     angle = np.arccos(cosine.clip(-1, 1)) / 3
     # The third follows from the trace, the sum of all three.
     largest = mean + 2 * spread * np.cos(angle)
     smallest = mean + 2 * spread * np.cos(angle + 2 * np.pi / 3)
-    return np.stack([largest, 3 * mean - largest - smallest, smallest], axis=1).clip(min=0)
+    # Columns stay whole in memory, as all that follows is computed by column.
+    return np.stack([largest, 3 * mean - largest - smallest, smallest]).clip(min=0).T
 
 
 def eigenvectors(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -39,16 +40,25 @@ def eigenvectors(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
     the longest one, as the others may be parallel. Where all are 0, any direction is one, and up is returned.
     """
     xx, xy, xz, yy, yz, zz = matrices.T
-    rows = ((xx - values, xy, xz), (xy, yy - values, yz), (xz, yz, zz - values))
-    best = np.zeros((len(matrices), 3))
-    length = np.zeros(len(matrices))
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        (a, b, c), (d, e, f) = rows[one], rows[other]
-        cross = np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=1)
-        squared = np.einsum("ij,ij->i", cross, cross)
+    a = xx - values
+    b = yy - values
+    c = zz - values
+    # The three cross products of rows share their entries, as the matrix is symmetric.
+    one = b * c - yz * yz
+    two = a * c - xz * xz
+    three = a * b - xy * xy
+    four = xz * yz - xy * c
+    five = xy * yz - xz * b
+    six = xy * xz - yz * a
+    best = [five, six, three]
+    length = five * five + six * six + three * three
+    for cross in ([four, two, six], [one, four, five]):
+        squared = cross[0] * cross[0] + cross[1] * cross[1] + cross[2] * cross[2]
         is_longer = squared > length
-        best[is_longer], length[is_longer] = cross[is_longer], squared[is_longer]
+        length = np.where(is_longer, squared, length)
+        best = [np.where(is_longer, new, old) for new, old in zip(cross, best, strict=True)]
     is_flat = length < _SMALLEST
-    best[is_flat] = (0, 0, 1)
     length[is_flat] = 1
-    return best / np.sqrt(length)[:, None]
+    found = np.stack(best) / np.sqrt(length)
+    found[:, is_flat] = [[0], [0], [1]]
+    return found.T

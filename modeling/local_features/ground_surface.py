@@ -10,9 +10,11 @@ below the ground are left out first (`unsupported_points`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from hf_any3d.modeling.local_features.lowest_points import (
@@ -42,6 +44,7 @@ _ALONE, _APART = 5, 4
 _LEAST_APART = 3.0
 _MOST_NOISE = 0.1  # share of the points
 _MOST_CELLS = 1 << 24
+_AT_ONCE = 1 << 16  # points
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,43 @@ class GroundSurface:
 
     def heights_above(self, points: np.ndarray) -> np.ndarray:
         """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""
+        above = np.empty((len(points), len(self.heights)), np.float32)
+        for start in range(0, len(points), _AT_ONCE):
+            part = points[start : start + _AT_ONCE]
+            above[start : start + _AT_ONCE] = part[:, 2:3] - self._weights(part) @ self._of_cells
+        return above
+
+    @cached_property
+    def _of_cells(self) -> np.ndarray:
+        """Heights (cells, surfaces)."""
+        return np.ascontiguousarray(self.heights.reshape(len(self.heights), -1).T, np.float64)
+
+    def _weights(self, points: np.ndarray) -> csr_array:
+        """Return the weights (points, cells) of the four cells around points, the same for all surfaces.
+
+        Linear between centers of cells; beyond the grid, the nearest cell.
+        """
+        _, rows, columns = self.heights.shape
+        numbers = np.empty((len(points), 4), np.int32)
+        weights = np.empty((len(points), 4))
         place = self._place(points)
-        # Linear between centers of cells; beyond the grid, the nearest cell.
-        below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
-        return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
+        down, right = (axis.clip(0, size - 1) for axis, size in zip(place, (rows, columns), strict=True))
+        row = np.minimum(down.astype(np.int32), max(rows - 2, 0))
+        column = np.minimum(right.astype(np.int32), max(columns - 2, 0))
+        down -= row
+        right -= column
+        row *= columns
+        numbers[:, 0] = row + column
+        # A grid of one row or column has no next one, which then has no weight either.
+        numbers[:, 1] = numbers[:, 0] + (columns > 1)
+        numbers[:, 2] = numbers[:, 0] + columns * (rows > 1)
+        numbers[:, 3] = numbers[:, 1] + columns * (rows > 1)
+        weights[:, 3] = down * right
+        weights[:, 2] = down - weights[:, 3]
+        weights[:, 1] = right - weights[:, 3]
+        weights[:, 0] = 1 - down - weights[:, 1]
+        ends = np.arange(0, 4 * len(points) + 1, 4, dtype=np.int32)
+        return csr_array((weights.reshape(-1), numbers.reshape(-1), ends), (len(points), rows * columns))
 
     def slope_at(self, points: np.ndarray) -> np.ndarray:
         """Return the slope of the ground below points (points, 3), as rise over run, (points,) float32."""

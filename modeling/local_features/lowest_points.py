@@ -50,7 +50,6 @@ def lowest_points(points: np.ndarray, usable: np.ndarray, corner: np.ndarray, ce
 def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
     """Find points below the lowest one of their cell that others support, (points,) bool; arguments as above."""
     number, shape = _cells(points, corner, cell)
-    place = np.stack(np.divmod(number, shape[1]), axis=1)
     # Points cell by cell, from low to high; `at` is the one of each cell that counts as its lowest.
     order = np.lexsort((points[:, 2], number))
     heights = points[order, 2]
@@ -67,7 +66,10 @@ def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> n
         is_low = (lowest < usual - _PIT) & ~is_empty
         if not is_low.any():
             break
-        levels = levels or _Levels(place, points[:, 2], shape, cell)
+        if levels is None:
+            place = np.stack(np.divmod(number, shape[1]), axis=1)
+            levels = _Levels(place, points[:, 2], shape, cell)
+            del place
         low = np.flatnonzero(is_low)
         # Where hardly any is raised, what is usual stays, too.
         if _raise_unsupported(heights, at, ends, low, usual.reshape(-1), levels) <= _FEW_RAISED * len(low):

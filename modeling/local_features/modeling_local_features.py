@@ -25,6 +25,8 @@ from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_terms, surprise
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.point_encoders.base_model import PointCloudModel
+from hf_any3d.modeling.point_ops import in_full_precision
+from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 _SMALLEST = 1e-12
@@ -76,7 +78,8 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
 
     def standardize(self, features: Tensor) -> Tensor:
         """Return features `(…, features)` in standard deviations from the mean of the learned points."""
-        return ((features - self.mean) / self.scale).clamp(-self.config.largest, self.config.largest)
+        # In place after the first step, as there are millions of points.
+        return (features - self.mean).div_(self.scale).clamp_(-self.config.largest, self.config.largest)
 
     def hidden_layers(self, standard: Tensor) -> list[Tensor]:
         """Return the outputs `(…, members * width)` of all layers for standardized features `(…, features)`."""
@@ -148,17 +151,36 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
     ) -> LocalFeaturesOutput:
         """Label points; returns `logits (batch, points, labels)` and perhaps `unknown (batch, points)`."""
         with_states = self.returns_states(output_hidden_states, output_attentions)
-        output = self.local_features(points, output_hidden_states=True, return_dict=True)
-        features = in_precision_of(self.classifier, output.last_hidden_state)
+        core = self.local_features
+        # Hooks, as of accelerate, are those of a call.
+        has_hooks = bool("forward" in vars(core) or core._forward_hooks or core._forward_pre_hooks)
+        if with_states or has_hooks or torch.is_grad_enabled() or _is_graph() or points.is_cuda:
+            output = core(points, output_hidden_states=True, return_dict=True)
+            logits, unknown = self._label(output.hidden_states[0], output.last_hidden_state)
+            states = output.hidden_states if with_states else None
+            return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
+        # Few rows at a time stay in the cache of a processor; a graph has no such loop, and states are of all points.
+        check_channels(points, self.config.in_channels, 1)
+        answers = []
+        for piece in points.split(_AT_ONCE, dim=1):
+            states, _ = core.encode(in_full_precision(piece, self.dtype))
+            answers.append(self._label(states[0], states[-1]))
+        logits = torch.cat([answer[0] for answer in answers], dim=1)
+        scores = [answer[1] for answer in answers if answer[1] is not None]
+        unknown = torch.cat(scores, dim=1) if scores else None
+        return LocalFeaturesOutput(point_loss(logits, labels), logits, unknown=unknown)
+
+    def _label(self, standard: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits (batch, points, labels) and unknown scores (batch, points) by the outputs of the layers."""
+        features = in_precision_of(self.classifier, hidden)
         # A mean of members, as the layer adds them up, and softened by the temperature.
         logits = self.classifier(features) / (self.config.members * self.config.temperature)
         unknown = None
         if self.unknown_score is not None:
             # Of what the first layer reads: hidden layers keep only what tells known classes apart.
-            terms = self.unknown_terms(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
+            terms = self.unknown_terms(standard.flatten(0, 1), logits.flatten(0, 1))
             unknown = score_of_terms(terms, self.config).view(logits.shape[:2])
-        states = output.hidden_states if with_states else None
-        return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
+        return logits, unknown
 
     def unknown_terms(self, standard: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Return the terms `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
@@ -168,13 +190,16 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         known = score.features.float()
         # By matrix products, as there are millions of points; what they round is far below the usual distance. Few
         # rows at a time stay in the cache of a processor, but a graph has no such loop.
-        is_graph = torch.compiler.is_compiling() or torch.compiler.is_exporting() or seen.is_cuda
-        parts = [seen] if is_graph else seen.split(_AT_ONCE)
+        parts = [seen] if _is_graph() or seen.is_cuda else seen.split(_AT_ONCE)
         lengths = known.square().sum(dim=1)
         nearest = torch.cat([torch.addmm(lengths, part, known.T, alpha=-2).amin(dim=1) for part in parts])
         squared = seen.square().sum(dim=1) + nearest
         distance = squared.clamp(min=0).sqrt()
         return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
+
+
+def _is_graph() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
 
 
 def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -72,12 +72,6 @@ class Measured:
         """Heights (points,); their means over boxes are features."""
         return self.heights[:, min(1, self.heights.shape[1] - 1)]
 
-    def part(self, index: np.ndarray | slice) -> Measured:
-        """Return the measurements of some points."""
-        point = {name: values[index] for name, values in self.point.items()}
-        around = {name: values[index] for name, values in self.around.items()}
-        return Measured(self.heights[index], point, around, self.cut)
-
 
 def feature_names(
     edges: Sequence[float], surfaces: Sequence[str], point: Sequence[str], around: Sequence[str]
@@ -111,12 +105,11 @@ class Neighborhoods:
         described_by: np.ndarray | None = None,
         kept: Sequence[int] | None = None,
     ):
-        # In double precision, from a point nearby: squares of coordinates of maps would have no digits left.
         self.points = points
         self._measured = measured
-        self._kept = kept
-        around = list(measured.around.values())
-        columns = np.stack([measured.height, *around], axis=1)
+        every = len(feature_names(edges, [""] * measured.heights.shape[1], [*measured.point], [*measured.around]))
+        # A copy of all would take as long as most of the features.
+        self._kept = None if kept is None or list(kept) == list(range(every)) else kept
         # Only what was measured, or sampled, fills voxels; other points are described by it.
         seen: Any = slice(None)
         if described_by is not None:
@@ -127,30 +120,44 @@ class Neighborhoods:
             of_seen = np.zeros(len(points), np.int64)
             of_seen[seen] = fine.of_point
             self._fine_of_point = of_seen[described_by]
-        # From here on a fine voxel is a point.
-        centers = fine.means(points[seen])
-        means = fine.means(columns[seen])
+        # In double precision, from a point nearby: squares of coordinates of maps would have no digits left.
         self._origin = np.floor(points.mean(axis=0))
+        # From here on a fine voxel is a point.
+        values = [measured.height, *measured.around.values()]
+        columns = np.empty((len(fine.of_point), 3 + len(values)))
+        for axis in range(3):
+            columns[:, axis] = points[seen, axis] - self._origin[axis]
+        for number, value in enumerate(values, start=3):
+            columns[:, number] = value[seen]
+        means = fine.means(columns)
         self._sizes: list[_Size] = []
-        shapes: np.ndarray | None = None
+        level = _Level.from_means(fine, means, edges[0] * _FINE)
         for edge in edges:
-            size = _Size.around(centers, means, shapes, edge, self._origin, measured.cut)
             # From small to large, as each size averages shapes of the one before.
-            shapes = size.passed_on[size.of_center]
+            level = level.coarser(edge, self._origin)
+            size = level.described(measured.cut)
             self._sizes.append(size)
+            level.passed_on = size.passed_on
 
     def features(self, rows: np.ndarray | slice) -> np.ndarray:
         """Return the features of some of the points, (rows, features) float32, named by `feature_names`."""
-        measured = self._measured.part(rows)
-        columns: list[np.ndarray] = [
-            measured.heights.clip(max=measured.cut),
-            *(values[:, None] for values in measured.point.values()),
-        ]
-        points = self.points[rows] - self._origin
+        measured = self._measured
+        surfaces = measured.heights.shape[1]
+        width = surfaces + len(measured.point) + sum(size.table.shape[1] for size in self._sizes)
         fine = self._fine_of_point[rows]
+        # One array of all features, in which each size writes its own.
+        features = np.empty((len(fine), width), np.float32)
+        np.minimum(measured.heights[rows], measured.cut, out=features[:, :surfaces], casting="same_kind")
+        start = surfaces
+        for values in measured.point.values():
+            features[:, start] = values[rows]
+            start += 1
+        # Places are in meters from the middle of the part, where single precision has tenths of a millimeter.
+        x, y, z = ((self.points[rows, axis] - self._origin[axis]).astype(np.float32) for axis in range(3))
         for size in self._sizes:
-            columns += size.features(points, size.of_center[fine])
-        features = np.concatenate(columns, axis=1, dtype=np.float32)
+            end = start + size.table.shape[1]
+            size.write(features[:, start:end], x, y, z, size.of_center[fine])
+            start = end
         return features if self._kept is None else features[:, self._kept]
 
     def pieces(self, rows: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -160,106 +167,144 @@ class Neighborhoods:
             yield piece, self.features(piece)
 
 
+@dataclass
+class _Level:
+    """Voxels of one size, and what is added up of the fine voxels in each.
+
+    Attributes:
+        voxels: The voxels.
+        edge: Their edge.
+        of_fine: (fine voxels,) number of the voxel that each fine one is in.
+        sums: (voxels, c) sums over the fine voxels in each: their number, x, y, z from the origin, the six products
+            of two of these, the square of the height, and the height and the other values.
+        fine: The fine voxels themselves.
+        shapes: (voxels, 3) sums of the shapes of the size below; None of the smallest size.
+        passed_on: (voxels, 3) shapes that the next size averages.
+    """
+
+    voxels: SparseVoxels
+    edge: float
+    of_fine: np.ndarray
+    sums: np.ndarray
+    fine: _Level | None = None
+    shapes: np.ndarray | None = None
+    passed_on: np.ndarray | None = None
+
+    @classmethod
+    def from_means(cls, voxels: SparseVoxels, means: np.ndarray, edge: float) -> _Level:
+        """Start with fine voxels, whose `means` (voxels, 3 + c) are x, y, z from the origin, height and others."""
+        x, y, z, height = means[:, :4].T
+        sums = np.empty((len(means), 8 + means.shape[1]))
+        sums[:, 0] = 1
+        sums[:, 1:4] = means[:, :3]
+        products = (x * x, x * y, x * z, y * y, y * z, z * z, height * height)
+        for number, product in enumerate(products, start=4):
+            sums[:, number] = product
+        sums[:, 11:] = means[:, 3:]
+        return cls(voxels, edge, np.arange(len(voxels)), sums)
+
+    def coarser(self, edge: float, origin: np.ndarray) -> _Level:
+        """Return the voxels of a larger edge, made of these if they fit into them, else of the fine ones."""
+        fine = self.fine or self
+        factor = edge / self.edge
+        passed_on = self.passed_on
+        if factor.is_integer():
+            below = self
+            voxels = self.voxels.parents(int(factor))
+            of_fine = voxels.of_point[self.of_fine]
+        else:
+            below = fine
+            voxels = SparseVoxels(fine.sums[:, 1:4] + origin, edge)
+            of_fine = voxels.of_point
+            passed_on = None if passed_on is None else passed_on[self.of_fine]
+        shapes = None if passed_on is None else voxels.sums(passed_on * below.sums[:, :1])
+        return _Level(voxels, edge, of_fine, voxels.sums(below.sums), fine, shapes)
+
+    def described(self, cut: float) -> _Size:
+        """Describe the boxes around the voxels; heights are cut at `cut`."""
+        sums = self.sums if self.shapes is None else np.concatenate([self.sums, self.shapes], axis=1)
+        # (c, boxes), so that what is computed of a column finds it whole in memory
+        in_box = np.ascontiguousarray(self.voxels.box_sums(sums).T)
+        count = in_box[0]
+        means = in_box[1:] / count
+        x, y, z, xx, xy, xz, yy, yz, zz, squared, height, *others = means
+        # The six different entries of a symmetric matrix
+        covariances = np.stack([xx - x * x, xy - x * y, xz - x * z, yy - y * y, yz - y * z, zz - z * z])
+        shape, normals = _shape(covariances.T)
+        # Rounding may leave a variance a little below 0.
+        deviation = np.sqrt((squared - height * height).clip(min=0))
+        above, below, lowest, highest = self.voxels.columns(self.sums[:, 3] / self.sums[:, 0])
+        columns = [
+            *shape,
+            np.log(count),
+            height.clip(max=cut),
+            deviation.clip(max=cut),
+            np.log1p(above),
+            np.log1p(below),
+            *others,
+            # What is needed of the box for the four features of a point's place in it
+            z,
+            normals[0] * x + normals[1] * y + normals[2] * z,
+            lowest,
+            highest,
+        ]
+        table = np.empty((len(count), len(columns)), np.float32)
+        for number, column in enumerate(columns):
+            table[:, number] = column
+        passed_on = np.stack([shape[_SHAPE.index(name)] for name in _PASSED_ON], axis=1)
+        return _Size(self.of_fine, table, passed_on, normals.T.astype(np.float32, order="C"), cut)
+
+
 @dataclass(frozen=True)
 class _Size:
     """Boxes of one size.
 
     Attributes:
         of_center: (fine voxels,) number of the box around each.
-        table: (boxes, c) features of the boxes.
+        table: (boxes, c) features of the boxes, and in place of the last four what these are computed of: the height
+            of the mean point and how far it is along the normal, from the origin, and the lowest and highest height.
         passed_on: (boxes, 3) shapes that are averaged over the boxes of the next size.
-        means: (boxes, 3) mean point, from the origin.
         normals: (boxes, 3) direction in which the points of the box vary least.
-        lowest, highest: (boxes,) heights of the columns through the box, from the origin.
         cut: Height at which heights are cut.
     """
 
     of_center: np.ndarray
     table: np.ndarray
     passed_on: np.ndarray
-    means: np.ndarray
     normals: np.ndarray
-    lowest: np.ndarray
-    highest: np.ndarray
     cut: float
 
-    @classmethod
-    def around(
-        cls,
-        centers: np.ndarray,
-        values: np.ndarray,
-        shapes: np.ndarray | None,
-        edge: float,
-        origin: np.ndarray,
-        cut: float,
-    ) -> _Size:
-        """Describe boxes by fine voxels with `centers` (voxels, 3), `values` (voxels, c) and shapes (voxels, 3)."""
-        voxels = SparseVoxels(centers, edge)
-        near = centers - origin
-        x, y, z = near.T
-        heights = values[:, 0]
-        moments = np.stack([x, y, z, x * x, x * y, x * z, y * y, y * z, z * z, heights * heights], axis=1)
-        parts = [moments, values] if shapes is None else [moments, values, shapes]
-        # Sums are added over the 27 voxels of a box; means would not be.
-        sums = np.concatenate([*map(voxels.sums, parts), voxels.counts[:, None]], axis=1)
-        in_box = voxels.box_sums(sums)
-        count = in_box[:, -1]
-        means = in_box[:, :-1] / count[:, None]
-        place = means[:, :3]
-        squares = means[:, 3:9]
-        # The six different entries of a symmetric matrix: xx, xy, xz, yy, yz, zz.
-        covariances = squares - place[:, [0, 0, 0, 1, 1, 2]] * place[:, [0, 1, 2, 1, 2, 2]]
-        shape, normals = _shape(covariances)
-        values = means[:, 10:]  # mean height, what is averaged, shapes of the size below
-        # Rounding may leave a variance a little below 0.
-        deviation = np.sqrt((means[:, 9] - values[:, 0] ** 2).clip(min=0))
-        above, below, lowest, highest = voxels.columns(sums[:, 2] / voxels.counts)
-        columns = [
-            shape,
-            np.log(count),
-            values[:, 0].clip(max=cut),
-            deviation.clip(max=cut),
-            np.log1p(above),
-            np.log1p(below),
-            values[:, 1:],
-        ]
-        table = np.concatenate([column.reshape(len(voxels), -1) for column in columns], axis=1, dtype=np.float32)
-        passed_on = shape[:, [_SHAPE.index(name) for name in _PASSED_ON]]
-        return cls(voxels.of_point, table, passed_on, place, normals, lowest, highest, cut)
-
-    def features(self, points: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
-        """Return features (points, c) of points (points, 3), from the origin, in `boxes` (points,)."""
-        away = points - self.means[boxes]
-        height = points[:, 2]
-        of_place = (
-            away[:, 2],
-            np.einsum("ij,ij->i", away, self.normals[boxes]),
-            height - self.lowest[boxes],
-            self.highest[boxes] - height,
-        )
-        return [self.table[boxes], np.stack(of_place, axis=1).clip(-self.cut, self.cut)]
+    def write(self, out: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, boxes: np.ndarray) -> None:
+        """Write the features (points, c) of points at x, y and z, from the origin, in `boxes` (points,) into `out`."""
+        found = self.table.take(boxes, axis=0)
+        along = self.normals.take(boxes, axis=0)
+        found[:, -4] = z - found[:, -4]
+        found[:, -3] = x * along[:, 0] + y * along[:, 1] + z * along[:, 2] - found[:, -3]
+        found[:, -2] = z - found[:, -2]
+        found[:, -1] -= z
+        np.clip(found[:, -4:], -self.cut, self.cut, out=found[:, -4:])
+        out[:] = found
 
 
-def _shape(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shape (boxes, 8) of each covariance (boxes, 6), and its normal (boxes, 3), which points up."""
-    values = eigenvalues(covariances).clip(min=_LEAST_VARIANCE)
-    large, middle, small = values.T
-    normals = eigenvectors(covariances, small)
+def _shape(covariances: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Return the eight numbers (boxes,) of the shape of covariances (boxes, 6), and normals (3, boxes), upwards."""
+    large, middle, small = eigenvalues(covariances).clip(min=_LEAST_VARIANCE).T
+    normals = eigenvectors(covariances, small).T
     # An eigenvector has no sign of its own.
-    normals *= np.where(normals[:, 2:] < 0, -1, 1)
-    axes = eigenvectors(covariances, large)
+    normals = normals * np.where(normals[2] < 0, -1, 1)
+    axes = eigenvectors(covariances, large).T
     shape = (
         (large - middle) / large,
         (middle - small) / large,
         small / large,
         small / (large + middle + small),
-        normals[:, 2],
-        np.abs(axes[:, 2]),
+        normals[2],
+        np.abs(axes[2]),
         # Half the logarithm of a variance is that of a length.
         np.log(large) / 2,
         np.log(small) / 2,
     )
-    return np.stack(shape, axis=1), normals
+    return shape, normals
 
 
 def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -1,14 +1,18 @@
-"""Sums over boxes of neighboring voxels, by sorted keys and prefix sums: no tree, no list of neighbors.
+"""Sums over boxes of neighboring voxels, by sorted keys and lists of the neighbors that exist: no tree.
 
-Voxels are sorted by x, y and z, so that those above each other are next to each other, and a sum over some of them is
-the difference of two prefix sums. A box of 3 × 3 × 3 voxels is nine such differences.
+Voxels are sorted by x, y and z, so that those above each other are next to each other. The 3 × 3 × 3 voxels of a box
+are then nine short ranges of voxels, which are looked up once for whatever is added over them.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
+from scipy.sparse import csr_array
 
 _AROUND = tuple((x, y) for x in (-1, 0, 1) for y in (-1, 0, 1))
+_KEY_BITS = 63
 
 
 class SparseVoxels:
@@ -20,44 +24,85 @@ class SparseVoxels:
     """
 
     def __init__(self, points: np.ndarray, edge: float):
-        cells = np.floor(points / edge).astype(np.int64)
+        self._sort([np.floor(points[:, axis] / edge).astype(np.int64) for axis in range(3)])
+
+    def parents(self, factor: int) -> SparseVoxels:
+        """Return the voxels of an edge `factor` times as long, whose points are these voxels."""
+        rest, z = np.divmod(self._keys.astype(np.int64), self._height)
+        x, y = np.divmod(rest, self._row // self._height)
+        cells = [(column + low) // factor for column, low in zip((x, y, z), self._lows, strict=True)]
+        parents = SparseVoxels.__new__(SparseVoxels)
+        parents._sort(cells)
+        return parents
+
+    def _sort(self, cells: list[np.ndarray]) -> None:
+        """Find the voxels of points by their cells, (points,) along each axis, and give them numbers."""
         # A margin, so that neighbors of the outermost voxels have keys of their own.
-        cells -= cells.min(axis=0) - 1
-        _, rows, self._height = (cells.max(axis=0) + 2).tolist()
+        self._lows = [int(column.min()) - 1 for column in cells]
+        width, rows, self._height = (
+            int(column.max()) - low + 2 for column, low in zip(cells, self._lows, strict=True)
+        )
         self._row = rows * self._height
-        keys = cells[:, 0] * self._row + cells[:, 1] * self._height + cells[:, 2]
-        # Sorting once gives all that np.unique would sort for again.
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        keys = (cells[0] - self._lows[0]) * self._row
+        keys += (cells[1] - self._lows[1]) * self._height
+        keys += cells[2] - self._lows[2]
+        ordered, self._order = _in_order(keys, width * self._row)
         is_first = np.ones(len(keys), bool)
         np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
-        self._keys = ordered[is_first]
+        starts = np.flatnonzero(is_first)
+        # Half as long where they fit, with room for the keys of neighbors.
+        fits = (width + 2) * self._row < np.iinfo(np.int32).max
+        self._keys = ordered[starts].astype(np.int32 if fits else np.int64)
+        self._ends = np.append(starts, len(keys))
+        self.counts = np.diff(self._ends)
         self.of_point = np.empty(len(keys), np.int64)
-        self.of_point[order] = is_first.cumsum() - 1
-        self.counts = np.bincount(self.of_point)
+        self.of_point[self._order] = np.repeat(np.arange(len(starts)), self.counts)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Add values (points, c) of the points of each voxel, (voxels, c) float64."""
-        return np.stack([np.bincount(self.of_point, column) for column in values.T], axis=1)
+        ones = np.ones(len(self._order))
+        return csr_array((ones, self._order, self._ends), (len(self), len(ones))) @ values
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Average values (points, c) of the points of each voxel, (voxels, c) float64."""
         return self.sums(values) / self.counts[:, None]
 
     def box_sums(self, values: np.ndarray) -> np.ndarray:
-        """Add values (voxels, c) of the 3 × 3 × 3 voxels around each one, (voxels, c)."""
-        until = np.zeros((len(values) + 1, values.shape[1]))
-        np.cumsum(values, axis=0, out=until[1:])
-        total = np.zeros((len(self), values.shape[1]))
-        for x, y in _AROUND:
-            keys = self._keys + x * self._row + y * self._height
+        """Add values (voxels, c) of the 3 × 3 × 3 voxels around each one, (voxels, c) float64."""
+        return self._neighbors @ values
+
+    @cached_property
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """First voxel of each of the nine columns of a box, and the one after its last, (voxels, 9) each."""
+        starts = np.empty((len(self), len(_AROUND)), np.int32)
+        ends = np.empty_like(starts)
+        # No key is as high as that after the last one.
+        keys = np.append(self._keys, np.iinfo(self._keys.dtype).max)
+        for number, (x, y) in enumerate(_AROUND):
+            lowest = self._keys + (x * self._row + y * self._height - 1)
+            start = np.searchsorted(self._keys, lowest)
+            starts[:, number] = start
             # Keys from one below to one above: three voxels of a column, wherever some of them are empty.
-            total += until[np.searchsorted(self._keys, keys + 2)]
-            total -= until[np.searchsorted(self._keys, keys - 1)]
-        return total
+            above = lowest + 3
+            for _ in range(3):
+                start += keys[start] < above
+            ends[:, number] = start
+        return starts, ends
+
+    @cached_property
+    def _neighbors(self) -> csr_array:
+        """1 where a voxel (column) is in the box around another one (row)."""
+        starts, ends = self._ranges
+        lengths = (ends - starts).reshape(-1)
+        until = np.cumsum(lengths)
+        # Ranges one after the other: each place holds its own number and how far its range is from that.
+        columns = np.repeat(starts.reshape(-1) - (until - lengths), lengths)
+        columns += np.arange(len(columns))
+        rows = np.concatenate([[0], until[len(_AROUND) - 1 :: len(_AROUND)]])
+        return csr_array((np.ones(len(columns)), columns, rows), (len(self), len(self)))
 
     def columns(self, heights: np.ndarray) -> tuple[np.ndarray, ...]:
         """Look along the 3 × 3 columns around each voxel, whose mean points have `heights` (voxels,).
@@ -66,19 +111,42 @@ class SparseVoxels:
             For each voxel, (voxels,): how many are above the box around it, how many below, and the lowest and the
             highest of the heights.
         """
-        above = np.zeros(len(self))
-        below = np.zeros(len(self))
-        lowest = np.full(len(self), np.inf)
-        highest = np.full(len(self), -np.inf)
-        # Key of the lowest voxel that a column could have.
-        bottoms = self._keys // self._height * self._height
+        # All voxels of a column of space have the same columns around them, of which there are far fewer.
+        column = self._keys // self._height
+        is_first = np.ones(len(self), bool)
+        np.not_equal(column[1:], column[:-1], out=is_first[1:])
+        start_of = np.append(np.flatnonzero(is_first), len(self))
+        own = column[start_of[:-1]]
+        bottom = heights[start_of[:-1]]
+        top = heights[start_of[1:] - 1]
+        before = np.zeros(len(own), np.int64)
+        after = np.zeros(len(own), np.int64)
+        lowest = np.full(len(own), np.inf)
+        highest = np.full(len(own), -np.inf)
+        last = len(own) - 1
         for x, y in _AROUND:
-            shift = x * self._row + y * self._height
-            start = np.searchsorted(self._keys, bottoms + shift)
-            end = np.searchsorted(self._keys, bottoms + shift + self._height)
-            above += end - np.searchsorted(self._keys, self._keys + shift + 2)
-            below += np.searchsorted(self._keys, self._keys + shift - 1) - start
-            has = end > start
-            lowest[has] = np.minimum(lowest[has], heights[start[has]])
-            highest[has] = np.maximum(highest[has], heights[end[has] - 1])
-        return above, below, lowest, highest
+            wanted = own + (x * (self._row // self._height) + y)
+            place = np.searchsorted(own, wanted)
+            found = np.minimum(place, last)
+            has = own[found] == wanted
+            before += start_of[place]
+            after += start_of[place + has]
+            np.minimum(lowest, np.where(has, bottom[found], np.inf), out=lowest)
+            np.maximum(highest, np.where(has, top[found], -np.inf), out=highest)
+        of_column = np.repeat(np.arange(len(own)), np.diff(start_of))
+        starts, ends = self._ranges
+        above = after[of_column] - ends.sum(axis=1)
+        below = starts.sum(axis=1) - before[of_column]
+        return above, below, lowest[of_column], highest[of_column]
+
+
+def _in_order(keys: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys (points,) of at most `largest` in order, and the order, in which equal ones stay as they are."""
+    bits = (len(keys) - 1).bit_length()
+    if largest.bit_length() + bits > _KEY_BITS:
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+    # Numbers behind the keys: sorting values is several times as fast as sorting their order.
+    both = (keys << bits) | np.arange(len(keys))
+    both.sort()
+    return both >> bits, both & ((1 << bits) - 1)

@@ -297,7 +297,9 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         edge = self._smoothing_edge(scan)
         surroundings = scan.neighborhoods(near)
         # Answers around the part are averaged into those inside.
-        rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
+        rows = np.arange(len(near))
+        if len(near) > len(inside):
+            rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
         shares: np.ndarray | None = None
         for start in range(0, len(rows), _PIECE):
             piece = rows[start : start + _PIECE]
@@ -321,7 +323,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         assert shares is not None
         if edge:
             shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
-        is_inside = np.isin(near[rows], inside, assume_unique=True)
+        is_inside = np.isin(near[rows], inside, assume_unique=True) if len(rows) > len(inside) else slice(None)
         answers.set_shares(inside, shares[is_inside])
 
     def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:
