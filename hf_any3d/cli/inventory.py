@@ -107,7 +107,7 @@ def inventory(
             things = result["things"]
             gallery = Gallery(output, 1, "z")
             gallery.add_view(answers.view(pipe.open(paths[0]), result), pipe.open(paths[0]), titles[paths[0]])
-            write_gallery(gallery, f"things by {name}")
+            write_gallery(gallery, f"things by {Path(name).name}")
             count = len(result["numbers"])
         else:
             outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)

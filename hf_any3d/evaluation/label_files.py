@@ -114,14 +114,13 @@ class LabelFiles:
         unclassified = set(UNCLASSIFIED) if is_las else set()
         # By which codes of files that are no LAS count, None if the codes that count were named.
         self.table = CURRENT if is_las and ignored is None else None
-        if ignored is None:
-            ignored = unclassified - joined.keys()
+        left_out: set[int] = unclassified - joined.keys() if ignored is None else set(ignored)
         # Code -> name, also of words that files have for classes. Names that are given win over those of ASPRS.
         self.names: dict[int, str] = dict(ASPRS_CLASSES) if is_las else {}
         self.names |= {number: name for name, number in joined.values()}
         self.names |= names or {}
         # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
-        self.whole = LabelComparison(ignored, unclassified & ignored)
+        self.whole = LabelComparison(left_out, unclassified & left_out)
         self.joined = {code: number for code, (_, number) in joined.items()}
         self.tolerance = tolerance
         self.least_share = least_share

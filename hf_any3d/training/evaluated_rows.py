@@ -56,7 +56,7 @@ def evaluated_rows(
     if recipe is None and data.train_file is None and not is_folder:
         # A dataset has its own test split, which is loaded alone.
         split = split or "test"
-        options = data.dataset_options
+        options: Any = data.dataset_options
         rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
         rows = labeled_rows(rows, f"{data.dataset_name}, split {split}") if needs_labels else rows
         return split, rows, None

@@ -226,7 +226,9 @@ def _look_at_edges(
         arrays = {name: values for name in EDGE_ARRAYS if (values := getattr(part, name)) is not None}
         further = {f"further {name}": (part.further or {})[name] for name in pipe.feature_extractor.columns}
         edge = folder / f"edge{number}.npz"
-        np.savez(edge, rows=rows, offset=np.zeros(3) if cloud.offset is None else cloud.offset, **arrays, **further)
+        stored: dict[str, Any] = {**arrays, **further, "rows": rows}
+        stored["offset"] = np.zeros(3) if cloud.offset is None else cloud.offset
+        np.savez(edge, **stored)
         tiles.append(_Tile(path, len(cloud), length, bounds, edge))
     return tiles
 

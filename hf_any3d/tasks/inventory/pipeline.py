@@ -96,14 +96,7 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
         unit: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        for name, value in (
-            ("smoothing", smoothing),
-            ("evenness", evenness),
-            ("least_height", least_height),
-            ("least_area", least_area),
-        ):
-            if value is not None:
-                check_numbers(0, **{name: value})
+        check_numbers(0, smoothing=smoothing, evenness=evenness, least_height=least_height, least_area=least_area)
         if unit is not None:
             one_of("unit", unit, tuple(LENGTHS))
         refuse_unknown(kwargs, "unit, smoothing, evenness, least_height, least_area")

@@ -71,14 +71,14 @@ class Answer:
     @classmethod
     def empty(cls, count: int, path: Path | None = None) -> Answer:
         """Make room for so many points, in files that begin with `path` where memory is not to hold them."""
-        arrays = []
+        arrays: dict[str, np.ndarray] = {}
         for name, kind in (("classes", "u1"), ("scores", "<f4"), ("heights", "<f4"), ("numbers", "<i4")):
             if path is None:
-                arrays.append(np.zeros(count, kind))
+                arrays[name] = np.zeros(count, kind)
             else:
                 file = path.with_name(f"{path.name}.{name}.npy")
-                arrays.append(np.lib.format.open_memmap(file, "w+", np.dtype(kind), (count,)))
-        return cls(*arrays, np.ones(3))
+                arrays[name] = np.lib.format.open_memmap(file, "w+", np.dtype(kind), (count,))
+        return cls(**arrays, factor=np.ones(3))
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     further = {}
     for name in columns:
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
-    units = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
+    units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
     return PointCloudData(**arrays, further=further or None, offset=cloud.offset, in_degrees=cloud.in_degrees, **units)
 
 
