@@ -13,7 +13,7 @@ from hf_any3d.cli.inputs import Files, find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.messages import model_errors, print_line
+from hf_any3d.utils.messages import print_line
 from hf_any3d.visualization.gallery import Gallery
 
 TASK = TASKS["point-cloud-inventory"]
@@ -86,6 +86,7 @@ def inventory(
     if output is not None and suffix not in VIEWS:
         targets = [output if suffix else output / titles[file.name] for file in inputs.files]
     pipe = open_pipeline(TASK.name, name, device)
+    from hf_any3d.data.files import file_errors
     from hf_any3d.tasks.inventory.answer import rows_of
     from hf_any3d.tasks.inventory.files import Outputs, learn_numbers, take_inventory
 
@@ -101,19 +102,21 @@ def inventory(
         )
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
-    with model_errors(name, "cannot answer"):
-        if suffix in VIEWS:
+    if suffix in VIEWS:
+        with file_errors(paths[0]):
             result = pipe(paths[0], **answers.arguments)
-            things = result["things"]
-            gallery = Gallery(output, 1, "z")
-            gallery.add_view(answers.view(pipe.open(paths[0]), result), pipe.open(paths[0]), titles[paths[0]])
-            write_gallery(gallery, f"things by {Path(name).name}")
-            count = len(result["numbers"])
-        else:
-            outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)
-            found = take_inventory(pipe, paths, outputs, progress=_progress(len(paths)), **answers.arguments)
-            things = found.things
-            count = sum(found.points)
+        things = result["things"]
+        gallery = Gallery(output, 1, "z")
+        cloud = pipe.open(paths[0])
+        title = f"{titles[paths[0]]}: {answers.caption(answers.row(result))}"
+        gallery.add_view(answers.view(cloud, result), cloud, title)
+        write_gallery(gallery, f"things by {Path(name).name}")
+        count = len(result["numbers"])
+    else:
+        outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)
+        found = take_inventory(pipe, paths, outputs, progress=_progress(len(paths)), **answers.arguments)
+        things = found.things
+        count = sum(found.points)
     row = {"file": ", ".join(paths), "points": count, "things": rows_of(things)}
     if options.as_json or options.as_csv:
         write_rows([row], lambda row: answers.cells(row), None, options)

@@ -35,6 +35,10 @@ class InventoryAnswers(Answers):
         """Return how many things of each class there are, and the highest of each."""
         return words_of(row[self.column]) or f"{row['points']:,} points, and nothing that stands on the ground"
 
+    def caption(self, row: Row) -> str:
+        """Return how many things of each class there are."""
+        return words_of(row[self.column])
+
     @staticmethod
     def cells(row: Row) -> Iterable[Row]:
         """Return a row for each thing."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.class_codes import class_codes
-from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
@@ -132,7 +132,7 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
         with nothing_is_lost():
             data = to_cloud(cloud, self.feature_extractor.features, (*self.feature_extractor.columns, *columns))
         if data.is_mesh:
-            raise ValueError("a mesh has no returns of a laser from above; expected a scan of a place")
+            raise PointCloudError("is a mesh; an inventory needs points of a place seen from above")
         return with_unit(data, unit)
 
     def look(self, cloud: PointCloudData, count: int, stem: str | None = None) -> Seen:
