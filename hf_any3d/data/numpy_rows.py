@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from datasets import Array2D, Array3D, Dataset, DatasetDict, LargeList, List, Value
 
 from hf_any3d.data.files import PointCloudData
 
@@ -25,6 +24,8 @@ def numpy_rows(rows: _Rows, columns: Sequence[str] | None = None) -> _Rows:
         rows: the dataset.
         columns: the columns to read; None for all.
     """
+    from datasets import Dataset, DatasetDict  # here, since pipelines of arrays and files need no `datasets`
+
     if isinstance(rows, DatasetDict):
         return type(rows)({split: numpy_rows(part, columns) for split, part in rows.items()})
     if not isinstance(rows, Dataset):
@@ -79,6 +80,8 @@ def near_origin(row: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
 
 def _has_doubles(feature: Any) -> bool:
     """Return whether a column has arrays or lists of float64."""
+    from datasets import Array2D, Array3D, LargeList, List, Value
+
     if isinstance(feature, (Array2D, Array3D)):
         return feature.dtype == "float64"
     if not isinstance(feature, (List, LargeList)):
