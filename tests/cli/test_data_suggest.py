@@ -144,7 +144,7 @@ def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table, monk
     rows = np.array(sorted(classes))
     expected = np.where(codes[rows] == 5, 64, codes[rows])
     before, after = labels_of(folder, "model", "new"), labels_of(folder, "added", "new")
-    assert (after[rows] == expected).mean() > (before[rows] == expected).mean() + 0.1
+    assert (after[rows] == expected).mean() > (before[rows] == expected).mean() + 0.03
     # What is no hedge here is what it was.
     others = np.isin(codes, (2, 6))
     assert (after == codes)[others].mean() > (before == codes)[others].mean() - 0.05
