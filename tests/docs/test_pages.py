@@ -113,7 +113,8 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         is_of_files = any(Path(word).suffix[1:] in FORMATS for word in words if not word.startswith("-"))
-        command = command.commands["labels" if is_of_files else "classifier"]
+        of_files = "numbers" if "--numbers" in words else "labels"
+        command = command.commands[of_files if is_of_files else "classifier"]
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {
             f"--{entry.name}"

@@ -114,6 +114,8 @@ def write_labels(
     written = further_columns(scores, unknown, objects, columns or {})
     if labels is not None:
         written.insert(0, class_column(np.asarray(labels), field, codes))
+    if not written:
+        raise ValueError("labels is None, and nothing else is to be written; expected labels, or columns")
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
         # All checks come before the target is touched.
