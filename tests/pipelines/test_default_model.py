@@ -39,7 +39,7 @@ def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
 def test_other_tasks_have_no_default():
     with raises(KeyError, naming="point-cloud-segmentation"):
         default_model("point-cloud-segmentation")
-    assert set(DEFAULT_MODELS) == {"point-cloud-classification"}
+    assert set(DEFAULT_MODELS) == {"point-cloud-classification", "point-cloud-inventory"}
 
 
 def test_the_example_chair_is_a_chair_and_not_in_the_training_data(classify):
