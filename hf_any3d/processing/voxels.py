@@ -151,10 +151,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             xyz = xyz.take(keep, axis=0)
             channels = [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
-        # Points whose cells become voxels.
-        drawn = np.arange(len(xyz))
-        if self.drawn_points is not None and len(xyz) > self.drawn_points:
-            drawn = generator.choice(len(xyz), self.drawn_points, replace=False)
+        drawn = self._draw(len(xyz), generator)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
         # From numbers among the drawn points to numbers in the cloud
         kept = drawn[sample.kept.numpy()]
@@ -172,6 +169,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "grid_coord": sample.grid_coord.numpy(),
             "inverse": inverse,
         }
+
+    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Draw the points whose cells become voxels, or take all."""
+        if self.drawn_points is None or count <= self.drawn_points:
+            return np.arange(count)
+        return generator.choice(count, self.drawn_points, replace=False)
 
     def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
         """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
