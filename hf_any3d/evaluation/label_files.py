@@ -111,7 +111,7 @@ class LabelFiles:
         fields: tuple[str | None, str | None] = (None, None),
     ):
         joined = joined or {}
-        unclassified = set(UNCLASSIFIED) if is_las else set()
+        unclassified: set[int] = set(UNCLASSIFIED) if is_las else set()
         # By which codes of files that are no LAS count, None if the codes that count were named.
         self.table = CURRENT if is_las and ignored is None else None
         left_out: set[int] = unclassified - joined.keys() if ignored is None else set(ignored)

@@ -19,7 +19,7 @@ from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 
 
 class PatchSizes(NamedTuple):
-    """How many tokens a tokenizer makes, and of how many neighbors of each center."""
+    """Numbers of tokens that a tokenizer makes, and of neighbors of each center."""
 
     count: int
     neighbors: int

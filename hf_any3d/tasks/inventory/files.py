@@ -36,7 +36,7 @@ _SAME_UNIT = 1e-5
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written of an inventory.
+    """Paths of what is written of an inventory.
 
     Attributes:
         copies: Path of the copy of each tile; None for no copies.
@@ -74,7 +74,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Found:
-    """What an inventory has found: its things, and the points of each tile."""
+    """Things that an inventory has found, and the points of each tile."""
 
     things: list[Thing]
     points: list[int]

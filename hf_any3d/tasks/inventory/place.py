@@ -52,7 +52,7 @@ class Around:
 
 @dataclass
 class Answer:
-    """What is known of the points of a tile; each array is (points,).
+    """Knowledge of the points of a tile; each array is (points,).
 
     Attributes:
         classes: uint8 codes of ASPRS.
