@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.registry import RECORDS
+from hf_any3d.registry import RECORDS, TASKS
 from tests.test_house_rules import files_of, imported_by, relative
 
 MOST = 6
@@ -18,13 +18,16 @@ _PLAIN_WORDS = {"act", "local_features", "point_features"}
 
 
 def own_places(folder: str) -> set[str]:
-    """Beginnings of the paths of a model's own files: its folder, its conversions and its processors."""
+    """Beginnings of the paths of a model's own files: its folder, conversions, processors, and tasks of it alone."""
     record = RECORDS[folder]
     places = {f"modeling/{folder}/"} | {
         f"conversions/{one.module.split('.')[0]}" for one in record.converters.values()
     }
     modules = {kind.processor.rpartition(".")[0] for kind in record.model_types.values()}
-    return places | {f"hf_any3d/{module.replace('.', '/')}.py" for module in modules - {"processing.point_clouds"}}
+    places |= {f"hf_any3d/{module.replace('.', '/')}.py" for module in modules - {"processing.point_clouds"}}
+    return places | {
+        f"hf_any3d/tasks/{task.folder}/" for task in TASKS.values() if {*task.models} & {*record.model_types}
+    }
 
 
 def names_of(folder: str) -> re.Pattern:
