@@ -127,7 +127,7 @@ def inventory(
 
 
 def _progress(count: int) -> Any:
-    """Return a function that tells, of several tiles, which one is being worked on."""
+    """Return a function that prints the tile in work, if there are several."""
 
     def tell(text: str) -> None:
         if count > 1:

@@ -1,4 +1,4 @@
-"""Things of a scan by their numbers: their colors, and what is told of each."""
+"""Colors and captions of the numbered things of a scan."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import laspy
 import numpy as np
 import pytest
 
-from hf_any3d.modeling.local_features import fitting
 from hf_any3d.training.tiles import training
 from hf_any3d.utils.atomic_files import read_json
 from tests.cli.conftest import run
@@ -123,12 +122,11 @@ def labels_of(folder, model, name):
     return np.asarray(laspy.read(str(copy)).Answer)
 
 
-def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table, monkeypatch):
+def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table):
     codes = truth(folder)
     words = {**NAMES, 5: "hedge"}
     classes = {int(row["row"]): words[codes[int(row["row"])]] for row in table if codes[int(row["row"])] in words}
     save_answers(folder / "answers.csv", table, classes)
-    monkeypatch.setattr(fitting, "ADDED_STEPS", 80)
     model = folder / "added"
     done = run("train", folder / "answers.csv", folder / "new.las", "--from", folder / "model", "--output", model)
     assert done.code == 0, done.err
@@ -144,7 +142,7 @@ def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table, monk
     rows = np.array(sorted(classes))
     expected = np.where(codes[rows] == 5, 64, codes[rows])
     before, after = labels_of(folder, "model", "new"), labels_of(folder, "added", "new")
-    assert (after[rows] == expected).mean() > (before[rows] == expected).mean() + 0.03
+    assert (after[rows] == expected).mean() > (before[rows] == expected).mean() + 0.1
     # What is no hedge here is what it was.
     others = np.isin(codes, (2, 6))
     assert (after == codes)[others].mean() > (before == codes)[others].mean() - 0.05

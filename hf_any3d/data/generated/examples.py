@@ -1,4 +1,4 @@
-"""Write files to try: a folder of labeled scans, labeled tiles, a new tile, a room; each says what it has written."""
+"""Example files: a folder of labeled scans, labeled tiles, a new tile, a room."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.files.las import coordinate_system_of
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED
-from hf_any3d.data.options import package
+from hf_any3d.data.options import one_of, package
 from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
 from hf_any3d.tasks.inventory.place import MARGIN, Around, Place, Seen, are_crowns, joined
 from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
@@ -61,6 +61,7 @@ class Outputs:
 
     def check(self, files: Sequence[str], coordinate_system: str | None) -> None:
         """Check, before any work, that all can be written."""
+        one_of("classes", self.classes, CHANGED)
         for file, path in zip(files, self.copies or (), strict=False):
             with file_errors(file):
                 check_labels_fit(

@@ -36,7 +36,6 @@ _WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
 _CELL = 1.0
-_AT_ONCE = 1 << 20
 # Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
 _LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
 

@@ -98,7 +98,7 @@ class _LasPart(LasCopy):
         return self._write_packed(output)
 
     def _move(self, new_start: int, old_end: int, new_end: int) -> None:
-        """Set the places in the header, and what it says of all points."""
+        """Set the offsets in the header, and its counts and bounds of the points."""
         super()._move(new_start, old_end, new_end)
         count = len(self.rows)
         # Newer point formats leave the old numbers at 0.
