@@ -1,6 +1,6 @@
 """Compare readers, writers, labeled copies and commands with the tools of the trade: processor time and memory.
 
-    python -m studies.speed.peers --output studies/results/peers.md
+    python -m studies.speed.peers --output studies/speed/results/peers.md
 
 Each step runs in a process of its own, on one thread, and all that do the same take turns. Of each round the ratio of
 our time to that of the other program is taken; the table has the median and the range of these ratios. Seconds are
