@@ -1,7 +1,7 @@
 """Make the models, processors and pipelines of `hf_any3d.registry` known to transformers and datasets.
 
-Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_any3d.tuners`. What needs more than a
-registration is in `hf_any3d.integration.patches`.
+Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_any3d.tuners`, as soon as anything
+imports PEFT. What needs more than a registration is in `hf_any3d.integration.patches`.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_any3d import pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
+from hf_any3d import pipelines
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
@@ -96,10 +96,12 @@ def register() -> None:
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
         # transformers has AutoModel itself.
         {auto_class for _, auto_class in PIPELINES.values()} - {AutoModel},
-        LORA_TARGETS,
         next_token_models,
     )
-    when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
+    # Importing these takes seconds, and what opens a model alone needs none.
+    when_imported("peft", _register_methods)
+    when_imported("transformers.trainer", _patch_trainer)
+    when_imported("datasets.features.features", _register_point_cloud)
 
 
 def _register_models() -> None:
@@ -139,6 +141,20 @@ def write_card(model: Any, directory: str | os.PathLike, repository: str | None 
     from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
 
     write_model_card(model, directory, repository)
+
+
+def _register_methods() -> None:
+    from hf_any3d.integration.peft_patches import apply_peft_patches
+
+    # Each method registers with PEFT when its module is imported.
+    importlib.import_module("hf_any3d.tuners")
+    apply_peft_patches(LORA_TARGETS)
+
+
+def _patch_trainer() -> None:
+    from hf_any3d.integration.trainer_patches import apply_trainer_patches
+
+    apply_trainer_patches()
 
 
 def _register_point_cloud() -> None:

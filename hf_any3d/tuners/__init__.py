@@ -1,5 +1,7 @@
 """PEFT methods for point clouds: one folder each, as in PEFT, registered at import."""
 
+import peft as _peft  # noqa: F401  first: what waits for it imports modules of this folder in an order of its own
+
 from hf_any3d.tuners.appt import APPTConfig
 from hf_any3d.tuners.bitfit import BitFitConfig
 from hf_any3d.tuners.dapt import DAPTConfig

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -15,6 +14,8 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     The model's config has no LoRA afterwards, and it is saved with all weights, which are no longer those of its
     pretrained parts.
     """
+    from peft.tuners.lora import LoraLayer  # takes a second
+
     if is_quantized(model):
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")
     # A list, since layers are replaced while they are visited.

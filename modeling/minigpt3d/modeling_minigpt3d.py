@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import (
     AutoModel,
@@ -299,10 +298,11 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         if language_model is None:
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
-        if config.qformer_lora is not None:
-            inject_adapter_in_model(LoraConfig(**config.qformer_lora), self.bridge.qformer)
-        if config.text_lora is not None:
-            inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
+        for lora, part in ((config.qformer_lora, self.bridge.qformer), (config.text_lora, self.language_model)):
+            if lora is not None:
+                from peft import LoraConfig, inject_adapter_in_model  # takes a second
+
+                inject_adapter_in_model(LoraConfig(**lora), part)
         self.point_encoder.requires_grad_(False)
         self.post_init()
         for path, layer in self.named_modules():

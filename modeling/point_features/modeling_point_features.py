@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
@@ -148,9 +147,12 @@ class PointFeaturesPreTrainedModel(FrozenModulesMixin, LibraryModelMixin, PointT
             # The head of a classifier, as its adapter has trained it
             labels = config_kwargs["wrap_labels"]
             head = getattr(wrap, "classifier", None)
-            # PEFT keeps the head that it was given beside the trained copy.
-            if isinstance(head, ModulesToSaveWrapper):
-                head = head.modules_to_save[head.active_adapters[0]]
+            if has_adapter(wrap):
+                from peft.utils import ModulesToSaveWrapper  # takes a second
+
+                # PEFT keeps the head that it was given beside the trained copy.
+                if isinstance(head, ModulesToSaveWrapper):
+                    head = head.modules_to_save[head.active_adapters[0]]
             if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
                 raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
         opened = {}

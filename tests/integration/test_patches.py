@@ -29,7 +29,9 @@ from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
-from hf_any3d.integration.patches import PATCHES, BestAdaptersCallback, adapted_class
+from hf_any3d.integration.patches import PATCHES
+from hf_any3d.integration.peft_patches import adapted_class
+from hf_any3d.integration.trainer_patches import BestAdaptersCallback
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_config, tiny_model
@@ -111,14 +113,13 @@ def test_other_libraries_are_changed_in_one_place():
         for path in sorted((ROOT / folder).rglob("*.py"))
         if any(changed_in(path))
     }
-    assert found.pop("hf_any3d/integration/patches.py") == [
-        "DEFAULT_CALLBACKS",
-        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-        "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
-        "peft_integration.MIN_PEFT_VERSION",
-    ]
-    assert set(found) == {"hf_any3d/tuners/tuners_utils.py"}, found
-    assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}
+    methods = found.pop("hf_any3d/tuners/tuners_utils.py")
+    assert {text.partition(".")[0] for text in methods} == {"PeftType"}
+    assert found == {
+        "hf_any3d/integration/patches.py": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "peft_integration.MIN_PEFT_VERSION"],
+        "hf_any3d/integration/peft_patches.py": ["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"],
+        "hf_any3d/integration/trainer_patches.py": ["DEFAULT_CALLBACKS"],
+    }
 
 
 def test_libraries_still_call_the_functions_where_they_are_patched():

@@ -1,6 +1,8 @@
 """Tests of what `import hf_any3d` changes in transformers and PEFT, and what it leaves alone."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -53,6 +55,37 @@ def test_registering_again_changes_nothing():
     registration.register()
     assert all(now is then for now, then in zip(wrapped(), before, strict=True))
     assert PIPELINE_REGISTRY.get_supported_tasks() == tasks
+
+
+WAYS_TO_PEFT = {
+    "PEFT later": "import hf_any3d, sys; assert 'peft' not in sys.modules; import peft",
+    "PEFT before": "import peft, hf_any3d",
+    "a module of methods": "import hf_any3d.tuners.targets",
+    "Trainer": "import hf_any3d; from transformers import Trainer",
+}
+
+
+def test_peft_knows_our_methods_whoever_imports_it():
+    program = f"""
+import os, sys, torch, transformers.pipelines
+check = '''
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, AutoPeftModel, PeftModel, PeftType
+import hf_any3d
+assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.GUIDED_ADAPTER] is hf_any3d.GuidedAdapterConfig
+assert PeftModel.__init__._patched_by_hf_any3d and AutoPeftModel.from_pretrained.__func__._patched_by_hf_any3d
+if trainer := sys.modules.get("transformers.trainer"):
+    assert [kind.__name__ for kind in trainer.DEFAULT_CALLBACKS].count("BestAdaptersCallback") == 1
+    assert trainer.Trainer.compute_loss._patched_by_hf_any3d
+'''
+for way, lines in {WAYS_TO_PEFT!r}.items():
+    if os.fork():
+        assert os.wait()[1] == 0, way
+    else:  # what a process has imported is not forgotten, so each way has its own
+        exec(lines + check)
+        os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_auto_classes_know_our_models(tmp_path):

@@ -1,0 +1,97 @@
+"""Changes to Trainer, as in `hf_any3d.integration.patches`: this module is imported when `transformers.trainer` is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import DEFAULT_CALLBACKS
+
+from hf_any3d.integration.patches import Patch, apply_entered_patches, is_ours
+from hf_any3d.integration.peft_patches import PointCloudPeftModel
+
+
+def apply_trainer_patches() -> None:
+    """Apply the patch of Trainer, and give every Trainer the callback that acts on our adapters alone."""
+    apply_entered_patches()
+    if BestAdaptersCallback not in DEFAULT_CALLBACKS:
+        DEFAULT_CALLBACKS.append(BestAdaptersCallback)  # pyright: ignore[reportArgumentType]
+
+
+class BestAdaptersCallback(TrainerCallback):
+    """At the end of a training that loads the best checkpoint, load every adapter of one of our models from it.
+
+    Trainer loads the active adapter, and only from a checkpoint that holds one called default.
+    """
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Load the adapters; where weights are split over processes, Trainer has loaded them in its own way."""
+        if not isinstance(model, PointCloudPeftModel):
+            return
+        is_split = AcceleratorState().distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if not args.load_best_model_at_end or state.best_model_checkpoint is None or is_split:
+            return
+        for name in model.peft_config:
+            model.load_adapter(state.best_model_checkpoint, name)
+
+
+@Patch(
+    ("transformers.trainer:Trainer.compute_loss",),
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+)
+def _keep_the_objective(
+    original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    if not is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
+        return original(self, model, inputs, *args, **kwargs)
+    # Once in a training, by the first batch with labels.
+    if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
+        losses = _losses_without_smoothing(self, original, model, inputs)
+        if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
+                "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
+            )
+        self._checked_smoothing = True
+    computed = original(self, model, inputs, *args, **kwargs)
+    loss = computed[0] if isinstance(computed, tuple) else computed
+    if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
+            "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+        )
+    return computed
+
+
+def _losses_without_smoothing(
+    trainer: Any, compute_loss: Callable, model: torch.nn.Module, inputs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """Return the loss of a batch, and the one that a Trainer would smooth, both without dropout."""
+    smoother = trainer.label_smoother
+    is_training = model.training
+    losses = []
+    model.eval()
+    try:
+        with torch.no_grad():
+            # Not 0: classes that a category excludes have an infinite share, which would go unnoticed.
+            for other in (None, type(smoother)(epsilon=1e-6)):
+                trainer.label_smoother = other
+                losses.append(compute_loss(trainer, model, dict(inputs)).float())
+    except (AttributeError, KeyError):  # labels in lists, or no `logits`
+        if not losses:
+            raise
+        # NaN is close to nothing, so the losses count as different.
+        losses.append(torch.full_like(losses[0], torch.nan))
+    finally:
+        trainer.label_smoother = smoother
+        model.train(is_training)
+    return losses
