@@ -26,6 +26,7 @@ from hf_any3d.modeling.local_features.neighborhoods import (
     feature_names,
     spacing_of,
 )
+from hf_any3d.modeling.local_features.sparse_boxes import bounds_of
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.processing.voxels import nearest_rows
 
@@ -267,9 +268,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             find = GroundSurface.below if self.ground == "uncut" else GroundSurface.by_windows
             ground = find(points, spacing)
             is_noise[: len(points)] = ground.is_noise
-        low = points.min(axis=0)
-        high = points.max(axis=0)
-        bounds = np.stack([low, high])
+        bounds = bounds_of(points)
         return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, bounds, is_noise, marks)
 
     def _factor(self, cloud: PointCloudData, count: int) -> np.ndarray:
@@ -398,8 +397,7 @@ class DescribedScan:
         waiting = [everywhere]
         while waiting:
             part = waiting.pop()
-            low = flat[part].min(axis=0)
-            high = flat[part].max(axis=0)
+            low, high = bounds_of(flat[part])
             if len(part) > count and (high > low).any():
                 axis = int(np.argmax(high - low))
                 values = flat[part, axis]
@@ -412,14 +410,16 @@ class DescribedScan:
             if len(part) == len(flat):
                 yield part, part
                 continue
-            yield part, np.flatnonzero(self.are_within(everywhere, part, margin))
+            yield part, np.flatnonzero(self.are_within(slice(None), part, margin))
 
-    def are_within(self, rows: np.ndarray, part: np.ndarray, margin: float) -> np.ndarray:
+    def are_within(self, rows: np.ndarray | slice, part: np.ndarray, margin: float) -> np.ndarray:
         """Return which of the points `rows` are within a margin around those of a part, seen from above."""
         flat = self.cloud.points[:, :2]
-        low = flat[part].min(axis=0) - margin / self.factor[:2]
-        high = flat[part].max(axis=0) + margin / self.factor[:2]
-        return ((flat[rows] >= low) & (flat[rows] <= high)).all(axis=1)
+        bounds = bounds_of(flat[part])
+        low = bounds[0] - margin / self.factor[:2]
+        high = bounds[1] + margin / self.factor[:2]
+        x, y = (flat[rows, axis] for axis in (0, 1))
+        return (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
 
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud = self.cloud

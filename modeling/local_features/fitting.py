@@ -26,6 +26,7 @@ ADDED_STEPS, ADDED_RATE = 200, 1e-3
 # Exponent of class balance: 0 counts points, 1 classes.
 BALANCE = 0.5
 _LEAST_SCALE = 1e-4
+_STRIP = 16  # batches
 LEARNED_ROWS = 8192
 """Learned points that are stored with a model; with twice as many it learns no better once more."""
 SURE = 0.8
@@ -52,7 +53,9 @@ class Rows:
 
     def part(self, kept: np.ndarray) -> Rows:
         """Return some of the rows."""
-        return Rows(*(values[kept] for values in vars(self).values()))
+        # Numbers, not a mask: rows are then copied as a whole, several times as fast.
+        numbers = np.flatnonzero(kept) if kept.dtype == bool else kept
+        return Rows(*(values.take(numbers, axis=0) for values in vars(self).values()))
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
@@ -112,9 +115,13 @@ def fit_network(
                 model.classifier.bias[:known] = start.classifier.bias.float()
         rate = RATE if start is None else ADDED_RATE
         weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
-        absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
-        for group, columns in enumerate(may_miss):
-            absent[group, list(columns)] = True
+        absent = [torch.tensor(columns, dtype=torch.long) for columns in may_miss]
+        # (classes, classes), what is learned for each label
+        classes = len(config.id2label or ())
+        targets = torch.eye(classes) * (1 - SMOOTHING) + SMOOTHING / classes
+        generator = np.random.default_rng(seed)
+        # Each step takes its noise from another place of a long strip, as drawing it takes a tenth of a step.
+        noise = torch.randn(_STRIP * BATCH * features.shape[1]) * NOISE
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=DECAY, fused=True)
         # Up and down within the steps that there are, so that few steps end at a low rate, too.
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -125,11 +132,13 @@ def fit_network(
             # With noise, and with some groups of features as if they were not known.
             changed = features.index_select(0, drawn)
             for columns in absent:
-                is_forgotten = torch.rand(len(changed), 1) < FORGOTTEN
-                changed.masked_fill_(is_forgotten & columns, 0.0)
+                forgotten = (torch.rand(len(changed)) < FORGOTTEN).nonzero()
+                changed[forgotten, columns] = 0.0
             standard = core.standardize(changed)  # pyright: ignore[reportCallIssue]
-            noisy = standard.add_(torch.randn_like(standard), alpha=NOISE)
-            loss = _loss(model, noisy, labels[drawn], weights[drawn])
+            place = int(torch.randint(len(noise) - standard.numel() + 1, ()))
+            noisy = standard.add_(noise[place : place + standard.numel()].view(standard.shape))
+            wanted = targets[labels[drawn]] * weights[drawn, None]
+            loss = _loss(model, noisy, wanted, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -243,20 +252,39 @@ def with_added(
     return found
 
 
-def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean weighted loss of each member by itself, so that members stay different."""
+def _loss(
+    model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, targets: Tensor, generator: np.random.Generator
+) -> Tensor:
+    """Return the mean loss of each member by itself, so that members stay different.
+
+    Args:
+        model: The network.
+        standard: (rows, features) standardized features.
+        targets: (rows, classes) weighted shares of the classes.
+        generator: Of what is dropped behind hidden layers.
+    """
     head = model.classifier
     members = model.config.members
-    hidden = model.local_features.hidden_layers(standard)[-1]
-    # Members stand side by side in one layer.
-    width = hidden.shape[-1] // members
-    total = standard.new_zeros(())
-    for number in range(members):
-        own = slice(number * width, (number + 1) * width)
-        logits = nn.functional.linear(hidden[:, own], head.weight[:, own], head.bias / members)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=SMOOTHING)
-        total = total + (losses * weights).mean()
-    return total / members
+    logits = []
+    for number, weight in enumerate(head.weight.chunk(members, dim=1)):
+        hidden = standard
+        for layer in model.local_features.layers:
+            linear, norm, activation, dropout = layer[number]  # pyright: ignore[reportIndexIssue]
+            hidden = _dropped(activation(norm(linear(hidden))), dropout.p, generator)
+        logits.append(nn.functional.linear(hidden, weight, head.bias / members))
+    return -(torch.stack(logits).log_softmax(dim=-1) * targets).sum() / (members * len(standard))
+
+
+def _dropped(values: Tensor, share: float, generator: np.random.Generator) -> Tensor:
+    """Set a share of values to 0 and scale the others, as `dropout` does.
+
+    On CPUs its random bits take longer than the layer before it; 16 of them for each value are enough.
+    """
+    if not share:
+        return values
+    drawn = np.frombuffer(generator.bytes(2 * values.numel()), np.uint16)
+    factors = (drawn >= share * 2**16).astype(np.float32) / np.float32(1 - share)
+    return values * torch.from_numpy(factors).view(values.shape)
 
 
 @torch.no_grad()

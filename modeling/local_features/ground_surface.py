@@ -24,7 +24,7 @@ from hf_any3d.modeling.local_features.lowest_points import (
     nearest_cells,
     unsupported_points,
 )
-from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
+from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels, bounds_of
 
 SLOPE, STEEP = 0.2, 0.6
 """Heights for each unit of an opening's radius above which what it cuts is a thing: usually, and where hills are to
@@ -219,10 +219,10 @@ class GroundSurface:
 
 def _grid(points: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
     """Return the corner (2,) of a grid and the width of its cells."""
-    flat = points[:, :2]
-    corner = np.floor(flat.min(axis=0) / cell) * cell
+    low, high = bounds_of(points[:, :2])
+    corner = np.floor(low / cell) * cell
     # Few points may span a map: then cells are larger.
-    area = np.prod((flat.max(axis=0) - corner) / cell + 1)
+    area = np.prod((high - corner) / cell + 1)
     return corner, cell * max(1.0, float(np.sqrt(area / _MOST_CELLS)))
 
 

@@ -76,30 +76,31 @@ class SparseVoxels:
 
     @cached_property
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
-        """First voxel of each of the nine columns of a box, and the one after its last, (voxels, 9) each."""
-        starts = np.empty((len(self), len(_AROUND)), np.int32)
+        """First voxel of each of the nine columns of a box, and the one after its last, (9, voxels) each."""
+        # (9, voxels), so that each column is written, and all are added up, along memory
+        starts = np.empty((len(_AROUND), len(self)), np.int32)
         ends = np.empty_like(starts)
         # No key is as high as that after the last one.
         keys = np.append(self._keys, np.iinfo(self._keys.dtype).max)
         for number, (x, y) in enumerate(_AROUND):
             lowest = self._keys + (x * self._row + y * self._height - 1)
             start = np.searchsorted(self._keys, lowest)
-            starts[:, number] = start
+            starts[number] = start
             # Keys from one below to one above: three voxels of a column, wherever some of them are empty.
             above = lowest + 3
             for _ in range(3):
                 start += keys[start] < above
-            ends[:, number] = start
+            ends[number] = start
         return starts, ends
 
     @cached_property
     def _neighbors(self) -> csr_array:
         """1 where a voxel (column) is in the box around another one (row)."""
         starts, ends = self._ranges
-        lengths = (ends - starts).reshape(-1)
+        lengths = (ends - starts).T.reshape(-1)
         until = np.cumsum(lengths)
         # Ranges one after the other: each place holds its own number and how far its range is from that.
-        columns = np.repeat(starts.reshape(-1) - (until - lengths), lengths)
+        columns = np.repeat(starts.T.reshape(-1) - (until - lengths), lengths)
         columns += np.arange(len(columns))
         rows = np.concatenate([[0], until[len(_AROUND) - 1 :: len(_AROUND)]])
         return csr_array((np.ones(len(columns)), columns, rows), (len(self), len(self)))
@@ -135,9 +136,15 @@ class SparseVoxels:
             np.maximum(highest, np.where(has, top[found], -np.inf), out=highest)
         of_column = np.repeat(np.arange(len(own)), np.diff(start_of))
         starts, ends = self._ranges
-        above = after[of_column] - ends.sum(axis=1)
-        below = starts.sum(axis=1) - before[of_column]
+        above = after[of_column] - ends.sum(axis=0)
+        below = starts.sum(axis=0) - before[of_column]
         return above, below, lowest[of_column], highest[of_column]
+
+
+def bounds_of(points: np.ndarray) -> np.ndarray:
+    """Return the lowest and the highest coordinates of points (points, axes), as (2, axes)."""
+    # Axis by axis: numpy takes ten times as long to reduce short rows.
+    return np.array([[column.min() for column in points.T], [column.max() for column in points.T]])
 
 
 def _in_order(keys: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:

@@ -247,8 +247,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         """Warn if a scan is beyond what the model has learned, as its estimate is of places like those."""
         config = self.model.config
         found = []
+        # Looked at once, as each look goes through many points.
+        conditions = scan.conditions if config.seen else {}
         for name, (low, high) in (config.seen or {}).items():
-            value = scan.conditions[name]
+            value = conditions[name]
             least, most = _BEYOND[name](low, high)
             if not least <= value <= most:
                 found.append(_CONDITIONS[name].format(value, low, high))

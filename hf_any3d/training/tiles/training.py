@@ -584,11 +584,12 @@ def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
 def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:
     """Let the model know learned points, by which it sees how unlike them others are."""
     generator = np.random.default_rng(seed)
-    standard = model.local_features.standardize(torch.from_numpy(rows.features)).numpy()
     # Enough for a covariance of a hundred features
-    some = generator.choice(len(standard), min(len(standard), 20_000), replace=False)
+    count = len(rows.labels)
+    some = generator.choice(count, min(count, 20_000), replace=False)
+    standard = model.local_features.standardize(torch.from_numpy(rows.features[some])).numpy()
     # The directions in which points of a class differ most from those of others.
-    features = standard[some].astype(np.float64)
+    features = standard.astype(np.float64)
     # After this, points of one class differ equally in all directions, so what still varies tells classes apart.
     white = whitening(features, rows.labels[some])
     spread = np.cov((features @ white).T)
@@ -596,7 +597,7 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: 
     kept = directions[:, np.argsort(-values)[:_UNKNOWN_WIDTH]]
     directions = white @ kept
     # Rows that are stored with the model, to which distances are taken
-    known = generator.choice(some, min(len(some), _UNKNOWN_ROWS), replace=False)
+    known = generator.choice(len(some), min(len(some), _UNKNOWN_ROWS), replace=False)
     score = UnknownScore(len(known), standard.shape[1], 0, directions.shape[1])
     score.projection = torch.from_numpy(directions).float()
     score.features = score.project(torch.from_numpy(standard[known]))
