@@ -361,8 +361,8 @@ class DescribedScan:
             "zero": float((np.abs(ground) < _NEAR_ZERO).mean()),
         }
 
-    def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
-        """Describe the surroundings of points `index`, as far as they are among them."""
+    def neighborhoods(self, index: np.ndarray, rows: np.ndarray | None = None) -> Neighborhoods:
+        """Describe the surroundings of points `index`, as far as they are among them; with `rows`, of those alone."""
         points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
         is_seen = index < len(self.cloud) - self.marks
         # Of noise alone, each is described by the others.
@@ -375,7 +375,7 @@ class DescribedScan:
             nearest = nearest_rows(points[~is_seen], points[is_seen])
             described_by[~is_seen] = np.flatnonzero(is_seen)[nearest]
         measured = self._measured(points, index)
-        return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept)
+        return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept, rows)
 
     def parts(self, count: int, margin: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Cut the scan into parts of at most `count` points, side by side.

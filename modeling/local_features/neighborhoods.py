@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.modeling.local_features.covariances import eigenvalues, eigenvectors
-from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
+from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels, bounds_of
 
 EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Edges of the voxels, in meters; boxes are three times as wide."""
@@ -49,6 +49,8 @@ _LEAST_VARIANCE = 1e-4
 HIGHEST = 3.0
 # Fine voxels are half as wide as those of the smallest size.
 _FINE = 0.5
+# Boxes that are described at a time, few enough that they stay in the cache of a processor.
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Neighborhoods:
 
     With `described_by` (points,), the numbers of points, each point has the boxes of that one, and only points with
     their own are surroundings: so faces and vertices of a mesh are described by samples of its surface, and noise by
-    what is near it. `kept` are the numbers of the features that are wanted, all without it.
+    what is near it. `kept` are the numbers of the features that are wanted, all without it. `rows` are the numbers of
+    the points whose features are wanted, all without it; the others are surroundings alone.
 
     Voxels lie at multiples of their edges, so that a part of a scan with enough around it has the same features.
     """
@@ -104,6 +107,7 @@ class Neighborhoods:
         edges: Sequence[float] = EDGES,
         described_by: np.ndarray | None = None,
         kept: Sequence[int] | None = None,
+        rows: np.ndarray | None = None,
     ):
         self.points = points
         self._measured = measured
@@ -130,12 +134,18 @@ class Neighborhoods:
         for number, value in enumerate(values, start=3):
             columns[:, number] = value[seen]
         means = fine.means(columns)
+        # Lowest and highest x and y of what is described
+        bounds = None
+        if rows is not None:
+            by = rows if described_by is None else described_by[rows]
+            bounds = bounds_of(points[by, :2]) - self._origin[:2]
         self._sizes: list[_Size] = []
         level = _Level.from_means(fine, means, edges[0] * _FINE)
-        for edge in edges:
+        for edge, larger in zip(edges, [*edges[1:], edges[-1]], strict=True):
             # From small to large, as each size averages shapes of the one before.
             level = level.coarser(edge, self._origin)
-            size = level.described(measured.cut)
+            # Boxes of a point, and those whose shapes are averaged in the next size
+            size = level.described(measured.cut, bounds, margin=2 * larger + edge)
             self._sizes.append(size)
             level.passed_on = size.passed_on
 
@@ -193,14 +203,16 @@ class _Level:
     @classmethod
     def from_means(cls, voxels: SparseVoxels, means: np.ndarray, edge: float) -> _Level:
         """Start with fine voxels, whose `means` (voxels, 3 + c) are x, y, z from the origin, height and others."""
-        x, y, z, height = means[:, :4].T
         sums = np.empty((len(means), 8 + means.shape[1]))
-        sums[:, 0] = 1
-        sums[:, 1:4] = means[:, :3]
-        products = (x * x, x * y, x * z, y * y, y * z, z * z, height * height)
-        for number, product in enumerate(products, start=4):
-            sums[:, number] = product
-        sums[:, 11:] = means[:, 3:]
+        for start in range(0, len(means), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            x, y, z, height = means[part, :4].T
+            sums[part, 0] = 1
+            sums[part, 1:4] = means[part, :3]
+            products = (x * x, x * y, x * z, y * y, y * z, z * z, height * height)
+            for number, product in enumerate(products, start=4):
+                sums[part, number] = product
+            sums[part, 11:] = means[part, 3:]
         return cls(voxels, edge, np.arange(len(voxels)), sums)
 
     def coarser(self, edge: float, origin: np.ndarray) -> _Level:
@@ -220,11 +232,52 @@ class _Level:
         shapes = None if passed_on is None else voxels.sums(passed_on * below.sums[:, :1])
         return _Level(voxels, edge, of_fine, voxels.sums(below.sums), fine, shapes)
 
-    def described(self, cut: float) -> _Size:
-        """Describe the boxes around the voxels; heights are cut at `cut`."""
+    def described(self, cut: float, bounds: np.ndarray | None, margin: float) -> _Size:
+        """Describe the boxes around the voxels.
+
+        Args:
+            cut: Height at which heights are cut.
+            bounds: (2, 2) lowest and highest x and y from the origin; None describes all boxes.
+            margin: Distance from there up to which boxes are described.
+        """
         sums = self.sums if self.shapes is None else np.concatenate([self.sums, self.shapes], axis=1)
+        of_center = self.of_fine
+        wanted = np.arange(len(sums))
+        if bounds is not None:
+            x, y = (sums[:, axis] / sums[:, 0] for axis in (1, 2))
+            low, high = bounds[0] - margin, bounds[1] + margin
+            is_wanted = (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
+            wanted = np.flatnonzero(is_wanted)
+            of_center = (np.cumsum(is_wanted) - 1)[self.of_fine]
+        around = self.voxels.columns(self.sums[:, 3] / self.sums[:, 0])
+        others = sums.shape[1] - 12
+        table = np.empty((len(wanted), len(_SHAPE) + 5 + others + 4), np.float32)
+        normals = np.empty((len(wanted), 3), np.float32)
+        # Shapes of boxes that are not described are averaged in none that is.
+        passed_on = np.zeros((len(sums), len(_PASSED_ON)))
+        for start in range(0, len(wanted), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            boxes = wanted[part]
+            columns, normals[part] = self._columns(sums, boxes, [values[boxes] for values in around], cut)
+            for number, column in enumerate(columns):
+                table[part, number] = column
+            for number, name in enumerate(_PASSED_ON):
+                passed_on[boxes, number] = columns[_SHAPE.index(name)]
+        return _Size(of_center, table, passed_on, normals, cut)
+
+    def _columns(
+        self, sums: np.ndarray, boxes: np.ndarray, around: Sequence[np.ndarray], cut: float
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the columns (boxes,) of the table of `_Size`, and the normals (boxes, 3), of boxes by their numbers.
+
+        Args:
+            sums: (voxels, c) what is added up over boxes.
+            boxes: Their numbers.
+            around: What `SparseVoxels.columns` returns of them.
+            cut: Height at which heights are cut.
+        """
         # (c, boxes), so that what is computed of a column finds it whole in memory
-        in_box = np.ascontiguousarray(self.voxels.box_sums(sums).T)
+        in_box = np.ascontiguousarray(self.voxels.box_sums(sums, boxes).T)
         count = in_box[0]
         means = in_box[1:] / count
         x, y, z, xx, xy, xz, yy, yz, zz, squared, height, *others = means
@@ -233,7 +286,7 @@ class _Level:
         shape, normals = _shape(covariances.T)
         # Rounding may leave a variance a little below 0.
         deviation = np.sqrt((squared - height * height).clip(min=0))
-        above, below, lowest, highest = self.voxels.columns(self.sums[:, 3] / self.sums[:, 0])
+        above, below, lowest, highest = around
         columns = [
             *shape,
             np.log(count),
@@ -248,11 +301,7 @@ class _Level:
             lowest,
             highest,
         ]
-        table = np.empty((len(count), len(columns)), np.float32)
-        for number, column in enumerate(columns):
-            table[:, number] = column
-        passed_on = np.stack([shape[_SHAPE.index(name)] for name in _PASSED_ON], axis=1)
-        return _Size(self.of_fine, table, passed_on, normals.T.astype(np.float32, order="C"), cut)
+        return columns, normals.T
 
 
 @dataclass(frozen=True)
@@ -260,10 +309,10 @@ class _Size:
     """Boxes of one size.
 
     Attributes:
-        of_center: (fine voxels,) number of the box around each.
+        of_center: (fine voxels,) number of the box around each, among those that are described.
         table: (boxes, c) features of the boxes, and in place of the last four what these are computed of: the height
             of the mean point and how far it is along the normal, from the origin, and the lowest and highest height.
-        passed_on: (boxes, 3) shapes that are averaged over the boxes of the next size.
+        passed_on: (voxels, 3) shapes that are averaged over the boxes of the next size; 0 where none is described.
         normals: (boxes, 3) direction in which the points of the box vary least.
         cut: Height at which heights are cut.
     """

@@ -70,9 +70,18 @@ class SparseVoxels:
         """Average values (points, c) of the points of each voxel, (voxels, c) float64."""
         return self.sums(values) / self.counts[:, None]
 
-    def box_sums(self, values: np.ndarray) -> np.ndarray:
-        """Add values (voxels, c) of the 3 × 3 × 3 voxels around each one, (voxels, c) float64."""
-        return self._neighbors @ values
+    def box_sums(self, values: np.ndarray, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Add values (voxels, c) of the 3 × 3 × 3 voxels around some, by their numbers, (numbers, c) float64."""
+        starts, ends = (limits[:, numbers].T.reshape(-1) for limits in self._ranges)
+        lengths = ends - starts
+        until = np.cumsum(lengths, dtype=np.int64)
+        # Ranges one after the other: each place holds its own number and how far its range is from that.
+        columns = np.repeat(starts - (until - lengths), lengths)
+        columns += np.arange(len(columns))
+        rows = np.concatenate([[0], until[len(_AROUND) - 1 :: len(_AROUND)]])
+        # 1 where a voxel (column) is in the box around another one (row).
+        is_near = csr_array((np.ones(len(columns)), columns, rows), (len(rows) - 1, len(self)))
+        return is_near @ values
 
     @cached_property
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,18 +101,6 @@ class SparseVoxels:
                 start += keys[start] < above
             ends[number] = start
         return starts, ends
-
-    @cached_property
-    def _neighbors(self) -> csr_array:
-        """1 where a voxel (column) is in the box around another one (row)."""
-        starts, ends = self._ranges
-        lengths = (ends - starts).T.reshape(-1)
-        until = np.cumsum(lengths)
-        # Ranges one after the other: each place holds its own number and how far its range is from that.
-        columns = np.repeat(starts.T.reshape(-1) - (until - lengths), lengths)
-        columns += np.arange(len(columns))
-        rows = np.concatenate([[0], until[len(_AROUND) - 1 :: len(_AROUND)]])
-        return csr_array((np.ones(len(columns)), columns, rows), (len(self), len(self)))
 
     def columns(self, heights: np.ndarray) -> tuple[np.ndarray, ...]:
         """Look along the 3 × 3 columns around each voxel, whose mean points have `heights` (voxels,).

@@ -282,7 +282,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         for inside, near in scan.parts(self.part_points, scan.reach):
             some = np.flatnonzero(np.isin(near, inside, assume_unique=True))
             some = some[generator.random(len(some)) < share]
-            drawn.append(scan.neighborhoods(near).features(some))
+            drawn.append(scan.neighborhoods(near, some).features(some))
             return_free_memory()
             bar.update(len(inside))
         return adapted(self.model, np.concatenate(drawn), self.feature_extractor.may_miss)
@@ -297,11 +297,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     ) -> None:
         """Label the points `inside` a part of a scan, by those `near` it."""
         edge = self._smoothing_edge(scan)
-        surroundings = scan.neighborhoods(near)
         # Answers around the part are averaged into those inside.
         rows = np.arange(len(near))
         if len(near) > len(inside):
             rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
+        surroundings = scan.neighborhoods(near, rows)
         shares: np.ndarray | None = None
         for start in range(0, len(rows), _PIECE):
             piece = rows[start : start + _PIECE]
