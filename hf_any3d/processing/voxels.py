@@ -350,7 +350,8 @@ def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return for each of `points (points, 3)` the number of the nearest of `others`."""
     from scipy.spatial import KDTree
 
-    tree = KDTree(others)
+    # Cut in the middle of cells, not of points: most of the time is that of the tree, as queries are few.
+    tree = KDTree(others, compact_nodes=False, balanced_tree=False)
     # In pieces, since the result of a query is several times larger than the points.
     pieces = range(0, len(points), _PIECE)
     return np.concatenate([tree.query(points[start : start + _PIECE])[1] for start in pieces])

@@ -85,7 +85,7 @@ class GroundSurface:
         while (larger := max(radii[-1] + 1, round(radii[-1] * _GROWTH))) * cell <= LARGE:
             radii.append(larger)
         for radius in radii:
-            now = ndimage.grey_opening(wider, size=2 * radius + 1, mode="nearest")
+            now = _squares(_squares(wider, radius, np.minimum), radius, np.maximum)
             now = now[width : width + lowest.shape[0], width : width + lowest.shape[1]]
             cut = last - now
             last = now
@@ -242,6 +242,23 @@ def _leveled(lowest: np.ndarray, away: np.ndarray, is_cut: np.ndarray, cell: flo
         down, right = np.gradient(heights, cell)
         level = lowest - away[..., 0] * down - away[..., 1] * right
         heights = ndimage.gaussian_filter(level[nearest], 1, mode="nearest")
+    return heights
+
+
+def _squares(heights: np.ndarray, radius: int, extreme: np.ufunc) -> np.ndarray:
+    """Return the lowest or highest of heights (rows, columns) in the square around each cell, cut at the edge."""
+    # By windows that double: a few passes of whole arrays, where filters of scipy look at one cell after the other.
+    width = 2 * radius + 1
+    for _ in range(2):
+        # Along rows, which numpy handles at once; the second round is along the other axis. Repeating the edge adds
+        # nothing to a window that holds it.
+        found = np.pad(heights, ((radius, radius), (0, 0)), mode="edge")
+        length = 1
+        while length < width:
+            step = min(length, width - length)
+            found = extreme(found[:-step], found[step:])
+            length += step
+        heights = np.ascontiguousarray(found.T)
     return heights
 
 

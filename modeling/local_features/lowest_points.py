@@ -51,7 +51,9 @@ def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> n
     """Find points below the lowest one of their cell that others support, (points,) bool; arguments as above."""
     number, shape = _cells(points, corner, cell)
     # Points cell by cell, from low to high; `at` is the one of each cell that counts as its lowest.
-    order = np.lexsort((points[:, 2], number))
+    # One key of both is sorted several times as fast as one after the other.
+    lowest = points[:, 2].min()
+    order = np.argsort(number * (points[:, 2].max() - lowest + 1) + (points[:, 2] - lowest))
     heights = points[order, 2]
     ends = np.bincount(number, minlength=shape[0] * shape[1]).cumsum()
     starts = np.concatenate([[0], ends[:-1]])

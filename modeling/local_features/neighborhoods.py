@@ -366,7 +366,7 @@ def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, n
 def spacing_of(points: np.ndarray, cell: float = 2.0) -> float:
     """Return the usual distance of neighboring points, seen from above, by the area of the cells that have points."""
     cells = np.floor(points[:, :2] / cell).astype(np.int64)
-    cells -= cells.min(axis=0)
+    low, high = bounds_of(cells)
     # Two coordinates as one number: np.unique of rows is slower.
-    filled = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
+    filled = len(np.unique((cells[:, 0] - low[0]) * (high[1] - low[1] + 1) + (cells[:, 1] - low[1])))
     return float(np.sqrt(filled * cell * cell / len(points)))

@@ -86,21 +86,7 @@ class SparseVoxels:
     @cached_property
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
         """First voxel of each of the nine columns of a box, and the one after its last, (9, voxels) each."""
-        # (9, voxels), so that each column is written, and all are added up, along memory
-        starts = np.empty((len(_AROUND), len(self)), np.int32)
-        ends = np.empty_like(starts)
-        # No key is as high as that after the last one.
-        keys = np.append(self._keys, np.iinfo(self._keys.dtype).max)
-        for number, (x, y) in enumerate(_AROUND):
-            lowest = self._keys + (x * self._row + y * self._height - 1)
-            start = np.searchsorted(self._keys, lowest)
-            starts[number] = start
-            # Keys from one below to one above: three voxels of a column, wherever some of them are empty.
-            above = lowest + 3
-            for _ in range(3):
-                start += keys[start] < above
-            ends[number] = start
-        return starts, ends
+        return _ranges(self._keys, self._row, self._height, 1)
 
     def columns(self, heights: np.ndarray) -> tuple[np.ndarray, ...]:
         """Look along the 3 × 3 columns around each voxel, whose mean points have `heights` (voxels,).
@@ -122,13 +108,11 @@ class SparseVoxels:
         lowest = np.full(len(own), np.inf)
         highest = np.full(len(own), -np.inf)
         last = len(own) - 1
-        for x, y in _AROUND:
-            wanted = own + (x * (self._row // self._height) + y)
-            place = np.searchsorted(own, wanted)
+        for place, end in zip(*_ranges(own, self._row // self._height, 1, 0), strict=True):
             found = np.minimum(place, last)
-            has = own[found] == wanted
+            has = end > place
             before += start_of[place]
-            after += start_of[place + has]
+            after += start_of[end]
             np.minimum(lowest, np.where(has, bottom[found], np.inf), out=lowest)
             np.maximum(highest, np.where(has, top[found], -np.inf), out=highest)
         of_column = np.repeat(np.arange(len(own)), np.diff(start_of))
@@ -136,6 +120,47 @@ class SparseVoxels:
         above = after[of_column] - ends.sum(axis=0)
         below = starts.sum(axis=0) - before[of_column]
         return above, below, lowest[of_column], highest[of_column]
+
+
+def _ranges(keys: np.ndarray, row: int, column: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the keys that are at most `reach` from those of the nine columns around each of some sorted, unique keys.
+
+    Args:
+        keys: (keys,) with room for `row`, `column` and `reach` on both sides.
+        row: Distance between the keys of two columns beside each other along x.
+        column: The same along y.
+        reach: Distance along a column.
+
+    Returns:
+        The first place and the one after the last, (9, keys) each, in the order of `_AROUND`.
+    """
+    count = len(keys)
+    starts = np.empty((len(_AROUND), count), np.int32)
+    ends = np.empty_like(starts)
+    own = len(_AROUND) // 2
+    starts[own] = np.arange(count)
+    ends[own] = starts[own] + 1
+    if reach:
+        is_next = keys[1:] == keys[:-1] + 1
+        starts[own, 1:] -= is_next
+        ends[own, :-1] += is_next
+    # No key is as high as that after the last one.
+    beyond = np.append(keys, np.iinfo(keys.dtype).max)
+    for number in range(own + 1, len(_AROUND)):
+        x, y = _AROUND[number]
+        lowest = keys + (x * row + y * column - reach)
+        start = np.searchsorted(keys, lowest)
+        end = start.copy()
+        # Each of these keys is there or not.
+        for _ in range(2 * reach + 1):
+            end += beyond[end] <= lowest + 2 * reach
+        starts[number] = start
+        ends[number] = end
+        # Neighbors are mutual, so that the column on the other side needs no search: a key is before its range if the
+        # range of that key has ended, and not behind it if the range of that key has begun.
+        starts[-1 - number] = np.bincount(end, minlength=count)[:count].cumsum()
+        ends[-1 - number] = np.bincount(start, minlength=count)[:count].cumsum()
+    return starts, ends
 
 
 def bounds_of(points: np.ndarray) -> np.ndarray:
