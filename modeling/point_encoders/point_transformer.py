@@ -323,7 +323,13 @@ class DropPath(nn.Module):
             return branch
         keep = 1 - self.rate
         # One draw for each row of the first axis: (rows, 1, …).
-        kept = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(keep)
+        kept = branch.new_empty(len(branch), *[1] * (branch.ndim - 1))
+        if torch.compiler.is_compiling():
+            # `bernoulli_` fixes its rate in the compiled code, and each layer has a rate of its own: twelve layers
+            # would be compiled one by one, until torch gives up.
+            kept = (kept.uniform_() < keep).to(branch.dtype)
+        else:
+            kept.bernoulli_(keep)
         return branch * kept.div_(keep)
 
 
@@ -335,16 +341,18 @@ class TokenGrids(Geometry):
     one has a wall within an eighth of an edge of a token along any one axis, so at most three along all axes, and in
     the remaining one everything within that distance shares the token's cell. The grids are the adapter's views.
 
-    `centers (batch, tokens, 3)` are in any unit; `cell_size` is in radii of the cloud.
+    Made by `around`.
     """
 
-    def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
+    @classmethod
+    def around(cls, centers: torch.Tensor, cell_size: float, special_tokens: int) -> "TokenGrids":
+        """Make the grids of `centers (batch, tokens, 3)` in any unit; `cell_size` is in radii of the cloud."""
         given = centers.detach().float()
         # In radii, so that one cell size fits clouds of any unit.
         centers = normalize_centers(given)
         views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
         # Grids in space do not end as lines and images do, so there is no extent.
-        super().__init__(centers, views, (), cell_size, special_tokens, given_centers=given)
+        return cls(centers, views, (), cell_size, special_tokens, given_centers=given)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
         """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""

@@ -299,7 +299,7 @@ class PointTransformerMixin(AdaptedBaseMixin):
         # Cells take time to compute, and nothing but an adapter around a block reads them.
         if any(getattr(layer, "takes_geometry", False) for layer in layers):
             # Cell size in radii: about six patches per cell, whatever their number.
-            geometry = TokenGrids(centers, 4 / math.sqrt(config.num_groups), tokens.shape[1] - centers.shape[1])
+            geometry = TokenGrids.around(centers, 4 / math.sqrt(config.num_groups), tokens.shape[1] - centers.shape[1])
             geometry.embed_patches = embed_patches
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
         # All blocks come after the requested ones, whose number divides the outputs again.

@@ -199,7 +199,7 @@ class Geometry:
                 places = self.centers, self.view_positions, self.extent, self.special_tokens
                 for tensor in places[:2]:
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
-                self._derived[key] = compiled(*places, cell_size or self.cell_size, *settings)
+                self._derived[key] = compiled(type(self), *places, cell_size or self.cell_size, *settings)
         return self._derived[key]
 
     def of_weights(self, owner: Hashable, compute: Callable[[], Any]) -> Any:
@@ -227,6 +227,7 @@ def table_of(
 
 
 def table_of_places(
+    kind: type[Geometry],
     centers: Tensor,
     view_positions: Tensor,
     extent: tuple[float, ...],
@@ -235,7 +236,7 @@ def table_of_places(
     *settings: Any,
 ) -> GuidedTable:
     """Make a table of the places of a `Geometry`, as a function of tensors and numbers that compilers take."""
-    return table_of(Geometry(centers, view_positions, extent, cell_size, special_tokens), cell_size, *settings)
+    return table_of(kind(centers, view_positions, extent, cell_size, special_tokens), cell_size, *settings)
 
 
 class FlatGeometry:

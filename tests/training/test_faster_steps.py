@@ -15,7 +15,8 @@ from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_names
+from hf_any3d.tuners import GuidedAdapterConfig
+from hf_any3d.tuners.targets import encoder_linear_pattern, layer_stack, trainable_module_names
 from tests.common.models import case_of
 from tests.common.test_accelerators import Watch, WatchConstants
 from tests.errors import raises
@@ -35,6 +36,10 @@ MODELS = {
     "guided adapter": lambda: adapted_model("bert", {"gate": 0.2}, head_dropout=0.0),
     "attention over the batch": lambda: adapted_model("clip_text_model", attention_axis="batch", head_dropout=0.0),
     "LoRA": lambda: with_lora(tiny_model("bert", head_dropout=0.0)),
+    "guided ACT": lambda: get_peft_model(
+        tiny_act(ActForPointCloudClassification, head_dropout=0.0, drop_path_rate=0.0),
+        GuidedAdapterConfig(r=4, init_weights=False, bottleneck_dropout=0.0),
+    ),
     "ACT": lambda: tiny_act(ActForPointCloudClassification, head_dropout=0.0, drop_path_rate=0.0),
 }
 
@@ -61,14 +66,15 @@ def step(model, inputs):
 @pytest.mark.parametrize(
     # One backend differentiates the graph, which takes most of the time; the other has autograd do it.
     ("name", "backend"),
-    [("guided adapter", "aot_eager"), ("attention over the batch", "eager")],
+    [("guided adapter", "aot_eager"), ("attention over the batch", "eager"), ("guided ACT", "eager")],
 )
 def test_one_compiled_region_serves_all_layers_and_batches_of_any_size(name, backend):
     torch.compiler.reset()
     counters.clear()
     plain = MODELS[name]()
     model = copy.deepcopy(plain)
-    assert compile_layers(model.get_base_model(), backend=backend) == 2
+    core = model.get_base_model()
+    assert compile_layers(core, backend=backend) == len(layer_stack(core).layers)
     for rows in (4, 3, 5):
         found, expected = (step(one, batch(rows)) for one in (model, plain))
         assert found[1].keys() == expected[1].keys()
@@ -82,6 +88,25 @@ def test_one_compiled_region_serves_all_layers_and_batches_of_any_size(name, bac
     with torch.no_grad():
         logits = [one.eval()(points=clouds()).logits for one in (model, plain)]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["all", "last layers"])
+def test_layers_of_different_rates_are_not_compiled_one_by_one(trained):
+    """A deep encoder stays below torch's limit, beyond which layers run uncompiled."""
+    torch.compiler.reset()
+    counters.clear()
+    model = tiny_act(ActForPointCloudClassification, num_hidden_layers=12, drop_path_rate=0.1, head_dropout=0.0)
+    if trained == "last layers":
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
+        for layer in layer_stack(model).layers[-3:]:
+            layer.requires_grad_(True)
+    assert compile_layers(model, backend="eager") == 12
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for rows in (4, 3):
+            step(model, batch(rows))
+    assert counters["stats"]["unique_graphs"] <= 8
 
 
 def test_compiled_models_refuse_an_index_of_other_points():

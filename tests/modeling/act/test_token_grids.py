@@ -11,7 +11,7 @@ def centers(batch: int = 3, tokens: int = 40) -> torch.Tensor:
 
 
 def shared(places: torch.Tensor, edge: float) -> torch.Tensor:
-    return TokenGrids(places, edge, 1).view_cells().apart.squeeze(2) == 0  # (batch, grids, tokens, tokens)
+    return TokenGrids.around(places, edge, 1).view_cells().apart.squeeze(2) == 0  # (batch, grids, tokens, tokens)
 
 
 def test_tokens_share_a_cell_according_to_their_coordinates():
