@@ -16,6 +16,7 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints, bounds_of_all
 from hf_any3d.modeling.local_features.neighborhoods import (
     EDGES,
     HIGHEST,
@@ -257,10 +258,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         in_place = self.unit == "meters" and cloud.offset is not None
         origin = cloud.offset * factor if in_place else np.zeros(3)
         # Marks are no surroundings, so spacing and ground are those of the other points.
-        points = cloud.points[: len(cloud) - marks].astype(np.float64)
-        # In place, as a scan may have many millions
-        points *= factor
-        points += origin
+        points = PlacedPoints(cloud.points[: len(cloud) - marks], factor, origin)
         spacing = spacing_of(points)
         ground = None
         is_noise = np.zeros(len(cloud), bool)
@@ -268,7 +266,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             find = GroundSurface.below if self.ground == "uncut" else GroundSurface.by_windows
             ground = find(points, spacing)
             is_noise[: len(points)] = ground.is_noise
-        bounds = bounds_of(points)
+        bounds = bounds_of_all(points)
         return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, bounds, is_noise, marks)
 
     def _factor(self, cloud: PointCloudData, count: int) -> np.ndarray:
@@ -393,8 +391,13 @@ class DescribedScan:
                 part = everywhere[start : start + count]
                 yield part, np.union1d(seen, part)
             return
+        if len(flat) <= count:
+            yield everywhere, everywhere
+            return
+        index = MapIndex(self.cloud.points)
         # A stack of parts, of which those with too many points are cut at the median of their longer side
-        waiting = [everywhere]
+        waiting = [everywhere.astype(np.int32)]
+        del everywhere
         while waiting:
             part = waiting.pop()
             low, high = bounds_of(flat[part])
@@ -406,20 +409,19 @@ class DescribedScan:
                 if is_low.any():
                     waiting += [part[~is_low], part[is_low]]
                     continue
-            # Nothing was cut, so that there is nothing around it.
-            if len(part) == len(flat):
-                yield part, part
-                continue
-            yield part, np.flatnonzero(self.are_within(slice(None), part, margin))
+            part = part.astype(np.int64)
+            yield part, index.within(*self._around(part, margin))
 
-    def are_within(self, rows: np.ndarray | slice, part: np.ndarray, margin: float) -> np.ndarray:
+    def are_within(self, rows: np.ndarray, part: np.ndarray, margin: float) -> np.ndarray:
         """Return which of the points `rows` are within a margin around those of a part, seen from above."""
-        flat = self.cloud.points[:, :2]
-        bounds = bounds_of(flat[part])
-        low = bounds[0] - margin / self.factor[:2]
-        high = bounds[1] + margin / self.factor[:2]
-        x, y = (flat[rows, axis] for axis in (0, 1))
+        low, high = self._around(part, margin)
+        x, y = (self.cloud.points[rows, axis] for axis in (0, 1))
         return (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
+
+    def _around(self, part: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest x and y, (2,) each, of what is within a margin around a part."""
+        low, high = bounds_of(self.cloud.points[part, :2])
+        return low - margin / self.factor[:2], high + margin / self.factor[:2]
 
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud = self.cloud

@@ -9,6 +9,7 @@ below the ground are left out first (`unsupported_points`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +20,14 @@ from scipy.spatial import KDTree
 
 from hf_any3d.modeling.local_features.lowest_points import (
     NONE,
+    WIDE,
     filled,
     lowest_points,
+    mark_lowest,
     nearest_cells,
     unsupported_points,
 )
+from hf_any3d.modeling.local_features.map_index import MapIndex, Points, bounds_of_all
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels, bounds_of
 
 SLOPE, STEEP = 0.2, 0.6
@@ -45,6 +49,13 @@ _LEAST_APART = 3.0
 _MOST_NOISE = 0.1  # share of the points
 _MOST_CELLS = 1 << 24
 _AT_ONCE = 1 << 16  # points
+_MOST_POINTS = 1 << 22
+"""Points that are looked at in one piece, with those around them."""
+_SUPPORT = 32  # cells around a part that decide what is supported in it
+_CELLS_AT_ONCE, _SQUARE = 1 << 22, 1500
+"""Cells of a grid that is looked at in one piece, and the side of the squares of a larger one."""
+_REACH = 4 * LARGE
+"""Meters around such a square that are looked at with it: openings see twice their radius, and things hide ground."""
 
 
 @dataclass(frozen=True)
@@ -64,57 +75,63 @@ class GroundSurface:
     is_noise: np.ndarray
 
     @classmethod
-    def below(cls, points: np.ndarray, spacing: float) -> GroundSurface:
+    def below(cls, points: Points, spacing: float) -> GroundSurface:
         """Find the ground below points (points, 3), z up, in meters, which are `spacing` apart.
 
         Its surfaces are what the openings of usual size leave; the cells that none of them cuts, smoothed; those that
-        openings of large roofs leave, too; and those of usual size where hills are to stay.
+        openings of large roofs leave, too; and those of usual size where hills are to stay. Many points, and grids of
+        many cells, are looked at in parts side by side, so that memory does not grow with them but for what is
+        returned.
         """
+        bounds = bounds_of_all(points)
         # What supports a point is seen by larger cells, which have several.
-        is_left_out = unsupported_points(points, *_grid(points, max(_LEAST_CELL, 2 * spacing)))
-        corner, cell = _grid(points, max(_LEAST_CELL, spacing))
-        numbers = lowest_points(points, ~is_left_out, corner, cell)
+        wide, wide_cell = _grid(bounds, max(_LEAST_CELL, 2 * spacing))
+        corner, cell = _grid(bounds, max(_LEAST_CELL, spacing))
+        shape = tuple(((bounds[1, :2] - corner) / cell).astype(np.int64) + 1)
+        numbers = np.full(shape[0] * shape[1], NONE, np.int32)
+        is_left_out = np.empty(len(points), bool)
+        parts = _parts(points, bounds, cell, _SUPPORT * wide_cell)
+        for near, is_inside in parts():
+            around = points[near]
+            # The same cells and blocks of them, wherever a part begins.
+            block = WIDE * wide_cell
+            first = wide + block * np.floor((around[:, :2].min(axis=0) - wide) / block)
+            unsupported = unsupported_points(around, first, wide_cell)
+            inside = near[is_inside]
+            is_left_out[inside] = unsupported[is_inside]
+            mark_lowest(numbers, shape, inside, around[is_inside], ~unsupported[is_inside], corner, cell)
+        numbers = numbers.reshape(shape)
         is_empty = numbers == NONE
-        lowest = filled(points[numbers, 2], is_empty)
-        is_thing = is_large = is_steep = is_empty
-        # Slopes go on beyond the edge, where small openings would cut what rises to it.
-        width = min(_BEYOND, *(size - 1 for size in lowest.shape))
-        wider = np.pad(lowest, width, mode="reflect", reflect_type="odd")
-        opened = last = lowest
-        radii = [1]
-        while (larger := max(radii[-1] + 1, round(radii[-1] * _GROWTH))) * cell <= LARGE:
-            radii.append(larger)
-        for radius in radii:
-            now = _squares(_squares(wider, radius, np.minimum), radius, np.maximum)
-            now = now[width : width + lowest.shape[0], width : width + lowest.shape[1]]
-            cut = last - now
-            last = now
-            length = radius * cell
-            is_large = is_large | (cut > SLOPE * length)
-            if length <= USUAL:
-                opened = now
-                is_thing = is_large
-                is_steep = is_steep | (cut > STEEP * length)
-        # (rows, columns, 2) from the center of each cell to its lowest point
-        centers = corner + cell * (np.moveaxis(np.indices(lowest.shape), 0, -1) + 0.5)
-        away = points[numbers, :2] - centers
-        # Under things, the ground is that of the nearest cell that is none.
-        kept = [_leveled(lowest, away, cut, cell) for cut in (is_thing, is_large, is_steep)]
-        surface = cls(corner, cell, np.stack([opened, *kept]), is_left_out)._with_deep_noise(points)
-        surface.is_noise[surface._lone_points(points, spacing)] = True
+        lowest = np.empty(shape)
+        for rows in _blocks_of_rows(shape):
+            lowest[rows] = points[numbers[rows].reshape(-1)][:, 2].reshape(lowest[rows].shape)
+        lowest = filled(lowest, is_empty)
+        heights = np.empty((*shape, 4))
+        for window, inside, whole in _windows(shape, round(_REACH / cell)):
+            part = points[numbers[window].reshape(-1)].reshape(*lowest[window].shape, 3)
+            # (rows, columns, 2) from the center of each cell to its lowest point
+            away = part[..., :2]
+            away[..., 0] -= corner[0] + cell * (np.arange(*window[0].indices(shape[0]))[:, None] + 0.5)
+            away[..., 1] -= corner[1] + cell * (np.arange(*window[1].indices(shape[1])) + 0.5)
+            heights[whole] = _surfaces(lowest[window], away, is_empty[window], cell)[inside]
+        surface = cls(corner, cell, np.moveaxis(heights, -1, 0), is_left_out)._with_deep_noise(points)
+        for near, is_inside in parts():
+            lone = surface._lone_points(points[near], spacing)
+            surface.is_noise[near[lone[is_inside[lone]]]] = True
         if surface.is_noise.mean() > _MOST_NOISE:
             # So few points that each is alone
             surface.is_noise[:] = False
         return surface
 
     @classmethod
-    def by_windows(cls, points: np.ndarray, spacing: float) -> GroundSurface:
+    def by_windows(cls, points: Points, spacing: float) -> GroundSurface:
         """Find the ground as models do that were saved before there was `below`.
 
         Its surfaces are what the openings leave; the cells that none of them cuts, smoothed; one opening with the
         widest window; and what openings leave on steep ground.
         """
-        corner, cell = _grid(points, max(_LEAST_CELL, 2 * spacing))
+        points = points[:]
+        corner, cell = _grid(bounds_of(points), max(_LEAST_CELL, 2 * spacing))
         is_left_out = unsupported_points(points, corner, cell)
         numbers = lowest_points(points, ~is_left_out, corner, cell)
         is_empty = numbers == NONE
@@ -127,10 +144,11 @@ class GroundSurface:
         )
         return cls(corner, cell, np.stack([surface, ground, widest, steep]), is_left_out)._with_deep_noise(points)
 
-    def _with_deep_noise(self, points: np.ndarray) -> GroundSurface:
+    def _with_deep_noise(self, points: Points) -> GroundSurface:
         """Keep as noise what is far below the ground."""
         # Few points at the bottom of a narrow pit, such as a yard, are left out too, and are no noise.
-        self.is_noise[self.is_noise] = self.heights_above(points[self.is_noise])[:, 1] < -NOISE_DEPTH
+        doubtful = np.flatnonzero(self.is_noise)
+        self.is_noise[doubtful] = self.heights_above(points[doubtful])[:, 1] < -NOISE_DEPTH
         return self
 
     def _lone_points(self, points: np.ndarray, spacing: float) -> np.ndarray:
@@ -175,7 +193,8 @@ class GroundSurface:
     @cached_property
     def _of_cells(self) -> np.ndarray:
         """Heights (cells, surfaces)."""
-        return np.ascontiguousarray(self.heights.reshape(len(self.heights), -1).T, np.float64)
+        # Without a copy where heights have been laid out so.
+        return np.ascontiguousarray(np.moveaxis(self.heights, 0, -1), np.float64).reshape(-1, len(self.heights))
 
     def _weights(self, points: np.ndarray) -> csr_array:
         """Return the weights (points, cells) of the four cells around points, the same for all surfaces.
@@ -217,13 +236,103 @@ class GroundSurface:
         return (points[:, :2] - self.corner).T / self.cell - 0.5
 
 
-def _grid(points: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
-    """Return the corner (2,) of a grid and the width of its cells."""
-    low, high = bounds_of(points[:, :2])
+def _grid(bounds: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
+    """Return the corner (2,) of a grid and the width of its cells, by the bounds (2, 3) of points."""
+    low, high = bounds[:, :2]
     corner = np.floor(low / cell) * cell
     # Few points may span a map: then cells are larger.
     area = np.prod((high - corner) / cell + 1)
     return corner, cell * max(1.0, float(np.sqrt(area / _MOST_CELLS)))
+
+
+def _parts(
+    points: Points, bounds: np.ndarray, cell: float, margin: float
+) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Cut points into parts side by side, of whole cells, that have some `_MOST_POINTS` with what is around them.
+
+    Returns:
+        What yields the numbers (near,) of a part's points and of those within `margin` around it, and which of them
+        are inside, (near,) bool.
+    """
+    count = len(points)
+    if count <= _MOST_POINTS:
+        return lambda: iter([(np.arange(count), np.ones(count, bool))])
+    index = MapIndex(points)
+    low = np.floor(bounds[0, :2] / cell) * cell
+    extent = bounds[1, :2] - low
+    # As dense everywhere as on average; not narrower than what is around it.
+    side = np.sqrt(_MOST_POINTS * np.prod(np.maximum(extent, cell)) / count) - 2 * margin
+    side = cell * np.ceil(max(side, 2 * margin) / cell)
+    steps = np.ceil((extent + cell) / side).astype(int)
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for x in range(steps[0]):
+            for y in range(steps[1]):
+                first = low + side * np.array([x, y])
+                near = index.within(first - margin, first + side + margin)
+                flat = points[near][:, :2]
+                # By its own side alone: a point on a border is in one part.
+                is_inside = (np.floor((flat - low) / side) == [x, y]).all(axis=1)
+                if is_inside.any():
+                    yield near, is_inside
+
+    return parts
+
+
+def _blocks_of_rows(shape: tuple[int, int]) -> Iterator[slice]:
+    """Yield slices of the rows of a grid that have some `_AT_ONCE` cells each."""
+    step = max(1, _AT_ONCE // shape[1])
+    for start in range(0, shape[0], step):
+        yield slice(start, start + step)
+
+
+def _windows(shape: tuple[int, int], margin: int) -> Iterator[tuple[tuple[slice, ...], ...]]:
+    """Cut a grid of many cells into squares.
+
+    Yields:
+        A square with `margin` cells around it, the square in that, and the square in the grid.
+    """
+    side = max(shape) if shape[0] * shape[1] <= _CELLS_AT_ONCE else _SQUARE
+    for top in range(0, shape[0], side):
+        for left in range(0, shape[1], side):
+            starts = [max(0, first - margin) for first in (top, left)]
+            stops = [min(size, first + side + margin) for size, first in zip(shape, (top, left), strict=True)]
+            whole = [slice(first, min(size, first + side)) for size, first in zip(shape, (top, left), strict=True)]
+            inside = [slice(own.start - start, own.stop - start) for own, start in zip(whole, starts, strict=True)]
+            yield tuple(map(slice, starts, stops)), tuple(inside), tuple(whole)
+
+
+def _surfaces(lowest: np.ndarray, away: np.ndarray, is_empty: np.ndarray, cell: float) -> np.ndarray:
+    """Return the four surfaces of `GroundSurface.below`, (rows, columns, surfaces).
+
+    Args:
+        lowest: (rows, columns) heights of the lowest points.
+        away: (rows, columns, 2) where these are, from the centers of the cells.
+        is_empty: (rows, columns) cells without a point, whose height is that of the nearest other.
+        cell: Width of a cell.
+    """
+    is_thing = is_large = is_steep = is_empty
+    # Slopes go on beyond the edge, where small openings would cut what rises to it.
+    width = min(_BEYOND, *(size - 1 for size in lowest.shape))
+    wider = np.pad(lowest, width, mode="reflect", reflect_type="odd")
+    opened = last = lowest
+    radii = [1]
+    while (larger := max(radii[-1] + 1, round(radii[-1] * _GROWTH))) * cell <= LARGE:
+        radii.append(larger)
+    for radius in radii:
+        now = _squares(_squares(wider, radius, np.minimum), radius, np.maximum)
+        now = now[width : width + lowest.shape[0], width : width + lowest.shape[1]]
+        cut = last - now
+        last = now
+        length = radius * cell
+        is_large = is_large | (cut > SLOPE * length)
+        if length <= USUAL:
+            opened = now
+            is_thing = is_large
+            is_steep = is_steep | (cut > STEEP * length)
+    # Under things, the ground is that of the nearest cell that is none.
+    kept = [_leveled(lowest, away, cut, cell) for cut in (is_thing, is_large, is_steep)]
+    return np.stack([opened, *kept], axis=-1)
 
 
 def _leveled(lowest: np.ndarray, away: np.ndarray, is_cut: np.ndarray, cell: float) -> np.ndarray:

@@ -17,7 +17,8 @@ _BAND = 1.5  # meters above and below a level that are of the level
 _FEWEST, _SHARE = 8, 0.03
 """Number and share of the points around that must lie on a level to support it, the lowest point included."""
 _AROUND = 4  # cells to each side whose middle height is usual
-_WIDE = 3  # cells along the edge of a block, whose points are counted together
+WIDE = 3
+"""Cells along the edge of a block, whose points are counted together."""
 _BLOCKS = 2  # blocks to each side of a cell's own, whose points may support it
 _STEEPEST = 0.7
 """Steepest slope along which a level is followed; a steeper step is the edge of an object."""
@@ -38,13 +39,39 @@ def lowest_points(points: np.ndarray, usable: np.ndarray, corner: np.ndarray, ce
     Returns:
         Numbers (rows, columns) of the points, `NONE` in cells without one.
     """
-    number, shape = _cells(points, corner, cell)
+    _, shape = _cells(points, corner, cell)
     numbers = np.full(shape[0] * shape[1], NONE)
-    # From high to low, so that the last one written to a cell is its lowest.
-    order = np.argsort(-points[:, 2])
-    order = order[usable[order]]
-    numbers[number[order]] = order
+    mark_lowest(numbers, shape, np.arange(len(points)), points, usable, corner, cell)
     return numbers.reshape(shape)
+
+
+def mark_lowest(
+    numbers: np.ndarray,
+    shape: tuple[int, int],
+    rows: np.ndarray,
+    points: np.ndarray,
+    usable: np.ndarray,
+    corner: np.ndarray,
+    cell: float,
+) -> None:
+    """Write the number of the lowest usable point into each cell that has one, in place in `numbers` (cells,).
+
+    Args:
+        numbers: (cells,) of a grid of `shape`, row by row.
+        shape: Rows and columns of the grid.
+        rows: (points,) their numbers.
+        points: (points, 3) the points, all of these cells at once.
+        usable: (points,) which of them count.
+        corner: (2,) lowest coordinates of the grid.
+        cell: Width of a cell.
+    """
+    place = ((points[:, :2] - corner) / cell).astype(np.int64)
+    number = place[:, 0] * shape[1] + place[:, 1]
+    # From high to low, so that the last one written to a cell is its lowest; of several, the last of the scan, in
+    # whatever parts that is looked at.
+    order = np.argsort(-points[:, 2], kind="stable")
+    order = order[usable[order]]
+    numbers[number[order]] = rows[order]
 
 
 def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
@@ -132,8 +159,8 @@ class _Levels:
     def __init__(self, place: np.ndarray, heights: np.ndarray, shape: tuple[int, int], cell: float):
         self._shape = shape
         self._cell = cell
-        self._blocks = (-(-shape[0] // _WIDE), -(-shape[1] // _WIDE))
-        block = place // _WIDE
+        self._blocks = (-(-shape[0] // WIDE), -(-shape[1] // WIDE))
+        block = place // WIDE
         number = block[:, 0] * self._blocks[1] + block[:, 1]
         # One ascending sequence, in which the heights of each block have a span of their own.
         self._bottom = heights.min() - 2 * _BAND
@@ -162,15 +189,15 @@ class _Levels:
         down, right = (steps.reshape(-1) for steps in np.meshgrid(reach, reach, indexing="ij"))
         row, column = (place[:, None] for place in np.divmod(cells, self._shape[1]))
         # (cells, blocks around)
-        block_row = row // _WIDE + down
-        block_column = column // _WIDE + right
+        block_row = row // WIDE + down
+        block_column = column // WIDE + right
         is_inside = (block_row >= 0) & (block_row < self._blocks[0])
         is_inside &= (block_column >= 0) & (block_column < self._blocks[1])
         block = np.where(is_inside, block_row * self._blocks[1] + block_column, 0)
-        middle_row = np.clip(block_row * _WIDE + _WIDE // 2, 0, self._shape[0] - 1)
-        middle_column = np.clip(block_column * _WIDE + _WIDE // 2, 0, self._shape[1] - 1)
+        middle_row = np.clip(block_row * WIDE + WIDE // 2, 0, self._shape[0] - 1)
+        middle_column = np.clip(block_column * WIDE + WIDE // 2, 0, self._shape[1] - 1)
         rise = usual[middle_row * self._shape[1] + middle_column] - usual[cells][:, None]
-        most = 1 + _STEEPEST * self._cell * _WIDE * np.maximum(np.abs(down), np.abs(right))
+        most = 1 + _STEEPEST * self._cell * WIDE * np.maximum(np.abs(down), np.abs(right))
         level = low[:, None] - self._bottom + np.clip(rise, -most, most)
         # Levels below and above all points would lie in the spans of other blocks.
         first = np.searchsorted(self._keys, block * self._span + np.clip(level - _BAND, 0, self._span))

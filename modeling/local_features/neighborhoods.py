@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.modeling.local_features.covariances import eigenvalues, eigenvectors
+from hf_any3d.modeling.local_features.map_index import Points, blocks, bounds_of_all
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels, bounds_of
 
 EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -363,10 +364,13 @@ def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, n
     return point, dict(zip(_RETURNS, several, strict=True))
 
 
-def spacing_of(points: np.ndarray, cell: float = 2.0) -> float:
+def spacing_of(points: Points, cell: float = 2.0) -> float:
     """Return the usual distance of neighboring points, seen from above, by the area of the cells that have points."""
-    cells = np.floor(points[:, :2] / cell).astype(np.int64)
-    low, high = bounds_of(cells)
-    # Two coordinates as one number: np.unique of rows is slower.
-    filled = len(np.unique((cells[:, 0] - low[0]) * (high[1] - low[1] + 1) + (cells[:, 1] - low[1])))
+    low, high = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
+    found = [np.zeros(0, np.int64)]
+    for rows in blocks(len(points)):
+        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64)
+        # Two coordinates as one number: np.unique of rows is slower.
+        found.append(np.unique((cells[:, 0] - low[0]) * (high[1] - low[1] + 1) + (cells[:, 1] - low[1])))
+    filled = len(np.unique(np.concatenate(found)))
     return float(np.sqrt(filled * cell * cell / len(points)))

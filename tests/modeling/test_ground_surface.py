@@ -5,6 +5,7 @@ import pytest
 
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.lowest_points import lowest_points, unsupported_points
+from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints
 from hf_any3d.modeling.local_features.neighborhoods import spacing_of
 
 SIDE, DENSITY = 90.0, 6
@@ -148,3 +149,27 @@ def test_a_ditch_is_ground_however_deep():
 def test_a_few_points_have_a_ground(count):
     points = np.random.default_rng(0).random((count, 3)) * [20, 20, 60]
     assert np.isfinite(GroundSurface.below(points, 1.0).heights).all()
+
+
+def test_a_large_scan_is_looked_at_in_parts_that_have_the_ground_of_the_whole(monkeypatch):
+    generator = np.random.default_rng(0)
+    flat = generator.random((60_000, 2)) * [700, 60]
+    points = np.column_stack([flat, TERRAINS["waves"](*flat.T) + generator.normal(0, 0.02, len(flat))])
+    points[(flat % 50 < 12).all(axis=1), 2] += 6  # houses
+    points = np.concatenate([points, below(points, "scattered", 0.005), points[::900] + [0, 0, 40]])
+    whole = GroundSurface.below(points, 1.0)
+    for name, most in {"_MOST_POINTS": 15_000, "_CELLS_AT_ONCE": 1 << 12, "_SQUARE": 100}.items():
+        monkeypatch.setattr(f"hf_any3d.modeling.local_features.ground_surface.{name}", most)
+    parts = GroundSurface.below(points, 1.0)
+    assert (parts.is_noise == whole.is_noise).all() and whole.is_noise.sum() > 300
+    # What is low anywhere decides when the search for low points ends.
+    assert (np.abs(parts.heights - whole.heights) < 0.01).mean() > 0.999
+
+
+def test_points_of_an_area_are_found():
+    points = np.random.default_rng(0).normal(0, [30, 5, 1], (50_000, 3))
+    index = MapIndex(PlacedPoints(points.astype(np.float32), np.array([2.0, 2, 1]), np.array([500.0, 0, 0])))
+    placed = points.astype(np.float32) * [2.0, 2, 1] + [500, 0, 0]
+    for low, high in (([490, -3], [510, 4]), ([0, -99], [999, 99]), ([700, 0], [710, 1])):
+        expected = ((placed[:, :2] >= low) & (placed[:, :2] <= high)).all(axis=1)
+        np.testing.assert_array_equal(index.within(np.array(low), np.array(high)), np.flatnonzero(expected))
