@@ -30,7 +30,7 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 
 _SMALLEST = 1e-12
-_AT_ONCE = 1024  # rows
+_AT_ONCE = 2048  # rows
 
 
 @dataclass

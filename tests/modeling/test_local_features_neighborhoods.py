@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
-from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.ground_surface import GroundSurface, _squares
 from hf_any3d.modeling.local_features.neighborhoods import Measured, Neighborhoods
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 
@@ -66,6 +66,26 @@ def test_coordinates_of_maps_change_no_feature():
     near = described(points, heights)
     far = described(points + [651_264.0, 6_864_896.0, 1_024.0], heights)
     np.testing.assert_allclose(far, near, atol=2e-3)
+
+
+def test_described_points_are_those_of_a_description_of_all():
+    points = scattered(6000, (60.0, 50.0, 8.0))
+    measured = Measured((points[:, 2:] - points[:, 2].min()).astype(np.float32))
+    rows = np.flatnonzero((points[:, 0] < 5) & (points[:, 1] > 20))
+    by = np.arange(len(points))
+    # A point that is described by one far from the others
+    by[rows[0]] = points[:, 0].argmax()
+    for described_by in (None, by):
+        every = Neighborhoods(points, measured, (0.5, 1.0, 2.0, 3.0), described_by)
+        some = Neighborhoods(points, measured, (0.5, 1.0, 2.0, 3.0), described_by, rows=rows)
+        np.testing.assert_array_equal(some.features(rows), every.features(rows))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5, 40])
+def test_squares_are_those_of_filters(radius):
+    heights = np.random.default_rng(0).random((30, 17))
+    opened = _squares(_squares(heights, radius, np.minimum), radius, np.maximum)
+    np.testing.assert_array_equal(opened, ndimage.grey_opening(heights, 2 * radius + 1, mode="nearest"))
 
 
 def test_a_single_point_lies_flat_wherever_it_is():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.fitting import adapted
@@ -22,13 +23,14 @@ from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProce
 from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.tasks.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline, _Merge
+from hf_any3d.utils.worker_threads import in_threads
 
 PART_POINTS = 250_000
 """Points of a part of a scan, without those around it."""
 ADAPTED_POINTS = 12_000
 """Points of a scan from which a model learns once more, as many as of a tile at training."""
 # Points whose features are computed at a time, few enough that they stay in the cache of a processor.
-_PIECE = 8192
+_PIECE = 4096
 # Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
 _CONDITIONS = {
     "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
@@ -83,8 +85,10 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
     """Label every point by its surroundings; answers have `unknown (points,)` if the model has such a score.
 
     A scan is labeled in parts with a margin, as wide as what the features of a point take, so that answers do not
-    depend on where it is cut, but for rounding. Faces and vertices of a mesh are labeled where they are: its answer
-    has `face_labels (faces,)` and `vertex_labels (vertices,)` beside the labels of points on its surface.
+    depend on where it is cut, but for rounding. On CPUs parts, or pieces of a single one, are labeled in as many
+    threads as torch may use, with the same answers for any number. Faces and vertices of a mesh are labeled where they
+    are: its answer has `face_labels (faces,)` and `vertex_labels (vertices,)` beside the labels of points on its
+    surface.
 
     Besides the arguments of `PointCloudSegmentationPipeline`, `none_of_these=True` gives points that are unlike all
     that was learned, by a level that was found at training, a label after the last, "none of these": what LAS calls
@@ -133,9 +137,8 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         self.feature_extractor.check_measured(cloud)
         scan = self.feature_extractor.describe(cloud)
         answers = _AnswersWithFeatures(len(cloud), drawn, self.model)
-        for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
-            self._label(scan, inside, near, answers, self.model)
-            return_free_memory()
+        for _ in self._label_parts(scan, answers, self.model):
+            pass
         places = scan.cloud.points.astype(np.float64) * scan.factor + scan.origin
         if scan.ground is None:
             heights = places[:, 2] - places[:, 2].min()
@@ -215,18 +218,37 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         """Describe a scan, and label its points: the first `count` are its own, the last `marks` those of a mesh."""
         self.feature_extractor.check_measured(cloud)
         scan = self.feature_extractor.describe(cloud, up_axis, marks)
-        answers = _Answers(len(cloud), count)
+        answers = _Answers(len(cloud), count, self.gives_unknown)
         hidden = self._bar is False or (self._bar is None and count < 2 * self.part_points)
         model = self.model
         with tqdm(total=len(cloud) * (1 + adapt), unit="point", disable=hidden, delay=2, leave=False) as bar:
             if adapt:
                 model = self._adapted(scan, bar)
-            # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
-            for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
-                self._label(scan, inside, near, answers, model)
-                return_free_memory()
-                bar.update(len(inside))
+            for labeled in self._label_parts(scan, answers, model):
+                bar.update(labeled)
         return scan, answers
+
+    def _label_parts(
+        self, scan: DescribedScan, answers: _Answers, model: LocalFeaturesForPointCloudSegmentation
+    ) -> Iterator[int]:
+        """Label a scan part by part, and yield the number of points of each."""
+
+        def label(part: tuple[np.ndarray, np.ndarray]) -> int:
+            self._label(scan, *part, answers, model)
+            return_free_memory()
+            return len(part[0])
+
+        # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
+        parts = scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan))
+        # A single part has threads for its pieces.
+        threads = 1 if len(scan.cloud) <= self.part_points else self._threads
+        # Here, as threads would restore the mode of a model that is being trained while others compute.
+        with evaluation_mode(self.model):
+            yield from in_threads(label, parts, threads)
+
+    @property
+    def _threads(self) -> int:
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
         """Return no blocks: `run_single` labels parts of its own."""
@@ -302,31 +324,42 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         if len(near) > len(inside):
             rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
         surroundings = scan.neighborhoods(near, rows)
-        shares: np.ndarray | None = None
-        for start in range(0, len(rows), _PIECE):
-            piece = rows[start : start + _PIECE]
-            features = torch.from_numpy(surroundings.features(piece))
-            # No layer reads the places.
-            points = torch.nn.functional.pad(features, (3, 0))[None].to(self.model.device)
-            with torch.inference_mode():
-                output = super().forward({"points": points})
-                logits = output["logits"][0]
-                if model is not self.model:
-                    # How unlike all learned points they are is of the model that was trained.
-                    logits = model(points).logits[0].float()
-            refuse_non_finite(logits, None)
-            if shares is None:
-                # (rows, labels); the first output tells how many labels there are.
-                shares = np.empty((len(rows), logits.shape[1]), np.float32)
-            shares[start : start + _PIECE] = logits.softmax(dim=1).numpy()
-            answers.set_features(near[piece], features)
-            if output["unknown"] is not None:
-                answers.set_unknown(near[piece], output["unknown"][0].numpy())
-        assert shares is not None
+        # Of points in the margins of several parts, each has the answer of the part that it is inside of.
+        is_inside = np.isin(near[rows], inside, assume_unique=True)
+        shares = np.empty((len(rows), len(self.label_names())), np.float32)
+        unknown = np.empty(len(rows), np.float32) if self.gives_unknown else None
+
+        def label(piece: slice) -> None:
+            features = torch.from_numpy(surroundings.features(rows[piece]))
+            shares[piece], scores = self._answers_of(features, model)
+            if unknown is not None and scores is not None:
+                unknown[piece] = scores
+            answers.set_features(near[rows[piece]], features, is_inside[piece])
+
+        pieces = (slice(start, start + _PIECE) for start in range(0, len(rows), _PIECE))
+        for _ in in_threads(label, pieces, self._threads):
+            pass
         if edge:
             shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
-        is_inside = np.isin(near[rows], inside, assume_unique=True) if len(rows) > len(inside) else slice(None)
         answers.set_shares(inside, shares[is_inside])
+        if unknown is not None:
+            answers.set_unknown(inside, unknown[is_inside])
+
+    def _answers_of(
+        self, features: torch.Tensor, model: LocalFeaturesForPointCloudSegmentation
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the probabilities (points, labels) and unknown scores (points,) of features (points, features)."""
+        # No layer reads the places.
+        points = torch.nn.functional.pad(features, (3, 0))[None].to(self.model.device)
+        with torch.inference_mode():
+            output = super().forward({"points": points})
+            logits = output["logits"][0]
+            if model is not self.model:
+                # How unlike all learned points they are is of the model that was trained.
+                logits = model(points).logits[0].float()
+        refuse_non_finite(logits, None)
+        unknown = None if output["unknown"] is None else output["unknown"][0].numpy()
+        return logits.softmax(dim=1).numpy(), unknown
 
     def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:
         """Return the means of shares (points, labels) over voxels with this edge and those around them."""
@@ -343,18 +376,20 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
 class _Answers(_Merge):
     """Labels, scores and unknown scores of the first `count` points of a scan."""
 
-    def __init__(self, num_points: int, count: int):
+    def __init__(self, num_points: int, count: int, gives_unknown: bool):
         super().__init__(0, 0)  # there are no blocks whose logits are summed
         self.count = count
         self.labels = np.zeros(num_points, np.int64)
         self.scores = np.zeros(num_points, np.float32)
         self.all_unknown: np.ndarray | None = None
+        if gives_unknown:
+            self.all_unknown = np.zeros(num_points, np.float32)
+            # A view: points of the answer stand before the marks.
+            self.unknown = self.all_unknown[:count]
 
     def set_unknown(self, rows: np.ndarray, scores: np.ndarray) -> None:
-        if self.all_unknown is None:
-            self.all_unknown = np.zeros(len(self.labels), np.float32)
-            # A view: points of the answer stand before the marks.
-            self.unknown = self.all_unknown[: self.count]
+        """Set the unknown scores of points (rows,)."""
+        assert self.all_unknown is not None
         self.all_unknown[rows] = scores
 
     def set_shares(self, rows: np.ndarray, shares: np.ndarray) -> None:
@@ -363,8 +398,8 @@ class _Answers(_Merge):
         self.labels[rows] = labels
         self.scores[rows] = np.take_along_axis(shares, labels[:, None], axis=1)[:, 0]
 
-    def set_features(self, rows: np.ndarray, features: torch.Tensor) -> None:
-        """Take the features (rows, features) of points; answers alone need none."""
+    def set_features(self, rows: np.ndarray, features: torch.Tensor, is_inside: np.ndarray) -> None:
+        """Take the features (rows, features) of points, of those inside the part; answers alone need none."""
 
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         return self.labels[: self.count], self.scores[: self.count]
@@ -381,7 +416,7 @@ class _AnswersWithFeatures(_Answers):
     """Answers with margins, and with outputs of the hidden layer of the points `drawn`."""
 
     def __init__(self, num_points: int, drawn: np.ndarray, model: LocalFeaturesForPointCloudSegmentation):
-        super().__init__(num_points, num_points)
+        super().__init__(num_points, num_points, model.config.unknown_rows > 0)
         self.model = model
         self.margins = np.zeros(num_points, np.float32)
         self.features = np.zeros((len(drawn), model.config.hidden_size), np.float32)
@@ -394,10 +429,9 @@ class _AnswersWithFeatures(_Answers):
         highest = np.sort(shares, axis=1)[:, -2:]
         self.margins[rows] = highest[:, -1] - highest[:, 0]
 
-    def set_features(self, rows: np.ndarray, features: torch.Tensor) -> None:
-        # A point in the margins of several parts has the same features in each, but for rounding.
+    def set_features(self, rows: np.ndarray, features: torch.Tensor, is_inside: np.ndarray) -> None:
         place = self.place[rows]
-        is_drawn = place >= 0
+        is_drawn = (place >= 0) & is_inside
         core = self.model.local_features
         with torch.inference_mode():
             standard = core.standardize(features[torch.from_numpy(is_drawn)].to(self.model.device))
