@@ -316,11 +316,15 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
             # Points keep their order, and neighbors in the file stay near in memory.
             part = part_of(data, np.sort(kept))
-        # Voxels need no fixed number of points, so that nothing has to be repeated.
-        count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
-        blocks = blocks_of(part, count, processor, up_axis)  # (blocks, num_points) indices
+        blocks = self._blocks_of(part, up_axis)  # (blocks, num_points) indices
         bounds = bounds_of(data.points)
         return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy)
+
+    def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
+        processor = self.feature_extractor
+        # Voxels need no fixed number of points, so that nothing has to be repeated.
+        count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
+        return blocks_of(part, count, processor, up_axis)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)
