@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from datasets import Dataset, Features
 
+from hf_any3d.data import PointCloud
+from tests.data.clouds import points
 from tests.doors.conftest import NEW
 from tests.release import named_models
 
@@ -100,3 +103,16 @@ print(type(answer).__name__, len(answer.labels))
     done = shell.run(program, **NEW)
     assert done.out.startswith("imported\n") and done.err.startswith("imported\n")
     assert "500" in done.out
+
+
+def test_importing_the_package_after_datasets_is_enough_to_open_its_clouds(shell):
+    program = f"""
+import datasets
+assert "PointCloud" not in datasets.features.features._FEATURE_TYPES
+import hf_any3d
+print(len(datasets.load_from_disk({str(shell.folder / "saved")!r})[0]["cloud"]["points"]))
+"""
+    features = Features({"cloud": PointCloud()})
+    Dataset.from_dict({"cloud": [points()]}, features).save_to_disk(shell.folder / "saved")
+    done = shell.run(program)
+    assert done.out == "8\n" and "experimental" not in done.err
