@@ -39,7 +39,11 @@ _DRAWN = "HF_ANY3D_DRAWN"  # a folder that all processes of a run share, see tes
 _is_first = _DRAWN not in os.environ
 if _is_first:
     os.environ[_DRAWN] = tempfile.mkdtemp(prefix="hf-any3d-drawn-")
+    Path(os.environ[_DRAWN], "owner").write_text(str(os.getpid()))  # processes that serve the run end with this one
 
+
+# Next to nothing of what is imported and collected is garbage, and to search it takes a fifth of the time of both.
+gc.disable()
 
 # Memory limit of a test process, in bytes.
 MOST_MEMORY = 3e9
@@ -61,6 +65,7 @@ def pytest_collection_finish() -> None:
     # Imported modules are a million objects; to search them for garbage, as each training does, takes half a second.
     gc.collect()
     gc.freeze()
+    gc.enable()
     # Models are many small objects; searching for garbage every 700 of them, the default, takes a 25th of the time.
     gc.set_threshold(50_000, 20, 20)
     # Each call of a command would build all commands again.

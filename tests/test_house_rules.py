@@ -177,11 +177,7 @@ def test_rules_see_what_they_forbid():
         "from hf_any3d.integration import auto\nimport hf_any3d.modeling.x", set(), ("hf_any3d.modeling",)
     ) == ["hf_any3d.integration.auto"]
     assert strangers("def f():\n    from hf_any3d.modelingx import y", set(), ("hf_any3d.modeling",)) != []
-    for unsafe in (
-        "torch.load(f)",
-        "torch.load(f, weights_only=False)",
-        "np.load(f, allow_pickle=True)",
-    ):
+    for unsafe in ("torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)"):
         assert len(unsafe_calls(unsafe)) == 1
     assert unsafe_calls("torch.load(f, weights_only=True); np.load(f, allow_pickle=False)") == []
 

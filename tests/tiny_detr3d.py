@@ -66,12 +66,7 @@ def objects(rows: int) -> list[dict[str, torch.Tensor]]:
         centers = torch.rand(count, 3, generator=generator) - 0.5
         sizes = 0.2 + torch.rand(count, 3, generator=generator)
         headings = torch.rand(count, 1, generator=generator) * 3 - 1.5
-        labels.append(
-            {
-                "class_labels": torch.arange(count) % 3,
-                "boxes": torch.cat([centers, sizes, headings], dim=1),
-            }
-        )
+        labels.append({"class_labels": torch.arange(count) % 3, "boxes": torch.cat([centers, sizes, headings], dim=1)})
     return labels
 
 
@@ -123,12 +118,7 @@ def _points(rows: int, seed: int) -> dict[str, Any]:
 _STILL = {"dropout": 0.0, "encoder_dropout": 0.0, "head_dropout": 0.0}
 CASES = (
     Case(
-        Detr3DModel,
-        functools.partial(_spread, Detr3DModel),
-        _points,
-        None,
-        "last_hidden_state",
-        still_settings=_STILL,
+        Detr3DModel, functools.partial(_spread, Detr3DModel), _points, None, "last_hidden_state", still_settings=_STILL
     ),
     Case(
         Detr3DForPointCloudObjectDetection,

@@ -3,13 +3,7 @@ from threading import Event
 import pytest
 import torch
 
-from hf_any3d.tasks.chat.generation import (
-    PUBLISHED_GENERATION,
-    AnswerStreamer,
-    Canceled,
-    EndMarkReached,
-    streamed,
-)
+from hf_any3d.tasks.chat.generation import PUBLISHED_GENERATION, AnswerStreamer, Canceled, EndMarkReached, streamed
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 

@@ -22,7 +22,6 @@ from tests.chat.tiny_tokenizers import BOS, character_tokenizer
 from tests.reference.fill import points
 
 TEXTS = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text())
-CLEANED = TEXTS["postprocess (decoded, after generate, after eval script)"]
 ITEMS = TEXTS["dataset_items (by requested conversation type)"]
 
 

@@ -1,8 +1,6 @@
 """Points of a tile to label next: suggested by a command, labeled, and learned by a model of tiles."""
 
 import csv
-import subprocess
-import sys
 
 import laspy
 import numpy as np
@@ -12,6 +10,7 @@ from hf_any3d.training.tiles import training
 from hf_any3d.utils.atomic_files import read_json
 from tests.cli.conftest import run
 from tests.cli.test_tiles import drawn, write_tile
+from tests.forks import results_of
 
 pytestmark = [pytest.mark.usefixtures("libraries_as_they_were"), pytest.mark.slow]
 
@@ -37,10 +36,8 @@ def folder(tmp_path_factory):
 def table(folder):
     """The suggested points as rows of a table, which a process of its own has written."""
     words = ["data", "suggest", folder / "new.las", "--model", folder / "model", "--points", "60"]
-    command = [sys.executable, "-m", "hf_any3d", *words, "--output", folder / "table.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "60 points of new.las to label" in done.stdout
+    (done,) = results_of(lambda: tuple(run(*words, "--output", folder / "table.csv")))
+    assert done[0] == 0 and "60 points of new.las to label" in done[1], done
     with open(folder / "table.csv", newline="") as file:
         return list(csv.DictReader(file))
 

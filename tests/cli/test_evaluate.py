@@ -151,10 +151,7 @@ def test_detectors_get_the_average_precision_of_their_boxes(models, tmp_path):
         box = {"label": right["label"], **{name: right["box"][name] for name in ("center", "size", "heading")}}
         boxes[f"{number}.npy"] = [box]
         references.append(
-            {
-                "boxes": [[*box["center"], *box["size"], box["heading"]]],
-                "labels": [names.index(box["label"])],
-            }
+            {"boxes": [[*box["center"], *box["size"], box["heading"]]], "labels": [names.index(box["label"])]}
         )
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     code, out, err = run("evaluate", model, tmp_path, "--cpu", "--json")

@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 import typer
 
-from hf_any3d.cli.inputs import (
-    Inputs,
-    LeftOutFiles,
-    find_inputs,
-)
+from hf_any3d.cli.inputs import Inputs, LeftOutFiles, find_inputs
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.data.input_files import InputFile
 from tests.cli.conftest import FILES, run

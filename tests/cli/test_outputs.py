@@ -2,11 +2,7 @@
 
 import numpy as np
 
-from hf_any3d.cli.outputs import (
-    counted,
-    csv_lines,
-    write_gallery,
-)
+from hf_any3d.cli.outputs import counted, csv_lines, write_gallery
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.visualization.gallery import Gallery
 from hf_any3d.visualization.viewer import label_colors

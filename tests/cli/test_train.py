@@ -114,8 +114,7 @@ def test_data_are_a_file_a_folder_a_name_or_a_recipe(words, name, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
-    [(("DATA", "--dataset", "scanobjectnn"), "DATA"), (("me/scans",), "me/scans")],
+    ("words", "named"), [(("DATA", "--dataset", "scanobjectnn"), "DATA"), (("me/scans",), "me/scans")]
 )
 def test_data_that_are_not_there_are_named(words, named, tmp_path, monkeypatch):
     write_tables(tmp_path / "DATA")
@@ -133,10 +132,7 @@ def test_a_folder_of_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("--augment", "scale,rotate:limit=1,axis=z", "rooms"),
-        ("rooms", "--augment", "scale", "rotate:limit=1,axis=z"),
-    ],
+    [("--augment", "scale,rotate:limit=1,axis=z", "rooms"), ("rooms", "--augment", "scale", "rotate:limit=1,axis=z")],
 )
 def test_datasets_of_labeled_points_are_segmented_with_any_form_of_augmentation(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -8,10 +8,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import (
-    AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
-)
+from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
@@ -230,10 +227,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (
-            ("--way", "features", "--epochs", 3),
-            "--epochs has no effect on frozen features",
-        ),
+        (("--way", "features", "--epochs", 3), "--epochs has no effect on frozen features"),
         (("--way", "trained", "--copies", 3), "--copies has no effect on training; it is for --way features"),
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),

@@ -425,23 +425,12 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *(case for kinds in _from_scratch() for case in _baseline_cases(*kinds)),
     *(*DETECTORS, *LAYOUT_WRITERS),
-    *_aligned_cases(
-        OpenShapeModel,
-        OpenShapeForPointCloudClassification,
-        OpenShapeForPointCloudSegmentation,
-    ),
+    *_aligned_cases(OpenShapeModel, OpenShapeForPointCloudClassification, OpenShapeForPointCloudSegmentation),
     _zero_shot_case(OpenShapeForZeroShotPointCloudClassification),
-    *_aligned_cases(
-        Uni3DModel,
-        Uni3DForPointCloudClassification,
-        Uni3DForPointCloudSegmentation,
-    ),
+    *_aligned_cases(Uni3DModel, Uni3DForPointCloudClassification, Uni3DForPointCloudSegmentation),
     _zero_shot_case(Uni3DForZeroShotPointCloudClassification),
     *_aligned_cases(
-        PatchAlign3DModel,
-        PatchAlign3DForPointCloudClassification,
-        PatchAlign3DForPointCloudSegmentation,
-        channels=3,
+        PatchAlign3DModel, PatchAlign3DForPointCloudClassification, PatchAlign3DForPointCloudSegmentation, channels=3
     ),
     Case(
         PatchAlign3DForZeroShotPointCloudSegmentation,

@@ -27,11 +27,7 @@ from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
-from hf_any3d.modeling.minigpt3d import (
-    MiniGPT3DConfig,
-    MiniGPT3DForConditionalGeneration,
-    NormedPhiForCausalLM,
-)
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
 from hf_any3d.modeling.openshape import OpenShapeConfig
 from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
@@ -168,13 +164,7 @@ refuse(
     "nothing before the head is trained",
 )
 feature("gradients", "gradients of a model's own weights")
-refuse(
-    "gradients",
-    _FEATURES[:1],
-    RuntimeError,
-    "does not require grad",
-    "all weights before the head are frozen",
-)
+refuse("gradients", _FEATURES[:1], RuntimeError, "does not require grad", "all weights before the head are frozen")
 feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
 refuse(
     "no waiting",
@@ -253,11 +243,7 @@ refuse(
 
 # Export (tests/common/test_export.py)
 refuse(
-    "torch.export",
-    (*_PTV3, *_SPATIALLM),
-    RuntimeError,
-    "data-dependent",
-    "the number of voxels depends on the points",
+    "torch.export", (*_PTV3, *_SPATIALLM), RuntimeError, "data-dependent", "the number of voxels depends on the points"
 )
 refuse(
     "torch.export",
@@ -376,10 +362,7 @@ refuse(
 )
 refuse(
     "adapt",
-    (
-        *_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)),
-        f"APPT on {_ON_ENCODER}",
-    ),
+    (*_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
     "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
@@ -405,13 +388,7 @@ refuse(
     "one adapter runs for a whole batch",
     "statistics, positions and masks are those of a batch; PEFT itself ignores the argument, of its own methods too",
 )
-refuse(
-    "adapter_names",
-    ("DORA",),
-    ValueError,
-    "adapter_names.* when DoRA is enabled",
-    "PEFT's own error",
-)
+refuse("adapter_names", ("DORA",), ValueError, "adapter_names.* when DoRA is enabled", "PEFT's own error")
 refuse(
     "task_type",
     _pairs(("CAUSAL_LM",), [kind for kind in _ADAPTED if not issubclass(kind, GenerationMixin)]),

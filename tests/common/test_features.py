@@ -10,14 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import trimesh
-from datasets import (
-    Dataset,
-    Features,
-    LargeList,
-    List,
-    Value,
-    load_dataset,
-)
+from datasets import Dataset, Features, LargeList, List, Value, load_dataset
 
 from hf_any3d.data import PointCloud, embed_files
 from hf_any3d.data.files import PointCloudFileError, point_cloud_bytes, read_point_cloud

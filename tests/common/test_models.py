@@ -30,7 +30,7 @@ from tests.common.built import (
 from tests.common.models import CASES, case_of, first_of_configs, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
-from tests.turns import by_turns
+from tests.turns import ALL_PAIRS, by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
@@ -461,8 +461,17 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
     assert not case.answer_of(model(**case.batch())).requires_grad
 
 
+# A compiler traces the tokens and layers of these in larger ones: in MiniGPT3DModel, in ActModel, and with adapter and
+# head in tests/modeling/any2point/test_compiled.py.
+_IN_OTHERS = ("NormedPhiModel", "OpenShapeModel", "PatchAlign3DModel", "PointTokenizerModel", "Any2PointModel")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WITH_HEAD], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case not in WITH_HEAD and (ALL_PAIRS or case.name not in _IN_OTHERS)],
+    ids=lambda case: case.name,
+)
 def test_a_base_model_compiles(case):
     torch.compiler.reset()
     model = fresh(case)

@@ -70,9 +70,7 @@ CALLS = {
     "copies": [lambda value: learning(copies=value)],
     "max_train_samples": [lambda value: learning(max_train_samples=value)],
     "head_widths": [lambda value: ActConfig(head_widths=(value,))],
-    "segmentation_layers": [
-        lambda value: ActForSemanticSegmentation(small(segmentation_layers=[value])),
-    ],
+    "segmentation_layers": [lambda value: ActForSemanticSegmentation(small(segmentation_layers=[value]))],
     "output_layers": [lambda value: tiny_act(hf_any3d.ActModel)(CLOUD.repeat(1, 20, 1), output_layers=[value])],
 }
 

@@ -51,14 +51,7 @@ class Setting:
         torch.save(self.original.content(state), self.checkpoint)
 
     def convert(self, *arguments, kind=None, checkpoint=None):
-        arguments = [
-            checkpoint or self.checkpoint,
-            "--kind",
-            kind or self.kind,
-            "--output",
-            self.output,
-            *arguments,
-        ]
+        arguments = [checkpoint or self.checkpoint, "--kind", kind or self.kind, "--output", self.output, *arguments]
         result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -155,10 +155,7 @@ def test_bare_state_dicts_and_half_precision_are_accepted(clip):
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        (
-            "clip-modelnet",
-            "missing: classifier.hidden.0.bias, classifier.hidden.1.bias; of another shape: ",
-        ),
+        ("clip-modelnet", "missing: classifier.hidden.0.bias, classifier.hidden.1.bias; of another shape: "),
         ("dinov2-scan", "belong to no known part: encoder.resblocks.0.attn.in_proj_bias, "),
         ("imagebind-scan", "belong to no known part: encoder.resblocks.0.attn.in_proj_bias, "),
     ],

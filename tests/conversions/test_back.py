@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions import convert_detr3d_back
-from hf_any3d.conversions.detr3d.names import (
-    SCANNET_MEAN_COLOR,
-    scale_colors,
-)
+from hf_any3d.conversions.detr3d.names import SCANNET_MEAN_COLOR, scale_colors
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from tests.errors import raises

@@ -228,8 +228,7 @@ FILES = {
         path, b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85X\x01\x00\x00\x00O\x87R."
     ),
     "sparse": lambda path: archive(
-        path,
-        state(Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (tensor(), tensor(), (HUGE, HUGE)))),
+        path, state(Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (tensor(), tensor(), (HUGE, HUGE))))
     ),
     "quantized": lambda path: archive(
         path,

@@ -143,14 +143,7 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
 
 def test_parts_open_alone_and_build_a_model(originals, arguments, tmp_path):
     given = parts_of(arguments)
-    command = [
-        "convert",
-        *options(given),
-        "--num-groups",
-        "16",
-        "--output",
-        str(tmp_path / "parts"),
-    ]
+    command = ["convert", *options(given), "--num-groups", "16", "--output", str(tmp_path / "parts")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.stderr
     folders = {name: tmp_path / "parts" / name for name in given}

@@ -90,11 +90,7 @@ def first(phi):
     return fused(phi, by_head=False, names=names) | tables
 
 
-LAYOUTS = {
-    "today": (TODAY, today),
-    "by head": (TODAY, lambda phi: fused(phi, by_head=True)),
-    "first": (FIRST, first),
-}
+LAYOUTS = {"today": (TODAY, today), "by head": (TODAY, lambda phi: fused(phi, by_head=True)), "first": (FIRST, first)}
 
 
 @pytest.fixture

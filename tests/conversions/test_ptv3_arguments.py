@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.conversions.point_transformer_v3.names import (
-    convert_supervised_state_dict,
-)
+from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,7 @@ from hf_any3d.conversions import convert_ptv3, convert_ptv3_back
 from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict
-from hf_any3d.conversions.point_transformer_v3.supervised import (
-    TRAINED_WITH,
-    arguments_of,
-    benchmark_of,
-    fields_of,
-)
+from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, arguments_of, benchmark_of, fields_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,

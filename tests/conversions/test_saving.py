@@ -14,10 +14,7 @@ from tests.errors import raises
 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
-    [
-        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
-        (ValueError("wrong"), ValueError, "wrong"),
-    ],
+    [(KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"), (ValueError("wrong"), ValueError, "wrong")],
 )
 def test_nothing_is_left_after_an_error(error, kind, message, tmp_path):
     with pytest.raises(kind, match=re.escape(message)), new_directory(tmp_path / "out") as made:

@@ -1,11 +1,7 @@
 """The PointCloud feature: its inputs, outputs and storage."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -193,14 +189,3 @@ def test_files_of_a_repository_are_read_in_place(hub):
     assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
     with raises(ValueError, naming="//datasets/me/loose-files/scans/gone.off"):
         rows[1]
-
-
-def test_importing_the_package_after_datasets_is_enough_to_open_such_data(tmp_path):
-    rows_of(points()).save_to_disk(tmp_path / "saved")
-    lines = "import datasets; assert 'PointCloud' not in datasets.features.features._FEATURE_TYPES; import hf_any3d"
-    opening = f"print(len(datasets.load_from_disk({str(tmp_path / 'saved')!r})[0]['cloud']['points']))"
-    program = f"{lines}\n{opening}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.stdout == "8\n", done.stderr
-    assert "experimental" not in done.stderr

@@ -19,8 +19,7 @@ def test_few_voxels_all_stay(count):
 
 
 LAYOUT = Layout(
-    (Wall(0, 1.0, 2.0, 0.5, 4.0, 2.0, 0.5, 2.5, 0.1),),
-    boxes=(Box(0, "bed", 2.0, 3.0, 1.0, 0.25, 1.0, 2.0, 0.5),),
+    (Wall(0, 1.0, 2.0, 0.5, 4.0, 2.0, 0.5, 2.5, 0.1),), boxes=(Box(0, "bed", 2.0, 3.0, 1.0, 0.25, 1.0, 2.0, 0.5),)
 )
 TURNED = ScanFrame("y", (0.1, float(np.sqrt(1 - 0.01)), 0.0), unit=0.01, angle=0.3, floor=0.4)
 

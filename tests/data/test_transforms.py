@@ -139,15 +139,7 @@ def test_names_with_settings_build_a_chain():
         assert build_transform([f"scale:per_axis={word}"]) == Compose([RandomScale(per_axis=value)])
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        ["twist"],
-        ["scale:lo=1"],
-        ["scale:0.9"],
-        ["rotate:axis=w"],
-    ],
-)
+@pytest.mark.parametrize("spec", [["twist"], ["scale:lo=1"], ["scale:0.9"], ["rotate:axis=w"]])
 def test_a_wrong_spec_is_an_error_with_the_allowed_values(spec):
     with pytest.raises(ValueError):
         build_transform(spec)

@@ -9,9 +9,9 @@ from hf_any3d import example_file
 from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
-from hf_any3d.demo.page import SLIDERS, DemoPage
 from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
+from tests.demo import page as demo_page
 from tests.errors import raises
 
 
@@ -177,8 +177,8 @@ def test_folders_without_shapes_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_page_reads_files_in_another_queue_and_limits_its_inputs(pipe):
-    page = DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
-    assert [(slider.low, slider.high, slider.default) for slider in SLIDERS] == [
+    page = demo_page.DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
+    assert [(slider.low, slider.high, slider.default) for slider in demo_page.SLIDERS] == [
         (10, 200, 60),
         (1, 10, 1),
         (0.1, 2.0, 0.2),

@@ -3,13 +3,11 @@
 from functools import cache
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 
-from hf_any3d.demo.page import DemoPage
-from hf_any3d.demo.task_pages import TaskPage
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.settings import settings_of
+from tests.demo import gr, page, task_pages
 
 SHAPES = SimpleNamespace(names=["chair"])
 CHAT, WORDS = "chat", "zero-shot-point-cloud-classification"
@@ -18,7 +16,7 @@ CHAT, WORDS = "chat", "zero-shot-point-cloud-classification"
 @pytest.fixture(scope="module")
 def built():
     """The page of a task as gradio has it; each is built once."""
-    return cache(lambda task: (DemoPage("me/<model>", SHAPES, None) if task == CHAT else task_page(task)).build())
+    return cache(lambda task: (page.DemoPage("me/<model>", SHAPES, None) if task == CHAT else task_page(task)).build())
 
 
 def task_page(task, words=()):
@@ -27,11 +25,11 @@ def task_page(task, words=()):
     record = TASKS[task]
     settings = settings_of(record.settings, "demo")
     answers = SimpleNamespace(task=record, categories=categories, settings=settings, pipe=pipe)
-    return TaskPage("me/<model>", SHAPES, answers, words)
+    return task_pages.TaskPage("me/<model>", SHAPES, answers, words)
 
 
-def parts(page):
-    return {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
+def parts(made):
+    return {block.elem_id: block for block in made.blocks.values() if getattr(block, "elem_id", None)}
 
 
 @pytest.mark.parametrize("task", [CHAT, WORDS])

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.demo.task_pages import TaskAnswers
 from hf_any3d.registry import FEATURES
+from tests.demo import task_pages
 
 CLASSES, BOXES = "point-cloud-classification", "point-cloud-object-detection"
 
@@ -32,7 +32,7 @@ def cloud(count=4, **fields):
 
 def ask(task, pipe, shape, examples=(), **settings):
     shapes = SimpleNamespace(names=list(examples), get=dict(examples).get if examples else None)
-    return TaskAnswers(task, pipe, shapes).ask(shape, **settings)
+    return task_pages.TaskAnswers(task, pipe, shapes).ask(shape, **settings)
 
 
 def test_a_cloud_of_no_class_is_told():
@@ -57,11 +57,13 @@ def test_examples_are_compared_by_cosines_once_and_in_their_own_frame():
         str(number): np.array([np.cos(number / 50), np.sin(number / 50)]) * (number + 1) for number in range(45)
     }
     pipe = Given(lambda shape: {"pooled": np.array([2.0, 0.0]) if isinstance(shape, PointCloudData) else shape})
-    answers = TaskAnswers(FEATURES, pipe, SimpleNamespace(names=list(examples), get=examples.get))
+    answers = task_pages.TaskAnswers(FEATURES, pipe, SimpleNamespace(names=list(examples), get=examples.get))
     first = answers.ask(cloud(), up_axis="x")
     assert [name for name, _ in first.rows] == list("01234567")
     assert [score for _, score in first.rows] == pytest.approx([np.cos(number / 50) for number in range(8)])
     assert [settings for _, settings in pipe.asked] == [{"up_axis": "x"}] + 40 * [{}]
     assert answers.ask(cloud()).rows == first.rows and len(pipe.asked) == 42, "features of examples are kept"
-    zero = TaskAnswers(FEATURES, Given({"pooled": np.zeros(2)}), SimpleNamespace(names=["a"], get={"a": 0}.get))
+    zero = task_pages.TaskAnswers(
+        FEATURES, Given({"pooled": np.zeros(2)}), SimpleNamespace(names=["a"], get={"a": 0}.get)
+    )
     assert zero.ask(cloud()).rows == [("a", 0.0)]

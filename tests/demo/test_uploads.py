@@ -11,8 +11,8 @@ from hf_any3d.data import reading_apart
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, write_point_cloud
 from hf_any3d.demo import uploads
 from hf_any3d.demo.conversation import Conversation
-from hf_any3d.demo.task_pages import Visit
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
+from tests.demo import task_pages
 from tests.errors import raises
 
 
@@ -48,7 +48,7 @@ def test_uploads_are_read_once_and_without_the_model(file, tmp_path):
 def test_large_files_are_refused_before_they_are_read(tmp_path):
     with (tmp_path / "large.ply").open("wb") as file:
         file.truncate(uploads.LARGEST_UPLOAD + 1)
-    visit = Visit()
+    visit = task_pages.Visit()
     visit.read(tmp_path / "large.ply")
     with pytest.raises(ValueError, match=r"^large.ply: 52,428,801 bytes; expected at most 52,428,800$"):
         visit.open(tmp_path / "large.ply")

@@ -81,7 +81,7 @@ DOORS: dict[str, list[Provoked]] = {
         (ValueError, "on_invalid", lambda _: read_point_cloud(example_file(), on_invalid="skip")),
     ],
     "data.files.write_point_cloud": [
-        (ValueError, "chair.stl", lambda folder: write_point_cloud(folder / "chair.stl", CLOUD)),
+        (ValueError, "chair.stl", lambda folder: write_point_cloud(folder / "chair.stl", CLOUD))
     ],
     "data.files.write_labels": [
         (PointCloudFileError, "chair.ply", lambda folder: write_labels(example_file(), folder / "new.ply", [0, 1])),
@@ -145,7 +145,7 @@ DOORS: dict[str, list[Provoked]] = {
         (PointCloudFileError, "cut.ply", lambda folder: hf_any3d.PointTransformerV3Processor()(cut_off(folder))),
     ],
     "data.files.read_rgbd": [
-        (PointCloudFileError, "depth.png", lambda folder: read_rgbd(folder / "depth.png", folder / "camera.json")),
+        (PointCloudFileError, "depth.png", lambda folder: read_rgbd(folder / "depth.png", folder / "camera.json"))
     ],
     "data.files_to_points": [
         (ValueError, "'cloud'", lambda _: files_to_points(Dataset.from_dict({"label": [0]}), column="cloud")),
@@ -153,7 +153,7 @@ DOORS: dict[str, list[Provoked]] = {
     ],
     "data.validation_split": [(ValueError, "fraction", lambda _: validation_split(rows(2), 20))],
     "data.draw_fold": [
-        (ValueError, "way", lambda _: draw_fold(DatasetDict(train=rows(2), test=rows(2)), way=5, shot=1, fold=0)),
+        (ValueError, "way", lambda _: draw_fold(DatasetDict(train=rows(2), test=rows(2)), way=5, shot=1, fold=0))
     ],
     "data.split_into_blocks": [
         (ValueError, "block_size", lambda _: split_into_blocks(POINTS, 8, block_size=0)),
@@ -262,14 +262,14 @@ DOORS: dict[str, list[Provoked]] = {
         (OSError, "nowhere", lambda folder: learn_few_scans(few_words(folder / "nowhere"))),
     ],
     "evaluation.confusion_matrix": [
-        (ValueError, "predictions", lambda _: confusion_matrix([0, 7], [0, 1], num_classes=2)),
+        (ValueError, "predictions", lambda _: confusion_matrix([0, 7], [0, 1], num_classes=2))
     ],
     "evaluation.compute_classification_metrics": [
         (
             ValueError,
             "NaN",
             lambda _: compute_classification_metrics(EvalPrediction(np.full((2, 3), np.nan), np.zeros(2, int))),
-        ),
+        )
     ],
     "evaluation.detection_metrics": [
         (ValueError, "thresholds", lambda _: detection_metrics([], [], thresholds=(25,))),
@@ -325,7 +325,7 @@ DOORS: dict[str, list[Provoked]] = {
             ValueError,
             "model.json",
             lambda folder: export_file(tiny_act(hf_any3d.ActForPointCloudClassification), folder / "model.json"),
-        ),
+        )
     ],
     "many_files.read_point_clouds": [
         (FileNotFoundError, "nowhere", lambda folder: read_point_clouds(folder / "nowhere")),

@@ -1,9 +1,9 @@
 """A shell as a stranger has it: the wheel installed in an environment of its own, no checkout, caches of its own.
 
-Every command and program runs in a process of its own, into which nothing has imported the package. In files with
-`IN_NEW_INTERPRETERS` nothing else is imported there either; in others it is a fork of one that has imported torch and
-the libraries of Hugging Face (`forked.py`), which takes a fifth of the time. Nothing here replaces a part of the
-library; only the hub is a stand-in on this machine, or cannot be reached.
+Every command and program runs in a process of its own, into which nothing has imported the package: a fork of one that
+has imported torch and the libraries of Hugging Face (`forked.py`), which takes a fifth of the time, or with changes of
+the environment, such as `NEW`, a new interpreter. All shells without a network have the same such process. Nothing
+here replaces a part of the library; only the hub is a stand-in on this machine, or cannot be reached.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from tests import release
 
 NO_NETWORK = "http://no-network.invalid"
 """Address whose name is known nowhere, as all names are without a network."""
+NEW = {"ANYTHING": "1"}
+"""A change of the environment, for which the libraries are imported anew."""
 EXTRAS = ("demo", "export", "files", "meshes", "serve", "visuals")
 """What a stranger has installed beside the package; not the encoder that the extra `offline` brings."""
 # Of an environment in which everything is tried, as developers have it, and others not.
@@ -82,22 +85,7 @@ class Shell:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",  # other tests run beside these
         }
-        self.forks: subprocess.Popen | None = None
-
-    def answer_by_forks(self, programs: Path) -> None:
-        """Start the process that answers commands; `programs` gets those that ask it."""
-        command = [self.python, Path(__file__).with_name("forked.py"), programs]
-        self.forks = subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.forks.stdout is not None and self.forks.stdout.readline() == "ready\n"
-        self.programs = programs
-
-    def close(self) -> None:
-        """End that process."""
-        if self.forks is not None:
-            self.forks.communicate()
-            shutil.rmtree(self.programs)
+        self.programs: Path | None = None
 
     def __call__(
         self, line: str, *, code: int | None = 0, stdin: str = "", seconds: int = 400, **environment: str
@@ -106,7 +94,7 @@ class Shell:
 
         With another environment the libraries are imported anew, as they read it.
         """
-        if self.forks is not None and not environment:
+        if self.programs is not None and not environment:
             environment = {"PATH": f"{self.programs}{os.pathsep}{self.environment['PATH']}"}
         process = subprocess.run(
             ["bash", "-c", line],
@@ -167,21 +155,42 @@ def installed_alone() -> Path:
     return environment("alone", ())
 
 
+def start_forks(shell: Shell, programs: Path, owner: int) -> None:
+    """Start the process that answers commands as in a shell; `programs`, a new folder, gets those that ask it."""
+    programs.mkdir()
+    command = [shell.python, Path(__file__).with_name("forked.py"), programs, str(owner)]
+    with open(programs / "log", "w") as log:
+        process = subprocess.Popen(
+            command, env=shell.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    while not (programs / "hf-any3d").exists():
+        assert process.poll() is None, (programs / "log").read_text()
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
-def open_shell(installed, tmp_path_factory, request) -> Iterator[Callable[..., Shell]]:
+def open_shell(installed, tmp_path_factory) -> Iterator[Callable[..., Shell]]:
     """A function that opens a shell in a new folder; `hub` is an address, by default one that nobody answers."""
-    shells = []
+    own: list[Path] = []
 
     def opened(hub: str = NO_NETWORK) -> Shell:
         shell = Shell(tmp_path_factory.mktemp("elsewhere"), installed, hub)
-        if not getattr(request.module, "IN_NEW_INTERPRETERS", False):
-            shell.answer_by_forks(Path(tempfile.mkdtemp(prefix="forks-")))
-        shells.append(shell)
+        if hub == NO_NETWORK:
+            shared = Path(os.environ["HF_ANY3D_DRAWN"])
+            shell.programs = shared / "forks"
+            with open(shared / "forks.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not shell.programs.exists():
+                    start_forks(shell, shell.programs, int((shared / "owner").read_text()))
+        else:
+            shell.programs = Path(tempfile.mkdtemp(prefix="forks-")) / "programs"
+            own.append(shell.programs)
+            start_forks(shell, shell.programs, os.getpid())
         return shell
 
     yield opened
-    for shell in shells:
-        shell.close()
+    for programs in own:
+        shutil.rmtree(programs.parent)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""Answer the commands and programs of a shell by forks: `python forked.py FOLDER`, with the Python of an environment.
+"""Answer commands and programs of shells by forks: `python forked.py FOLDER OWNER`, with the Python of an environment.
 
 As in `walk.py`, a fork has torch and the libraries of Hugging Face, and imports the package itself. FOLDER gets the
-programs `hf-any3d` and `python`, which ask for forks. This process ends when its standard input does.
+programs `hf-any3d` and `python`, which ask for forks. This process ends when FOLDER is removed, or the process
+with the number OWNER has ended.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from walk import fork, preload, write_client
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, owner: int) -> None:
     """Answer clients one after the other."""
     sys.path.pop(0)  # the folder of the tests
     preload()
@@ -22,11 +23,19 @@ def main(folder: Path) -> None:
         server.listen()
         for name in ("python", "hf-any3d"):
             write_client(folder / name, str(folder / "forks"))
-        print("ready", flush=True)
-        while sys.stdin not in (ready := select.select([server, sys.stdin], [], [], 1)[0]):
-            if ready:
+        while (folder / "forks").exists() and is_running(owner):
+            if select.select([server], [], [], 1)[0]:
                 fork(server)
             reap()
+
+
+def is_running(process: int) -> bool:
+    """Return whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def reap() -> None:
@@ -39,4 +48,4 @@ def reap() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

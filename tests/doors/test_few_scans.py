@@ -43,9 +43,9 @@ def test_more_scans_are_added(learned, shell):
 @pytest.mark.slow
 def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open_shell, hub):
     here = shell(f"hf-any3d predict {SCANS} --model outputs/scans --json").out
-    pushed = shell("hf-any3d push outputs/scans me/door-scans", HF_ENDPOINT=hub.url)
-    assert "me/door-scans" in pushed.out
     elsewhere = open_shell(hub.url)
+    pushed = elsewhere(f"hf-any3d push {shell.folder}/outputs/scans me/door-scans")
+    assert "me/door-scans" in pushed.out
     there = elsewhere(f"hf-any3d predict {shell.folder / SCANS} --model me/door-scans --json").out
     scores = [
         {entry["label"]: entry["score"] for entry in json.loads(text)[0]["predictions"]} for text in (here, there)

@@ -45,10 +45,7 @@ def test_the_table_has_what_the_copy_has(counted, shell):
 
 
 def test_other_columns_and_classes_as_they_were(counted, shell):
-    shell(
-        "hf-any3d inventory numbered.las --output again.las --number-field treeID --keep-classes",
-        code=1,
-    )
+    shell("hf-any3d inventory numbered.las --output again.las --number-field treeID --keep-classes", code=1)
     assert not (shell.folder / "again.las").exists()
     (shell.folder / "raw.las").write_bytes(tiles.las_bytes(tiles.draw_tile(9), labeled=True))
     shell("hf-any3d inventory raw.las --output trees.las --number-field treeID --keep-classes")

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.evaluation.detection import (
-    detection_metrics,
-    score_detections,
-)
+from hf_any3d.evaluation.detection import detection_metrics, score_detections
 from hf_any3d.modeling.layers.boxes import PUBLISHED_RULE, DetectionRule, select_detections
 from tests.modeling.aligned_case import AlignedCase
 
@@ -131,11 +128,7 @@ def test_wrong_answers_and_objects_are_named(change, match):
 @pytest.mark.parametrize(
     ("prediction", "reference", "match"),
     [
-        (
-            {"boxes": np.ones((7, 6)), "labels": [0] * 6, "scores": [1.0] * 6},
-            {},
-            r"boxes \(7, 6\) with",
-        ),
+        ({"boxes": np.ones((7, 6)), "labels": [0] * 6, "scores": [1.0] * 6}, {}, r"boxes \(7, 6\) with"),
         ({"labels": [0.5]}, {}, r"predictions\[0\]: .*labels \[0.5\]; expected .*whole"),
         ({}, {"boxes": [BOX], "labels": [2]}, "found class 2; expected 0 to 1, those of the names"),
     ],

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.evaluation.part_names import (
-    FORMS,
-    SHAPENETPART_NAMES,
-    named_part_iou,
-    part_embeddings,
-)
+from hf_any3d.evaluation.part_names import FORMS, SHAPENETPART_NAMES, named_part_iou, part_embeddings
 from tests.errors import raises
 
 TRUE = np.array([0, 0, 0, 1, 1, -100])

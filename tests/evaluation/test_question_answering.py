@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
-from hf_any3d.evaluation.question_answering import (
-    PROTOCOLS,
-    answer_question,
-    read_results,
-)
+from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question, read_results
 from tests.errors import raises
 
 CLASSES = PROTOCOLS["modelnet40-instruction"]

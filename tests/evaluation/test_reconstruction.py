@@ -5,11 +5,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_any3d.evaluation.reconstruction import (
-    CompareWithClouds,
-    ComputeReconstructionMetrics,
-    category_means,
-)
+from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics, category_means
 
 CODES = torch.zeros(2, 3, dtype=torch.long)
 

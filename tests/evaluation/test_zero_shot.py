@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.evaluation.zero_shot import (
-    evaluate_class_names,
-    p_value,
-    zero_shot_scores,
-)
+from hf_any3d.evaluation.zero_shot import evaluate_class_names, p_value, zero_shot_scores
 from tests.errors import raises
 
 # Four classes, of which 1 and 3 are unseen.

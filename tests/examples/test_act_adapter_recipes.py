@@ -8,14 +8,7 @@ import yaml
 from peft import get_peft_model
 
 from examples import run_point_cloud_classification
-from hf_any3d import (
-    ActConfig,
-    ActForPointCloudClassification,
-    ActModel,
-    DAPTConfig,
-    IDPTConfig,
-    PPTConfig,
-)
+from hf_any3d import ActConfig, ActForPointCloudClassification, ActModel, DAPTConfig, IDPTConfig, PPTConfig
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments
 from hf_any3d.training.models import PointModelArguments
 from tests.examples.conftest import words_of

@@ -50,10 +50,7 @@ def kinds_of(recipe: str) -> tuple[type, ...]:
     if "autoencoder" in recipe or "pretraining" in recipe:
         return FIRST if "autoencoder" in recipe else SECOND
     if "shapenetpart" in recipe or "s3dis" in recipe:
-        data, training = (
-            tasks.SegmentationDataArguments,
-            tasks.SegmentationTrainingArguments,
-        )
+        data, training = (tasks.SegmentationDataArguments, tasks.SegmentationTrainingArguments)
         return (PointModelArguments, data, AdapterArguments, training)
     return CLASSES
 

@@ -9,10 +9,7 @@ from transformers import BertConfig, BertModel
 
 from examples import fetch_encoder
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
-from hf_any3d.modeling.pretrained_parts.sources import (
-    EncoderMismatchError,
-    weights_checksum,
-)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, weights_checksum
 from tests.errors import raises
 
 

@@ -26,12 +26,7 @@ def run(tiny_encoder, tmp_path):
     """Run the program with small settings and further ones; returns the report."""
 
     def start(output_dir="run", **settings):
-        settings = {
-            "encoder_name_or_path": tiny_encoder,
-            "output_dir": str(tmp_path / output_dir),
-            **FEW,
-            **settings,
-        }
+        settings = {"encoder_name_or_path": tiny_encoder, "output_dir": str(tmp_path / output_dir), **FEW, **settings}
         return run_point_cloud_classification.main(words_of(settings))
 
     return start

@@ -32,7 +32,7 @@ def check(model, found, points) -> None:
 def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = answering_detector(attention_radii=None, **RELEASED)
+    model = answering_detector(attention_radii=None, encoder_layers=1, decoder_layers=1, **RELEASED)
     model.save_pretrained(tmp_path / "model")
     PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(tmp_path / "model")
     made = run("export", tmp_path / "model", "--output", tmp_path / "model.onnx")
@@ -69,7 +69,7 @@ def test_programs_of_torch_have_logits_and_boxes(tmp_path):
 @pytest.mark.slow
 def test_a_point_encoder_under_the_decoder_is_in_the_file(tmp_path):
     case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
-    sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_layers", "decoder_ffn_dim", "num_queries")}
+    sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_ffn_dim", "num_queries")} | {"decoder_layers": 1}
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
         str(tmp_path / "encoder"), point_encoder_scale="unit_sphere", num_labels=3, **sizes
     )

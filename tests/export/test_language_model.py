@@ -86,10 +86,7 @@ def test_what_others_cannot_open_is_refused_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-@pytest.mark.parametrize(
-    ("before", "token", "suppressed"),
-    [([9, 2], 3, [2, 3, 9]), ([9, 2], 10_000, [9, 2])],
-)
+@pytest.mark.parametrize(("before", "token", "suppressed"), [([9, 2], 3, [2, 3, 9]), ([9, 2], 10_000, [9, 2])])
 def test_the_token_of_clouds_is_suppressed_where_the_vocabulary_has_it(before, token, suppressed, tmp_path):
     model = tiny_model("llama").train()
     model.generation_config.suppress_tokens, model.config.point_token_id = before, token

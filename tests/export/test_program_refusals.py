@@ -2,10 +2,7 @@
 
 import pytest
 
-from hf_any3d import (
-    OpenShapeForPointCloudClassification,
-    PointTransformerV3Model,
-)
+from hf_any3d import OpenShapeForPointCloudClassification, PointTransformerV3Model
 from hf_any3d.export import export_program
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.common.models import case_of

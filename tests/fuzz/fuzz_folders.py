@@ -191,7 +191,4 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "described metadata.parquet")
 
-TARGETS = [
-    *(DamagedTree(name, *tree) for name, tree in TREES.items()),
-    *(DamagedMetadata(kind) for kind in METADATA),
-]
+TARGETS = [*(DamagedTree(name, *tree) for name, tree in TREES.items()), *(DamagedMetadata(kind) for kind in METADATA)]

@@ -61,10 +61,7 @@ def test_everything_loaded_once_opens_offline(hub, capsys):
     exec(PROGRAM, {})
     online, asked = capsys.readouterr().out, len(hub.requests)
     offline = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", PROGRAM], env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
     )
     assert len(hub.requests) == asked
     assert offline.returncode == 0, offline.stderr

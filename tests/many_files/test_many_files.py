@@ -340,11 +340,7 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         ),
         (lambda rows: many_files.detect(rows, default_model(), top_k=0), ValueError, "top_k is 0"),
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
-        (
-            lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
-            KeyError,
-            "odd",
-        ),
+        (lambda rows: many_files.to_parquet(rows, "out", engine="odd"), KeyError, "odd"),
         (lambda rows: LocalExecutor(Workers(2, gpus=1)), ValueError, "gpus is 1 for 2 processes of this machine"),
         (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most 2 CPUs and 0 GPUs"),
     ],

@@ -24,10 +24,7 @@ def read(file):
 
 @pytest.mark.parametrize(
     ("name", "error", "kind", "text"),
-    [
-        ("B", None, ValueError, "^is damaged$"),
-        ("A", ValueError("bad"), ValueError, "^A: bad$"),
-    ],
+    [("B", None, ValueError, "^is damaged$"), ("A", ValueError("bad"), ValueError, "^A: bad$")],
 )
 def test_the_error_of_a_single_file_may_be_raised(name, error, kind, text):
     def answer(clouds):

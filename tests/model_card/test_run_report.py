@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.model_card.run_report import (
-    RunReport,
-    count_parameters,
-    peak_memory,
-)
+from hf_any3d.model_card.run_report import RunReport, count_parameters, peak_memory
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from tests.errors import raises
 from tests.forks import results_of

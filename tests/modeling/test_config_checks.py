@@ -58,10 +58,7 @@ def test_the_field_its_value_and_the_range_are_named(config_class, settings, mes
 def test_a_saved_config_with_an_invalid_number_is_refused(tmp_path):
     Any2PointConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    for name, value in (
-        ("final_norm_eps", math.nan),
-        ("num_views", 7),
-    ):
+    for name, value in (("final_norm_eps", math.nan), ("num_views", 7)):
         (tmp_path / "config.json").write_text(json.dumps(saved | {name: value}))
         with pytest.raises(ValueError, match=name):
             PreTrainedConfig.from_pretrained(tmp_path) and Any2PointConfig.from_pretrained(tmp_path)

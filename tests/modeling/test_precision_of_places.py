@@ -18,10 +18,7 @@ from tests.modeling.rounded_products import RoundedProducts, rounded
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, tiny_scene_model
 
-MODES = {
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "tf32": RoundedProducts,
-}
+MODES = {"autocast": lambda: torch.autocast("cpu", torch.bfloat16), "tf32": RoundedProducts}
 models = pytest.mark.parametrize("model_class", ["Any2Point", "ACT"])
 
 

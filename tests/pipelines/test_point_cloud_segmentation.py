@@ -176,8 +176,7 @@ def test_thinned_clouds_give_every_point_the_label_of_the_nearest_kept_one(scene
     assert same(scenes[0](cloud, max_points=400), scenes[0](cloud))
 
 
-@pytest.mark.parametrize("up_axis", ["x", "z"])
-@pytest.mark.parametrize("streams", [False, True], ids=["one cloud", "several"])
+@pytest.mark.parametrize(("up_axis", "streams"), [("x", False), ("z", True)], ids=["one cloud", "several"])
 def test_blocks_of_a_cloud_with_another_up_axis_are_those_of_the_turned_cloud(scenes, up_axis, streams):
     segment, _ = scenes
     # Longer than a block in all directions, and different in each.

@@ -110,11 +110,7 @@ def test_texts_of_a_set_of_labels_are_embedded_once_until_the_tower_changes(save
         ({"candidate_labels": ["chair", 3]}, TypeError, "int"),
         ({"candidate_labels": ["chair", "sof\ud800"]}, ValueError, "expected words of whole characters"),
         ({"candidate_labels": ["chair", "chair"]}, ValueError, "'chair', 'chair'"),
-        (
-            {"candidate_labels": LABELS, "hypothesis_template": "a chair"},
-            ValueError,
-            "'a chair',",
-        ),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a chair"}, ValueError, "'a chair',"),
         ({"candidate_labels": LABELS, "hypothesis_template": []}, ValueError, "at least one template"),
         ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "top_k is 0"),
         (

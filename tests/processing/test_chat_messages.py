@@ -2,9 +2,7 @@
 
 import pytest
 
-from hf_any3d.processing.chat_messages import (
-    take_clouds,
-)
+from hf_any3d.processing.chat_messages import take_clouds
 
 CLOUD = {"type": "point_cloud"}
 

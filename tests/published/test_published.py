@@ -18,11 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 import hf_any3d
-from hf_any3d import (
-    AutoModelForZeroShotPointCloudClassification,
-    MiniGPT3DForConditionalGeneration,
-    conversions,
-)
+from hf_any3d import AutoModelForZeroShotPointCloudClassification, MiniGPT3DForConditionalGeneration, conversions
 from hf_any3d.hub.licenses import ACCEPT
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
 from hf_any3d.modeling.records import Published, PublishedFile

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Array2D, Features, Value
 
-NUM_CLOUDS, NUM_POINTS = 6_000, 1024
+NUM_CLOUDS, NUM_POINTS = 1_500, 4096
 DATA_MB = NUM_CLOUDS * NUM_POINTS * 3 * 4 / 2**20
 ALLOWED_MB = 20
 
@@ -31,7 +31,7 @@ def own_memory():
 
 def read(rows, shuffle):
     seen, total, memory = 0, 0, []
-    for batch in torch.utils.data.DataLoader(rows, 200, shuffle=shuffle, collate_fn=PointCloudCollator()):
+    for batch in torch.utils.data.DataLoader(rows, 50, shuffle=shuffle, collate_fn=PointCloudCollator()):
         seen, total = seen + len(batch["labels"]), total + int(batch["labels"].sum())
         memory.append(own_memory())
     print(json.dumps({"seen": seen, "total": total, "first": memory[0], "most": max(memory)}))
@@ -59,7 +59,7 @@ def folder(tmp_path) -> Path:
         clouds = pa.ExtensionArray.from_storage(schema.field("points").type, clouds)
         labels = pa.array(np.arange(number * shard, (number + 1) * shard))
         table = pa.Table.from_arrays([clouds, labels], schema=schema)
-        pyarrow.parquet.write_table(table, folder / f"train-{number:05d}-of-00010.parquet", row_group_size=125)
+        pyarrow.parquet.write_table(table, folder / f"train-{number:05d}-of-00010.parquet", row_group_size=30)
     return folder
 
 

@@ -22,6 +22,7 @@ from tests.common.test_accelerators import Watch, WatchConstants
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import adapted_model, clouds, tiny_model
+from tests.turns import some
 
 QUIET = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
 ONE_STEP = QUIET | {"use_cpu": True, "disable_tqdm": True, "max_steps": 1, "per_device_train_batch_size": 3}
@@ -119,7 +120,7 @@ def test_compiled_models_refuse_an_index_of_other_points():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["LoRA", "ACT"])
+@pytest.mark.parametrize("name", some(["LoRA", "ACT"], left_out=["LoRA"]))
 def test_the_trainer_compiles_layers_and_says_how_long_that_takes(name, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch.compiler.reset()

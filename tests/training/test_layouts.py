@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d import (
-    AutoModelForPointCloudTextToText,
-    load_point_dataset,
-)
+from hf_any3d import AutoModelForPointCloudTextToText, load_point_dataset
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.training.layouts import (

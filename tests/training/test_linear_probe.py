@@ -7,12 +7,7 @@ from torch import nn
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
-from hf_any3d.training.pretraining import (
-    LinearProbe,
-    PretrainingDataArguments,
-    ProbeArguments,
-    build_probe,
-)
+from hf_any3d.training.pretraining import LinearProbe, PretrainingDataArguments, ProbeArguments, build_probe
 from hf_any3d.training.splits import load_splits
 from tests.errors import raises
 from tests.examples.conftest import tiny_shapes

@@ -11,13 +11,7 @@ from torch import nn
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification, ActForPreTraining
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
-from hf_any3d.training.models import (
-    CLASSES,
-    PointModelArguments,
-    build_model,
-    build_peft_config,
-    drop_attention,
-)
+from hf_any3d.training.models import CLASSES, PointModelArguments, build_model, build_peft_config, drop_attention
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.errors import raises
 from tests.tiny_act import tiny_act

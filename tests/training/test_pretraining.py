@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, Dataset, Features
 
-from hf_any3d.training.pretraining import (
-    StudentArguments,
-    TeacherArguments,
-    build_autoencoder,
-    evaluate_pretraining,
-)
+from hf_any3d.training.pretraining import StudentArguments, TeacherArguments, build_autoencoder, evaluate_pretraining
 from tests.errors import raises
 
 

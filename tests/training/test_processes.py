@@ -22,11 +22,7 @@ from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.processes import (
-    OwnNoise,
-    joining_norms,
-    keep_out_of_ddp,
-)
+from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus

@@ -11,13 +11,7 @@ from datasets import DatasetDict
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
-from hf_any3d.training.program import (
-    build_trainer,
-    claim_output,
-    data_facts,
-    run_program,
-    start_run,
-)
+from hf_any3d.training.program import build_trainer, claim_output, data_facts, run_program, start_run
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.utils.atomic_files import release_claims
 from tests.errors import raises

@@ -2,11 +2,7 @@
 
 import pytest
 
-from hf_any3d.training.minigpt3d_stages import (
-    ConversationArguments,
-    StageArguments,
-    StageTrainingArguments,
-)
+from hf_any3d.training.minigpt3d_stages import ConversationArguments, StageArguments, StageTrainingArguments
 from hf_any3d.training.schedules import StepCosine
 
 PARTS = {"point_encoder": "a", "qformer": "b", "language_model": "c"}
@@ -36,10 +32,7 @@ def test_ratios_and_sizes_fit_the_conversations(given, text):
             {"stage": 1, "model_name_or_path": "x", "qformer": "y"},
             "--model_name_or_path and --qformer; expected one of them",
         ),
-        (
-            {"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}},
-            "--model_name_or_path and --model_config",
-        ),
+        ({"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}}, "--model_name_or_path and --model_config"),
         (
             {"stage": 1, "qformer": "b", "language_model": "c"},
             "--point_encoder is not given; .*, or --model_name_or_pa",

@@ -4,13 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import (
-    BitFitConfig,
-    GuidedAdapterConfig,
-    PromptTokensConfig,
-    SideTuningConfig,
-    trainable_module_names,
-)
+from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.errors import raises
 from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, train_step

@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.point_ops.geometry import Geometry
-from hf_any3d.tuners.guided_adapter.module import (
-    CellAttention,
-    CellNorm,
-    Guidance,
-    guided_aggregation,
-    pool_views,
-)
+from hf_any3d.tuners.guided_adapter.module import CellAttention, CellNorm, Guidance, guided_aggregation, pool_views
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
 

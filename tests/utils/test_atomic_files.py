@@ -9,13 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.utils.atomic_files import (
-    atomic_write,
-    claim,
-    remove_temporaries,
-    temporary_path,
-    write_text,
-)
+from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries, temporary_path, write_text
 from tests.errors import raises
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,14 +16,7 @@ import torch
 from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.visualization import viewer
 from hf_any3d.visualization.figures import plot_views
-from hf_any3d.visualization.viewer import (
-    MOST_POINTS,
-    BoxView,
-    CloudView,
-    label_colors,
-    viewer_page,
-    write_clouds_page,
-)
+from hf_any3d.visualization.viewer import MOST_POINTS, BoxView, CloudView, label_colors, viewer_page, write_clouds_page
 from tests.errors import raises
 from tests.golden import assert_stored
 

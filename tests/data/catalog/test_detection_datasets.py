@@ -93,10 +93,7 @@ def test_colors_are_those_of_the_files(scannet, sunrgbd, cache_dir):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [
-        ("scannet_detection", "scannet_detection.*train.* 1 .*1,?201"),
-        ("sunrgbd", "sunrgbd.*train.* 1 .*5,?285"),
-    ],
+    [("scannet_detection", "scannet_detection.*train.* 1 .*1,?201"), ("sunrgbd", "sunrgbd.*train.* 1 .*5,?285")],
 )
 def test_another_number_of_scenes_than_published_is_refused(name, message, request, cache_dir):
     folder = request.getfixturevalue(name.removesuffix("_detection"))

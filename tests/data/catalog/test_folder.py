@@ -158,13 +158,7 @@ def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"on_error": "ignore"},
-        {"columns": "normals"},
-        {"columns": ["color"]},
-        {"data_dir": None},
-    ],
+    "options", [{"on_error": "ignore"}, {"columns": "normals"}, {"columns": ["color"]}, {"data_dir": None}]
 )
 def test_wrong_options_are_named(options, scans):
     with pytest.raises(ValueError):

@@ -20,11 +20,7 @@ def outside(tmp_path):
     return tmp_path / "outside"
 
 
-LINKS = {
-    "cup/b.npy": "mug/secret.npy",
-    "mug": "mug",
-    "metadata.csv": "metadata.csv",
-}
+LINKS = {"cup/b.npy": "mug/secret.npy", "mug": "mug", "metadata.csv": "metadata.csv"}
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -6,15 +6,7 @@ from datasets import Array2D, Value
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40
-from tests.data.catalog.modelnet_trees import (
-    MODELS,
-    label,
-    table,
-    write_hdf5,
-    write_meshes,
-    write_pickle,
-    write_text,
-)
+from tests.data.catalog.modelnet_trees import MODELS, label, table, write_hdf5, write_meshes, write_pickle, write_text
 from tests.errors import raises
 
 

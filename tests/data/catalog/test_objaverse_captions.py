@@ -230,12 +230,7 @@ def test_damaged_json_is_located_and_never_skipped(tmp_path, load):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
-    [
-        (TRAIN[1], "../../secret"),
-        ('"conversations"', '"talks"'),
-        ('"human"', '"system"'),
-        ('"<point>', '7, "x": "'),
-    ],
+    [(TRAIN[1], "../../secret"), ('"conversations"', '"talks"'), ('"human"', '"system"'), ('"<point>', '7, "x": "')],
 )
 def test_malformed_entries_are_named_or_left_out(tmp_path, load, old, new):
     root = write_pointllm(tmp_path)

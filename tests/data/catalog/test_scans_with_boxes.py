@@ -213,10 +213,7 @@ def test_no_box_is_lost_without_a_word(tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps([row, {"file": "b.npy", "error": "b.npy: damaged"}]))
     assert load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")["file"][:] == ["a.npy"]
     (tmp_path / "boxes.json").unlink()
-    for rows in (
-        [{"file": "a.npy", **turned}],
-        [{"file": None, **BOX}],
-    ):
+    for rows in ([{"file": "a.npy", **turned}], [{"file": None, **BOX}]):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "boxes.parquet")
         with pytest.raises(PointCloudFileError):
             load_point_dataset("scans_with_boxes", data_dir=tmp_path)

@@ -49,13 +49,7 @@ def scene(**changes) -> tuple[dict, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "count"),
-    [
-        ({"scene": 0}, 1),
-        ({"scenes": []}, 2),
-        ({"nodes": []}, 1),
-        ({"scene": 2}, 0),
-    ],
+    ("changes", "count"), [({"scene": 0}, 1), ({"scenes": []}, 2), ({"nodes": []}, 1), ({"scene": 2}, 0)]
 )
 def test_the_scene_decides_which_meshes_are_shown(changes, count):
     nodes = [{"children": [1]}, {"children": [2]}, {"mesh": 0}, {"mesh": 0}]

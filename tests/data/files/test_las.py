@@ -82,15 +82,7 @@ def test_the_table_of_chunks_is_between_the_points_and_the_end_of_the_file():
             read(data[:start] + struct.pack("<q", table) + data[start + 8 :], "laz")
 
 
-@pytest.mark.parametrize(
-    ("point_format", "place", "number"),
-    [
-        (3, 0, 1),
-        (3, 0, 4),
-        (3, 38, 3),
-        (7, 38, 4),
-    ],
-)
+@pytest.mark.parametrize(("point_format", "place", "number"), [(3, 0, 1), (3, 0, 4), (3, 38, 3), (7, 38, 4)])
 def test_a_compressor_that_is_not_read_is_named(point_format, place, number):
     data = bytearray(las(True, point_format)[1])
     struct.pack_into("<H", data, data.index(b"laszip encoded") + 52 + place, number)

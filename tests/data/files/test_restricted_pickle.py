@@ -123,14 +123,7 @@ def test_calls_are_refused_by_name_and_not_made(reading, tmp_path, function, nam
 
 # numpy reads the last one, whose type has fields.
 @pytest.mark.parametrize(
-    "value",
-    [
-        range(3),
-        bytearray(b"abc"),
-        {1, 2},
-        np.ma.masked_array([1, 2]),
-        np.zeros(2, [("x", "f4")]),
-    ],
+    "value", [range(3), bytearray(b"abc"), {1, 2}, np.ma.masked_array([1, 2]), np.zeros(2, [("x", "f4")])]
 )
 def test_other_objects_are_refused(reading, value):
     with pytest.raises(PointCloudFileError):

@@ -76,11 +76,7 @@ VERDICTS = [
             VERDICTS,
             {"accuracy": 75, "clean_accuracy": 200 / 3, "correct": 3, "lucky": 1, "total": 4, "invalid": 1},
         ),
-        (
-            "class",
-            [],
-            {"accuracy": None, "clean_accuracy": None, "correct": 0, "lucky": 0, "total": 0, "invalid": 0},
-        ),
+        ("class", [], {"accuracy": None, "clean_accuracy": None, "correct": 0, "lucky": 0, "total": 0, "invalid": 0}),
         ("same", VERDICTS, {"accuracy": 200 / 3, "correct": 2, "total": 4, "invalid": 1}),
         ("same", VERDICTS[2:3], {"accuracy": None, "correct": 0, "total": 1, "invalid": 1}),
         ("caption", VERDICTS, {"score": 2 / 3, "total": 4, "invalid": 1}),

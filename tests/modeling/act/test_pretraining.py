@@ -6,12 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
 from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
-from hf_any3d.modeling.act import (
-    ActAutoencoder,
-    ActForPointCloudClassification,
-    ActForPreTraining,
-    ActModel,
-)
+from hf_any3d.modeling.act import ActAutoencoder, ActForPointCloudClassification, ActForPreTraining, ActModel
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from tests.common.case import spread_weights, varied_clouds

@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from hf_any3d import PointTransformerV3Model, Uni3DModel
-from hf_any3d.modeling.act import (
-    ActForPreTraining,
-    ActForSemanticSegmentation,
-    ActModel,
-)
+from hf_any3d.modeling.act import ActForPreTraining, ActForSemanticSegmentation, ActModel
 from hf_any3d.modeling.act.codebook import gumbel_noise
 from tests.modeling.act.test_pretraining import GROUPS, STUDENT, masks, tiny_pretraining
 from tests.tiny_act import clouds, tiny_act

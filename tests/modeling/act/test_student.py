@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.act import (
-    ActConfig,
-    ActForPointCloudClassification,
-    ActForSemanticSegmentation,
-    ActModel,
-)
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification, ActForSemanticSegmentation, ActModel
 from tests.tiny_act import SMALL, clouds, tiny_act
 
 

@@ -7,11 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from hf_any3d import (
-    AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
-    PointCloudProcessor,
-)
+from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor
 from tests.errors import raises
 from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step

@@ -9,13 +9,7 @@ from hf_any3d import Any2PointForPointCloudClassification, AutoModelForPointClou
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 from tests.errors import raises
-from tests.tiny_encoders import (
-    clouds,
-    random_encoder,
-    tiny_config,
-    tiny_model,
-    train_step,
-)
+from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, train_step
 
 
 def logits(model, points=None):

@@ -6,18 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point import (
-    Any2PointConfig,
-    Any2PointModel,
-    PointIndexer,
-)
+from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointModel, PointIndexer
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from tests.tiny_encoders import (
-    SMALL,
-    clouds,
-    saved_encoder,
-    tiny_part_model,
-)
+from tests.tiny_encoders import SMALL, clouds, saved_encoder, tiny_part_model
 
 ASKED = {"output_hidden_states": True, "output_attentions": True}
 

@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.virtual_projection import (
-    VIEW_ROTATIONS,
-    line_positions,
-    plane_positions,
-    project,
-)
+from hf_any3d.modeling.any2point.virtual_projection import VIEW_ROTATIONS, line_positions, plane_positions, project
 from hf_any3d.modeling.encoders import PositionTable
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from tests.tiny_encoders import clouds
@@ -24,8 +19,7 @@ def rotated(centers):
 
 
 @pytest.mark.parametrize(
-    ("view", "quarters"),
-    list(enumerate([(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1), (0, -1, 1), (0, 1, 1)])),
+    ("view", "quarters"), list(enumerate([(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1), (0, -1, 1), (0, 1, 1)]))
 )
 def test_view_is_the_published_product_of_three_rotations(view, quarters):
     (ca, sa), (cb, sb), (cc, sc) = ((math.cos(q * math.pi / 2), math.sin(q * math.pi / 2)) for q in quarters)

@@ -6,19 +6,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from hf_any3d import (
-    Any2PointForZeroShotPointCloudClassification,
-    UnsupportedEncoder,
-    trainable_module_names,
-)
+from hf_any3d import Any2PointForZeroShotPointCloudClassification, UnsupportedEncoder, trainable_module_names
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.errors import raises
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
-from tests.tiny_text_towers import (
-    LABELS,
-    saved_text_tower,
-    tiny_zero_shot_model,
-)
+from tests.tiny_text_towers import LABELS, saved_text_tower, tiny_zero_shot_model
 
 TOWERS = pytest.mark.parametrize(
     ("encoder", "tower"), [("bert", None), ("mpnet", None), ("clip", "text"), ("clip", "vision"), ("siglip", "vision")]

@@ -4,11 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.detr3d import Detr3DConfig
-from hf_any3d.modeling.detr3d.losses import (
-    BoxPredictions,
-    BoxTargets,
-    detection_loss,
-)
+from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
 from tests.tiny_detr3d import SIZES
 
 LAYERS, QUERIES, BINS, CLASSES = 2, 5, 4, 3

@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.encoders import (
-    LayerPass,
-    TokenPlaces,
-    encoder_families,
-)
+from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, encoder_families
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
 
 

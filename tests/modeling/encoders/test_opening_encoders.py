@@ -8,11 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_any3d.modeling.encoders.loading import (
-    convert_encoder,
-    open_encoder,
-    replace_weights,
-)
+from hf_any3d.modeling.encoders.loading import convert_encoder, open_encoder, replace_weights
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
 

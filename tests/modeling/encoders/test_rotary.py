@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
-from hf_any3d.modeling.encoders.rotary import (
-    combine_views,
-    masked_rotary_line_inputs,
-    rotary_line_inputs,
-    rotation,
-)
+from hf_any3d.modeling.encoders.rotary import combine_views, masked_rotary_line_inputs, rotary_line_inputs, rotation
 from tests.errors import raises
 
 VIEWS, TOKENS = 2, 4

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels import joined_batches as module
-from hf_any3d.modeling.kernels.joined_batches import (
-    JoinedBatchNorm,
-    gather_rows,
-)
+from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm, gather_rows
 from tests.modeling.kernels.processes import Processes
 
 CHANNELS = 3

@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels.pooling import (
-    is_plain_training,
-    segment_maximum,
-    update_running_statistics,
-)
+from hf_any3d.modeling.kernels.pooling import is_plain_training, segment_maximum, update_running_statistics
 
 
 @pytest.mark.parametrize("exporting", [False, True])

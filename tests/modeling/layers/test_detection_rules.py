@@ -1,8 +1,6 @@
 """The choice of answers among boxes, against plain loops, for every kind of rule; directions that point up."""
 
-from hf_any3d.modeling.layers.boxes import (
-    level_rotation,
-)
+from hf_any3d.modeling.layers.boxes import level_rotation
 from tests.errors import raises
 
 

@@ -5,11 +5,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
-from hf_any3d.modeling.layers.heads import (
-    ClassificationHead,
-    HeadNorm,
-    pool,
-)
+from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, pool
 from hf_any3d.modeling.layers.losses import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act

@@ -2,10 +2,7 @@
 
 import torch
 
-from hf_any3d.modeling.minigpt3d import (
-    merge_lora,
-    names_in,
-)
+from hf_any3d.modeling.minigpt3d import merge_lora, names_in
 from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model
 

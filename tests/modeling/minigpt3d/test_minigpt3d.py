@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from hf_any3d import (
-    MiniGPT3DForConditionalGeneration,
-)
+from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d.lora import merge_lora
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, TEXTS, clouds, tiny_model
 

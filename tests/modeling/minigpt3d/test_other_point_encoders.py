@@ -22,11 +22,7 @@ from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
-ENCODERS = [
-    OpenShapeForZeroShotPointCloudClassification,
-    PatchAlign3DModel,
-    Uni3DForZeroShotPointCloudClassification,
-]
+ENCODERS = [OpenShapeForZeroShotPointCloudClassification, PatchAlign3DModel, Uni3DForZeroShotPointCloudClassification]
 BY_ENCODER = pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.config_class.model_type)
 
 

@@ -212,12 +212,7 @@ def test_a_model_may_be_stored_in_full(folder, tmp_path, change):
 @pytest.mark.slow
 def test_parts_that_are_models_are_stored(folder, tmp_path):
     source = tiny_model(text_lora=None, qformer_lora=None)
-    model = build_from_parts(
-        source.point_encoder,
-        folder / "qformer",
-        folder / "language_model",
-        **SETTINGS,
-    )
+    model = build_from_parts(source.point_encoder, folder / "qformer", folder / "language_model", **SETTINGS)
     assert set(model.config.parts) == {"qformer", "language_model"}
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")

@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hf_any3d.modeling.openshape import (
-    OpenShapeForZeroShotPointCloudClassification,
-)
-from hf_any3d.modeling.patchalign3d import (
-    PatchAlign3DForZeroShotPointCloudSegmentation,
-)
+from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
 from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import (
     part_loss,
     patch_accuracy,
@@ -19,9 +15,7 @@ from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import (
     patch_shares,
 )
 from hf_any3d.modeling.point_encoders.part_texts import label_masks
-from hf_any3d.modeling.uni3d import (
-    Uni3DForZeroShotPointCloudClassification,
-)
+from hf_any3d.modeling.uni3d import Uni3DForZeroShotPointCloudClassification
 from tests.common.case import varied_clouds
 from tests.tiny_aligned import FEATURES, tiny_aligned
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hf_any3d.modeling.point_encoders.zero_shot import (
-    contrastive_loss,
-    matching_pairs,
-    pair_loss,
-)
+from hf_any3d.modeling.point_encoders.zero_shot import contrastive_loss, matching_pairs, pair_loss
 
 MODULE = importlib.import_module("hf_any3d.modeling.point_encoders.zero_shot")
 

@@ -4,9 +4,7 @@ import json
 
 import torch
 
-from hf_any3d import (
-    ActForPointCloudClassification,
-)
+from hf_any3d import ActForPointCloudClassification
 from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_settings, packaged_weights
 from hf_any3d.pipelines import default_model
 

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.modeling.point_features.descriptors import (
-    describe,
-    symmetric_eigenvalues,
-)
+from hf_any3d.modeling.point_features.descriptors import describe, symmetric_eigenvalues
 from tests.common.case import varied_clouds
 
 

@@ -253,10 +253,7 @@ def test_a_wrap_with_its_head_gives_its_answers_as_features(tmp_path):
     wrap = adapted.get_base_model()
     expected = wrap(clouds, return_dict=True).logits.log_softmax(-1)
     settings = {"features": ("descriptors", "wrap"), "copies": 1, "wrap_labels": wrap.config.num_labels}
-    for wrong, message in (
-        (wrap.any2point, "no classifier"),
-        ("somewhere", "no classifier"),
-    ):
+    for wrong, message in ((wrap.any2point, "no classifier"), ("somewhere", "no classifier")):
         with pytest.raises(ValueError, match=message):
             PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrong, **settings)
     model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, **settings, num_labels=3)

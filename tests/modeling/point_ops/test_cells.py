@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops.geometry import (
-    line_cell_count,
-    line_cells,
-    plane_cells,
-    voxel_cells,
-)
+from hf_any3d.modeling.point_ops.geometry import line_cell_count, line_cells, plane_cells, voxel_cells
 
 
 def test_a_line_of_77_has_39_cells_of_length_2():

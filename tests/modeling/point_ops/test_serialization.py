@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import (
-    CURVES,
-    has_duplicates,
-    neighbor_table,
-    patch_table,
-)
+from hf_any3d.modeling.point_ops import CURVES, has_duplicates, neighbor_table, patch_table
 from hf_any3d.modeling.point_ops.serialization import curve_codes
 
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
-from hf_any3d.modeling.point_transformer_v3 import (
-    PRESETS,
-    PointTransformerV3Config,
-    PointTransformerV3Model,
-)
+from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
 from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case
 

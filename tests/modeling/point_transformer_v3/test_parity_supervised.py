@@ -160,10 +160,7 @@ def check_step(case, run, model, labels):
     check(case, run, found)
     tolerance = case.manifest["tolerance"]
     flat = torch.where(labels < 0, -100, labels)
-    parts = {
-        "ce": mean_cross_entropy(found["logits"], flat),
-        "lovasz": lovasz_softmax(found["logits"], flat),
-    }
+    parts = {"ce": mean_cross_entropy(found["logits"], flat), "lovasz": lovasz_softmax(found["logits"], flat)}
     parts["total"] = parts["ce"] + parts["lovasz"]
     stored = {key: key.rpartition(".")[2] for key in case.manifest["outputs"] if key.startswith(f"{run}.loss.")}
     for key, part in stored.items():

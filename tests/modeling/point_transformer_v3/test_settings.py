@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3Model,
-)
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from tests.common.case import spread_weights, varied_clouds
 from tests.tiny_ptv3 import tiny_ptv3
 

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3ForZeroShotPointCloudSegmentation,
-)
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForZeroShotPointCloudSegmentation
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch
 from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises

@@ -16,9 +16,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
 )
 from hf_any3d.modeling.pretrained_parts.record import check_revisions
-from hf_any3d.modeling.pretrained_parts.sources import (
-    EncoderMismatchError,
-)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model

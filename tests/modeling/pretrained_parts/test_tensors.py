@@ -3,11 +3,7 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.pretrained_parts.tensors import (
-    changed_since_loading,
-    remember_weights,
-    tensors_checksum,
-)
+from hf_any3d.modeling.pretrained_parts.tensors import changed_since_loading, remember_weights, tensors_checksum
 
 
 def test_a_checksum_depends_on_names_types_shapes_and_values_alone():
