@@ -35,7 +35,7 @@ from hf_any3d.cli.evaluate_numbers import OPTION, evaluate_numbers
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.cli.train import find_data
+from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 

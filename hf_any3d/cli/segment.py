@@ -25,8 +25,9 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_c
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.data.input_files import Cloud
-from hf_any3d.many_files.work import Opened, usual_batch_size
+from hf_any3d.many_files.work import Opened
 from hf_any3d.registry import FORMATS, TASKS, task_of_class
+from hf_any3d.tasks.asking import usual_batch_size
 from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.tasks.settings import settings_of
