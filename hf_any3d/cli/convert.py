@@ -14,6 +14,8 @@ from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
 
+_AMBIGUOUS = ("bin", "npz")  # files of points, and of weights, too
+
 
 def _help(name: str) -> str:
     """Return whose files an option is for and what it is for, by the records of the models."""
@@ -80,8 +82,13 @@ def convert(
         # Of several files none can be a published name, each of which stands for a whole model.
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
             raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
-    for file in files:
-        _refuse_points(Path(file))
+    for file in map(Path, files):
+        ending = file.suffix[1:].lower()
+        if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
+            raise ValueError(
+                f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to "
+                "ply --output FOLDER"
+            )
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
@@ -120,16 +127,3 @@ def _with_programs(text: str) -> str:
 
 # typer prints the docstring as the help of the command.
 convert.__doc__ = _with_programs(convert.__doc__ or "")
-
-
-def _refuse_points(file: Path) -> None:
-    """Raise an error that names the right command for a file of points."""
-    ending = file.suffix[1:].lower()
-    if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
-        raise ValueError(
-            f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to ply "
-            "--output FOLDER"
-        )
-
-
-_AMBIGUOUS = ("bin", "npz")  # of weights, too

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, option, print_error, print_note, status
-from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
+from hf_any3d.cli.common import AsCsv, AsJson, option, print_note
+from hf_any3d.cli.evaluate_labels import compare_pairs
+from hf_any3d.cli.inputs import files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.data.input_files import FILE_ERRORS
-from hf_any3d.utils.messages import counted, one_line, print_line
+from hf_any3d.utils.messages import counted, print_line
 
 if TYPE_CHECKING:
+    from hf_any3d.evaluation.label_files import FilePair
     from hf_any3d.evaluation.number_files import ComparedNumbers
 
 OPTION = "--numbers"
 """Option by which `evaluate` of two files is about numbers of things, and not about labels."""
-# Column with the numbers in files that `inventory` writes, and pairs of files that a page shows.
-_PREDICTED_COLUMN, _MOST_SHOWN = "PredInstance", 4
+# Column with the numbers in files that `inventory` writes.
+_PREDICTED_COLUMN = "PredInstance"
 
 
 def evaluate_numbers(
@@ -61,27 +62,16 @@ def evaluate_numbers(
     from hf_any3d.evaluation.number_files import compare_numbers, write_compared_numbers
 
     pairs, alone = pair_files(predicted, truth, files_of_folder)
-    rows: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []
     comparisons = []
-    shown: list[ComparedNumbers] = []
-    with FileNotes() as notes:
-        for pair in pairs:
-            try:
-                with status(f"comparing {pair.name}"):
-                    compared, row = compare_numbers(pair, field, numbers, tolerance, least_points)
-            except FILE_ERRORS as error:
-                if len(pairs) == 1:
-                    raise
-                print_error(one_line(error))
-                rows.append({"file": pair.name, "error": one_line(error)})
-                continue
-            notes.add("warning", pair.name, row.get("warnings", ()))
-            rows.append(row)
-            things += compared.rows_of_things()
-            comparisons.append(compared.comparison)
-            # Clouds of all files would not fit into memory.
-            shown = sorted([*shown, compared], key=lambda one: one.f1)[:_MOST_SHOWN]
+
+    def compare(pair: FilePair) -> tuple[dict[str, Any], ComparedNumbers]:
+        compared, row = compare_numbers(pair, field, numbers, tolerance, least_points)
+        things.extend(compared.rows_of_things())
+        comparisons.append(compared.comparison)
+        return row, compared
+
+    rows, shown = compare_pairs(pairs, compare, lambda one: one.f1)
     for text in alone:
         print_note(f"warning: {text}")
     figures = instance_figures(comparisons)

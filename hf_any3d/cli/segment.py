@@ -288,7 +288,16 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
     """Return where the labeled copy of each file is written, by its name, and check that of a single one."""
     targets: dict[str, Path] = {}
     if output is not None and suffix not in VIEWS:
-        targets = _copies_in(inputs, output) if not suffix else _copy_at(inputs, output, suffix)
+        if suffix:
+            targets = _copy_at(inputs, output, suffix)
+        else:
+            from hf_any3d.data.files.labels import copy_endings
+
+            titles = inputs.titles()
+            # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells
+            # whether they have a place for labels.
+            names = [file.name for file in inputs.files if not file.name.lower().endswith(".npy")]
+            targets = {name: output / titles[name] for name in names if copy_endings(name)}
     # Of several files each is checked when its turn comes, so that one does not stop the others.
     if len(inputs) == 1:
         for name, path in targets.items():
@@ -299,16 +308,6 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             "or a folder"
         )
     return targets
-
-
-def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
-    from hf_any3d.data.files.labels import copy_endings
-
-    titles = inputs.titles()
-    # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells whether
-    # they have a place for labels.
-    names = [file.name for file in inputs.files if copy_endings(file.name) and not file.name.lower().endswith(".npy")]
-    return {name: folder / titles[name] for name in names}
 
 
 def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:

@@ -43,7 +43,14 @@ def write_suggestions(
     if output.suffix.lower() == ".html":
         write_text(output, _page(file, cloud, found, names, config))
     elif output.suffix.lower() == ".csv":
-        write_text(output, csv_text(_table(file, cloud, found, names)))
+        table: list[list[Any]] = [["tile", "row", "x", "y", "z", "class", "guess", "score"]]
+        for row, place, guess, score in zip(
+            found.rows, _places(cloud, found.rows), found.guesses, found.scores, strict=True
+        ):
+            # As numbers, since texts that begin with a minus sign would be quoted.
+            coordinates = [float(value) for value in place]
+            table.append([file.name, int(row), *coordinates, "", names[guess], round(float(score), 3)])
+        write_text(output, csv_text(table))
     else:
         codes = np.array(config.class_codes or range(len(config.id2label)))
         columns = {ROW: found.rows, "Guess": codes[found.guesses], "Score": found.scores.astype(np.float32)}
@@ -57,18 +64,6 @@ def _places(cloud: PointCloudData, rows: np.ndarray) -> list[tuple[str, str, str
         x, y, z = (f"{value:.{_DECIMALS}f}" if abs(value) >= 1 else f"{value:.9g}" for value in place)
         words.append((x, y, z))
     return words
-
-
-def _table(file: Path, cloud: PointCloudData, found: Suggestions, names: Any) -> list[list[Any]]:
-    """Return a table of answers, whose column of classes is empty."""
-    table: list[list[Any]] = [["tile", "row", "x", "y", "z", "class", "guess", "score"]]
-    for row, place, guess, score in zip(
-        found.rows, _places(cloud, found.rows), found.guesses, found.scores, strict=True
-    ):
-        # As numbers, since texts that begin with a minus sign would be quoted.
-        coordinates = [float(value) for value in place]
-        table.append([file.name, int(row), *coordinates, "", names[guess], round(float(score), 3)])
-    return table
 
 
 def _page(file: Path, cloud: PointCloudData, found: Suggestions, names: Any, config: Any) -> str:
