@@ -223,8 +223,8 @@ def evaluate(
             robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
-            report = evaluation_report(model, trained, data_arguments.dataset_options, metrics, len(rows))
-            write_json(report_file, report)
+            of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
+            write_json(report_file, evaluation_report(model, trained, of_data, metrics, len(rows)))
     score = _SCORES[command]
     facts: dict[str, Any] = {"metrics": metrics, f"class_{score}": by_class}
     if robust is not None:
