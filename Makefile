@@ -12,7 +12,6 @@ MODEL ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 RELEASE_ARGS ?=
-DONORS_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
 # Processes for tests, by default two more than there are cores: some tests wait for processes of their own, and each
@@ -70,8 +69,8 @@ encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub
 	$(BIN)/python examples/fetch_encoder.py
 
 # Some 340 MB are downloaded, and 1.2 GB are written to build/donors.
-donors: $(INSTALLED) ## Fetch real pretrained encoders of text, vision and audio for studies (DONORS_ARGS: --prove --cost)
-	@$(BIN)/python -m studies.donors $(DONORS_ARGS)
+donors: $(INSTALLED) ## Fetch real pretrained encoders of text, vision and audio for studies
+	@$(BIN)/python -m studies.donors
 
 quickstart: $(INSTALLED) ## Classify files at once, then train on the shapes in examples/data (QUICKSTART_ARGS)
 	@echo "First, the model that comes with the package; the stool, a chair without a back, is the hard case:"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -120,3 +120,60 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
     if missing:
         raise ValueError(f"{first.path}: {first.program.title} lacks {' and '.join(missing)}; give these files too")
     return first.program.convert, arguments
+
+
+def convert_files(
+    files: Sequence[str | os.PathLike], output: str | os.PathLike, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Convert files that belong together by the conversion that fits.
+
+    Args:
+        files: The authors' files, in any order, or a directory to convert back.
+        output: Directory to create.
+        options: Arguments of the conversion that the files do not show.
+
+    Returns:
+        What the conversion tells of the model that it saved.
+
+    Raises:
+        ValueError: Files of no program that is known, or an option that is not for them.
+    """
+    # Some options belong to one conversion alone, which is then known before a file is read.
+    named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
+    # Several files are told apart by their tensors, whatever their order.
+    name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
+    # Each conversion takes options of its own; one without effect would be a silent mistake.
+    allowed = CONVERTERS[name].takes.keys()
+    if unused := sorted(options.keys() - allowed):
+        title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
+        wrong, expected = (
+            ", ".join(f"--{one.replace('_', '-')}" for one in sorted(names)) for names in (unused, allowed)
+        )
+        raise ValueError(f"{wrong}: not for a file of {title}; expected {expected or 'none'}")
+    return resolve_name(f"{__package__}:{name}")(output=output, **{**arguments, **options})
+
+
+def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a conversion returns as lines for people."""
+    for file, stage in facts.get("stages", {}).items():
+        yield f"{file}: {stage}"
+    if facts.get("fresh"):
+        yield f"no file has {', '.join(facts['fresh'])}; they are initialized as training does"
+    for part, directory in facts.get("named", {}).items():
+        yield f"{part.replace('_', ' ')}: in {directory}, which must stay there"
+    if facts.get("left_out"):
+        yield f"left out, no part of the encoder: {', '.join(facts['left_out'])}"
+    # Files of the parts of a model have become a directory each.
+    if isinstance(facts.get("parameters"), Mapping):
+        for part, parameters in facts["parameters"].items():
+            yield f"{Path(facts['output']) / part}: {parameters:,} parameters"
+        return
+    about = [facts["model"]] if "model" in facts else []
+    about += [
+        f"{facts[name]:,} {name.replace('_', ' ')}" for name in ("trained_parameters", "parameters") if name in facts
+    ]
+    about += [f"{facts['bytes'] / 1e6:,.1f} MB"] if "bytes" in facts else []
+    about += [f"{part} {facts[part]}" for part in ("encoder", "teacher") if facts.get(part) is not None]
+    yield f"{facts['output']}: {', '.join(about)}"
+    if "license" in facts:
+        yield f"license of the weights: {facts['license']}, not for commercial use"

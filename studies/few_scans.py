@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModel
 
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
-from hf_any3d.cli.train_requests import scans_request
+from hf_any3d.training.asked import scans_request
 from hf_any3d.training.few_scans.linear_head import fit_head
 from hf_any3d.training.few_scans.training import learn_scans
 from studies.donors import donors_folder

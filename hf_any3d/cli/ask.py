@@ -12,8 +12,8 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Row, answer_inputs, file_cells, fi
 from hf_any3d.cli.runs import RunOptions, run_task
 from hf_any3d.cli.task_options import doubt_in_words, options_of
 from hf_any3d.data.input_files import Cloud
-from hf_any3d.many_files.asking import Asked
 from hf_any3d.registry import TASKS
+from hf_any3d.tasks.asking import Asked
 from hf_any3d.tasks.records import Task
 from hf_any3d.visualization.gallery import Gallery
 

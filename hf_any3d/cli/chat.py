@@ -56,22 +56,19 @@ def chat(
         if command == "/quit":
             break
         if command.startswith("/"):
-            _obey(session, command, rest.strip())
+            # Follow a command of the terminal; the conversation goes on after an error.
+            argument = rest.strip()
+            if command == "/restart":
+                session.restart()
+            elif command == "/open":
+                try:
+                    session.restart(argument)
+                except (ValueError, OSError, ImportError) as error:
+                    print_error(error)
+            else:
+                print_error(f"no command {command}; {HELP}")
         elif line:
             _answer(session, model, line)
-
-
-def _obey(session: Any, command: str, argument: str) -> None:
-    """Follow a command of the terminal; the conversation goes on after an error."""
-    if command == "/restart":
-        session.restart()
-    elif command == "/open":
-        try:
-            session.restart(argument)
-        except (ValueError, OSError, ImportError) as error:
-            print_error(error)
-    else:
-        print_error(f"no command {command}; {HELP}")
 
 
 def _read_line() -> str | None:

@@ -386,9 +386,9 @@ def open_pipeline(task: str, model: str, device: str | None, template: str | Non
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     with status(f"loading {model}"):
         load_libraries()
-        from hf_any3d.many_files import work
+        from hf_any3d.integration import opening
 
-        pipe = work.open_pipeline(task, model, device)
+        pipe = opening.open_pipeline(task, model, device)
     if task == CHAT:
         with model_errors(model):  # a wrong template name fails here, not at the first question
             pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,8 @@ from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
+
+_AMBIGUOUS = ("bin", "npz")  # files of points, and of weights, too
 
 
 def _help(name: str) -> str:
@@ -81,8 +82,13 @@ def convert(
         # Of several files none can be a published name, each of which stands for a whole model.
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
             raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
-    for file in files:
-        _refuse_points(Path(file))
+    for file in map(Path, files):
+        ending = file.suffix[1:].lower()
+        if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
+            raise ValueError(
+                f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to "
+                "ply --output FOLDER"
+            )
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
@@ -102,7 +108,9 @@ def convert(
                     shutil.copytree(directory, folder, dirs_exist_ok=True)
             lines = [f"{directory if output is None else output}: {files[0]}"]
         else:
-            lines = _report(_convert_files(files, output, options))
+            from hf_any3d.conversions.programs import convert_files, summary_lines
+
+            lines = summary_lines(convert_files(files, output, options))
     for line in lines:
         print_line(line)
 
@@ -119,62 +127,3 @@ def _with_programs(text: str) -> str:
 
 # typer prints the docstring as the help of the command.
 convert.__doc__ = _with_programs(convert.__doc__ or "")
-
-
-def _refuse_points(file: Path) -> None:
-    """Raise an error that names the right command for a file of points."""
-    ending = file.suffix[1:].lower()
-    if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
-        raise ValueError(
-            f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to ply "
-            "--output FOLDER"
-        )
-
-
-_AMBIGUOUS = ("bin", "npz")  # of weights, too
-
-
-def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    from hf_any3d import conversions
-    from hf_any3d.conversions.programs import CONVERTERS, PROGRAMS, plan
-
-    # Some options belong to one conversion alone, which is then known before a file is read.
-    named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
-    # Several files are told apart by their tensors, whatever their order.
-    name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
-    # Each conversion takes options of its own; one without effect would be a silent mistake.
-    allowed = CONVERTERS[name].takes.keys()
-    if unused := sorted(options.keys() - allowed):
-        title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
-        raise ValueError(f"{_listed(unused)}: not for a file of {title}; expected {_listed(allowed) or 'none'}")
-    return getattr(conversions, name)(output=output, **{**arguments, **options})
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
-
-
-def _report(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Turn what a conversion returns into lines."""
-    for file, stage in facts.get("stages", {}).items():
-        yield f"{file}: {stage}"
-    if facts.get("fresh"):
-        yield f"no file has {', '.join(facts['fresh'])}; they are initialized as training does"
-    for part, directory in facts.get("named", {}).items():
-        yield f"{part.replace('_', ' ')}: in {directory}, which must stay there"
-    if facts.get("left_out"):
-        yield f"left out, no part of the encoder: {', '.join(facts['left_out'])}"
-    # Files of the parts of a model have become a directory each.
-    if isinstance(facts.get("parameters"), Mapping):
-        for part, parameters in facts["parameters"].items():
-            yield f"{Path(facts['output']) / part}: {parameters:,} parameters"
-        return
-    about = [facts["model"]] if "model" in facts else []
-    about += [
-        f"{facts[name]:,} {name.replace('_', ' ')}" for name in ("trained_parameters", "parameters") if name in facts
-    ]
-    about += [f"{facts['bytes'] / 1e6:,.1f} MB"] if "bytes" in facts else []
-    about += [f"{part} {facts[part]}" for part in ("encoder", "teacher") if facts.get(part) is not None]
-    yield f"{facts['output']}: {', '.join(about)}"
-    if "license" in facts:
-        yield f"license of the weights: {facts['license']}, not for commercial use"

@@ -274,7 +274,13 @@ def show(
         _tell(output, browser)
         finish(rows_of_files)
         return
-    page = _view_files(inputs, most) if rows is None else _view_rows(rows, most, what[0])
+    if rows is None:
+        page = _view_files(inputs, most)
+    else:
+        from hf_any3d.data.catalog import up_axis_of
+        from hf_any3d.visualization.show import views_of_rows
+
+        page = _Page(*views_of_rows(rows, most), up_axis=up_axis_of(what[0]))
     # The command line wins, then the dataset, then what the file of a cloud says.
     for view in page.views:
         view.up_axis = up_axis or page.up_axis or view.up_axis
@@ -313,15 +319,6 @@ class _Page:
     settings: dict[str, Any]  # arguments of `write_views`
     up_axis: str | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)  # of files, those that could not be read among them
-
-
-def _view_rows(rows: Any, most: int, dataset: str) -> _Page:
-    """Return views of some rows of a dataset."""
-    from hf_any3d.data.catalog import up_axis_of
-    from hf_any3d.visualization.show import views_of_rows
-
-    views, settings = views_of_rows(rows, most)
-    return _Page(views, settings, up_axis=up_axis_of(dataset))
 
 
 def _view_files(inputs: Inputs, most: int) -> _Page:

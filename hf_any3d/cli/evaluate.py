@@ -35,7 +35,7 @@ from hf_any3d.cli.evaluate_numbers import OPTION, evaluate_numbers
 from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.cli.train import find_data
+from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
@@ -162,7 +162,9 @@ def evaluate(
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
         unused |= {"max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
-        _refuse_without_effect(model, unused)
+        for name, value in unused.items():
+            if value not in (None, False, 0):
+                raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
         # `dataset` and `recipe` were refused above, so that `data` is given.
         given = None if unit is None else unit.value
         asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
@@ -177,7 +179,9 @@ def evaluate(
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
-    stated = _stated_facts(report_file, report_facts, _can_report(command, split, max_samples))
+    stated = _stated_facts(
+        report_file, report_facts, command == "predict" and max_samples is None and split in (None, "test")
+    )
     use_writable_cache()
     load_libraries()
     hide_bars_of_datasets()
@@ -194,12 +198,17 @@ def evaluate(
     robust = None
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
+        from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
         from hf_any3d.training.evaluated_rows import evaluated_rows, evaluation_arguments, first_rows
         from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
         data_arguments, protocol = evaluation_arguments(model, arguments, file)
         # Before the evaluation, so that a missing fact is an error at once.
-        trained = None if stated is None else _facts_of_training(model, data_arguments, stated)
+        trained = None
+        if stated is not None:
+            # A file has no name of a dataset; the facts do not take that of its loader for one.
+            source = "parquet" if data_arguments.train_file is not None else data_arguments.dataset_name
+            trained = known_facts(model, source, stated)
         split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
         if name is not None:
             warn_if_learned(model, name)
@@ -214,7 +223,8 @@ def evaluate(
             robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
-            _write_report(report_file, model, trained, data_arguments, metrics, len(rows))
+            of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
+            write_json(report_file, evaluation_report(model, trained, of_data, metrics, len(rows)))
     score = _SCORES[command]
     facts: dict[str, Any] = {"metrics": metrics, f"class_{score}": by_class}
     if robust is not None:
@@ -245,13 +255,6 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
         raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
 
 
-def _refuse_without_effect(model: str, options: dict[str, Any]) -> None:
-    """Refuse options of rows, splits and batches for a model that reads whole files."""
-    for name, value in options.items():
-        if value not in (None, False, 0):
-            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
-
-
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
     """Refuse options that only classifiers have."""
     option = None
@@ -264,32 +267,12 @@ def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> N
         raise ValueError(f"{option}: {model} is not a classifier; {option} is only for classifiers")
 
 
-def _can_report(command: str, split: str | None, max_samples: int | None) -> bool:
-    return command == "predict" and max_samples is None and split in (None, "test")
-
-
 def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: bool) -> dict[str, Any] | None:
     """Return what `--report-facts` says for a report; None without a report."""
     facts_alone = report_file is None and report_facts is not None
     if facts_alone or (report_file is not None and not is_test):
         raise ValueError("--report, with --report-facts: expected a classifier, its split test, and no --max-samples")
     return None if report_file is None else json_object("--report-facts", report_facts)
-
-
-def _facts_of_training(model: str, arguments: Any, stated: dict[str, Any]) -> dict[str, Any]:
-    from hf_any3d.model_card.evaluation_reports import known_facts
-
-    # A file has no name of a dataset; the facts do not take that of its loader for one.
-    source = "parquet" if arguments.train_file is not None else arguments.dataset_name
-    return known_facts(model, source, stated)
-
-
-def _write_report(
-    file: Path, model: str, trained: dict[str, Any], arguments: Any, metrics: dict[str, Any], num_rows: int
-) -> None:
-    from hf_any3d.model_card.evaluation_reports import evaluation_report
-
-    write_json(file, evaluation_report(model, trained, arguments.dataset_options, metrics, num_rows))
 
 
 def _folder_of_robustness(output_dir: Path | None, model: str) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -18,8 +19,9 @@ from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import counted, one_line, print_line
 
 if TYPE_CHECKING:
-    from hf_any3d.evaluation.label_files import ComparedLabels, FilePair, LabelFiles
+    from hf_any3d.evaluation.label_files import FilePair
 
+Compared = TypeVar("Compared")
 # Pairs of files that a page shows.
 _MOST_SHOWN = 4
 # Folders of models have files of these endings, too.
@@ -132,7 +134,7 @@ def evaluate_labels(
         least_share=least_matched,
         fields=(predicted_field, label_field),
     )
-    rows, different = _compare_all(pairs, compared)
+    rows, different = compare_pairs(pairs, compared.compare, lambda one: one.accuracy)
     whole, names = compared.whole, compared.names
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
@@ -173,17 +175,21 @@ def _read_rule(
     return rule.joined(is_las), None if rule.ignored is None else set(rule.ignored)
 
 
-def _compare_all(pairs: list[FilePair], compared: LabelFiles) -> tuple[list[dict[str, Any]], list[ComparedLabels]]:
-    """Return the row of each pair, and the scans with the most differences."""
+def compare_pairs(
+    pairs: Sequence[FilePair],
+    compare: Callable[[FilePair], tuple[dict[str, Any], Compared]],
+    score: Callable[[Compared], float],
+) -> tuple[list[dict[str, Any]], list[Compared]]:
+    """Return the row of each pair, with its error if there is one, and the scans with the lowest scores."""
     from hf_any3d.evaluation.label_files import FewMatchesError, UnnamedLabelsError
 
     rows: list[dict[str, Any]] = []
-    different: list[ComparedLabels] = []
+    worst: list[Compared] = []
     with FileNotes() as notes:
         for pair in pairs:
             try:
                 with status(f"comparing {pair.name}"):
-                    row, labels = compared.compare(pair)
+                    row, compared = compare(pair)
             except FILE_ERRORS as error:
                 if isinstance(error, UnnamedLabelsError):
                     error = ValueError(f'{error}, such as --names \'{{"{error.label}": "ground"}}\'')
@@ -198,5 +204,5 @@ def _compare_all(pairs: list[FilePair], compared: LabelFiles) -> tuple[list[dict
             notes.add("warning", pair.name, row.get("warnings", ()))
             rows.append(row)
             # Clouds of all files would not fit into memory; a page shows the worst.
-            different = sorted([*different, labels], key=lambda one: one.accuracy)[:_MOST_SHOWN]
-    return rows, different
+            worst = sorted([*worst, compared], key=score)[:_MOST_SHOWN]
+    return rows, worst

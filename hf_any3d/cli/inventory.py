@@ -114,7 +114,9 @@ def inventory(
         count = len(result["numbers"])
     else:
         outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)
-        found = take_inventory(pipe, paths, outputs, progress=_progress(len(paths)), **answers.arguments)
+        # The tile in work is told where there are several.
+        tell = print_note if len(paths) > 1 else lambda _: None
+        found = take_inventory(pipe, paths, outputs, progress=tell, **answers.arguments)
         things = found.things
         count = sum(found.points)
     row = {"file": ", ".join(paths), "points": count, "things": rows_of(things)}
@@ -124,13 +126,3 @@ def inventory(
     print_line(answers.line(row))
     for target in targets or ():
         print_note(f"{target}: heights, numbers and classes of {', '.join(paths) if len(paths) == 1 else 'its tile'}")
-
-
-def _progress(count: int) -> Any:
-    """Return a function that prints the tile in work, if there are several."""
-
-    def tell(text: str) -> None:
-        if count > 1:
-            print_note(text)
-
-    return tell

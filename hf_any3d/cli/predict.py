@@ -13,7 +13,7 @@ from hf_any3d.cli.inputs import Files, Inputs
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS
 from hf_any3d.cli.runs import RunOptions
 from hf_any3d.cli.task_options import options_of
-from hf_any3d.many_files.asking import Asked
+from hf_any3d.tasks.asking import Asked
 from hf_any3d.tasks.classification.about import TASK as CLASSIFICATION
 from hf_any3d.tasks.features.about import TASK as FEATURES
 from hf_any3d.tasks.reconstruction.about import TASK as RECONSTRUCTION

@@ -155,7 +155,7 @@ def _settings_of_runs(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_task(task: str, settings: dict[str, Any], device: str | None, batch_size: int | None) -> Opened:
-    from hf_any3d.many_files.asking import Asked
+    from hf_any3d.tasks.asking import Asked
 
     record = TASKS[task]
     values = {name: declared.default_at("runs") for name, declared in settings_of(record.settings, "runs").items()}

@@ -25,8 +25,9 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_c
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.data.input_files import Cloud
-from hf_any3d.many_files.work import Opened, usual_batch_size
+from hf_any3d.many_files.work import Opened
 from hf_any3d.registry import FORMATS, TASKS, task_of_class
+from hf_any3d.tasks.asking import usual_batch_size
 from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.tasks.settings import settings_of
@@ -287,7 +288,16 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
     """Return where the labeled copy of each file is written, by its name, and check that of a single one."""
     targets: dict[str, Path] = {}
     if output is not None and suffix not in VIEWS:
-        targets = _copies_in(inputs, output) if not suffix else _copy_at(inputs, output, suffix)
+        if suffix:
+            targets = _copy_at(inputs, output, suffix)
+        else:
+            from hf_any3d.data.files.labels import copy_endings
+
+            titles = inputs.titles()
+            # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells
+            # whether they have a place for labels.
+            names = [file.name for file in inputs.files if not file.name.lower().endswith(".npy")]
+            targets = {name: output / titles[name] for name in names if copy_endings(name)}
     # Of several files each is checked when its turn comes, so that one does not stop the others.
     if len(inputs) == 1:
         for name, path in targets.items():
@@ -298,16 +308,6 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             "or a folder"
         )
     return targets
-
-
-def _copies_in(inputs: Inputs, folder: Path) -> dict[str, Path]:
-    from hf_any3d.data.files.labels import copy_endings
-
-    titles = inputs.titles()
-    # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells whether
-    # they have a place for labels.
-    names = [file.name for file in inputs.files if copy_endings(file.name) and not file.name.lower().endswith(".npy")]
-    return {name: folder / titles[name] for name in names}
 
 
 def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:

@@ -16,18 +16,15 @@ from hf_any3d.cli.common import (
     load_libraries,
     option,
     print_note,
+    read_model_config,
     use_writable_cache,
     with_groups,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.train_options import Source, Task, TrainOptions, Way
-from hf_any3d.data.found import find_dataset
+from hf_any3d.cli.train_options import TrainOptions
 from hf_any3d.hub.names import skip_hub_if_offline
-from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
+from hf_any3d.training.sources import Task, Way, find_source
 from hf_any3d.utils.messages import print_line, printable
-
-_RECIPES = (".yaml", ".yml", ".json")
-_RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 class TrainCommand(ModelCommand):
@@ -43,8 +40,6 @@ class TrainCommand(ModelCommand):
         return super().parse_args(ctx, args)
 
 
-# What the labels of data belong to -> the task that learns from them.
-_TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
 # Task -> the command that runs a trained model, which is told at the end.
 _COMMANDS = {
     Task.CLASSIFICATION: "predict",
@@ -57,7 +52,7 @@ _COMMANDS = {
 def _print_all_help(context: typer.Context, task: Task | None) -> None:
     """Print the options of a task; without one those of classification, and of what else data may ask for unnamed."""
     _print_text(context.get_help())
-    from hf_any3d.cli.train_requests import TASK_CLASSES
+    from hf_any3d.training.asked import TASK_CLASSES
     from hf_any3d.training.few_scans.request import FewScansArguments
     from hf_any3d.training.tiles.training import TilesArguments
 
@@ -144,23 +139,23 @@ def train(
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
     use_writable_cache()
-    source = _find_source(data, dataset, task, words)
+    source = find_source(data, dataset, task, words)
     # What names no model, or contradicts itself, is refused before torch is loaded.
     if source.files:
-        _check_way_of_points(way, options.earlier)
+        source.check_way(way, options.earlier)
     options = options.with_models_found(way)
     if not source.files:
-        _check_way(way, source, options.earlier)
+        source.check_way(way, options.earlier)
     load_libraries()
     hide_bars_of_datasets()
     # The arguments of trainings are classes on top of torch, so that they are read only now.
-    from hf_any3d.cli.train_requests import build_request, output_of
+    from hf_any3d.training.asked import build_request, output_of
     from hf_any3d.training.few_scans.training import learn_scans
     from hf_any3d.training.tiles.adding import AddedPoints, learn_added_points
     from hf_any3d.training.tiles.training import Tiles, learn_tiles
 
     with _output_on_stderr() as left_out:
-        request, rows = build_request(source, options, words, way)
+        request, rows = build_request(source, options.settings(), words, way, read_model_config)
         if isinstance(request, Tiles):
             learned = learn_tiles(request, source.files)
         elif isinstance(request, AddedPoints):
@@ -201,104 +196,3 @@ def _output_on_stderr() -> Iterator[LeftOutFiles]:
     finally:
         # The claim of the output folder ends with the training, also after an error or Ctrl-C.
         release_claims()
-
-
-def _take_labeled_files(data: str, words: list[str], task: Task | None) -> list[str]:
-    """Return files and folders of labeled points, which are taken off the words; none for other data."""
-    if task not in (None, Task.SEGMENTATION):
-        return []
-    # A file of points can only have labels of points; the labels of a folder may be those of clouds.
-    path = Path(data)
-    is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
-    if not is_file:
-        found = find_dataset(data) if path.is_dir() else None
-        if found is None or found.name != "folder":
-            return []
-        if task is None and found.labels() != LABELED_POINTS:
-            return []
-    files = [data]
-    # As with other commands, several files may stand before the first option.
-    while words and not words[0].startswith("-"):
-        files.append(words.pop(0))
-    return files
-
-
-def _check_way_of_points(way: Way | None, earlier: Path | None) -> None:
-    """Refuse ways of learning that files of labeled points do not have."""
-    if way is Way.BOTH:
-        raise ValueError(f"--way {way} with labels of points; expected features or trained")
-    if earlier is not None and way is Way.TRAINED:
-        raise ValueError("--from with --way trained; expected --way features, whose models store what they learned")
-
-
-def _check_way(way: Way | None, source: Source, earlier: Path | None) -> None:
-    """Refuse frozen features where something else asks for a training."""
-    # These ask for no frozen features, and go with all data.
-    if earlier is None and way not in (Way.FEATURES, Way.BOTH):
-        return
-    contradiction = None
-    if source.recipe is not None:
-        contradiction = "a recipe"
-    elif way is Way.TRAINED or (way is Way.BOTH and earlier is not None):
-        contradiction = f"--way {way}"
-    elif source.task is Task.SEGMENTATION:
-        contradiction = "labels of points"
-    elif source.task is not Task.CLASSIFICATION:
-        contradiction = "boxes"
-    if contradiction is not None:
-        option = "--from" if earlier is not None else f"--way {way}"
-        raise ValueError(f"{option} with {contradiction}; expected scans to classify by frozen features")
-
-
-def _find_source(data: str | None, dataset: str | None, task: Task | None, words: list[str]) -> Source:
-    """Find the data, and their task if none is given; files among the words are taken off."""
-    output = Path("outputs") / Path(data or dataset or "").stem
-    # Files whose points have classes need no name of a dataset, and their own way may learn from them.
-    if data is not None and dataset is None:
-        files = _take_labeled_files(data, words, task)
-        if files:
-            # A network that is trained learns from the rows of a folder.
-            folder = {"dataset_name": "folder", "data_dir": data, "dataset_options": {"on_error": "skip"}}
-            return Source(folder, None, Task.SEGMENTATION, output, files)
-    # Labels tell the task where the data are known; those on the hub are taken for labeled clouds.
-    arguments, recipe, labels = find_data(data, dataset)
-    if task is Task.DETECTION and arguments.get("dataset_name") == "folder":
-        # Its error names the files of boxes.
-        arguments, recipe, labels = find_data(data, "scans_with_boxes")
-    from hf_any3d.data.catalog.folder_layout import LAYOUTS
-
-    is_folder = arguments.get("dataset_name") == "folder" and dataset is None
-    expected = {None: (LABELED_CLOUDS, LABELED_POINTS), Task.CLASSIFICATION: (LABELED_CLOUDS,)}
-    if is_folder and task in expected and labels not in expected[task]:
-        raise ValueError(
-            f"{data}: no folders in it are named after classes; expected {LAYOUTS}, or files whose points have "
-            "classes, which --task segmentation learns"
-        )
-    return Source(arguments, recipe, task or _TASKS.get(labels or "", Task.CLASSIFICATION), output)
-
-
-def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Path | None, str | None]:
-    """Return arguments of the data, a recipe that has them, and what labels belong to, if that is known."""
-    if dataset is not None:
-        entry = find_dataset(dataset)
-        folder = {} if data is None else {"data_dir": data}
-        return {"dataset_name": entry.name, **folder}, None, entry.labels()
-    assert data is not None
-    if Path(data).suffix.lower() in _RECIPES:
-        # The name of a packaged recipe, unless there is a file of this name here.
-        packaged = _RECIPES_FOLDER / data
-        recipe = packaged if packaged.is_file() and not Path(data).is_file() else Path(data)
-        from hf_any3d.training.recipes import read_settings
-
-        # A recipe names its dataset, which tells what the labels belong to.
-        return {}, recipe, DATASETS.get(str(read_settings(recipe).get("dataset_name", "")))
-    entry = find_dataset(data)
-    if entry.file is not None:
-        return {"train_file": str(entry.file)}, None, entry.labels()
-    arguments: dict[str, Any] = {"dataset_name": entry.name}
-    if entry.folder is not None:
-        arguments["data_dir"] = str(entry.folder)
-    # One damaged file is reported at the end, and does not waste a training.
-    if entry.name == "folder":
-        arguments["dataset_options"] = {"on_error": "skip"}
-    return arguments, None, entry.labels()

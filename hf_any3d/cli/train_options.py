@@ -1,41 +1,19 @@
-"""Words of the command line of `hf-any3d train`: its options, and the data that were found."""
+"""Options of `hf-any3d train`."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from hf_any3d.cli.common import Axis, option
 from hf_any3d.hub.models import find_model
+from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Way
 
-ARGUMENTS = {
-    "earlier": "from_model",
-    "output": "output_dir",
-    "epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "points": "num_points",
-}
-"""Option -> argument of trainings, where their names differ."""
-
-
-class Way(StrEnum):
-    """Way of learning of a classifier."""
-
-    FEATURES = "features"
-    TRAINED = "trained"
-    BOTH = "both"
-
-
-class Task(StrEnum):
-    """Target of labels: clouds, points, boxes or layouts."""
-
-    CLASSIFICATION = "classification"
-    SEGMENTATION = "segmentation"
-    DETECTION = "detection"
-    LAYOUTS = "layouts"
+# Field of `TrainOptions` -> argument of trainings, where their names differ.
+_ARGUMENTS = {option.replace("-", "_"): argument for argument, option in OPTIONS_OF_COMMAND.items()}
+_ARGUMENTS["earlier"] = _ARGUMENTS.pop("from")
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ class TrainOptions:
 
     def settings(self) -> dict[str, Any]:
         """Return the options that are given, by the names of the arguments of trainings."""
-        given = {ARGUMENTS.get(name, name): value for name, value in vars(self).items() if value is not None}
+        given = {_ARGUMENTS.get(name, name): value for name, value in vars(self).items() if value is not None}
         for name in ("output_dir", "from_model", "up_axis"):
             if name in given:
                 given[name] = str(given[name])
@@ -104,14 +82,3 @@ class TrainOptions:
             # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
             given["augment"] = re.split(r"\s+|,(?!\w+=)", self.augment.strip())
         return given
-
-
-@dataclass(frozen=True)
-class Source:
-    """Data to train on: arguments that name them or a recipe that does, and the task that their labels are for."""
-
-    arguments: dict[str, Any]
-    recipe: Path | None
-    task: Task
-    output: Path  # for the model, if neither an option nor the recipe names a directory
-    files: list[str] = field(default_factory=list)  # files and folders of labeled points

@@ -150,7 +150,13 @@ class LabelFiles:
                 f"{predicted.name}: {matched:,} of the {total:,} points of {truth.name} have a predicted point within "
                 f"{matches.tolerance:g}; expected at least {100 * self.least_share:g} %"
             )
-        no_objects = self._no_objects(truth.data, np.concatenate([true, answers]))
+        labels = np.concatenate([true, answers])
+        if self.table is None:
+            no_objects = set()
+        else:
+            table = truth.data.label_codes or self.table
+            codes = {code for code in np.unique(labels).tolist() if not names_object(code, table)}
+            no_objects = codes - self.joined.keys()
         self.whole.unclassified = {*self.whole.unclassified, *no_objects}
         judged = LabelComparison({*self.whole.ignored, *no_objects}, self.whole.unclassified)
         counts = points_that_count(truth.data)
@@ -199,14 +205,6 @@ class LabelFiles:
                 self.names[max(self.names, default=-1) + 1] = word
         codes = np.array([*self.names, NO_LABEL])
         return codes[renumbered(labels, words, list(self.names.values()))]
-
-    def _no_objects(self, truth: PointCloudData, labels: np.ndarray) -> set[int]:
-        """Return which labels name no object in the file with the truth, as its point format says."""
-        if self.table is None:
-            return set()
-        table = truth.label_codes or self.table
-        codes = {code for code in np.unique(labels).tolist() if not names_object(code, table)}
-        return codes - self.joined.keys()
 
 
 def split_family(whole: LabelComparison) -> tuple[str, list[int]] | None:

@@ -38,7 +38,16 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     }
     # Only models around an encoder of another modality keep its config.
     if getattr(config, "encoder_config", None) is not None:
-        facts |= _encoder_facts(config)
+        facts |= {
+            "encoder": config.encoder_name_or_path or "stored with the model",
+            "encoder trained from": config.encoder_trained_from,
+            "encoder type": config.encoder_config.model_type,
+            "encoder tower": getattr(config, "encoder_tower", None),
+            "encoder layers": config.encoder_config.num_hidden_layers,
+            "encoder width": config.encoder_config.hidden_size,
+            "encoder revision": config.encoder_revision,
+            "encoder checksum": config.encoder_checksum,
+        }
     is_chat = MODEL_TYPES[config.model_type].composition == "chat model"
     if is_chat:
         facts |= _chat_facts(config)
@@ -54,19 +63,6 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     facts["tokens"] = next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None)
     facts["batch-dependent"] = getattr(config, "batch_dependent_flags", [])
     return facts
-
-
-def _encoder_facts(config: Any) -> dict[str, Any]:
-    return {
-        "encoder": config.encoder_name_or_path or "stored with the model",
-        "encoder trained from": config.encoder_trained_from,
-        "encoder type": config.encoder_config.model_type,
-        "encoder tower": getattr(config, "encoder_tower", None),
-        "encoder layers": config.encoder_config.num_hidden_layers,
-        "encoder width": config.encoder_config.hidden_size,
-        "encoder revision": config.encoder_revision,
-        "encoder checksum": config.encoder_checksum,
-    }
 
 
 def _chat_facts(config: Any) -> dict[str, Any]:

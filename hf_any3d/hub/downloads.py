@@ -113,7 +113,15 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
     """Fetch a file and compare its checksum."""
     # By the commit, since a branch may move on after its checksum was asked for.
     file = Path(hf_hub_download(repository, path, revision=version.commit, cache_dir=cache_dir, **hub))
-    checksum = _checksum(file, version.checksum)
+    # The hub names files in Git LFS by their SHA-256, and small ones as git does.
+    if len(version.checksum) == 64:
+        checksum = file_digest(file)
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size)  # as git names it
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        checksum = digest.hexdigest()
     if checksum != version.checksum:
         raise ValueError(
             f"{file}: the file of {repository} has checksum {checksum}; expected {version.checksum}, as on the hub; "
@@ -188,15 +196,3 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
         yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _checksum(path: Path, expected: str) -> str:
-    """Return the checksum of a file, of the same kind as another one."""
-    # The hub names files in Git LFS by their SHA-256, and small ones as git does.
-    if len(expected) == 64:
-        return file_digest(path)
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # as git names it
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.many_files.executors import Workers, limit_threads, start
-from hf_any3d.many_files.work import Answer, answer_files, cut, open_pipeline, usual_batch_size
+from hf_any3d.many_files.work import Answer, answer_files, cut
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.answers import Answers
 from hf_any3d.tasks.chat.about import TASK as CHAT
@@ -47,7 +47,8 @@ class Step:
 
     def open(self, device: str) -> Answer:
         """Open the model and return the function from clouds to rows with the column."""
-        from hf_any3d.many_files.asking import Asked
+        from hf_any3d.integration.opening import open_pipeline
+        from hf_any3d.tasks.asking import Asked, usual_batch_size
 
         record = TASKS[self.task]
         pipe = open_pipeline(self.task, self.model, device)

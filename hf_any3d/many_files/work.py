@@ -6,12 +6,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, with_name
-from hf_any3d.utils.atomic_files import is_full, read_json_object
-from hf_any3d.utils.messages import model_errors, one_line
+from hf_any3d.utils.atomic_files import is_full
+from hf_any3d.utils.messages import one_line
 
 _SHOWN: dict[Any, int] = {}  # what has been warned of
 
@@ -152,92 +151,3 @@ class RowsWork:
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
         """Return the row of a file that ends processes."""
         return [{"file": shard.files[0], "error": error}]
-
-
-def open_pipeline(task: str, model: str, device: Any) -> Any:
-    """Open a directory or hub repository as a pipeline, on the fastest device if `device` is None.
-
-    Raises:
-        FileNotFoundError: If the name looks like a path, and nothing is there.
-        ValueError: If the processor of a directory does not name its class.
-    """
-    from transformers import pipeline
-
-    from hf_any3d.hub.names import check_name
-    from hf_any3d.integration.registration import register
-
-    # `pipeline` finds only tasks and classes that are registered.
-    register()
-    check_name(model)
-    _check_processor_file(Path(model, "preprocessor_config.json"))
-    open_task: Any = pipeline  # typed for tasks of transformers alone
-    with model_errors(model):
-        return open_task(task, model=model, device=device, trust_remote_code=False)
-
-
-def _check_processor_file(file: Path) -> None:
-    """Check that a stored processor names its class; without, transformers asks to run the code of its `auto_map`."""
-    if not file.is_file():
-        return
-    settings = read_json_object(file)
-    if settings.get("auto_map") and not settings.get("feature_extractor_type"):
-        expected = settings.get("processor_class") or "PointCloudProcessor"
-        raise ValueError(f"{file}: lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
-
-
-def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
-    """Return a function that runs a pipeline on a batch of clouds.
-
-    It returns an answer for each, or `{"error": …}` where the model's output is unusable.
-    """
-    import torch
-
-    arguments = {name: value for name, value in arguments.items() if value is not None}
-    # The three steps of a pipeline are run one by one, so that errors and warnings belong to a cloud.
-    before, during, after = pipe._sanitize_parameters(**arguments)
-
-    def run(clouds: list[Cloud]) -> list[Any]:
-        inputs = []
-        for cloud in clouds:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                inputs.append(pipe.preprocess(cloud.row, **before))
-            cloud.warnings += [with_name(cloud.name, warning.message) for warning in caught]
-        # `preprocess` has brought all clouds to the same number of points.
-        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
-        stems = [entry["stem"][0] for entry in inputs]
-        with model_errors(model, "cannot answer"):
-            outputs = pipe.forward({"points": points, "stem": stems}, **during)
-        results: list[Any] = []
-        for number in range(len(clouds)):
-            # A batch of one, which `postprocess` expects.
-            one = {name: values[number : number + 1] for name, values in outputs.items()}
-            try:
-                results.append(pipe.postprocess(one, **after))
-            except FILE_ERRORS as error:
-                if len(clouds) == 1:
-                    raise
-                results.append({"error": one_line(error)})
-        return results
-
-    return run
-
-
-def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
-    """Return a function that calls a pipeline with a batch of clouds, each of which it may read in several parts."""
-    with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
-        pipe._sanitize_parameters(**arguments)
-
-    def run(clouds: list[Cloud]) -> list[Any]:
-        rows = [cloud.row for cloud in clouds]
-        with model_errors(model, "cannot answer"):
-            return pipe(rows, batch_size=len(rows), progress=False, **arguments)
-
-    return run
-
-
-def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
-    """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
-    from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
-
-    return 1 if batch_dependent_flags(pipe.model) else wanted

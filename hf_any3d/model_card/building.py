@@ -77,6 +77,7 @@ def build_model_card(
     flags: list[str] = list(getattr(subject.config, "batch_dependent_flags", ()))
     if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
         flags.append("scale_over='batch'")
+    classes = [inline(name) for name in subject.classes]
     text = _template().render(
         card_data=metadata.to_yaml(),
         title=inline(_title(name)),
@@ -99,19 +100,13 @@ def build_model_card(
         logits=task.logits.format(count=count),
         model_class=subject.model_class.__name__,
         base_program=description.base_program.format(name=quoted) if subject.method else "",
-        classes=_classes(subject.classes),
+        classes=f"Classes: {listed(classes, _MAX_CLASSES)}." if classes else "",
         limits=task.limits.strip(),
         sections=[(inline(title), body.strip()) for title, body in sections.items()],
         versions=", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items()),
         **(_results_of_run(report, task) if report else {}),
     )
     return ModelCard(text)
-
-
-def _classes(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f"Classes: {listed([inline(name) for name in names], _MAX_CLASSES)}."
 
 
 @functools.cache

@@ -236,7 +236,15 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
             is_time = key.endswith(("runtime", "per_second", "compilation_time"))
             if key.startswith("eval_") and isinstance(value, (int, float)) and not is_time:
                 metrics[key.removeprefix("eval_")] = float(value)
-    name_of_loss = _name_of_loss(trainer)
+    if trainer.compute_loss_func is not None:
+        name_of_loss = "loss (of the trainer's own function)"
+    else:
+        is_smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
+        # Trainers of this package evaluate without smoothing.
+        if is_smoothed and not getattr(trainer, "judges_by_plain_loss", False):
+            name_of_loss = "loss (label-smoothed)"
+        else:
+            name_of_loss = "loss"
     if "loss" in metrics and name_of_loss != "loss":
         metrics[name_of_loss] = metrics.pop("loss")
     config = inner.config
@@ -256,16 +264,6 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
         training=training_facts(trainer),
         start={"model": start} if start else {},
     )
-
-
-def _name_of_loss(trainer: Trainer) -> str:
-    if trainer.compute_loss_func is not None:
-        return "loss (of the trainer's own function)"
-    is_smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
-    # Trainers of this package evaluate without smoothing.
-    if is_smoothed and not getattr(trainer, "judges_by_plain_loss", False):
-        return "loss (label-smoothed)"
-    return "loss"
 
 
 def _digest(card: ModelCard) -> str:

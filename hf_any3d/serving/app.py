@@ -19,11 +19,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from hf_any3d.serving.chat_batches import Conversation
 from hf_any3d.serving.docs_page import docs_page
 from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
 from hf_any3d.serving.labeled_files import FileSettings, LabeledFile
-from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
 from hf_any3d.serving.openai_chat import (
@@ -38,6 +36,7 @@ from hf_any3d.serving.openai_chat import (
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
+from hf_any3d.tasks.chat.batches import Conversation
 from hf_any3d.utils.messages import cut, one_line, printable
 from hf_any3d.version import __version__
 
@@ -227,7 +226,7 @@ async def answer_chat(request: Request) -> Response:
     check_count(len(uploads), service)
     check_texts([part.text for message in asked.messages for part in message.texts], service)
 
-    async def begin() -> tuple[Conversation | LayoutConversation, Any]:
+    async def begin() -> tuple[Conversation, Any]:
         conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
         return conversation, lambda: service.submit(conversation.key, conversation, request.state.deadline)
 
@@ -268,7 +267,7 @@ async def answer_chat(request: Request) -> Response:
 class _Stream(StreamingResponse):
     """A stream of events; its end, or a client that leaves, ends the answer."""
 
-    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation | LayoutConversation, future: Any):
+    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation, future: Any):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self.conversation = conversation
         self.future = future
@@ -284,7 +283,7 @@ class _Stream(StreamingResponse):
 async def _events(
     request: Request,
     service: Service,
-    conversation: Conversation | LayoutConversation,
+    conversation: Conversation,
     future: Any,
     pieces: asyncio.Queue[str | None],
     include_usage: bool,

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from hf_any3d.processing.chat_messages import take_clouds
-from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 from hf_any3d.serving.inputs import Upload, upload_of
-from hf_any3d.serving.layout_chat import LayoutConversation, layout_conversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
+from hf_any3d.tasks.chat.batches import ChatAnswer, Conversation
+from hf_any3d.tasks.detection.layout_chat import layout_conversation
 from hf_any3d.utils.messages import cut
 
 _NEW_TOKENS = 256
@@ -123,9 +123,7 @@ def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload
     return uploads
 
 
-def conversation_of(
-    request: ChatRequest, uploads: list[Upload], service: Service
-) -> Conversation | LayoutConversation:
+def conversation_of(request: ChatRequest, uploads: list[Upload], service: Service) -> Conversation:
     """Read the clouds of a request and make its prompt."""
     clouds = [upload.read(service.limits) for upload in uploads]
     service.metrics.points.inc(sum(map(len, clouds)))
@@ -166,9 +164,7 @@ def conversation_of(
     return Conversation(prompt, tokens, sampling, request.seed)
 
 
-def completion(
-    name: str, request_id: str, conversation: Conversation | LayoutConversation, answer: ChatAnswer
-) -> dict[str, Any]:
+def completion(name: str, request_id: str, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
     """Return a complete answer in OpenAI's form."""
     message = {"role": "assistant", "content": answer.text}
     return {
@@ -181,7 +177,7 @@ def completion(
     }
 
 
-def usage(conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, int]:
+def usage(conversation: Conversation, answer: ChatAnswer) -> dict[str, int]:
     """Return the numbers of tokens, those of clouds included."""
     # Places of clouds are tokens of the prompt, too.
     prompt = len(conversation.prompt.input_ids)
@@ -205,7 +201,7 @@ class Chunks:
         reason = None if answer is None else _reason(answer)
         return {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
-    def usage(self, conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, Any]:
+    def usage(self, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
         """Return the chunk with the numbers of tokens."""
         # As in OpenAI's API, this chunk has an empty list of choices.
         return {**self._head, "choices": [], "usage": usage(conversation, answer)}

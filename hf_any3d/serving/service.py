@@ -14,12 +14,12 @@ from hf_any3d.data.fingerprints import pipeline_fingerprint
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.serving.batching import Batcher, Work
-from hf_any3d.serving.chat_batches import answer_conversations
 from hf_any3d.serving.journal import Journal
-from hf_any3d.serving.layout_chat import LayoutConversation, answer_layout
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.serving.metrics import Metrics
 from hf_any3d.serving.tasks import CHAT, FILE_PATH, SEGMENT_PATH, Route, routes_of
+from hf_any3d.tasks.chat.batches import answer_conversations
+from hf_any3d.tasks.detection.layout_chat import LayoutConversation, answer_layout
 
 # Seconds after which a refused client may come again.
 _LONGEST_WAIT = 60

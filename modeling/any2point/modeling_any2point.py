@@ -291,7 +291,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """Return `(batch, tokens, hidden)` as the first layer reads it, with the positions that are added once."""
         if self.config.position_injection != "every_layer":
             tokens = tokens + positions
-        return self._normed_input(tokens.to(self.encoder.dtype))
+        # Apply the norm between the encoder's embeddings and its first layer, of encoders such as CLIP.
+        hidden_states = tokens.to(self.encoder.dtype)
+        if not self.config.use_input_norm:
+            return hidden_states
+        norm = self.family.norm_of(self.encoder, self.family.input_norm)
+        return hidden_states if norm is None else norm(hidden_states)
 
     def _embed_patches(
         self, points: torch.Tensor, positions: torch.Tensor, count: int, size: int
@@ -380,13 +385,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if states is not None:
             states += made
         return hidden_states
-
-    def _normed_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Apply the norm between the encoder's embeddings and its first layer, of encoders such as CLIP."""
-        if not self.config.use_input_norm:
-            return hidden_states
-        norm = self.family.norm_of(self.encoder, self.family.input_norm)
-        return hidden_states if norm is None else norm(hidden_states)
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
         """Return the arguments of the layers if `extra` tokens without a position follow the sequence."""

@@ -51,7 +51,13 @@ class WaveTable:
             place = (numbers.double() - start).div_(step).sub_(_TAPS / 2 - 1)
             base = place.nan_to_num(0, 0, 0).floor_().clamp_(0, nodes - _TAPS)
             self.first = base.int()
-            self.weights = _node_weights(place.sub_(base).sub_(0.5).to(dtype))
+            away = place.sub_(base).sub_(0.5).to(dtype)
+            # Horner's rule, along the numbers.
+            *others, weights = away.new_tensor(_COEFFICIENTS).unsqueeze(-1).unbind()  # each (taps, 1)
+            weights = weights.repeat(1, len(away))
+            for coefficients in reversed(others):
+                torch.addcmul(coefficients, weights, away, out=weights)
+            self.weights = weights.T.contiguous()
         phase = places.unsqueeze(-1) * frequencies
         self.waves = torch.cat([phase.sin(), phase.cos()], dim=-1).to(dtype)
 
@@ -126,13 +132,3 @@ def _node_coefficients() -> list[list[float]]:
 
 
 _COEFFICIENTS = _node_coefficients()
-
-
-def _node_weights(away: Tensor) -> Tensor:
-    """Return the weights of the nodes around numbers, `(numbers, taps)`, given the distances from their middle."""
-    # Horner's rule, along the numbers.
-    *others, weights = away.new_tensor(_COEFFICIENTS).unsqueeze(-1).unbind()  # each (taps, 1)
-    weights = weights.repeat(1, len(away))
-    for coefficients in reversed(others):
-        torch.addcmul(coefficients, weights, away, out=weights)
-    return weights.T.contiguous()

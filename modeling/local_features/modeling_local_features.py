@@ -71,7 +71,10 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
         # Members are beside each other, so that a layer is one of all members.
         widths = (width, *config.hidden_sizes)
         self.layers = nn.ModuleList(
-            nn.ModuleList(_layer(inputs, outputs, config.dropout) for _ in range(config.members))
+            nn.ModuleList(
+                nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Dropout(config.dropout))
+                for _ in range(config.members)
+            )
             for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
         )
         self.post_init()
@@ -200,7 +203,3 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
 
 def _is_graph() -> bool:
     return torch.compiler.is_compiling() or torch.compiler.is_exporting()
-
-
-def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Dropout(dropout))

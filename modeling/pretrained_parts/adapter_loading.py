@@ -179,26 +179,20 @@ def stated_base(cls: type[_Model], name: str, recorded: PretrainedPart, hub: dic
         if not is_lost and not cls._bases_are_parts:
             return None
     try:
-        return _part_of_base(cls, base, settings.get("revision"), recorded)
+        revision = settings.get("revision")
+        around = {} if revision is None else {"revision": revision}
+        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
+        if cls._bases_are_parts or kind != cls.config_class.model_type:
+            return dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
+        # An adapter on a model around a pretrained part names the model, whose config names the part.
+        part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
+        if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
+            return None
+        return dataclasses.replace(recorded, name_or_path=part.name_or_path, revision=part.revision)
     except OSError:
         if is_directory or is_lost:
             raise
         return None  # no network, say; the recorded weights are the same
-
-
-def _part_of_base(
-    cls: type[_Model], base: str, revision: str | None, recorded: PretrainedPart
-) -> PretrainedPart | None:
-    """Return the pretrained part that an adapter's base model is or has, None if it is where it was recorded."""
-    around = {} if revision is None else {"revision": revision}
-    kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
-    if cls._bases_are_parts or kind != cls.config_class.model_type:
-        return dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
-    # An adapter on a model around a pretrained part names the model, whose config names the part.
-    part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
-    if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
-        return None
-    return dataclasses.replace(recorded, name_or_path=part.name_or_path, revision=part.revision)
 
 
 def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) -> None:

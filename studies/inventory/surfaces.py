@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ import torch
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
-from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.layers.losses import IGNORED
@@ -37,7 +38,9 @@ from hf_any3d.processing.local_features import RETURNS, LocalFeaturesProcessor
 from hf_any3d.training.tiles.labels import Classes, ClassRule
 from hf_any3d.training.tiles.reading import look_at, places_of, read_tile, tile_files
 from hf_any3d.training.tiles.training import TilesArguments, rows_of
-from studies.tiles import JUDGED, _cloth, _samples, _smrf
+
+JUDGED = 20_000
+"""Points of a tile by which models are judged."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,8 +88,42 @@ def compare_ground(folder: Path, fastgc: str | None) -> None:
         print(f"| {name} | {row} | {np.mean(errors):.1f} | {seconds / points * 1e6:.1f} |", flush=True)
 
 
+def _samples(folder: Path) -> dict[str, PointCloudData]:
+    """Read samples whose labels are 1 for what hands called ground."""
+    clouds = {}
+    for name in sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd")):
+        points, ground = (read_point_cloud(folder / f"{name}{end}.pcd") for end in ("", "-ground"))
+        own, of_ground = (_places(cloud) for cloud in (points, ground))
+        labels = np.isin(own, of_ground).astype(np.int64)
+        clouds[name] = replace(points, labels=labels, meters_per_unit=1.0)
+    return clouds
+
+
+def _places(cloud: PointCloudData) -> np.ndarray:
+    """Return a number for each place, (points,), by its centimeters."""
+    steps = np.round(_on_map(cloud) * 100).astype(np.int64)
+    return (steps[:, 0] * 1_000_003 + steps[:, 1]) * 1_000_003 + steps[:, 2]
+
+
 def _on_map(cloud: PointCloudData) -> np.ndarray:
     return cloud.points.astype(np.float64) + (0 if cloud.offset is None else cloud.offset)
+
+
+def _smrf(points: np.ndarray, width: int) -> np.ndarray:
+    import pysmrf
+
+    return ~np.asarray(pysmrf.smrf(*points.T, windows=width)[3], bool)
+
+
+def _cloth(points: np.ndarray) -> np.ndarray:
+    import CSF
+
+    cloth, ground, others = CSF.CSF(), CSF.VecInt(), CSF.VecInt()
+    cloth.setPointCloud(points)
+    cloth.do_filtering(ground, others, False)
+    is_ground = np.zeros(len(points), bool)
+    is_ground[list(ground)] = True
+    return is_ground
 
 
 def _fastgc(program: str, cloud: PointCloudData) -> np.ndarray:

@@ -15,7 +15,7 @@ from hf_any3d import (
 )
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.hub.names import SILENT_HUB, check_name, check_path, is_path_like, similar_path
-from hf_any3d.many_files.work import open_pipeline
+from hf_any3d.integration.opening import open_pipeline
 from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 

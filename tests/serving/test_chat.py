@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.serving.app import create_app
-from hf_any3d.serving.chat_batches import Conversation, answer_conversations
+from hf_any3d.tasks.chat.batches import Conversation, answer_conversations
 from tests.serving.conftest import CHAT, LIMITS, held, ply
 from tests.serving.test_app import data_url, error_of, wait_until
 

@@ -6,8 +6,8 @@ from peft import get_peft_model
 from transformers import pipeline
 
 from hf_any3d import ActForPointCloudClassification, PointCloudProcessor, PointGSTConfig
-from hf_any3d.many_files.work import usual_batch_size
 from hf_any3d.modeling.point_ops.spectral import GraphSettings, graph_spectrum
+from hf_any3d.tasks.asking import usual_batch_size
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
 from hf_any3d.tuners.pointgst.layer import SpectralAdapter
 from tests.tiny_act import clouds, tiny_act

@@ -63,7 +63,12 @@ class Intrinsics:
             camera = _by_name(content)
         else:
             # The calibration of ROS says the shape of the matrix beside its data.
-            camera = _by_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
+            rows = np.asarray((matrix["data"] if isinstance(matrix, Mapping) else matrix), np.float64).reshape(3, 3)
+            # By rows, the last one is 0 0 1; others are by columns. Skewed axes are no pinhole camera.
+            rows = rows if rows[2].tolist() == [0, 0, 1] else rows.T
+            if rows[2].tolist() != [0, 0, 1] or rows[1, 0] or rows[0, 1]:
+                raise PointCloudError(f"a matrix {rows.tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
+            camera = float(rows[0, 0]), float(rows[1, 1]), float(rows[0, 2]), float(rows[1, 2])
         for name in _DISTORTIONS:
             values = content.get(name)
             if isinstance(values, Mapping):
@@ -87,16 +92,6 @@ class Intrinsics:
         cx = (self.cx + 0.5) * across - 0.5
         cy = (self.cy + 0.5) * down - 0.5
         return Intrinsics(self.fx * across, self.fy * down, cx, cy, (width, height))
-
-
-def _by_matrix(matrix: Any) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx and cy from a camera matrix of nine numbers, in rows of three or in one."""
-    rows = np.asarray(matrix, np.float64).reshape(3, 3)
-    # By rows, the last one is 0 0 1; others are by columns. Skewed axes are no pinhole camera.
-    rows = rows if rows[2].tolist() == [0, 0, 1] else rows.T
-    if rows[2].tolist() != [0, 0, 1] or rows[1, 0] or rows[0, 1]:
-        raise PointCloudError(f"a matrix {rows.tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
-    return float(rows[0, 0]), float(rows[1, 1]), float(rows[0, 2]), float(rows[1, 2])
 
 
 def _by_name(content: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -403,14 +403,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if output_dir is not None:
             self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
         if scene.copy is not None and scene.file is not None:
-            of_file = answer if scene.mesh is None else self._answer_of_mesh(scene, merged, answer)
+            of_file = answer if scene.mesh is None else labels_of_mesh(scene.mesh, scene.data.points, answer)
             scene.copy.save(scene.file, of_file, names, self.model.config)
         return answer
-
-    def _answer_of_mesh(self, scene: _Scene, merged: _Merge, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `labels` of vertices, `face_labels`, and what else the answer has of points."""
-        assert scene.mesh is not None
-        return labels_of_mesh(scene.mesh, scene.data.points, answer)
 
     def _write(
         self, scene: _Scene, labels: np.ndarray, path: Path, formats: list[str] | tuple, names: Sequence[str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.training import program
-from hf_any3d.training.few_scans.plan import STATED_FROM, Plan
+from hf_any3d.training.few_scans.plan import STATED_FROM
 from hf_any3d.training.few_scans.preparation import Preparation
 from hf_any3d.training.few_scans.scans import Examples, Scans, equal
 from hf_any3d.training.trainer import remove_model
@@ -207,7 +206,18 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
         metrics={split: estimate.metrics() for split, estimate in estimates.items()},
         class_accuracy={split: estimate.class_accuracy() for split, estimate in estimates.items()},
         selection={},
-        training=_training_facts(model.config, prepared.plan),
+        training={
+            "way": "frozen features with a linear head",
+            "features": list(model.config.features),
+            "copies": model.config.copies,
+            "copy_turn": model.config.copy_turn,
+            "copy_scale": list(model.config.copy_scale),
+            "copy_jitter": model.config.copy_jitter,
+            "metric": "stored with the package" if model.config.metric else "features standardized by the scans",
+            "strength": prepared.plan.strength,
+            "drawn things of no class": model.config.unknown_bank_rows,
+            "chosen": prepared.plan.reason,
+        },
     )
     folder = Path(arguments.output_dir)
     # Only now, when nothing can fail any more but the disk: until here an earlier model stays.
@@ -223,21 +233,6 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
     return report
 
 
-def _training_facts(config: PointFeaturesConfig, plan: Plan) -> dict[str, Any]:
-    return {
-        "way": "frozen features with a linear head",
-        "features": list(config.features),
-        "copies": config.copies,
-        "copy_turn": config.copy_turn,
-        "copy_scale": list(config.copy_scale),
-        "copy_jitter": config.copy_jitter,
-        "metric": "stored with the package" if config.metric else "features standardized by the scans",
-        "strength": plan.strength,
-        "drawn things of no class": config.unknown_bank_rows,
-        "chosen": plan.reason,
-    }
-
-
 def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | None) -> list[str]:
     """Return the lines of the command: what was seen, how it was learned, how sure it is, and what would help."""
     scans = prepared.together
@@ -247,7 +242,14 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
     # Said where it changes what the user does next, right behind the axis that was assumed.
     if hint is not None:
         lines.append(hint)
-    lines.append(_way(prepared.plan, config))
+    # Tell how the scans are learned, and why so.
+    plan = prepared.plan
+    turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
+    mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
+    head = "with a linear head"
+    if config.wrap_labels is not None:
+        head += ", averaged with the answers of a trained wrap"
+    lines.append(f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
     if prepared.learns_views:
         lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
     estimate = estimates.get(CROSS_VALIDATION)
@@ -278,16 +280,6 @@ def _seen(scans: Scans) -> str:
     if pairs:
         copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
     return f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
-
-
-def _way(plan: Plan, config: PointFeaturesConfig) -> str:
-    """Tell how the scans are learned, and why so."""
-    turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
-    mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
-    head = "with a linear head"
-    if config.wrap_labels is not None:
-        head += ", averaged with the answers of a trained wrap"
-    return f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}"
 
 
 def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:

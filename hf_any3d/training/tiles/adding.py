@@ -130,7 +130,13 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
     }
     report = _save(found, processor, facts, earlier, stopwatch, arguments)
     release_claims()
-    return Learned(report, _lines(facts, arguments))
+    classes = ", ".join(f"{name} {count}" for name, count in facts["classes"].items())
+    lines = [
+        f"{', '.join(facts['tiles'])}: {counted(facts['points'], 'point')} added to {arguments.from_model}: {classes}"
+    ]
+    lines += [f"new class: {name}" for name in facts["new classes"]]
+    lines.append(_sure(facts))
+    return Learned(report, lines)
 
 
 def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
@@ -315,13 +321,3 @@ def _sure(facts: Mapping[str, Any]) -> str:
             f"{facts['right when held out']}."
         )
     return text
-
-
-def _lines(facts: Mapping[str, Any], arguments: AddedArguments) -> list[str]:
-    classes = ", ".join(f"{name} {count}" for name, count in facts["classes"].items())
-    lines = [
-        f"{', '.join(facts['tiles'])}: {counted(facts['points'], 'point')} added to {arguments.from_model}: {classes}"
-    ]
-    lines += [f"new class: {name}" for name in facts["new classes"]]
-    lines.append(_sure(facts))
-    return lines

@@ -14,7 +14,6 @@ PROGRAMS = {
     "kernels": (["--tiny", "--steps", "any2point", "--batch", "3", "--repeats", "1"], "rows"),
     "point_ops": (["--repeats", "1", "--largest", "2048"], "rows"),
     "readers": (["--rounds", "1", "--subdivisions", "1"], None),
-    "compiled_convolution": (["--voxels", "400", "--rounds", "1"], None),
     "data_throughput": (["--clouds", "20", "--points", "1100", "--workers", "0", "--passes", "1"], "measured"),
     "point_transformer_v3": (["--voxels", "300", "--rounds", "1"], "step"),
     "large_scene": (["--points", "900"], "features"),
@@ -23,8 +22,6 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_benchmark_prints_and_writes_its_figures(name, monkeypatch, capsys, tmp_path):
-    if name == "compiled_convolution":
-        pytest.importorskip("spconv")
     small = SMALL | {"in_channels": 9, "grid_size": 0.02}
     monkeypatch.setitem(point_transformer_v3.PRESETS, "sonata", small)
     monkeypatch.setitem(large_scene.PRESETS, "concerto_small", small)

@@ -192,7 +192,12 @@ class LasCopy:
             place = self._find(column, descriptions)
             if place is None:
                 place = len(descriptions)
-                descriptions.append(_new_description(column))
+                kind = column.kind
+                if column.is_class:
+                    # Unsigned ones have no number for points without an answer but 0, which may be a class.
+                    kind = "<i4" if column.has_gaps else next(kind for kind in _WIDE_ENOUGH if column.fits(kind))
+                text = "class" if column.is_class else column.text
+                descriptions.append(_description(str(column.name), _TYPES.index(kind), 0, text))
                 self.new_size += _size_of(descriptions[-1])
             # Dimensions follow the fixed fields of a record in the order of their descriptions.
             at = las.SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
@@ -297,7 +302,13 @@ class LasCopy:
         old_end, check = self._write_points(output)
         new_end = output.tell()
         if self.is_copc:
-            self._copy_plain_records(output, old_end)
+            # Copy the records after the points of a COPC, but not those of its octree.
+            kept = [(at, size) for user, _, at, size in self._extended_records() if user != _COPC]
+            # They follow the points, as in the file; 0 stands for no such records.
+            struct.pack_into("<QI", self.head, 235, old_end if kept else 0, len(kept))
+            for at, size in kept:
+                self.file.seek(at)
+                output.write(self.file.read(size))
         else:
             self.file.seek(old_end)
             while piece := self.file.read(1 << 22):
@@ -441,15 +452,6 @@ class LasCopy:
                     struct.pack_into("<q", body, 24, place - old_end + new_end)
                     self.records[number] = record.with_body(bytes(body))
 
-    def _copy_plain_records(self, output: BinaryIO, start: int) -> None:
-        """Copy the records after the points of a COPC, but not those of its octree."""
-        kept = [(at, size) for user, _, at, size in self._extended_records() if user != _COPC]
-        # They follow the points, as in the file; 0 stands for no such records.
-        struct.pack_into("<QI", self.head, 235, start if kept else 0, len(kept))
-        for at, size in kept:
-            self.file.seek(at)
-            output.write(self.file.read(size))
-
     def _extended_records(self) -> Iterator[tuple[bytes, int, int, int]]:
         """Yield user, number, place and bytes of the records after the points."""
         at = self._place(235, 247)
@@ -548,12 +550,3 @@ def _description(name: str, kind: int, options: int = 0, text: str = "") -> byte
     if len(encoded) > 32:
         raise ArgumentError(f"field is {name!r}; LAS has room for 32 bytes")
     return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())
-
-
-def _new_description(column: Column) -> bytes:
-    kind = column.kind
-    if column.is_class:
-        # Unsigned ones have no number for points without an answer but 0, which may be a class.
-        kind = "<i4" if column.has_gaps else next(kind for kind in _WIDE_ENOUGH if column.fits(kind))
-    text = "class" if column.is_class else column.text
-    return _description(str(column.name), _TYPES.index(kind), 0, text)

@@ -173,7 +173,9 @@ class NpzCopy:
                     data = _bytes(points.array)
                 copy.writestr(info, data, info.compress_type)
             for name, column in new.items():
-                copy.writestr(f"{name}.npy", _array(column), method)
+                assert column.values is not None
+                count = len(column.values if column.rows is None else column.rows)
+                copy.writestr(f"{name}.npy", _bytes(column.filled(0, count, column.kind)), method)
             if "" in self.within:
                 for name, array in self._named(points.array).items():
                     copy.writestr(f"{name}.npy", _bytes(array), method)
@@ -276,12 +278,6 @@ def _changed(old: np.ndarray, column: Column) -> bytes:
     # (points,), of an array that may be (points, 1)
     new.reshape(-1)[answered] = values[answered]
     return _bytes(new)
-
-
-def _array(column: Column) -> bytes:
-    assert column.values is not None
-    count = len(column.values if column.rows is None else column.rows)
-    return _bytes(column.filled(0, count, column.kind))
 
 
 def _bytes(array: np.ndarray) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.data.input_files import FILE_ERRORS, Cloud
-from hf_any3d.many_files.work import answerer, caller, usual_batch_size
+from hf_any3d.data.input_files import FILE_ERRORS, Cloud, with_name
 from hf_any3d.tasks.records import Task
-from hf_any3d.utils.messages import one_line
+from hf_any3d.utils.messages import model_errors, one_line
 
 if TYPE_CHECKING:
     from hf_any3d.tasks.answers import Doubt
@@ -97,3 +97,61 @@ class Asked:
         # The pipeline may have warned of the same.
         if text is not None and text not in cloud.warnings:
             cloud.warnings.append(text)
+
+
+def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that runs a pipeline on a batch of clouds.
+
+    It returns an answer for each, or `{"error": …}` where the model's output is unusable.
+    """
+    import torch
+
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    # The three steps of a pipeline are run one by one, so that errors and warnings belong to a cloud.
+    before, during, after = pipe._sanitize_parameters(**arguments)
+
+    def run(clouds: list[Cloud]) -> list[Any]:
+        inputs = []
+        for cloud in clouds:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                inputs.append(pipe.preprocess(cloud.row, **before))
+            cloud.warnings += [with_name(cloud.name, warning.message) for warning in caught]
+        # `preprocess` has brought all clouds to the same number of points.
+        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
+        stems = [entry["stem"][0] for entry in inputs]
+        with model_errors(model, "cannot answer"):
+            outputs = pipe.forward({"points": points, "stem": stems}, **during)
+        results: list[Any] = []
+        for number in range(len(clouds)):
+            # A batch of one, which `postprocess` expects.
+            one = {name: values[number : number + 1] for name, values in outputs.items()}
+            try:
+                results.append(pipe.postprocess(one, **after))
+            except FILE_ERRORS as error:
+                if len(clouds) == 1:
+                    raise
+                results.append({"error": one_line(error)})
+        return results
+
+    return run
+
+
+def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that calls a pipeline with a batch of clouds, each of which it may read in several parts."""
+    with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
+        pipe._sanitize_parameters(**arguments)
+
+    def run(clouds: list[Cloud]) -> list[Any]:
+        rows = [cloud.row for cloud in clouds]
+        with model_errors(model, "cannot answer"):
+            return pipe(rows, batch_size=len(rows), progress=False, **arguments)
+
+    return run
+
+
+def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
+    """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
+    from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+
+    return 1 if batch_dependent_flags(pipe.model) else wanted

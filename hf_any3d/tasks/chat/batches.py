@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,14 @@ class Conversation:
         """
         return id(self) if self.sampling else None
 
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Draw random numbers from the seed, which must not determine those of the next conversation."""
+        with torch.random.fork_rng(enabled=self.seed is not None):
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
+            yield
+
 
 @dataclass(frozen=True)
 class ChatAnswer:
@@ -59,11 +68,7 @@ def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> li
     config = settings.get("generation_config") or pipe.model.generation_config
     rows = _Rows(pipe.processor, conversations, start, config.eos_token_id)
     settings["stopping_criteria"] = [rows]
-    seed = conversations[0].seed
-    # The seed of one request must not determine the random numbers of the next.
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with conversations[0].seeded():
         generated = pipe.answerer.generate(prompts, settings)
     answers = []
     for number, row in enumerate(rows.rows):

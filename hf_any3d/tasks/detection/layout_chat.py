@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from hf_any3d.processing.chat_templates import Prompt
-from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
+from hf_any3d.tasks.chat.batches import ChatAnswer, Conversation
 from hf_any3d.tasks.chat.generation import Canceled
 from hf_any3d.tasks.detection.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
 
@@ -42,10 +40,7 @@ def answer_layout(pipe: LayoutTextPipeline, conversation: LayoutConversation) ->
     generation = {"do_sample": False} | dict(conversation.sampling) | {"max_new_tokens": conversation.new_tokens}
     generation["stopping_criteria"] = [Canceled(conversation.canceled)]
     lines: list[str] = []
-    # The seed of one request must not determine the random numbers of the next.
-    with torch.random.fork_rng(enabled=conversation.seed is not None):
-        if conversation.seed is not None:
-            torch.manual_seed(conversation.seed)
+    with conversation.seeded():
         entities = pipe.entities(conversation.request, generation)
         # The request with its counts is the generator's own result, which a for loop would drop.
         while True:

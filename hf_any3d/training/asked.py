@@ -1,16 +1,14 @@
-"""Requests of `hf-any3d train`: what the command line and a recipe say, as one dataclass for each way of learning."""
+"""Requests of trainings by what is asked for, in settings, words or a recipe: a dataclass for each way of learning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
-from hf_any3d.cli.common import read_model_config
-from hf_any3d.cli.train_options import ARGUMENTS, Source, Task, TrainOptions, Way
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training import detection, layouts, tasks
@@ -27,6 +25,7 @@ from hf_any3d.training.few_scans.request import (
 from hf_any3d.training.program import TrainingTask
 from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import read_words
+from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Source, Task, Way
 from hf_any3d.training.tasks import Classification
 from hf_any3d.training.tiles.adding import AddedArguments, AddedPoints
 from hf_any3d.training.tiles.training import Tiles, TilesArguments
@@ -40,36 +39,35 @@ TASK_CLASSES: dict[Task, type[TrainingTask]] = {
 }
 # What `--way both` decides itself.
 _OF_BOTH_WAYS = {"wrap", "wrap_weight", "model_type", "model_name_or_path", "peft"}
-# Argument -> option of the command.
-_OPTIONS = {argument: name.replace("_", "-") for name, argument in ARGUMENTS.items()} | {"from_model": "from"}
+ConfigOf = Callable[[str], Mapping[str, Any]]
 
 
 def build_request(
-    source: Source, options: TrainOptions, words: Sequence[str], way: Way | None
+    source: Source, given: dict[str, Any], words: Sequence[str], way: Way | None, config_of: ConfigOf
 ) -> tuple[Tiles | AddedPoints | FewScans | BothWays | TrainingTask, DatasetDict | None]:
-    """Build the request of a command line; also return its rows, if they were loaded to choose the way.
+    """Build the request to learn from data; also return its rows, if they were loaded to choose the way.
 
     Arguments that are left out keep the value of the recipe, or the default of their class.
 
     Args:
         source: The data.
-        options: Options of the command.
-        words: Further words, which name arguments of the training.
+        given: Settings by the names of the arguments of trainings.
+        words: Further words of a command line, which name arguments of the training.
         way: The way of learning that is asked for, if any.
+        config_of: Function from the name of a model to its configuration.
     """
     task = source.task
-    given = options.settings()
-    if source.files and options.earlier is not None:
-        return _added_request(source, given, words), None
+    given = dict(given)
+    if source.files and "from_model" in given:
+        return _added_request(source, given, words, config_of), None
     # A network is trained on the rows of a folder: that is known without a look at the files.
     if source.files and not (way is Way.TRAINED and len(source.files) == 1 and Path(source.files[0]).is_dir()):
         tiles = _tiles_request(source, given, words, way)
         if tiles is not None:
             return tiles, None
     # Frozen features come from a point encoder of any type; a training has an argument for each kind of encoder.
-    if options.encoder and way is not Way.FEATURES:
-        del given["encoder"]
-        given |= _encoder_arguments(options.encoder)
+    if given.get("encoder") and way is not Way.FEATURES:
+        given |= _encoder_arguments(given.pop("encoder"), config_of)
     kinds = TASK_CLASSES[task].argument_classes()
     if task is Task.CLASSIFICATION:
         # Arguments of the same name are those of trainings, which take more.
@@ -98,16 +96,16 @@ def _refuse_twice(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
     """Refuse an argument that is given twice, by its option and by its own name."""
     twice = sorted(named.keys() & given.keys())
     if twice:
-        short = _OPTIONS.get(twice[0], twice[0].replace("_", "-"))
+        short = OPTIONS_OF_COMMAND.get(twice[0], twice[0].replace("_", "-"))
         raise ValueError(f"--{short} and --{twice[0]} are one option; expected one of them")
 
 
-def _encoder_arguments(encoder: str) -> dict[str, str]:
+def _encoder_arguments(encoder: str, config_of: ConfigOf) -> dict[str, str]:
     """Return the arguments of a training that start from an encoder, by its kind."""
     if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner
         return {"encoder_name_or_path": encoder}
     try:
-        model_type = str(read_model_config(encoder).get("model_type"))
+        model_type = str(config_of(encoder).get("model_type"))
     except OSError:
         if is_published(encoder):
             raise
@@ -135,7 +133,7 @@ def _tiles_request(source: Source, given: Mapping[str, Any], words: Sequence[str
     if without_effect and of_training:
         cause = of_training[0]
         if cause in given:
-            cause = _OPTIONS.get(cause, cause)
+            cause = OPTIONS_OF_COMMAND.get(cause, cause)
         raise ValueError(
             f"--{without_effect[0]} has no effect on a network that is trained, which --{cause} asks for; expected "
             "one of them"
@@ -143,10 +141,10 @@ def _tiles_request(source: Source, given: Mapping[str, Any], words: Sequence[str
     return None
 
 
-def _added_request(source: Source, given: Mapping[str, Any], words: Sequence[str]) -> AddedPoints:
+def _added_request(source: Source, given: Mapping[str, Any], words: Sequence[str], config_of: ConfigOf) -> AddedPoints:
     """Return the request to add labeled points to a model of tiles."""
     earlier = given["from_model"]
-    model_type = str(read_model_config(earlier).get("model_type"))
+    model_type = str(config_of(earlier).get("model_type"))
     if model_type != "local_features":
         raise ValueError(
             f"--from {earlier} with labels of points: the model is of type {model_type}; expected one that "
@@ -157,7 +155,7 @@ def _added_request(source: Source, given: Mapping[str, Any], words: Sequence[str
     known = {setting.name for setting in fields(AddedArguments)}
     foreign = sorted(given.keys() - known)
     if foreign:
-        name = _OPTIONS.get(foreign[0], foreign[0].replace("_", "-"))
+        name = OPTIONS_OF_COMMAND.get(foreign[0], foreign[0].replace("_", "-"))
         raise ValueError(f"--{name} has no effect on points that are added to a model; the model's own settings count")
     return AddedPoints.from_settings({"output_dir": str(source.output), **given, **named})
 
@@ -169,7 +167,7 @@ def scans_request(
     # What frozen features do not take asks for a training, unless the way is named.
     of_training = sorted(arguments.keys() - OPTIONS)
     if of_training and (way == FEATURES or "from_model" in arguments):
-        name = _OPTIONS.get(of_training[0], of_training[0])
+        name = OPTIONS_OF_COMMAND.get(of_training[0], of_training[0])
         raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
     if way == TRAINED or (way is None and of_training):
         return small_data_classification(**arguments), None
