@@ -7,7 +7,6 @@ parts side by side, each with a margin as wide as it looks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
@@ -16,14 +15,6 @@ from hf_any3d.modeling.local_features.sparse_boxes import bounds_of
 BLOCK = 1 << 18
 """Points of which a copy is made at once."""
 _OF_A_SQUARE = 1 << 12  # points
-
-
-class Points(Protocol):
-    """Points (points, 3) that are read by their numbers, such as an array or `PlacedPoints`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray: ...
 
 
 class PlacedPoints:
@@ -42,6 +33,10 @@ class PlacedPoints:
         found *= self.factor
         found += self.origin
         return found
+
+
+Points = np.ndarray | PlacedPoints
+"""Points (points, 3) that are read by their numbers."""
 
 
 def blocks(count: int) -> Iterator[slice]:
