@@ -3,7 +3,7 @@
 import torch
 
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, TokenGrids
-from hf_any3d.modeling.point_ops.geometry import normalize_centers
+from hf_any3d.modeling.point_ops.geometry import normalize_centers, table_of_places
 
 
 def centers(batch: int = 3, tokens: int = 40) -> torch.Tensor:
@@ -37,3 +37,10 @@ def test_tokens_nearer_than_an_eighth_of_an_edge_share_a_cell_in_some_grid():
 
 def test_cells_do_not_depend_on_the_position_and_size_of_a_cloud():
     assert torch.equal(shared(centers() * 7 + 30, 0.5), shared(centers(), 0.5))
+
+
+def test_compiled_code_makes_the_same_table():
+    settings = {"cell_size": 0.4, "voxel_size": 0.2, "heads": 2, "count_empty": False, "dtype": torch.float32}
+    tables = [TokenGrids.around(centers(), 0.4, 1).table(**settings, compiled=way) for way in (None, table_of_places)]
+    for expected, found in zip(*(vars(table).values() for table in tables), strict=True):
+        assert torch.equal(expected, found) if isinstance(expected, torch.Tensor) else expected == found
