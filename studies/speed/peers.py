@@ -363,7 +363,7 @@ def command_rows(folder: Path, rounds: int) -> list[str]:
             *(*PROGRAM, "segment", "new.las", "--model", "outputs/tiles"),
             *("--output", "labeled.las"),
         ),
-        "`import hf_any3d`, with torch, transformers and PEFT": ("-c", "import hf_any3d"),
+        "`import hf_any3d`, with torch and transformers": ("-c", "import hf_any3d"),
     }
     for words in (("data", "example", "tiles", "new.las"), ("train", "tiles", "--merge", "vegetation=3,5")):
         _shell(folder, *PROGRAM, *words)
