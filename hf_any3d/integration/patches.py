@@ -21,7 +21,6 @@ import functools
 import json
 import os
 import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static
@@ -110,8 +109,7 @@ def apply_patches(
             transformers.
         next_token_models: Models with the loss of a language model; Trainer shifts labels to smooth for these names.
     """
-    # There can be two module objects of transformers: importing peft replaces the one that was there before.
-    for module in (transformers, sys.modules["transformers"], transformers.models.auto):
+    for module in (transformers, transformers.models.auto):
         for auto_class in auto_classes:
             setattr(module, auto_class.__name__, auto_class)
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.update(
