@@ -208,7 +208,7 @@ class LabelFiles:
 
 
 def split_family(whole: LabelComparison) -> tuple[str, list[int]] | None:
-    """Find a family of classes that the prediction joins and the truth tells apart, such as heights of vegetation.
+    """Find classes of the truth that are one class in the prediction, such as vegetation of three heights.
 
     Returns:
         The name of the family in LAS, and the codes of the truth; None if there is no such family.

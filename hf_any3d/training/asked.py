@@ -1,4 +1,4 @@
-"""Requests of trainings by what is asked for, in settings, words or a recipe: a dataclass for each way of learning."""
+"""Build the request of a training from data, settings, command-line words or a recipe."""
 
 from __future__ import annotations
 

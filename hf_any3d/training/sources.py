@@ -45,7 +45,7 @@ _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
 
 @dataclass(frozen=True)
 class Source:
-    """Data to train on: arguments that name them or a recipe that does, and the task that their labels are for."""
+    """Training data, as arguments of a training or as a recipe, and the task of their labels."""
 
     arguments: dict[str, Any]
     recipe: Path | None
@@ -88,7 +88,7 @@ class Source:
 def find_source(
     data: str | None, dataset: str | None = None, task: Task | None = None, words: list[str] | None = None
 ) -> Source:
-    """Find data by their name, and their task if none is given; nothing is read but what tells the task.
+    """Find training data by name, and the task of their labels if none is given; points are not read.
 
     Args:
         data: A folder, file, dataset or recipe; the folder of `dataset` if that is given.
@@ -142,7 +142,7 @@ def _has_labeled_points(data: str, task: Task | None) -> bool:
 
 
 def find_data(data: str | None, dataset: str | None = None) -> tuple[dict[str, Any], Path | None, str | None]:
-    """Return arguments of the data, a recipe that has them, and what labels belong to, if that is known."""
+    """Return the arguments that select the data, their recipe if any, and what their labels belong to, if known."""
     if dataset is not None:
         entry = find_dataset(dataset)
         folder = {} if data is None else {"data_dir": data}

@@ -252,7 +252,7 @@ def _crown_hits(
 def _returns(
     pulses: np.ndarray, which: np.ndarray, above: np.ndarray, owner: np.ndarray, generator: np.random.Generator
 ) -> Stand:
-    """Keep of all that pulses could hit what a scanner tells apart: the highest, and some further down."""
+    """Select the returns of each pulse: the highest hit, and lower ones that a scanner can separate from it."""
     order = np.lexsort((-above, which))
     which, above, owner = which[order], above[order], owner[order]
     first = np.append(True, which[1:] != which[:-1])

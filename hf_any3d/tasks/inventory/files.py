@@ -258,7 +258,7 @@ def _around(tiles: Sequence[_Tile], number: int) -> list[Around]:
 
 
 def _has_class(cloud: PointCloudData) -> np.ndarray:
-    """Return which points have a class that says something, (points,) as packed bits."""
+    """Return which points have a class other than 0 and 1, (points,) as packed bits."""
     if cloud.labels is None:
         return np.packbits(np.zeros(len(cloud), bool))
     return np.packbits(~np.isin(cloud.labels, [*UNCLASSIFIED]))
