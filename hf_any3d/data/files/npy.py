@@ -3,8 +3,10 @@
 import io
 import math
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -127,9 +129,10 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
     return by_number(array, source)
 
 
-def parse_array(data: bytes) -> np.ndarray:
+def parse_array(data: bytes | memoryview) -> np.ndarray:
     """Parse an .npy file without unpickling and without allocating more than its size."""
-    file = io.BytesIO(data)
+    # Headers are at most 10,000 bytes long, as numpy refuses longer ones.
+    file = io.BytesIO(data[: 2 * _LONGEST_HEADER])
     read_header = HEADERS[np.lib.format.read_magic(file)]
     # numpy warns of numbers as Python 2 wrote them. Only then, as `catch_warnings` lets all warnings of the process be
     # shown again.
@@ -165,7 +168,22 @@ class _Archive:
         method = self.members[name].compress_type
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
-        return parse_array(self.archive.read(self.members[name]))
+        return parse_array(self._content(self.members[name]))
+
+    def _content(self, member: zipfile.ZipInfo) -> bytes | memoryview:
+        """Return the bytes of an array; one that is most of the file, and not compressed, is not copied."""
+        # What is smaller would keep the whole file in memory.
+        is_most = 2 * member.file_size >= len(self.source.data)
+        if not is_most or member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            return self.archive.read(member)
+        # Opening checks the member's own header, as reading does.
+        with self.archive.open(member):
+            name_length, extra_length = struct.unpack_from("<HH", self.source.data, member.header_offset + 26)
+        start = member.header_offset + 30 + name_length + extra_length
+        content = memoryview(self.source.data)[start : start + member.file_size]
+        if zlib.crc32(content) != member.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
+        return content
 
     @property
     def rest(self) -> list[str]:
