@@ -26,7 +26,7 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_pub
 	test_gpu_check.py test_packaging.py studies conversions/test_released_checkpoints.py \
 	$(addprefix conversions/test_,act_released.py minigpt3d_released.py minigpt3d_published.py))
 # Tests of what pages and notebooks show, and of pages in a browser: a fifth of all.
-PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py docs/test_programs.py \
+PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py \
 	demo/test_page_in_browser.py demo/test_task_pages.py)
 
 BIN := $(VENV)/bin

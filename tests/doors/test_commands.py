@@ -10,7 +10,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from functools import partial
 
 import pytest
 import torch
@@ -126,35 +125,6 @@ def test_the_service_answers_over_http_and_ends_when_it_is_told_to(shell, models
         service.send_signal(signal.SIGTERM)
         _, errors = service.communicate(timeout=60)
     assert service.returncode == 0 and "Traceback" not in errors, errors
-
-
-def test_the_demo_opens_a_page_and_ends_on_ctrl_c(shell, models):
-    pytest.importorskip("gradio")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["bash", "-c", f"exec hf-any3d demo models/detector --port {port}"]
-    demo = subprocess.Popen(
-        command,
-        cwd=shell.folder,
-        env=shell.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a shell ignore Ctrl-C, and so would their processes.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        lines = []
-        while not (lines and lines[-1].startswith("open http")):
-            lines.append(demo.stdout.readline())
-            assert lines[-1], demo.communicate()
-        with urllib.request.urlopen(lines[-1].split()[1], timeout=60) as page:
-            assert page.status == 200
-    finally:
-        demo.send_signal(signal.SIGINT)
-        _, errors = demo.communicate(timeout=60)
-    assert demo.returncode in (0, 130) and "Traceback" not in errors, errors
 
 
 def _classify(address, file, service):
