@@ -66,28 +66,29 @@ def find_dataset(name: str) -> FoundDataset:
     """Find out what a name of data is, without the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return FoundDataset(_kind_of_folder(path), folder=path)
+        # Of the folder itself, or of the splits in it.
+        for place in (path, *(path / split for split in ("train", "validation", "test"))):
+            for pattern in _BOXES:
+                if next(place.glob(pattern), None) is not None:
+                    return FoundDataset("scans_with_boxes", folder=path)
+        # metadata.parquet describes the clouds of a folder and holds none.
+        has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
+        return FoundDataset("parquet" if has_tables else "folder", folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
-        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")
+        hint = similar_path(path)
+        similar = difflib.get_close_matches(name, DATASETS, n=1)
+        if not hint and similar:
+            hint = f"; did you mean {similar[0]}?"
+        elif not hint and "/" not in name:
+            hint = f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
+        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{hint}")
     skip_hub_if_offline()
     return FoundDataset(name)
-
-
-def _kind_of_folder(path: Path) -> str:
-    """Return the dataset of the catalog that reads a folder."""
-    # Of the folder itself, or of the splits in it.
-    for place in (path, *(path / split for split in ("train", "validation", "test"))):
-        for pattern in _BOXES:
-            if next(place.glob(pattern), None) is not None:
-                return "scans_with_boxes"
-    # metadata.parquet describes the clouds of a folder and holds none.
-    has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
-    return "parquet" if has_tables else "folder"
 
 
 def _labels_of_folder(folder: Path) -> str | None:
@@ -114,14 +115,3 @@ def _labels_of_folder(folder: Path) -> str | None:
             if cloud.labels is not None or cloud.face_labels is not None:
                 return LABELED_POINTS
     return None
-
-
-def _hint_for(name: str, path: Path) -> str:
-    """Return what may have been meant by a name that names no data."""
-    hint = similar_path(path)
-    if hint:
-        return hint
-    similar = difflib.get_close_matches(name, DATASETS, n=1)
-    if similar:
-        return f"; did you mean {similar[0]}?"
-    return "" if "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"

@@ -60,7 +60,12 @@ def validation_split(
     if too_small:
         # One and a half times the fraction at most, unless there is nothing but small classes.
         most = round(fraction * (1.5 if validation else 1.0) * len(rows))
-        validation += _draw_of_small(too_small, most - len(validation), generator, at_least_one=not validation)
+        # The smallest group of each, in random order; at least one if there is nothing else.
+        for number in generator.permutation(len(too_small)):
+            smallest = min(too_small[number], key=len)
+            if validation and len(validation) + len(smallest) > most:
+                break
+            validation += smallest
     # Rows keep their order.
     validation.sort()
     kept = np.setdiff1d(np.arange(len(rows)), validation)
@@ -153,17 +158,3 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     if not left:
         taken.pop()
     return [index for group in taken for index in group]
-
-
-def _draw_of_small(
-    classes: list[list[list[int]]], most: int, generator: np.random.Generator, *, at_least_one: bool
-) -> list[int]:
-    """Draw the smallest group of some classes, in random order, as long as these have at most `most` rows."""
-    drawn: list[int] = []
-    for number in generator.permutation(len(classes)):
-        smallest = min(classes[number], key=len)
-        is_first = not drawn and at_least_one
-        if len(drawn) + len(smallest) > most and not is_first:
-            break
-        drawn += smallest
-    return drawn

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +26,6 @@ from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
     LabeledFile,
     Parts,
-    Tree,
     by_split,
     find_labeled_files,
     has_classes,
@@ -110,26 +109,24 @@ def _with_short_points(splits: DatasetDict) -> DatasetDict:
     """
     features = {split: (rows.features or {}).get("points") for split, rows in splits.items()}
     long = [split for split, kind in features.items() if isinstance(kind, Array2D) and kind.dtype == "float64"]
-    if not all(isinstance(splits[split], Dataset) for split in long):
+    if not long or not all(isinstance(splits[split], Dataset) for split in long):
         return splits
+    from hf_any3d.data.torch_datasets import ColumnChunks
+
     # All splits have the same type, so that they can be joined.
     for split in long:
-        if any(map(_loses_its_shape, _clouds_of(splits[split]))):
+        rows: Any = splits[split]
+        chunks = ColumnChunks.of(rows.data.column("points"), rows.features["points"])
+        if chunks is None:
+            clouds = (row["points"] for row in numpy_rows(rows.select_columns(["points"])))
+        else:
+            clouds = map(chunks.read, range(int(chunks.starts[-1])))
+        if any(map(_loses_its_shape, clouds)):
             return splits
     short = type(splits)(splits)
     for split in long:
         short[split] = splits[split].cast_column("points", Array2D(cast(Any, features[split]).shape, "float32"))
     return short
-
-
-def _clouds_of(rows: Any) -> Iterable[np.ndarray]:
-    """Return the points of each row, an Array2D in float64."""
-    from hf_any3d.data.torch_datasets import ColumnChunks
-
-    chunks = ColumnChunks.of(rows.data.column("points"), rows.features["points"])
-    if chunks is None:
-        return (row["points"] for row in numpy_rows(rows.select_columns(["points"])))
-    return map(chunks.read, range(int(chunks.starts[-1])))
 
 
 def _loses_its_shape(points: np.ndarray) -> bool:
@@ -279,14 +276,25 @@ def load(
             # Clouds whose points have labels need no folder of a class.
             if drop_labels is None and "labels" in columns and not has_classes(tree.found):
                 drop_labels = True
-            files = _splits_of_folders(root, tree, drop_labels=bool(drop_labels), skip_empty=skip)
+            if drop_labels:
+                files = by_split(unlabeled(root, tree.found))
+                others = tree.others
+            else:
+                files, others = find_labeled_files(root, tree, skip_empty=skip)
+            ignored = sorted(set(others) - COMPANIONS)
+            if ignored:
+                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     # Names that are no text, in folders and in tables, are Arrow's errors.
     with file_errors(root, "folder of clouds"):
         rows = DatasetDict({split: _listed_rows(root, listed, split, metadata) for split, listed in files.items()})
     rows = with_class_labels(rows, str(root))
     if as_files:
         return _files(root, rows, streaming)
-    labels = _Labels(label_field, _words_of(root, rows, label_field) if "labels" in columns else None)
+    words = None
+    if "labels" in columns:
+        # In the files of all splits, so that a word has one number in all of them
+        words = words_of_files((root / name for listed in rows.values() for name in listed[FILE]), label_field)
+    labels = _Labels(label_field, words)
     loaded: Any = {}
     for split, listed in rows.items():
         loaded[split] = _read(root, listed, converter, skip, streaming, options, labels)
@@ -294,19 +302,6 @@ def load(
         return IterableDatasetDict(loaded)
     _warn_of_missing(root, rows, loaded)
     return DatasetDict(loaded)
-
-
-def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty: bool) -> dict[str, list[LabeledFile]]:
-    """Return the files of each split by the names of their folders; a warning names the types of other files."""
-    if drop_labels:
-        files = by_split(unlabeled(root, tree.found))
-        others = tree.others
-    else:
-        files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-    ignored = sorted(set(others) - COMPANIONS)
-    if ignored:
-        logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
-    return files
 
 
 def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
@@ -343,11 +338,6 @@ class _Labels(NamedTuple):
 
     field: str | None
     words: tuple[str, ...] | None
-
-
-def _words_of(root: Path, splits: DatasetDict, label_field: str | None) -> tuple[str, ...] | None:
-    """Return the words for classes in the files of all splits, so that a word has one number in all of them."""
-    return words_of_files((root / name for rows in splits.values() for name in rows[FILE]), label_field)
 
 
 def _read(
