@@ -166,7 +166,17 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     if not len(cloud["points"]):
         return None
     if "intensity" in cloud:
-        cloud["intensity_limits"] = _limits_of_intensity(scan, cloud["intensity"])
+        # The least and the largest intensity that are stated; None if they are not, or not kept.
+        cloud["intensity_limits"] = None
+        limits = _limits(scan, "intensityLimits")
+        low = limits.get("intensityMinimum")
+        high = limits.get("intensityMaximum")
+        if low is not None and high is not None and low < high:
+            measured = cloud["intensity"][np.isfinite(cloud["intensity"])]
+            # Up to rounding of float32
+            slack = 1e-6 * max(abs(low), abs(high))
+            if not len(measured) or (measured.min() >= low - slack and measured.max() <= high + slack):
+                cloud["intensity_limits"] = (low, high)
     # A pose turns and moves the points, but what the scanner tells apart stays.
     are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
     cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
@@ -212,20 +222,6 @@ def _marked(values: dict[str, np.ndarray], name: str) -> np.ndarray:
     """Return which points (points,) have a value that is marked as invalid; none in scans without marks."""
     count = len(next(iter(values.values())))
     return values[name] != 0 if name in values else np.zeros(count, dtype=bool)
-
-
-def _limits_of_intensity(scan: Any, intensity: np.ndarray) -> tuple[float, float] | None:
-    """Return the least and the largest intensity that are stated for a scan; None if they are not, or not kept."""
-    limits = _limits(scan, "intensityLimits")
-    low = limits.get("intensityMinimum")
-    high = limits.get("intensityMaximum")
-    if low is None or high is None or not low < high:
-        return None
-    measured = intensity[np.isfinite(intensity)]
-    # Up to rounding of float32
-    slack = 1e-6 * max(abs(low), abs(high))
-    is_kept = not len(measured) or (measured.min() >= low - slack and measured.max() <= high + slack)
-    return (low, high) if is_kept else None
 
 
 def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], source: Source) -> dict[str, Any]:

@@ -79,26 +79,24 @@ def _read(place: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
     opened = open_source(place, kind or "txt", (kind or "txt",))
     with file_errors(place, "file of labels"):
         if kind == "npy":
-            return _of_array(opened)
+            from hf_any3d.data.files.npy import parse_array
+
+            values = parse_array(opened.data)
+            if values.ndim == 2 and values.shape[1] == 1:
+                values = values[:, 0]
+            if values.ndim != 1 or values.dtype.kind not in "fiubUS":
+                raise PointCloudError(
+                    f"an array of shape {values.shape} and type {values.dtype}; expected a label each"
+                )
+            if values.dtype.kind in "US":
+                return numbered(values.tolist())
+            return _whole(values, opened), None
         # As numbers of 32 bits, digits would be classes and objects beyond any count.
         if kind == "label" and opened.data.strip(b"0123456789 \t\r\n-."):
             if len(opened.data) % 4:
                 raise PointCloudError(f"{len(opened.data)} bytes; expected 4 for each label")
             return (np.frombuffer(opened.data, "<u4") & _OF_CLASS).astype(np.int64), None
         return _of_text(opened)
-
-
-def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    from hf_any3d.data.files.npy import parse_array
-
-    values = parse_array(source.data)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "fiubUS":
-        raise PointCloudError(f"an array of shape {values.shape} and type {values.dtype}; expected a label each")
-    if values.dtype.kind in "US":
-        return numbered(values.tolist())
-    return _whole(values, source), None
 
 
 def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
