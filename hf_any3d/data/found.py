@@ -41,7 +41,28 @@ class FoundDataset:
         None for data on the hub, and for a folder in which neither folders nor points have a class.
         """
         if self.name == "folder" and self.folder is not None:
-            return _labels_of_folder(self.folder)
+            from hf_any3d.data.catalog.folder_layout import names_classes
+
+            if names_classes(self.folder):
+                return LABELED_CLOUDS
+            files = [path for path in sorted(self.folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
+            # Each point of LAS has a class, so that none of these large files has to be read.
+            if any(path.suffix.lower() in (".las", ".laz") for path in files):
+                return LABELED_POINTS
+            from hf_any3d.data.files import PointCloudError, read_point_cloud
+
+            looked_at = 0
+            for path in files:
+                if looked_at == _LOOKED_AT:
+                    break
+                # What is wrong with a file is told when it is learned.
+                with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
+                    warnings.simplefilter("ignore")
+                    cloud = read_point_cloud(path)
+                    looked_at += 1
+                    if cloud.labels is not None or cloud.face_labels is not None:
+                        return LABELED_POINTS
+            return None
         # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
@@ -89,29 +110,3 @@ def find_dataset(name: str) -> FoundDataset:
         raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{hint}")
     skip_hub_if_offline()
     return FoundDataset(name)
-
-
-def _labels_of_folder(folder: Path) -> str | None:
-    """Return whether folders name classes of clouds, or points have them in the files; None if neither do."""
-    from hf_any3d.data.catalog.folder_layout import names_classes
-
-    if names_classes(folder):
-        return LABELED_CLOUDS
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
-    # Each point of LAS has a class, so that none of these large files has to be read.
-    if any(path.suffix.lower() in (".las", ".laz") for path in files):
-        return LABELED_POINTS
-    from hf_any3d.data.files import PointCloudError, read_point_cloud
-
-    looked_at = 0
-    for path in files:
-        if looked_at == _LOOKED_AT:
-            break
-        # What is wrong with a file is told when it is learned.
-        with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
-            warnings.simplefilter("ignore")
-            cloud = read_point_cloud(path)
-            looked_at += 1
-            if cloud.labels is not None or cloud.face_labels is not None:
-                return LABELED_POINTS
-    return None

@@ -1,7 +1,6 @@
 """Draw splits: validation rows from the training split, and few-shot folds."""
 
 from collections import Counter, defaultdict
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -45,7 +44,19 @@ def validation_split(
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits.pop("train")
-    classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
+    plain = rows.with_format(None)
+    # Without a column each row is a group of its own.
+    keys = range(len(rows)) if group_column is None else plain[group_column]
+    members = defaultdict(list)
+    for index, key in enumerate(keys):
+        members[key].append(index)
+    labels = plain[label_column] if stratify else [None] * len(rows)
+    # Class -> groups of row numbers
+    classes = defaultdict(list)
+    for group in members.values():
+        # A group may hold several classes; it counts for its most frequent one.
+        label = Counter(labels[index] for index in group).most_common(1)[0][0]
+        classes[label].append(group)
     if all(len(groups) < 2 for groups in classes.values()):
         raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")
 
@@ -70,25 +81,6 @@ def validation_split(
     validation.sort()
     kept = np.setdiff1d(np.arange(len(rows)), validation)
     return DatasetDict({"train": rows.select(kept), "validation": rows.select(validation), **splits})
-
-
-def _groups_of_classes(
-    rows: Dataset, group_column: str | None, label_column: str | None
-) -> dict[Any, list[list[int]]]:
-    """Return class -> groups of row numbers; without a column of labels, all groups are of one class."""
-    plain = rows.with_format(None)
-    # Without a column each row is a group of its own.
-    keys = range(len(rows)) if group_column is None else plain[group_column]
-    members = defaultdict(list)
-    for index, key in enumerate(keys):
-        members[key].append(index)
-    labels = [None] * len(rows) if label_column is None else plain[label_column]
-    classes = defaultdict(list)
-    for group in members.values():
-        # A group may hold several classes; it counts for its most frequent one.
-        label = Counter(labels[index] for index in group).most_common(1)[0][0]
-        classes[label].append(group)
-    return classes
 
 
 def draw_fold(

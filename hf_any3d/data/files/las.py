@@ -203,7 +203,12 @@ def _read_header(source: Source) -> _Header:
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
     row = _with_label(_row_type(source, point_format, size), source, start, point_format)
-    row, further = _with_further(row, source, start, point_format)
+    further = {}
+    if source.columns:
+        described = dict(_described(data, start, SIZES[point_format]))
+        for wanted, name in source.further_columns_of_points(described).items():
+            further[wanted] = described[name]
+            row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
     source.check(points=count, decoded=count * max(size, 32))
     read = {f"extra dimension {name}".lower() for name in (source.label_field, *source.columns)}
     extra = _extra_dimensions(data, start, point_format, size)
@@ -367,19 +372,6 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
     if chosen is None or (place := places[chosen]) is None:
         return row
     return _with_field(row, "label", place, chosen)
-
-
-def _with_further(
-    row: np.dtype, source: Source, start: int, point_format: int
-) -> tuple[np.dtype, dict[str, _Dimension]]:
-    """Return the type of a record with the further columns that are read as fields, and what each stands for."""
-    if not source.columns:
-        return row, {}
-    described = dict(_described(source.data, start, SIZES[point_format]))
-    found = source.further_columns_of_points(described)
-    for wanted, name in found.items():
-        row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
-    return row, {wanted: described[name] for wanted, name in found.items()}
 
 
 def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimension: str) -> np.dtype:

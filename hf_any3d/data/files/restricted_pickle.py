@@ -101,7 +101,7 @@ class _Unpickler(_PythonUnpickler):
             # Python 2 wrote bytes as text.
             content = data.encode("latin1") if isinstance(data, str) else data
             _check_content(content, dtype, math.prod(shape))
-            value.__setstate__((1, tuple(map(int, shape)), dtype, bool(is_fortran), bytes(content)))
+            checked = (1, tuple(map(int, shape)), dtype, bool(is_fortran), bytes(content))
         elif isinstance(value, np.dtype):
             version, order, *rest = state
             if version not in (3, 4) or order not in _BYTE_ORDERS or rest[:3] != [None, None, None]:
@@ -109,9 +109,10 @@ class _Unpickler(_PythonUnpickler):
             if not all(isinstance(number, int) for number in rest[3:6]) or len(rest) < 6:
                 raise PointCloudError("a numpy.dtype with a damaged state")
             # Version 3 has no metadata, whose objects nobody has looked at.
-            value.__setstate__((3, order, None, None, None, *rest[3:6]))
+            checked = (3, order, None, None, None, *rest[3:6])
         else:
             raise PointCloudError(f"sets the state of {type(value).__name__}; expected numpy arrays alone")
+        self.stack[-1].__setstate__(checked)
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -89,7 +89,6 @@ class TextCopy:
             )
         self.width = table.shape[1]
         self.names = text.column_names(self.titles, table)
-        self.title = self._line_of_names()
         first = next(line for line in plain[size:].split(b"\n") if self._is_row(line))
         self.delimiter = None
         # Words may have blanks, so that only the delimiter of the names tells where they end.
@@ -105,7 +104,14 @@ class TextCopy:
         self.separator = first[spans[0][1] : spans[1][0]]
         # Where nothing names the columns, all rows are needed to tell what they are: they are looked at in `write`.
         self.edits: list[_Edit] = []
+        self.title: int | None = None
         if self.names is not None:
+            # The number, from 0, of the line that names the columns
+            named = [name for name in self.names if name]
+            for number, line, _ in reversed(self.titles):
+                if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
+                    self.title = number - 1
+                    break
             self.edits = [self._edit(column, table) for column in columns]
         for column in columns:
             if self.names is None and column.name is not None and column.is_class:
@@ -133,16 +139,6 @@ class TextCopy:
         if len(spans) == self.width - 1 and body.endswith((b",", b";")):
             spans.append((len(body), len(body)))
         return spans[: self.width] if body.endswith((b",", b";")) else spans
-
-    def _line_of_names(self) -> int | None:
-        """Return the number, from 0, of the line that names the columns."""
-        if self.names is None:
-            return None
-        named = [name for name in self.names if name]
-        for number, line, _ in reversed(self.titles):
-            if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
-                return number - 1
-        return None
 
     def _edit(self, column: Column, table: np.ndarray) -> _Edit:
         """Find the column that is written in a file that names its columns."""
