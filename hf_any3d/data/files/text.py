@@ -268,11 +268,13 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
             declared = int(line)
         elif line.strip():
             if not is_comment:
-                # A row begins with a number, or in a column that has a name with a word, such as the name of a point,
+                # A row begins with a number, or with a word in a column that has a name, such as the name of a point,
                 # before at least three numbers.
-                are_numbers = [bool(_NUMBER.fullmatch(word)) for word in _words(line)]
+                words = _words(line)
+                if _NUMBER.fullmatch(words[0]):
+                    break
                 follows_names = bool(titles) and not titles[-1].is_comment and bool(names_in_line(titles[-1].text))
-                if are_numbers[0] or (follows_names and sum(are_numbers) >= 3):
+                if follows_names and sum(map(bool, map(_NUMBER.fullmatch, words))) >= 3:
                     break
                 if not names_in_line(line):
                     raise PointCloudError(

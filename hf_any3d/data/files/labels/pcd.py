@@ -131,7 +131,7 @@ class PcdCopy:
         else:
             data = self._decompressed(body)
             fields = self._fields()
-            # One field after the other
+            # Compressed files store one field after the other.
             columns = [
                 np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1]) for key in keys
             ]
