@@ -43,24 +43,7 @@ def split_into_blocks(
     xyz = np.asarray(xyz)
     generator = np.random.default_rng(generator)
     ground = _ground(xyz, up_axis)
-    # The points of each column
-    columns = []
-    if block_size is None:
-        columns.append(np.arange(len(xyz)))
-    else:
-        if not (block_size > 0 and 0 <= overlap < 1):
-            raise ValueError(f"block_size is {block_size}, overlap {overlap}; expected above 0, and from 0 to below 1")
-        stride = block_size * (1 - overlap)
-        ends = [(float(values.min()), float(values.max())) for values in ground.T]
-        for first in _starts(ground[:, 0], *ends[0], block_size, stride):
-            # Columns of a strip are searched among its points alone.
-            strip = np.flatnonzero((ground[:, 0] >= first) & (ground[:, 0] <= first + block_size))
-            if not len(strip):
-                continue
-            for second in _starts(ground[strip, 1], *ends[1], block_size, stride):
-                inside = (ground[strip, 1] >= second) & (ground[strip, 1] <= second + block_size)
-                if inside.any():
-                    columns.append(strip[inside])
+    columns = [np.arange(len(xyz))] if block_size is None else _columns(ground, block_size, overlap)
     blocks = []
     for column in columns:
         if len(column) <= num_points:
@@ -130,6 +113,25 @@ def bounds_of(xyz: np.ndarray) -> np.ndarray:
 def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
     one_of("up_axis", up_axis, AXES)
     return xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]  # (points, 2)
+
+
+def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.ndarray]:
+    """Return the points of each non-empty column."""
+    if not (block_size > 0 and 0 <= overlap < 1):
+        raise ValueError(f"block_size is {block_size}, overlap {overlap}; expected above 0, and from 0 to below 1")
+    stride = block_size * (1 - overlap)
+    ends = [(float(values.min()), float(values.max())) for values in ground.T]
+    columns = []
+    for first in _starts(ground[:, 0], *ends[0], block_size, stride):
+        # Columns of a strip are searched among its points alone.
+        strip = np.flatnonzero((ground[:, 0] >= first) & (ground[:, 0] <= first + block_size))
+        if not len(strip):
+            continue
+        for second in _starts(ground[strip, 1], *ends[1], block_size, stride):
+            inside = (ground[strip, 1] >= second) & (ground[strip, 1] <= second + block_size)
+            if inside.any():
+                columns.append(strip[inside])
+    return columns
 
 
 def _starts(values: np.ndarray, low: float, high: float, block_size: float, stride: float) -> np.ndarray:

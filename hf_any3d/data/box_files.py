@@ -171,23 +171,7 @@ def read_label_cloud(path: Path, angle_unit: float | None = None) -> Boxes:
         for number, entry in enumerate(content["objects"]):
             where = f"{path}: box {number}"
             if "vertices" in entry:
-                # In the order of Label Cloud: around the bottom, then around the top.
-                corners = np.array(entry["vertices"], dtype=np.float64).reshape(8, 3)
-                along = corners[3] - corners[0]
-                across = corners[1] - corners[0]
-                up = corners[4] - corners[0]
-                size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
-                # How far the sides rise, and how far the upright edge leans
-                tilts = np.abs([along[2], across[2], *up[:2]])
-                # Coordinates are rounded to three decimals.
-                if not tilts.max() <= max(_UPRIGHT * max(size), 2e-3):
-                    raise PointCloudFileError(
-                        f"{where}: vertices are of a tilted box; expected one that turns about z alone"
-                    )
-                heading = math.atan2(along[1], along[0])
-                # The center is the middle of a diagonal through the box.
-                center = ((corners[4] + corners[2]) / 2).tolist()
-                boxes.append(named_box(where, entry.get("name"), center, size, heading))
+                boxes.append(_box_of_vertices(where, entry.get("name"), entry["vertices"]))
                 continue
             center, size, turns = ([entry[part].get(axis) for axis in axes] for part, axes in _LABEL_CLOUD.items())
             heading = _upright(where, [turn or 0.0 for turn in turns], angle_unit)
@@ -221,6 +205,23 @@ def _angle_unit(path: Path, angles: list[float]) -> float:
         f"{path}: angles up to {high:g} may be radians or degrees; expected a {LABEL_CLOUD_CLASSES} beside it, whose "
         "format is centroid_rel or centroid_abs"
     )
+
+
+def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
+    """Return the box of eight vertices in the order of Label Cloud: around the bottom, then around the top."""
+    corners = np.array(vertices, dtype=np.float64).reshape(8, 3)
+    along = corners[3] - corners[0]
+    across = corners[1] - corners[0]
+    up = corners[4] - corners[0]
+    size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
+    # How far the sides rise, and how far the upright edge leans
+    tilts = np.abs([along[2], across[2], *up[:2]])
+    # Coordinates are rounded to three decimals.
+    if not tilts.max() <= max(_UPRIGHT * max(size), 2e-3):
+        raise PointCloudFileError(f"{where}: vertices are of a tilted box; expected one that turns about z alone")
+    heading = math.atan2(along[1], along[0])
+    # The center is the middle of a diagonal through the box.
+    return named_box(where, label, ((corners[4] + corners[2]) / 2).tolist(), size, heading)
 
 
 def read_datumaro(path: Path) -> Boxes:

@@ -41,28 +41,7 @@ class FoundDataset:
         None for data on the hub, and for a folder in which neither folders nor points have a class.
         """
         if self.name == "folder" and self.folder is not None:
-            from hf_any3d.data.catalog.folder_layout import names_classes
-
-            if names_classes(self.folder):
-                return LABELED_CLOUDS
-            files = [path for path in sorted(self.folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
-            # Each point of LAS has a class, so that none of these large files has to be read.
-            if any(path.suffix.lower() in (".las", ".laz") for path in files):
-                return LABELED_POINTS
-            from hf_any3d.data.files import PointCloudError, read_point_cloud
-
-            looked_at = 0
-            for path in files:
-                if looked_at == _LOOKED_AT:
-                    break
-                # What is wrong with a file is told when it is learned.
-                with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
-                    warnings.simplefilter("ignore")
-                    cloud = read_point_cloud(path)
-                    looked_at += 1
-                    if cloud.labels is not None or cloud.face_labels is not None:
-                        return LABELED_POINTS
-            return None
+            return _labels_of_folder(self.folder)
         # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
@@ -87,26 +66,62 @@ def find_dataset(name: str) -> FoundDataset:
     """Find out what a name of data is, without the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        # Of the folder itself, or of the splits in it.
-        for place in (path, *(path / split for split in ("train", "validation", "test"))):
-            for pattern in _BOXES:
-                if next(place.glob(pattern), None) is not None:
-                    return FoundDataset("scans_with_boxes", folder=path)
-        # metadata.parquet describes the clouds of a folder and holds none.
-        has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
-        return FoundDataset("parquet" if has_tables else "folder", folder=path)
+        return FoundDataset(_kind_of_folder(path), folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
-        hint = similar_path(path)
-        similar = difflib.get_close_matches(name, DATASETS, n=1)
-        if not hint and similar:
-            hint = f"; did you mean {similar[0]}?"
-        elif not hint and "/" not in name:
-            hint = f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
-        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{hint}")
+        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")
     skip_hub_if_offline()
     return FoundDataset(name)
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Return the dataset of the catalog that reads a folder."""
+    # Of the folder itself, or of the splits in it.
+    for place in (path, *(path / split for split in ("train", "validation", "test"))):
+        for pattern in _BOXES:
+            if next(place.glob(pattern), None) is not None:
+                return "scans_with_boxes"
+    # metadata.parquet describes the clouds of a folder and holds none.
+    has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
+    return "parquet" if has_tables else "folder"
+
+
+def _labels_of_folder(folder: Path) -> str | None:
+    """Return whether folders name classes of clouds, or points have them in the files; None if neither do."""
+    from hf_any3d.data.catalog.folder_layout import names_classes
+
+    if names_classes(folder):
+        return LABELED_CLOUDS
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix[1:].lower() in FORMATS]
+    # Each point of LAS has a class, so that none of these large files has to be read.
+    if any(path.suffix.lower() in (".las", ".laz") for path in files):
+        return LABELED_POINTS
+    from hf_any3d.data.files import PointCloudError, read_point_cloud
+
+    looked_at = 0
+    for path in files:
+        if looked_at == _LOOKED_AT:
+            break
+        # What is wrong with a file is told when it is learned.
+        with warnings.catch_warnings(), contextlib.suppress(PointCloudError):
+            warnings.simplefilter("ignore")
+            cloud = read_point_cloud(path)
+            looked_at += 1
+            if cloud.labels is not None or cloud.face_labels is not None:
+                return LABELED_POINTS
+    return None
+
+
+def _hint_for(name: str, path: Path) -> str:
+    """Return what may have been meant by a name that names no data."""
+    hint = similar_path(path)
+    if hint:
+        return hint
+    similar = difflib.get_close_matches(name, DATASETS, n=1)
+    if similar:
+        return f"; did you mean {similar[0]}?"
+    return "" if "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"

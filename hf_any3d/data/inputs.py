@@ -145,25 +145,8 @@ def _from_trimesh(thing: Any) -> PointCloudData:
     from trimesh.visual import ColorVisuals
 
     if isinstance(thing, trimesh.Scene):
-        kinds = (trimesh.Trimesh, trimesh.PointCloud)
-        parts = [_from_trimesh(part) for part in thing.dump() if isinstance(part, kinds)]
-        # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
-        starts = np.cumsum([0] + [len(part) for part in parts])
-        # The last start is the number of all points, and of no part.
-        faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
-        # Offsets differ between the parts, so coordinates are joined as they are in space.
-        moved = [part.points + (0 if part.offset is None else part.offset) for part in parts]
-        joined: dict[str, Any] = {"points": np.concatenate(moved)}
-        colors = [part.colors for part in parts if part.colors is not None]
-        # Only if all parts have them, since every point needs a color.
-        if len(colors) == len(parts):
-            joined["colors"] = np.concatenate(colors)
-        if faces:
-            joined["faces"] = np.concatenate(faces)
-            face_colors = [part.face_colors for part in parts if part.is_mesh and part.face_colors is not None]
-            if len(face_colors) == len(faces):
-                joined["face_colors"] = np.concatenate(face_colors)
-        return PointCloudData(**joined)
+        parts = [part for part in thing.dump() if isinstance(part, (trimesh.Trimesh, trimesh.PointCloud))]
+        return _joined([_from_trimesh(part) for part in parts])
     if isinstance(thing, trimesh.PointCloud):
         colors = np.asarray(thing.colors)
         has_colors = colors.ndim == 2 and len(colors) == len(thing.vertices)
@@ -176,6 +159,26 @@ def _from_trimesh(thing: Any) -> PointCloudData:
         faces=np.asarray(thing.faces),
         face_colors=unit_colors(np.asarray(visual.face_colors)[:, :3]) if kind == "face" else None,
     )
+
+
+def _joined(parts: list[PointCloudData]) -> PointCloudData:
+    # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
+    starts = np.cumsum([0] + [len(part) for part in parts])
+    # The last start is the number of all points, and of no part.
+    faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
+    # Offsets differ between the parts, so coordinates are joined as they are in space.
+    moved = [part.points + (0 if part.offset is None else part.offset) for part in parts]
+    joined: dict[str, Any] = {"points": np.concatenate(moved)}
+    colors = [part.colors for part in parts if part.colors is not None]
+    # Only if all parts have them, since every point needs a color.
+    if len(colors) == len(parts):
+        joined["colors"] = np.concatenate(colors)
+    if faces:
+        joined["faces"] = np.concatenate(faces)
+        face_colors = [part.face_colors for part in parts if part.is_mesh and part.face_colors is not None]
+        if len(face_colors) == len(faces):
+            joined["face_colors"] = np.concatenate(face_colors)
+    return PointCloudData(**joined)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Draw splits: validation rows from the training split, and few-shot folds."""
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -44,19 +45,7 @@ def validation_split(
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits.pop("train")
-    plain = rows.with_format(None)
-    # Without a column each row is a group of its own.
-    keys = range(len(rows)) if group_column is None else plain[group_column]
-    members = defaultdict(list)
-    for index, key in enumerate(keys):
-        members[key].append(index)
-    labels = plain[label_column] if stratify else [None] * len(rows)
-    # Class -> groups of row numbers
-    classes = defaultdict(list)
-    for group in members.values():
-        # A group may hold several classes; it counts for its most frequent one.
-        label = Counter(labels[index] for index in group).most_common(1)[0][0]
-        classes[label].append(group)
+    classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
     if all(len(groups) < 2 for groups in classes.values()):
         raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")
 
@@ -71,16 +60,30 @@ def validation_split(
     if too_small:
         # One and a half times the fraction at most, unless there is nothing but small classes.
         most = round(fraction * (1.5 if validation else 1.0) * len(rows))
-        # The smallest group of each, in random order; at least one if there is nothing else.
-        for number in generator.permutation(len(too_small)):
-            smallest = min(too_small[number], key=len)
-            if validation and len(validation) + len(smallest) > most:
-                break
-            validation += smallest
+        validation += _draw_of_small(too_small, most - len(validation), generator, at_least_one=not validation)
     # Rows keep their order.
     validation.sort()
     kept = np.setdiff1d(np.arange(len(rows)), validation)
     return DatasetDict({"train": rows.select(kept), "validation": rows.select(validation), **splits})
+
+
+def _groups_of_classes(
+    rows: Dataset, group_column: str | None, label_column: str | None
+) -> dict[Any, list[list[int]]]:
+    """Return class -> groups of row numbers; without a column of labels, all groups are of one class."""
+    plain = rows.with_format(None)
+    # Without a column each row is a group of its own.
+    keys = range(len(rows)) if group_column is None else plain[group_column]
+    members = defaultdict(list)
+    for index, key in enumerate(keys):
+        members[key].append(index)
+    labels = [None] * len(rows) if label_column is None else plain[label_column]
+    classes = defaultdict(list)
+    for group in members.values():
+        # A group may hold several classes; it counts for its most frequent one.
+        label = Counter(labels[index] for index in group).most_common(1)[0][0]
+        classes[label].append(group)
+    return classes
 
 
 def draw_fold(
@@ -150,3 +153,17 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     if not left:
         taken.pop()
     return [index for group in taken for index in group]
+
+
+def _draw_of_small(
+    classes: list[list[list[int]]], most: int, generator: np.random.Generator, *, at_least_one: bool
+) -> list[int]:
+    """Draw the smallest group of some classes, in random order, as long as these have at most `most` rows."""
+    drawn: list[int] = []
+    for number in generator.permutation(len(classes)):
+        smallest = min(classes[number], key=len)
+        is_first = not drawn and at_least_one
+        if len(drawn) + len(smallest) > most and not is_first:
+            break
+        drawn += smallest
+    return drawn

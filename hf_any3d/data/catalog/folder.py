@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -109,31 +109,36 @@ def _with_short_points(splits: DatasetDict) -> DatasetDict:
     """
     features = {split: (rows.features or {}).get("points") for split, rows in splits.items()}
     long = [split for split, kind in features.items() if isinstance(kind, Array2D) and kind.dtype == "float64"]
-    if not long or not all(isinstance(splits[split], Dataset) for split in long):
+    if not all(isinstance(splits[split], Dataset) for split in long):
         return splits
-    from hf_any3d.data.torch_datasets import ColumnChunks
-
     # All splits have the same type, so that they can be joined.
     for split in long:
-        rows: Any = splits[split]
-        chunks = ColumnChunks.of(rows.data.column("points"), rows.features["points"])
-        if chunks is None:
-            clouds = (row["points"] for row in numpy_rows(rows.select_columns(["points"])))
-        else:
-            clouds = map(chunks.read, range(int(chunks.starts[-1])))
-        for points in clouds:
-            # A null or NaN moves nowhere.
-            if points.dtype.kind != "f" or not len(points):
-                continue
-            xyz = points[:, :3]
-            with np.errstate(over="ignore", invalid="ignore"):
-                moved = np.abs(xyz - xyz.astype(np.float32)).max()
-                if moved > MOST_MOVED * np.ptp(xyz, axis=0).max():
-                    return splits
+        if any(map(_loses_its_shape, _clouds_of(splits[split]))):
+            return splits
     short = type(splits)(splits)
     for split in long:
         short[split] = splits[split].cast_column("points", Array2D(cast(Any, features[split]).shape, "float32"))
     return short
+
+
+def _clouds_of(rows: Any) -> Iterable[np.ndarray]:
+    """Return the points of each row, an Array2D in float64."""
+    from hf_any3d.data.torch_datasets import ColumnChunks
+
+    chunks = ColumnChunks.of(rows.data.column("points"), rows.features["points"])
+    if chunks is None:
+        return (row["points"] for row in numpy_rows(rows.select_columns(["points"])))
+    return map(chunks.read, range(int(chunks.starts[-1])))
+
+
+def _loses_its_shape(points: np.ndarray) -> bool:
+    """Return whether float32 moves a point by more than a small share of the extent; a null or NaN moves nowhere."""
+    if points.dtype.kind != "f" or not len(points):
+        return False
+    xyz = points[:, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.abs(xyz - xyz.astype(np.float32)).max()
+        return bool(moved > MOST_MOVED * np.ptp(xyz, axis=0).max())
 
 
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -143,20 +148,9 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         return splits
     first = "train" if "train" in labeled else labeled[0]
     # One list of classes for all splits: a class that is missing in one must not shift the numbers of the others.
-    feature = splits[first].features["label"]
-    if not isinstance(feature, ClassLabel):
-        # A stream would have to be read to its end to find all labels.
-        if not isinstance(splits[first], Dataset):
-            return splits
-        if _is_text(feature):
-            # Alphabetical, so that numbers do not depend on the order of the rows
-            feature = ClassLabel(names=sorted({*splits[first].unique("label")} - {None}))
-        else:
-            # Whole numbers are those of classes from 0 on, over all splits together; -1 is the hub's "no label".
-            values = {value for split in labeled for value in splits[split].unique("label")} - {None, -1}
-            if not values or not all(isinstance(value, int) and value >= 0 for value in values):
-                return splits
-            feature = ClassLabel(num_classes=max(values) + 1)
+    feature = _classes_of(splits, labeled, first)
+    if feature is None:
+        return splits
     for split in labeled:
         stored = splits[split].features["label"]
         # Labels that are classes already must number them as the training split does.
@@ -176,6 +170,24 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
                 )
         splits[split] = splits[split].cast_column("label", feature)
     return splits
+
+
+def _classes_of(splits: DatasetDict, labeled: list[str], first: str) -> ClassLabel | None:
+    """Return the classes of the first split with labels; None where labels are no classes, or have to be streamed."""
+    feature = splits[first].features["label"]
+    if isinstance(feature, ClassLabel):
+        return feature
+    # A stream would have to be read to its end to find all labels.
+    if not isinstance(splits[first], Dataset):
+        return None
+    if _is_text(feature):
+        # Alphabetical, so that numbers do not depend on the order of the rows
+        return ClassLabel(names=sorted({*splits[first].unique("label")} - {None}))
+    # Whole numbers are those of classes from 0 on, over all splits together; -1 is the hub's "no label".
+    values = {value for split in labeled for value in splits[split].unique("label")} - {None, -1}
+    if not values or not all(isinstance(value, int) and value >= 0 for value in values):
+        return None
+    return ClassLabel(num_classes=max(values) + 1)
 
 
 def _is_text(feature: object) -> bool:

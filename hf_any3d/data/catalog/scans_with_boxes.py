@@ -16,6 +16,7 @@ from hf_any3d.data.box_files import (
     LABEL_CLOUD_CLASSES,
     OWN_NAMES,
     Boxes,
+    NamedBox,
     add_boxes,
     class_names,
     read_boxes_json,
@@ -130,20 +131,7 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
         # The points are float32; the offset (3,), in float64, is what they lack to coordinates of the file.
         offset = np.zeros(3) if cloud.offset is None else cloud.offset
         if scan_boxes:
-            low = points.min(axis=0) + offset
-            high = points.max(axis=0) + offset
-            numbers_of_boxes = np.array([box.numbers for box in scan_boxes])  # (boxes, 7)
-            centers = numbers_of_boxes[:, :3]
-            # Half the diagonal, since boxes are turned.
-            reach = np.linalg.norm(numbers_of_boxes[:, 3:6], axis=1, keepdims=True) / 2  # (boxes, 1)
-            # If no box overlaps the points, frame or units differ.
-            if ((centers + reach < low) | (centers - reach > high)).any(axis=1).all():
-                extent = ", ".join(f"{first:.6g} to {last:.6g}" for first, last in zip(low, high, strict=True))
-                center = ", ".join(f"{value:.6g}" for value in centers[0])
-                raise PointCloudFileError(
-                    f"{folder / name}: none of {len(scan_boxes)} boxes reaches the points, which are from {extent}; "
-                    f"the first has its center at {center}. Expected boxes in the frame and units of the file"
-                )
+            _check_within_reach(folder / name, scan_boxes, points.min(axis=0) + offset, points.max(axis=0) + offset)
         kept = [box for box in scan_boxes if box.label in numbers]
         # (boxes, 7), also of a scan without boxes
         rows = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
@@ -173,6 +161,22 @@ def _warn_of_unnamed(folder: Path, paths: Sequence[Path]) -> None:
             f"{folder}: {len(left_out)} of {len(left_out) + len(named)} files of points are left out, since no boxes "
             f"name them: {shown}. A scan without objects has an empty list of boxes",
             stacklevel=3,
+        )
+
+
+def _check_within_reach(path: Path, boxes: Sequence[NamedBox], low: np.ndarray, high: np.ndarray) -> None:
+    """Raise an error if no box overlaps the points, which span `low` to `high` (3,): frame or units differ."""
+    numbers = np.array([box.numbers for box in boxes])  # (boxes, 7)
+    centers = numbers[:, :3]
+    # Half the diagonal, since boxes are turned.
+    reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2  # (boxes, 1)
+    is_outside = ((centers + reach < low) | (centers - reach > high)).any(axis=1)
+    if is_outside.all():
+        extent = ", ".join(f"{first:.6g} to {last:.6g}" for first, last in zip(low, high, strict=True))
+        center = ", ".join(f"{value:.6g}" for value in centers[0])
+        raise PointCloudFileError(
+            f"{path}: none of {len(boxes)} boxes reaches the points, which are from {extent}; the first has its "
+            f"center at {center}. Expected boxes in the frame and units of the file"
         )
 
 

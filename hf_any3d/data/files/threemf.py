@@ -7,7 +7,7 @@ import posixpath
 import re
 import zipfile
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
@@ -83,25 +83,7 @@ def read(source: Source) -> PointCloudData:
         package = Package(archive, source)
         root = package.model_name()
         plate = package.part(root)
-        # Each mesh as often as it is shown, in the order of the file
-        meshes = []
-        seen = 0
-        # A stack instead of recursion: groups within groups may be deeper than Python's stack.
-        waiting = list(reversed(plate.items))
-        while waiting:
-            placed = waiting.pop()
-            # This also ends a group that has itself as a component.
-            seen = seen + 1
-            if seen > _MAX_PARTS:
-                raise PointCloudError(f"more than {_MAX_PARTS} parts on the plate; expected at most that many")
-            shape = package.part(placed.part).shapes[placed.shape]
-            if len(shape.vertices):
-                meshes.append((shape, placed.transform))
-            for inner in reversed(shape.components):
-                # A component's transform acts first, then that of the object that holds it.
-                linear = inner.transform[:3] @ placed.transform[:3]
-                moved = inner.transform[3] @ placed.transform[:3] + placed.transform[3]
-                waiting.append(Placed(inner.part, inner.shape, np.vstack([linear, moved])))
+        meshes = list(_placed_meshes(package, plate.items))
         unit = plate.unit
     if not meshes:
         raise PointCloudError(f"none of {len(plate.items)} items of the plate has a mesh; expected at least one")
@@ -143,6 +125,27 @@ def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, s
         up_axis="z",
         meters_per_unit=_METERS[unit],
     )
+
+
+def _placed_meshes(package: Package, items: list[Placed]) -> Iterator[tuple[Shape, np.ndarray]]:
+    """Yield each mesh as often as it is shown, with its transform, in the order of the file."""
+    seen = 0
+    # A stack instead of recursion: groups within groups may be deeper than Python's stack.
+    waiting = list(reversed(items))
+    while waiting:
+        placed = waiting.pop()
+        # This also ends a group that has itself as a component.
+        seen = seen + 1
+        if seen > _MAX_PARTS:
+            raise PointCloudError(f"more than {_MAX_PARTS} parts on the plate; expected at most that many")
+        shape = package.part(placed.part).shapes[placed.shape]
+        if len(shape.vertices):
+            yield shape, placed.transform
+        for inner in reversed(shape.components):
+            # A component's transform acts first, then that of the object that holds it.
+            linear = inner.transform[:3] @ placed.transform[:3]
+            moved = inner.transform[3] @ placed.transform[:3] + placed.transform[3]
+            waiting.append(Placed(inner.part, inner.shape, np.vstack([linear, moved])))
 
 
 class Package:
