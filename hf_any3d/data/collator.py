@@ -63,7 +63,16 @@ class PointCloudCollator:
             # Padded to the largest, a cloud's prediction would depend on its batch.
             raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
         num_points = len(clouds[0]) if self.num_points is None else self.num_points
-        samples = [self._sample(cloud, num_points) for cloud in clouds]
+        is_random = self.transform is not None or self.seed is not None
+        samples = []
+        for cloud in clouds:
+            # One generator per cloud, so that its points do not depend on the other clouds of the batch.
+            generator = new_generator(self.seed) if is_random else None
+            if len(cloud) != num_points:
+                cloud = cloud[resample_index(len(cloud), num_points, generator)]
+            if self.transform is not None:
+                cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
+            samples.append(cloud)
         batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
         # `labels` of points or of several classes come before the single class.
         labels = [row.get("labels", row.get("label")) for row in rows]
@@ -79,14 +88,3 @@ class PointCloudCollator:
             # On the points as the model gets them, after sampling and augmentation.
             batch["point_index"] = self.indexer(batch["points"])
         return batch
-
-    def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
-        """Sample and augment the points of a cloud: (num_points, channels)."""
-        is_random = self.transform is not None or self.seed is not None
-        # One generator per cloud, so that its points do not depend on the other clouds of the batch.
-        generator = new_generator(self.seed) if is_random else None
-        if len(cloud) != num_points:
-            cloud = cloud[resample_index(len(cloud), num_points, generator)]
-        if self.transform is not None:
-            cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
-        return cloud

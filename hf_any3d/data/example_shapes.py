@@ -37,7 +37,16 @@ class ExampleShapes:
             colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
             name = f"{row['name']} by {row['creator']}, {row['license']}"
             self._shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
-        files = {} if folder is None else _files_of(Path(folder))
+        files = {}
+        if folder is not None:
+            types = {f".{name}" for name in supported_file_types()}
+            with os.scandir(folder) as entries:
+                readable = [entry for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file()]
+            names = sorted(entry.name for entry in readable)
+            if not names:
+                kinds = ", ".join(sorted(types))
+                raise FileNotFoundError(f"{Path(folder)}: no point cloud in this folder; readable are {kinds}")
+            files = {name.removesuffix(_RELEASED_SUFFIX): Path(folder) / name for name in names}
         self._shapes |= files
         # Files of the folder come first.
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
@@ -47,12 +56,3 @@ class ExampleShapes:
         if name not in self._shapes:
             raise ValueError(f"no example {cut(name, 80)!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
         return self._shapes[name]
-
-
-def _files_of(folder: Path) -> dict[str, Path]:
-    types = {f".{name}" for name in supported_file_types()}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())
-    if not names:
-        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
-    return {name.removesuffix(_RELEASED_SUFFIX): folder / name for name in names}

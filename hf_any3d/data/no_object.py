@@ -37,8 +37,15 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     if reason is not None:
         return reason
     low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
-    if _is_known(float(size.max()), cloud, config):
-        return None
+    largest = getattr(config, "largest_scan", None)
+    if largest is not None:
+        # No larger than the model's scans, in the units of both; where one is not known, the numbers are compared.
+        longest = float(size.max())
+        scan_unit = getattr(config, "scan_unit", None)
+        if cloud.meters_per_unit is not None and scan_unit is not None:
+            longest = longest * cloud.meters_per_unit / scan_unit
+        if longest <= largest:
+            return None
     # Files that do not say their unit are taken for meters.
     lengths = cloud.meters_per_axis
     meters = size if lengths is None else size * lengths
@@ -75,18 +82,3 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
         f"spans {shown} m: no single object that this model knows (up to {limit:.2g} m); label its points "
         "(hf-any3d segment) or cut an object out"
     )
-
-
-def _is_known(size: float, cloud: PointCloudData, config: Any) -> bool:
-    """Return whether a cloud is no larger than the scans of a model are, in the units of both files.
-
-    Where only one of the units is known, the numbers are compared as they are.
-    """
-    largest = getattr(config, "largest_scan", None)
-    if largest is None:
-        return False
-    unit = cloud.meters_per_unit
-    scan_unit = getattr(config, "scan_unit", None)
-    if unit is not None and scan_unit is not None:
-        size = size * unit / scan_unit
-    return size <= largest

@@ -85,7 +85,17 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     returns = cloud.return_number is not None if _is_las(name) else None
     unit = cloud.meters_per_unit
     assumed = is_taken_for_meters(name, cloud)
-    density = _density(cloud, 1.0 if assumed else unit)
+    scale = 1.0 if assumed else unit
+    # Points per square meter of the cells on the ground that have any. Points of scans of objects have no ground, and
+    # without a unit there are no square meters.
+    density = None
+    if scale is not None and cloud.up_axis == "z" and not cloud.is_mesh:
+        flat = (cloud.points[:, :2] - cloud.points[:, :2].min(axis=0)).astype(np.float64) * scale
+        if flat.max() >= _LEAST_EXTENT:
+            # One number for each cell, so that those with any point are counted by `np.unique`.
+            cells = np.floor(flat / _CELL).astype(np.int64)
+            occupied = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
+            density = len(flat) / (occupied * _CELL**2)
     table = cloud.label_codes
     words = cloud.label_names
     return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed, table, flags, words)
@@ -93,20 +103,6 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
 
 def _is_las(name: str) -> bool:
     return name.lower().endswith((".las", ".laz"))
-
-
-def _density(cloud: PointCloudData, unit: float | None) -> float | None:
-    """Return the points per square meter of the cells on the ground that have any; None if that is not known."""
-    # Points of scans of objects have no ground, and without a unit there are no square meters.
-    if unit is None or cloud.up_axis != "z" or cloud.is_mesh:
-        return None
-    flat = (cloud.points[:, :2] - cloud.points[:, :2].min(axis=0)).astype(np.float64) * unit
-    if flat.max() < _LEAST_EXTENT:
-        return None
-    # One number for each cell, so that those with any point are counted by `np.unique`.
-    cells = np.floor(flat / _CELL).astype(np.int64)
-    occupied = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
-    return len(flat) / (occupied * _CELL**2)
 
 
 def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
@@ -119,10 +115,8 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
     lines: list[str] = []
     for describe in (
         _classes,
-        _no_objects,
-        _flags,
-        _rare_classes,
-        _unlabeled,
+        _codes_and_flags,
+        _unequal_labels,
         _densities,
         _units,
         _overlaps,
@@ -168,8 +162,8 @@ def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
             yield f"labels of {labeled}: {', '.join(shares)}"
 
 
-def _no_objects(tiles: Sequence[Tile]) -> Iterator[str]:
-    """Tell which codes of LAS are no class of things in the files that have them."""
+def _codes_and_flags(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which codes of LAS are no class of things, and which flags points have, in the files that have them."""
     files_of: dict[tuple[int, str], list[str]] = {}
     for tile in tiles:
         for label in tile.labels or {}:
@@ -179,16 +173,14 @@ def _no_objects(tiles: Sequence[Tile]) -> Iterator[str]:
         name = names_of(table).get(label)
         what = f"{label}{f' {name}' if name else ''}"
         yield f"{what} says {kind_of(label, table)}, in {_some(names)}; it is not learned by default"
-
-
-def _flags(tiles: Sequence[Tile]) -> Iterator[str]:
     for flag in sorted({flag for tile in tiles for flag in tile.flags}):
         flagged = [tile for tile in tiles if flag in tile.flags]
         count = sum(tile.flags[flag] for tile in flagged)
         yield f"{flag}: {count:,} points, in {_some([tile.name for tile in flagged])}"
 
 
-def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
+def _unequal_labels(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which tiles alone have a class, and which have no labels."""
     labeled = [tile for tile in tiles if tile.labels]
     names = _names(tiles)
     for label in sorted({label for tile in labeled for label in tile.labels or ()}):
@@ -199,13 +191,10 @@ def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
             # Whichever list is shorter.
             where = f"in {_some(having)}" if len(having) <= len(lacking) else f"not in {_some(lacking)}"
             yield f"only {len(having)} of {len(labeled)} have {what}: {where}"
-
-
-def _unlabeled(tiles: Sequence[Tile]) -> Iterator[str]:
     without = [tile.name for tile in tiles if tile.labels is None]
     if 0 < len(without) < len(tiles):
-        labeled = " or ".join(sorted({tile.labeled for tile in tiles if tile.labels}, reverse=True))
-        yield f"no labels of {labeled} in {len(without)} of {len(tiles)}: {_some(without)}"
+        kinds = " or ".join(sorted({tile.labeled for tile in labeled}, reverse=True))
+        yield f"no labels of {kinds} in {len(without)} of {len(tiles)}: {_some(without)}"
     # LAS has a place for a class in each point, whether or not anyone has classified them.
     never = [tile.name for tile in tiles if tile.is_las and tile.labels and set(tile.labels) <= {*UNCLASSIFIED}]
     if never:

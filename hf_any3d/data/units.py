@@ -74,24 +74,22 @@ def check_projected(cloud: PointCloudData) -> None:
 
 def why_not_projected(cloud: PointCloudData) -> str | None:
     """Return why x and y are taken for degrees; None if they are lengths."""
+    by = None
     if cloud.in_degrees:
         by = "the coordinate system of the file"
-    elif cloud.meters_per_unit is None and not cloud.is_mesh and _are_like_degrees(cloud):
-        extent = np.ptp(cloud.points, axis=0)
-        by = f"their extent of {extent[0]:.3g} by {extent[1]:.3g}"
-    else:
+    elif cloud.meters_per_unit is None and not cloud.is_mesh:
+        offset = np.zeros(3) if cloud.offset is None else cloud.offset
+        low = cloud.points.min(axis=0) + offset
+        high = cloud.points.max(axis=0) + offset
+        largest = np.abs([low[:2], high[:2]]).max()
+        width = (high - low)[:2].max()
+        is_there = _NEAREST * width < largest <= _LARGEST and width < _WIDEST
+        if is_there and high[2] - low[2] > _THINNEST * width:
+            extent = np.ptp(cloud.points, axis=0)
+            by = f"their extent of {extent[0]:.3g} by {extent[1]:.3g}"
+    if by is None:
         return None
     return (
         f"coordinates are degrees, by {by}; expected a projection in meters or feet, such as pdal's "
         "filters.reprojection writes"
     )
-
-
-def _are_like_degrees(cloud: PointCloudData) -> bool:
-    offset = np.zeros(3) if cloud.offset is None else cloud.offset
-    low = cloud.points.min(axis=0) + offset
-    high = cloud.points.max(axis=0) + offset
-    largest = np.abs([low[:2], high[:2]]).max()
-    width = (high - low)[:2].max()
-    is_there = _NEAREST * width < largest <= _LARGEST and width < _WIDEST
-    return bool(is_there and high[2] - low[2] > _THINNEST * width)

@@ -26,7 +26,6 @@ from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
     LabeledFile,
     Parts,
-    Tree,
     by_split,
     find_labeled_files,
     has_classes,
@@ -279,14 +278,25 @@ def load(
             # Clouds whose points have labels need no folder of a class.
             if drop_labels is None and "labels" in columns and not has_classes(tree.found):
                 drop_labels = True
-            files = _splits_of_folders(root, tree, drop_labels=bool(drop_labels), skip_empty=skip)
+            if drop_labels:
+                files = by_split(unlabeled(root, tree.found))
+                others = tree.others
+            else:
+                files, others = find_labeled_files(root, tree, skip_empty=skip)
+            ignored = sorted(set(others) - COMPANIONS)
+            if ignored:
+                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     # Names that are no text, in folders and in tables, are Arrow's errors.
     with file_errors(root, "folder of clouds"):
         rows = DatasetDict({split: _listed_rows(root, listed, split, metadata) for split, listed in files.items()})
     rows = with_class_labels(rows, str(root))
     if as_files:
         return _files(root, rows, streaming)
-    labels = _Labels(label_field, _words_of(root, rows, label_field) if "labels" in columns else None)
+    words = None
+    if "labels" in columns:
+        # In the files of all splits, so that a word has one number in all of them
+        words = words_of_files((root / name for listed in rows.values() for name in listed[FILE]), label_field)
+    labels = _Labels(label_field, words)
     loaded: Any = {}
     for split, listed in rows.items():
         loaded[split] = _read(root, listed, converter, skip, streaming, options, labels)
@@ -294,19 +304,6 @@ def load(
         return IterableDatasetDict(loaded)
     _warn_of_missing(root, rows, loaded)
     return DatasetDict(loaded)
-
-
-def _splits_of_folders(root: Path, tree: Tree, *, drop_labels: bool, skip_empty: bool) -> dict[str, list[LabeledFile]]:
-    """Return the files of each split by the names of their folders; a warning names the types of other files."""
-    if drop_labels:
-        files = by_split(unlabeled(root, tree.found))
-        others = tree.others
-    else:
-        files, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-    ignored = sorted(set(others) - COMPANIONS)
-    if ignored:
-        logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
-    return files
 
 
 def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
@@ -343,11 +340,6 @@ class _Labels(NamedTuple):
 
     field: str | None
     words: tuple[str, ...] | None
-
-
-def _words_of(root: Path, splits: DatasetDict, label_field: str | None) -> tuple[str, ...] | None:
-    """Return the words for classes in the files of all splits, so that a word has one number in all of them."""
-    return words_of_files((root / name for rows in splits.values() for name in rows[FILE]), label_field)
 
 
 def _read(

@@ -107,7 +107,17 @@ def load(
         sources = _text_sources(folder)
     elif layout == "h5":
         points = 2048
-        sources = _hdf5_sources(folder, normals)
+        arrays = {"data": "points", "label": "label"}
+        if normals:
+            arrays["normal"] = "normals"
+        sources = {}
+        for split in SPLITS:
+            # By number, as 10 comes before 2 in the order of names.
+            files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+            # A gap in the numbers is a missing file.
+            numbers = range(max(files, default=0) + 1)
+            DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
+            sources[split] = hdf5_source([files[number] for number in numbers], arrays)
     elif layout == "pickle":
         points = num_points or 8192
         options["num_points"] = points
@@ -137,22 +147,6 @@ def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
         if folder:
             return name, folder
     raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
-
-
-def _hdf5_sources(folder: Path, normals: bool) -> dict[str, SplitSource]:
-    """Return the sources of files with 2,048 points of each model, `ply_data_{split}{number}.h5`."""
-    columns = {"data": "points", "label": "label"}
-    if normals:
-        columns["normal"] = "normals"
-    sources = {}
-    for split in SPLITS:
-        # By number, as 10 comes before 2 in the order of names.
-        files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
-        # A gap in the numbers is a missing file.
-        numbers = range(max(files, default=0) + 1)
-        DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
-        sources[split] = hdf5_source([files[number] for number in numbers], columns)
-    return sources
 
 
 def pickle_source(file: Path) -> SplitSource:

@@ -123,16 +123,25 @@ def _fold(
     folder: Path, fold: int, modelnet_dir: str | os.PathLike | None
 ) -> tuple[list[Path], dict[str, list[Shape]]]:
     """Return the files of a fold and its shapes, from the first of its three forms that exists."""
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     tables = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
     # A fold of which only one split was converted is read from another form.
     if all(path.is_file() for path in tables.values()):
-        return list(tables.values()), {split: _shapes_of_table(path) for split, path in tables.items()}
+        for split, path in tables.items():
+            with file_errors(path, "fold"):
+                rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
+                # Labels are few and checked at once; clouds are read when their rows are.
+                labels = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
+                for number, row in enumerate(labels):
+                    # `partial` keeps this row's number, where a closure would take the last one of the loop.
+                    read = partial(rows.__getitem__, number)
+                    shapes[split].append(Shape(_whole(row["label"]), _whole(row["original_label"]), read))
+        return list(tables.values()), shapes
     path = folder / f"{fold}.json"
     if path.is_file():
         return [path], _named_shapes(path, modelnet_dir)
     path = folder / f"{fold}.pkl"
     if path.is_file():
-        shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
         with file_errors(path, "fold"):
             # Without Python's unpickler, which would run code of the file
             content = read_pickle(path)
@@ -141,20 +150,6 @@ def _fold(
                     shapes[split].append(Shape(_whole(label), _whole(original), partial(np.asarray, cloud)))
         return [path], shapes
     raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and -test.parquet")
-
-
-def _shapes_of_table(path: Path) -> list[Shape]:
-    """Return the shapes of a split as Parquet."""
-    with file_errors(path, "fold"):
-        rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
-        # Labels are few and checked at once; clouds are read when their rows are.
-        labels = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
-        shapes = []
-        for number, row in enumerate(labels):
-            # `partial` keeps this row's number, where a closure would take the last one of the loop.
-            read = partial(rows.__getitem__, number)
-            shapes.append(Shape(_whole(row["label"]), _whole(row["original_label"]), read))
-    return shapes
 
 
 def _named_shapes(path: Path, modelnet_dir: str | os.PathLike | None) -> dict[str, list[Shape]]:

@@ -120,8 +120,13 @@ def load(
     sweeps = _sweeps(root, tables)
     # The benchmark lists the scenes of its validation, here as ranges of numbers; all others are for training.
     validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
-    for split in ("train", "validation"):
-        units = [sweep for sweep in sweeps if (_scene_number(sweep.scene) in validation) == (split == "validation")]
+    units_of: dict[str, list[Sweep]] = {"train": [], "validation": []}
+    for sweep in sweeps:
+        # A bounded number of digits, as a damaged name may have thousands; another name is none of the lists.
+        match = re.fullmatch(r"scene-(\d{1,18})", sweep.scene, re.ASCII)
+        is_listed = match is not None and int(match[1]) in validation
+        units_of["validation" if is_listed else "train"].append(sweep)
+    for split, units in units_of.items():
         # Points and labels count alike, for the cache key and for what is missing.
         files = [path for sweep in units for path in (sweep.points, sweep.labels)]
         sources[split] = SplitSource(
@@ -147,13 +152,6 @@ def load(
 
 
 _TABLES = ("category", "lidarseg", "sample", "sample_data", "scene")
-
-
-def _scene_number(name: str) -> int | None:
-    """Return the number of a scene, None for one of another name, which is none of the benchmark's validation."""
-    # A bounded number of digits, as a damaged name may have thousands
-    match = re.fullmatch(r"scene-(\d{1,18})", name, re.ASCII)
-    return int(match[1]) if match else None
 
 
 def class_table(path: Path) -> np.ndarray:

@@ -142,7 +142,12 @@ def load(
     if ids is not None:
         ids = frozenset(_listed(ids))
     root = DATASET.root(data_dir)
-    clouds, annotations = _find(root)
+    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
+    if clouds is None:
+        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
+    folders = [root / place for place in ANNOTATIONS]
+    # Without any annotations, the error about the missing files names the first folder.
+    annotations = find_folder(folders, "PointLLM_*.json") or folders[0]
     # The default of `verify` is that of `load_published`, which gets the option as well.
     files = _AnnotationFiles(annotations, root, conversion.get("verify", True))
     skip = conversion.get("on_error") == "skip"
@@ -188,16 +193,6 @@ def load(
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _find(root: Path) -> tuple[Path, Path]:
-    """Return the folder of the clouds and that of the annotations."""
-    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
-    if clouds is None:
-        raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
-    folders = [root / place for place in ANNOTATIONS]
-    # Without any annotations, the error about the missing files names the first folder.
-    return clouds, find_folder(folders, "PointLLM_*.json") or folders[0]
 
 
 def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:

@@ -158,7 +158,13 @@ def load(
     root = DATASET.root(data_dir)
     name, folder, rooms = _find(root, LAYOUTS if layout is None else (layout,))
     if conversion.get("verify", True):
-        _check_published(name, folder, rooms)
+        # A room of another name would be trained on or judged without being part of the figures in papers.
+        unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
+        if unknown:
+            raise ValueError(
+                f"{_path(name, folder, unknown[0])}: not a published room, one of {len(unknown)}; remove them, or "
+                "pass verify=False for rooms of your own"
+            )
         # Missing rooms are then missing files, and reported as such.
         rooms = PUBLISHED_ROOMS
 
@@ -208,16 +214,6 @@ def _source(
         describe=lambda room: str(_path(layout, folder, room)),
         missing=[path for path in paths if not path.exists()],
     )
-
-
-def _check_published(layout: str, folder: Path, rooms: Iterable[Room]) -> None:
-    # A room of another name would be trained on or judged without being part of the figures in papers.
-    unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
-    if unknown:
-        raise ValueError(
-            f"{_path(layout, folder, unknown[0])}: not a published room, one of {len(unknown)}; remove them, or "
-            "pass verify=False for rooms of your own"
-        )
 
 
 LAYOUTS = {

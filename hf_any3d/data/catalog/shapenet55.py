@@ -114,21 +114,19 @@ def load(
     features = Features(
         {"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label(), "file": Value("string")}
     )
-    sources = {split: _source(file, folder / CLOUDS) for split, file in lists.items()}
-    return load_published(DATASET, folder, sources, features, variant=split_set, **conversion)
-
-
-def _source(file: Path, clouds: Path) -> SplitSource:
-    names = read_lines(file)
-    # A damaged list is an error of its own, before its files are looked for.
-    for number, name in enumerate(names, 1):
-        match = _LINE.fullmatch(name)
-        if not match or match[1] not in TAXONOMY:
-            raise ValueError(f"{file}: line {number} is {cut(name, 60)!r}; expected CATEGORY-MODEL.npy")
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         # File names begin with the eight digits of the category.
         yield {"points": read_npy(path), "label": TAXONOMY[path.name[:8]], "file": path.stem}
 
-    # The list decides what the rows are, so it is part of the cache key.
-    return SplitSource.from_paths([clouds / name for name in names], read, [file])
+    sources = {}
+    for split, file in lists.items():
+        names = read_lines(file)
+        # A damaged list is an error of its own, before its files are looked for.
+        for number, name in enumerate(names, 1):
+            match = _LINE.fullmatch(name)
+            if not match or match[1] not in TAXONOMY:
+                raise ValueError(f"{file}: line {number} is {cut(name, 60)!r}; expected CATEGORY-MODEL.npy")
+        # The list decides what the rows are, so it is part of the cache key.
+        sources[split] = SplitSource.from_paths([folder / CLOUDS / name for name in names], read, [file])
+    return load_published(DATASET, folder, sources, features, variant=split_set, **conversion)

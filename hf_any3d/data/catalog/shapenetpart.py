@@ -113,23 +113,18 @@ def load(
     features["file"] = Value("string")
     sources = {}
     for split, file in lists.items():
-        paths = [folder / synset / f"{model}.txt" for synset, model in _listed(file)]
+        with file_errors(file, "list"):
+            # The lists name a folder `shape_data`, which the archive does not have.
+            clouds = [_NAME.fullmatch(entry) for entry in json.loads(file.read_bytes())]
+            for number, cloud in enumerate(clouds):
+                if cloud is None or cloud[1] not in SYNSETS:
+                    raise PointCloudError(
+                        f"entry {number} is not as in shape_data/02691156/1a04e3eab45ca15dd86060f189eb133"
+                    )
+        paths = [folder / cloud[1] / f"{cloud[2]}.txt" for cloud in clouds if cloud]
         # Both lists decide what the rows are, so they are part of the cache key.
         sources[split] = SplitSource.from_paths(paths, _read, [file, names])
     return load_published(DATASET, folder, sources, features, options={"normals": normals}, **conversion)
-
-
-def _listed(file: Path) -> list[tuple[str, str]]:
-    """Read category and model of each cloud of a split."""
-    with file_errors(file, "list"):
-        # The lists name a folder `shape_data`, which the archive does not have.
-        names = [_NAME.fullmatch(entry) for entry in json.loads(file.read_bytes())]
-        for number, name in enumerate(names):
-            if name is None or name[1] not in SYNSETS:
-                raise PointCloudError(
-                    f"entry {number} is not as in shape_data/02691156/1a04e3eab45ca15dd86060f189eb133"
-                )
-        return [(name[1], name[2]) for name in names if name]
 
 
 def _read(path: Path) -> Iterator[Mapping[str, object]]:

@@ -153,12 +153,16 @@ def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[st
     Numbers of rows without a name are none of them, nor an alpha that is the same everywhere.
     """
     used = {name for names in fields.values() for name in names}
-    unused = [name for name in columns if name not in used and plain_name(name) not in _COUNTERS]
-    return [name for name in unused if plain_name(name) not in _ALPHA or _varies(columns[name])]
-
-
-def _varies(values: np.ndarray) -> bool:
-    return bool(len(values) and (values != values[0]).any())
+    unused = []
+    for name in columns:
+        if name in used or plain_name(name) in _COUNTERS:
+            continue
+        if plain_name(name) in _ALPHA:
+            values = columns[name]
+            if not len(values) or (values == values[0]).all():
+                continue
+        unused.append(name)
+    return unused
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere: str = "") -> dict[str, Any]:

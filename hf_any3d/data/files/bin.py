@@ -39,26 +39,24 @@ def read(source: Source) -> PointCloudData:
     if all(len(data) % size for size in sizes):
         rows = " or ".join(map(str, sizes))
         raise PointCloudError(f"{len(data)} bytes; expected rows of {rows} bytes, so it may be cut off; {_CHOICES}")
-    width = stated or _width_of(data)
+    width = stated
+    if width is None:
+        # The one width with which the bytes are a sweep
+        doubts = {}
+        for each in _WIDTHS.values():
+            if len(data) % (4 * each) == 0:
+                doubts[each] = _doubt(np.frombuffer(data, "<f4").reshape(-1, each))
+        likely = [each for each, doubt in doubts.items() if doubt is None]
+        if len(likely) != 1:
+            reasons = [f"not of rows of {each} numbers ({doubt})" for each, doubt in doubts.items()]
+            look = "of both kinds" if likely else " and ".join(reasons)
+            raise PointCloudError(f"{len(data)} bytes that look {look}; {_CHOICES}")
+        width = likely[0]
     source.check(points=len(data) // (4 * width))
     table = np.frombuffer(data, "<f4").reshape(-1, width)  # (points, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
     return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
-
-
-def _width_of(data: bytes) -> int:
-    """Return the numbers in a row with which the bytes are a sweep, if there is one such width alone."""
-    doubts = {}
-    for width in _WIDTHS.values():
-        if len(data) % (4 * width) == 0:
-            doubts[width] = _doubt(np.frombuffer(data, "<f4").reshape(-1, width))
-    likely = [width for width, doubt in doubts.items() if doubt is None]
-    if len(likely) == 1:
-        return likely[0]
-    reasons = [f"not of rows of {width} numbers ({doubt})" for width, doubt in doubts.items()]
-    look = "of both kinds" if likely else " and ".join(reasons)
-    raise PointCloudError(f"{len(data)} bytes that look {look}; {_CHOICES}")
 
 
 def _doubt(table: np.ndarray) -> str | None:
@@ -92,16 +90,16 @@ def _is_mixed(plane: np.ndarray, period: int) -> bool:
     parts = [np.sort(plane[start::period], axis=0) for start in range(period)]
     if any((part[0] == part[-1]).any() for part in parts):
         return True
-    return any(_distance(parts[0][:, axis], part[:, axis]) > _DIFFERENT for part in parts[1:] for axis in (0, 1))
+    # By the largest difference of the distribution functions of sorted numbers (Kolmogorov and Smirnov).
+    for part in parts[1:]:
+        for first, second in zip(parts[0].T, part.T, strict=True):
+            values = np.concatenate([first, second])
+            shares_of_first = first.searchsorted(values, side="right") / len(first)
+            shares_of_second = second.searchsorted(values, side="right") / len(second)
+            if np.abs(shares_of_first - shares_of_second).max() > _DIFFERENT:
+                return True
+    return False
 
 
 def _are_bytes(values: np.ndarray) -> bool:
     return bool(((values >= 0) & (values <= 255) & (values == np.floor(values))).all())
-
-
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference of the distribution functions of sorted numbers (Kolmogorov and Smirnov)."""
-    values = np.concatenate([first, second])
-    shares_of_first = first.searchsorted(values, side="right") / len(first)
-    shares_of_second = second.searchsorted(values, side="right") / len(second)
-    return float(np.abs(shares_of_first - shares_of_second).max())

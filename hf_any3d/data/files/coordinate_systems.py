@@ -174,8 +174,12 @@ def _horizontal(node: _Node) -> Units:
         if node.word != "GEOCCS" and "cartesian" not in kinds:
             return _DEGREES
     length, height = _lengths(node)
-    if length is None and _has_angles(node):
-        return _DEGREES
+    if length is None:
+        # The system, or its first axes, may be in degrees or another unit of angles.
+        for place in (node, *node.named({"AXIS"})):
+            for unit in place.nodes:
+                if unit.word in _ANGLES or (unit.word == "UNIT" and _ANGLE_NAMES.search(str(unit.values[:1]))):
+                    return _DEGREES
     if length is None and number is not None:
         return Units(length_of_unit(number), length_of_heights(number), in_degrees(number))
     return Units(length, height)
@@ -198,16 +202,6 @@ def _lengths(node: _Node) -> tuple[float | None, float | None]:
     if not sizes or any(size != sizes[0] for size in sizes):
         return None, None
     return sizes[0], upward[0] if flat and upward else None
-
-
-def _has_angles(node: _Node) -> bool:
-    """Return whether a system, or its first axes, are in degrees or another unit of angles."""
-    for place in (node, *node.named({"AXIS"})):
-        for unit in place.nodes:
-            is_angle = unit.word in _ANGLES or (unit.word == "UNIT" and _ANGLE_NAMES.search(str(unit.values[:1])))
-            if is_angle:
-                return True
-    return False
 
 
 def _size_of(unit: _Node) -> float | None:

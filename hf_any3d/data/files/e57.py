@@ -166,7 +166,17 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     if not len(cloud["points"]):
         return None
     if "intensity" in cloud:
-        cloud["intensity_limits"] = _limits_of_intensity(scan, cloud["intensity"])
+        # The least and the largest intensity that are stated; None if they are not, or not kept.
+        cloud["intensity_limits"] = None
+        limits = _limits(scan, "intensityLimits")
+        low = limits.get("intensityMinimum")
+        high = limits.get("intensityMaximum")
+        if low is not None and high is not None and low < high:
+            measured = cloud["intensity"][np.isfinite(cloud["intensity"])]
+            # Up to rounding of float32
+            slack = 1e-6 * max(abs(low), abs(high))
+            if not len(measured) or (measured.min() >= low - slack and measured.max() <= high + slack):
+                cloud["intensity_limits"] = (low, high)
     # A pose turns and moves the points, but what the scanner tells apart stays.
     are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
     cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
@@ -202,7 +212,16 @@ def _attributes(
             low = limits.get(f"{color}Minimum")
             high = limits.get(f"{color}Maximum")
             ends.append(fields[color].ends if low is None or high is None else (low, high))
-        colors = _unit(with_stand_ins(stored, are_invalid), ends, source)
+        shown = with_stand_ins(stored, are_invalid)
+        lows, highs = np.array(ends, dtype=np.float64).T  # (3,) each
+        is_range = (lows < highs) & (highs - lows <= _WIDEST)
+        is_within = (shown.min(axis=0) >= lows) & (shown.max(axis=0) <= highs)
+        if (is_range & is_within).all():
+            colors = ((shown - lows) / (highs - lows)).clip(0, 1).astype(np.float32)
+        else:
+            # By their values, where no range fits them
+            has_16_bits = shown.min() >= 0 and 255 < shown.max() <= _WIDEST
+            colors = usable_colors(shown.astype(np.uint16) if has_16_bits else shown, source)
         if colors is not None:
             cloud["colors"] = np.where(are_invalid[:, None], np.float32(np.nan), colors)
     return cloud
@@ -212,20 +231,6 @@ def _marked(values: dict[str, np.ndarray], name: str) -> np.ndarray:
     """Return which points (points,) have a value that is marked as invalid; none in scans without marks."""
     count = len(next(iter(values.values())))
     return values[name] != 0 if name in values else np.zeros(count, dtype=bool)
-
-
-def _limits_of_intensity(scan: Any, intensity: np.ndarray) -> tuple[float, float] | None:
-    """Return the least and the largest intensity that are stated for a scan; None if they are not, or not kept."""
-    limits = _limits(scan, "intensityLimits")
-    low = limits.get("intensityMinimum")
-    high = limits.get("intensityMaximum")
-    if low is None or high is None or not low < high:
-        return None
-    measured = intensity[np.isfinite(intensity)]
-    # Up to rounding of float32
-    slack = 1e-6 * max(abs(low), abs(high))
-    is_kept = not len(measured) or (measured.min() >= low - slack and measured.max() <= high + slack)
-    return (low, high) if is_kept else None
 
 
 def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], source: Source) -> dict[str, Any]:
@@ -367,17 +372,6 @@ def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
     # Modulo 2**64, which is right for all numbers that the field can hold.
     whole = (stored + np.uint64(field.least % 2**64)).view(np.int64)
     return whole if (field.scale, field.offset) == (1.0, 0.0) else whole * field.scale + field.offset
-
-
-def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
-    """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
-    low, high = np.array(ends, dtype=np.float64).T  # (3,) each
-    is_range = (low < high) & (high - low <= _WIDEST)
-    is_within = (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
-    if (is_range & is_within).all():
-        return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
-    has_16_bits = values.min() >= 0 and 255 < values.max() <= _WIDEST
-    return usable_colors(values.astype(np.uint16) if has_16_bits else values, source)
 
 
 def _texts(element: Any) -> dict[str, str]:

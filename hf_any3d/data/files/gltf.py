@@ -114,11 +114,17 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
     nodes = document.json.get("nodes", [])
     if not nodes:
         return [(mesh, np.eye(4)) for mesh in range(len(document.json.get("meshes", [])))]
+    if document.json.get("scenes"):
+        roots = document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
+    else:
+        # Without scenes, the nodes that no other node has as a child.
+        children = {child for node in nodes for child in node.get("children", [])}
+        roots = [number for number in range(len(nodes)) if number not in children]
     placed = []
     seen = set()
     # A stack instead of recursion: a chain of nodes may be deeper than Python's stack. Reversed, so that parts come in
     # the order of the file.
-    waiting = [(number, np.eye(4)) for number in reversed(_roots(document))]
+    waiting = [(number, np.eye(4)) for number in reversed(roots)]
     while waiting:
         number, above = waiting.pop()
         # Nodes form trees. A node with two parents could be repeated exponentially often, and a circle never ends.
@@ -135,16 +141,6 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
             placed.append((node["mesh"], transform))
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
     return placed
-
-
-def _roots(document: Document) -> list[int]:
-    """Return the numbers of the nodes at the top of the default scene."""
-    if document.json.get("scenes"):
-        return document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
-    # Without scenes, the nodes that no other node has as a child.
-    nodes = document.json["nodes"]
-    children = {child for node in nodes for child in node.get("children", [])}
-    return [number for number in range(len(nodes)) if number not in children]
 
 
 def _local_transform(node: dict) -> np.ndarray:
@@ -279,8 +275,14 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
                 part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
     colors = _of_all([part.colors for part in parts], "colors", source)
     face_colors = None
+    of_parts = None
     if colors is None:
-        colors, face_colors = _colors_of_materials(parts, source)
+        of_parts = _of_all([part.color for part in parts], "colors", source, join=np.stack)
+    if of_parts is not None and all(len(part.faces) for part in parts):
+        face_colors = np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
+    elif of_parts is not None:
+        # Points without faces have the color of their material themselves.
+        colors = np.repeat(of_parts, [len(part.points) for part in parts], axis=0)
     # What no part has is not asked for, so that nothing is told of it.
     fields = [field for field in _OF_POINTS if any(field in part.measures for part in parts)]
     measures: dict[str, Any] = {
@@ -295,17 +297,6 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
         face_colors=face_colors,
         meters_per_unit=1.0,  # of all linear distances (glTF 2.0, section 3.4)
     )
-
-
-def _colors_of_materials(parts: list[Part], source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return colors of points and of faces by the materials of their parts; at most one of them is not None."""
-    of_parts = _of_all([part.color for part in parts], "colors", source, join=np.stack)
-    if of_parts is None:
-        return None, None
-    # Points without faces have the color of their material themselves.
-    if all(len(part.faces) for part in parts):
-        return None, np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
-    return np.repeat(of_parts, [len(part.points) for part in parts], axis=0), None
 
 
 def _of_all(

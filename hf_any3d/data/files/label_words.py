@@ -35,22 +35,20 @@ def numbered(words: Iterable[str | bytes]) -> tuple[np.ndarray, tuple[str, ...]]
     # Few words and many points: each is looked at once.
     first_seen: dict[str | bytes, int] = {}
     order = np.array([first_seen.setdefault(word, len(first_seen)) for word in words], np.int64)
-    plain = [_plain(word) for word in first_seen]
+    plain = []
+    for word in first_seen:
+        if isinstance(word, bytes):
+            try:
+                word = word.decode("utf-8")
+            except UnicodeDecodeError:
+                word = word.decode("latin1")
+        plain.append(unicodedata.normalize("NFC", " ".join(word.split())))
     names = sorted({word for word in plain if word.lower() not in _NO_VALUE})
     if len(names) > max(_MOST_NAMES, len(order) / 2):
         raise PointCloudError(f"{len(names):,} different words for {len(order):,} points, which are no classes")
     number_of = {name: number for number, name in enumerate(names)}
     numbers = np.array([number_of.get(word, NO_LABEL) for word in plain], np.int64)
     return numbers[order], tuple(names)
-
-
-def _plain(word: str | bytes) -> str:
-    if isinstance(word, bytes):
-        try:
-            word = word.decode("utf-8")
-        except UnicodeDecodeError:
-            word = word.decode("latin1")
-    return unicodedata.normalize("NFC", " ".join(word.split()))
 
 
 def common_names(names: Iterable[Sequence[str] | None]) -> tuple[str, ...]:

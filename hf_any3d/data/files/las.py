@@ -100,6 +100,10 @@ def read(source: Source) -> PointCloudData:
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
     units = _units(source, header)
+    label_codes = CURRENT if header.point_format >= 6 else LEGACY
+    # Numbers of a dimension of the user's own mean what the user says.
+    if "label" in (header.row.names or ()):
+        label_codes = None
     # Flags that any point has
     flags = {}
     if columns.flags.any():
@@ -117,17 +121,10 @@ def read(source: Source) -> PointCloudData:
         in_degrees=units.in_degrees or None,
         return_number=return_number,
         number_of_returns=number_of_returns,
-        label_codes=_table_of(header),
+        label_codes=label_codes,
         further={**columns.further, **flags} or None,
         step=np.abs(scale),
     )
-
-
-def _table_of(header: "_Header") -> str | None:
-    # Numbers of a dimension of the user's own mean what the user says.
-    if "label" in (header.row.names or ()):
-        return None
-    return CURRENT if header.point_format >= 6 else LEGACY
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,12 @@ def _read_header(source: Source) -> _Header:
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
     row = _with_label(_row_type(source, point_format, size), source, start, point_format)
-    row, further = _with_further(row, source, start, point_format)
+    further = {}
+    if source.columns:
+        described = dict(_described(data, start, SIZES[point_format]))
+        for wanted, name in source.further_columns_of_points(described).items():
+            further[wanted] = described[name]
+            row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
     source.check(points=count, decoded=count * max(size, 32))
     read = {f"extra dimension {name}".lower() for name in (source.label_field, *source.columns)}
     extra = _extra_dimensions(data, start, point_format, size)
@@ -370,19 +372,6 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
     if chosen is None or (place := places[chosen]) is None:
         return row
     return _with_field(row, "label", place, chosen)
-
-
-def _with_further(
-    row: np.dtype, source: Source, start: int, point_format: int
-) -> tuple[np.dtype, dict[str, _Dimension]]:
-    """Return the type of a record with the further columns that are read as fields, and what each stands for."""
-    if not source.columns:
-        return row, {}
-    described = dict(_described(source.data, start, SIZES[point_format]))
-    found = source.further_columns_of_points(described)
-    for wanted, name in found.items():
-        row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
-    return row, {wanted: described[name] for wanted, name in found.items()}
 
 
 def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimension: str) -> np.dtype:
@@ -572,20 +561,6 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
     return total
 
 
-def _extended_records(data: bytes | mmap) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield user, number and content of the records after the points, which LAS has from version 1.4 on."""
-    if data[25] < 4 or len(data) < 247:
-        return
-    at, count = struct.unpack_from("<QI", data, 235)
-    for _ in range(count):
-        if at + EXTENDED_HEADER > len(data):
-            break
-        user, number, size = struct.unpack_from("<2x16sHQ", data, at)
-        at += EXTENDED_HEADER + size
-        if at <= len(data):
-            yield user.split(b"\0")[0], number, data[at - size : at]
-
-
 def coordinate_system_of(path: str | os.PathLike) -> str | None:
     """Return the system of x and y of a LAS or LAZ file: well-known text, or a name such as "EPSG:2154".
 
@@ -621,8 +596,17 @@ def extra_dimensions_of(path: str | os.PathLike) -> list[str]:
 
 def _projection_records(data: bytes | mmap, start: int) -> dict[int, bytes]:
     """Return the records with the coordinate system by their numbers; points start at `start`."""
-    # A record after the points supersedes one before them (LAS 1.4, section 2.7).
-    records = (*_records(data, start), *_extended_records(data))
+    records = list(_records(data, start))
+    # Those after the points, which LAS has from version 1.4 on, supersede those before them (LAS 1.4, section 2.7).
+    if data[25] >= 4 and len(data) >= 247:
+        at, count = struct.unpack_from("<QI", data, 235)
+        for _ in range(count):
+            if at + EXTENDED_HEADER > len(data):
+                break
+            user, number, size = struct.unpack_from("<2x16sHQ", data, at)
+            at += EXTENDED_HEADER + size
+            if at <= len(data):
+                records.append((user.split(b"\0")[0], number, data[at - size : at]))
     return {number: body for user, number, body in records if user == _PROJECTION}
 
 

@@ -273,19 +273,20 @@ def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> 
 def _frame(archive: _Archive) -> dict[str, Any]:
     """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
     frame: dict[str, Any] = {}
-    for name, is_valid in (("up_axis", lambda value: value in ("x", "y", "z")), ("meters_per_unit", _is_length)):
+    for name in ("up_axis", "meters_per_unit"):
         values = archive.first(name)
         if values is None:
             continue
-        if values.size == 1 and is_valid(value := values.reshape(-1)[0].item()):
+        value = values.reshape(-1)[0].item() if values.size == 1 else None
+        if name == "up_axis":
+            is_valid = value in ("x", "y", "z")
+        else:
+            is_valid = isinstance(value, (int, float)) and 0 < value < math.inf
+        if is_valid:
             frame[name] = value
         else:
             del archive.opened[name]  # something else under this name, which is told of
     return frame
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray:

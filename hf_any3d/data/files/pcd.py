@@ -29,7 +29,12 @@ def read(source: Source) -> PointCloudData:
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
     source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
-    if _has_moved(header.get("VIEWPOINT", [])):
+    viewpoint = header.get("VIEWPOINT", [])
+    try:
+        has_moved = len(viewpoint) == len(_STILL) and [float(value) for value in viewpoint] != _STILL
+    except ValueError:
+        has_moved = False
+    if has_moved:
         source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
     for name in ("rgb", "rgba"):
         if name in columns:
@@ -47,9 +52,17 @@ def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int
     """Read the fields with one value for each point."""
     names, row = row_type(header)
     if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
-        columns = _ascii_columns(
-            source.data[start:], names, row, count, first_line=source.data.count(b"\n", 0, start) + 1
-        )
+        keys = row.names or ()
+        sizes = [prod(row[key].shape) for key in keys]
+        first_line = source.data.count(b"\n", 0, start) + 1
+        lines = numbers(normalized_lines(source.data[start:]), first_line=first_line, columns=sum(sizes))
+        if len(lines) != count:
+            raise PointCloudError(f"{len(lines)} points; the header declares {count}, so the file may be cut off")
+        # The first column of each field: one with COUNT n has n columns.
+        places = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
+        columns = {name: lines[:, places[key]] for name, key in names.items()}
+        for name in {"rgb", "rgba"} & columns.keys():
+            columns |= _colors_of_text(columns.pop(name), name, row[names[name]].base)
     elif kind == "binary":
         # Named fields have one value per point, but numpy gives each an axis for its COUNT.
         table = np.frombuffer(source.data, row, count, start)  # a view: nothing is copied
@@ -78,13 +91,6 @@ def _unpacked_colors(packed: np.ndarray, name: str) -> dict[str, np.ndarray]:
         return {channel: bytes_[:, shift // 8] for channel, shift in channels.items()}
     packed = packed.astype(np.int64)
     return {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
-
-
-def _has_moved(viewpoint: list[str]) -> bool:
-    try:
-        return len(viewpoint) == len(_STILL) and [float(value) for value in viewpoint] != _STILL
-    except ValueError:
-        return False
 
 
 def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
@@ -119,22 +125,6 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
             raise PointCloudError(f"field {shorten(name)} occurs twice; expected each field once")
         columns[name] = f"f{i}"
     return columns, np.dtype(fields)
-
-
-def _ascii_columns(
-    body: bytes, names: dict[str, str], row: np.dtype, count: int, first_line: int
-) -> dict[str, np.ndarray]:
-    keys = row.names or ()
-    sizes = [prod(row[key].shape) for key in keys]
-    table = numbers(normalized_lines(body), first_line=first_line, columns=sum(sizes))
-    if len(table) != count:
-        raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
-    # The first column of each field: one with COUNT n has n columns.
-    starts = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
-    columns = {name: table[:, starts[key]] for name, key in names.items()}
-    for name in {"rgb", "rgba"} & columns.keys():
-        columns |= _colors_of_text(columns.pop(name), name, row[names[name]].base)
-    return columns
 
 
 def _colors_of_text(packed: np.ndarray, name: str, kind: np.dtype) -> dict[str, np.ndarray]:

@@ -320,8 +320,13 @@ def _coordinates(
         sample = points[:: max(1, len(points) // _STEP_POINTS)]
         # Decimals are those of the file's coordinates, of which an offset may have been split off before.
         steps = _decimal_steps(sample if offset is None else sample + offset)  # (sample, 3)
-        if not _is_far(low, high) and _is_sample_held(sample, steps, high - low):
-            return _finite("points", points, points.shape), None
+        if not _is_far(low, high):
+            # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them
+            # all: it moves none by more than half of its own decimal step.
+            without_step = _allowed_moves(high - low, np.full(3, np.nan))
+            allowed = np.where(np.isnan(steps), without_step, steps / 2)  # (sample, 3)
+            if (np.abs(sample - sample.astype(np.float32)) <= allowed).all():
+                return _finite("points", points, points.shape), None
         step = steps.min(0)  # NaN if a number has no decimals
 
     def block_of(rows: slice, shift: np.ndarray | None) -> np.ndarray:
@@ -454,13 +459,6 @@ def _precision(
         if _is_held(block_of, count, low, high, shift, allowed):
             return np.float32, shift
     return np.float64, shift if shift.any() else None
-
-
-def _is_sample_held(sample: np.ndarray, steps: np.ndarray, extents: np.ndarray) -> bool:
-    """Return whether float32 moves no number of a sample (sample, 3) by more than half of its own decimal step."""
-    # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
-    allowed = np.where(np.isnan(steps), _allowed_moves(extents, np.full(3, np.nan)), steps / 2)  # (sample, 3)
-    return bool((np.abs(sample - sample.astype(np.float32)) <= allowed).all())
 
 
 def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -38,7 +38,17 @@ def read(source: Source) -> PointCloudData:
             at += 1
             continue
         body = at + _HEADER_LINES
-        count, transform = _header([text[starts[n] : starts[n + 1]] for n in range(at, min(body, lines))], at)
+        head = [text[starts[n] : starts[n + 1]] for n in range(at, min(body, lines))]
+        columns, rows = (
+            count_of(line.strip(), f"line {at + number}, the number of {name} of a scan,")
+            for number, (line, name) in enumerate(zip(head[:2], ("columns", "rows"), strict=True), 1)
+        )
+        # The scanner's position and axes say the same as the transform, which programs apply.
+        numbers(b"".join(head[2:6]), first_line=at + 3, columns=3)
+        transform = numbers(b"".join(head[6:]), first_line=at + 7, columns=4)
+        if transform.shape != (4, 4) or not np.isfinite(transform).all():
+            raise PointCloudError(f"no transform of 4 x 4 finite numbers from line {at + 7} on; it may be cut off")
+        count = columns * rows
         total += count
         source.check(points=total, decoded=_POINT_SIZE * total)
         at = body + count
@@ -56,20 +66,6 @@ def read(source: Source) -> PointCloudData:
         source.warn(f"{without_return:,} of {total:,} directions of the scans have no return and are left out")
     joined = join_scans(scans or [{"points": np.zeros((0, 3))}], source)
     return PointCloudData(**joined, up_axis="z", meters_per_unit=1.0)
-
-
-def _header(lines: list[bytes], first: int) -> tuple[int, np.ndarray]:
-    """Return the number of points of a scan, and its transform of rows (4, 4)."""
-    columns, rows = (
-        count_of(line.strip(), f"line {first + number}, the number of {name} of a scan,")
-        for number, (line, name) in enumerate(zip(lines[:2], ("columns", "rows"), strict=True), 1)
-    )
-    # The scanner's position and axes say the same as the transform, which programs apply.
-    numbers(b"".join(lines[2:6]), first_line=first + 3, columns=3)
-    transform = numbers(b"".join(lines[6:]), first_line=first + 7, columns=4)
-    if transform.shape != (4, 4) or not np.isfinite(transform).all():
-        raise PointCloudError(f"no transform of 4 x 4 finite numbers from line {first + 7} on; it may be cut off")
-    return columns * rows, transform
 
 
 def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) -> tuple[dict[str, Any], int]:

@@ -20,7 +20,6 @@ from hf_any3d.data.files.source import (
     MAX_REFERENCES,
     PointCloudError,
     ReadLimits,
-    Source,
     file_errors,
     open_source,
     path_of_reference,
@@ -183,17 +182,7 @@ def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
     return tuple(number for file in files_read(path) for number in file_stamp(file))
 
 
-def _module_of(source: Source) -> str:
-    """Return the name of the module that reads a file; files of COLMAP share their endings with other formats."""
-    if source.file_type in ("bin", "txt"):
-        from hf_any3d.data.files.colmap import is_points3d
-
-        if is_points3d(source):
-            return "colmap"
-    return FORMATS[source.file_type]
-
-
-def _check_arguments(source: object, file_type: object, limits: object, label_field: object) -> None:
+def _check_arguments(source: object, file_type: object, limits: object, label_field: object, columns: Any) -> None:
     """Check what would otherwise fail within a reader, as if the file were damaged."""
     if isinstance(source, io.TextIOBase):
         raise ValueError("source is a file object of text; open it in binary mode, 'rb'")
@@ -204,10 +193,7 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
             raise ValueError(f"{name} is {value!r}; expected text or None")
     if limits is not None and not isinstance(limits, ReadLimits):
         raise ValueError(f"limits is {limits!r}; expected ReadLimits or None")
-
-
-def _check_columns(columns: Any) -> None:
-    """Check the names of columns; one text would be taken for its letters."""
+    # One text would be taken for its letters.
     is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
     if not is_list or not all(isinstance(name, str) and name.strip() for name in columns):
         raise ValueError(f"columns is {columns!r}; expected a list of names")
@@ -230,18 +216,6 @@ def _check_fields(fields: Any, label_field: str | None, label_file: object) -> N
     for argument, value in (("label_field", label_field), ("label_file", label_file or None)):
         if value is not None and not {"labels", "face_labels"} & {*fields}:
             raise ValueError(f"{argument} is {value!r}, and fields has no labels; expected 'labels' among them")
-
-
-def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
-    """Return a cloud without the other fields, and without what says something about them."""
-    left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
-    if "faces" in left_out:
-        left_out |= {"face_colors": None, "face_labels": None}
-    if not {"labels", "face_labels"} & {*fields}:
-        left_out |= {"label_names": None, "label_codes": None}
-    for name, nothing in left_out.items():
-        setattr(cloud, name, nothing)
-    return cloud
 
 
 def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
@@ -307,15 +281,21 @@ def read_point_cloud(
         ```
     """
     one_of("on_invalid", on_invalid, ("raise", "drop"))
-    _check_arguments(source, file_type, limits, label_field)
-    _check_columns(columns)
+    _check_arguments(source, file_type, limits, label_field, columns)
     _check_fields(fields, label_field, label_file)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     has_labels = fields is None or bool({"labels", "face_labels"} & {*fields})
     labels = _label_file(path, label_file, label_field) if has_labels else None
     opened = open_source(source, file_type, supported_file_types(), limits, label_field, columns, fields)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
-    reader = import_module(f".{_module_of(opened)}", __package__)
+    module = FORMATS[opened.file_type]
+    if opened.file_type in ("bin", "txt"):
+        # Files of COLMAP share their endings with other formats.
+        from hf_any3d.data.files.colmap import is_points3d
+
+        if is_points3d(opened):
+            module = "colmap"
+    reader = import_module(f".{module}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
     with (
         file_errors(opened.name, f"{opened.file_type} file"),
@@ -347,4 +327,13 @@ def read_point_cloud(
         # A reader may build several clouds, of which a single one is that of the file.
         kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
         cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
-    return cloud if fields is None else _only(cloud, fields)
+    if fields is not None:
+        left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
+        # And what says something about them
+        if "faces" in left_out:
+            left_out |= {"face_colors": None, "face_labels": None}
+        if not has_labels:
+            left_out |= {"label_names": None, "label_codes": None}
+        for name, nothing in left_out.items():
+            setattr(cloud, name, nothing)
+    return cloud

@@ -27,29 +27,9 @@ def _dtype(code: str | bytes, _align: bool = False, _copy: bool = False) -> np.d
     return np.dtype(text, False, True)
 
 
-def _set_dtype_state(dtype: Any, state: Any) -> None:
-    """Set byte order and size of a dtype without fields."""
-    version, order, *rest = state
-    if version not in (3, 4) or order not in _BYTE_ORDERS or rest[:3] != [None, None, None]:
-        raise PointCloudError("a numpy.dtype with fields, or of an unknown form")
-    if not all(isinstance(number, int) for number in rest[3:6]) or len(rest) < 6:
-        raise PointCloudError("a numpy.dtype with a damaged state")
-    # Version 3 has no metadata, whose objects nobody has looked at.
-    dtype.__setstate__((3, order, None, None, None, *rest[3:6]))
-
-
 def _reconstruct(kind: object, shape: object, code: object) -> np.ndarray:
     """Return an empty array; the pickle sets its content afterwards."""
     return np.empty(0, np.int8)
-
-
-def _set_array_state(array: Any, state: Any) -> None:
-    """Set shape, dtype and content of an array."""
-    _, shape, dtype, is_fortran, data = state
-    # Python 2 wrote bytes as text.
-    content = data.encode("latin1") if isinstance(data, str) else data
-    _check_content(content, dtype, math.prod(shape))
-    array.__setstate__((1, tuple(map(int, shape)), dtype, bool(is_fortran), bytes(content)))
 
 
 def _scalar(dtype: np.dtype, data: bytes | str) -> Any:
@@ -117,11 +97,22 @@ class _Unpickler(_PythonUnpickler):
         state = self.stack.pop()
         value = self.stack[-1]
         if isinstance(value, np.ndarray):
-            _set_array_state(value, state)
+            _, shape, dtype, is_fortran, data = state
+            # Python 2 wrote bytes as text.
+            content = data.encode("latin1") if isinstance(data, str) else data
+            _check_content(content, dtype, math.prod(shape))
+            checked = (1, tuple(map(int, shape)), dtype, bool(is_fortran), bytes(content))
         elif isinstance(value, np.dtype):
-            _set_dtype_state(value, state)
+            version, order, *rest = state
+            if version not in (3, 4) or order not in _BYTE_ORDERS or rest[:3] != [None, None, None]:
+                raise PointCloudError("a numpy.dtype with fields, or of an unknown form")
+            if not all(isinstance(number, int) for number in rest[3:6]) or len(rest) < 6:
+                raise PointCloudError("a numpy.dtype with a damaged state")
+            # Version 3 has no metadata, whose objects nobody has looked at.
+            checked = (3, order, None, None, None, *rest[3:6])
         else:
             raise PointCloudError(f"sets the state of {type(value).__name__}; expected numpy arrays alone")
+        self.stack[-1].__setstate__(checked)
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -60,7 +60,12 @@ class Intrinsics:
             content = matrix
             matrix = None
         if matrix is None:
-            camera = _by_name(content)
+            centers = next((names for names in _CENTERS if names[0] in content), _CENTERS[0])
+            names = ("fx", "fy", *centers)
+            if not all(name in content for name in names):
+                raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
+            fx, fy, cx, cy = (float(content[name]) for name in names)
+            camera = fx, fy, cx, cy
         else:
             # The calibration of ROS says the shape of the matrix beside its data.
             rows = np.asarray((matrix["data"] if isinstance(matrix, Mapping) else matrix), np.float64).reshape(3, 3)
@@ -92,16 +97,6 @@ class Intrinsics:
         cx = (self.cx + 0.5) * across - 0.5
         cy = (self.cy + 0.5) * down - 0.5
         return Intrinsics(self.fx * across, self.fy * down, cx, cy, (width, height))
-
-
-def _by_name(content: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx and cy from numbers with these names."""
-    centers = next((names for names in _CENTERS if names[0] in content), _CENTERS[0])
-    names = ("fx", "fy", *centers)
-    if not all(name in content for name in names):
-        raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
-    fx, fy, cx, cy = (float(content[name]) for name in names)
-    return fx, fy, cx, cy
 
 
 def read_rgbd(
@@ -151,24 +146,18 @@ def read_rgbd(
     # A pinhole camera sees x / z and y / z in proportion to the distance of the pixel from the principal point.
     x = (column - camera.cx) * z / camera.fx
     y = (row - camera.cy) * z / camera.fy
-    colors = None if color is None else _colors_of_pixels(color, limits, row, column, (width, height))
+    colors = None
+    if color is not None:
+        picture = _image(color, limits, is_depth=False)  # (height', width', 3)
+        high, wide, _ = picture.shape
+        if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
+            raise PointCloudFileError(f"{color}: {wide} x {high}; the depth image has {width} x {height}")
+        # By the centers of the pixels, which are half a pixel after their numbers.
+        across = ((column + 0.5) * wide / width).astype(int)
+        down = ((row + 0.5) * high / height).astype(int)
+        colors = picture[down, across].astype(np.float32) / 255  # (points, 3)
     with file_errors(depth):
         return PointCloudData(np.stack([x, y, z], axis=1), colors)
-
-
-def _colors_of_pixels(
-    path: str | os.PathLike, limits: ReadLimits, row: np.ndarray, column: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-    """Look up pixels of a depth image of a size (width, height) in a color image: (points, 3) in [0, 1]."""
-    width, height = size
-    picture = _image(path, limits, is_depth=False)  # (height', width', 3)
-    high, wide, _ = picture.shape
-    if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
-        raise PointCloudFileError(f"{path}: {wide} x {high}; the depth image has {width} x {height}")
-    # By the centers of the pixels, which are half a pixel after their numbers.
-    across = ((column + 0.5) * wide / width).astype(int)
-    down = ((row + 0.5) * high / height).astype(int)
-    return picture[down, across].astype(np.float32) / 255
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
@@ -202,17 +191,12 @@ def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
         limits.check(points=width * height, decoded=4 * width * height * count, stored=stored)
         with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
             channels = {name: channel.pixels for name, channel in file.channels().items()}
-        pixels = _depth_channel(channels).astype(np.float32)
+        # A depth has a name of its own, for which names of layers come before a dot; without one alone, all channels
+        # have to be equal, as in a gray picture.
+        named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
+        depth = channels[named[0]] if len(named) == 1 else next(iter(channels.values()))
+        if len(named) != 1 and not all(np.array_equal(depth, other, equal_nan=True) for other in channels.values()):
+            found = cut(", ".join(channels), 80)
+            raise PointCloudError(f"channels {found}; expected one, or one called Z, depth or V")
+        pixels = depth.astype(np.float32)
         return np.where(np.isfinite(pixels) & (pixels > 0), pixels, 0)
-
-
-def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the channel with the name of a depth; without one alone, all have to be equal, as in a gray picture."""
-    # Names of layers come before a dot.
-    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
-    if len(named) == 1:
-        return channels[named[0]]
-    pixels = next(iter(channels.values()))
-    if not all(np.array_equal(pixels, other, equal_nan=True) for other in channels.values()):
-        raise PointCloudError(f"channels {cut(', '.join(channels), 80)}; expected one, or one called Z, depth or V")
-    return pixels

@@ -223,9 +223,6 @@ class _ModelReader:
             self.add_corners((int(attributes["v1"]), int(attributes["v2"]), int(attributes["v3"])))
             self.add_color(self._color(attributes))
             return
-        self._start_other(name, attributes)
-
-    def _start_other(self, name: str, attributes: dict[str, str]) -> None:
         match name:
             case "mesh":
                 self.is_mesh = True

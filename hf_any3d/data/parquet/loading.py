@@ -78,7 +78,13 @@ def load_published(
         if not skip:
             dataset.require(source.missing, root)
         _check_count(place[split], source.num_rows, expected.get(split))
-    key = _cache_key(dataset, root, sources, features, options, skip)
+    # Of everything that changes the rows; by relative paths, so that a moved folder keeps its cache.
+    stamps: dict[str, list] = {}
+    for split, source in sources.items():
+        stamps[split] = [(os.path.relpath(file, root), *file_stamp(file)) for file in source.files]
+        stamps[split].append(source.digest)
+    parts = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
     folder = caches / dataset.name / f"{variant}-{key}"
     # Only before the first conversion, since all files are read for it.
@@ -114,24 +120,6 @@ def _described(splits: Splits, dataset: PublishedDataset) -> Splits:
         # As text, since `datasets` has no type for terms and links
         rows.info.license = str(dataset.license)
     return splits
-
-
-def _cache_key(
-    dataset: PublishedDataset,
-    root: Path,
-    sources: Mapping[str, SplitSource],
-    features: Features,
-    options: Mapping[str, object] | None,
-    skip: bool,
-) -> str:
-    """Return a key of everything that changes the rows."""
-    stamps: dict[str, list] = {}
-    for split, source in sources.items():
-        # By relative paths, so that a moved folder keeps its cache
-        stamps[split] = [(os.path.relpath(file, root), *file_stamp(file)) for file in source.files]
-        stamps[split].append(source.digest)
-    parts = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def generated_dataset(generator: Callable[..., Iterator[dict]], features: Features, **options: Any) -> Dataset:

@@ -106,7 +106,18 @@ def push_point_dataset(
     # Before anything is uploaded.
     closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
     if closed and not rights_confirmed:
-        _check_private(api, repo_id, private, closed[0])
+        try:
+            # An existing repository keeps its visibility, whatever is requested.
+            stays_private = bool(api.repo_info(repo_id, repo_type="dataset").private)
+        except RepositoryNotFoundError:
+            stays_private = private is True
+        if not stays_private:
+            terms = f"their license is {closed[0]!r}" if closed[0] else "their license is not known"
+            raise ValueError(
+                f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
+                "license= with the identifier of an open license if the data have one, or rights_confirmed=True if "
+                "you may publish them"
+            )
     # This reads all clouds, so a damaged one stops before anything is uploaded.
     statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
@@ -152,22 +163,6 @@ def write_point_dataset(splits: DatasetDict, folder: str | os.PathLike) -> None:
     text = card_text(str(folder), folder.name, splits, license, statistics)
     write_text(folder / "README.md", f"---\n{card}\n---\n\n{text}\n")
     write_json(folder / "meta" / "stats.json", {"splits": statistics})
-
-
-def _check_private(api: HfApi, repo_id: str, private: bool | None, license: str) -> None:
-    """Refuse a public repository for data with a license that is not an open one, or "" if it is not known."""
-    try:
-        # An existing repository keeps its visibility, whatever is requested.
-        stays_private = bool(api.repo_info(repo_id, repo_type="dataset").private)
-    except RepositoryNotFoundError:
-        stays_private = private is True
-    if not stays_private:
-        terms = f"their license is {license!r}" if license else "their license is not known"
-        raise ValueError(
-            f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
-            "license= with the identifier of an open license if the data have one, or rights_confirmed=True if you "
-            "may publish them"
-        )
 
 
 def split_statistics(split: str, rows: Dataset) -> dict:
@@ -226,7 +221,14 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
     words = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
     terms = " ".join(words)
     columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
-    sizes = [_size_row(name, of_split) for name, of_split in statistics.items()]
+    sizes = []
+    for name, of_split in statistics.items():
+        counts = of_split["points_per_cloud"]
+        points = f"{counts['min']:,}"
+        if counts["max"] != counts["min"]:
+            points += f" to {counts['max']:,}"
+        low, high = (", ".join(f"{value:.4g}" for value in of_split["bounds"][end]) for end in ("min", "max"))
+        sizes.append(f"| {inline(name)} | {of_split['num_rows']:,} | {points} | {low} | {high} |")
     feature = features.get("label")
     classes = ""
     if isinstance(feature, ClassLabel):
@@ -252,16 +254,6 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
     )
-
-
-def _size_row(split: str, statistics: dict) -> str:
-    """Return the row of a split in the table of sizes."""
-    counts = statistics["points_per_cloud"]
-    points = f"{counts['min']:,}"
-    if counts["max"] != counts["min"]:
-        points += f" to {counts['max']:,}"
-    low, high = (", ".join(f"{value:.4g}" for value in statistics["bounds"][end]) for end in ("min", "max"))
-    return f"| {inline(split)} | {statistics['num_rows']:,} | {points} | {low} | {high} |"
 
 
 def _type(feature: object) -> str:

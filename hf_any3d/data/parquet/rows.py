@@ -22,7 +22,24 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     for name, feature in features.items():
         value: Any = row[name]
         if isinstance(feature, Array2D):
-            value = _array(name, np.asarray(value), feature)
+            value = np.asarray(value)
+            # `size` is None for clouds of any size. Kinds: floats, integers with and without sign, booleans.
+            size, columns = feature.shape
+            is_cloud = value.ndim == 2 and value.shape[1] == columns and size in (None, len(value)) and len(value) > 0
+            if value.dtype.kind not in "fiub" or not is_cloud:
+                raise PointCloudError(
+                    f"{name} has shape {value.shape} and type {value.dtype}; expected numbers "
+                    f"({size or 'points'}, {columns})"
+                )
+            with np.errstate(over="ignore"):
+                # Numbers beyond the range of float32 become infinite, and are refused below.
+                value = value.astype(feature.dtype)
+            # (points,), of rows with any number that is not finite
+            bad = ~np.isfinite(value).all(axis=1)
+            if bad.any():
+                raise PointCloudError(
+                    f"{name} has NaN or infinite numbers in {bad.sum()} rows, the first is {bad.argmax()}"
+                )
         elif isinstance(feature, ClassLabel):
             # Names of classes become their numbers.
             number = np.asarray(feature.str2int(value) if isinstance(value, str) else value).reshape(1)
@@ -33,24 +50,6 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
                 raise PointCloudError(f"labels has shape {value.shape}; expected ({len(row['points'])},)")
         checked[name] = value
     return checked
-
-
-def _array(name: str, array: np.ndarray, feature: Array2D) -> np.ndarray:
-    # `rows` is None for clouds of any size. Kinds: floats, integers with and without sign, booleans.
-    rows, columns = feature.shape
-    is_cloud = array.ndim == 2 and array.shape[1] == columns and rows in (None, len(array)) and len(array) > 0
-    if array.dtype.kind not in "fiub" or not is_cloud:
-        raise PointCloudError(
-            f"{name} has shape {array.shape} and type {array.dtype}; expected numbers ({rows or 'points'}, {columns})"
-        )
-    with np.errstate(over="ignore"):
-        # Numbers beyond the range of float32 become infinite, and are refused below.
-        array = array.astype(feature.dtype)
-    # (points,), of rows with any number that is not finite
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
-        raise PointCloudError(f"{name} has NaN or infinite numbers in {bad.sum()} rows, the first is {bad.argmax()}")
-    return array
 
 
 def _classes(name: str, values: np.ndarray, feature: ClassLabel, none: int | None = None) -> np.ndarray:

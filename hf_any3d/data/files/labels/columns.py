@@ -145,7 +145,12 @@ def class_column(
         least, most = _range(values)
         if table is not None:
             # A label without a code would be written as -1.
-            missing = [number for number in _present(values) if number >= len(table) or table[number] < 0]
+            present: set[int] = set()
+            # In blocks, as there may be a hundred million.
+            for start in range(0, len(values), _AT_ONCE):
+                present.update(np.unique(values[start : start + _AT_ONCE]).tolist())
+            named = sorted(number for number in present if number >= 0)
+            missing = [number for number in named if number >= len(table) or table[number] < 0]
             if missing:
                 raise ValueError(f"codes has none for label {missing[0]}")
         # Without codes, labels are written as they are, in 32 bits.
@@ -199,14 +204,6 @@ def _whole(name: str, values: Any) -> np.ndarray:
 
 def _range(values: np.ndarray) -> tuple[int, int]:
     return int(values.min()), int(values.max())
-
-
-def _present(values: np.ndarray) -> list[int]:
-    """Return the different labels that are not negative, in blocks, as there may be a hundred million."""
-    present: set[int] = set()
-    for start in range(0, len(values), _AT_ONCE):
-        present.update(np.unique(values[start : start + _AT_ONCE]).tolist())
-    return sorted(number for number in present if number >= 0)
 
 
 def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -114,7 +114,11 @@ class LasCopy:
                     )
                 self.class_column = column
             elif column.is_class:
-                check_field(str(column.name), (), has_decimals=self._has_decimals(str(column.name)))
+                field = str(column.name)
+                kinds = [description[2:4] for description in self._descriptions()[0] if _name_of(description) == field]
+                # Codes 9 and 10 are floats; scaled numbers have decimals, too.
+                has_decimals = any(kind in (9, 10) or bool(options & _IS_SCALED) for kind, options in kinds)
+                check_field(field, (), has_decimals=has_decimals)
         self.columns = columns
         named = [column for column in columns if column is not self.class_column]
         if named:
@@ -175,12 +179,6 @@ class LasCopy:
                 )
             self.records = [record for record in self.records if record.key[0] != _COPC]
 
-    def _has_decimals(self, name: str) -> bool:
-        """Return whether a dimension of this name is there and its numbers have decimals."""
-        kinds = [description[2:4] for description in self._descriptions()[0] if _name_of(description) == name]
-        # Codes 9 and 10 are floats; scaled numbers have decimals, too.
-        return any(kind in (9, 10) or bool(options & _IS_SCALED) for kind, options in kinds)
-
     def _add_dimensions(self, columns: list[Column]) -> None:
         """Find or append the dimensions of extra bytes, and describe new ones."""
         descriptions, left = self._descriptions()
@@ -208,25 +206,8 @@ class LasCopy:
                 description[3] &= ~_HAS_RANGE
                 description[64:112] = bytes(48)
             descriptions[place] = bytes(description)
-        self._describe(b"".join(descriptions))
-
-    def _descriptions(self) -> tuple[list[bytes], int]:
-        """Return the descriptions of extra bytes, and how many bytes nothing describes."""
-        records = [record.body for record in self.records if record.key == las.EXTRA_BYTES]
-        body = b"".join(records)
-        descriptions = [body[at : at + las.EXTRA_SIZE] for at in range(0, len(body), las.EXTRA_SIZE)]
-        left = self.size - las.SIZES[self.format] - sum(map(_size_of, descriptions))
-        # Where descriptions do not add up to the size of a record, the place of a new dimension cannot be told.
-        if len(body) % las.EXTRA_SIZE or left < 0 or (left and self._describes_later()):
-            raise PointCloudError(
-                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, or other ones; no "
-                "dimension can be added"
-            )
-        return descriptions, left
-
-    def _describe(self, body: bytes) -> None:
-        """Set the record that describes extra bytes."""
-        # Of several, as some programs write them, readers such as laspy look at the first alone.
+        body = b"".join(descriptions)
+        # Of several records, as some programs write them, readers such as laspy look at the first alone.
         first, *others = [record for record in self.records if record.key == las.EXTRA_BYTES] or [None]
         self.records = [record for record in self.records if record not in others]
         if first is not None:
@@ -236,10 +217,23 @@ class LasCopy:
             head = struct.pack("<H16sHH32s", 0, *las.EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
 
-    def _describes_later(self) -> bool:
-        """Return whether a record after the points describes extra bytes."""
-        keys = [(user, kind) for user, kind, _, _ in self._extended_records()]
-        return las.EXTRA_BYTES in keys
+    def _descriptions(self) -> tuple[list[bytes], int]:
+        """Return the descriptions of extra bytes, and how many bytes nothing describes."""
+        records = [record.body for record in self.records if record.key == las.EXTRA_BYTES]
+        body = b"".join(records)
+        descriptions = [body[at : at + las.EXTRA_SIZE] for at in range(0, len(body), las.EXTRA_SIZE)]
+        left = self.size - las.SIZES[self.format] - sum(map(_size_of, descriptions))
+        # Where descriptions do not add up to the size of a record, the place of a new dimension cannot be told.
+        is_unknown = len(body) % las.EXTRA_SIZE > 0 or left < 0
+        if left and not is_unknown:
+            # Or where a record after the points describes the others
+            is_unknown = las.EXTRA_BYTES in [(user, kind) for user, kind, _, _ in self._extended_records()]
+        if is_unknown:
+            raise PointCloudError(
+                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, or other ones; no "
+                "dimension can be added"
+            )
+        return descriptions, left
 
     def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
         """Return the place of a dimension that is there already, after checking that it takes the column."""
@@ -294,12 +288,19 @@ class LasCopy:
         if self.columns and any(len(column.values) != self.number_written for column in self.columns):  # pyright: ignore
             for column in self.columns:
                 column.of_file(self.count, None)
-        self._tell_of_waveforms()
         self._tell_of_programs()
         before = sum(len(record.data) for record in self.records)
         new_start = self.head_size + before + len(self.gap)
         output.write(bytes(new_start))  # written at the end, when all places are known
-        old_end, check = self._write_points(output)
+        check = 0
+        if not self.compress:
+            for block in self._blocks(self._points()):
+                output.write(block.data)
+        elif self.laszip.uses_variable_size_chunks():
+            check = self._write_chunks(output)
+        else:
+            check = self._write_packed(output)
+        old_end = self._end_of_points()
         new_end = output.tell()
         if self.is_copc:
             # Copy the records after the points of a COPC, but not those of its octree.
@@ -318,18 +319,6 @@ class LasCopy:
         output.write(self.head + b"".join(record.data for record in self.records) + self.gap)
         if self.compress and self.format in las.WITH_WAVEFORMS:
             self._check_written(output, new_start, check)
-
-    def _write_points(self, output: BinaryIO) -> tuple[int, int]:
-        """Write all points; return where those of the input end, and a checksum of what was written."""
-        check = 0
-        if not self.compress:
-            for block in self._blocks(self._points()):
-                output.write(block.data)
-        elif self.laszip.uses_variable_size_chunks():
-            check = self._write_chunks(output)
-        else:
-            check = self._write_packed(output)
-        return self._end_of_points(), check
 
     def _write_packed(self, output: BinaryIO) -> int:
         """Write chunks of the usual size."""
@@ -471,25 +460,23 @@ class LasCopy:
 
     def _tell_of_programs(self) -> None:
         """Say what other programs do not find in the copy."""
-        if self.is_copc:
-            warnings.warn(
-                f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}", stacklevel=2
-            )
-        new = [str(dimension.column.name) for dimension in self.dimensions if dimension.at >= self.size]
-        if new and self.head[25] < 4:
-            # Descriptions of extra bytes are part of the standard from 1.4 on.
-            warnings.warn(
-                f"{self.target}: {', '.join(new)}: extra bytes of LAS 1.{self.head[25]}, which PDAL reads only with "
-                "use_eb_vlr=true",
-                stacklevel=2,
-            )
-
-    def _tell_of_waveforms(self) -> None:
         if self.format in las.WITH_WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
             old = Path(self.name).with_suffix(".wdp").name
             new = Path(self.target).with_suffix(".wdp").name
             if old != new or Path(self.name).parent != Path(self.target).parent:
                 warnings.warn(f"{self.target}: its waveforms stay in {old}; copy that file as {new}", stacklevel=2)
+        if self.is_copc:
+            warnings.warn(
+                f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}", stacklevel=2
+            )
+        added = [str(dimension.column.name) for dimension in self.dimensions if dimension.at >= self.size]
+        if added and self.head[25] < 4:
+            # Descriptions of extra bytes are part of the standard from 1.4 on.
+            warnings.warn(
+                f"{self.target}: {', '.join(added)}: extra bytes of LAS 1.{self.head[25]}, which PDAL reads only with "
+                "use_eb_vlr=true",
+                stacklevel=2,
+            )
 
     def _check_written(self, output: BinaryIO, start: int, expected: int) -> None:
         """Decompress points with waveforms again, since lazrs loses bits of some of them."""

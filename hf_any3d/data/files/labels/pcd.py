@@ -130,7 +130,11 @@ class PcdCopy:
             columns = [rows[key][:, 0] for key in keys]
         else:
             data = self._decompressed(body)
-            columns = [self._stored(data, key) for key in keys]
+            fields = self._fields()
+            # Compressed files store one field after the other.
+            columns = [
+                np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1]) for key in keys
+            ]
         return finite_rows(columns)
 
     def _decompressed(self, body: bytes) -> bytearray:
@@ -140,11 +144,6 @@ class PcdCopy:
     def _fields(self) -> dict[str, Any]:
         """Return the fields of a row with their places."""
         return {str(name): place for name, place in (self.row.fields or {}).items()}
-
-    def _stored(self, data: bytes | bytearray, key: str) -> np.ndarray:
-        """Return the numbers of a field of compressed files, which store one field after the other."""
-        fields = self._fields()
-        return np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1])
 
     def _write_rows(self, output: BinaryIO) -> None:
         size = self.row.itemsize

@@ -89,15 +89,29 @@ class TextCopy:
             )
         self.width = table.shape[1]
         self.names = text.column_names(self.titles, table)
-        self.title = self._line_of_names()
         first = next(line for line in plain[size:].split(b"\n") if self._is_row(line))
-        self._find_cells(first)
+        self.delimiter = None
+        # Words may have blanks, so that only the delimiter of the names tells where they end.
+        if self.worded:
+            header = next(title.text for title in reversed(self.titles) if not title.is_comment)
+            self.delimiter = next((mark.encode() for mark in ",;\t" if mark in header), None)
+        has_commas = b"," in re.sub(rb'"[^"]*"', b"", first)
+        # Where commas are decimal ones, they do not separate numbers.
+        self.has_decimal_commas = has_commas and self.delimiter != b"," and len(_cells(_CELL, first)) != self.width
+        self.cell = _CELL_WITH_COMMA if self.has_decimal_commas else _CELL
         # New columns are separated in the way of the first two cells.
         spans = self._spans(_body(first))
         self.separator = first[spans[0][1] : spans[1][0]]
         # Where nothing names the columns, all rows are needed to tell what they are: they are looked at in `write`.
         self.edits: list[_Edit] = []
+        self.title: int | None = None
         if self.names is not None:
+            # The number, from 0, of the line that names the columns
+            named = [name for name in self.names if name]
+            for number, line, _ in reversed(self.titles):
+                if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
+                    self.title = number - 1
+                    break
             self.edits = [self._edit(column, table) for column in columns]
         for column in columns:
             if self.names is None and column.name is not None and column.is_class:
@@ -110,18 +124,6 @@ class TextCopy:
         plain = text.plain_rows(rows, self.titles)
         table = numbers(plain if self.declared is None else text.COUNT_LINE.sub(b"", plain))
         return table, worded, words is not None
-
-    def _find_cells(self, first: bytes) -> None:
-        """Find the separator of the cells of a row."""
-        self.delimiter = None
-        # Words may have blanks, so that only the delimiter of the names tells where they end.
-        if self.worded:
-            header = next(title.text for title in reversed(self.titles) if not title.is_comment)
-            self.delimiter = next((mark.encode() for mark in ",;\t" if mark in header), None)
-        has_commas = b"," in re.sub(rb'"[^"]*"', b"", first)
-        # Where commas are decimal ones, they do not separate numbers.
-        self.has_decimal_commas = has_commas and self.delimiter != b"," and len(_cells(_CELL, first)) != self.width
-        self.cell = _CELL_WITH_COMMA if self.has_decimal_commas else _CELL
 
     def _spans(self, body: bytes) -> list[tuple[int, int]]:
         """Return where each cell of a row begins and ends."""
@@ -137,16 +139,6 @@ class TextCopy:
         if len(spans) == self.width - 1 and body.endswith((b",", b";")):
             spans.append((len(body), len(body)))
         return spans[: self.width] if body.endswith((b",", b";")) else spans
-
-    def _line_of_names(self) -> int | None:
-        """Return the number, from 0, of the line that names the columns."""
-        if self.names is None:
-            return None
-        named = [name for name in self.names if name]
-        for number, line, _ in reversed(self.titles):
-            if any([name for name in reading if name] == named for reading in text.names_in_line(line)):
-                return number - 1
-        return None
 
     def _edit(self, column: Column, table: np.ndarray) -> _Edit:
         """Find the column that is written in a file that names its columns."""
@@ -190,7 +182,11 @@ class TextCopy:
             elif place >= self.head_lines and self._is_row(line):
                 # Texts are made for a block of rows at once, and only those are in memory.
                 if number % _BLOCK == 0:
-                    texts = [self._texts(edit, number, min(number + _BLOCK, count)) for edit in self.edits]
+                    stop = min(number + _BLOCK, count)
+                    texts = [number_texts(edit.column, number, stop, is_new=edit.place is None) for edit in self.edits]
+                    # New numbers have the decimal sign of the file's own.
+                    if self.has_decimal_commas:
+                        texts = [[value.replace(b".", b",") for value in column] for column in texts]
                 line = self._new_row(line, [column[number % _BLOCK] for column in texts])
                 number += 1
             output.write(line)
@@ -277,11 +273,6 @@ class TextCopy:
             if is_same(named, cloud):
                 return names
         raise AssertionError("columns without names are always what they are with neutral ones")
-
-    def _texts(self, edit: _Edit, first: int, stop: int) -> list[bytes]:
-        texts = number_texts(edit.column, first, stop, is_new=edit.place is None)
-        # New numbers have the decimal sign of the file's own.
-        return [value.replace(b".", b",") for value in texts] if self.has_decimal_commas else texts
 
     def _new_title(self, line: bytes) -> bytes:
         added = [str(edit.column.name).encode() for edit in self.edits if edit.place is None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -120,7 +120,11 @@ def write_labels(
     with ExitStack() as stack:
         # All checks come before the target is touched.
         copy, name = _opened(source, path, written, faces, file_type, stack)
-        file: Any = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
+        file: Any = path
+        if not hasattr(path, "write"):
+            unfinished = stack.enter_context(atomic_write(path))  # pyright: ignore[reportArgumentType]
+            # Readable too, since waveforms of LAS are read back once they are written
+            file = stack.enter_context(open(unfinished, "w+b"))
         target = _Target(file)
         try:
             with file_errors(name, "file whose points can be labeled"):
@@ -169,7 +173,8 @@ def _opened(
     new_kind = kind if is_stream else _ending(path)
     target = name if is_stream else printable(os.fspath(path))
     if kind not in _WRITERS:
-        reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {_known()}")
+        known = ", ".join(f".{ending}" for ending in _WRITERS)
+        reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {known}")
         raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
     # LAS and LAZ may be written as each other, all others as themselves.
     module, endings = _WRITERS[kind]
@@ -182,22 +187,18 @@ def _opened(
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
-    file = _open_file(source, None if is_stream else path, stack)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        file = source
+    else:
+        # The same file by another name, such as a link, counts as well.
+        if not is_stream and Path(path).exists() and os.path.samefile(source, path):
+            raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
+        file = stack.enter_context(open(source, "rb"))
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
         return writer.copy_of(file, name, columns, faces, new_kind, target), name
-
-
-def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
-    """Open the file, of which a copy is written to a path, or to a file object if that is None."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(source)
-    if hasattr(source, "read"):
-        return source
-    # The same file by another name, such as a link, counts as well.
-    if path is not None and Path(path).exists() and os.path.samefile(source, path):
-        raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
-    return stack.enter_context(open(source, "rb"))
 
 
 class _Target:
@@ -230,17 +231,6 @@ class _Target:
         return getattr(self.file, name)
 
 
-@contextmanager
-def _written(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    # Readable too, since waveforms of LAS are read back once they are written
-    with atomic_write(path) as unfinished, open(unfinished, "w+b") as file:
-        yield file
-
-
 def _ending(source: Any) -> str:
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", ""))
     return os.path.splitext(name)[1].lower().removeprefix(".")
-
-
-def _known() -> str:
-    return ", ".join(f".{ending}" for ending in _WRITERS)
