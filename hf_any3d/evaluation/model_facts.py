@@ -31,7 +31,13 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     points = None
     with contextlib.suppress(OSError):  # saved without a processor
         points = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main").num_points
-    trained, total = _count(config, adapter)
+    # Parameters are counted without memory for them.
+    with torch.device("meta"):
+        model = build_model(config, adapter)
+    trained, total = count_parameters(model)
+    # Also those of earlier stages. An adapter around such a model, which forwards attributes, trains its own alone.
+    if hasattr(type(model), "trained_by_stages"):
+        trained = sum(model.base_model.get_parameter(name).numel() for name in model.trained_by_stages())
     facts: dict[str, Any] = {
         "model": name_or_path,
         "class": (config.architectures or [type(config).__name__])[0],
@@ -105,14 +111,3 @@ def build_model(config: PreTrainedConfig, adapter: PeftConfig | None) -> Any:
     # A saved adapter is set to inference, in which none of its parameters would count as trained.
     adapter.inference_mode = False
     return get_peft_model(model, adapter)
-
-
-def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
-    # Parameters are counted without memory for them.
-    with torch.device("meta"):
-        model = build_model(config, adapter)
-    trained, total = count_parameters(model)
-    # Also those of earlier stages. An adapter around such a model, which forwards attributes, trains its own alone.
-    if hasattr(type(model), "trained_by_stages"):
-        trained = sum(model.base_model.get_parameter(name).numel() for name in model.trained_by_stages())
-    return trained, total

@@ -85,7 +85,10 @@ def plot_views(
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)  # floor division of the negative number rounds up
     entries = _entries_of_legend(clouds, names, legend, palette)
-    lists = _lists_beside(len(entries), rows, cell)
+    lists = 0  # of the legend beside the clouds; a short one stands below them
+    if len(entries) > _MOST_BELOW:
+        # A long list below would take more room than the clouds; beside them a list is as long as the rows are high.
+        lists = -(-len(entries) // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
     # One range for all clouds, so that the color bar holds for each
     limits = _limits_of_values(clouds)
     below = [_below(cloud, categories) for cloud in clouds]
@@ -141,14 +144,6 @@ def _entries_of_legend(
         return dict(legend or {})
     colors = label_colors(len(names)) if palette is None else palette
     return {names[number]: colors[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
-
-
-def _lists_beside(entries: int, rows: int, cell: float) -> int:
-    """Return in how many lists a legend stands beside the clouds, 0 if it stands below them."""
-    if entries <= _MOST_BELOW:
-        return 0
-    # A long list below the clouds would take more room than they; beside them a list is as long as the rows are high.
-    return -(-entries // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
 
 
 def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None:

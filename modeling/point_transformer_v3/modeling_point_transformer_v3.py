@@ -198,8 +198,11 @@ class PointTransformerV3Attention(nn.Module):
             sines = sines[rows]
             query = rotate(query, cosines, sines).to(dtype)
             key = rotate(key, cosines, sines).to(dtype)
-        # Prompts have no place in space, so their keys are not rotated.
-        prompt_heads = self._keys_and_values(prompts)
+        prompt_heads: list[torch.Tensor] = []
+        if prompts is not None:
+            # Prompts have no place in space, so their keys are not rotated; nothing asks with their queries.
+            of_prompts = self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))  # (prompts, 3, heads, channels)
+            prompt_heads = list(of_prompts[:, 1:].unbind(1))
         if self.config.upcast_attention:
             query = query.float()
             key = key.float()
@@ -215,13 +218,6 @@ class PointTransformerV3Attention(nn.Module):
             mixed, weights = self._attend_in_groups(attend, heads, groups, cells)
         mixed = mixed.flatten(1)[places].to(dtype)  # (voxels, channels), in their own order again
         return self.dropout(self.proj(mixed)), weights
-
-    def _keys_and_values(self, prompts: torch.Tensor | None) -> list[torch.Tensor]:
-        """Return keys and values `(prompts, heads, channels)` of prompts; nothing asks with their queries."""
-        if prompts is None:
-            return []
-        heads = self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))  # (prompts, 3, heads, channels)
-        return list(heads[:, 1:].unbind(1))
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments that all attention functions take."""
