@@ -116,7 +116,14 @@ def describe(
     write_results(facts, counts, None, as_json, as_csv)
     if not as_json and not as_csv:
         for split, about in facts.items():
-            _print_split(split, about)
+            print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
+            if "points_per_cloud" in about:
+                least = f"{about['points_per_cloud']['min']:,}"
+                most = f"{about['points_per_cloud']['max']:,}"
+                low = ", ".join(f"{value:.4g}" for value in about["bounds"]["min"])
+                high = ", ".join(f"{value:.4g}" for value in about["bounds"]["max"])
+                count = least if least == most else f"{least} to {most}"
+                print_line(f"  {count} points each; x, y, z from {low} to {high}")
         # Labels of the first split in their order, then those that only later splits have.
         by_split = {split: about.get("labels", {}) for split, about in facts.items()}
         labels = list(dict.fromkeys(label for of_split in by_split.values() for label in of_split))
@@ -125,19 +132,6 @@ def describe(
             cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in by_split.items())
             print_line(f"  {printable(label):<{width}}  {cells}")
     left_out.finish()
-
-
-def _print_split(split: str, about: dict[str, Any]) -> None:
-    """Print clouds and columns of a split, with points and extent if it has any."""
-    print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
-    if "points_per_cloud" not in about:
-        return
-    least = f"{about['points_per_cloud']['min']:,}"
-    most = f"{about['points_per_cloud']['max']:,}"
-    low = ", ".join(f"{value:.4g}" for value in about["bounds"]["min"])
-    high = ", ".join(f"{value:.4g}" for value in about["bounds"]["max"])
-    count = least if least == most else f"{least} to {most}"
-    print_line(f"  {count} points each; x, y, z from {low} to {high}")
 
 
 @data.command()
@@ -257,7 +251,16 @@ def show(
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
     suffix = check_output(output, VIEWS if rows is not None else (*VIEWS, *CLOUDS), num_files=len(inputs))
     if serve:
-        _serve(inputs)
+        from hf_any3d.visualization.show import class_colors, class_names, serve_scene
+
+        # A page in the browser holds one scene, whose points are sent in full.
+        if len(inputs) != 1:
+            raise ValueError(f"--serve: {len(inputs)} files; expected one")
+        cloud = inputs.files[0].read()
+        named = class_names(cloud.data)
+        server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
+        print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+        server.sleep_forever()
         return
     with status("preparing the page"):
         from hf_any3d.visualization.show import write_views
@@ -295,20 +298,6 @@ def _tell(output: Path, browser: bool) -> None:
     print_line(output)
     if browser:
         webbrowser.open(output.absolute().as_uri())
-
-
-def _serve(inputs: Inputs) -> None:
-    """Serve all points of one file until Ctrl-C."""
-    from hf_any3d.visualization.show import class_colors, class_names, serve_scene
-
-    # A page in the browser holds one scene, whose points are sent in full.
-    if len(inputs) != 1:
-        raise ValueError(f"--serve: {len(inputs)} files; expected one")
-    cloud = inputs.files[0].read()
-    named = class_names(cloud.data)
-    server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
-    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
-    server.sleep_forever()
 
 
 @dataclass(frozen=True)

@@ -78,23 +78,19 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
         with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(_row(thing) for thing in things)
+            for thing in things:
+                cells = []
+                for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
+                    if digits is None:
+                        cells.append(str(value))
+                    else:
+                        cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
+                writer.writerow(cells)
         return
     # Made in memory: under a temporary name, GDAL would warn of its ending.
     content = _layer(path, things, coordinate_system)
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
-
-
-def _row(thing: Thing) -> list[str]:
-    """Return the cells of a row as text."""
-    cells = []
-    for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
-        if digits is None:
-            cells.append(str(value))
-        else:
-            cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
-    return cells
 
 
 def _values(thing: Thing) -> tuple:

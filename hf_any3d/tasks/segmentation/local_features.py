@@ -340,10 +340,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         for _ in in_threads(label, pieces, self._threads):
             pass
         if edge:
-            # The means over voxels with this edge and those around them
-            voxels = SparseVoxels(surroundings.points[rows], edge)
-            summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
-            shares = (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
+            shares = self._smoothed(scan, surroundings.points[rows], shares, edge)
         answers.set_shares(inside, shares[is_inside])
         if unknown is not None:
             answers.set_unknown(inside, unknown[is_inside])
@@ -363,6 +360,13 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         refuse_non_finite(logits, None)
         unknown = None if output["unknown"] is None else output["unknown"][0].numpy()
         return logits.softmax(dim=1).numpy(), unknown
+
+    def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:
+        """Return the means of shares (points, labels) over voxels with this edge and those around them."""
+        del scan
+        voxels = SparseVoxels(points, edge)
+        summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
+        return (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
 
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
         output = self.model(**model_inputs)
