@@ -250,7 +250,17 @@ class PointTransformerV3Attention(nn.Module):
             queries = group.gather(heads.query).transpose(1, 2)
             keys = group.gather(heads.key, of_keys=True).transpose(1, 2)
             values = group.gather(heads.value, of_keys=True).transpose(1, 2)
-            mask = self._mask(group, cells, heads.query.dtype)
+            # What is added to the logits, (patches, 1 or heads, queries, keys)
+            mask = None
+            dtype = heads.query.dtype
+            if group.mask is not None:
+                # (patches, keys), False for the places that fill up a short patch
+                mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
+                mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None]
+                mask = mask.expand(-1, 1, group.queries.shape[1], -1)
+            if cells is not None and self.relative_bias is not None:
+                bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
+                mask = bias if mask is None else bias + mask
             if heads.prompts:
                 keys = _followed_by(keys, heads.prompts[0])
                 values = _followed_by(values, heads.prompts[1])
@@ -262,19 +272,6 @@ class PointTransformerV3Attention(nn.Module):
             # Without the queries that only fill up short patches.
             parts.append(part if group.own is None else part[group.own])
         return torch.cat(parts) if len(parts) > 1 else parts[0], weights
-
-    def _mask(self, group: Any, cells: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return what is added to the logits of a group, `(patches, 1 or heads, queries, keys)`, or None."""
-        mask = None
-        if group.mask is not None:
-            queries = group.queries.shape[1]
-            # (patches, keys), False for the places that fill up a short patch
-            mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
-            mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None].expand(-1, 1, queries, -1)
-        if cells is None or self.relative_bias is None:
-            return mask
-        bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
-        return bias if mask is None else bias + mask
 
     def _rotation(self, voxels: Voxels) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
