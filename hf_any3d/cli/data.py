@@ -32,7 +32,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
 from hf_any3d.data.found import find_dataset
-from hf_any3d.data.input_files import Cloud, InputFile
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.registry import DATASETS
 from hf_any3d.utils.messages import counted, listed, print_line, printable
 
@@ -312,7 +312,9 @@ class _Page:
 
 def _view_files(inputs: Inputs, most: int) -> _Page:
     """Return views of some files."""
+    from hf_any3d.data.files.las import extra_dimensions_of
     from hf_any3d.visualization.show import class_colors, class_names, share_legend, view_of_cloud
+    from hf_any3d.visualization.things import HEIGHTS, NUMBERS
 
     views: list[Any] = []
     names_of_views: list[list[str]] = []
@@ -332,7 +334,15 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
 
     # Spread over all files, which are sorted by folder and so by class.
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
-    files = [_with_things(inputs.files[index]) for index in chosen]
+    files = []
+    for index in chosen:
+        file = inputs.files[index]
+        # Which columns about numbered things a file has, LAS and LAZ alone say beforehand.
+        if file.data is None and Path(file.name).is_file():
+            there = extra_dimensions_of(file.name)
+            if NUMBERS in there:
+                file = replace(file, columns=tuple(name for name in (NUMBERS, HEIGHTS) if name in there))
+        files.append(file)
     rows = list(for_each_file(replace(inputs, files=files), answer))
     names = share_legend(views, names_of_views)
     # Points are colored by label in all clouds or in none.
@@ -344,19 +354,6 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     if names and formats == {".las"}:
         settings["palette"] = class_colors(names)
     return _Page(views, settings, rows=rows)
-
-
-def _with_things(file: InputFile) -> InputFile:
-    """Return a file with the columns about numbered things that it has, which only LAS and LAZ say beforehand."""
-    from hf_any3d.data.files.las import extra_dimensions_of
-    from hf_any3d.visualization.things import HEIGHTS, NUMBERS
-
-    if file.data is not None or not Path(file.name).is_file():
-        return file
-    there = extra_dimensions_of(file.name)
-    if NUMBERS not in there:
-        return file
-    return replace(file, columns=tuple(name for name in (NUMBERS, HEIGHTS) if name in there))
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

@@ -91,7 +91,11 @@ def plot_views(
         lists = -(-len(entries) // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
     # One range for all clouds, so that the color bar holds for each
     limits = _limits_of_values(clouds)
-    below = [_below(cloud, categories) for cloud in clouds]
+    # The lines below the titles
+    below = [cloud.note for cloud in clouds]
+    for number, cloud in enumerate(clouds):
+        if not cloud.note and cloud.category is not None:
+            below[number] = categories[cloud.category]
     # Each row leaves room for the lines of the cloud that has most.
     lines = max(bool(cloud.title) + bool(text) for cloud, text in zip(clouds, below, strict=True))
     # In inches: cells with their lines, the heading, and the legend.
@@ -172,13 +176,6 @@ def _add_legend(
     ncols = lists or min(len(marks), 4 * columns)
     title = heading if lists else None  # below the clouds it would take a line of its own
     figure.legend(handles=marks, loc=place, ncols=ncols, fontsize=8, frameon=False, title=title)
-
-
-def _below(cloud: CloudView, categories: Sequence[str]) -> str:
-    """Return the line below the title of a cloud."""
-    if cloud.note:
-        return cloud.note
-    return "" if cloud.category is None else categories[cloud.category]
 
 
 def _cut(text: str, cell: float) -> str:
