@@ -50,7 +50,11 @@ def chat(
     # Whoever pipes questions in needs no help.
     if sys.stdin.isatty():
         print_line(HELP)
-    while (line := _read_line()) is not None:
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            break
         # A line is a question unless it begins with a slash.
         command, _, rest = line.partition(" ")
         if command == "/quit":
@@ -69,14 +73,6 @@ def chat(
                 print_error(f"no command {command}; {HELP}")
         elif line:
             _answer(session, model, line)
-
-
-def _read_line() -> str | None:
-    """Read the next line, stripped; None at the end of the input."""
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except (EOFError, KeyboardInterrupt):
-        return None
 
 
 def _answer(session: Any, model: str, question: str) -> None:

@@ -32,7 +32,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
 from hf_any3d.data.found import find_dataset
-from hf_any3d.data.input_files import Cloud, InputFile
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.registry import DATASETS
 from hf_any3d.utils.messages import counted, listed, print_line, printable
 
@@ -116,7 +116,14 @@ def describe(
     write_results(facts, counts, None, as_json, as_csv)
     if not as_json and not as_csv:
         for split, about in facts.items():
-            _print_split(split, about)
+            print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
+            if "points_per_cloud" in about:
+                least = f"{about['points_per_cloud']['min']:,}"
+                most = f"{about['points_per_cloud']['max']:,}"
+                low = ", ".join(f"{value:.4g}" for value in about["bounds"]["min"])
+                high = ", ".join(f"{value:.4g}" for value in about["bounds"]["max"])
+                count = least if least == most else f"{least} to {most}"
+                print_line(f"  {count} points each; x, y, z from {low} to {high}")
         # Labels of the first split in their order, then those that only later splits have.
         by_split = {split: about.get("labels", {}) for split, about in facts.items()}
         labels = list(dict.fromkeys(label for of_split in by_split.values() for label in of_split))
@@ -125,19 +132,6 @@ def describe(
             cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in by_split.items())
             print_line(f"  {printable(label):<{width}}  {cells}")
     left_out.finish()
-
-
-def _print_split(split: str, about: dict[str, Any]) -> None:
-    """Print clouds and columns of a split, with points and extent if it has any."""
-    print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
-    if "points_per_cloud" not in about:
-        return
-    least = f"{about['points_per_cloud']['min']:,}"
-    most = f"{about['points_per_cloud']['max']:,}"
-    low = ", ".join(f"{value:.4g}" for value in about["bounds"]["min"])
-    high = ", ".join(f"{value:.4g}" for value in about["bounds"]["max"])
-    count = least if least == most else f"{least} to {most}"
-    print_line(f"  {count} points each; x, y, z from {low} to {high}")
 
 
 @data.command()
@@ -257,7 +251,16 @@ def show(
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
     suffix = check_output(output, VIEWS if rows is not None else (*VIEWS, *CLOUDS), num_files=len(inputs))
     if serve:
-        _serve(inputs)
+        from hf_any3d.visualization.show import class_colors, class_names, serve_scene
+
+        # A page in the browser holds one scene, whose points are sent in full.
+        if len(inputs) != 1:
+            raise ValueError(f"--serve: {len(inputs)} files; expected one")
+        cloud = inputs.files[0].read()
+        named = class_names(cloud.data)
+        server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
+        print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+        server.sleep_forever()
         return
     with status("preparing the page"):
         from hf_any3d.visualization.show import write_views
@@ -297,20 +300,6 @@ def _tell(output: Path, browser: bool) -> None:
         webbrowser.open(output.absolute().as_uri())
 
 
-def _serve(inputs: Inputs) -> None:
-    """Serve all points of one file until Ctrl-C."""
-    from hf_any3d.visualization.show import class_colors, class_names, serve_scene
-
-    # A page in the browser holds one scene, whose points are sent in full.
-    if len(inputs) != 1:
-        raise ValueError(f"--serve: {len(inputs)} files; expected one")
-    cloud = inputs.files[0].read()
-    named = class_names(cloud.data)
-    server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))
-    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
-    server.sleep_forever()
-
-
 @dataclass(frozen=True)
 class _Page:
     """Views of clouds, with the settings that they share."""
@@ -323,7 +312,9 @@ class _Page:
 
 def _view_files(inputs: Inputs, most: int) -> _Page:
     """Return views of some files."""
+    from hf_any3d.data.files.las import extra_dimensions_of
     from hf_any3d.visualization.show import class_colors, class_names, share_legend, view_of_cloud
+    from hf_any3d.visualization.things import HEIGHTS, NUMBERS
 
     views: list[Any] = []
     names_of_views: list[list[str]] = []
@@ -343,7 +334,15 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
 
     # Spread over all files, which are sorted by folder and so by class.
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
-    files = [_with_things(inputs.files[index]) for index in chosen]
+    files = []
+    for index in chosen:
+        file = inputs.files[index]
+        # Which columns about numbered things a file has, LAS and LAZ alone say beforehand.
+        if file.data is None and Path(file.name).is_file():
+            there = extra_dimensions_of(file.name)
+            if NUMBERS in there:
+                file = replace(file, columns=tuple(name for name in (NUMBERS, HEIGHTS) if name in there))
+        files.append(file)
     rows = list(for_each_file(replace(inputs, files=files), answer))
     names = share_legend(views, names_of_views)
     # Points are colored by label in all clouds or in none.
@@ -355,19 +354,6 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     if names and formats == {".las"}:
         settings["palette"] = class_colors(names)
     return _Page(views, settings, rows=rows)
-
-
-def _with_things(file: InputFile) -> InputFile:
-    """Return a file with the columns about numbered things that it has, which only LAS and LAZ say beforehand."""
-    from hf_any3d.data.files.las import extra_dimensions_of
-    from hf_any3d.visualization.things import HEIGHTS, NUMBERS
-
-    if file.data is not None or not Path(file.name).is_file():
-        return file
-    there = extra_dimensions_of(file.name)
-    if NUMBERS not in there:
-        return file
-    return replace(file, columns=tuple(name for name in (NUMBERS, HEIGHTS) if name in there))
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

@@ -215,7 +215,9 @@ def evaluate(
         rows = first_rows(rows, max_samples)
         settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
-        folder = _folder_of_robustness(output_dir, model)
+        # Next to the model's card, which gets a section of robustness; models of the hub have no folder here.
+        beside_card = Path(model) if Path(model).is_dir() else Path("robustness")
+        folder = output_dir or beside_card
         if robustness:
             from hf_any3d.training.robustness import evaluate_robustness
 
@@ -273,16 +275,6 @@ def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: b
     if facts_alone or (report_file is not None and not is_test):
         raise ValueError("--report, with --report-facts: expected a classifier, its split test, and no --max-samples")
     return None if report_file is None else json_object("--report-facts", report_facts)
-
-
-def _folder_of_robustness(output_dir: Path | None, model: str) -> Path:
-    """Return where figures of robustness are written: next to the model's card, which gets a section.
-
-    Models of the hub have no folder here.
-    """
-    if output_dir is not None:
-        return output_dir
-    return Path(model) if Path(model).is_dir() else Path("robustness")
 
 
 def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -> list[dict[str, Any]]:

@@ -114,7 +114,15 @@ def run_task(
     if record.rows is None:
         raise ValueError(f"{_OPTIONS} make a run, which {record.command} has none of")
     check_table(output, options)
-    settings = _settings_of_runs(record.settings, values)
+    settings = {}
+    for setting, declared in settings_of(record.settings).items():
+        reason = declared.refused.get("runs")
+        if reason:
+            if setting in values and values[setting] != declared.default_at("command"):
+                raise ValueError(f"--{setting.replace('_', '-')} in a run: {reason}")
+        # What is not given is not named either, so that runs of before there was an option go on.
+        elif declared.is_named or values[setting] != declared.default_at("runs"):
+            settings[setting] = values[setting]
     has_default = "predict" in (record.command, *record.also)
     name, words = split_model(files, model, None if has_default else record.command)
     name = (model_or_packaged if has_default else check_model)(name, record.command, *record.also)
@@ -139,19 +147,6 @@ def check_table(output: Path | None, options: FileOptions) -> None:
     if options.as_json or options.as_csv:
         raise ValueError(f"--json and --csv print; expected a table as --output without them, as {_OPTIONS} are given")
     check_output(output, TABLES)
-
-
-def _settings_of_runs(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are stored of a run, after checking that it takes all that are given."""
-    stored = {}
-    for name, declared in settings_of(kind).items():
-        if reason := declared.refused.get("runs"):
-            if name in values and values[name] != declared.default_at("command"):
-                raise ValueError(f"--{name.replace('_', '-')} in a run: {reason}")
-        # What is not given is not named either, so that runs of before there was an option go on.
-        elif declared.is_named or values[name] != declared.default_at("runs"):
-            stored[name] = values[name]
-    return stored
 
 
 def _open_task(task: str, settings: dict[str, Any], device: str | None, batch_size: int | None) -> Opened:

@@ -288,11 +288,18 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
     """Return where the labeled copy of each file is written, by its name, and check that of a single one."""
     targets: dict[str, Path] = {}
     if output is not None and suffix not in VIEWS:
-        if suffix:
-            targets = _copy_at(inputs, output, suffix)
-        else:
-            from hf_any3d.data.files.labels import copy_endings
+        from hf_any3d.data.files.labels import copy_endings
 
+        if suffix:
+            name = inputs.files[0].name
+            is_single = len(inputs) == 1
+            # Points of a .obj may become a .ply, but not a .laz; of several files .csv is a table.
+            is_other = suffix in (*CLOUDS, *DATA)
+            is_copy = not is_other or (is_single and suffix[1:] in copy_endings(name))
+            if is_copy and not is_single:
+                raise ValueError(f"--output: {output} for {len(inputs)} files; expected a folder")
+            targets = {name: output} if is_copy else {}
+        else:
             titles = inputs.titles()
             # Files of other formats get their points beside the copies. So do arrays of .npy: only their content tells
             # whether they have a place for labels.
@@ -308,16 +315,3 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             "or a folder"
         )
     return targets
-
-
-def _copy_at(inputs: Inputs, path: Path, suffix: str) -> dict[str, Path]:
-    from hf_any3d.data.files.labels import copy_endings
-
-    name = inputs.files[0].name
-    is_single = len(inputs) == 1
-    # Points of a .obj may become a .ply, but not a .laz; of several files .csv is a table.
-    is_other = suffix in (*CLOUDS, *DATA)
-    is_copy = not is_other or (is_single and suffix[1:] in copy_endings(name))
-    if is_copy and not is_single:
-        raise ValueError(f"--output: {path} for {len(inputs)} files; expected a folder")
-    return {name: path} if is_copy else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
-from hf_any3d.tasks.settings import Setting, settings_of
+from hf_any3d.tasks.settings import settings_of
 
 if TYPE_CHECKING:
     from hf_any3d.tasks.answers import Doubt
@@ -51,37 +51,34 @@ def options_of(
     for name, declared in settings_of(kind, door).items():
         if only and name not in only:
             continue
-        given, default, described = _typed(declared, door)
+        default = declared.default_at(door)
+        bounds = ("min", declared.low), ("max", declared.high)
+        limits: dict[str, Any] = {bound: value for bound, value in bounds if value is not None}
+        given: Any = declared.kinds[0]
+        if declared.words:
+            allowed = [*declared.words, *([_NONE] if declared.none else [])]
+            choices: Any = StrEnum(declared.name, {word.upper().replace("-", "_"): word for word in allowed})
+            given = choices
+            default = None if default is None else choices(default)
+        elif get_origin(given) is tuple and get_args(given)[0] is str:
+            # Separated by commas, which pipelines split.
+            given = str
+        elif given is Any or get_origin(given) is tuple:
+            # Too much for a word: a file.
+            given = Path
+        if default is None:
+            given = given | None
         here = declared.names.get(door, name)
         # By name, a switch that is off has no second word to turn it off; other options get their usual name.
         words = [f"--{here.replace('_', '-')}"] if default is False or name in short else []
         words += [short[name]] if name in short else []
         # A default is told by the help unless there is none.
         shown = default is not None and default is not False
-        option = typer.Option(*words, help=declared.help, show_default=shown, **described)
+        option = typer.Option(*words, help=declared.help, show_default=shown, **limits)
         fields.append((here, Annotated[given, option], field(default=default)))
     made = make_dataclass(f"{kind.__name__}Options", fields, bases=(base,), frozen=True, kw_only=True)
     made.KIND, made.DOOR = kind, door
     return made
-
-
-def _typed(declared: Setting, door: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the type of an option, its default, and its limits."""
-    default = declared.default_at(door)
-    limits = {name: value for name, value in (("min", declared.low), ("max", declared.high)) if value is not None}
-    given: Any = declared.kinds[0]
-    if declared.words:
-        words = [*declared.words, *([_NONE] if declared.none else [])]
-        choices: Any = StrEnum(declared.name, {word.upper().replace("-", "_"): word for word in words})
-        given = choices
-        default = None if default is None else choices(default)
-    elif get_origin(given) is tuple and get_args(given)[0] is str:
-        # Separated by commas, which pipelines split.
-        given = str
-    elif given is Any or get_origin(given) is tuple:
-        # Too much for a word: a file.
-        given = Path
-    return given if default is not None else given | None, default, limits
 
 
 def doubt_in_words(doubt: Doubt) -> str:

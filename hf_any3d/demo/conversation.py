@@ -14,7 +14,6 @@ from hf_any3d.chat import ChatSession
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import first_channel
 from hf_any3d.demo.uploads import Uploads
-from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tasks.chat.generation import Canceled
 
 CONTEXT = 400
@@ -65,7 +64,20 @@ class Conversation(Uploads):
             # Where the colors begin, behind xyz and whatever comes before them
             start = first_channel(processor.features, "rgb")
             shown.append(points[:, start : start + 3])
-        return Shape(np.concatenate(shown, axis=1), _note(cloud, processor))
+        count = len(cloud)
+        wanted = processor.num_points
+        if cloud.is_mesh:
+            note = f"{wanted:,} points on the surface of a mesh"
+        elif count > wanted:
+            note = f"{wanted:,} of {count:,} points, {_SAMPLED[processor.sampling]}"
+        elif count < wanted:
+            note = f"{count:,} points, repeated up to {wanted:,}"
+        else:
+            note = f"{count:,} points"
+        if "rgb" in processor.features and not _has_colors(cloud):
+            color = "black" if not any(processor.default_rgb or ()) else f"in color {processor.default_rgb}"
+            note += f". The file has no colors: the model sees it {color}, here colors show height"
+        return Shape(np.concatenate(shown, axis=1), note + ".")
 
     def ready(self) -> None:
         """Allow the next answer; later calls of `stop` apply to it."""
@@ -117,20 +129,3 @@ class Conversation(Uploads):
 
 def _has_colors(cloud: PointCloudData) -> bool:
     return cloud.colors is not None or cloud.face_colors is not None
-
-
-def _note(cloud: PointCloudData, processor: PointCloudProcessor) -> str:
-    count = len(cloud)
-    wanted = processor.num_points
-    if cloud.is_mesh:
-        note = f"{wanted:,} points on the surface of a mesh"
-    elif count > wanted:
-        note = f"{wanted:,} of {count:,} points, {_SAMPLED[processor.sampling]}"
-    elif count < wanted:
-        note = f"{count:,} points, repeated up to {wanted:,}"
-    else:
-        note = f"{count:,} points"
-    if "rgb" in processor.features and not _has_colors(cloud):
-        color = "black" if not any(processor.default_rgb or ()) else f"in color {processor.default_rgb}"
-        note += f". The file has no colors: the model sees it {color}, here colors show height"
-    return note + "."

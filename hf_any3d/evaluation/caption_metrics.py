@@ -58,27 +58,23 @@ def caption_metrics(
         for name, score in (bleu(text, caption) | rouge(text, caption)).items():
             scores.setdefault(name, []).append(score)
     metrics = {name: _mean(values, _MADE_WITH[name.partition("-")[0]]) for name, values in scores.items()}
-    metrics["meteor"] = _mean_meteor(texts, captions)
-    if texts and sentence_encoder is not None:
-        metrics["sentence-bert"] = _mean_cosine(open_sentence_encoder, sentence_encoder, texts, captions)
-    if texts and simcse is not None:
-        metrics["simcse"] = _mean_cosine(open_simcse, simcse, texts, captions)
-    return metrics
-
-
-def _mean_meteor(texts: Sequence[str], captions: Sequence[str]) -> dict[str, Any]:
-    """Return the mean of METEOR, which needs nltk and its WordNet."""
     try:
         import nltk
         from nltk.corpus import wordnet
 
         made_with = f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
-        scores = [meteor(text, caption, wordnet) for text, caption in zip(texts, captions, strict=True)]
+        by_meteor = [meteor(text, caption, wordnet) for text, caption in zip(texts, captions, strict=True)]
     except ImportError as error:
-        return {"not_available": f"{error}; pip install nltk"}
+        metrics["meteor"] = {"not_available": f"{error}; pip install nltk"}
     except LookupError:
-        return {"not_available": "nltk has no WordNet here; python -m nltk.downloader wordnet"}
-    return _mean(scores, made_with)
+        metrics["meteor"] = {"not_available": "nltk has no WordNet here; python -m nltk.downloader wordnet"}
+    else:
+        metrics["meteor"] = _mean(by_meteor, made_with)
+    if texts and sentence_encoder is not None:
+        metrics["sentence-bert"] = _mean_cosine(open_sentence_encoder, sentence_encoder, texts, captions)
+    if texts and simcse is not None:
+        metrics["simcse"] = _mean_cosine(open_simcse, simcse, texts, captions)
+    return metrics
 
 
 def _mean_cosine(

@@ -31,7 +31,13 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     points = None
     with contextlib.suppress(OSError):  # saved without a processor
         points = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main").num_points
-    trained, total = _count(config, adapter)
+    # Parameters are counted without memory for them.
+    with torch.device("meta"):
+        model = build_model(config, adapter)
+    trained, total = count_parameters(model)
+    # Also those of earlier stages. An adapter around such a model, which forwards attributes, trains its own alone.
+    if hasattr(type(model), "trained_by_stages"):
+        trained = sum(model.base_model.get_parameter(name).numel() for name in model.trained_by_stages())
     facts: dict[str, Any] = {
         "model": name_or_path,
         "class": (config.architectures or [type(config).__name__])[0],
@@ -50,7 +56,16 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         }
     is_chat = MODEL_TYPES[config.model_type].composition == "chat model"
     if is_chat:
-        facts |= _chat_facts(config)
+        facts["stage of training"] = config.stage
+        # Its parts, with the places that have their weights
+        for part, prefix in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
+            title = part.replace("_", " ")
+            facts[f"{title} type"] = getattr(config, f"{prefix}_config").model_type
+            stored = (config.parts or {}).get(part)
+            facts[title] = stored["name_or_path"] if stored else "stored with the model"
+            if stored:
+                facts[f"{title} revision"] = stored.get("revision")
+                facts[f"{title} checksum"] = stored.get("checksum")
     facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
     facts |= {"trained parameters": trained, "total parameters": total}
     # Models without classes have a config with the default labels of transformers.
@@ -62,22 +77,6 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     facts["channels"] = config.in_channels
     facts["tokens"] = next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None)
     facts["batch-dependent"] = getattr(config, "batch_dependent_flags", [])
-    return facts
-
-
-def _chat_facts(config: Any) -> dict[str, Any]:
-    """Return the stage of a chat model, and its parts with the places that have their weights."""
-    facts: dict[str, Any] = {"stage of training": config.stage}
-    for part, prefix in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
-        title = part.replace("_", " ")
-        facts[f"{title} type"] = getattr(config, f"{prefix}_config").model_type
-        stored = (config.parts or {}).get(part)
-        if not stored:
-            facts[title] = "stored with the model"
-            continue
-        facts[title] = stored["name_or_path"]
-        facts[f"{title} revision"] = stored.get("revision")
-        facts[f"{title} checksum"] = stored.get("checksum")
     return facts
 
 
@@ -105,14 +104,3 @@ def build_model(config: PreTrainedConfig, adapter: PeftConfig | None) -> Any:
     # A saved adapter is set to inference, in which none of its parameters would count as trained.
     adapter.inference_mode = False
     return get_peft_model(model, adapter)
-
-
-def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
-    # Parameters are counted without memory for them.
-    with torch.device("meta"):
-        model = build_model(config, adapter)
-    trained, total = count_parameters(model)
-    # Also those of earlier stages. An adapter around such a model, which forwards attributes, trains its own alone.
-    if hasattr(type(model), "trained_by_stages"):
-        trained = sum(model.base_model.get_parameter(name).numel() for name in model.trained_by_stages())
-    return trained, total

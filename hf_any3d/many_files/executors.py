@@ -247,15 +247,12 @@ def _serve(connection: Any, work: Work, cpus: float) -> None:
                     connection.send((_RESULT, result))
                 connection.send((_DONE, None))
             except Exception as error:
-                connection.send((_ERROR, (_portable(error), traceback.format_exc())))
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error that another process can open: a copy, or one of its words where it cannot be copied."""
-    try:
-        return copy.deepcopy(error)  # made anew of its arguments, as in the other process
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
+                # Sent as one that the other process can open: one of its words where it cannot be copied.
+                try:
+                    portable = copy.deepcopy(error)  # made anew of its arguments, as in the other process
+                except Exception:
+                    portable = RuntimeError(f"{type(error).__name__}: {one_line(error)}")
+                connection.send((_ERROR, (portable, traceback.format_exc())))
 
 
 def _end_with_parent() -> None:

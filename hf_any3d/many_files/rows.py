@@ -132,7 +132,13 @@ class CloudRows:
         names = self.features
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-            rows = [self._points(cloud) for cloud in clouds]
+            rows: list[dict[str, Any]] = []
+            for cloud in clouds:
+                # That a file lacks a column, such as normals, shows only when its row is made.
+                try:
+                    rows.append(dict(self.converter.row(cloud.data)) if self.has_points else {})
+                except FILE_ERRORS as error:
+                    rows.append({"error": with_name(cloud.name, error)})
             for add in answers:
                 # A cloud that failed in one step is left out of the next ones.
                 good = [number for number, row in enumerate(rows) if "error" not in row]
@@ -176,13 +182,6 @@ class CloudRows:
             num_cpus=0.9 * workers.cpus,
             num_gpus=workers.gpus,
         )
-
-    def _points(self, cloud: Cloud) -> dict[str, Any]:
-        # That a file lacks a column, such as normals, shows only when its row is made.
-        try:
-            return dict(self.converter.row(cloud.data)) if self.has_points else {}
-        except FILE_ERRORS as error:
-            return {"error": with_name(cloud.name, error)}
 
 
 def read_point_clouds(

@@ -111,7 +111,16 @@ def _describe_frozen_encoder(subject: Subject) -> Description:
     if started:
         what = f"An encoder that started as {subject.show_name(started)} and was changed in training reads the points"
     else:
-        what = f"{_name_of_encoder(subject, is_control)} reads the points through a trained tokenizer"
+        if is_control:
+            name = subject.encoder or config.encoder_trained_from
+            shape = f" of the shape of {subject.show_name(name)}" if name else ""
+            encoder = f"A control: an encoder{shape} with {config.encoder_weights} weights, not the pretrained ones,"
+        elif subject.encoder:
+            encoder = f"A frozen {subject.show_name(subject.encoder)}"
+        else:
+            kind = config.encoder_config.model_type if config.encoder_config else "transformer"
+            encoder = f"A frozen {kind} encoder"
+        what = f"{encoder} reads the points through a trained tokenizer"
         if config.tokenizer_weights != "random":
             what += f" that started from {_ORIGINS[config.tokenizer_weights]}"
     # Of an encoder that was changed it says nothing that it has no adapters.
@@ -126,18 +135,6 @@ def _describe_frozen_encoder(subject: Subject) -> Description:
         _BUILD_AROUND_ENCODER if config.encoder_name_or_path else _BUILD_FROM_ADAPTER,
         is_control=is_control,
     )
-
-
-def _name_of_encoder(subject: Subject, is_control: bool) -> str:
-    """Name an encoder that is not trained: pretrained, or a control with other weights than those."""
-    config = subject.config
-    if is_control:
-        name = subject.encoder or config.encoder_trained_from
-        shape = f" of the shape of {subject.show_name(name)}" if name else ""
-        return f"A control: an encoder{shape} with {config.encoder_weights} weights, not the pretrained ones,"
-    if subject.encoder:
-        return f"A frozen {subject.show_name(subject.encoder)}"
-    return f"A frozen {config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
 
 
 def _describe_autoencoder(subject: Subject) -> Description:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftType
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -61,7 +61,17 @@ def known_facts(
     file = cached_file(model, "metrics.json", **_IF_THERE)
     run = None if file is None else RunReport.load(file)
     start = {} if run is None else run.start
-    encoder, is_random = _encoder_facts(config, start.get("model"))
+    # The encoder, and whether its weights were random; None where the config does not say.
+    weights = getattr(config, "encoder_weights", None)
+    if weights is not None:
+        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
+        is_random = {"pretrained": False, "packaged": False, "random": True}.get(weights)
+    else:
+        encoder = config.model_type
+        base = start.get("model") or getattr(config, "base_name_or_path", None)
+        # A directory may hold anything.
+        is_on_hub = base is not None and not os.path.exists(base) and hub_name(base) is not None
+        is_random = False if is_on_hub else None
     validation = None if run is None else run.data.get("validation")
     facts = {
         "dataset": None if dataset in _LOADERS else dataset,
@@ -85,18 +95,6 @@ def known_facts(
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
     return facts | {"settings": {} if adapter is None else changed_settings(adapter)}
-
-
-def _encoder_facts(config: PreTrainedConfig, start: str | None) -> tuple[str | None, bool | None]:
-    """Return a model's encoder and whether its weights were random; None where the config does not say."""
-    weights = getattr(config, "encoder_weights", None)
-    if weights is not None:
-        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
-        return encoder, {"pretrained": False, "packaged": False, "random": True}.get(weights)
-    base = start or getattr(config, "base_name_or_path", None)
-    # A directory may hold anything.
-    is_on_hub = base is not None and not os.path.exists(base) and hub_name(base) is not None
-    return config.model_type, False if is_on_hub else None
 
 
 def evaluation_report(

@@ -316,7 +316,16 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             )
         length = max_length or 0
         if truncation:
-            prompts = [self._truncated(prompt, length) for prompt in prompts]
+            shortened = []
+            for prompt in prompts:
+                ids = prompt.input_ids
+                if self.point_token_id in ids[length:]:
+                    raise ValueError(
+                        f"max_length={length} cuts places of a point cloud off a prompt of {len(ids)} tokens"
+                    )
+                columns = ids[:length], prompt.attention_mask[:length], prompt.labels[:length]
+                shortened.append(Prompt(*columns, prompt.points))
+            prompts = shortened
         longest = max(len(prompt.input_ids) for prompt in prompts)
         if to_length:
             longest = max(longest, length)
@@ -337,14 +346,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 points = [np.concatenate([cloud, cloud[:1].repeat(most - len(cloud), axis=0)]) for cloud in points]
             batch["points"] = np.stack(points)  # (clouds, num_points, channels)
         return BatchFeature(batch, tensor_type=return_tensors)
-
-    def _truncated(self, prompt: Prompt, length: int) -> Prompt:
-        """Return a prompt with as many tokens at most; places of clouds may not be cut off."""
-        if self.point_token_id in prompt.input_ids[length:]:
-            raise ValueError(
-                f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens"
-            )
-        return Prompt(prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points)
 
     def _columns(self, prompts: Sequence[Prompt], length: int, padding_side: str) -> dict[str, list[list[int]]]:
         """Pad the prompts of a batch at one side, and return its columns."""

@@ -468,7 +468,12 @@ class DescribedScan:
             point |= dict(zip(("place in x", "place in y", "place in z"), place.T, strict=True))
             point |= {"distance from the middle": np.hypot(place[:, 0], place[:, 1]), "distance from the center": away}
             if "normals" in features:
-                normals = np.stack([missing] * 3, axis=1) if cloud.normals is None else _units(cloud.normals[index])
+                normals = np.stack([missing] * 3, axis=1)
+                if cloud.normals is not None:
+                    normals = cloud.normals[index]
+                    length = np.linalg.norm(normals, axis=1, keepdims=True)
+                    # Those of length 0 stay.
+                    normals = normals / np.where(length > 0, length, 1)
                 # Cosine between the normal and the direction away from the center
                 outward = np.einsum("ij,ij->i", normals, place) / np.maximum(away, 1e-6)
                 point |= dict(zip(("normal in x", "normal in y", "normal in z"), normals.T, strict=True))
@@ -522,9 +527,3 @@ def _center_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
     # One spread for all colors, so that hues stay what they are.
     return middle, np.maximum(np.mean(high - low), 1e-6)
-
-
-def _units(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (points, 3) of length 1; those of length 0 stay."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1)

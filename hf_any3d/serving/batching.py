@@ -116,13 +116,13 @@ class Batcher:
             for work in taken:
                 self._waiting.remove(work)
         # Outside of the lock: setting a result may run callbacks, which may submit.
-        return [work for work in taken if self._begins(work)]
-
-    def _begins(self, work: Work) -> bool:
-        # From here on it cannot be canceled any more; one that was is skipped.
-        if not work.future.set_running_or_notify_cancel():
-            return False
-        if time.monotonic() > work.deadline:
-            work.future.set_exception(TimeoutError())
-            return False
-        return True
+        batch = []
+        for work in taken:
+            # From here on it cannot be canceled any more; one that was is skipped.
+            if not work.future.set_running_or_notify_cancel():
+                continue
+            if time.monotonic() > work.deadline:
+                work.future.set_exception(TimeoutError())
+                continue
+            batch.append(work)
+        return batch

@@ -72,18 +72,9 @@ class _Body:
         except TimeoutError:
             text = f"{self.size} bytes of the body came in {allowed:.0f} s; expected {limits.body_rate} a second"
             raise Refused(408, text, "timeout_error") from None
-        self._count(len(message.get("body", b"")))
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            self.is_complete = True
-            # From here on, the place stands for these bytes.
-            self._forget()
-            self.place.enter_context(self.service.place())
-        return message
-
-    def _count(self, more: int) -> None:
-        limits = self.service.limits
-        self.size += more
-        self.service.arriving_bytes += more
+        count = len(message.get("body", b""))
+        self.size += count
+        self.service.arriving_bytes += count
         if self.size > limits.body_bytes:
             raise _too_large(limits.body_bytes)
         # What full places could hold; clients without one hold no more.
@@ -91,6 +82,12 @@ class _Body:
             self.service.metrics.refused.labels("queue").inc()
             text = "the bodies of other requests are arriving, which are large; try again in 5 s"
             raise Refused(429, text, "rate_limit_error", headers={"Retry-After": "5"})
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.is_complete = True
+            # From here on, the place stands for these bytes.
+            self._forget()
+            self.place.enter_context(self.service.place())
+        return message
 
     def _forget(self) -> None:
         self.service.arriving_bytes -= self.size

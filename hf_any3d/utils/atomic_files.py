@@ -171,7 +171,17 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
         return held
     lock.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
-        return _claim_through_filelock(lock, output)
+        # Every installation has it through huggingface_hub; to import it takes a tenth of a second.
+        from filelock import FileLock, Timeout
+
+        own = FileLock(lock, timeout=0, thread_local=False)
+        try:
+            own.acquire()
+        except Timeout:
+            text = f"{output}: another process is writing there; wait until it ends, or pass another folder"
+            raise BlockingIOError(errno.EWOULDBLOCK, text) from None
+        _CLAIMS[lock] = made = Claim(lock, own.release)
+        return made
     # Not through filelock, which leaves its files in place: it does not notice if the holder has removed the file.
     while True:
         file = open(lock, "a+", encoding="utf-8")
@@ -197,20 +207,6 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
     except OSError:
         pass  # a full disk: the lock holds, without the name of its holder
     _CLAIMS[lock] = made = Claim(lock, file.close)
-    return made
-
-
-def _claim_through_filelock(lock: Path, output: str | os.PathLike) -> Claim:
-    # Every installation has it through huggingface_hub; to import it takes a tenth of a second.
-    from filelock import FileLock, Timeout
-
-    held = FileLock(lock, timeout=0, thread_local=False)
-    try:
-        held.acquire()
-    except Timeout:
-        text = f"{output}: another process is writing there; wait until it ends, or pass another folder"
-        raise BlockingIOError(errno.EWOULDBLOCK, text) from None
-    _CLAIMS[lock] = made = Claim(lock, held.release)
     return made
 
 

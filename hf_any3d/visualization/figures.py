@@ -85,10 +85,17 @@ def plot_views(
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)  # floor division of the negative number rounds up
     entries = _entries_of_legend(clouds, names, legend, palette)
-    lists = _lists_beside(len(entries), rows, cell)
+    lists = 0  # of the legend beside the clouds; a short one stands below them
+    if len(entries) > _MOST_BELOW:
+        # A long list below would take more room than the clouds; beside them a list is as long as the rows are high.
+        lists = -(-len(entries) // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
     # One range for all clouds, so that the color bar holds for each
     limits = _limits_of_values(clouds)
-    below = [_below(cloud, categories) for cloud in clouds]
+    # The lines below the titles
+    below = [cloud.note for cloud in clouds]
+    for number, cloud in enumerate(clouds):
+        if not cloud.note and cloud.category is not None:
+            below[number] = categories[cloud.category]
     # Each row leaves room for the lines of the cloud that has most.
     lines = max(bool(cloud.title) + bool(text) for cloud, text in zip(clouds, below, strict=True))
     # In inches: cells with their lines, the heading, and the legend.
@@ -143,14 +150,6 @@ def _entries_of_legend(
     return {names[number]: colors[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
 
 
-def _lists_beside(entries: int, rows: int, cell: float) -> int:
-    """Return in how many lists a legend stands beside the clouds, 0 if it stands below them."""
-    if entries <= _MOST_BELOW:
-        return 0
-    # A long list below the clouds would take more room than they; beside them a list is as long as the rows are high.
-    return -(-entries // max(_MOST_BELOW, int(3.6 * (cell + 0.25) * rows)))
-
-
 def _limits_of_values(clouds: Sequence[CloudView]) -> tuple[float, float] | None:
     """Return the range of the values that color clouds; None if no cloud is colored by values."""
     values = []
@@ -177,13 +176,6 @@ def _add_legend(
     ncols = lists or min(len(marks), 4 * columns)
     title = heading if lists else None  # below the clouds it would take a line of its own
     figure.legend(handles=marks, loc=place, ncols=ncols, fontsize=8, frameon=False, title=title)
-
-
-def _below(cloud: CloudView, categories: Sequence[str]) -> str:
-    """Return the line below the title of a cloud."""
-    if cloud.note:
-        return cloud.note
-    return "" if cloud.category is None else categories[cloud.category]
 
 
 def _cut(text: str, cell: float) -> str:

@@ -91,10 +91,13 @@ def labeling_page(
     # Where things stand out by their heights, these come first.
     order = {"values": 0, "colors": 1, "labels": 2, "height": 3}
     data["colorings"].sort(key=lambda coloring: order[coloring["kind"]])
+    # The viewer scales the cloud by the ball around it.
+    center = (shown.points.min(axis=0) + shown.points.max(axis=0)) / 2
+    radius = max(float(np.linalg.norm(shown.points - center, axis=1).max()), float(np.finfo(np.float32).tiny))
     data["ask"] = {
         "tile": tile,
         "file": f"{tile.rsplit('.', 1)[0]}_answers.csv",
-        "reach": around / _radius(shown.points),
+        "reach": around / radius,
         "classes": [{"name": name, "color": hex_color(color)} for name, color in zip(names, colors, strict=True)],
         # For classes that the person adds
         "colors": [hex_color(color) for color in label_colors(len(names) + 12)],
@@ -110,12 +113,6 @@ def labeling_page(
         ],
     }
     return html_page("labeling.html", title=title, data=data)
-
-
-def _radius(points: np.ndarray) -> float:
-    """Return the radius of the ball around a cloud (points, 3) by which the viewer scales it."""
-    center = (points.min(axis=0) + points.max(axis=0)) / 2
-    return max(float(np.linalg.norm(points - center, axis=1).max()), float(np.finfo(np.float32).tiny))
 
 
 def _kept(points: np.ndarray, rows: np.ndarray, around: float, most: int, seed: int) -> np.ndarray:

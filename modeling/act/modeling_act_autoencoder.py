@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -257,7 +257,14 @@ class TeacherPass:
                 tokens = norm(tokens)
                 front = norm(front) if front.shape[1] else front
         layers = self.family.layers_of(self.encoder)
-        inputs = self._layer_inputs(tokens, front.shape[1])
+        # Sequences begin with prompts: (batch, prompts + tokens, hidden)
+        sequence = nn.functional.pad(tokens, (0, 0, front.shape[1], 0))
+        if self.attends_over_batch:
+            sequence = sequence.transpose(0, 1)
+        # Causal encoders too attend in both directions here: codes have no order.
+        mask = create_bidirectional_mask(config=self.encoder.config, inputs_embeds=sequence, attention_mask=None)
+        places = shared_position(self.encoder, self.family, sequence)
+        inputs = self.family.layer_inputs(LayerPass(self.encoder, layers, sequence, mask, places, "first_view"))
         if states is not None:
             states.append(tokens)
         # Where the output for prompts is read by nobody, half of a layer's work need not be done.
@@ -294,17 +301,6 @@ class TeacherPass:
             return none, none
         front, positions = self.prompts(number, len(tokens))
         return front.to(self.encoder.dtype), positions.to(self.encoder.dtype)
-
-    def _layer_inputs(self, tokens: torch.Tensor, prompts: int) -> Iterator[dict[str, Any]]:
-        """Yield the arguments of the layers, for sequences that begin with prompts."""
-        sequence = nn.functional.pad(tokens, (0, 0, prompts, 0))  # (batch, prompts + tokens, hidden)
-        if self.attends_over_batch:
-            sequence = sequence.transpose(0, 1)
-        # Causal encoders too attend in both directions here: codes have no order.
-        mask = create_bidirectional_mask(config=self.encoder.config, inputs_embeds=sequence, attention_mask=None)
-        places = shared_position(self.encoder, self.family, sequence)
-        layers = self.family.layers_of(self.encoder)
-        return self.family.layer_inputs(LayerPass(self.encoder, layers, sequence, mask, places, "first_view"))
 
     def _can_skip_prompts(self, front: torch.Tensor) -> bool:
         """Return whether a layer whose output for prompts is discarded may compute only their keys and values."""

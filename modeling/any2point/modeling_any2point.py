@@ -276,12 +276,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         # Encoders with relative or rotary positions get them in their layers; here they add zeros.
-        if is_projected:
-            embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
+        convolution = self.family.line_convolution
+        if is_projected and convolution is not None:
+            own = tokens.tokens.to(self.encoder.dtype)
+            embedding = convolve_on_line(own, projection.places, partial(convolution, self.encoder))
+        elif is_projected and projection.embedding is not None:
+            embedding = projection.embedding
         else:
             embedding = torch.zeros_like(tokens.tokens)
         # The class token has a learned position of its own, in front.
-        hidden_states, positions = self.class_token(tokens.tokens, embedding)
+        hidden_states, positions = self.class_token(tokens.tokens, embedding.to(tokens.tokens.dtype))
         hidden_states = self._layer_input(self.input_tokens(hidden_states), positions)
         # Cells are numbers of places, which have no gradient.
         places = centers.detach().float()
@@ -321,14 +325,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # Trained parts run in their own precision, whatever that of the frozen encoder.
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         return hidden_states, pool(hidden_states, self.config.pooling)
-
-    def _positions(self, tokens: torch.Tensor, projection: Projection) -> torch.Tensor:
-        """Return the positions to add to the tokens, `(batch, tokens, hidden)`; zeros if only layers use positions."""
-        convolution = self.family.line_convolution
-        if convolution is not None:
-            own = tokens.to(self.encoder.dtype)
-            return convolve_on_line(own, projection.places, partial(convolution, self.encoder)).to(tokens.dtype)
-        return torch.zeros_like(tokens) if projection.embedding is None else projection.embedding
 
     def _run_layers(
         self,

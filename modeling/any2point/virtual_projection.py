@@ -75,7 +75,16 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         # The first and the last pixel are the first and the last patch of the encoder.
         scale = [(columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
         entry = place * constant(scale, place)
-        vectors = _read_plane(table, entry, config) if table.weight is not None else None
+        vectors = None
+        if table.weight is not None:
+            vectors = table.lookup(entry)
+            if config.plane_mapping == "wrap":
+                # Places up to a pixel beyond the last entry are interpolated with zeros, as in the released programs.
+                size = constant([columns, table.rows], entry)
+                vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
+            if config.transposed_plane_positions:
+                # The reshape keeps the transposed order in memory, which gives a token numbers of several others.
+                vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
         cell_size = extent[0] / config.plane_cells
     places = TokenPlaces.with_class_token(entry, table.rows, columns)
     # One position for a token: the mean over the views (Any2Point, Sec. 3.2).
@@ -97,18 +106,6 @@ def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], co
         fraction = torch.stack(along[: len(extent)], dim=-1).expand(views, -1, -1)
     place = fraction * (torch.tensor(extent) - 1)
     return place.to(rotated.device).expand(len(rotated), -1, -1, -1)
-
-
-def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConfig) -> torch.Tensor:
-    vectors = table.lookup(entry)
-    if config.plane_mapping == "wrap":
-        # Places up to a pixel beyond the last entry are interpolated with zeros, as in the released programs.
-        size = constant([table.columns, table.rows], entry)
-        vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
-    if config.transposed_plane_positions:
-        # The reshape keeps the transposed order in memory, which gives a token numbers of several others.
-        vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
-    return vectors
 
 
 def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: int, mapping: str) -> torch.Tensor:

@@ -386,7 +386,14 @@ class FrozenEncoderMixin(LibraryModelMixin):
             super()._initialize_missing_keys(is_quantized)
             return
         prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
-        missing = self._missing_encoder_weights(encoder, prefix)
+        without_file = vars(self).pop("_keys_without_file", None)
+        if without_file is None:  # a model inside the one that is being loaded, which alone is passed the missing keys
+            weights = encoder.named_parameters()
+            missing = sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
+        else:
+            # Tied weights are stored once, under the other name.
+            without_file -= set(self.all_tied_weights_keys)
+            missing = sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
         if missing and not self.config.part("encoder").is_elsewhere:
             count = sum(1 for _ in encoder.state_dict())
             what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
@@ -405,16 +412,6 @@ class FrozenEncoderMixin(LibraryModelMixin):
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
-
-    def _missing_encoder_weights(self, encoder: PreTrainedModel, prefix: str) -> list[str]:
-        """Return the encoder's weights that the loaded files lack, under its own names."""
-        without_file = vars(self).pop("_keys_without_file", None)
-        if without_file is None:  # a model inside the one that is being loaded, which alone is passed the missing keys
-            weights = encoder.named_parameters()
-            return sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
-        # Tied weights are stored once, under the other name.
-        without_file -= set(self.all_tied_weights_keys)
-        return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
 
 
 def _fetch_weights(encoder: PreTrainedModel, config: PreTrainedConfig) -> None:

@@ -134,22 +134,21 @@ class FlatCells(Visited):
     @cached_property
     def pairs(self) -> list[Pairs]:
         """The pairs of tokens in a cell as a list, for each view."""
-        return [_pairs_of(row, counts) for row, counts in zip(self.row, self.counts, strict=True)]
-
-
-def _pairs_of(row: Tensor, counts: Tensor) -> Pairs:
-    """Return the pairs of tokens with equal cells `(tokens,)`, given the tokens of each cell `(cells,)`."""
-    tokens = torch.arange(len(row), device=row.device)
-    # Tokens by cell, in their own order within one.
-    order = row.argsort(stable=True)
-    first = counts.cumsum(0) - counts
-    place = torch.empty_like(order).scatter_(0, order, tokens - first[row[order]])  # of a token within its cell
-    partners = counts[row]
-    starts = partners.cumsum(0) - partners
-    # Repeat each token once for each partner; the n-th repetition gets the n-th token of the cell as key.
-    query = tokens.repeat_interleave(partners)
-    key = order[first[row][query] + torch.arange(len(query), device=row.device) - starts[query]]
-    return Pairs(query, key, starts[key] + place[query], starts, partners)
+        views = []
+        for row, counts in zip(self.row, self.counts, strict=True):  # (tokens,), (cells,)
+            tokens = torch.arange(len(row), device=row.device)
+            # Tokens by cell, in their own order within one.
+            order = row.argsort(stable=True)
+            first = counts.cumsum(0) - counts
+            # Of a token within its cell
+            place = torch.empty_like(order).scatter_(0, order, tokens - first[row[order]])
+            partners = counts[row]
+            starts = partners.cumsum(0) - partners
+            # Repeat each token once for each partner; the n-th repetition gets the n-th token of the cell as key.
+            query = tokens.repeat_interleave(partners)
+            key = order[first[row][query] + torch.arange(len(query), device=row.device) - starts[query]]
+            views.append(Pairs(query, key, starts[key] + place[query], starts, partners))
+        return views
 
 
 def membership(cell: Tensor, cells: int) -> Membership:

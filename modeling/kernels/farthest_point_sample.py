@@ -142,28 +142,27 @@ def _loop_in_torch(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: in
 
 def _loop_in_numpy(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:
     # Calls cost more than sums here, so clouds are processed together, but only as many as fit into the core's cache.
-    clouds = max(1, _CACHED_POINTS // nearest.shape[1])
-    parts = zip(axes.split(clouds, dim=1), nearest.split(clouds), start.split(clouds), strict=True)
-    return torch.cat([_loop_in_cache(*(part.numpy() for part in three), num_samples) for three in parts])
-
-
-def _loop_in_cache(axes: np.ndarray, nearest: np.ndarray, start: np.ndarray, num_samples: int) -> Tensor:
-    axes = np.ascontiguousarray(axes)
-    clouds, count = nearest.shape
-    index = np.empty((num_samples, clouds), dtype=np.int64)
-    index[0] = last = start
-    flat = axes.reshape(3, -1)
-    offset = np.arange(clouds) * count
-    square = np.empty_like(axes)  # (3, clouds, points)
-    distance, square_y, square_z = square
-    for row in index[1:]:
-        np.subtract(axes, flat[:, last + offset, None], out=square)
-        np.multiply(square, square, out=square)
-        np.add(distance, square_y, out=distance)
-        np.add(distance, square_z, out=distance)
-        np.minimum(nearest, distance, out=nearest)
-        last = nearest.argmax(axis=1, out=row)
-    return torch.from_numpy(index.T.copy())
+    at_once = max(1, _CACHED_POINTS // nearest.shape[1])
+    chosen = []
+    for three in zip(axes.split(at_once, dim=1), nearest.split(at_once), start.split(at_once), strict=True):
+        places, least, last = (part.numpy() for part in three)
+        places = np.ascontiguousarray(places)
+        clouds, count = least.shape
+        index = np.empty((num_samples, clouds), dtype=np.int64)
+        index[0] = last
+        flat = places.reshape(3, -1)
+        offset = np.arange(clouds) * count
+        square = np.empty_like(places)  # (3, clouds, points)
+        distance, square_y, square_z = square
+        for row in index[1:]:
+            np.subtract(places, flat[:, last + offset, None], out=square)
+            np.multiply(square, square, out=square)
+            np.add(distance, square_y, out=distance)
+            np.add(distance, square_z, out=distance)
+            np.minimum(least, distance, out=least)
+            last = least.argmax(axis=1, out=row)
+        chosen.append(torch.from_numpy(index.T.copy()))
+    return torch.cat(chosen)
 
 
 def _largest_float32(limit: float) -> float:

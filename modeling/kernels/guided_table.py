@@ -196,16 +196,12 @@ def table_aggregation_plain(
     """
     by_voxel = hidden.flatten(0, 1)[table.order]  # (batch * tokens, hidden)
     norms = view_weight, view_bias, voxel_weight, voxel_bias
+    rows = table.pool, table.in_cell, table.group, table.share, table.missing, table.own_view
+    voxels = table.voxel, table.has_voxel, table.special, table.cell_rows
     out, mean, variance, _ = _aggregate(
-        hidden, attended, _largest_of(by_voxel, table), widen, widen_bias, *norms, *_places(table), scale, eps
+        hidden, attended, _largest_of(by_voxel, table), widen, widen_bias, *norms, *rows, *voxels, scale, eps
     )
     return out, mean.detach(), variance.detach()
-
-
-def _places(table: GuidedTable) -> tuple[Any, ...]:
-    """Return what `_aggregate` reads of a table, in its order."""
-    rows = table.pool, table.in_cell, table.group, table.share, table.missing, table.own_view
-    return *rows, table.voxel, table.has_voxel, table.special, table.cell_rows
 
 
 def _largest_of(by_voxel: Tensor, table: GuidedTable) -> Tensor:

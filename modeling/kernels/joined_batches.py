@@ -86,22 +86,18 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         total = summed_over_processes(torch.full((1, 1), table.shape[1], dtype=torch.float32, device=table.device))
         normed, mean, variance = joined_norm(table, None, weight, bias, total, total, self.eps)
         if self.track_running_stats:
-            self._update_running_statistics(mean[0], variance[0], total[0, 0])
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                # As in torch: without momentum, running statistics are the mean over batches.
+                momentum = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
+                # The running variance is the unbiased one, though the batch is normalized by the biased one.
+                count = total[0, 0]
+                unbiased = variance[0] * count / (count - 1).clamp(min=1)
+                for running, new in ((self.running_mean, mean[0]), (self.running_var, unbiased)):
+                    running.lerp_(new.to(running.dtype), momentum.to(running))
         return normed.view(rows.shape).movedim(-1, 1).to(input.dtype)
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        # As in torch: without momentum, running statistics are the mean over batches.
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
-        # The running variance is the unbiased one, though the batch is normalized by the biased one.
-        for running, new in (
-            (self.running_mean, mean),
-            (self.running_var, variance * total / (total - 1).clamp(min=1)),
-        ):
-            running.lerp_(new.to(running.dtype), momentum.to(running))
 
 
 def summed_over_processes(values: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Search for the nearest points of every query."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,8 +35,14 @@ def knn_plain(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
     distance = torch.empty(index.shape, device=points.device)
     search = _search_by_product if method == "matmul" else _search_exactly
     limit = _BLOCK_CPU if points.device.type == "cpu" else _BLOCK
-    for block in _blocks(*query.shape[:2], points.shape[1], limit):
-        distance[block], index[block] = search(query[block], points[block[0]], k)
+    batch, queries, _ = query.shape
+    count = points.shape[1]
+    rows = max(1, min(queries, limit // count))
+    clouds = max(1, limit // (rows * count))
+    for cloud in range(0, batch, clouds):
+        for row in range(0, queries, rows):
+            block = slice(cloud, cloud + clouds), slice(row, row + rows)
+            distance[block], index[block] = search(query[block], points[block[0]], k)
     return index, distance
 
 
@@ -91,14 +95,6 @@ def checked_search(query: Tensor, points: Tensor, k: int, method: str) -> tuple[
     for name, value in (("query", query), ("points", points)):
         refuse_out_of_range(name, value)
     return query, points
-
-
-def _blocks(batch: int, queries: int, count: int, limit: int) -> Iterator[tuple[slice, slice]]:
-    rows = max(1, min(queries, limit // count))
-    clouds = max(1, limit // (rows * count))
-    for cloud in range(0, batch, clouds):
-        for row in range(0, queries, rows):
-            yield slice(cloud, cloud + clouds), slice(row, row + rows)
 
 
 def _search_exactly(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:

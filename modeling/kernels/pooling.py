@@ -72,18 +72,14 @@ class PooledGradient:
 
     def transposed_times(self, hidden: Tensor, number: int) -> Tensor:
         """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
-        # A bag is a channel: its winning row of every center in the part.
-        rows = self._rows(number)
+        # A bag is a channel: its winning row of every center in the part, counted from the first row of that.
+        winners = self.winners[self.parts[number]]
+        rows = winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
         values = self.values[self.parts[number]]
         starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
         return nn.functional.embedding_bag(
             rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
         )
-
-    def _rows(self, number: int) -> Tensor:
-        """Rows of the winners, `(centers, width)`, counted from the first row of a part."""
-        winners = self.winners[self.parts[number]]
-        return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
 
     @cached_property
     def _by_row(self) -> tuple[Tensor, Tensor, Tensor]:

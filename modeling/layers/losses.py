@@ -83,7 +83,22 @@ def classification_loss(
     if count == 1 and config.problem_type is None:
         config.problem_type = "regression"  # kept in the config, as transformers does
     problem_type = config.problem_type or "single_label_classification"
-    _check_labels(logits, labels, problem_type)
+    # Numbers of classes have one axis less than logits.
+    is_numbers = problem_type == "single_label_classification" and labels.ndim == 1
+    # A single number per cloud needs no axis of its own.
+    is_squeezed = problem_type == "regression" and count == 1 and labels.shape == logits.shape[:1]
+    expected = logits.shape[:1] if is_numbers or is_squeezed else logits.shape
+    # Broadcasting could make a loss of another shape.
+    if labels.shape != expected or (is_numbers and labels.is_floating_point()):
+        wanted = {
+            "single_label_classification": f"class numbers ({len(logits)},) or probabilities {tuple(logits.shape)}",
+            "multi_label_classification": f"zeros and ones {tuple(logits.shape)}",
+            "regression": f"numbers {tuple(logits.shape)}",
+        }
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected {wanted[problem_type]}, as "
+            f"problem_type is {problem_type!r}"
+        )
     logits = logits.float()
     if problem_type == "regression":
         return nn.functional.mse_loss(logits, labels.to(logits).view_as(logits))
@@ -92,23 +107,3 @@ def classification_loss(
     if labels.ndim != 1:  # class probabilities: no cloud can be marked as ignored
         return nn.functional.cross_entropy(logits, labels.to(logits))
     return mean_cross_entropy(logits, labels)
-
-
-def _check_labels(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> None:
-    """Refuse labels of another shape than the logits', which broadcasting could make a loss of."""
-    # Numbers of classes have one axis less than logits.
-    is_numbers = problem_type == "single_label_classification" and labels.ndim == 1
-    # A single number per cloud needs no axis of its own.
-    is_squeezed = problem_type == "regression" and logits.shape[-1] == 1 and labels.shape == logits.shape[:1]
-    expected = logits.shape[:1] if is_numbers or is_squeezed else logits.shape
-    if labels.shape == expected and not (is_numbers and labels.is_floating_point()):
-        return
-    wanted = {
-        "single_label_classification": f"class numbers ({len(logits)},) or probabilities {tuple(logits.shape)}",
-        "multi_label_classification": f"zeros and ones {tuple(logits.shape)}",
-        "regression": f"numbers {tuple(logits.shape)}",
-    }
-    raise ValueError(
-        f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected {wanted[problem_type]}, as "
-        f"problem_type is {problem_type!r}"
-    )

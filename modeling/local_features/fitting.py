@@ -270,21 +270,15 @@ def _loss(
         hidden = standard
         for layer in model.local_features.layers:
             linear, norm, activation, dropout = layer[number]  # pyright: ignore[reportIndexIssue]
-            hidden = _dropped(activation(norm(linear(hidden))), dropout.p, generator)
+            hidden = activation(norm(linear(hidden)))
+            if dropout.p:
+                # Not by `dropout`, whose random bits take longer on CPUs than the layer before it; 16 of them for each
+                # value are enough.
+                drawn = np.frombuffer(generator.bytes(2 * hidden.numel()), np.uint16)
+                factors = (drawn >= dropout.p * 2**16).astype(np.float32) / np.float32(1 - dropout.p)
+                hidden = hidden * torch.from_numpy(factors).view(hidden.shape)
         logits.append(nn.functional.linear(hidden, weight, head.bias / members))
     return -(torch.stack(logits).log_softmax(dim=-1) * targets).sum() / (members * len(standard))
-
-
-def _dropped(values: Tensor, share: float, generator: np.random.Generator) -> Tensor:
-    """Set a share of values to 0 and scale the others, as `dropout` does.
-
-    On CPUs its random bits take longer than the layer before it; 16 of them for each value are enough.
-    """
-    if not share:
-        return values
-    drawn = np.frombuffer(generator.bytes(2 * values.numel()), np.uint16)
-    factors = (drawn >= share * 2**16).astype(np.float32) / np.float32(1 - share)
-    return values * torch.from_numpy(factors).view(values.shape)
 
 
 @torch.no_grad()

@@ -103,7 +103,9 @@ class GroundSurface:
         numbers = numbers.reshape(shape)
         is_empty = numbers == NONE
         lowest = np.empty(shape)
-        for rows in _blocks_of_rows(shape):
+        step = max(1, _AT_ONCE // shape[1])
+        for start in range(0, shape[0], step):
+            rows = slice(start, start + step)
             lowest[rows] = points[numbers[rows].reshape(-1)][:, 2].reshape(lowest[rows].shape)
         lowest = filled(lowest, is_empty)
         heights = np.empty((*shape, 4))
@@ -277,13 +279,6 @@ def _parts(
                     yield near, is_inside
 
     return parts
-
-
-def _blocks_of_rows(shape: tuple[int, int]) -> Iterator[slice]:
-    """Yield slices of the rows of a grid that have some `_AT_ONCE` cells each."""
-    step = max(1, _AT_ONCE // shape[1])
-    for start in range(0, shape[0], step):
-        yield slice(start, start + step)
 
 
 def _windows(shape: tuple[int, int], margin: int) -> Iterator[tuple[tuple[slice, ...], ...]]:

@@ -46,7 +46,18 @@ class SparseVoxels:
         keys = (cells[0] - self._lows[0]) * self._row
         keys += (cells[1] - self._lows[1]) * self._height
         keys += cells[2] - self._lows[2]
-        ordered, self._order = _in_order(keys, width * self._row)
+        bits = (len(keys) - 1).bit_length()
+        if (width * self._row).bit_length() + bits > _KEY_BITS:
+            # Stable: equal keys stay in their order.
+            self._order = np.argsort(keys, kind="stable")
+            ordered = keys[self._order]
+        else:
+            # Numbers behind the keys: sorting values is several times as fast as sorting their order.
+            both = (keys << bits) | np.arange(len(keys))
+            both.sort()
+            ordered = both >> bits
+            self._order = both & ((1 << bits) - 1)
+            del both
         is_first = np.ones(len(keys), bool)
         np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
         starts = np.flatnonzero(is_first)
@@ -167,15 +178,3 @@ def bounds_of(points: np.ndarray) -> np.ndarray:
     """Return the lowest and the highest coordinates of points (points, axes), as (2, axes)."""
     # Axis by axis: numpy takes ten times as long to reduce short rows.
     return np.array([[column.min() for column in points.T], [column.max() for column in points.T]])
-
-
-def _in_order(keys: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys (points,) of at most `largest` in order, and the order, in which equal ones stay as they are."""
-    bits = (len(keys) - 1).bit_length()
-    if largest.bit_length() + bits > _KEY_BITS:
-        order = np.argsort(keys, kind="stable")
-        return keys[order], order
-    # Numbers behind the keys: sorting values is several times as fast as sorting their order.
-    both = (keys << bits) | np.arange(len(keys))
-    both.sort()
-    return both >> bits, both & ((1 << bits) - 1)

@@ -198,8 +198,11 @@ class PointTransformerV3Attention(nn.Module):
             sines = sines[rows]
             query = rotate(query, cosines, sines).to(dtype)
             key = rotate(key, cosines, sines).to(dtype)
-        # Prompts have no place in space, so their keys are not rotated.
-        prompt_heads = self._keys_and_values(prompts)
+        prompt_heads: list[torch.Tensor] = []
+        if prompts is not None:
+            # Prompts have no place in space, so their keys are not rotated; nothing asks with their queries.
+            of_prompts = self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))  # (prompts, 3, heads, channels)
+            prompt_heads = list(of_prompts[:, 1:].unbind(1))
         if self.config.upcast_attention:
             query = query.float()
             key = key.float()
@@ -215,13 +218,6 @@ class PointTransformerV3Attention(nn.Module):
             mixed, weights = self._attend_in_groups(attend, heads, groups, cells)
         mixed = mixed.flatten(1)[places].to(dtype)  # (voxels, channels), in their own order again
         return self.dropout(self.proj(mixed)), weights
-
-    def _keys_and_values(self, prompts: torch.Tensor | None) -> list[torch.Tensor]:
-        """Return keys and values `(prompts, heads, channels)` of prompts; nothing asks with their queries."""
-        if prompts is None:
-            return []
-        heads = self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))  # (prompts, 3, heads, channels)
-        return list(heads[:, 1:].unbind(1))
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments that all attention functions take."""
@@ -254,7 +250,17 @@ class PointTransformerV3Attention(nn.Module):
             queries = group.gather(heads.query).transpose(1, 2)
             keys = group.gather(heads.key, of_keys=True).transpose(1, 2)
             values = group.gather(heads.value, of_keys=True).transpose(1, 2)
-            mask = self._mask(group, cells, heads.query.dtype)
+            # What is added to the logits, (patches, 1 or heads, queries, keys)
+            mask = None
+            dtype = heads.query.dtype
+            if group.mask is not None:
+                # (patches, keys), False for the places that fill up a short patch
+                mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
+                mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None]
+                mask = mask.expand(-1, 1, group.queries.shape[1], -1)
+            if cells is not None and self.relative_bias is not None:
+                bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
+                mask = bias if mask is None else bias + mask
             if heads.prompts:
                 keys = _followed_by(keys, heads.prompts[0])
                 values = _followed_by(values, heads.prompts[1])
@@ -266,19 +272,6 @@ class PointTransformerV3Attention(nn.Module):
             # Without the queries that only fill up short patches.
             parts.append(part if group.own is None else part[group.own])
         return torch.cat(parts) if len(parts) > 1 else parts[0], weights
-
-    def _mask(self, group: Any, cells: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return what is added to the logits of a group, `(patches, 1 or heads, queries, keys)`, or None."""
-        mask = None
-        if group.mask is not None:
-            queries = group.queries.shape[1]
-            # (patches, keys), False for the places that fill up a short patch
-            mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
-            mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None].expand(-1, 1, queries, -1)
-        if cells is None or self.relative_bias is None:
-            return mask
-        bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
-        return bias if mask is None else bias + mask
 
     def _rotation(self, voxels: Voxels) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config

@@ -93,23 +93,25 @@ class LayoutGrammar:
             return State(state.kind, state.counts) if character == "\n" else None
         part = parts[state.item]
         if part in (",", ")"):
-            return self._separated(state, part) if character == part else None
+            if character != part:
+                return None
+            if part == ",":
+                return state._replace(item=state.item + 1, written="")
+            # A line counts once its parenthesis is closed: an unfinished wall cannot be named.
+            counts = list(state.counts)
+            counts[state.kind] += 1
+            return State(state.kind, tuple(counts), state.item + 1)
         written = state.written + character
         if self._begins(part, written, state.counts):
             return state._replace(written=written)
-        if not self._is_whole(part, state.written):
+        if part == "label":
+            is_whole = state.written in self.classes
+        else:
+            is_whole = len(state.written) > (len("wall_") if part == "wall" else 0)
+        if not is_whole:
             return None
         # The part is complete, and the character the comma or parenthesis after it.
         return self._next(state._replace(item=state.item + 1, written=""), character)
-
-    def _separated(self, state: State, separator: str) -> State:
-        """Return the state after a comma, or after the parenthesis that closes a line."""
-        if separator == ",":
-            return state._replace(item=state.item + 1, written="")
-        # A line counts once its parenthesis is closed: an unfinished wall cannot be named.
-        counts = list(state.counts)
-        counts[state.kind] += 1
-        return State(state.kind, tuple(counts), state.item + 1)
 
     def _begins(self, part: str, written: str, counts: tuple[int, ...]) -> bool:
         """Return whether a label, a wall's name or a number can begin like this."""
@@ -128,12 +130,6 @@ class LayoutGrammar:
         # Python's own check takes digits of other scripts, and layouts write no leading zeros.
         is_number = number.isascii() and number.isdigit() and (number == "0" or number[0] != "0")
         return is_number and int(number) < below
-
-    def _is_whole(self, part: str, written: str) -> bool:
-        """Return whether what was written of a part, a beginning as `_begins` allows, may end there."""
-        if part == "label":
-            return written in self.classes
-        return len(written) > (len("wall_") if part == "wall" else 0)
 
     def _open(self, state: State, character: str) -> State | None:
         """Continue the beginning of a line, whose kind is open while several begin alike."""

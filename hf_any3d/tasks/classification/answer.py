@@ -126,14 +126,12 @@ class ClassificationAnswers(Answers):
             if result and result[0]["label"] is not None:
                 labeled[axis] = result[0]
         best = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
-        if best is None or not _clearly_less(labeled[best]["unknown"], unknown):
+        if best is None:
+            return None
+        least = 1e-9  # a score in single precision may be 0 or 1
+        other, own = (min(max(score, least), 1 - least) for score in (labeled[best]["unknown"], unknown))
+        # As logits, since scores near 0 or 1 differ in far decimals alone.
+        is_much_less = math.log(own / (1 - own)) - math.log(other / (1 - other)) > MUCH_LESS
+        if not is_much_less:
             return None
         return Doubt(f"if {best} points up it looks like {labeled[best]['label']}", ("up_axis", best))
-
-
-def _clearly_less(unknown: float, other: float) -> bool:
-    """Return whether a cloud is much less unlike those of the training than if another axis points up."""
-    least = 1e-9  # a score in single precision may be 0 or 1
-    first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
-    # As logits, since scores near 0 or 1 differ in far decimals alone.
-    return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS

@@ -231,13 +231,16 @@ def _tops(smooth: np.ndarray, inside: np.ndarray, factor: int) -> np.ndarray:
     best = heights.copy()
     own = np.arange(heights.size, dtype=np.int32).reshape(heights.shape)
     up = own.copy()
+    rows, width = heights.shape
     for down, right in _NEIGHBORS:
-        here, there = _shifted(heights.shape, down, right)
+        # The cells that have a neighbor in this direction, and these neighbors
+        here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), width - max(0, right)))
+        there = (slice(max(0, down), rows - max(0, -down)), slice(max(0, right), width - max(0, -right)))
         higher = heights[there] > best[here]
         np.copyto(best[here], heights[there], where=higher)
         np.copyto(up[here], own[there], where=higher)
     up = up.ravel()
-    top = up[(row // factor) * heights.shape[1] + column // factor]
+    top = up[(row // factor) * width + column // factor]
     while True:
         further = up[top]
         if np.array_equal(further, top):
@@ -245,14 +248,6 @@ def _tops(smooth: np.ndarray, inside: np.ndarray, factor: int) -> np.ndarray:
         # Twice as far with each step
         up = up[up]
         top = further
-
-
-def _shifted(shape: tuple[int, ...], down: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return where cells are that have a neighbor in this direction, and where these neighbors are."""
-    rows, columns = shape
-    here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), columns - max(0, right)))
-    there = (slice(max(0, down), rows - max(0, -down)), slice(max(0, right), columns - max(0, -right)))
-    return here, there
 
 
 def _look_at(canopy: Canopy, inside: np.ndarray) -> tuple[_Cells, _Borders]:

@@ -158,7 +158,10 @@ def take_inventory(
                     rasters[name] = cell, stack.enter_context(open_mosaic(path, bounds, cell, system))
                 cell, mosaic = rasters[name]
                 mosaic.add(_raster(name, seen, cell))
-            has_class.append(_has_class(cloud))
+            if cloud.labels is None:
+                has_class.append(np.packbits(np.zeros(len(cloud), bool)))
+            else:
+                has_class.append(np.packbits(~np.isin(cloud.labels, [*UNCLASSIFIED])))
             del cloud, seen
         things = place.things()
         scores = np.zeros(len(things) + 1, np.float32)
@@ -255,13 +258,6 @@ def _around(tiles: Sequence[_Tile], number: int) -> list[Around]:
             cloud = PointCloudData(**fields, further=further or None, offset=offset)
             found.append(Around(other, rows[near], cloud))
     return found
-
-
-def _has_class(cloud: PointCloudData) -> np.ndarray:
-    """Return which points have a class other than 0 and 1, (points,) as packed bits."""
-    if cloud.labels is None:
-        return np.packbits(np.zeros(len(cloud), bool))
-    return np.packbits(~np.isin(cloud.labels, [*UNCLASSIFIED]))
 
 
 def learn_numbers(

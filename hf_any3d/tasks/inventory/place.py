@@ -222,14 +222,13 @@ class Place:
                 area = len(block.cells) * _CELL**2
                 sizes = (block.ground, block.height, area, block.points, block.score)
                 found.append(Thing(first + number, "building", BUILDING, x, y, *sizes, outline.ring))
-        return [_in_unit(thing, self.answers[0].factor) for thing in found]
-
-
-def _in_unit(thing: Thing, factor: np.ndarray) -> Thing:
-    """Return a thing whose places are in the units of a file, of lengths `factor` (3,) in meters."""
-    outline = None if thing.outline is None else thing.outline / factor[:2]
-    x, y, ground = (float(value) for value in np.array([thing.x, thing.y, thing.ground]) / factor)
-    return replace(thing, x=x, y=y, ground=ground, outline=outline)
+        in_unit_of_file = []
+        for thing in found:
+            factor = self.answers[0].factor
+            outline = None if thing.outline is None else thing.outline / factor[:2]
+            x, y, ground = (float(value) for value in np.array([thing.x, thing.y, thing.ground]) / factor)
+            in_unit_of_file.append(replace(thing, x=x, y=y, ground=ground, outline=outline))
+        return in_unit_of_file
 
 
 def _regions(flat: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

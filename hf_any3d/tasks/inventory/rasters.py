@@ -160,6 +160,13 @@ def open_mosaic(
     # What is a whole number of cells but for rounding stays it.
     columns = int(np.ceil((right - left) / cell - 1e-6))
     rows = int(np.ceil((top - bottom) / cell - 1e-6))
+    known = None
+    if coordinate_system is not None:
+        errors = package("rasterio.errors", "rasters")
+        try:
+            known = package("rasterio.crs", "rasters").CRS.from_user_input(coordinate_system)
+        except errors.CRSError as error:
+            raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
     profile = {
         "driver": "GTiff",
         "dtype": "float32",
@@ -168,7 +175,7 @@ def open_mosaic(
         "height": max(1, rows),
         "nodata": float("nan"),
         "transform": rasterio.Affine(cell, 0, left, 0, -cell, top),
-        "crs": _known(path, coordinate_system),
+        "crs": known,
         "compress": "deflate",
         "predictor": 3,
         "tiled": True,
@@ -179,18 +186,6 @@ def open_mosaic(
     }
     with atomic_write(path) as unfinished, rasterio.open(unfinished, "w+", **profile) as file:
         yield Mosaic(file, (left, top), cell)
-
-
-def _known(path: str | os.PathLike, coordinate_system: str | None) -> Any:
-    """Return rasterio's form of a coordinate system."""
-    if coordinate_system is None:
-        return None
-    crs = package("rasterio.crs", "rasters")
-    errors = package("rasterio.errors", "rasters")
-    try:
-        return crs.CRS.from_user_input(coordinate_system)
-    except errors.CRSError as error:
-        raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
 
 
 class Mosaic:

@@ -78,23 +78,19 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
         with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(_row(thing) for thing in things)
+            for thing in things:
+                cells = []
+                for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
+                    if digits is None:
+                        cells.append(str(value))
+                    else:
+                        cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
+                writer.writerow(cells)
         return
     # Made in memory: under a temporary name, GDAL would warn of its ending.
     content = _layer(path, things, coordinate_system)
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
-
-
-def _row(thing: Thing) -> list[str]:
-    """Return the cells of a row as text."""
-    cells = []
-    for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
-        if digits is None:
-            cells.append(str(value))
-        else:
-            cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
-    return cells
 
 
 def _values(thing: Thing) -> tuple:
@@ -124,7 +120,13 @@ def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -
             columns.append(np.round(np.array(column, np.float64), digits))
         else:
             columns.append(np.array(column, object if name == "class" else np.int64))
-    shapes = [_binary(thing) for thing in things]
+    shapes = []  # outlines, or places of things without one, as well-known binary
+    for thing in things:
+        if thing.outline is None:
+            shapes.append(struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y))
+        else:
+            header = struct.pack("<BIII", _LITTLE_ENDIAN, _POLYGON, 1, len(thing.outline))
+            shapes.append(header + np.ascontiguousarray(thing.outline, "<f8").tobytes())
     has_points = any(thing.outline is None for thing in things)
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
     content = io.BytesIO()
@@ -147,11 +149,3 @@ def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -
     except errors.CRSError as error:
         raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
     return content.getvalue()
-
-
-def _binary(thing: Thing) -> bytes:
-    """Return the outline of a thing, or its place, as well-known binary."""
-    if thing.outline is None:
-        return struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y)
-    header = struct.pack("<BIII", _LITTLE_ENDIAN, _POLYGON, 1, len(thing.outline))
-    return header + np.ascontiguousarray(thing.outline, "<f8").tobytes()

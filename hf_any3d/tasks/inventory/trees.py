@@ -148,7 +148,14 @@ def _checked(points: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.nd
 def _chosen(canopy: Canopy, parts: Parts, score: np.ndarray, smoothing: float | None, evenness: float) -> np.ndarray:
     """Return for each part which one it belongs to in the answer, (parts,)."""
     if smoothing is not None:
-        return _at_smoothing(parts, int(np.abs(np.log(SIGMAS / smoothing)).argmin()))
+        level = int(np.abs(np.log(SIGMAS / smoothing)).argmin())
+        chosen = np.arange(len(parts.parents))
+        for here in range(level, -1, -1):
+            mine = np.flatnonzero(parts.births == here)
+            up = parts.parents[mine]
+            joins = (up >= 0) & (parts.births[np.maximum(up, 0)] <= level)
+            chosen[mine[joins]] = chosen[up[joins]]
+        return chosen
     score = np.maximum(score, _LEAST)
     return _best_division(parts, score * _suiting(parts, score) ** evenness * parts.areas**_POWER)
 
@@ -189,17 +196,6 @@ def _best_division(parts: Parts, worth: np.ndarray) -> np.ndarray:
         up = parts.parents[level]
         above = np.where(up >= 0, chosen[np.maximum(up, 0)], -1)
         chosen[level] = np.where(above >= 0, above, np.where(whole[level], level, -1))
-    return chosen
-
-
-def _at_smoothing(parts: Parts, level: int) -> np.ndarray:
-    """Return for each part which one it belongs to at a smoothing, an index of `SIGMAS`, (parts,)."""
-    chosen = np.arange(len(parts.parents))
-    for here in range(level, -1, -1):
-        mine = np.flatnonzero(parts.births == here)
-        up = parts.parents[mine]
-        joins = (up >= 0) & (parts.births[np.maximum(up, 0)] <= level)
-        chosen[mine[joins]] = chosen[up[joins]]
     return chosen
 
 

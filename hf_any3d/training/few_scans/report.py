@@ -238,7 +238,16 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
     scans = prepared.together
     config = prepared.model.config
     origin = prepared.origin if prepared.earlier is None else f"{prepared.origin} and the earlier ones"
-    lines = [f"{origin}: {_seen(scans)}; up axis {config.up_axis}"]
+    # The rarest class first, which is the one that further scans would help most.
+    by_count = sorted((number, name) for name, number in scans.counts.items())
+    (least, rarest), (most, commonest) = by_count[0], by_count[-1]
+    counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
+    copies = f"{scans.num_copies} near-duplicates"
+    pairs = equal(scans.groups.tolist())
+    if pairs:
+        copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
+    seen = f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
+    lines = [f"{origin}: {seen}; up axis {config.up_axis}"]
     # Said where it changes what the user does next, right behind the axis that was assumed.
     if hint is not None:
         lines.append(hint)
@@ -267,19 +276,6 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
         if split != CROSS_VALIDATION:
             lines.append(f"{split}: {of_split.text()}")
     return [*lines, f"confused: {confused}", f"none of these: {unknown}"]
-
-
-def _seen(scans: Scans) -> str:
-    """Tell how many scans and near-duplicates there are."""
-    # The rarest class first, which is the one that further scans would help most.
-    by_count = sorted((number, name) for name, number in scans.counts.items())
-    (least, rarest), (most, commonest) = by_count[0], by_count[-1]
-    counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
-    copies = f"{scans.num_copies} near-duplicates"
-    pairs = equal(scans.groups.tolist())
-    if pairs:
-        copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
-    return f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
 
 
 def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:

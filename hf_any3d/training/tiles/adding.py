@@ -102,7 +102,15 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
     if not model.config.learned_rows:
         raise ValueError(f"--from {earlier}: the model has stored no learned points; train it anew on its tiles")
     with stopwatch.part("data"):
-        answers = _joined([read_answers(path) for path in answer_files])
+        parts = [read_answers(path) for path in answer_files]
+        # Errors name the first file.
+        answers = Answers(
+            parts[0].path,
+            [name for part in parts for name in part.tiles],
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.places for part in parts]),
+            [name for part in parts for name in part.classes],
+        )
         named = name_answers(answers, model.config)
         # The same reader as that of suggestions, so that rows are counted alike.
         tiles = {}
@@ -183,17 +191,6 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
                 f"more of it, or one of {known}"
             )
     return Named(labels, names, codes, members, new)
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    """Join the answers of several files; errors name the first."""
-    return Answers(
-        parts[0].path,
-        [name for part in parts for name in part.tiles],
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.places for part in parts]),
-        [name for part in parts for name in part.classes],
-    )
 
 
 def _config(config: LocalFeaturesConfig, named: Named) -> LocalFeaturesConfig:
@@ -282,6 +279,8 @@ def _save(
     data: dict[str, Any] = {"name": earlier.name, "rows": {}, "hub_type": "custom"}
     if before is not None:
         data = dict(before.data)
+    id2label: Any = model.config.id2label
+    names = [id2label[number] for number in sorted(id2label)]
     report = RunReport(
         data=data,
         encoder={},
@@ -296,7 +295,7 @@ def _save(
         training={
             **training,
             "added": history,
-            "class codes": dict(zip(_names(model), model.config.class_codes or (), strict=True)),
+            "class codes": dict(zip(names, model.config.class_codes or (), strict=True)),
         },
     )
     folder = Path(arguments.output_dir)
@@ -305,11 +304,6 @@ def _save(
     processor.save_pretrained(folder)
     write_run_card(model, report, processor.num_points, "\n".join(sure), folder, arguments.license)
     return report
-
-
-def _names(model: LocalFeaturesForPointCloudSegmentation) -> list[str]:
-    id2label: Any = model.config.id2label
-    return [id2label[number] for number in sorted(id2label)]
 
 
 def _sure(facts: Mapping[str, Any]) -> str:

@@ -87,7 +87,12 @@ def judge_tiles(
     matrices: list[np.ndarray] = []
     for path in files:
         try:
-            cloud = _with_codes(read_tile(path, label_field, unit=unit_of_files, columns=columns), names)
+            cloud = read_tile(path, label_field, unit=unit_of_files, columns=columns)
+            # Labels become codes of the classes that words name.
+            if cloud.labels is not None and cloud.label_names is not None:
+                numbers = renumbered(cloud.labels, cloud.label_names, list(names.values()))
+                # The last one is that of no class, which is -1.
+                cloud = replace(cloud, labels=np.array([*names, NO_LABEL])[numbers], label_names=None)
             # Judged by area, as it is learned: points are drawn evenly on the surface.
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)
@@ -113,18 +118,15 @@ def judge_tiles(
             matrix[written.index(true), written.index(predicted)] += count
         matrices.append(matrix)
     if tiles:
-        judgment.estimate = _estimate(tiles, unit, np.stack(matrices), config)
+        # Objects all lie around the origin, and are apart; tiles of one place stay together.
+        places = places_of(tiles)[0] if unit == "meters" else np.arange(len(tiles))
+        counts = np.stack(matrices)
+        kind = "tile"
+        if len(np.unique(places)) > 1:
+            counts = np.stack([counts[places == place].sum(axis=0) for place in np.unique(places)])
+            kind = "place"
+        judgment.estimate = TilesEstimate(counts, _class_names(config), "its answers", kind)
     return judgment
-
-
-def _with_codes(cloud: PointCloudData, names: dict[int, str]) -> PointCloudData:
-    """Return a cloud whose labels are codes of the classes that its words name, or else -1."""
-    if cloud.labels is None or cloud.label_names is None:
-        return cloud
-    codes = list(names)
-    numbers = renumbered(cloud.labels, cloud.label_names, list(names.values()))
-    # The last one is that of no class, which is -1.
-    return replace(cloud, labels=np.array([*codes, NO_LABEL])[numbers], label_names=None)
 
 
 def _class_names(config: LocalFeaturesConfig) -> list[str]:
@@ -149,15 +151,3 @@ def _compare(
     # Answers are of the very points of the file, so that none has to be looked for.
     everywhere = Matches(np.arange(len(true)), True, 0.0)
     return own.add(np.asarray(written)[answers], true, everywhere)
-
-
-def _estimate(
-    tiles: Sequence[TileFacts], unit: str, matrices: np.ndarray, config: LocalFeaturesConfig
-) -> TilesEstimate:
-    """Add the counts (tiles, classes, classes) of each place; tiles of one place stay apart."""
-    # Objects all lie around the origin, and are apart.
-    places = places_of(tiles)[0] if unit == "meters" else np.arange(len(tiles))
-    if len(np.unique(places)) == 1:
-        return TilesEstimate(matrices, _class_names(config), "its answers", "tile")
-    summed = np.stack([matrices[places == place].sum(axis=0) for place in np.unique(places)])
-    return TilesEstimate(summed, _class_names(config), "its answers", "place")

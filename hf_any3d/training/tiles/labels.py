@@ -163,10 +163,20 @@ class Classes:
                 _, points, codes = found.get(name, (written, 0, []))
                 found[name] = (written, points + counts[code], [*codes, code])
         kept = {name: values for name, values in found.items() if values[1] >= least}
-        _check_different({name: written for name, (written, _, _) in kept.items()}, rule)
+        written_codes = {name: written for name, (written, _, _) in kept.items()}
+        for code, count in Counter(written_codes.values()).items():
+            if count > 1:
+                names = [name for name in written_codes if written_codes[name] == code]
+                # The code of a single class is that of its points; a merged one can get another.
+                merged = next((name for name in names if name in rule.merged), names[0])
+                merged_codes = ",".join(map(str, rule.merged.get(merged, (code,))))
+                raise ValueError(
+                    f"files would get code {code} for {' and for '.join(names)}; give one of them a code of its own, "
+                    f"such as --merge {merged}={merged_codes}:{_free(written_codes)}"
+                )
         numbers = {code: number for number, (_, _, codes) in enumerate(kept.values()) for code in codes}
         rare = [f"{name} ({points})" for name, (_, points, _) in found.items() if name not in kept]
-        return cls(list(kept), [written for written, _, _ in kept.values()], numbers), rare
+        return cls(list(kept), [*written_codes.values()], numbers), rare
 
     def number(self, codes: np.ndarray, among: Collection[int] | None = None) -> np.ndarray:
         """Return the class of each point (points,) by its code, -100 where none is learned.
@@ -190,20 +200,6 @@ def codes_without_class(classes: Classes, rule: ClassRule) -> list[str]:
                 f"--merge {name}={codes}:{_free(dict(zip(classes.names, classes.codes, strict=True)))} gives it one"
             )
     return remarks
-
-
-def _check_different(written: Mapping[str, int], rule: ClassRule) -> None:
-    """Check that files tell the classes apart."""
-    for code, count in Counter(written.values()).items():
-        if count > 1:
-            names = [name for name in written if written[name] == code]
-            # The code of a single class is that of its points; a merged one can get another.
-            merged = next((name for name in names if name in rule.merged), names[0])
-            codes = ",".join(map(str, rule.merged.get(merged, (code,))))
-            raise ValueError(
-                f"files would get code {code} for {' and for '.join(names)}; give one of them a code of its own, such "
-                f"as --merge {merged}={codes}:{_free(written)}"
-            )
 
 
 def _free(written: Mapping[str, int]) -> int:

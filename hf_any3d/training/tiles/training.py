@@ -294,36 +294,37 @@ def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list
     remarks = [f"classes: left out, with fewer than {least} points: {', '.join(rare)}"] if rare else []
     remarks += codes_without_class(classes, rule)
     if len(classes.names) < 2:
-        listed = ", ".join(classes.names) or "none"
+        only = ", ".join(classes.names) or "none"
         raise ValueError(
-            f"one class ({listed}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; expected two or more to tell apart "
+            f"one class ({only}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; expected two or more to tell apart "
             "(--ignore, --merge)"
         )
-    return classes, remarks + _differences(tiles, classes)
-
-
-def _differences(tiles: Sequence[TileFacts], classes: Classes) -> list[str]:
-    """Tell which classes only some tiles have."""
-    remarks = []
+    differences = []
     for number, name in enumerate(classes.names):
         # Whoever labeled the other files may not have looked for this class, and called its points something else.
         holders = [tile.path.name for tile in tiles if number in map(classes.numbers.get, tile.codes)]
         if len(holders) < len(tiles):
             shown = listed(holders, 3)
-            remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} files ({shown})")
+            differences.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} files ({shown})")
     # Some surveys put all vegetation into one class, others into three by height.
     heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*classes.names}
-    if len(heights) > 1 and any("vegetation" in remark for remark in remarks):
-        remarks.append(
+    if len(heights) > 1 and any("vegetation" in remark for remark in differences):
+        differences.append(
             "classes: heights of vegetation are not told apart in all tiles; --merge vegetation=3,4,5 joins them"
         )
-    return remarks
+    return classes, remarks + differences
 
 
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
     """Return the processor for what all tiles have."""
     # In meters features compare heights of all scans; objects are compared by shares of their own size.
-    unit = "meters" if arguments.unit_of_files else arguments.unit or _unit_of(tiles)
+    unit = "meters" if arguments.unit_of_files else arguments.unit
+    if not unit:
+        are_places = [
+            tile.is_las or (not tile.is_mesh and (tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20))
+            for tile in tiles
+        ]
+        unit = "meters" if all(are_places) else "diagonal"
     wanted = [
         name
         for name, is_wanted in (
@@ -360,15 +361,6 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
         columns=arguments.features or (),
         optional=optional,
     ), remarks
-
-
-def _unit_of(tiles: Sequence[TileFacts]) -> str:
-    """Return "meters" for scans of places, and "diagonal" for objects, which have sizes of their own."""
-    are_places = [
-        tile.is_las or (not tile.is_mesh and (tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20))
-        for tile in tiles
-    ]
-    return "meters" if all(are_places) else "diagonal"
 
 
 def rows_of(

@@ -120,11 +120,13 @@ class GuidedAdapterLayer(WrappedModule):
         running = self._running_adapters()
         # Prepared before the layer runs, so that compiled code finds them ready
         guided = [name for name in running if name in self.guidance]
-        tables = {}
-        for name in guided:
-            table = self._table(name, hidden_states, geometry)
-            if table is not None:
-                tables[name] = table
+        tables = {}  # of all cells; the plain form of the aggregation needs none
+        if not isinstance(geometry, FlatGeometry):
+            for name in guided:
+                modules = self._modules_of(name)
+                if takes_table(hidden_states, *modules, self.guidance[name], self._compiled_pass is not None):
+                    code = self._table_code if self.training else TableCode()
+                    tables[name] = prepare_table(*modules, geometry, self.guidance[name], code)
         run = GuidedAdapterLayer._pass
         places: Geometry | FlatGeometry | None = geometry
         have_tables = len(tables) == len(guided)
@@ -143,16 +145,6 @@ class GuidedAdapterLayer(WrappedModule):
             norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
             update_statistics(*norms, tables[name], *of_batch)
         return hidden_states
-
-    def _table(self, name: str, hidden_states: torch.Tensor, geometry: Geometry | FlatGeometry) -> LayerTable | None:
-        """Prepare the aggregation over one table of all cells; None if the plain form is used."""
-        if isinstance(geometry, FlatGeometry):
-            return None
-        modules = self._modules_of(name)
-        if not takes_table(hidden_states, *modules, self.guidance[name], self._compiled_pass is not None):
-            return None
-        code = self._table_code if self.training else TableCode()
-        return prepare_table(*modules, geometry, self.guidance[name], code)
 
     def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
         """Return the attention of an adapter, which may be that of an earlier layer, and its two norms."""
