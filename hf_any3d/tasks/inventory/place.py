@@ -222,9 +222,9 @@ class Place:
                 area = len(block.cells) * _CELL**2
                 sizes = (block.ground, block.height, area, block.points, block.score)
                 found.append(Thing(first + number, "building", BUILDING, x, y, *sizes, outline.ring))
+        factor = self.answers[0].factor
         in_unit_of_file = []
         for thing in found:
-            factor = self.answers[0].factor
             outline = None if thing.outline is None else thing.outline / factor[:2]
             x, y, ground = (float(value) for value in np.array([thing.x, thing.y, thing.ground]) / factor)
             in_unit_of_file.append(replace(thing, x=x, y=y, ground=ground, outline=outline))
