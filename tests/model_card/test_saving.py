@@ -194,16 +194,6 @@ def test_every_registered_model_is_saved_and_pushed_with_its_card(case, hub, tmp
         assert EMPTY not in card.text and "pip install hf-any3d" in card.text
 
 
-def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path):
-    base = tiny_model(encoder)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
-    with pytest.warns(UserWarning, match="leaves out"):
-        model.save_pretrained(tmp_path / "part")
-    card = ModelCard.load(tmp_path / "part" / "README.md")
-    assert "is not a complete model: `point_tokenizer`" in card.text and "pipeline(" not in card.text
-    assert card.data.pipeline_tag is None and card.data.base_model == encoder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
 def test_card_of_a_changed_encoder_states_that_it_is_stored(make, encoder, tmp_path, monkeypatch):

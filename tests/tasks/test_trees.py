@@ -56,12 +56,6 @@ def test_numbered_pines_are_found(name, floor):
     assert compare_trees(truth, number_trees(points, heights).numbers).f1 >= floor
 
 
-def test_broad_and_narrow_crowns_are_found_at_smoothings_of_their_own():
-    smoothings = [number_trees(*stand(kind)[:2]).smoothing for kind in ("dense pines", "spruces", "savanna")]
-    assert smoothings == sorted(smoothings)
-    assert smoothings[-1] > 2 * smoothings[0]
-
-
 def test_numbers_count_trees_from_the_highest_down(savanna):
     points, heights, _, found = savanna
     trees = len(found.tops)

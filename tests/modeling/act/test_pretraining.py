@@ -115,17 +115,6 @@ def test_a_student_that_sees_everything_needs_no_decoder():
     assert model.prediction_head.weight.grad is not None
 
 
-def test_the_class_token_loss_trains_the_class_token():
-    model = tiny_pretraining(class_token_loss=True, class_token_layer=1).train()
-    output = model(clouds())
-    assert output.class_token_predictions.shape == output.predictions.shape
-    guesses = (output.predictions, output.class_token_predictions)
-    by_hand = sum(1 - torch.cosine_similarity(guess, output.targets, dim=-1).mean() for guess in guesses)
-    torch.testing.assert_close(output.loss, by_hand)
-    (slope,) = torch.autograd.grad(output.class_token_predictions.sum(), model.decoder_class_position)
-    assert slope.abs().max() > 0
-
-
 @pytest.mark.slow
 def test_the_teacher_does_not_change_unless_configured():
     def moved(model):
