@@ -195,35 +195,6 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
-    # Sizes alone tell the classes, and often do not.
-    for label, stretch in (("long", 1.3), ("short", 1.0)):
-        (tmp_path / "scans" / label).mkdir(parents=True)
-        for number in range(50):
-            generator = np.random.default_rng([number, len(label)])
-            points = generator.normal(size=(64, 3)) * [stretch * generator.uniform(0.7, 1.4), 1, 1]
-            np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype(np.float32))
-    losses = []
-    for least in (100, 101):
-        monkeypatch.setattr("hf_any3d.training.few_scans.training.CALIBRATED_FROM", least)
-        code, out, err = run("train", "scans", *FASTEST, "--strength", 1000, "--output", f"outputs/{least}")
-        assert code == 0, err
-        assert ("which also calibrates the scores" in out) == (least == 100)
-        metrics = json.loads((tmp_path / f"outputs/{least}/metrics.json").read_text())["metrics"]["cross-validation"]
-        losses.append(metrics["loss"])
-    assert losses[0] < 0.9 * losses[1]
-
-
-@pytest.mark.slow
-def test_an_empty_class_is_named_and_left_out(tmp_path):
-    write_scans(tmp_path / "scans", 2)
-    (tmp_path / "scans" / "cone").mkdir()
-    code, out, err = run("train", "scans", *FASTEST)
-    assert code == 0 and "4 scans of 2 classes" in out
-    assert err.count("no point cloud in the folders cone, which are left out") == 1
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -130,16 +130,6 @@ def dataset():
     return Dataset.from_dict({"points": clouds, "normals": clouds, "label": [0, 1]}, features=features)
 
 
-def test_training_rows_change_at_every_read_and_repeat_under_torch_seed(dataset):
-    augmented = AugmentedDataset(dataset, Jitter())
-    torch.manual_seed(0)
-    first, second = augmented[0]["points"], augmented[0]["points"]
-    torch.manual_seed(0)
-    np.testing.assert_array_equal(augmented[0]["points"], first)
-    assert not np.array_equal(first, second)
-    np.testing.assert_allclose(first, dataset.with_format("numpy")[0]["points"], atol=0.06)
-
-
 def test_augmentation_of_an_epoch_depends_on_seed_and_row_alone(dataset):
     augmented = AugmentedDataset(dataset, Jitter(), seed=3)
     augmented.set_epoch(2)

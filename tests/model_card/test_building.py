@@ -85,14 +85,6 @@ def test_features_of_random_weights_are_a_control(features, weights, is_control)
     assert ("a control: the point encoder has random weights" in made.text) == is_control
 
 
-def test_batch_dependent_models_have_a_warning():
-    assert "depend on the other clouds" not in card().text
-    assert (
-        "**Predictions depend on the other clouds of a batch**: `attention_axis='batch'`"
-        in card(attention_axis="batch").text
-    )
-
-
 @pytest.mark.parametrize("metrics", [{}, {"test": {"loss": 1.0}}])
 def test_runs_without_evaluation_have_a_card(metrics):
     made = card(replace(REPORT, metrics=metrics, selection={}))

@@ -161,12 +161,6 @@ def test_stock_trainer_writes_its_own_card_of_a_run_unless_the_model_is_adapted(
     check(ModelCard.load(tmp_path / "README.md"), base_model=encoder)
 
 
-def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
-    run = trainer(adapted_model(encoder), tmp_path / "run")
-    run.save_model(tmp_path / "model")
-    check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
-
-
 def test_each_saved_adapter_has_its_own_card(encoder, tmp_path):
     model = lora_model(encoder)
     model.add_adapter("second", LoraConfig(r=2, target_modules=encoder_linear_pattern(model.get_base_model())))

@@ -67,12 +67,6 @@ def written(directory):
     return paths
 
 
-def test_path_returns_the_answers_of_one_cloud(classify, expected, tmp_path):
-    paths = written(tmp_path)
-    for path in (paths[2], str(paths[2])):
-        assert agrees([classify(path)], expected[2:3])
-
-
 def test_list_of_paths_returns_a_list_of_answers(classify, expected, tmp_path):
     paths = written(tmp_path)
     assert agrees(classify(paths), expected)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
+from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise
 from tests.closeness import assert_nearly_equal
 
 
@@ -33,16 +33,6 @@ def test_half_precision_draws_the_same_codes(setting, precision):
         codes, token_ids = codebook(logits, 0.7, noise=noise)
     assert torch.equal(token_ids, expected_ids)
     assert_nearly_equal(codes, expected, 0.01)
-
-
-def test_the_loss_is_the_divergence_from_the_mean_posterior(setting):
-    _, logits = setting
-    mean = logits.softmax(dim=-1).mean(dim=1)
-    expected = torch.nn.functional.kl_div(mean.log(), torch.full_like(mean, 1 / 12), reduction="batchmean")
-    loss = uniform_code_loss(logits)
-    torch.testing.assert_close(loss, expected)
-    gradients = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
-    torch.testing.assert_close(*gradients)
 
 
 def test_scores_are_negative_distances_or_cosines():

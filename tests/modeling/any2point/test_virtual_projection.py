@@ -64,18 +64,6 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
 
 
-def test_trained_positions_get_a_gradient_and_places_none():
-    centers = clouds(1, 5).requires_grad_()
-    assert not project(centers, LINE, Any2PointConfig()).embedding.requires_grad
-    table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
-    projection = project(centers, table, Any2PointConfig())
-    assert not projection.view_positions.requires_grad
-    projection.embedding.sum().backward()
-    # Each of five tokens distributes a sixth per view over two entries, in each of six channels.
-    torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
-    assert centers.grad is None
-
-
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
 def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
     config = Any2PointConfig(line_mapping=mapping)

@@ -41,15 +41,6 @@ def test_cross_entropy_is_computed_in_full_precision(dtype):
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:2].float(), labels[:2]))
 
 
-def test_a_calibrated_head_divides_its_logits():
-    torch.manual_seed(0)
-    head = ClassificationHead(8, 3, (6,)).eval()
-    features = torch.randn(5, 8)
-    expected = head(features) / 0.8
-    head.calibrate(0.8)
-    torch.testing.assert_close(head(features), expected)
-
-
 def test_poolings_are_joined_in_their_order():
     generator = torch.Generator().manual_seed(0)
     tokens, prompts = torch.randn(2, 5, 3, generator=generator), torch.randn(2, 4, 3, generator=generator)
