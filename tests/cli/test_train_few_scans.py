@@ -12,7 +12,7 @@ from hf_any3d import AutoModelForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
-from tests.tiny_encoders import saved_encoder, tiny_model
+from tests.tiny_encoders import saved_encoder, tiny_config, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -263,9 +263,11 @@ def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
     write_scans(tmp_path / "scans", 2)
     assert run("train", "scans", *FASTEST).code == 0
     before = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
-    # The scans are right, and training fails after they were looked at.
-    code, out, err = run("train", "scans", "--way", "both", *FASTEST, "--strength", 3, "--encoder", "nowhere/at_all")
-    assert code == 1 and out == "" and "nowhere/at_all" in err
+    # The scans are right, and so is the config of the encoder; its weights are found damaged when they are loaded.
+    tiny_config("bert").save_pretrained(tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"")
+    code, out, err = run("train", "scans", "--way", "both", *FASTEST, "--strength", 3, "--encoder", "cut")
+    assert code == 1 and out == "" and "cut/model.safetensors: the weights cannot be used" in err
     after = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
     assert after == before
 
