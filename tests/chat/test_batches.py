@@ -6,7 +6,6 @@ import pytest
 from hf_any3d import PointTransformerV3Processor
 from hf_any3d.processing.chat import MiniGPT3DProcessor
 from hf_any3d.processing.chat_templates import Prompt
-from tests.errors import raises
 from tests.processing.test_chat import new_processor
 
 
@@ -21,25 +20,6 @@ def prompt(ids, answers=0, clouds=0):
     made.add([9] * answers, is_answer=True)
     made.points = [np.full((2, 3), len(ids) + number, np.float32) for number in range(clouds)]
     return made
-
-
-def test_prompts_are_cut_at_their_end_but_no_cloud_is(processor):
-    place = processor.point_token_id
-    whole = prompt([1, place, 2, 3], answers=2, clouds=1)
-    for length in (6, 7):
-        assert processor.pad([whole], truncation=True, max_length=length)["input_ids"].shape == (1, 6)
-    short = processor.pad([whole], truncation=True, max_length=2, return_labels=True, return_tensors="np")
-    assert {name: short[name].tolist() for name in ("input_ids", "attention_mask", "labels")} == {
-        "input_ids": [[1, place]],
-        "attention_mask": [[1, 1]],
-        "labels": [[-100, -100]],
-    }
-    assert len(short["points"]) == 1 and len(whole.input_ids) == 6, "the prompt itself stays"
-    with raises(ValueError, naming="max_length"):
-        processor.pad([whole], truncation=True, max_length=1)
-    both = processor.pad([prompt([1] * 9)], truncation=True, max_length=3, padding="max_length")
-    assert both["input_ids"].tolist() == [[1, 1, 1]]
-    assert processor.pad([prompt([1])], max_length=3, padding="max_length")["attention_mask"].tolist() == [[0, 0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -106,29 +106,6 @@ def test_other_models_get_the_figures_of_their_task(models, data, kind, names, t
     assert all(text in out for text in texts) and out.startswith("train ") and out.count("\n") == 1
 
 
-def test_reconstructions_are_measured_class_by_class(models, data):
-    folder = data(CATEGORIES, PARTS)
-    code, out, err = evaluate(models("autoencoder"), folder, "--json")
-    assert code == 0, err
-    facts = json.loads(out)
-    reconstruct = pipeline("point-cloud-reconstruction", model=str(models("autoencoder")))
-    rows = load_dataset("parquet", data_dir=str(folder), split="train").with_format("numpy")
-    answers = [reconstruct(row["points"]) for row in rows]
-    measures = ("chamfer_l1", "chamfer_l2", "f_score")
-    means = {
-        name: {
-            measure: np.mean([answer[measure] for answer, row in zip(answers, rows, strict=True) if row["label"] == n])
-            for measure in measures
-        }
-        for n, name in enumerate(CATEGORIES)
-    }
-    by_class = {name: each["chamfer_l1"] for name, each in means.items()}
-    assert facts["class_chamfer_l1"]["train"] == pytest.approx(by_class, rel=1e-4)
-    for measure in measures:
-        expected = np.mean([each[measure] for each in means.values()])
-        assert facts["metrics"]["train"][measure] == pytest.approx(expected, rel=1e-4)
-
-
 def test_detectors_get_the_average_precision_of_their_boxes(models, tmp_path):
     rng = np.random.default_rng(0)
     model, boxes, references = models("detector"), {}, []

@@ -59,13 +59,6 @@ def test_a_row_for_each_true_thing(files, tmp_path):
     ]
 
 
-def test_points_in_another_order_are_matched_by_the_nearest(files, tmp_path):
-    order = np.random.default_rng(1).permutation(len(TRUE))
-    other = numbered(tmp_path / "other.laz", "treeID", PREDICTED[order], POINTS[order])
-    found = json.loads(run("evaluate", other, files[1], "--numbers", "itc_ref", "--field", "treeID", "--json")[1])
-    assert found["f1"] == pytest.approx(2 / 3) and found["files"][0]["matching"] == "nearest"
-
-
 def test_folders_are_compared_file_by_file(files, tmp_path):
     for name, numbers in (("a.laz", PREDICTED), ("b.laz", TRUE)):
         numbered(tmp_path / "predicted" / name, "PredInstance", numbers)

@@ -89,31 +89,6 @@ def write_tables(folder, **columns):
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        (("DATA/a.parquet",), "a.parquet"),
-        (("DATA",), "DATA"),
-        (("--dataset", "shapes", "--max_train_samples", 8, "--max_eval_samples", 4), "shapes"),
-        (("DATA/recipe.yaml",), "a.parquet"),
-    ],
-)
-def test_data_are_a_file_a_folder_a_name_or_a_recipe(words, name, tmp_path, monkeypatch):
-    write_tables(tmp_path / "DATA")
-    (tmp_path / "DATA" / "recipe.yaml").write_text("train_file: DATA/a.parquet\nweight_decay: 0.25\n")
-    monkeypatch.chdir(tmp_path)
-    options = ("--output", "outputs/run", "--augment", "scale", *POINTNET)
-    code, out, err = run("train", *words, *options)
-    assert code == 0 and out.splitlines()[-1].startswith("outputs/run: model, card and metrics.json"), err
-    written = report()
-    assert written["data"]["name"] == name and written["start"]["model"] is None
-    # Without a recipe of the user's, that for little data.
-    is_recipe = words[0].endswith("yaml")
-    assert (written["training"]["weight_decay"], written["training"]["label_smoothing"]) == (
-        (0.25, 0.0) if is_recipe else (0.05, 0.1)
-    )
-
-
-@pytest.mark.parametrize(
     ("words", "named"), [(("DATA", "--dataset", "scanobjectnn"), "DATA"), (("me/scans",), "me/scans")]
 )
 def test_data_that_are_not_there_are_named(words, named, tmp_path, monkeypatch):
@@ -190,15 +165,6 @@ def write_clouds(folder, classes, each):
         for number in range(each):
             points = np.random.default_rng(number).normal(size=(60, 3)) * [1, 1 + label, 1]
             np.save(folder / f"class {label}" / f"{number}.npy", points.astype(np.float32))
-
-
-def test_one_scan_a_class_is_learned_without_validation(tmp_path):
-    write_clouds(tmp_path / "scans", 3, 1)
-    output = ("--output", tmp_path / "out", "--peft", "none", "--dataloader_drop_last", "true")
-    with pytest.warns(UserWarning, match="one cloud a class: none is left for validation"):
-        code, _, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
-    assert code == 0, err
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["data"]["rows"] == {"train": 3}
 
 
 def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):

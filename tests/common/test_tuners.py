@@ -80,17 +80,18 @@ def first_of(method: str) -> Case:
     return next(case for case in SEQUENCE if fits(case, method))
 
 
-def on_sequence(*methods: str) -> pytest.MarkDecorator:
-    """Run a test on these models, with each of the methods that can adapt them."""
-    both = [(case, method) for method in methods for case in SEQUENCE if fits(case, method)]
-    return pytest.mark.parametrize(("case", "method"), both, ids=name_of)
+def in_turns(*methods: str) -> pytest.MarkDecorator:
+    """Run a test with each of the methods on one of these models that it can adapt, by turns."""
+    turns = [
+        (method, case if fits(case, method) else first_of(method)) for method, case in by_turns(methods, SEQUENCE)
+    ]
+    return pytest.mark.parametrize(("method", "case"), dict.fromkeys(turns), ids=name_of)
 
 
-OWN_AND_LORA_ON_SEQUENCE = on_sequence(*OWN, "LORA")
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-_TURNS = [(method, case if fits(case, method) else first_of(method)) for method, case in by_turns(METHODS, SEQUENCE)]
-ALL_BY_TURNS = pytest.mark.parametrize(("method", "case"), dict.fromkeys(_TURNS), ids=name_of)
+OWN_AND_LORA_BY_TURNS = in_turns(*OWN, "LORA")
+ALL_BY_TURNS = in_turns(*METHODS)
 
 
 def crossed_with(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
@@ -181,7 +182,7 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
 
 
 @pytest.mark.slow
-@on_sequence(*METHODS)
+@ALL_BY_TURNS
 def test_unloading_restores_the_base_model(case, method):
     model = adapted(case, method)
     unloaded = model.unload()
@@ -261,7 +262,7 @@ def test_one_config_fits_several_models(method):
 
 
 @pytest.mark.slow
-@OWN_AND_LORA_ON_SEQUENCE
+@OWN_AND_LORA_BY_TURNS
 def test_counts_and_status_report_trained_parameters(case, method):
     model = adapted(case, method)
     own = [p for p in model.parameters() if p.requires_grad]
@@ -296,7 +297,7 @@ def test_half_precision_models_take_adapters_in_either_precision(case, method, d
 
 
 @pytest.mark.slow
-@OWN_AND_LORA_ON_SEQUENCE
+@OWN_AND_LORA_BY_TURNS
 def test_adapters_are_injected_by_config_and_by_state(case, method):
     model = trained(case, method)
     expected, state = answer_of(case, model), state_of(model)
@@ -311,7 +312,7 @@ def test_adapters_are_injected_by_config_and_by_state(case, method):
 
 # The layers of IDPT, PPT and APPT follow from the config: most of them have no tensors.
 @pytest.mark.slow
-@on_sequence(*(method for method in (*OWN, "LORA") if method not in ("IDPT", "PPT", "APPT")))
+@in_turns(*(method for method in (*OWN, "LORA") if method not in ("IDPT", "PPT", "APPT")))
 def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
     if method == "GUIDED_ADAPTER":  # the first layer owns the shared attention
         settings = {"share_attention": False}
@@ -328,7 +329,7 @@ def test_layers_are_chosen_by_the_state_that_is_injected(case, method):
 
 
 @pytest.mark.slow
-@OWN_AND_LORA_ON_SEQUENCE
+@OWN_AND_LORA_BY_TURNS
 def test_adapter_methods_of_transformers_work(case, method, tmp_path):
     model = trained(case, method)
     expected, bare = answer_of(case, model), answer_of(case, base_of(case))
@@ -383,7 +384,7 @@ def test_copies_are_independent(method):
 
 
 @pytest.mark.slow
-@OWN_AND_LORA_ON_SEQUENCE
+@OWN_AND_LORA_BY_TURNS
 def test_adapter_of_one_base_is_refused_on_another(case, method, tmp_path):
     trained(case, method).save_pretrained(tmp_path)
     other = base_of(case)

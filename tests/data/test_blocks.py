@@ -95,17 +95,6 @@ def test_merging_refuses_points_in_no_block():
         merge_blocks(np.array([[0, 1, 2]]), np.zeros((1, 2, 2)), 3)
 
 
-@pytest.mark.parametrize("block_size", [None, 1.5])
-def test_crops_are_random_blocks(scene, block_size):
-    generator = np.random.default_rng(0)
-    crops = [draw_crop(scene, 64, block_size, generator) for _ in range(20)]
-    extents = np.array([np.ptp(scene[crop], axis=0) for crop in crops])
-    if block_size is not None:
-        assert extents[:, [0, 2]].max() <= 1.5 + 1e-5
-        assert np.ptp([scene[crop, 0].mean() for crop in crops]) > 2
-    assert len({crop.tobytes() for crop in crops}) == 20 and all(crop.shape == (64,) for crop in crops)
-
-
 def test_thin_columns_are_drawn_again():
     # Ten thousand points around the origin and as many that stand alone, far from each other.
     generator = np.random.default_rng(0)

@@ -24,12 +24,6 @@ def test_labels_are_those_of_the_kinds_of_problems(labels, kind):
     assert batch["labels"].dtype == kind and batch["labels"].tolist() == labels
 
 
-def test_without_num_points_clouds_of_one_size_are_unchanged():
-    given = rows(30, 30)
-    points = PointCloudCollator()(given)["points"].numpy()
-    np.testing.assert_array_equal(points, np.stack([row["points"] for row in given]))
-
-
 def test_without_num_points_clouds_of_different_sizes_are_refused():
     """Padded to the largest one, a cloud's prediction would depend on its batch."""
     with pytest.raises(ValueError):

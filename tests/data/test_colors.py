@@ -6,7 +6,6 @@ import torch
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.evaluation.question_answering import colored_cloud
 from tests.errors import raises
@@ -48,14 +47,3 @@ def test_colors_of_16_bits_are_known_by_one_that_8_bits_cannot_hold():
 def test_numbers_that_are_no_colors_are_refused_by_rows_as_by_files(colors):
     with raises(ValueError, naming="colors"):
         PointCloudCollator(extra_columns=("colors",))([{"points": POINTS, "colors": colors, "label": 0}])
-
-
-def test_normals_follow_the_order_of_the_features_that_a_processor_has():
-    normals = np.eye(3, dtype=np.float32)
-    cloud = PointCloudData(POINTS, UNIT.astype(np.float32), normals)
-    for features in (("xyz", "rgb", "normals"), ("xyz", "normals", "rgb")):
-        processor = PointCloudProcessor(features=features, center=False, scale=None)
-        prepared = processor(cloud, num_points=3)["points"][0]
-        places = {name: 3 * place for place, name in enumerate(features)}
-        torch.testing.assert_close(prepared[:, places["normals"] :][:, :3], torch.from_numpy(normals))
-        torch.testing.assert_close(prepared[:, places["rgb"] :][:, :3], torch.from_numpy(UNIT).float())

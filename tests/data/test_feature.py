@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import trimesh
 from datasets import Dataset, Features
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
-from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
+from tests.data.clouds import FILES, assert_same, full_cloud, points
 from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
@@ -45,15 +44,6 @@ def test_further_columns_of_an_array_are_read_as_in_a_file(tmp_path):
     of_array, of_file = rows_of(array, tmp_path / "a.npy")["cloud"]
     np.testing.assert_array_equal(of_array["normals"], full_cloud().normals)
     assert_same(of_array, PointCloudData(**of_file))
-
-
-def test_trimesh_objects_become_meshes_and_clouds():
-    mesh = trimesh.Trimesh(triangle().points, triangle().faces, process=False)
-    scene = trimesh.Scene([mesh])
-    of_mesh, of_cloud, of_scene = rows_of(mesh, trimesh.PointCloud(points()), scene)["cloud"]
-    assert_same(of_mesh, triangle())
-    assert_same(of_cloud, PointCloudData(points()))
-    assert_same(of_scene, triangle())
 
 
 def test_npz_keeps_every_number_and_ply_colors_in_eight_bits():

@@ -10,7 +10,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 
 from hf_any3d.data import PointCloud, embed_files, files_to_points, load_point_dataset, points_to_files
 from hf_any3d.data.files import write_point_cloud
-from tests.data.clouds import FILES, full_cloud, points, triangle
+from tests.data.clouds import full_cloud, points, triangle
 from tests.errors import raises
 
 
@@ -58,16 +58,6 @@ def test_a_stream_of_clouds_from_a_function_is_converted():
         lambda row: {"scan": points(row["count"])}, features=Features({"count": Value("int64"), "scan": PointCloud()})
     )
     assert [len(row["points"]) for row in files_to_points(made)] == [4, 6]
-
-
-def test_splits_are_converted_one_by_one(scans):
-    splits = files_to_points(DatasetDict(train=scans, test=scans.select([1])), num_points=4)
-    assert {split: rows["points"][:].shape for split, rows in splits.items()} == {
-        "train": (3, 4, 3),
-        "test": (1, 4, 3),
-    }
-    back = points_to_files(splits)
-    assert isinstance(back["test"].features["point_cloud"], PointCloud) and len(back["train"]) == 3
 
 
 def test_an_unreadable_file_is_named_or_its_row_left_out(scans, tmp_path, caplog):
@@ -199,9 +189,3 @@ def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
     assert isinstance(embedded[0]["label"], np.int64) and embedded.features == scans.features
     with pytest.raises((AssertionError, ValueError)):
         embed_files(scans.to_iterable_dataset())
-
-
-def test_real_files_of_every_kind_become_clouds_of_one_size():
-    paths = sorted(str(path) for path in FILES.iterdir() if path.suffix not in (".md", ".mtl"))
-    files = Dataset.from_dict({"scan": paths}, features=Features({"scan": PointCloud()}))
-    assert files_to_points(files, num_points=64)["points"][:].shape == (len(paths), 64, 3)

@@ -34,7 +34,7 @@ from tests.evaluation.llm_judge.test_judges import saved_judge
 from tests.serving.conftest import client, files, pipes  # noqa: F401  fixtures
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_encoders import tiny_model
-from tests.tiny_text_towers import LABELS, tiny_zero_shot_model
+from tests.tiny_text_towers import tiny_zero_shot_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -240,17 +240,6 @@ def test_rows_of_many_files_are_those_of_the_weights(saved):
         step(rows, saved).settings != before
         for step, before in zip((many_files.classify, many_files.embed), settings, strict=True)
     )
-
-
-def test_a_zero_shot_pipeline_embeds_its_labels_again_after_its_text_tower_changed():
-    classify = zero_shot_pipeline()
-    before = classify.label_embeddings(tuple(LABELS))
-    assert classify.label_embeddings(tuple(LABELS)) is before
-    change_text_tower(classify)
-    after = classify.label_embeddings(tuple(LABELS))
-    assert torch.equal(after, classify.model.encode_labels(LABELS)) and not torch.allclose(after, before)
-    classify.model.config.hypothesis_templates = ["no {} at all"]
-    assert not torch.equal(classify.label_embeddings(tuple(LABELS)), after)
 
 
 def test_parts_by_name_are_embedded_for_each_category_and_text_tower():

@@ -73,12 +73,6 @@ def test_many_clouds_of_different_sizes_are_split_in_order(make):
     assert (clouds[1].points == XYZ[:3]).all()
 
 
-@pytest.mark.parametrize("batch", [np.stack([XYZ] * 4), torch.from_numpy(np.stack([XYZ] * 4)), [XYZ.tolist()] * 4])
-def test_a_batch_of_equal_sizes_is_split(batch):
-    assert len(split_clouds(batch)) == 4
-    assert len(split_clouds({"points": batch, "colors": batch})) == 4
-
-
 def test_a_slice_with_the_format_of_numpy_is_split():
     ragged = np.empty(2, dtype=object)
     ragged[:] = [XYZ, XYZ[:4]]

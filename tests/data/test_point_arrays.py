@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data import CenterAndScale
 from hf_any3d.data.point_arrays import largest_norm, mean_point
 
 
@@ -16,12 +15,3 @@ def test_mean_and_radius_equal_the_plain_formulas(num_points, dtype):
     np.testing.assert_array_equal(mean_point(axes)[:, 0], points.mean(axis=0, dtype=np.float64))
     assert largest_norm(axes) == np.linalg.norm(points, axis=1).max()
     assert largest_norm(axes).dtype == dtype
-
-
-def test_a_cloud_is_centered_and_scaled_like_the_plain_formulas():
-    points = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32) + 3
-    expected = points[:, :3] - points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
-    expected = expected / np.linalg.norm(expected, axis=1).max()
-    found = CenterAndScale()(points)
-    np.testing.assert_array_equal(found[:, :3], expected)
-    np.testing.assert_array_equal(found[:, 3:], points[:, 3:])

@@ -36,19 +36,6 @@ def test_scores_agree_with_counting_by_hand(pairs):
     assert overall_accuracy(matrix) != pytest.approx(mean_class_accuracy(matrix), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("metric", "key"),
-    [(OverallAccuracy, "accuracy"), (MeanClassAccuracy, "mean_class_accuracy"), (ConfusionMatrix, "confusion_matrix")],
-)
-def test_batches_combine(metric, key, pairs, tmp_path):
-    predictions, references = pairs
-    in_batches = metric(cache_dir=str(tmp_path / "batches"))
-    for start in range(0, 200, 64):
-        in_batches.add_batch(predictions=predictions[start : start + 64], references=references[start : start + 64])
-    whole = metric(cache_dir=str(tmp_path / "whole")).compute(predictions=predictions, references=references)
-    np.testing.assert_array_equal(in_batches.compute()[key], whole[key])
-
-
 def test_metrics_combine_into_one(pairs, tmp_path):
     both = evaluate.combine([OverallAccuracy(cache_dir=str(tmp_path)), MeanClassAccuracy(cache_dir=str(tmp_path))])
     matrix = confusion_matrix(*pairs)

@@ -1,6 +1,5 @@
 """Segmentation scores against plain loops, and as metrics of evaluate and Trainer."""
 
-import evaluate
 import numpy as np
 import pytest
 import torch
@@ -118,11 +117,6 @@ def test_metrics_of_evaluate_add_up_batches_of_clouds_of_any_size(scenes, object
     instance, category = objects_by_loop(*objects)
     assert found["instance_miou"] == pytest.approx(instance) and found["category_miou"] == pytest.approx(category)
     assert np.mean(list(found["category_ious"].values())) == pytest.approx(category)
-
-
-def test_semantic_metric_can_be_combined(scenes, tmp_path):
-    both = evaluate.combine([MeanIoU(cache_dir=str(tmp_path))])
-    assert both.compute(predictions=scenes[0], references=scenes[1])["mean_iou"] > 0
 
 
 def test_labels_of_parts_are_chosen_among_those_of_the_category():

@@ -20,10 +20,6 @@ COSTS = ("giou_cost", "class_cost", "center_cost", "objectness_cost")
 WEIGHTS = ("giou_loss_weight", "class_loss_weight", "no_object_weight", "center_loss_weight", "size_loss_weight")
 
 
-def test_every_published_run_has_a_recipe():
-    assert RECIPES == ["3detr_scannet", "3detr_sunrgbd", "3detrm_scannet", "3detrm_sunrgbd"]
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_published_values(recipe):
     model, data, training = parse_arguments(Detection.argument_classes(), [str(FOLDER / f"{recipe}.yaml")])

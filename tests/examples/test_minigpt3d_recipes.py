@@ -1,14 +1,17 @@
 """The recipes of MiniGPT-3D's four stages have the published values."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from hf_any3d.modeling.minigpt3d import STAGES
 from hf_any3d.training.minigpt3d_stages import ConversationArguments, StageArguments, StageTrainingArguments
 from hf_any3d.training.requests import parse_arguments
 from tests.examples.conftest import EXAMPLES
-from tests.training.test_schedules import CASES
 
 FOLDER = EXAMPLES / "recipes"
+CASES = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text(encoding="utf-8"))
 KINDS = (StageArguments, ConversationArguments, StageTrainingArguments)
 
 

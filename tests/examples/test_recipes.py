@@ -15,10 +15,8 @@ from examples import quickstart, run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER, LIGHT_SEGMENTATION
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.recipes import read_settings
 from hf_any3d.training.requests import parse_arguments
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.examples.conftest import EXAMPLES, words_of
@@ -40,24 +38,6 @@ def kind_of(recipe: str) -> tuple[str, str]:
     return parts[1], "scan" if parts[2] == "scanobjectnn" else "modelnet"
 
 
-def test_every_published_run_has_a_recipe():
-    names = {
-        f"any2point_{encoder}_{data}"
-        for encoder in ENCODERS
-        for data in (
-            "scanobjectnn_pb_t50_rs",
-            "scanobjectnn_obj_bg",
-            "scanobjectnn_obj_only",
-            "modelnet40",
-            "modelnet40_fewshot",
-        )
-    }
-    released = {
-        f"released/any2point_{encoder}_{data}" for encoder in ENCODERS for data in ("scanobjectnn", "modelnet40")
-    }
-    assert set(RECIPES) == names | released
-
-
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" in recipe])
 def test_released_recipe_has_the_settings_of_converted_checkpoints(recipe):
     encoder, dataset = kind_of(recipe)
@@ -71,16 +51,6 @@ def test_released_recipe_has_the_settings_of_converted_checkpoints(recipe):
         (variant.encoder_tower, variant.encoder_name),
         (None, "outputs/imagebind_audio"),
     )
-
-
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" not in recipe])
-def test_other_recipes_have_no_quirks(recipe):
-    model, _, protocol, *_ = parsed(recipe)
-    config = Any2PointConfig(**model.model_config)
-    sound = Any2PointConfig()
-    assert config.batch_dependent_flags == [] and not protocol.select_on_test
-    for flag in ("line_mapping", "plane_mapping", "transposed_plane_positions", "swapped_plane_shape", "offset_eps"):
-        assert getattr(config, flag) == getattr(sound, flag)
 
 
 @pytest.mark.slow
@@ -175,14 +145,6 @@ def test_recipe_runs(loaded, tmp_path, recipe):
     variant = "_".join(Path(recipe).name.split("_")[3:]) or "pb_t50_rs"
     few = {"way": 5, "shot": 10, "fold": 0} if recipe.endswith("fewshot") else {}
     assert loaded == [few if dataset == "modelnet" else {"variant": variant}]
-
-
-@pytest.mark.parametrize("recipe", ["parts", "rooms"])
-def test_recipes_of_segmentation_are_what_a_new_model_has(recipe):
-    settings = read_settings(FOLDER / f"{recipe}.yaml")
-    found = settings | settings["model_config"]
-    assert {name: found[name] for name in LIGHT_SEGMENTATION} == LIGHT_SEGMENTATION
-    assert settings["peft_config"] == LIGHT_ADAPTER
 
 
 def test_the_quickstart_and_the_program_read_the_same_recipe():

@@ -5,15 +5,13 @@ import json
 import pytest
 import torch
 
-from hf_any3d import ActModel, PointCloudProcessor
+from hf_any3d import PointCloudProcessor
 from hf_any3d.export import export_file
 from hf_any3d.export.onnx import FORMATS, compare
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.cli.conftest import run
 from tests.common.case import varied_clouds
-from tests.common.models import case_of
 from tests.errors import raises
-from tests.tiny_detr3d import BOX_FRAME, SIZES, answering_detector
+from tests.tiny_detr3d import BOX_FRAME, ON_ENCODER, answering_detector
 
 # Those of the released programs: the first neighbors, no centers near the origin.
 RELEASED = {"neighbor_order": "first", "sampling_min_squared_norm": 1e-3}
@@ -32,7 +30,7 @@ def check(model, found, points) -> None:
 def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = answering_detector(attention_radii=None, encoder_layers=1, decoder_layers=1, **RELEASED)
+    model = answering_detector(decoder_layers=1, **RELEASED)
     model.save_pretrained(tmp_path / "model")
     PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(tmp_path / "model")
     made = run("export", tmp_path / "model", "--output", tmp_path / "model.onnx")
@@ -50,8 +48,8 @@ def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_of_torch_have_logits_and_boxes(tmp_path):
-    model = answering_detector()
+def test_a_program_of_torch_has_logits_and_boxes_and_the_point_encoder_under_the_decoder(tmp_path):
+    model = ON_ENCODER.tiny(decoder_layers=1)
     made = export_file(model, tmp_path / "model.pt2", "pt2")
     assert made.worst_difference < 1e-4
     run_file = FORMATS["pt2"].open(made.path)
@@ -64,13 +62,3 @@ def test_programs_of_torch_have_logits_and_boxes(tmp_path):
 
     with raises(ValueError, naming="pred_boxes"):
         compare(model, with_other_boxes)
-
-
-@pytest.mark.slow
-def test_a_point_encoder_under_the_decoder_is_in_the_file(tmp_path):
-    case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
-    sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_ffn_dim", "num_queries")} | {"decoder_layers": 1}
-    model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
-        str(tmp_path / "encoder"), point_encoder_scale="unit_sphere", num_labels=3, **sizes
-    )
-    assert export_file(model, tmp_path / "model.pt2", "pt2").worst_difference < 1e-4

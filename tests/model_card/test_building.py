@@ -36,16 +36,6 @@ def card(report: RunReport = REPORT, **config) -> ModelCard:
     return ModelCard(str(build_model_card(subject, "me/model")))  # parsed as the hub parses it
 
 
-def test_metadata_links_encoder_and_dataset():
-    data = card().data
-    assert data.base_model == "openai/clip-vit-base-patch32" and data.datasets == ["me/scans"]
-    assert data.model_name == "model"
-    assert [(r.dataset_type, r.dataset_split, r.metric_type, r.metric_value) for r in data.eval_results] == [
-        ("me/scans", "validation", "accuracy", 0.8125),
-        ("me/scans", "validation", "mean_class_accuracy", 0.75),
-    ]
-
-
 def test_metadata_are_complete_with_and_without_a_run():
     config = Any2PointConfig(id2label={0: "chair", 1: "lamp"})
     known = {
@@ -62,12 +52,6 @@ def test_metadata_are_complete_with_and_without_a_run():
     assert found.pop("metrics") == ["accuracy"] and found.pop("datasets") == ["me/scans"]
     assert [each["value"] for each in found.pop("model-index")[0]["results"][0]["metrics"]] == [0.8125, 0.75]
     assert found == known | linked
-
-
-def test_local_directories_are_not_linked(tmp_path):
-    report = replace(REPORT, encoder={"name": str(tmp_path)}, data={"name": "folder", "on_hub": False})
-    data = card(report).data
-    assert data.base_model is None and data.datasets is None
 
 
 def test_text_lists_costs_results_and_classes():
@@ -99,14 +83,6 @@ def test_features_of_random_weights_are_a_control(features, weights, is_control)
     made = ModelCard(str(build_model_card(subject, "me/model")))
     assert ("control" in made.data.tags) == is_control
     assert ("a control: the point encoder has random weights" in made.text) == is_control
-
-
-def test_batch_dependent_models_have_a_warning():
-    assert "depend on the other clouds" not in card().text
-    assert (
-        "**Predictions depend on the other clouds of a batch**: `attention_axis='batch'`"
-        in card(attention_axis="batch").text
-    )
 
 
 @pytest.mark.parametrize("metrics", [{}, {"test": {"loss": 1.0}}])

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hf_any3d.model_card.run_report import RunReport, count_parameters, peak_memory
-from hf_any3d.training.checkpoints import checkpoint_to_resume
 from tests.errors import raises
 from tests.forks import results_of
 
@@ -33,20 +32,6 @@ def test_error_names_a_file_that_is_not_a_report(tmp_path):
     (tmp_path / "metrics.json").write_text('{"accuracy": 1}')
     with raises(ValueError, naming="metrics.json"):
         RunReport.load(tmp_path / "metrics.json")
-
-
-def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
-    assert checkpoint_to_resume(tmp_path / "absent") is None
-    assert checkpoint_to_resume(tmp_path) is None
-    for step in (5, 20, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
-            (tmp_path / f"checkpoint-{step}" / name).write_text("{}")
-    last, first = str(tmp_path / "checkpoint-100"), str(tmp_path / "checkpoint-5")
-    assert checkpoint_to_resume(tmp_path) == last
-    assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last
-    assert checkpoint_to_resume(tmp_path, "false") is None
-    assert checkpoint_to_resume(tmp_path, first) == first
 
 
 def test_a_report_is_read_as_it_was_saved(tmp_path):

@@ -161,12 +161,6 @@ def test_stock_trainer_writes_its_own_card_of_a_run_unless_the_model_is_adapted(
     check(ModelCard.load(tmp_path / "README.md"), base_model=encoder)
 
 
-def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
-    run = trainer(adapted_model(encoder), tmp_path / "run")
-    run.save_model(tmp_path / "model")
-    check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
-
-
 def test_each_saved_adapter_has_its_own_card(encoder, tmp_path):
     model = lora_model(encoder)
     model.add_adapter("second", LoraConfig(r=2, target_modules=encoder_linear_pattern(model.get_base_model())))
@@ -192,16 +186,6 @@ def test_every_registered_model_is_saved_and_pushed_with_its_card(case, hub, tmp
     for card in cards:
         assert "hf_any3d" in card.data.tags and card.data.library_name == "transformers"
         assert EMPTY not in card.text and "pip install hf-any3d" in card.text
-
-
-def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path):
-    base = tiny_model(encoder)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=encoder_linear_pattern(base)))
-    with pytest.warns(UserWarning, match="leaves out"):
-        model.save_pretrained(tmp_path / "part")
-    card = ModelCard.load(tmp_path / "part" / "README.md")
-    assert "is not a complete model: `point_tokenizer`" in card.text and "pipeline(" not in card.text
-    assert card.data.pipeline_tag is None and card.data.base_model == encoder
 
 
 @pytest.mark.slow

@@ -39,18 +39,6 @@ def trainer(folder, model=None, settings=None, **given) -> Trainer:
     return made
 
 
-def test_the_run_of_a_stock_trainer_is_reported_as_of_its_last_evaluation(tmp_path):
-    made = trainer(tmp_path)
-    report = report_of_trainer(made, ["scans", "more"], ["cut"])
-    assert report.data == {"name": "scans, more", "options": ["cut"], "rows": {"train": 3, "evaluation": 2}}
-    assert report.metrics == {"evaluation": {"loss": 0.5, "accuracy": 1.0}} and report.selection == {}
-    assert report.encoder == {"name": made.model.config.encoder_name_or_path} and report.start == {}
-    assert report.training["seed"] == 7 and report.adapter == {} and report.seconds == {}
-    assert report.total_parameters > report.trained_parameters > 0
-    made.state.global_step = 3
-    assert report_of_trainer(made).metrics == {} and report_of_trainer(made).data["name"] is None
-
-
 def test_losses_that_are_not_the_models_are_named_so(tmp_path):
     own = trainer(tmp_path, compute_loss_func=lambda *_, **__: 0)
     assert report_of_trainer(own).metrics["evaluation"] == {"loss (of the trainer's own function)": 0.5, "accuracy": 1}

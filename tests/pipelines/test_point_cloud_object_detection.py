@@ -5,10 +5,9 @@ import pytest
 import torch
 from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor
+from hf_any3d import PointCloudProcessor
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from tests.common.case import varied_clouds
 from tests.errors import raises
@@ -34,10 +33,6 @@ def detect(saved):
 
 def cloud(points: int = 60, seed: int = 2) -> np.ndarray:
     return varied_clouds(1, points, seed=seed)[0].numpy()
-
-
-def test_the_auto_class_opens_the_detector(saved):
-    assert type(AutoModelForPointCloudObjectDetection.from_pretrained(saved[0])) is Detr3DForPointCloudObjectDetection
 
 
 def test_answers_are_those_of_processor_and_model(saved, detect):

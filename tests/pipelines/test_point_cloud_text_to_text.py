@@ -63,13 +63,6 @@ def test_published_prompts_are_used_by_name(pipe):
     assert len(texts) > 1
 
 
-def test_unfinished_answers_are_continued(pipe):
-    unfinished = [*chat_about("What is this?", cloud()), {"role": "assistant", "content": "This is"}]
-    forced = ForcedAnswer(pipe.processor.tokenizer, " a chair.###")
-    answers = text_of(pipe(unfinished, logits_processor=[forced], max_new_tokens=20))
-    assert len(answers) == 2 and answers[-1] == {"role": "assistant", "content": "This is a chair."}
-
-
 @pytest.mark.parametrize(
     "settings",
     [

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from datasets import Dataset
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData
@@ -56,12 +55,6 @@ def test_a_block_of_a_room_knows_its_place_in_it(up_axis):
     np.testing.assert_allclose(points, expected, atol=1e-5)
     alone = processor(cloud, up_axis=up_axis, return_tensors="np")["points"][0]
     assert alone[:, 6:].min() == 0 and alone[:, 6:].max() == 1
-
-
-def test_farthest_sampling_takes_the_points_of_the_operation():
-    processor = PointCloudProcessor(num_points=64, center=False, scale=None, sampling="farthest")
-    index = farthest_point_sample(torch.from_numpy(CHAIR)[None], 64)[0]
-    assert (processor(CHAIR)["points"][0] == torch.from_numpy(CHAIR)[index]).all()
 
 
 def test_whole_clouds_can_set_center_and_radius_before_they_are_sampled():
@@ -253,15 +246,6 @@ def test_a_misspelt_argument_is_refused():
         PointCloudProcessor(num_point=5)
     with pytest.raises((ValueError, IndexError)):
         PointCloudProcessor()(CHAIR, num_points=0)
-
-
-def test_it_works_as_a_map_over_a_dataset():
-    rows = Dataset.from_dict({"points": [cloud(20).tolist(), cloud(30).tolist()], "label": [0, 1]})
-    processor = PointCloudProcessor(num_points=10)
-    batched = rows.map(lambda batch: processor(batch, return_tensors="np"), batched=True)
-    single = processor([rows[0], rows[1]], return_tensors="np")["points"]
-    np.testing.assert_allclose(np.asarray(batched["points"]), single)
-    assert processor(rows["points"])["points"].shape == (2, 10, 3)
 
 
 def test_each_cloud_of_a_call_may_have_its_own_seed():

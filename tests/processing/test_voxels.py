@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d import PointTransformerV3Processor
 from hf_any3d.processing.voxels import VOXEL_PRESETS
 from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case
@@ -50,14 +50,6 @@ def test_clouds_of_too_many_cells_are_named():
     clouds = [np.random.default_rng(0).random((9, 3)), np.random.default_rng(1).random((9, 3)) * 1e6]
     with raises(ValueError, naming="grid_size"):
         PointTransformerV3Processor(features=["xyz"])(clouds)
-
-
-def test_a_saved_processor_opens_as_its_own_class(tmp_path):
-    PointTransformerV3Processor(factor=0.5).save_pretrained(tmp_path)
-    opened = PointCloudProcessor.from_pretrained(tmp_path)
-    assert type(opened) is PointTransformerV3Processor and opened.factor == 0.5
-    PointCloudProcessor(num_points=7).save_pretrained(tmp_path)
-    assert type(PointCloudProcessor.from_pretrained(tmp_path)) is PointCloudProcessor
 
 
 def test_no_points_cannot_be_drawn():

@@ -88,10 +88,3 @@ def test_errors_reach_those_whose_they_are_and_the_queue_goes_on(recorder):
         submit(batcher, "a", 1).result(10)
     assert batcher.is_alive and batcher.seconds_per_batch >= 0
     batcher.close()
-
-
-def test_closing_finishes_the_queue(batcher, recorder):
-    futures = [submit(batcher, key, number) for number, key in enumerate("abc")]
-    recorder.begin.set()
-    batcher.close()
-    assert [future.result(0) for future in futures] == [0, 10, 20]

@@ -57,13 +57,6 @@ def test_answers_are_on_the_disk_for_days_and_other_files_are_refused(tmp_path):
             Journal(tmp_path / name)
 
 
-def test_an_answer_belongs_to_the_model_that_gave_it(client, tmp_path):
-    service = client(journal=Journal(tmp_path / "answers.db"))
-    assert service.post("/v1/classify", **files(0), headers=KEY).status_code == 200
-    service.service.fingerprint = "other weights"
-    assert service.post("/v1/classify", **files(0), headers=KEY).status_code == 422
-
-
 @pytest.mark.slow
 def test_a_request_that_failed_may_come_again(client, tmp_path):
     service = client(journal=Journal(tmp_path / "answers.db"))

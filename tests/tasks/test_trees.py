@@ -56,12 +56,6 @@ def test_numbered_pines_are_found(name, floor):
     assert compare_trees(truth, number_trees(points, heights).numbers).f1 >= floor
 
 
-def test_broad_and_narrow_crowns_are_found_at_smoothings_of_their_own():
-    smoothings = [number_trees(*stand(kind)[:2]).smoothing for kind in ("dense pines", "spruces", "savanna")]
-    assert smoothings == sorted(smoothings)
-    assert smoothings[-1] > 2 * smoothings[0]
-
-
 def test_numbers_count_trees_from_the_highest_down(savanna):
     points, heights, _, found = savanna
     trees = len(found.tops)
@@ -89,15 +83,6 @@ def test_places_that_are_far_away_from_the_origin_get_the_same_numbers(savanna):
     np.testing.assert_array_equal(number_trees(points + [652_000, 6_861_000, 0], heights).numbers, found.numbers)
 
 
-def test_what_is_far_away_hardly_changes_a_block():
-    points, heights, _ = stand("mixed conifers", size=100)
-    whole = number_trees(points, heights).numbers
-    left = points[:, 0] < 70
-    block = number_trees(points[left], heights[left]).numbers
-    middle = points[left][:, 0] < 45
-    assert compare_trees(whole[left][middle], block[middle]).f1 > 0.97
-
-
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_few_points_are_no_tree(count):
     points = np.random.default_rng(0).random((count, 3))
@@ -105,15 +90,6 @@ def test_few_points_are_no_tree(count):
     np.testing.assert_array_equal(found.numbers, np.zeros(count))
     assert found.tops.shape == found.scores.shape == (0,)
     assert found.smoothing == 0
-
-
-def test_one_tree_is_one():
-    points, heights, truth = stand("spruces")
-    largest = np.bincount(truth).argmax()
-    one = truth == largest
-    numbers = number_trees(points[one], heights[one]).numbers
-    assert np.bincount(numbers).max() > 0.5 * one.sum()
-    assert numbers.max() <= 3
 
 
 def test_points_far_from_each_other_are_no_tree():

@@ -48,7 +48,6 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     ("model_class", "change"),
     [
-        (Uni3DForPointCloudClassification, None),
         (Uni3DForPointCloudClassification, lambda label, cloud: label if cloud % 2 else label * 0 - 100),
         (ActForSemanticSegmentation, lambda labels, cloud: labels.where(torch.arange(len(labels)) > 9 * cloud, -100)),
         (MiniGPT3DForConditionalGeneration, None),

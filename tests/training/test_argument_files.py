@@ -30,12 +30,6 @@ def test_file_overrides_its_bases_and_later_bases_earlier_ones(write):
     }
 
 
-def test_bases_may_extend_bases_by_relative_paths(write):
-    write("base/root.yaml", "a: 1\nb: 1\n")
-    write("base/middle.yaml", "extends: root.yaml\nb: 2\n")
-    assert read_settings(write("run.yaml", "extends: base/middle.yaml\n")) == {"a": 1, "b": 2}
-
-
 def test_base_may_be_extended_twice(write):
     write("root.yaml", "a: 1\n")
     write("left.yaml", "extends: root.yaml\nl: 1\n")

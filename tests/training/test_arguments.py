@@ -1,6 +1,5 @@
 """Arguments of training programs."""
 
-import json
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,12 +38,6 @@ def test_yaml_numbers_with_exponents_are_parsed_but_text_is_kept(tmp_path):
     model, training = parse_arguments((Model, Training), [str(path)])
     assert training.rate == 0.001
     assert model == Model("1e5", "12e4567", {"eps": 1e-6, "inner": [200.0, "up"]})
-
-
-def test_json_file_is_read(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"name": "a", "steps": 3, "augment": ["scale"]}))
-    assert parse_arguments((Model, Training), [str(path)]) == (Model("a"), Training(steps=3, augment=["scale"]))
 
 
 def test_command_line_overrides_a_file_and_merges_mappings(tmp_path):

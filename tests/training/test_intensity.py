@@ -9,7 +9,7 @@ from transformers import pipeline
 
 import hf_any3d
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data import AugmentedDataset, PointCloudCollator, load_point_dataset
+from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.data.inputs import count_channels, first_channel
 from hf_any3d.training.rows import training_transform, whole_cloud
 from tests.cli.conftest import run
@@ -58,17 +58,6 @@ def test_rows_with_intensities_become_batches_and_complete_clouds():
     np.testing.assert_array_equal(batch["points"][0], sweep(0)[0])
     scaled = AugmentedDataset(rows(1), lambda cloud: cloud * 2, ["intensity"])[0]
     np.testing.assert_array_equal(scaled["intensity"], sweep(0)[0][:, 3] * 2)
-
-
-def test_files_with_intensities_become_rows(tmp_path):
-    for number in range(2):
-        (tmp_path / f"{number}.pcd.bin").write_bytes(sweep(number)[0].tobytes())
-    columns = ["intensity", "ring"]
-    read = load_point_dataset("folder", data_dir=tmp_path, columns=columns, num_points=50, drop_labels=True)
-    row = read["train"].with_format("numpy")[0]
-    given = {tuple(point) for point in sweep(0)[0]}
-    assert {tuple(point) for point in np.column_stack([row["points"], row["intensity"], row["ring"]])} <= given
-    assert row["ring"].shape == (50,)
 
 
 @pytest.mark.usefixtures("libraries_as_they_were")

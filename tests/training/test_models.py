@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification, ActForPreTraining
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import CLASSES, PointModelArguments, build_model, build_peft_config, drop_attention
@@ -16,7 +16,6 @@ from hf_any3d.tuners import GuidedAdapterConfig
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
-from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import LAYERS, clouds, saved_encoder, tiny_model
 
 
@@ -144,11 +143,3 @@ def test_training_drops_the_unknown_score_of_the_weights_it_starts_from(tmp_path
             assert getattr(model.config, f"unknown_{name}") == getattr(blank, f"unknown_{name}")
         model.save_pretrained(tmp_path / "trained")
         assert "unknown" not in type(model).from_pretrained(tmp_path / "trained")(points=points)
-
-
-def test_a_classifier_of_a_pretrained_student_knows_no_autoencoder(tmp_path):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "decoder_num_hidden_layers": 1}
-    ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(), **sizes).save_pretrained(tmp_path)
-    arguments = PointModelArguments(model_name_or_path=str(tmp_path))
-    model = build_model(CLASSES, arguments, AdapterArguments(), ["chair", "lamp"], in_channels=3)
-    assert type(model) is ActForPointCloudClassification and model.config.autoencoder_config is None

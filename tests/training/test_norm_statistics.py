@@ -42,21 +42,6 @@ def test_statistics_are_those_of_all_rows():
     assert model.norm.momentum == 0.1 and not model.training
 
 
-def test_eval_mode_after_a_short_training_matches_training_mode():
-    model = adapted_zero_shot_model()
-    rows = [{"points": cloud} for cloud in clouds(8)]
-    batch = default_data_collator(rows)
-
-    def apart():
-        with torch.no_grad():
-            seen = model.train()(**batch).point_embeds
-            return float((model.eval()(**batch).point_embeds - seen).norm(dim=-1).mean())
-
-    before = apart()
-    assert refresh_norm_statistics(trainer_of(model, rows, 8)) > 0
-    assert apart() < before / 5
-
-
 def test_norms_of_a_frozen_encoder_are_unchanged():
     model = Scaled()
     freeze(model.norm)

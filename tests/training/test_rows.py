@@ -64,16 +64,6 @@ def test_batch_equals_rows_read_one_by_one(dataset, name):
         np.testing.assert_array_equal(row["points"], rows[number]["points"])
 
 
-def test_each_epoch_has_other_points_of_larger_clouds(dataset):
-    rows = training_rows(dataset, PointCloudProcessor(num_points=32, center=False, scale=None))
-    whole = {tuple(point) for point in dataset.with_format("numpy")[0]["points"]}
-    epochs = []
-    for rows.epoch in range(3):
-        epochs.append({tuple(point) for point in rows[0]["points"]})
-        assert epochs[-1] < whole
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
 def test_transforms_of_complete_clouds_replace_the_processor(dataset):
     chain = ["scale:low=2,high=2", "center:scale=False", "farthest:num_points=40", "subsample:num_points=32"]
     processor = PointCloudProcessor(num_points=32, features=("xyz", "normals"))

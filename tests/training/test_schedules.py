@@ -57,14 +57,6 @@ def test_each_step_has_its_value_and_evaluation_the_default(tmp_path):
     assert model.calls[-1] == (True, -1)
 
 
-CASES = json.loads((Path(__file__).parents[1] / "reference" / "minigpt3d_text.json").read_text(encoding="utf-8"))
-# Peak, floor, warm-up, epochs and steps of an epoch of MiniGPT-3D's four stages.
-STAGES = {
-    "I": (3e-5, 1e-5, 7000, 1, 70_000),
-    "II": (3e-5, 1e-5, 7000, 1, 70_000),
-    "III": (1e-5, 1e-6, 3000, 3, 10_000),
-    "IV": (5e-6, 1e-6, 1000, 1, 10_000),
-}
 PEAK, WARMUP_LR, FLOOR, EPOCHS = 5e-4, 1e-6, 1e-6, 300
 
 
@@ -135,18 +127,6 @@ def test_parameter_groups_keep_their_own_peaks_in_every_step(kind):
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected, rel=1e-9), step
         optimizer.step()
         scheduler.step()
-
-
-def stage(name: str) -> tuple[StepCosine, float]:
-    peak, floor, warmup, epochs, steps = STAGES[name]
-    return StepCosine(epochs, steps, warmup_steps=warmup, warmup_lr=1e-6, min_lr=floor), peak
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_rates_are_exactly_those_of_minigpt3d(name):
-    schedule, peak = stage(name)
-    for epoch, step, rate in CASES["lr_schedule ([epoch, step in epoch, lr])"][name]:
-        assert schedule.rate(epoch * schedule.steps_per_epoch + step, peak) == rate, (epoch, step)
 
 
 def test_optimizer_gets_the_rate_of_each_step():

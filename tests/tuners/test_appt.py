@@ -6,10 +6,8 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from hf_any3d import ActConfig, ActForPointCloudClassification, APPTConfig
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from hf_any3d.tuners.appt import APPTLayer
-from hf_any3d.tuners.appt.layer import locations
 from tests.errors import raises
 from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
 
@@ -60,19 +58,6 @@ def plain_locations(centers: torch.Tensor, relative: nn.Linear, location: nn.Lin
         features = torch.stack([relative(other - own).relu() for other in centers])  # (tokens, r)
         rows.append(location(features.amax(dim=0)))
     return torch.stack(rows)
-
-
-def test_locations_are_a_maximum_over_all_pairs():
-    relative, location = nn.Linear(3, 8), nn.Linear(8, 6)
-    centers = torch.rand(2, 5, 3) - 0.5
-    found = locations(centers, relative.weight, relative.bias, location.weight, location.bias)
-    expected = torch.stack([plain_locations(cloud, relative, location) for cloud in centers])
-    torch.testing.assert_close(found, expected)
-    # Another order of the tokens gives the same locations in that order, and a moved cloud the same ones.
-    order = torch.tensor([3, 0, 4, 1, 2])
-    moved = centers[:, order] + torch.tensor([0.5, -1.0, 2.0])
-    again = locations(moved, relative.weight, relative.bias, location.weight, location.bias)
-    torch.testing.assert_close(again, expected[:, order], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokenizer", [{}, PATCH], ids=["point_pn", "patch"])
@@ -225,10 +210,3 @@ def test_more_prompts_than_tokens_and_merging_are_refused():
         with_prompts().merge_and_unload()
     with raises(ValueError, naming="attention_axis"):
         with_prompts(model={"attention_axis": "batch"})
-
-
-def test_a_model_without_its_adapter_is_the_base_again():
-    base = answer(tiny_model(large_logits=True))
-    unloaded = with_prompts().unload()
-    assert isinstance(unloaded, Any2PointForPointCloudClassification)
-    torch.testing.assert_close(answer(unloaded), base)

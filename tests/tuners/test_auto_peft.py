@@ -26,7 +26,7 @@ from hf_any3d import (
 )
 from tests.common.models import case_of
 from tests.errors import raises
-from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
+from tests.tiny_encoders import random_encoder, tiny_config
 
 CASES = [case_of(Any2PointForPointCloudClassification), case_of(Any2PointForPartSegmentation)]
 METHODS = {
@@ -42,23 +42,6 @@ METHODS = {
 @torch.no_grad()
 def answer(case, model):
     return case.answer_of(model.eval()(**case.batch()))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_adapter_opens_without_arguments(case, method, tmp_path):
-    base = case.tiny()
-    model = get_peft_model(base, METHODS[method](base))
-    expected = answer(case, model)
-    model.save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == saved_encoder("vit")
-    assert stored["auto_mapping"]["base_model_class"] == case.name
-    opened = AutoPeftModel.from_pretrained(tmp_path)
-    assert type(opened.get_base_model()) is case.model_class
-    assert torch.equal(answer(case, opened), expected)
-    assert not [name for name, p in opened.named_parameters() if p.requires_grad]
 
 
 def test_task_type_selects_the_auto_class(tmp_path):

@@ -4,10 +4,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
-from hf_any3d.tuners.tuners_utils import WrappedModule
+from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig
 from tests.errors import raises
-from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, train_step
+from tests.tiny_encoders import clouds, tiny_model, train_step
 from tests.turns import by_turns
 
 CONFIGS = {
@@ -66,25 +65,6 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     assert not torch.equal(logits_of(model), before)
     model.set_adapter("first")
     assert torch.equal(logits_of(model), before)
-
-
-@pytest.mark.slow
-def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
-    config = config()
-    made = vars(config) | {"target_modules": None, "modules_to_save": None}
-    deep = random_encoder(tiny_config("bert", num_hidden_layers=4))
-    deep.save_pretrained(tmp_path)
-    for encoder, layers in (("bert", 2), (str(tmp_path), 4), ("clip_vision_model", 2)):
-        base = tiny_model(encoder)
-        model = get_peft_model(base, config)
-        wrapped = [name for name, module in model.named_modules() if isinstance(module, WrappedModule)]
-        path = base.any2point.layer_stack.path
-        assert {name.partition(path)[2].split(".")[1] for name in wrapped} == set(map(str, range(layers)))
-        assert model.peft_config["default"].modules_to_save == trainable_module_names(tiny_model(encoder))
-        assert vars(config) == made | {"base_model_name_or_path": config.base_model_name_or_path}
-    # A headless model has no head to train.
-    core = get_peft_model(tiny_model().any2point, config)
-    assert core.peft_config["default"].modules_to_save == ["point_tokenizer", "class_token", "output_norm"]
 
 
 def test_task_types_of_language_models_are_refused(config):

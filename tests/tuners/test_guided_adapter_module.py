@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.point_ops.geometry import Geometry
-from hf_any3d.tuners.guided_adapter.module import CellAttention, CellNorm, Guidance, guided_aggregation, pool_views
+from hf_any3d.tuners.guided_adapter.module import CellAttention, CellNorm, Guidance, guided_aggregation
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
 
@@ -94,20 +94,6 @@ def test_aggregation_equals_the_plain_program(case, pooling, cell_size):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(found[:, 0], case[0][:, 0])
     assert (found[:, 1:] - case[0][:, 1:]).abs().amax(dim=-1).min() > 1e-3
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
-def test_pooled_cells_equal_attention_in_each_cell_alone(case, pooling):
-    tokens, attention, geometry = case[0][:, 1:], case[1], case[4]
-    members = geometry.view_cells()
-    rows = pool_views(tokens, attention, members, pooling)
-    for batch in range(BATCH):
-        for view in range(VIEWS):
-            for inside in cells_of(geometry.view_positions[batch, view], geometry.cell_size):
-                gathered = tokens[batch, inside] + attend(tokens[batch, inside], attention, view)
-                expected = gathered.mean(dim=0) + (gathered.amax(dim=0) if pooling == "max_mean" else 0)
-                row = members.row[batch, view, inside[0]]
-                torch.testing.assert_close(rows[batch, view, row], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_norm_of_a_single_cell_is_finite():

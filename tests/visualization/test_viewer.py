@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,14 +191,6 @@ def test_page_holds_all_that_its_script_reads():
     levels = decoded(coloring({"colorings": colorings}, "value")["values"], "<u1").reshape(3, 4)
     assert levels.tolist() == [[128, 170, 212, 255], [128, 85, 42, 0], [170] * 4]
     assert_stored(list(shown.reshape(3, 4, 3)), [0.540277, 0.366238, 0.540277], 1e-4)
-
-
-def test_colors_of_a_config_are_taken_if_there_is_one_for_each_label():
-    config = SimpleNamespace(label_colors=["#ff0000", "#0080ff"])
-    np.testing.assert_allclose(viewer.colors_of(config, 2), [[1, 0, 0], [0, 128 / 255, 1]], rtol=1e-6)
-    for other in (config, SimpleNamespace(label_colors=None), SimpleNamespace()):
-        assert np.array_equal(viewer.colors_of(other, 3), label_colors(3))
-    assert viewer.hex_color((1, 0.5, 0)) == "#ff8000"
 
 
 @pytest.mark.parametrize(

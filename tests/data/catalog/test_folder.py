@@ -1,5 +1,4 @@
 import logging
-import os
 
 import numpy as np
 import pytest
@@ -60,13 +59,6 @@ def test_files_of_any_format_become_rows_with_the_folder_as_label(scans, cache_d
     np.testing.assert_allclose(rows[1]["points"], cloud(12, seed=1), atol=1e-6)
 
 
-def test_meshes_are_sampled_evenly_on_their_surface(scans, cache_dir):
-    points = load(scans, cache_dir, split="train")[2]["points"]
-    assert (points[:, 2] == 0).all() and points.min() >= 0 and points.max() <= 2
-    counts = np.histogram2d(points[:, 0], points[:, 1], bins=2, range=[[0, 2], [0, 2]])[0]
-    assert np.abs(counts - 512).max() < 5 * np.sqrt(512)
-
-
 def test_a_number_of_points_gives_clouds_of_one_size(scans, cache_dir):
     rows = load(scans, cache_dir, num_points=10, split="train")
     assert rows.features["points"] == Array2D((10, 3), "float32")
@@ -86,31 +78,9 @@ def test_the_points_drawn_depend_only_on_the_seed_and_the_file(scans, tmp_path, 
     assert not np.array_equal(first, other_seed)
 
 
-def test_colors_are_read_if_requested(tmp_path, cache_dir):
-    write(tmp_path / "scans" / "mug" / "a.ply", 5)
-    rows = load(tmp_path / "scans", cache_dir, columns=["colors"], split="train")
-    assert rows.features["colors"] == Array2D((None, 3), "uint8")
-    np.testing.assert_array_equal(rows[0]["colors"], np.arange(15).reshape(5, 3))
-
-
 def test_a_file_without_a_requested_column_is_named(scans, cache_dir):
     with raises(ValueError, naming="a.npy"):
         load(scans, cache_dir, columns=["colors"])
-
-
-def test_a_changed_file_is_read_again(scans, cache_dir):
-    load(scans, cache_dir)
-    changed = write(scans / "mug" / "a.npy", 8, seed=5)
-    os.utime(scans / "mug" / "a.npy", ns=(0, 1))
-    np.testing.assert_array_equal(load(scans, cache_dir)["train"][0]["points"], changed)
-
-
-def test_folders_of_splits_become_splits(tmp_path, cache_dir):
-    for name in ("train/cup/a.npy", "train/mug/b.npy", "test/mug/c.npy"):
-        write(tmp_path / "scans" / name)
-    splits = load(tmp_path / "scans", cache_dir)
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "test": 1}
-    assert splits["test"].features["label"].names == ["cup", "mug"] and splits["test"][0]["label"] == 1
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path, cache_dir):

@@ -52,9 +52,3 @@ def test_the_second_question_ends_with_a_blank(tmp_path, load):
     assert next(iter(row))["conversations"][0] == {"from": "human", "value": "<point>\nThis is an object of "}
     with pytest.raises(ValueError):
         load(question=2)
-
-
-def test_class_names_have_spaces(tmp_path, load):
-    write(tmp_path / "data")
-    names = load(split="test").features["label"].names
-    assert len(names) == 40 and "tv stand" in names and "range hood" in names and not any("_" in n for n in names)

@@ -53,12 +53,6 @@ def test_one_split_can_be_requested(tmp_path, cache_dir):
         load_point_dataset("parquet", data_dir=folder, split="dev", cache_dir=cache_dir)
 
 
-def test_measured_quantities_are_not_turned_into_classes(tmp_path, cache_dir):
-    folder = write(tmp_path / "data", train=table([0.5, 1.5]))
-    rows = load_point_dataset("parquet", data_dir=folder, split="train", cache_dir=cache_dir)
-    assert rows["label"][:].tolist() == [0.5, 1.5]
-
-
 def test_class_labels_of_another_order_are_not_silently_mixed_up(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0], names=["cup", "mug"]), test=table([0], names=["mug", "cup"]))
     with raises(ValueError, naming="test.parquet"):

@@ -9,7 +9,6 @@ import pytest
 from datasets import Array2D, ClassLabel, List
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.modeling.spatiallm import Layout
 from tests.data.catalog.pointllm_trees import write_pointllm
 
 PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
@@ -69,15 +68,6 @@ def test_rows_have_the_columns_that_the_docstring_says(purpose, tmp_path):
         found = (len(row[column]),) if column == "conversations" else np.shape(row[column])
         for size, letter in zip(found, re.findall(r"\w+", shape), strict=True):
             assert size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size)), column
-
-
-def test_boxes_and_layouts_are_in_meters_with_headings_in_radians():
-    row = load_point_dataset("rooms_with_layouts", split="test", **ROOMS)[0]
-    boxes = Layout.parse(str(row["layout"]), strict=True).boxes
-    assert len(boxes) == len(row["boxes"])
-    low, high = row["points"].min(axis=0) - 0.1, row["points"].max(axis=0) + 0.1
-    assert ((row["boxes"][:, :3] > low) & (row["boxes"][:, :3] < high)).all()
-    assert (np.abs(row["boxes"][:, 6]) <= np.pi).all() and row["boxes"][:, 3:6].max() < 5
 
 
 def test_the_page_has_the_same_table():

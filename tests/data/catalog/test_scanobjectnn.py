@@ -4,7 +4,6 @@ import pytest
 from datasets import Array2D, ClassLabel, List
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog import scanobjectnn
 from tests.errors import raises
 
@@ -66,12 +65,6 @@ def test_masks_separate_object_and_background(tree, cache_dir):
     np.testing.assert_array_equal(rows["labels"][:], arrays(3, 0)["mask"] != -1)
     with raises(ValueError, naming="training_objectdataset.h5"):
         load_point_dataset("scanobjectnn", variant="obj_only", **options)
-
-
-def test_rows_make_batches_of_classification(tree, cache_dir):
-    rows = load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, split="test")
-    batch = PointCloudCollator(num_points=1024)([rows[i] for i in range(3)])
-    assert batch["points"].shape == (3, 1024, 3) and batch["labels"].tolist() == rows["label"][:].tolist()
 
 
 def test_the_hardest_variant_is_the_default(tree, cache_dir):

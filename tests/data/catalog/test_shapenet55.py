@@ -47,14 +47,6 @@ def test_unseen_categories_have_only_a_test_split(load):
     assert load(split_set="34").num_rows == {"train": 2, "test": 1}
 
 
-def test_classes_are_the_55_in_the_order_of_their_numbers():
-    assert list(shapenet55.TAXONOMY) == sorted(shapenet55.TAXONOMY)
-    assert len(shapenet55.TAXONOMY) == len(set(shapenet55.TAXONOMY.values())) == 55
-    label = shapenet55.DATASET.class_label()
-    for name, number in (("airplane", 0), ("chair", 18), ("table", 49), ("telephone", 50), ("washer", 54)):
-        assert label.str2int(name) == number
-
-
 def test_the_folder_above_may_be_given(load, folder):
     assert load(data_dir=folder.parent).num_rows == {"train": 2, "test": 1}
 

@@ -13,7 +13,7 @@ from hf_any3d.data.files import read_point_cloud
 
 from .builders import las
 from .conftest import FILES
-from .test_precision import FRAMES, tile, write
+from .test_precision import tile
 
 # Next to the checkout, at any height.
 _SCANS = next(
@@ -71,13 +71,6 @@ def test_files_of_laspy_are_as_it_reads_them(point_format, compressed, tmp_path)
     path = tmp_path / ("a.laz" if compressed else "a.las")
     path.write_bytes(las(compressed, point_format)[1])
     assert_as_laspy(path)
-
-
-@pytest.mark.parametrize("extent", [100, 10_000, 100_000])
-@pytest.mark.parametrize("frame", FRAMES)
-def test_tiles_are_as_laspy_reads_them(frame, extent, tmp_path):
-    write(tmp_path / "a.laz", *tile(frame, extent))
-    assert_as_laspy(tmp_path / "a.laz")
 
 
 def assert_as_pye57(path):
@@ -157,18 +150,3 @@ def test_files_written_by_plyfile_are_as_it_reads_them(extent, is_text, tmp_path
     rows["intensity"] = generator.random(len(xyz))
     plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")], text=is_text).write(tmp_path / "a.ply")
     assert_as_plyfile(tmp_path / "a.ply")
-
-
-@pytest.mark.parametrize("path", files(".ply", ".off", ".stl", ".glb"), ids=lambda path: path.name)
-def test_surfaces_are_as_trimesh_reads_them(path):
-    trimesh = pytest.importorskip("trimesh")
-    cloud = read_point_cloud(path)
-    other = trimesh.load(path, process=False)
-    other = other.to_geometry() if isinstance(other, trimesh.Scene) else other
-    np.testing.assert_allclose(
-        other.bounds, [cloud.points.min(axis=0), cloud.points.max(axis=0)], rtol=1e-5, atol=1e-6
-    )
-    if cloud.is_mesh:
-        a, b, c = (cloud.points[cloud.faces[:, corner]].astype(np.float64) for corner in range(3))
-        area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
-        assert len(other.faces) == len(cloud.faces) and other.area == pytest.approx(area, rel=1e-5)

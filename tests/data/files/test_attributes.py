@@ -30,7 +30,6 @@ def check(found: dict, **expected) -> None:
 
 
 COLORS = {"red": [0, 51, 255], "green": [102, 0, 3], "blue": [9, 153, 0]}
-NORMALS = [[0, 0.6, 1], [0.8, 0.8, 0], [0.6, 0, 0]]
 
 
 def test_colors_of_their_own_are_taken_before_those_of_splats():
@@ -187,9 +186,3 @@ def test_a_highlight_above_1_does_not_darken_the_others(top):
         with pytest.warns(UserWarning, match="1 of 300 numbers of colors are above 1"):
             cloud = read_point_cloud(data, file_type=kind)
         np.testing.assert_allclose(cloud.colors, colors.clip(0, 1), atol=1e-6)
-
-
-def test_floats_to_255_stay_bytes():
-    colors = np.random.default_rng(0).random((100, 3)) * 255
-    cloud = read_point_cloud(npz(points=colors, colors=colors), file_type="npz")
-    np.testing.assert_allclose(cloud.colors, colors / 255, atol=1e-6)

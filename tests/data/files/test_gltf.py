@@ -1,9 +1,7 @@
 import base64
 import json
 
-import numpy as np
 import pytest
-import trimesh
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 
@@ -12,28 +10,6 @@ from .builders import SQUARE, TRIANGLES, gltf, gltf_square
 
 def read(data, kind="glb"):
     return read_point_cloud(data, file_type=kind)
-
-
-def primitive(**changes):
-    return [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, **changes}]}]
-
-
-def test_meshes_of_a_scene_are_joined_with_their_transforms():
-    scene = trimesh.Scene()
-    first = trimesh.transformations.rotation_matrix(0.7, [1, 2, 3])
-    first[:3, 3] = [1, -2, 3]
-    second = np.diag([2.0, 3.0, 0.5, 1.0])
-    scene.add_geometry(trimesh.creation.box(), node_name="a", transform=first)
-    scene.add_geometry(trimesh.creation.box([1, 2, 3]), node_name="b", parent_node_name="a", transform=second)
-    expected = scene.to_mesh()
-    cloud = read(scene.export(file_type="glb"))
-    assert len(cloud) == len(expected.vertices) and len(cloud.faces) == len(expected.faces)
-    corners = [
-        np.sort(m[f].reshape(-1, 9).round(4), axis=0)
-        for m, f in ((cloud.points, cloud.faces), (expected.vertices, expected.faces))
-    ]
-    np.testing.assert_allclose(*corners, atol=2e-4)
-    assert cloud.sample_surface(500, 0).points.shape == (500, 3)
 
 
 def test_a_scene_with_an_empty_mesh_is_read_without_it():

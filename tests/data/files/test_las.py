@@ -12,16 +12,6 @@ def read(data, kind="las"):
     return read_point_cloud(data, file_type=kind)
 
 
-@pytest.mark.parametrize("point_format", [0, 3, 6, 7])
-def test_intensities_are_the_numbers_of_the_file_and_zeros_stand_for_none(point_format):
-    data = bytearray(las(False, point_format)[1])
-    np.testing.assert_array_equal(read(bytes(data)).intensity, np.arange(200) * 300 % 65536)
-    start, _, size = struct.unpack_from("<I4xBH", data, 96)
-    for byte in (12, 13):
-        data[start + byte :: size] = bytes(200)
-    assert read(bytes(data)).intensity is None
-
-
 las_plain, las_packed = las(False)[1], las(True)[1]
 
 

@@ -100,23 +100,6 @@ def test_points_without_values_keep_their_place_and_all_others_their_values(tmp_
     assert len(said) == 4 and all("2 of 40" in text and "the first at 7 " in text for text in said)
 
 
-@pytest.mark.parametrize("holed", [np.nan, np.inf])
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_point_that_is_left_out_takes_nothing_with_it(tmp_path, name, holed):
-    if "empty" in name and holed == np.inf:
-        pytest.skip("an empty cell is no infinite number")
-    rows = table(missing=1.0, holed=holed)
-    (tmp_path / name).write_bytes(WRITERS[name](rows))
-    cloud, said = read(tmp_path / name, on_invalid="drop")
-    kept = np.delete(rows, HOLED, axis=0)
-    np.testing.assert_allclose(cloud.points, kept[:, :3], rtol=1e-6)
-    np.testing.assert_allclose(cloud.normals, kept[:, 3:6], rtol=1e-6)
-    np.testing.assert_allclose(cloud.colors, kept[:, 6:9] / 255, rtol=1e-6)
-    np.testing.assert_allclose(cloud.intensity, kept[:, 9], rtol=1e-6)
-    assert cloud.labels.tolist() == kept[:, 10].tolist()
-    assert len(said) == 1 and "1 of 40 points" in said[0]
-
-
 @pytest.mark.parametrize(("columns", "field"), [([10], "labels"), ([6, 7, 8], "colors"), ([3, 4, 5], "normals")])
 @pytest.mark.parametrize("options", [{}, {"on_invalid": "drop"}])
 def test_columns_without_names_are_found_beside_missing_values(tmp_path, columns, field, options):

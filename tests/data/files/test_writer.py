@@ -1,5 +1,4 @@
 import os
-import struct
 
 import numpy as np
 import pytest
@@ -64,34 +63,6 @@ EVERY = PointCloudData(
     intensity=[0.5, 1, 2, 4],
     ring=[7, 8, 9, 31],
 )
-
-
-def test_a_ply_has_its_properties_in_a_fixed_order(tmp_path):
-    write_point_cloud(tmp_path / "a.ply", EVERY)
-    head, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
-    properties = [f"float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
-    properties += [f"uchar {name}" for name in ("red", "green", "blue")] + [
-        "int label",
-        "float intensity",
-        "float ring",
-    ]
-    faces = ["list uchar int vertex_indices", "uchar red", "uchar green", "uchar blue"]
-    lines = ["ply", "format binary_little_endian 1.0", "element vertex 4", *(f"property {one}" for one in properties)]
-    lines += ["element face 2", *(f"property {one}" for one in faces)]
-    assert head.decode().splitlines() == lines
-    rows = b"".join(
-        struct.pack("<6f3Bi2f", *point, *normal, *np.rint(color * 255).astype(int), label, intensity, ring)
-        for point, normal, color, label, intensity, ring in zip(
-            EVERY.points, EVERY.normals, EVERY.colors, EVERY.labels, EVERY.intensity, EVERY.ring, strict=True
-        )
-    )
-    rows += b"".join(
-        struct.pack("<B3i3B", 3, *face, *np.rint(color * 255).astype(int))
-        for face, color in zip(EVERY.faces, EVERY.face_colors, strict=True)
-    )
-    assert body == rows
-    back = read_point_cloud(tmp_path / "a.ply")
-    assert back.labels.tolist() == [3, -2, 1, 70000] and back.ring.tolist() == [7, 8, 9, 31]
 
 
 def test_an_obj_names_normals_by_the_numbers_of_their_vertices(tmp_path):

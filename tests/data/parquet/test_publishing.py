@@ -21,16 +21,6 @@ def head_and_text(hub, name):
     return yaml.safe_load(head), text
 
 
-def test_what_is_pushed_opens_with_datasets_alone(hub, splits, tmp_path):
-    url = push_point_dataset(splits, "me/toy-clouds", private=True, title="Toy clouds")
-    assert url.endswith("/datasets/me/toy-clouds")
-    plain = load_dataset("me/toy-clouds", cache_dir=str(tmp_path / "other"))
-    assert plain.num_rows == COUNTS and plain["train"].features == splits["train"].features
-    np.testing.assert_array_equal(plain["test"].with_format("numpy")[3]["points"], cloud("test", 3))
-    ours = load_point_dataset("me/toy-clouds", split="test", cache_dir=str(tmp_path / "ours"))
-    assert ours.features["label"].names == ["mug", "tile", "cup"]
-
-
 def test_previews_are_small_files_that_datasets_alone_reads(hub, splits, tmp_path):
     mesh = pytest.importorskip("datasets.features.mesh", reason="datasets has it from 5.0 on")
     push_point_dataset(splits, "me/toy-preview", private=True, preview=True)

@@ -1,22 +1,13 @@
 """Local judges: a tiny saved language model with a byte tokenizer."""
 
-import json
-
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.evaluation.llm_judge import LanguageModelJudge
-from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<judge>"
-ANSWERS = {
-    "prompt": "What is this?",
-    "model": "m",
-    "results": [{"object_id": n, "ground_truth": "a car", "model_output": text} for n, text in enumerate(["car", ""])],
-}
 
 
 def saved_judge(folder, template=None, places=2048):
@@ -68,20 +59,3 @@ def test_prompts_that_leave_no_context_for_a_reply_are_refused(tmp_path):
     assert isinstance(judge("1234"), str)
     with pytest.raises(ValueError, match="5 tokens of prompt and up to 60 of reply; expected at most 64 together"):
         judge("12345")
-
-
-def test_figures_name_their_judge(tmp_path, folder):
-    judge = LanguageModelJudge(folder, settings={"max_new_tokens": 9})
-    result = judge_answers(ANSWERS, "same", judge, tmp_path / "judged.json")
-    assert result["figures"]["total"] == 2 and all(
-        isinstance(entry["judge_reply"], str) for entry in result["results"]
-    )
-    stored = json.loads((tmp_path / "judged.json").read_text())
-    assert stored["judge"]["name"] == folder and stored["judge_revisions"] == [model_fingerprint(folder)]
-    assert stored["judge"]["settings"] == {
-        "max_new_tokens": 9,
-        "do_sample": False,
-        "dtype": "torch.float32",
-        "seed": 0,
-        "revision": model_fingerprint(folder),
-    }

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
@@ -11,20 +10,10 @@ from tests.errors import raises
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 
-either = pytest.mark.parametrize("encoder", ["vit", None], ids=["teacher", "plain"])
-
 
 @torch.no_grad()
 def fine(model, points=None):
     return model(clouds() if points is None else points).fine
-
-
-def test_teacher_without_a_repository_is_stored_with_the_model(tmp_path):
-    model = tiny_autoencoder("bert")
-    model.config.encoder_name_or_path = None
-    model.save_pretrained(tmp_path)
-    assert [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("encoder.")]
-    assert torch.equal(fine(ActAutoencoder.from_pretrained(tmp_path)), fine(model))
 
 
 def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
@@ -38,12 +27,6 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
         ActAutoencoder(config).eval()(clouds())
     with raises(ValueError, naming="encoder_name_or_path"):
         ActAutoencoder.from_teacher_pretrained()
-
-
-def test_noise_in_eval_mode_is_optional():
-    torch.manual_seed(0)
-    model = tiny_autoencoder(None, noise_in_eval=True)
-    assert not torch.equal(fine(model), fine(model))
 
 
 def test_attention_over_the_batch_is_optional_and_warns():
@@ -143,16 +126,6 @@ def test_codes_follow_the_tokens_and_come_back_equal(options, tmp_path):
     assert torch.equal(fine(opened), fine(model))
     assert all(torch.equal(tensor, state[name]) for name, tensor in opened.codebook.state_dict().items())
     assert ("codebook.weight" in dict(opened.named_parameters())) is not is_average
-
-
-def test_a_norm_of_the_scores_removes_what_all_patches_have_in_common():
-    points = clouds()
-    plain, normed = (tiny_autoencoder(None, code_norm=norm).train() for norm in (False, True))
-    scores = normed(points).logits.flatten(0, 1)
-    torch.testing.assert_close(scores.mean(dim=0), torch.zeros(32), atol=1e-5, rtol=0)
-    assert len(normed(points, noise=torch.zeros(1)).token_ids.unique()) > len(
-        plain(points, noise=torch.zeros(1)).token_ids.unique()
-    )
 
 
 def test_colors_are_read_but_not_reconstructed():

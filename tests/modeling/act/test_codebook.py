@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
+from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise
 from tests.closeness import assert_nearly_equal
 
 
@@ -13,17 +13,6 @@ from tests.closeness import assert_nearly_equal
 def setting():
     torch.manual_seed(0)
     return Codebook(12, 5), torch.randn(2, 7, 12, requires_grad=True)
-
-
-def test_soft_codes_match_torchs_gumbel_softmax(setting):
-    codebook, logits = setting
-    torch.manual_seed(3)
-    noise = -torch.empty_like(logits).exponential_().log()
-    torch.manual_seed(3)
-    probabilities = torch.nn.functional.gumbel_softmax(logits, tau=0.7)
-    codes, token_ids = codebook(logits, 0.7, noise=noise)
-    torch.testing.assert_close(codes, probabilities @ codebook.weight)
-    assert torch.equal(token_ids, probabilities.argmax(dim=-1))
 
 
 def test_noise_follows_the_gumbel_distribution():
@@ -44,16 +33,6 @@ def test_half_precision_draws_the_same_codes(setting, precision):
         codes, token_ids = codebook(logits, 0.7, noise=noise)
     assert torch.equal(token_ids, expected_ids)
     assert_nearly_equal(codes, expected, 0.01)
-
-
-def test_the_loss_is_the_divergence_from_the_mean_posterior(setting):
-    _, logits = setting
-    mean = logits.softmax(dim=-1).mean(dim=1)
-    expected = torch.nn.functional.kl_div(mean.log(), torch.full_like(mean, 1 / 12), reduction="batchmean")
-    loss = uniform_code_loss(logits)
-    torch.testing.assert_close(loss, expected)
-    gradients = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
-    torch.testing.assert_close(*gradients)
 
 
 def test_scores_are_negative_distances_or_cosines():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.act.masking import MASKS, block_mask, random_mask, split_by_mask
+from hf_any3d.modeling.act.masking import MASKS, random_mask, split_by_mask
 
 CENTERS = torch.rand(3, 20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -17,15 +17,6 @@ def test_every_cloud_hides_the_same_number(kind, num_masked):
 def test_random_masks_hide_every_patch_equally_often():
     shares = random_mask(torch.zeros(4000, 20, 3), 15, torch.Generator().manual_seed(0)).float().mean(dim=0)
     assert (shares - 0.75).abs().max() < 0.03
-
-
-def test_block_masks_hide_the_patches_nearest_to_their_seed():
-    seeds = torch.tensor([4, 0, 19])
-    mask = block_mask(CENTERS, 6, seed_groups=seeds)
-    for hidden, centers, seed in zip(mask, CENTERS, seeds, strict=True):
-        far = (centers - centers[seed]).norm(dim=-1)
-        assert hidden[seed]
-        assert far[hidden].max() < far[~hidden].min()
 
 
 def test_visible_and_hidden_patches_keep_their_order():

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
 from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
-from hf_any3d.modeling.act import ActAutoencoder, ActForPointCloudClassification, ActForPreTraining, ActModel
+from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from tests.common.case import spread_weights, varied_clouds
@@ -75,15 +75,6 @@ def test_losses_are_taken_in_full_precision(name, precision):
     assert torch.equal(output.loss, expected) and expected > 0.01
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DISTILLATION_LOSSES)
-def test_every_loss_trains_only_the_student(name):
-    model = tiny_pretraining(distillation_loss=name).train()
-    model(clouds()).loss.backward()
-    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert without == {name for name, _ in model.named_parameters() if name.startswith("autoencoder.")}
-
-
 def test_targets_can_be_taken_before_the_graph_decoder():
     model, mask = tiny_pretraining(target_layer="teacher"), masks()
     features = model.autoencoder.teacher_features(clouds(), through_graph=False)
@@ -124,26 +115,6 @@ def test_a_student_that_sees_everything_needs_no_decoder():
     assert model.prediction_head.weight.grad is not None
 
 
-def test_the_class_token_loss_trains_the_class_token():
-    model = tiny_pretraining(class_token_loss=True, class_token_layer=1).train()
-    output = model(clouds())
-    assert output.class_token_predictions.shape == output.predictions.shape
-    guesses = (output.predictions, output.class_token_predictions)
-    by_hand = sum(1 - torch.cosine_similarity(guess, output.targets, dim=-1).mean() for guess in guesses)
-    torch.testing.assert_close(output.loss, by_hand)
-    (slope,) = torch.autograd.grad(output.class_token_predictions.sum(), model.decoder_class_position)
-    assert slope.abs().max() > 0
-
-
-def test_targets_repeat_by_default_and_vary_under_noise():
-    points, mask = clouds(), masks()
-    model = tiny_pretraining().train()
-    assert torch.equal(model(points, mask).targets, model(points, mask).targets)
-    noisy = tiny_pretraining(noisy_targets=True).train()
-    drawn = [noisy(points, mask).targets for _ in range(2)]
-    assert not torch.equal(*drawn)
-
-
 @pytest.mark.slow
 def test_the_teacher_does_not_change_unless_configured():
     def moved(model):
@@ -173,29 +144,6 @@ def test_a_checkpoint_holds_all_but_the_frozen_encoder(tmp_path):
     }
     assert not again.train().autoencoder.training
     assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path), ActForPreTraining)
-
-
-def test_a_plain_autoencoder_can_be_the_teacher(tmp_path):
-    torch.manual_seed(0)
-    settings = {name: value for name, value in TEACHER.items() if name != "num_prompts"}
-    ActAutoencoder(ActAutoencoder.config_class(**settings)).save_pretrained(tmp_path / "autoencoder")
-    model = tiny_pretraining(str(tmp_path / "autoencoder"))
-    model.save_pretrained(tmp_path / "model")
-    assert same_loss(model, ActForPreTraining.from_pretrained(tmp_path / "model"))
-
-
-def test_a_classifier_loads_only_the_student(tmp_path):
-    model = tiny_pretraining(class_token_loss=True, class_token_layer=1, feature_head_width=5)
-    model.save_pretrained(tmp_path)
-    classifier, report = ActForPointCloudClassification.from_pretrained(
-        tmp_path, num_labels=3, output_loading_info=True
-    )
-    assert not report["unexpected_keys"]
-    assert all(name.startswith("classifier.") for name in report["missing_keys"])
-    with torch.no_grad():
-        features = classifier.act(clouds()).pooler_output
-    tiny = model.act(clouds()).pooler_output
-    torch.testing.assert_close(features, tiny)
 
 
 def test_probe_features_are_pooled_or_those_of_the_released_program():

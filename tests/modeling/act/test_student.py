@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification, ActForSemanticSegmentation, ActModel
-from tests.tiny_act import SMALL, clouds, tiny_act
-
-
-def test_a_model_without_class_token_pools_points_only():
-    output = tiny_act(ActModel, use_class_token=False)(clouds())
-    assert output.last_hidden_state.shape == (2, 12, 24)
-    assert torch.equal(output.pooler_output, output.last_hidden_state.amax(dim=1))
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification, ActForSemanticSegmentation
+from tests.tiny_act import SMALL
 
 
 def test_initial_weights_are_as_in_the_released_programs():

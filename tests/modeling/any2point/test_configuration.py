@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from tests.tiny_encoders import SMALL, clouds, saved_encoder, tiny_config, tiny_model
+from hf_any3d.modeling.any2point import Any2PointModel
+from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
 
 @pytest.mark.parametrize("name", ["encoder_layers", "num_token"])
@@ -10,25 +10,6 @@ def test_setting_without_effect_is_refused(name):
     message = f"Any2PointModel.from_encoder_pretrained has no argument '{name}'; expected its own or one of Any2Poi"
     with pytest.raises(TypeError, match=message):
         Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), **{name: 1})
-
-
-def test_random_encoder_of_a_config_is_stored_with_the_model(tmp_path):
-    config = Any2PointConfig(encoder_config=tiny_config("bert"), num_labels=3, **SMALL)
-    model = Any2PointForPointCloudClassification(config).eval()
-    assert not any(parameter.requires_grad for parameter in model.any2point.encoder.parameters())
-    model.save_pretrained(tmp_path)
-    loaded = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
-    with torch.no_grad():
-        assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
-
-
-def test_pooling_uses_the_named_tokens():
-    model = tiny_model(pooling=["mean", "cls", "max"]).any2point
-    with torch.no_grad():
-        output = model(clouds())
-    hidden = output.last_hidden_state
-    expected = torch.cat([hidden[:, 1:].mean(dim=1), hidden[:, 0], hidden[:, 1:].amax(dim=1)], dim=-1)
-    torch.testing.assert_close(output.pooler_output, expected)
 
 
 @pytest.mark.parametrize("where", ["input", "every_layer", "input_and_every_layer"])

@@ -89,14 +89,6 @@ def test_reloaded_model_is_frozen_until_it_is_unfrozen_again(tmp_path):
     assert torch.equal(logits_of(again), logits_of(model)) and not torch.equal(logits_of(again), before)
 
 
-def test_unfrozen_base_model_is_stored_by_the_model_with_a_head(tmp_path):
-    model = tiny_model()
-    model.any2point.unfreeze_encoder()
-    train_step(model)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), logits_of(model))
-
-
 def test_encoder_with_adapters_is_refused():
     model = adapted_model()
     with raises(ValueError, naming="GuidedAdapterLayer"):

@@ -3,7 +3,7 @@ import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, normalize_offsets
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
+from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.tiny_encoders import SMALL, clouds
 
 
@@ -33,18 +33,6 @@ def test_too_few_points_are_named_with_the_number_needed():
     assert tokenizer()(clouds(points=32)).tokens.shape == (3, 8, 48)
     with pytest.raises(ValueError, match="40 or more points"):
         tokenizer(tokenizer_neighbors=40)(clouds(points=32))
-
-
-def test_later_stages_sample_as_if_they_sampled_their_own_level():
-    points = clouds()
-    first = farthest_point_sample(points, 32)
-    level = gather_points(points, first)
-    found = tokenizer()(points)
-    for count in (16, 8):
-        again = farthest_point_sample(level, count)
-        assert torch.equal(again, torch.arange(count).expand(3, -1))
-        level = gather_points(level, again)
-    assert torch.equal(found.centers, level)
 
 
 def test_only_the_released_normalization_depends_on_the_other_clouds():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.virtual_projection import VIEW_ROTATIONS, line_positions, plane_positions, project
+from hf_any3d.modeling.any2point.virtual_projection import VIEW_ROTATIONS, line_positions, project
 from hf_any3d.modeling.encoders import PositionTable
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from tests.tiny_encoders import clouds
@@ -29,13 +29,6 @@ def test_view_is_the_published_product_of_three_rotations(view, quarters):
     torch.testing.assert_close(ROTATIONS[view], around_x @ around_y @ around_z, atol=1e-6, rtol=0)
 
 
-def test_stretch_spans_the_whole_line_in_every_cloud_and_view():
-    place = line_positions(rotated(clouds(4, 20)), (1.0, -1.0, 0.0), 40, "stretch").squeeze(-1)
-    assert place.shape == (4, 6, 20)
-    assert torch.equal(place.amin(dim=-1), torch.zeros(4, 6))
-    torch.testing.assert_close(place.amax(dim=-1), torch.full((4, 6), 39.0))
-
-
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
 def test_line_places_are_the_same_for_shifted_and_scaled_clouds(mapping):
     centers = clouds(2, 20)
@@ -43,13 +36,6 @@ def test_line_places_are_the_same_for_shifted_and_scaled_clouds(mapping):
     found = line_positions(rotated(centers * 3 + torch.tensor([5.0, -2.0, 1.0])), (1.0, -1.0, 0.0), 40, mapping)
     inner = (expected > 0.01) & (expected < 39.4)  # the ends themselves wrap around
     torch.testing.assert_close(found[inner], expected[inner], atol=1e-3, rtol=0)
-
-
-def test_plane_is_a_pinhole_camera():
-    point = torch.tensor([[[[0.5, -0.25, 0.6]]]])
-    x, y = plane_positions(point, 1.4, (80.0, 48.0), "clamp").flatten().tolist()
-    assert x == pytest.approx((0.5 / 2.0 + 1) / 2 * 79, rel=1e-6)
-    assert y == pytest.approx((-0.25 / 2.0 + 1) / 2 * 47, rel=1e-6)
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
@@ -76,18 +62,6 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     # Equal viewing angles have equal entries for any size of a pixel.
     default = project(centers, PLANE, Any2PointConfig())
     torch.testing.assert_close(projection.embedding, default.embedding, atol=1e-5, rtol=1e-5)
-
-
-def test_trained_positions_get_a_gradient_and_places_none():
-    centers = clouds(1, 5).requires_grad_()
-    assert not project(centers, LINE, Any2PointConfig()).embedding.requires_grad
-    table = PositionTable("line", LINE.weight.clone().requires_grad_(), 1, 40)
-    projection = project(centers, table, Any2PointConfig())
-    assert not projection.view_positions.requires_grad
-    projection.embedding.sum().backward()
-    # Each of five tokens distributes a sixth per view over two entries, in each of six channels.
-    torch.testing.assert_close(table.weight.grad.sum(), torch.tensor(30.0))
-    assert centers.grad is None
 
 
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection, Detr3DModel
-from hf_any3d.modeling.detr3d.losses import heading_targets
 from tests.common.case import relative_difference, varied_clouds
 from tests.errors import raises
 from tests.tiny_detr3d import objects, tiny_detr3d
@@ -169,15 +168,6 @@ def test_focal_loss_lowers_the_weight_of_classes_that_are_found():
         for gamma in (0.0, 2.0)
     ]
     assert 0 < losses[1] < 0.8 * losses[0]
-
-
-def test_headings_are_split_into_bins():
-    headings = torch.tensor([0.0, 0.3, -0.3, math.pi, -math.pi / 2, 6.2])
-    number, rest = heading_targets(headings, 12)
-    back = number * (2 * math.pi / 12) + rest * math.pi / 12
-    torch.testing.assert_close(torch.remainder(back - headings + 1, 2 * math.pi), torch.ones(6), atol=1e-5, rtol=0)
-    assert number.tolist() == [0, 1, 11, 6, 9, 0] and rest.abs().max() <= 1 + 1e-5
-    assert heading_targets(torch.tensor([0.1]), 1)[0].tolist() == [0]
 
 
 @pytest.mark.slow

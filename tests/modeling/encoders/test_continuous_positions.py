@@ -17,14 +17,6 @@ def on_line(*views, columns=9):
     return TokenPlaces(torch.tensor(views).float()[None, :, :, None], 1, columns)
 
 
-def test_class_token_is_in_the_middle():
-    entry = torch.rand(2, 6, 4, 2)
-    places = TokenPlaces.with_class_token(entry, 3, 8)
-    assert torch.equal(places.entry[:, :, 0], torch.tensor([3.5, 1.0]).expand(2, 6, 2))
-    assert torch.equal(places.entry[:, :, 1:], entry)
-    assert TokenPlaces.with_class_token(entry[..., :1], 1, 8).entry[0, 0, 0].tolist() == [3.5]
-
-
 def test_tokens_without_a_place_are_in_the_middle_too():
     entry = torch.rand(2, 6, 4, 2)
     places = TokenPlaces.with_class_token(entry, 3, 8)

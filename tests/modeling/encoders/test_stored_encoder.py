@@ -86,13 +86,6 @@ def test_weights_in_another_dtype_are_compared_by_their_record(tmp_path):
         PeftModel.from_pretrained(tiny_model().to(torch.bfloat16), tmp_path)
 
 
-def test_encoder_with_a_name_is_not_stored(tmp_path):
-    model = get_peft_model(tiny_model(), GuidedAdapterConfig())
-    model.save_pretrained(tmp_path)
-    assert not (tmp_path / "encoder").exists()
-    assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "attention.self" in name]
-
-
 @pytest.mark.slow
 def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path):
     random_encoder(tiny_config("bert")).save_pretrained(tmp_path / "encoder")

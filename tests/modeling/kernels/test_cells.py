@@ -23,13 +23,6 @@ def made(*shape):
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-def test_rows_of_zeros_get_finite_gradients(places):
-    rows = torch.zeros(CLOUDS, VIEWS, CELLS, HIDDEN, requires_grad=True)
-    others = torch.zeros(CLOUDS, TOKENS, HIDDEN, requires_grad=True)
-    view_ensemble(rows, others, *places, 0.3, 1).sum().backward()
-    assert rows.grad.isfinite().all() and not others.grad.any()
-
-
 @pytest.mark.parametrize("compiling", [False, True])
 def test_maxima_of_cells_are_those_of_a_loop(compiling, places, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
@@ -44,16 +37,6 @@ def test_maxima_of_cells_are_those_of_a_loop(compiling, places, monkeypatch):
                 expected[cloud, view, row] = own.amax(dim=0)
     torch.testing.assert_close(found, expected)
     assert torch.autograd.gradcheck(lambda some: max_in_cells(some, members), values)
-
-
-def test_each_token_gets_the_mean_row_of_its_cells_if_all_views_agree(places):
-    members, voxels = places
-    rows, scale = made(CLOUDS, VIEWS, CELLS, HIDDEN), 0.3
-    found = view_ensemble(rows, torch.zeros(CLOUDS, TOKENS, HIDDEN).double(), members, voxels, scale, 2)
-    assert found.shape == (CLOUDS, 2 + TOKENS, HIDDEN) and not found[:, :2].any()
-    for token in range(TOKENS):
-        expected = sum(rows[1, view, members.row[1, view, token]] for view in range(VIEWS))
-        torch.testing.assert_close(found[1, 2 + token], expected * scale / VIEWS)
 
 
 def test_rows_of_zeros_have_a_cosine_of_zero(places):

@@ -27,32 +27,12 @@ def test_table_is_as_exact_as_float32(reach):
     assert (found - waves(numbers)).abs().max() < 5e-7
 
 
-def test_few_numbers_are_the_nodes():
-    numbers = torch.tensor([0.5, -0.25, 0.1, 7.0])
-    table = WaveTable(numbers, FREQUENCIES, torch.float64)
-    assert len(table.waves) == 4
-    torch.testing.assert_close(table.read(slice(1, 3)), waves(numbers[1:3]))
-
-
 def test_nan_stays_nan_and_does_not_affect_other_numbers():
     numbers = torch.linspace(-1, 1, 5000)
     numbers[7] = float("nan")
     table = WaveTable(numbers, FREQUENCIES, torch.float32)
     found = table.read(slice(None))
     assert found[7].isnan().all() and found[torch.arange(5000) != 7].isfinite().all()
-
-
-@pytest.mark.parametrize("count", [60, 6000], ids=["nodes", "table"])
-def test_adding_to_tables_is_the_transpose_of_reading_them(count):
-    generator = torch.Generator().manual_seed(2)
-    numbers = torch.rand(count, generator=generator) * 2 - 1
-    table = WaveTable(numbers, FREQUENCIES, torch.float64)
-    axes = torch.randn(3, len(table.waves), 4, generator=generator, dtype=torch.float64).requires_grad_()
-    gradient = torch.randn(count // 3, 4, generator=generator, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(table.read_axes(axes, slice(None)), axes, gradient)
-    found = torch.zeros_like(axes)
-    table.add_to_axes(found, gradient, slice(None))
-    torch.testing.assert_close(found, expected)
 
 
 POINTS, CENTERS, K, WIDTH, HIDDEN = 9, 7, 4, 12, 5

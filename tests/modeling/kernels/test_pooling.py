@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels.pooling import is_plain_training, segment_maximum, update_running_statistics
+from hf_any3d.modeling.kernels.pooling import is_plain_training, segment_maximum
 
 
 @pytest.mark.parametrize("exporting", [False, True])
@@ -20,18 +20,6 @@ K, CENTERS, WIDTH, HIDDEN = 4, 5, 3, 6
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("bias", [None, torch.tensor([1.0, -2.0, 4.0])])
-@pytest.mark.parametrize("rows", [2, 9])
-def test_running_statistics_move_as_those_of_a_norm(bias, rows):
-    ours, theirs = (nn.BatchNorm1d(WIDTH, momentum=0.3) for _ in range(2))
-    values = randn(rows, WIDTH).float() * 2 + 1
-    theirs(values if bias is None else values + bias)
-    update_running_statistics(ours, bias, values.mean(dim=0), values.var(dim=0, correction=0), rows)
-    for own, other in zip(ours.buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(own, other)
-    assert ours.num_batches_tracked == 1
 
 
 def test_layers_are_plain_in_training_in_full_precision_only():

@@ -7,10 +7,8 @@ import torch
 
 from hf_any3d.modeling.layers.boxes import (
     base_intersection,
-    bounding_boxes,
     box_corners,
     box_giou,
-    box_intersection,
     box_iou,
     non_maximum_suppression,
     points_in_boxes,
@@ -91,24 +89,6 @@ def test_equal_and_nearly_equal_boxes_overlap_completely():
 def test_gradients_of_sound_overlaps_are_those_of_differences():
     first, second = random_boxes(4, 4).requires_grad_(), random_boxes(4, 5).requires_grad_()
     assert torch.autograd.gradcheck(box_giou, (first, second), eps=1e-7, atol=1e-5)
-
-
-def test_a_turned_pair_has_the_volume_that_is_computed_by_hand():
-    square = torch.tensor([0.0, 0, 0, 2, 2, 2, 0])
-    turned = torch.tensor([0.0, 0, 1, 2, 2, 2, math.pi / 4])
-    # An octagon, one meter high.
-    assert float(box_intersection(square, turned)) == pytest.approx(8 * (math.sqrt(2) - 1), abs=1e-5)
-    assert float(box_iou(square, turned)) == pytest.approx(3.3137 / (16 - 3.3137), abs=1e-4)
-    far = torch.tensor([10.0, 0, 0, 2, 2, 2, 0])
-    assert float(box_iou(square, far)) == 0 and -1 < float(box_giou(square, far)) < 0
-
-
-def test_bounds_hold_all_corners():
-    boxes = random_boxes(50, 6)
-    low, high = bounding_boxes(boxes)
-    corners = box_corners(boxes)
-    torch.testing.assert_close(low, corners.amin(dim=1))
-    torch.testing.assert_close(high, corners.amax(dim=1))
 
 
 def test_points_inside_are_found_in_a_turned_box():

@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
 from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, pool
 from hf_any3d.modeling.layers.losses import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
-from tests.tiny_act import clouds, tiny_act
 
 
 def test_one_training_row_is_normalized_with_running_statistics():
@@ -41,26 +39,6 @@ def test_cross_entropy_is_computed_in_full_precision(dtype):
     loss = mean_cross_entropy(logits, labels)
     assert loss.dtype == torch.float32 and 1e-4 < loss < 1e-3
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:2].float(), labels[:2]))
-
-
-@pytest.mark.parametrize("model_class", [ActForPointCloudClassification, ActForSemanticSegmentation])
-def test_a_half_precision_models_loss_is_in_full_precision(model_class):
-    model = tiny_act(model_class).bfloat16()
-    shape = (2,) if model_class is ActForPointCloudClassification else (2, 60)
-    labels = torch.arange(2 * 60)[: torch.Size(shape).numel()].view(shape) % 3
-    output = model(clouds(), labels=labels)
-    assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
-    flat = output.logits.float().view(-1, 3)
-    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(flat, labels.flatten()))
-
-
-def test_a_calibrated_head_divides_its_logits():
-    torch.manual_seed(0)
-    head = ClassificationHead(8, 3, (6,)).eval()
-    features = torch.randn(5, 8)
-    expected = head(features) / 0.8
-    head.calibrate(0.8)
-    torch.testing.assert_close(head(features), expected)
 
 
 def test_poolings_are_joined_in_their_order():

@@ -42,19 +42,6 @@ def test_a_classifier_tells_after_it_is_fitted_and_saved(kind, tmp_path):
     assert again.config.unknown_rows == 24 and again.config.unknown_threshold == model.config.unknown_threshold
 
 
-def test_nineteen_of_twenty_known_rows_are_below_one_half_and_far_ones_above():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(200, 6, generator=generator)
-    logits = 3 * torch.randn(200, 3, generator=generator)
-    model = tiny_features(PointFeaturesForPointCloudClassification)
-    model.fit_unknown_score(features, logits)
-    fresh, fresh_logits = torch.randn(2000, 6, generator=generator), 3 * torch.randn(2000, 3, generator=generator)
-    assert 0.9 < (model.score_unknown(fresh, fresh_logits) <= 0.5).float().mean() < 0.98
-    far = model.score_unknown(fresh + 10, fresh_logits)
-    unsure = model.score_unknown(fresh, torch.zeros(2000, 3))
-    assert far.min() > 0.9 and unsure.mean() > model.score_unknown(fresh, fresh_logits).mean()
-
-
 @pytest.mark.slow
 def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_other(tmp_path):
     generator = torch.Generator().manual_seed(0)

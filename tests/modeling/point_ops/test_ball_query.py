@@ -32,9 +32,3 @@ def test_the_radius_is_inside_and_the_order_of_the_cloud_counts():
     query = torch.zeros(1, 1, 3)
     assert ball_query(query, points, 0.5, 2).tolist() == [[[0, 1]]]
     assert ball_query(query, points.flip(1), 0.5, 2).tolist() == [[[0, 2]]]
-
-
-def test_compiled_code_gives_the_same():
-    points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(1))
-    compiled = torch.compile(lambda cloud: ball_query(cloud[:, :5], cloud, 0.4, 6), backend="eager", fullgraph=True)
-    assert torch.equal(compiled(points), ball_query(points[:, :5], points, 0.4, 6))

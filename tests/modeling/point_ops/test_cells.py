@@ -6,12 +6,6 @@ import torch
 from hf_any3d.modeling.point_ops.geometry import line_cell_count, line_cells, plane_cells, voxel_cells
 
 
-def test_a_line_of_77_has_39_cells_of_length_2():
-    position = torch.tensor([[0.0, 1.99, 2.0, 75.99, 76.0, 76.5]])
-    assert line_cell_count(2, 77) == 39
-    assert line_cells(position, 2, 77).tolist() == [[0, 0, 1, 37, 38, 38]]
-
-
 def test_positions_beyond_the_line_are_in_its_outer_cells():
     assert line_cells(torch.tensor([-0.5, 77.0, 1000.0]), 1, 77).tolist() == [0, 76, 76]
 
@@ -35,12 +29,6 @@ def test_voxel_labels_are_the_first_point_of_the_voxel(make_clouds, edge):
         first = {}
         voxels = [tuple(voxel) for voxel in ((cloud - cloud.min(0).values) / edge).int().tolist()]
         assert cloud_labels == [first.setdefault(voxel, place) for place, voxel in enumerate(voxels)]
-
-
-def test_voxels_do_not_depend_on_the_other_clouds():
-    clouds = torch.randn(4, 50, 3)
-    alone = torch.cat([voxel_cells(cloud[None], 0.4) for cloud in clouds])
-    assert torch.equal(voxel_cells(clouds, 0.4), alone)
 
 
 def test_tiny_voxels_separate_points():

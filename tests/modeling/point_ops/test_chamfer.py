@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import chamfer_distance, reconstruction_scores
+from hf_any3d.modeling.point_ops import chamfer_distance
 
 NORMS = ["l1", "l2"]
 
@@ -103,15 +103,3 @@ def test_nan_reaches_the_result(count):
     y[1, 3, 0] = float("nan")
     distance = chamfer_distance(x, y, reduction="none")
     assert distance.isnan().tolist() == [False, True]
-
-
-def test_the_f_score_is_the_harmonic_mean_of_precision_and_recall():
-    def f_score(x, y, *threshold):
-        return reconstruction_scores(x, y, *threshold)["f_score"].tolist()
-
-    x = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]]])
-    y = torch.tensor([[[0.005, 0, 0], [1, 0.02, 0]]])
-    # One of four points of x is near y, and one of two points of y is near x.
-    assert f_score(x, y) == [pytest.approx(2 * 0.25 * 0.5 / 0.75)]
-    assert f_score(x, y, 0.001) == [0] and f_score(x, x) == [1]
-    assert f_score(x, x + torch.tensor([0.25, 0, 0]), 0.25) == [0]  # exactly at the threshold

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.point_ops.geometry import Geometry
 from tests.tiny_encoders import clouds
 
@@ -71,16 +70,6 @@ def test_many_cells_take_no_more_rows_than_there_are_tokens():
     assert (few.cells, few.pool.shape[2]) == (3, 3)
     assert (many.cells, many.pool.shape[2]) == (3000, 12)
     assert torch.equal(many.row, torch.arange(12).expand(2, 6, 12)), "a token alone in its cell keeps its own row"
-
-
-def test_compact_rows_describe_the_same_cells():
-    compact = membership(torch.tensor([[[7, 2, 7, 9, 2, 7]]]), 100)
-    assert compact.row.tolist() == [[[0, 1, 0, 3, 1, 0]]]
-    plain = membership(torch.tensor([[[1, 0, 1, 2, 0, 1]]]), 3)
-    assert plain.row.tolist() == [[[1, 0, 1, 2, 0, 1]]]
-    for members in (compact, plain):
-        check(members, 0, 0, [[0, 2, 5], [1, 4], [3]])
-    assert torch.equal(compact.apart, plain.apart)
 
 
 def test_tokens_at_the_far_border_belong_to_the_last_cell():

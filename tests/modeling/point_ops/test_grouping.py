@@ -18,19 +18,6 @@ def test_rows_come_from_the_same_cloud(dtype):
         assert torch.equal(picked[cloud], values[cloud][index[cloud, :, 0].long()])
 
 
-def test_gradients_are_those_of_finite_differences():
-    values = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
-    index = torch.tensor([[[0, 0], [4, 1]], [[2, 2], [2, 3]]])
-    assert torch.autograd.gradcheck(lambda rows: group(rows, index), values)
-    assert torch.autograd.gradcheck(lambda rows: gather_points(rows, index[:, 0]), values)
-
-
-def test_non_contiguous_values_are_selected_correctly():
-    values = torch.randn(2, 4, 10).transpose(1, 2)
-    index = torch.randint(0, 10, (2, 7))
-    assert torch.equal(gather_points(values, index), gather_points(values.contiguous(), index))
-
-
 def test_an_empty_index_gives_no_rows():
     assert group(torch.zeros(2, 5, 3), torch.zeros(2, 0, 4, dtype=torch.long)).shape == (2, 0, 4, 3)
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.modeling import kernels
 from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.errors import raises
 from tests.modeling.point_ops.loops import sample_like_the_kernel, sample_plainly
@@ -40,13 +39,6 @@ def test_cuda_rule_keeps_what_the_kernel_keeps(make_clouds, count, min_squared_n
     assert index.tolist() == [sample_like_the_kernel(cloud, num_samples, min_squared_norm) for cloud in clouds]
 
 
-def test_tie_rules_differ_on_a_grid():
-    grid = torch.cartesian_prod(*[torch.arange(4.0)] * 3)[None]
-    first = farthest_point_sample(grid, 32)
-    cuda = farthest_point_sample(grid, 32, tie_rule="cuda")
-    assert not torch.equal(first, cuda)
-
-
 def test_a_cloud_without_candidates_repeats_index_zero():
     cloud = torch.full((1, 5, 3), 0.001)
     for tie_rule in ("first", "cuda"):
@@ -61,14 +53,6 @@ def test_skip_limit_is_compared_in_double_precision():
     assert np.float32(just_below) == np.float32(squared_norm)
     assert farthest_point_sample(cloud, 2, min_squared_norm=just_below).tolist() == [[0, 1]]
     assert farthest_point_sample(cloud, 2, min_squared_norm=squared_norm).tolist() == [[0, 0]]
-
-
-def test_loops_in_torch_and_in_numpy_agree(make_clouds):
-    clouds = torch.from_numpy(make_clouds(5, 200))
-    start = torch.tensor([0, 3, 199, 50, 7])
-    arguments = clouds, 80, start, None, "first"
-    sample = kernels.farthest_point_sample
-    assert torch.equal(sample.plain(*arguments), sample.fused(*arguments))
 
 
 def test_further_channels_do_not_count():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import CURVES, has_duplicates, neighbor_table, patch_table
+from hf_any3d.modeling.point_ops import CURVES, has_duplicates, neighbor_table
 from hf_any3d.modeling.point_ops.serialization import curve_codes
 
 
@@ -53,15 +53,6 @@ def test_codes_are_those_of_loops_over_bits(curve, depth):
     before = grid.clone()
     assert curve_codes(grid, curve, depths).tolist() == expected and torch.equal(grid, before)
     assert curve_codes(grid[:0], curve, depths[:0]).tolist() == []
-
-
-def test_the_last_patch_of_a_cloud_borrows_from_the_one_before():
-    pad, unpad, starts = patch_table([7, 0, 3, 10, 5], 5)
-    first = [0, 1, 2, 3, 4, 5, 6, 2, 3, 4]
-    assert pad.tolist() == [*first, 7, 8, 9, *range(10, 25)]
-    assert unpad.tolist() == [*range(7), 10, 11, 12, *range(13, 28)]
-    assert starts.tolist() == [0, 5, 10, 13, 18, 23, 28] and starts.dtype == torch.int32
-    assert patch_table([0], 5)[2].tolist() == [0]
 
 
 def test_cells_that_cannot_be_numbered_are_refused():

@@ -67,32 +67,6 @@ def random_cells(count: int = 60, extent: int = 6, clouds: int = 2) -> tuple[tor
     return grid, torch.arange(clouds).repeat_interleave(count)
 
 
-def dense_convolution(grid, cloud, values, weight, bias):
-    dense = values.new_zeros(2, values.shape[1], 6, 6, 6)
-    place = (cloud, slice(None), *grid.T)
-    dense[place] = values
-    return torch.nn.functional.conv3d(dense, weight.permute(0, 4, 1, 2, 3), bias, padding=1)[place]
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_convolution_and_its_gradients_are_those_of_the_dense_grid(bias):
-    grid, cloud = random_cells()
-    torch.manual_seed(1)
-    values, weight = torch.randn(120, 4, dtype=torch.double), torch.randn(5, 3, 3, 3, 4, dtype=torch.double)
-    given = [values, weight, *([torch.randn(5, dtype=torch.double)] if bias else [])]
-    made = []
-    for run in (
-        lambda *tensors: submanifold_convolution(*tensors, *([] if bias else [None]), neighbor_table(grid, cloud, 2)),
-        lambda *tensors: dense_convolution(grid, cloud, *tensors, *([] if bias else [None])),
-    ):
-        tensors = [tensor.clone().requires_grad_() for tensor in given]
-        out = run(*tensors)
-        (out * torch.linspace(-1, 1, 5)).sin().sum().backward()
-        made.append([out, *(tensor.grad for tensor in tensors)])
-    for ours, theirs in zip(*made, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 def test_convolution_in_half_precision_sums_in_float32_and_follows_autocast():
     grid, cloud = random_cells()
     table = neighbor_table(grid, cloud, 2)

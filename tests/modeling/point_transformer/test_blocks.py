@@ -20,11 +20,6 @@ def blocks(**changes) -> PointBlocks:
     return PointBlocks(config(**changes)).eval()
 
 
-def test_drop_path_grows_from_the_first_to_the_last_block():
-    stack = blocks(drop_path_rate=0.4)
-    assert [layer.drop_path.rate for layer in stack.layers] == pytest.approx([0, 0.2, 0.4])
-
-
 def test_drop_path_keeps_the_mean_and_acts_on_whole_clouds_in_training_only():
     layer = PointBlock(config(), 4, drop_path_rate=0.25).drop_path
     branch = torch.ones(4000, 2, 3)

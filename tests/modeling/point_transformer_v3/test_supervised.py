@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.layers.losses import lovasz_softmax
-from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
@@ -85,33 +83,6 @@ def test_nothing_that_blocks_leave_stays_in_memory_without_gradients():
         stages = model.point_transformer_v3.encode(torch.rand(1, 60, 6)).stages
     # What the last block of a stage left has no reader.
     assert all(len(voxels.sources) <= 2 for voxels in stages)
-
-
-def test_a_kernel_of_five_is_a_dense_convolution_of_the_grid():
-    torch.manual_seed(0)
-    cells = torch.stack(torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    cells = cells[torch.randperm(len(cells))[:90]]
-    cloud, values, weight = torch.zeros(90, dtype=torch.long), torch.rand(90, 4), torch.rand(5, 5, 5, 5, 4)
-    table = neighbor_table(cells, cloud, 1, reach=2)
-    ours = submanifold_convolution(values, weight, None, table)
-    grid = torch.zeros(1, 4, 6, 6, 6)
-    grid[0, :, cells[:, 0], cells[:, 1], cells[:, 2]] = values.T
-    dense = torch.nn.functional.conv3d(grid, weight.permute(0, 4, 1, 2, 3), padding=2)
-    expected = dense[0, :, cells[:, 0], cells[:, 1], cells[:, 2]].T
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-    # From the table of an accelerator, the same pairs.
-    again = type(table)(table=table.dense(90))
-    torch.testing.assert_close(submanifold_convolution(values, weight, None, again), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_the_lovasz_loss_is_zero_for_sure_answers_and_without_labels():
-    labels = torch.tensor([0, 2, 1, -100])
-    sure = 100 * torch.nn.functional.one_hot(labels.clamp(min=0), 3).float()
-    assert lovasz_softmax(sure, labels) < 1e-30 and lovasz_softmax(-sure, labels) > 0.9
-    logits = torch.rand(4, 3, requires_grad=True)
-    loss = lovasz_softmax(logits, torch.full((4,), -100))
-    loss.backward()
-    assert loss == 0 and (logits.grad == 0).all()
 
 
 def test_a_stride_of_more_bits_than_a_cloud_has_pools_nothing():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_any3d.modeling.pointnet import (
@@ -13,29 +12,6 @@ from hf_any3d.modeling.pointnet import (
 )
 from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises
-
-
-def plain_layer(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
-
-
-def test_pointnet_is_layers_a_maximum_and_a_head():
-    model = PointNetForPointCloudClassification(PointNetConfig(num_labels=5)).train()
-    model.classifier.dropouts[0].p = 0.0
-    points = nn.Sequential(plain_layer(3, 64), plain_layer(64, 128), plain_layer(128, 256))
-    head = nn.Sequential(plain_layer(256, 128), nn.Linear(128, 5))
-    plain = nn.ModuleList([points, head])
-    # Both list their tensors in the order of the layers; the classifier has its norms after its linear layers.
-    ours = model.state_dict()
-    order = [name for name in ours if name.startswith("pointnet.")]
-    order += [
-        name for part in ("hidden.0", "norms.0", "out") for name in ours if name.startswith(f"classifier.{part}.")
-    ]
-    plain.load_state_dict(dict(zip(plain.state_dict(), (ours[name] for name in order), strict=True)))
-    assert len(order) == len(ours)
-    clouds = varied_clouds(4)
-    expected = head(points(clouds.flatten(0, 1)).unflatten(0, clouds.shape[:2]).amax(dim=1))
-    assert torch.equal(model(clouds).logits, expected)
 
 
 @torch.no_grad()

@@ -309,14 +309,6 @@ def test_base_repository_with_an_adapter_is_refused(tmp_path):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
 
 
-def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
-    base = tiny_act.tiny_act(ActForPointCloudClassification)
-    adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
-    adapted.save_pretrained(tmp_path)
-    assert (tmp_path / "base" / "model.safetensors").exists()
-    assert not [name for name, _ in ActModel.from_pretrained(tmp_path / "base").named_modules() if "lora" in name]
-
-
 # The record.
 
 
