@@ -20,14 +20,17 @@ GPU_ARGS ?=
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
-# was made with, checks of GPUs and of published files, conversions of released checkpoints in full size.
+# was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
+# size.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
-	test_gpu_check.py test_packaging.py studies conversions/test_released_checkpoints.py \
-	$(addprefix conversions/test_,act_released.py minigpt3d_released.py minigpt3d_published.py))
-# Tests of what pages and notebooks show, and of pages in a browser: a fifth of all.
-PAGE_TESTS := $(addprefix tests/,doors/test_pages.py doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py \
-	demo/test_page_in_browser.py demo/test_task_pages.py)
+	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
+	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
+# Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
+# browser: a fourth of all.
+PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
+	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
+	demo/test_task_pages.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
