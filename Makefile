@@ -15,8 +15,9 @@ RELEASE_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
 # Processes for tests, by default one more than there are cores, as some tests wait for processes of their own. Where
-# memory is short, more of them help: each runs fewer files, and keeps less of what they leave. All tests of a file run in one process. Files come in the order of
-# their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
+# memory is short, more of them help: each runs fewer files, and keeps less of what they leave. All tests of a file run
+# in one process. Files come in the order of their names: by their numbers of tests, as is the default, long trainings
+# would be the last, one after the other.
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
