@@ -1,0 +1,128 @@
+"""Arguments that would give a wrong answer are refused by their names."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import (
+    LocalFeaturesForPointCloudSegmentation,
+    PatchAlign3DForPreTraining,
+    PointFeaturesForPointCloudClassification,
+    PointTransformerV3Config,
+)
+from hf_any3d.data.collator import PointCloudCollator
+from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.numpy_rows import usual_types
+from hf_any3d.evaluation.question_answering import find_protocol
+from hf_any3d.modeling.layers.losses import point_loss
+from hf_any3d.modeling.local_features.fitting import adapted
+from hf_any3d.modeling.minigpt3d.stages import set_stage, stage_groups
+from hf_any3d.modeling.point_ops import three_nearest_interpolate
+from hf_any3d.processing.local_features import LocalFeaturesProcessor
+from tests.cli.conftest import run
+from tests.data.files.builders import npy, pcd, ply, ply_square
+from tests.errors import raises
+from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat
+from tests.tiny_aligned import tiny_aligned
+from tests.tiny_features import tiny_features
+from tests.tiny_local_features import tiny_local_features
+
+ROW = {"points": np.eye(3, dtype=np.float32)}
+SQUARE = ply_square("binary_little_endian")
+
+
+def label(**settings):
+    """Write labels into a copy of a square, in memory."""
+    write_labels(io.BytesIO(SQUARE), io.BytesIO(), np.zeros(4, np.int64), file_type="ply", **settings)
+
+
+def measured(**columns):
+    """Check that a cloud has the column that a processor reads."""
+    further = {name: np.asarray(values) for name, values in columns.items()}
+    LocalFeaturesProcessor(columns=("wave",)).check_measured(PointCloudData(ROW["points"], further=further))
+
+
+@pytest.mark.parametrize(
+    "call, named",
+    [
+        (lambda: split_clouds({"points": [ROW["points"]] * 2, "path": ["a.ply"]}), "different numbers of clouds"),
+        (lambda: to_cloud({"name": "a"}), "expected 'points' or 'path'"),
+        (lambda: PointCloudCollator(3)([{"points": np.full((3, 3), np.nan, np.float32)}]), "row 0"),
+        (lambda: PointCloudCollator(3)([ROW | {"label": 1}, ROW]), "rows [1] have no label"),
+        (lambda: find_protocol("none"), "'none'"),
+        (lambda: point_loss(torch.zeros(1, 4, 2), torch.zeros(1, 3, dtype=torch.long)), "labels"),
+        (
+            lambda: three_nearest_interpolate(torch.zeros(1, 2, 3), torch.ones(1, 4, 3), torch.ones(1, 5, 2)),
+            "features",
+        ),
+        (lambda: PointTransformerV3Config(condition_batch_norms=True, condition="a"), "condition='a'"),
+        (lambda: PointTransformerV3Config(condition_classes={"a": [-1]}), "condition_classes"),
+        (lambda: LocalFeaturesProcessor(optional=("rgb",)), "optional"),
+        (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
+        (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
+        (lambda: label(codes={}), "codes is {}"),
+        (lambda: label(columns={"number": np.full(4, 2**40)}), "number goes from"),
+        (lambda: read_point_cloud(ply("comment a\n" * 20_000, b""), file_type="ply"), "lines in the header"),
+        (lambda: read_point_cloud(b"0 0 0\n1 1 1\n", file_type="xyz", columns=["a", "a"]), "each name once"),
+    ],
+)
+def test_an_argument_is_refused(call, named):
+    with raises(ValueError, naming=named):
+        call()
+
+
+def test_a_model_refuses_what_it_cannot_use():
+    points = torch.rand(1, 64, 3)
+    with raises(ValueError, naming="target_centers"):
+        tiny_aligned(PatchAlign3DForPreTraining)(points=points, target_features=torch.ones(1, 2, 4))
+    features = tiny_features(PointFeaturesForPointCloudClassification)
+    with raises(ValueError, naming="weight"):
+        features.set_side_head(torch.ones(features.config.hidden_size + 1), 0.0)
+    local = tiny_local_features(LocalFeaturesForPointCloudSegmentation)
+    with raises(ValueError, naming="no learned rows"):
+        adapted(local, np.zeros((2, 3), np.float32), ())
+
+
+def test_a_stage_trains_what_is_there():
+    model = tiny_chat(qformer_lora=None)
+    for stage, named in ((5, "stage=5"), (2, "qformer_lora=None")):
+        with raises(ValueError, naming=named):
+            stage_groups(model, stage)
+    with raises(ValueError, naming="'norms'"):
+        set_stage(model, 1, left_frozen=["norms"])
+
+
+def test_the_place_of_the_sensor_in_a_pcd_is_told():
+    data = pcd("x y z", "4 4 4", "F F F", np.eye(3, dtype="<f4").tobytes(), 3, VIEWPOINT="1 0 0 1 0 0 0")
+    with pytest.warns(UserWarning, match="VIEWPOINT"):
+        assert len(read_point_cloud(data, file_type="pcd")) == 3
+    with pytest.raises(PointCloudFileError):
+        read_point_cloud(data[:-4], file_type="pcd")
+
+
+def test_words_and_further_numbers_are_kept():
+    kinds = [(axis, "f4") for axis in "xyz"] + [("class", "U4")]
+    rows = np.array([(0, 0, 0, "tree"), (1, 0, 0, "car"), (0, 1, 0, "tree")], kinds)
+    read = read_point_cloud(npy(rows), file_type="npy")
+    assert read.labels.tolist() == [1, 0, 1] and read.label_names == ("car", "tree")
+    cloud = to_cloud(ROW | {"wave": np.arange(3.0)}, columns=("wave",))
+    assert cloud.further["wave"].tolist() == [0, 1, 2]
+    assert usual_types({"points": np.ones(3, np.float16)})["points"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["zero-shot", "a.ply", "--model", "someone/model"], "--labels is missing"),
+        (["segment", "a.ply", "--model", "someone/model", "--workers", 2], "--output is missing"),
+        (["show", "a.ply", "b.ply", "--serve"], "2 files"),
+    ],
+)
+def test_a_command_refuses_before_it_opens_a_model(words, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.ply", "b.ply"):
+        (tmp_path / name).write_bytes(SQUARE)
+    assert named in run(*words).err
