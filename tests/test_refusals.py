@@ -1,6 +1,7 @@
 """Arguments that would give a wrong answer are refused by their names."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hf_any3d import (
 )
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.input_files import list_files
 from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.numpy_rows import usual_types
 from hf_any3d.evaluation.question_answering import find_protocol
@@ -22,6 +24,8 @@ from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.minigpt3d.stages import set_stage, stage_groups
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
 from hf_any3d.processing.local_features import LocalFeaturesProcessor
+from hf_any3d.training.folds import run_once
+from hf_any3d.training.sources import Source, Task
 from tests.cli.conftest import run
 from tests.data.files.builders import npy, pcd, ply, ply_square
 from tests.errors import raises
@@ -64,6 +68,8 @@ def measured(**columns):
         (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
         (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
         (lambda: label(codes={}), "codes is {}"),
+        (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("both", None), "--way both"),
+        (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("trained", "b"), "--from"),
         (lambda: label(columns={"number": np.full(4, 2**40)}), "number goes from"),
         (lambda: read_point_cloud(ply("comment a\n" * 20_000, b""), file_type="ply"), "lines in the header"),
         (lambda: read_point_cloud(b"0 0 0\n1 1 1\n", file_type="xyz", columns=["a", "a"]), "each name once"),
@@ -81,6 +87,9 @@ def test_a_model_refuses_what_it_cannot_use():
     features = tiny_features(PointFeaturesForPointCloudClassification)
     with raises(ValueError, naming="weight"):
         features.set_side_head(torch.ones(features.config.hidden_size + 1), 0.0)
+    for bias in (0.5, 1.5):  # the second time, the head is there
+        features.set_side_head(torch.ones(features.config.hidden_size), bias)
+        assert features.side_head.bias.item() == bias
     local = tiny_local_features(LocalFeaturesForPointCloudSegmentation)
     with raises(ValueError, naming="no learned rows"):
         adapted(local, np.zeros((2, 3), np.float32), ())
@@ -126,3 +135,32 @@ def test_a_command_refuses_before_it_opens_a_model(words, named, tmp_path, monke
     for name in ("a.ply", "b.ply"):
         (tmp_path / name).write_bytes(SQUARE)
     assert named in run(*words).err
+
+
+def test_labels_that_are_words_are_compared_by_their_names(tmp_path):
+    kinds = [(axis, "f4") for axis in "xyz"]
+    places = [tuple(row) for row in np.arange(12.0).reshape(4, 3)]
+    for name, words in (("a", ["car", "tree", "car", "wall"]), ("b", ["tree", "tree", "car", "wall"])):
+        rows = [(*place, word) for place, word in zip(places, words, strict=True)]
+        np.save(tmp_path / f"{name}.npy", np.array(rows, [*kinds, ("class", "U4")]))
+    np.save(tmp_path / "c.npy", np.array([(*place, 1) for place in places], [*kinds, ("class", "i4")]))
+    done = run("evaluate", tmp_path / "a.npy", tmp_path / "b.npy", "--json")
+    assert done.code == 0 and '"accuracy": 0.75' in done.out, done
+    assert "words in the other file" in run("evaluate", tmp_path / "a.npy", tmp_path / "c.npy").err
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path):
+    for name in ("a.ply", "b.ply.gz", "notes.pdf"):
+        (tmp_path / name).write_bytes(SQUARE)
+    with pytest.warns(UserWarning, match=r"1 compressed files are left out, the first is .*b\.ply\.gz"):
+        assert list_files(tmp_path) == [str(tmp_path / "a.ply")]
+
+
+def test_a_run_of_other_data_is_not_taken_for_this_one(tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(b"1")
+    words = ["--train_file", str(tmp_path / "rows.parquet")]
+    with pytest.raises(FileNotFoundError):
+        run_once(lambda words: None, words, tmp_path / "run")
+    (tmp_path / "rows.parquet").write_bytes(b"22")
+    with raises(ValueError, naming="another content of"):
+        run_once(lambda words: None, words, tmp_path / "run")

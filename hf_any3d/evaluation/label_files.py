@@ -119,6 +119,8 @@ class LabelFiles:
         self.names: dict[int, str] = dict(ASPRS_CLASSES) if is_las else {}
         self.names |= {number: name for name, number in joined.values()}
         self.names |= names or {}
+        # Codes that words of files got here; a number of another file means none of them.
+        self._of_words: set[int] = set()
         # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
         self.whole = LabelComparison(left_out, unclassified & left_out)
         self.joined = {code: number for code, (_, number) in joined.items()}
@@ -194,7 +196,10 @@ class LabelFiles:
             raise PointCloudFileError(f"{cloud.name}: no labels of points; expected a class for each point")
         words = cloud.data.label_names
         if words is None:
-            unnamed = sorted({*np.unique(labels).tolist()} - self.names.keys() - {NO_LABEL}) if has_words else []
+            unnamed = []
+            if has_words:
+                named = self.names.keys() - self._of_words
+                unnamed = sorted({*np.unique(labels).tolist()} - named - {NO_LABEL})
             if unnamed:
                 text = f"{cloud.name}: labels are numbers, and words in the other file; name each"
                 raise UnnamedLabelsError(text, unnamed[0])
@@ -202,7 +207,9 @@ class LabelFiles:
         # A word that nobody has given a number gets the next one.
         for word in words:
             if word not in self.names.values():
-                self.names[max(self.names, default=-1) + 1] = word
+                code = max(self.names, default=-1) + 1
+                self.names[code] = word
+                self._of_words.add(code)
         codes = np.array([*self.names, NO_LABEL])
         return codes[renumbered(labels, words, list(self.names.values()))]
 
