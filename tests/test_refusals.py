@@ -15,6 +15,7 @@ from hf_any3d import (
 )
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.files.rgbd import Intrinsics
 from hf_any3d.data.input_files import list_files
 from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.numpy_rows import usual_types
@@ -36,11 +37,12 @@ from tests.tiny_local_features import tiny_local_features
 
 ROW = {"points": np.eye(3, dtype=np.float32)}
 SQUARE = ply_square("binary_little_endian")
+TEXT = b"x y z wave\n0 0 0 1\n1 0 0 2\n0 1 0 3\n1 1 0 4\n"
 
 
-def label(**settings):
-    """Write labels into a copy of a square, in memory."""
-    write_labels(io.BytesIO(SQUARE), io.BytesIO(), np.zeros(4, np.int64), file_type="ply", **settings)
+def label(data=SQUARE, file_type="ply", **settings):
+    """Write labels into a copy of four points, in memory."""
+    write_labels(io.BytesIO(data), io.BytesIO(), np.zeros(4, np.int64), file_type=file_type, **settings)
 
 
 def measured(**columns):
@@ -68,6 +70,7 @@ def measured(**columns):
         (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
         (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
         (lambda: label(codes={}), "codes is {}"),
+        (lambda: label(TEXT, "txt", columns={"wave": np.arange(4)}), "'wave' already"),
         (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("both", None), "--way both"),
         (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("trained", "b"), "--from"),
         (lambda: label(columns={"number": np.full(4, 2**40)}), "number goes from"),
@@ -152,8 +155,17 @@ def test_labels_that_are_words_are_compared_by_their_names(tmp_path):
 def test_a_folder_says_what_it_leaves_out(tmp_path):
     for name in ("a.ply", "b.ply.gz", "notes.pdf"):
         (tmp_path / name).write_bytes(SQUARE)
-    with pytest.warns(UserWarning, match=r"1 compressed files are left out, the first is .*b\.ply\.gz"):
-        assert list_files(tmp_path) == [str(tmp_path / "a.ply")]
+    for name in ("coord.npy", "color.npy"):
+        np.save(tmp_path / name, np.ones((4, 3)))
+    with pytest.warns(UserWarning) as warned:
+        assert list_files(tmp_path) == [str(tmp_path / "a.ply"), str(tmp_path / "coord.npy")]
+    assert ["b.ply.gz" in str(warned[0].message), "color.npy" in str(warned[1].message)] == [True, True]
+
+
+def test_the_lens_of_a_camera_is_told():
+    camera = {"fx": 60, "fy": 60, "cx": 32, "cy": 24, "width": 64, "height": 48, "D": {"data": [0.1, 0.0]}}
+    with pytest.warns(UserWarning, match="distortion D"):
+        Intrinsics.of(camera)
 
 
 def test_a_run_of_other_data_is_not_taken_for_this_one(tmp_path):
