@@ -270,7 +270,7 @@ def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> N
 
 
 def _stated_facts(report_file: Path | None, report_facts: str | None, is_test: bool) -> dict[str, Any] | None:
-    """Return what `--report-facts` says for a report; None without a report."""
+    """Return the facts given by `--report-facts`; None if no report is written."""
     facts_alone = report_file is None and report_facts is not None
     if facts_alone or (report_file is not None and not is_test):
         raise ValueError("--report, with --report-facts: expected a classifier, its split test, and no --max-samples")

@@ -212,16 +212,7 @@ def _attributes(
             low = limits.get(f"{color}Minimum")
             high = limits.get(f"{color}Maximum")
             ends.append(fields[color].ends if low is None or high is None else (low, high))
-        shown = with_stand_ins(stored, are_invalid)
-        lows, highs = np.array(ends, dtype=np.float64).T  # (3,) each
-        is_range = (lows < highs) & (highs - lows <= _WIDEST)
-        is_within = (shown.min(axis=0) >= lows) & (shown.max(axis=0) <= highs)
-        if (is_range & is_within).all():
-            colors = ((shown - lows) / (highs - lows)).clip(0, 1).astype(np.float32)
-        else:
-            # By their values, where no range fits them
-            has_16_bits = shown.min() >= 0 and 255 < shown.max() <= _WIDEST
-            colors = usable_colors(shown.astype(np.uint16) if has_16_bits else shown, source)
+        colors = _unit(with_stand_ins(stored, are_invalid), ends, source)
         if colors is not None:
             cloud["colors"] = np.where(are_invalid[:, None], np.float32(np.nan), colors)
     return cloud
@@ -372,6 +363,17 @@ def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
     # Modulo 2**64, which is right for all numbers that the field can hold.
     whole = (stored + np.uint64(field.least % 2**64)).view(np.int64)
     return whole if (field.scale, field.offset) == (1.0, 0.0) else whole * field.scale + field.offset
+
+
+def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
+    """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
+    low, high = np.array(ends, dtype=np.float64).T  # (3,) each
+    is_range = (low < high) & (high - low <= _WIDEST)
+    is_within = (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
+    if (is_range & is_within).all():
+        return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+    has_16_bits = values.min() >= 0 and 255 < values.max() <= _WIDEST
+    return usable_colors(values.astype(np.uint16) if has_16_bits else values, source)
 
 
 def _texts(element: Any) -> dict[str, str]:

@@ -79,39 +79,45 @@ def _read(place: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
     opened = open_source(place, kind or "txt", (kind or "txt",))
     with file_errors(place, "file of labels"):
         if kind == "npy":
-            from hf_any3d.data.files.npy import parse_array
-
-            values = parse_array(opened.data)
-            if values.ndim == 2 and values.shape[1] == 1:
-                values = values[:, 0]
-            if values.ndim != 1 or values.dtype.kind not in "fiubUS":
-                raise PointCloudError(
-                    f"an array of shape {values.shape} and type {values.dtype}; expected a label each"
-                )
-            if values.dtype.kind in "US":
-                return numbered(values.tolist())
-            return _whole(values, opened), None
+            return _of_array(opened)
         # As numbers of 32 bits, digits would be classes and objects beyond any count.
         if kind == "label" and opened.data.strip(b"0123456789 \t\r\n-."):
             if len(opened.data) % 4:
                 raise PointCloudError(f"{len(opened.data)} bytes; expected 4 for each label")
             return (np.frombuffer(opened.data, "<u4") & _OF_CLASS).astype(np.int64), None
-        # Text without comments and quotes; an empty line is a missing label, but not after the last.
-        lines = unix_lines(opened.data).rstrip(b"\n").split(b"\n")
-        lines = [line.strip().strip(b'"') for line in lines if not line.startswith(_COMMENTS)]
-        if lines and is_label_name(lines[0].decode("utf-8", "replace")):
-            del lines[0]
-        try:
-            values = np.array([float(line or b"nan") for line in lines])
-        except ValueError:
-            # Rows of several numbers are no words.
-            several = next((line for line in lines if b"," in line or b";" in line or b"\t" in line), None)
-            if several is not None:
-                raise PointCloudError(
-                    f"a line has several values ({shorten(several)}); expected one for each point"
-                ) from None
-            return numbered(lines)
-        return _whole(values, opened), None
+        return _of_text(opened)
+
+
+def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    from hf_any3d.data.files.npy import parse_array
+
+    values = parse_array(source.data)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "fiubUS":
+        raise PointCloudError(f"an array of shape {values.shape} and type {values.dtype}; expected a label each")
+    if values.dtype.kind in "US":
+        return numbered(values.tolist())
+    return _whole(values, source), None
+
+
+def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    # Without comments and quotes; an empty line is a missing label, but not after the last.
+    lines = unix_lines(source.data).rstrip(b"\n").split(b"\n")
+    lines = [line.strip().strip(b'"') for line in lines if not line.startswith(_COMMENTS)]
+    if lines and is_label_name(lines[0].decode("utf-8", "replace")):
+        del lines[0]
+    try:
+        values = np.array([float(line or b"nan") for line in lines])
+    except ValueError:
+        # Rows of several numbers are no words.
+        several = next((line for line in lines if b"," in line or b";" in line or b"\t" in line), None)
+        if several is not None:
+            raise PointCloudError(
+                f"a line has several values ({shorten(several)}); expected one for each point"
+            ) from None
+        return numbered(lines)
+    return _whole(values, source), None
 
 
 def _whole(values: np.ndarray, source: Source) -> np.ndarray:

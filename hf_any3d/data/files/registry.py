@@ -205,7 +205,7 @@ def _check_arguments(source: object, file_type: object, limits: object, label_fi
 
 
 def _check_fields(fields: Any, label_field: str | None, label_file: object) -> None:
-    """Check the names of fields, and that labels are among them where something says which labels are read."""
+    """Check the names of fields; labels must be among them if their column or file is given."""
     if fields is None:
         return
     is_list = isinstance(fields, (Sequence, Set)) and not isinstance(fields, str)
@@ -216,6 +216,18 @@ def _check_fields(fields: Any, label_field: str | None, label_file: object) -> N
     for argument, value in (("label_field", label_field), ("label_file", label_file or None)):
         if value is not None and not {"labels", "face_labels"} & {*fields}:
             raise ValueError(f"{argument} is {value!r}, and fields has no labels; expected 'labels' among them")
+
+
+def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
+    """Return a cloud without the other fields, and without what says something about them."""
+    left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
+    if "faces" in left_out:
+        left_out |= {"face_colors": None, "face_labels": None}
+    if not {"labels", "face_labels"} & {*fields}:
+        left_out |= {"label_names": None, "label_codes": None}
+    for name, nothing in left_out.items():
+        setattr(cloud, name, nothing)
+    return cloud
 
 
 def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
@@ -327,13 +339,4 @@ def read_point_cloud(
         # A reader may build several clouds, of which a single one is that of the file.
         kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
         cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
-    if fields is not None:
-        left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
-        # And what says something about them
-        if "faces" in left_out:
-            left_out |= {"face_colors": None, "face_labels": None}
-        if not has_labels:
-            left_out |= {"label_names": None, "label_codes": None}
-        for name, nothing in left_out.items():
-            setattr(cloud, name, nothing)
-    return cloud
+    return cloud if fields is None else _only(cloud, fields)

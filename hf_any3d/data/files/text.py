@@ -206,18 +206,25 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
             if source.label_field is not None:
                 raise
     left_out = [names[place] for place in sorted(worded) if classes is None or place != label_place]
-    # Numbers take the place of words, so that lines and columns stay where they are.
+    rows = _with_numbers(_rows(text, delimiter, names), delimiter, worded, label_place, classes)
+    return Cells(rows, left_out, label_names)
+
+
+def _with_numbers(
+    rows: Iterable[list[str]], delimiter: str, worded: set[int], label_place: int, classes: list[int] | None
+) -> bytes:
+    """Return rows with numbers in the place of words, so that lines and columns stay where they are."""
     numeric = io.StringIO()
     writer = csv.writer(numeric, delimiter=delimiter, lineterminator="\n")
     numbers_of_rows = iter(classes or ())
-    for row in _rows(text, delimiter, names):
+    for row in rows:
         cells = ["0" if place in worded else cell for place, cell in enumerate(row)]
         if row and classes is not None:
             # A last cell without a word may be missing.
             cells += [""] * (label_place + 1 - len(cells))
             cells[label_place] = str(next(numbers_of_rows))
         writer.writerow(cells)
-    return Cells(without_quotes(numeric.getvalue().encode("latin1")), left_out, label_names)
+    return without_quotes(numeric.getvalue().encode("latin1"))
 
 
 def _rows(text: bytes, delimiter: str, names: list[str]) -> Iterator[list[str]]:
@@ -267,23 +274,26 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
         if declared is None and COUNT_LINE.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
         elif line.strip():
-            if not is_comment:
-                # A row begins with a number, or with a word in a column that has a name, such as the name of a point,
-                # before at least three numbers.
-                words = _words(line)
-                if _NUMBER.fullmatch(words[0]):
-                    break
-                follows_names = bool(titles) and not titles[-1].is_comment and bool(names_in_line(titles[-1].text))
-                if follows_names and sum(map(bool, map(_NUMBER.fullmatch, words))) >= 3:
-                    break
-                if not names_in_line(line):
-                    raise PointCloudError(
-                        f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
-                    )
+            if not is_comment and _starts_rows(line, titles):
+                break
+            if not is_comment and not names_in_line(line):
+                raise PointCloudError(
+                    f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
+                )
             titles.append(Title(number + 1, line, is_comment))
         at = end
         number += 1
     return titles, declared, at, number
+
+
+def _starts_rows(line: str, titles: list[Title]) -> bool:
+    """Return whether a line is a row: it begins with a number, or with a word in a column that has a name."""
+    words = _words(line)
+    if _NUMBER.fullmatch(words[0]):
+        return True
+    # Such as the name of a point, before at least three numbers.
+    follows_names = bool(titles) and not titles[-1].is_comment and bool(names_in_line(titles[-1].text))
+    return follows_names and sum(map(bool, map(_NUMBER.fullmatch, words))) >= 3
 
 
 def _words(line: str) -> list[str]:

@@ -263,7 +263,7 @@ def _around(tiles: Sequence[_Tile], number: int) -> list[Around]:
 def learn_numbers(
     pipe: PointCloudInventoryPipeline, path: str | os.PathLike, number: str = NUMBER, unit: str | None = None
 ) -> TreeChoice:
-    """Learn how trees are told apart from a scan whose numbers of trees were corrected by hand.
+    """Choose smoothing and evenness by a scan whose tree numbers were corrected by hand.
 
     Args:
         pipe: The pipeline.

@@ -190,19 +190,9 @@ def _outline(cells: np.ndarray, cell: float) -> Outline:
     is_filled[tuple((cells - corner).T)] = True
     # Gaps are closed: what grows by a cell to all sides, and shrinks again. Outermost cells stay empty.
     is_filled = ~_grown(~_grown(is_filled))
-    # Parts that are one cell wide would have no inside: cells of squares of two by two stay, or all if there are none.
-    squares = is_filled[:-1, :-1] & is_filled[1:, :-1] & is_filled[:-1, 1:] & is_filled[1:, 1:]
-    if squares.any():
-        is_filled = np.zeros_like(is_filled)
-        is_filled[:-1, :-1] |= squares
-        is_filled[1:, :-1] |= squares
-        is_filled[:-1, 1:] |= squares
-        is_filled[1:, 1:] |= squares
-    # How far inside of its cells, in cells, a thing ends. A cell at its edge, which it covers by a share that is
-    # anything between 0 and 1, has one of its points with the probability 1 - exp(-share * density): more often than
-    # the share.
-    density = len(cells) / np.count_nonzero(is_filled)  # points in a cell
-    inset = min(_MOST_INSET, max(_LEAST_INSET, 0.5 - (1 - np.exp(-density)) / density))
+    # Parts that are one cell wide would have no inside.
+    is_filled = _without_strips(is_filled)
+    inset = _inset(len(cells) / np.count_nonzero(is_filled))
     rings = [corners + inset * inward for corners, inward in _rings(is_filled)]
     # Holes run clockwise, and their areas are negative.
     areas = [_area(ring) for ring in rings]
@@ -224,6 +214,28 @@ def _grown(is_filled: np.ndarray) -> np.ndarray:
     grown[:, 1:] |= wide[:, :-1]
     grown[:, :-1] |= wide[:, 1:]
     return grown
+
+
+def _without_strips(is_filled: np.ndarray) -> np.ndarray:
+    """Keep the cells (columns, rows) of filled squares of two by two; all cells where there is no such square."""
+    squares = is_filled[:-1, :-1] & is_filled[1:, :-1] & is_filled[:-1, 1:] & is_filled[1:, 1:]
+    if not squares.any():
+        return is_filled
+    kept = np.zeros_like(is_filled)
+    kept[:-1, :-1] |= squares
+    kept[1:, :-1] |= squares
+    kept[:-1, 1:] |= squares
+    kept[1:, 1:] |= squares
+    return kept
+
+
+def _inset(density: float) -> float:
+    """Return how far inside of its cells, in cells, a thing ends that has so many points in a cell.
+
+    A cell at its edge, which it covers by a share that is anything between 0 and 1, has one of its points with the
+    probability 1 - exp(-share * density): more often than the share.
+    """
+    return min(_MOST_INSET, max(_LEAST_INSET, 0.5 - (1 - np.exp(-density)) / density))
 
 
 def _rings(is_filled: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -133,7 +133,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         return before, during, after
 
     def label_with_features(self, cloud: PointCloudData, drawn: np.ndarray) -> LabeledScan:
-        """Label a cloud as a call does, and return what the last hidden layer says of the points `drawn` (drawn,)."""
+        """Label a cloud, and return the last hidden layer's features of the points `drawn` (drawn,)."""
         self.feature_extractor.check_measured(cloud)
         scan = self.feature_extractor.describe(cloud)
         answers = _AnswersWithFeatures(len(cloud), drawn, self.model)

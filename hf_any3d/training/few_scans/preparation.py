@@ -138,18 +138,8 @@ def _build_model(
     for part in PART_OF.values():
         if getattr(arguments, part) is not None:
             parts[part] = getattr(arguments, part)
-    # The sets of features are those of the plan and of the parts given by name.
-    sets = plan.features
-    if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
-        sets = ("descriptors", *sets)  # the packaged encoder reads no normals
-    left_out = [name for name, part in PART_OF.items() if part in parts and name not in sets]
-    if arguments.feature_sets is None or arguments.wrap_weight is not None:
-        sets = (*sets, *left_out)
-    elif left_out:
-        part = PART_OF[left_out[0]]
-        raise ValueError(f"--{part} {parts[part]} with --feature_sets {' '.join(sets)}, which leave it out")
     config_fields: dict[str, Any] = {
-        "features": list(sets),
+        "features": list(_feature_sets(plan, data, arguments, parts)),
         "copies": plan.copies,
         "in_channels": count_channels(data.features),
         "normals": data.features[1:2] == ["normals"],
@@ -168,6 +158,22 @@ def _build_model(
     if parts:
         return PointFeaturesForPointCloudClassification.from_parts_pretrained(**parts, **config_fields)
     return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**config_fields)).eval()
+
+
+def _feature_sets(
+    plan: Plan, data: DataArguments, arguments: FewScansArguments, parts: dict[str, Any]
+) -> tuple[str, ...]:
+    """Return the sets of features: those of the plan and of the parts given by name."""
+    sets = plan.features
+    if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
+        sets = ("descriptors", *sets)  # the packaged encoder reads no normals
+    left_out = [name for name, part in PART_OF.items() if part in parts and name not in sets]
+    if arguments.feature_sets is None or arguments.wrap_weight is not None:
+        return (*sets, *left_out)
+    if left_out:
+        part = PART_OF[left_out[0]]
+        raise ValueError(f"--{part} {parts[part]} with --feature_sets {' '.join(sets)}, which leave it out")
+    return sets
 
 
 def _own_up_axis(folder: str | None) -> str | None:

@@ -318,13 +318,7 @@ def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list
 def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
     """Return the processor for what all tiles have."""
     # In meters features compare heights of all scans; objects are compared by shares of their own size.
-    unit = "meters" if arguments.unit_of_files else arguments.unit
-    if not unit:
-        are_places = [
-            tile.is_las or (not tile.is_mesh and (tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20))
-            for tile in tiles
-        ]
-        unit = "meters" if all(are_places) else "diagonal"
+    unit = "meters" if arguments.unit_of_files else arguments.unit or _unit_of(tiles)
     wanted = [
         name
         for name, is_wanted in (
@@ -361,6 +355,15 @@ def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[L
         columns=arguments.features or (),
         optional=optional,
     ), remarks
+
+
+def _unit_of(tiles: Sequence[TileFacts]) -> str:
+    """Return "meters" for scans of places, and "diagonal" for objects, which have sizes of their own."""
+    are_places = [
+        tile.is_las or (not tile.is_mesh and (tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20))
+        for tile in tiles
+    ]
+    return "meters" if all(are_places) else "diagonal"
 
 
 def rows_of(
