@@ -8,6 +8,7 @@ import pytest
 from hf_any3d.data.generated.stands import KINDS, draw_stand
 from hf_any3d.tasks.inventory.agreement import compare_trees
 from hf_any3d.tasks.inventory.crowns import NAMES, SIGMAS, canopy_of, parts_of
+from hf_any3d.tasks.inventory.likeness import packaged_likeness
 from hf_any3d.tasks.inventory.trees import choose_by, number_trees
 
 PLOTS = next((path for up in Path(__file__).parents if (path := up / "shared/data/real/trees").is_dir()), Path("none"))
@@ -112,8 +113,8 @@ def test_a_given_smoothing_holds_for_all_trees(savanna):
 
 def test_a_likeness_of_ones_own_is_asked(savanna):
     points, heights, _, _ = savanna
-    finest = number_trees(points, heights, evenness=0, likeness=lambda numbers: numbers[:, NAMES.index("life")] < -1)
-    assert (finest.scores == 0).all()
+    unlike = number_trees(points, heights, evenness=0, likeness=packaged_likeness()._replace(base=-1000.0))
+    assert (unlike.scores == 0).all()
 
 
 def test_numbered_trees_choose_what_suits_them():

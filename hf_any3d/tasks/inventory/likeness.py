@@ -1,6 +1,8 @@
-"""Likeness of a part of the canopy to the crown of one tree: a polynomial without mixed terms, stored as text.
+"""Likeness of parts of the canopy to crowns of trees: polynomials without mixed terms, stored as text.
 
-Its coefficients are learned from generated stands (`python -m studies.inventory.trees --fit`).
+One says how much a part is like the crown of one tree; the other, averaged over the parts of one smoothing, how well
+that smoothing finds the trees of a place. Richer functions learn the stands that they have seen. The coefficients are
+learned from generated stands (`python -m studies.inventory.trees --fit`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ class Likeness(NamedTuple):
     """Coefficients for each column of `crowns.NAMES`; arrays (columns,).
 
     Attributes:
-        base: What the terms add to.
+        base: What the terms of the likeness add to.
         low: Values are cut to low … high, and go to -1 … 1.
         high: See low.
-        linear: Of these.
+        linear: Of these, for the likeness.
         square: Of their squares.
+        suits_linear: As `linear`, for how well a smoothing suits.
+        suits_square: As `square`.
     """
 
     base: float
@@ -31,16 +35,27 @@ class Likeness(NamedTuple):
     high: np.ndarray
     linear: np.ndarray
     square: np.ndarray
+    suits_linear: np.ndarray
+    suits_square: np.ndarray
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Return the likeness (parts,) in 0 … 1 of parts with these numbers (parts, columns)."""
-        scaled = (np.clip(numbers, self.low, self.high) - self.low) / (self.high - self.low) * 2 - 1
+        scaled = self.scaled(numbers)
         return np.clip(self.base + scaled @ self.linear + scaled**2 @ self.square, 0, 1)
+
+    def suits(self, numbers: np.ndarray) -> np.ndarray:
+        """Return (parts,) what each part says for its smoothing; only means over parts of one place compare."""
+        scaled = self.scaled(numbers)
+        return scaled @ self.suits_linear + scaled**2 @ self.suits_square
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers (parts, columns), cut to the bounds, in -1 … 1."""
+        return (np.clip(numbers, self.low, self.high) - self.low) / (self.high - self.low) * 2 - 1
 
 
 def save_likeness(likeness: Likeness, names: tuple[str, ...], path: Path) -> None:
     """Write coefficients as JSON, a row for each column."""
-    columns = zip(names, likeness.low, likeness.high, likeness.linear, likeness.square, strict=True)
+    columns = zip(names, *likeness[1:], strict=True)
     rows = {name: [round(float(value), 5) for value in values] for name, *values in columns}
     lines = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in rows.items()]
     lines.insert(0, f'  "base": {round(likeness.base, 5)}')
@@ -52,5 +67,4 @@ def packaged_likeness() -> Likeness:
     """Read the likeness that comes with the package."""
     rows = json.loads(_FILE.read_text(encoding="utf-8"))
     base = rows.pop("base")
-    low, high, linear, square = np.array(list(rows.values())).T
-    return Likeness(base, low, high, linear, square)
+    return Likeness(base, *np.array(list(rows.values())).T)

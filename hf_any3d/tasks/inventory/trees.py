@@ -1,14 +1,13 @@
 """Numbers for single trees in an airborne scan, without labels and without settings.
 
 Parts of the canopy at eleven smoothings are proposals for crowns (`crowns.py`); a likeness says how much each is like
-the crown of one tree (`likeness.py`). Where the parts of one smoothing are more like crowns, on the whole, than those
-of another, that smoothing suits the place. Of all ways to divide the canopy into parts, the one with the highest
-likeness is taken, in which parts of a smoothing that suits the place count for more.
+the crown of one tree (`likeness.py`), and what all parts of one smoothing together say for it: how well it suits the
+place. Of all ways to divide the canopy into parts, the one with the highest likeness is taken, in which parts of a
+smoothing that suits the place count for more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,22 +16,20 @@ from scipy.spatial import KDTree
 
 from hf_any3d.tasks.inventory.agreement import compare_trees
 from hf_any3d.tasks.inventory.crowns import SIGMAS, Canopy, Parts, canopy_of, parts_of
-from hf_any3d.tasks.inventory.likeness import packaged_likeness
+from hf_any3d.tasks.inventory.likeness import Likeness, packaged_likeness
 
 LEAST_POINTS = 8
 """Points of the smallest tree; what has fewer belongs to a neighbor, or to no tree."""
-EVENNESS = 32.0
+EVENNESS = 150.0
 """How much one smoothing is to suit a place; 0 takes each part by itself."""
+PLACE_POWER = 0.75
+"""Parts of a place count by their areas to this power: by area, one wide part hides many wrong small ones; by number,
+one branch counts as a tree."""
 _REACH = 1.5  # meters from a point of no tree to one of a tree that takes it
 _PLACE = 14.0  # meters around a part in which smoothings are compared
 _PLACE_CELL = 4.0  # meters
 _LEAST = 1e-3  # the least likeness
-# Shares of a place count by its parts' areas to this power: by area, one wide part hides many wrong small ones; by
-# number, one branch counts as a tree.
-_PLACE_POWER = 0.75
 _POWER = 0.9
-
-LikenessFunction = Callable[[np.ndarray], np.ndarray]
 
 
 class TreeNumbers(NamedTuple):
@@ -71,7 +68,7 @@ def number_trees(
     *,
     smoothing: float | None = None,
     evenness: float = EVENNESS,
-    likeness: LikenessFunction | None = None,
+    likeness: Likeness | None = None,
 ) -> TreeNumbers:
     """Give each tree a number.
 
@@ -80,8 +77,7 @@ def number_trees(
         heights: (points,) above ground, in meters.
         smoothing: Meters. If given, all trees are found at this smoothing; otherwise each at its own.
         evenness: How much crowns within some 20 m are to be found at one smoothing.
-        likeness: Returns (parts,) numbers in 0 … 1 for (parts, columns) numbers, see `crowns.NAMES`; the packaged one
-            if not given.
+        likeness: Judges the proposals, see `crowns.NAMES`; the packaged one if not given.
 
     Raises:
         ValueError: Shapes do not fit, values are not finite, or `smoothing` is not above 0.
@@ -94,8 +90,9 @@ def number_trees(
         return TreeNumbers(numbers, np.zeros(0, np.float32), np.zeros(0, np.int64), smoothing or 0.0)
     canopy = canopy_of(points, heights)
     parts = parts_of(canopy)
-    score = np.asarray((likeness or packaged_likeness())(parts.numbers), dtype=np.float64)
-    chosen = _chosen(canopy, parts, score, smoothing, evenness)
+    likeness = likeness or packaged_likeness()
+    score = likeness(parts.numbers)
+    chosen = _chosen(parts, score, likeness.suits(parts.numbers), smoothing, evenness)
     part = chosen[_finest_of_points(canopy, parts)]
     return _numbered(points, heights, part, score, parts, smoothing)
 
@@ -120,14 +117,15 @@ def choose_by(points: np.ndarray, heights: np.ndarray, numbers: np.ndarray) -> T
     canopy = canopy_of(points, heights)
     parts = parts_of(canopy)
     finest = _finest_of_points(canopy, parts)
-    score = np.asarray(packaged_likeness()(parts.numbers), dtype=np.float64)
+    score = packaged_likeness()(parts.numbers)
+    suits = packaged_likeness().suits(parts.numbers)
     best = TreeChoice(None, EVENNESS, -1.0)
     # The default comes first, and only what agrees better by more than chance replaces it.
     candidates: list[tuple[float | None, float]] = [(None, EVENNESS)]
-    candidates += [(None, evenness) for evenness in (0.0, 8.0, 128.0)]
+    candidates += [(None, evenness) for evenness in (0.0, 20.0)]
     candidates += [(float(sigma), EVENNESS) for sigma in SIGMAS]
     for smoothing, evenness in candidates:
-        part = _chosen(canopy, parts, score, smoothing, evenness)[finest]
+        part = _chosen(parts, score, suits, smoothing, evenness)[finest]
         found = _numbered(points, heights, part, score, parts, smoothing)
         agreement = compare_trees(numbers, found.numbers).mean_iou
         if agreement > best.agreement + 0.01:
@@ -145,8 +143,10 @@ def _checked(points: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.nd
     return points, heights
 
 
-def _chosen(canopy: Canopy, parts: Parts, score: np.ndarray, smoothing: float | None, evenness: float) -> np.ndarray:
-    """Return for each part which one it belongs to in the answer, (parts,)."""
+def _chosen(
+    parts: Parts, score: np.ndarray, suits: np.ndarray, smoothing: float | None, evenness: float
+) -> np.ndarray:
+    """Return for each part which one it belongs to in the answer, (parts,); `score` and `suits` are of the likeness."""
     if smoothing is not None:
         level = int(np.abs(np.log(SIGMAS / smoothing)).argmin())
         chosen = np.arange(len(parts.parents))
@@ -156,29 +156,26 @@ def _chosen(canopy: Canopy, parts: Parts, score: np.ndarray, smoothing: float | 
             joins = (up >= 0) & (parts.births[np.maximum(up, 0)] <= level)
             chosen[mine[joins]] = chosen[up[joins]]
         return chosen
-    score = np.maximum(score, _LEAST)
-    return _best_division(parts, score * _suiting(parts, score) ** evenness * parts.areas**_POWER)
+    # Above 0, so that areas decide between parts that are all far behind
+    suited = np.exp(np.maximum(evenness * _behind(parts, suits), -600))
+    return _best_division(parts, np.maximum(score, _LEAST) * suited * parts.areas**_POWER)
 
 
-def _suiting(parts: Parts, score: np.ndarray) -> np.ndarray:
-    """Return how well the best smoothing of each part suits its place, over the best of all there, (parts,).
-
-    A smoothing suits a place as much as its parts there are like crowns.
-    """
+def _behind(parts: Parts, suits: np.ndarray) -> np.ndarray:
+    """Return how far the best smoothing of each part is behind the best of all in its place, (parts,), at most 0."""
     row, column = (parts.middles / _PLACE_CELL).astype(np.int64).T
     shape = (int(row.max()) + 1, int(column.max()) + 1)
-    weight = parts.areas**_PLACE_POWER
-    suits = np.zeros((len(SIGMAS), len(score)))
-    for level in range(len(SIGMAS)):
-        there = np.flatnonzero((parts.births <= level) & (level < parts.deaths))
+    weight = parts.areas**PLACE_POWER
+    around = np.zeros((len(SIGMAS), len(suits)))
+    lives = (parts.births <= np.arange(len(SIGMAS))[:, None]) & (np.arange(len(SIGMAS))[:, None] < parts.deaths)
+    for level, there in enumerate(lives):
         sums = []
-        for values in (weight[there] * score[there], weight[there]):
+        for values in (weight[there] * suits[there], weight[there]):
             grid = np.zeros(shape)
             np.add.at(grid, (row[there], column[there]), values)
             sums.append(gaussian_filter(grid, _PLACE / _PLACE_CELL, mode="constant", truncate=2.0)[row, column])
-        suits[level] = sums[0] / np.maximum(sums[1], 1e-9)
-    lives = (parts.births <= np.arange(len(SIGMAS))[:, None]) & (np.arange(len(SIGMAS))[:, None] < parts.deaths)
-    return np.where(lives, suits, 0).max(axis=0) / np.maximum(suits.max(axis=0), _LEAST)
+        around[level] = sums[0] / np.maximum(sums[1], 1e-9)
+    return np.where(lives, around, -np.inf).max(axis=0) - around.max(axis=0)
 
 
 def _best_division(parts: Parts, worth: np.ndarray) -> np.ndarray:
