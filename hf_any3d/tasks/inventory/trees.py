@@ -146,7 +146,7 @@ def _checked(points: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.nd
 def _chosen(
     parts: Parts, score: np.ndarray, suits: np.ndarray, smoothing: float | None, evenness: float
 ) -> np.ndarray:
-    """Return for each part which one it belongs to in the answer, (parts,); `score` and `suits` are of the likeness."""
+    """Return for each part which one it belongs to in the answer, (parts,); `score` and `suits` are a likeness's."""
     if smoothing is not None:
         level = int(np.abs(np.log(SIGMAS / smoothing)).argmin())
         chosen = np.arange(len(parts.parents))
