@@ -2,8 +2,9 @@
 
     python -m examples.train_scene_model TILE … --output DIR    # labeled tiles of several places
 
-It is what `hf-any3d train` learns of ground, vegetation and buildings, with and without returns, but without the
-learned points that are stored for `--adapt`, so that it is small. The published one has learned ten public tiles of
+It is what `hf-any3d train` learns of ground, vegetation and buildings, with and without returns, but with few of the
+learned points that are stored beside a model, so that it is small: enough for `train --from`, which goes on from the
+network, and not for `--adapt`. The published one has learned ten public tiles of
 five places: nine of IGN (ign-pdal-tools and lidar-prod, MIT and BSD-3) and pyfor (MIT), and one of laspy (BSD).
 """
 
@@ -18,11 +19,12 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.training.tiles.training import Tiles, TilesArguments, learn_tiles
 
 # Codes of water and bridges are in one of the tiles alone, and those from 64 on are of their makers.
+STORED = 300
 IGNORED = "0,1,7,9,12,17,18,64,65,67"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, and leave out what only `--adapt` needs."""
+    """Train, and leave out most of the stored points."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tiles", type=Path, nargs="+", help="Labeled tiles.")
     parser.add_argument("--output", type=Path, default=Path(default_model("point-cloud-inventory")))
@@ -42,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def shed(folder: Path) -> None:
-    """Leave out the learned points of a saved model."""
+    """Leave out most of the learned points of a saved model, and keep the others in half precision."""
     model = AutoModelForPointCloudSegmentation.from_pretrained(folder)
-    model.learned = None
-    model.config.learned_rows = 0
+    # In an order of chance already
+    learned = model.learned
+    learned.features, learned.labels, learned.places = (values[:STORED] for values in learned.buffers())
+    learned.features = learned.features.half()
+    model.config.learned_rows = STORED
     card = (folder / "README.md").read_text("utf-8")
     model.save_pretrained(folder)
     # Of the training; that of a saved model says less.

@@ -361,6 +361,11 @@ def packaged_classifier() -> str:
     return str(Path(__file__).parents[1] / "default_model")
 
 
+def packaged_scene_model() -> str:
+    """Return the directory of the model of tiles that comes with the package."""
+    return str(Path(__file__).parents[1] / "scene_model")
+
+
 def published_models(command: str) -> Iterator[str]:
     """Yield the lines of a table of published models that a command opens by name, with their licenses."""
     # Encoders with texts have features too.

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import Device, UnitOfFiles, check_model, open_pipeline, option, read_model_config
+from hf_any3d.cli.common import (
+    Device,
+    UnitOfFiles,
+    check_model,
+    open_pipeline,
+    option,
+    packaged_scene_model,
+    read_model_config,
+)
 from hf_any3d.cli.outputs import check_output
 from hf_any3d.utils.messages import counted, print_line
 
@@ -17,7 +25,13 @@ _OUTPUTS = (".html", ".csv", ".las", ".laz")
 
 def suggest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The tile, of any format of points.")],
-    model: Annotated[str, option("Directory or hub name of a model that hf-any3d train has learned from tiles.")],
+    model: Annotated[
+        str | None,
+        option(
+            "Directory or hub name of a model that hf-any3d train has learned from tiles; by default the one of "
+            "hf-any3d inventory."
+        ),
+    ] = None,
     output: Annotated[
         Path,
         option(
@@ -39,7 +53,7 @@ def suggest(
     model.
     """
     suffix = check_output(output, _OUTPUTS)
-    name = check_model(model, "segment")
+    name = packaged_scene_model() if model is None else check_model(model, "segment")
     model_type = read_model_config(name).get("model_type")
     if model_type != "local_features":
         raise ValueError(f"--model {name}: of type {model_type}; expected one that hf-any3d train learned from tiles")
@@ -57,6 +71,6 @@ def suggest(
         found = suggest_points(pipe, cloud, points, seed)
     write_suggestions(output, file, cloud, found, pipe)
     print_line(f"{output}: {counted(len(found.rows), 'point')} of {file.name} to label")
-    print_line(f"then: hf-any3d train ANSWERS {file} --from {model}")
+    print_line(f"then: hf-any3d train ANSWERS {file} --from {model or name}")
     if browser and suffix == ".html":
         webbrowser.open(output.absolute().as_uri())

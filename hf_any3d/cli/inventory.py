@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, FileOptions, Model, check_model, open_pipeline, option, print_note
+from hf_any3d.cli.common import (
+    Device,
+    FileOptions,
+    Model,
+    check_model,
+    open_pipeline,
+    option,
+    packaged_scene_model,
+    print_note,
+)
 from hf_any3d.cli.inputs import Files, find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
 from hf_any3d.cli.task_options import options_of
@@ -78,7 +87,7 @@ def inventory(
     if copies.keep_classes and copies.reclassify:
         raise ValueError("--keep-classes and --reclassify contradict each other; expected one of them")
     if name is None:
-        name = str(Path(__file__).parents[1] / "scene_model")
+        name = packaged_scene_model()
     else:
         name = check_model(name, TASK.command, *TASK.also)
     titles = inputs.titles()

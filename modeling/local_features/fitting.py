@@ -29,6 +29,8 @@ _LEAST_SCALE = 1e-4
 _STRIP = 16  # batches
 LEARNED_ROWS = 8192
 """Learned points that are stored with a model; with twice as many it learns no better once more."""
+LEAST_ADAPTED = 1000
+"""Stored points below which a network that learns them alone, beside a scan, would know less than the one before."""
 SURE = 0.8
 """Probability, before it is calibrated, from which on a label of the model's own is learned."""
 

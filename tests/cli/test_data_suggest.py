@@ -156,6 +156,21 @@ def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table):
     assert read_json(folder / "twice/config.json")["learned_rows"] > config["learned_rows"]
 
 
+def test_the_packaged_model_takes_answers_and_makes_an_inventory(folder):
+    done = run("data", "suggest", folder / "new.las", "--points", 40, "--output", folder / "ask.csv")
+    assert done.code == 0, done.err
+    with open(folder / "ask.csv", newline="") as file:
+        asked = list(csv.DictReader(file))
+    codes = truth(folder)
+    said = {row: NAMES[codes[row]] for row in (int(row["row"]) for row in asked) if codes[row] in NAMES}
+    save_answers(folder / "said.csv", asked, said)
+    earlier, mine = done.out.split("--from ")[1].strip(), folder / "mine"
+    done = run("train", folder / "said.csv", folder / "new.las", "--from", earlier, "--output", mine)
+    assert done.code == 0 and f"{len(said)} points added" in done.out, done.err
+    done = run("inventory", folder / "new.las", "--model", mine, "--output", folder / "numbered.las")
+    assert done.code == 0 and "trees" in done.out, done.err
+
+
 def test_answers_about_a_changed_tile_are_refused(folder, table):
     save_answers(folder / "answers.csv", table, {int(table[0]["row"]): "ground"})
     points, labels, returns = drawn(7, 9)

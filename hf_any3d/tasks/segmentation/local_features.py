@@ -17,12 +17,13 @@ from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
-from hf_any3d.modeling.local_features.fitting import adapted
+from hf_any3d.modeling.local_features.fitting import LEAST_ADAPTED, adapted
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor, with_marks
 from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.tasks.base import refuse_non_finite, return_free_memory, specialize, without_none
 from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline, _Merge
+from hf_any3d.utils.messages import counted
 from hf_any3d.utils.worker_threads import in_threads
 
 PART_POINTS = 250_000
@@ -125,9 +126,11 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
             raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
         if noise and self.feature_extractor.unit != "meters":
             raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
-        if adapt and not self.model.config.learned_rows:
+        rows = self.model.config.learned_rows
+        if adapt and rows < LEAST_ADAPTED:
             raise ValueError(
-                "adapt=True: the model has stored nothing to learn from once more; train it anew on tiles"
+                f"adapt=True: the model has stored {counted(rows, 'learned point')}, too few to learn from once more; "
+                f"expected {LEAST_ADAPTED}, as hf-any3d train stores them"
             )
         during |= without_none(none_of_these=none_of_these, noise=noise, adapt=adapt)
         return before, during, after
