@@ -190,7 +190,8 @@ def test_the_installation_installs_torch_for_cpu_first():
 def test_the_lock_has_every_dependency_from_public_indexes(setup):
     text = (ROOT / "uv.lock").read_text(encoding="utf-8")
     locked = {package["name"] for package in tomllib.loads(text)["package"]}
-    needed = {re.split(r"[\[>=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    stated = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    needed = {Requirement(line).name.lower() for lines in stated for line in filter(None, lines.splitlines())}
     assert "torch" in needed and needed <= locked
     assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
 

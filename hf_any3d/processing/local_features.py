@@ -443,7 +443,7 @@ class DescribedScan:
             has_returns = number is not None and total is not None and total.max() > 1
             if has_returns:
                 assert number is not None and total is not None
-                point, around = describe_returns(number[index], total[index])
+                point, around = describe_returns(number[index].astype(np.float32), total[index].astype(np.float32))
             else:
                 point, around = (dict.fromkeys(names, missing) for names in describe_returns(missing, missing))
         measured: dict[str, np.ndarray] = {}

@@ -49,7 +49,7 @@ _LEAST_APART = 3.0
 _MOST_NOISE = 0.1  # share of the points
 _MOST_CELLS = 1 << 24
 _AT_ONCE = 1 << 16  # points
-_MOST_POINTS = 1 << 22
+_MOST_POINTS = 1 << 21
 """Points that are looked at in one piece, with those around them."""
 _SUPPORT = 32  # cells around a part that decide what is supported in it
 _CELLS_AT_ONCE, _SQUARE = 1 << 22, 1500

@@ -34,6 +34,10 @@ class PlacedPoints:
         found += self.origin
         return found
 
+    def part(self, rows: np.ndarray | slice) -> PlacedPoints:
+        """Return some of the points, which are not computed yet."""
+        return PlacedPoints(self.given[rows], self.factor, self.origin)
+
 
 Points = np.ndarray | PlacedPoints
 """Points (points, 3) that are read by their numbers."""

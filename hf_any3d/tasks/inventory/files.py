@@ -18,6 +18,7 @@ from hf_any3d.data.files.las import coordinate_system_of
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED
 from hf_any3d.data.options import one_of, package
+from hf_any3d.modeling.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
 from hf_any3d.tasks.inventory.place import MARGIN, Around, Place, Seen, are_crowns, joined
 from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
@@ -90,6 +91,7 @@ class _Tile:
         count: Number of its points.
         unit: Length of a unit in meters.
         bounds: (2, 2) lowest and highest places on the map, in its unit.
+        has_class: (points,) which points have a class, as packed bits.
         edge: File with its points that others may see; None for a place of one tile.
         cloud: The points, where there is but one tile.
     """
@@ -98,6 +100,7 @@ class _Tile:
     count: int
     unit: float
     bounds: np.ndarray
+    has_class: np.ndarray
     edge: Path | None
     cloud: PointCloudData | None = None
 
@@ -137,8 +140,6 @@ def take_inventory(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf_any3d_")))
         tiles = _look_at_edges(pipe, paths, unit, folder, progress)
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
-        # (points,) packed bits of each tile
-        has_class: list[np.ndarray] = []
         rasters: dict[str, Any] = {}
         for number, tile in enumerate(tiles):
             progress(tile.path)
@@ -158,10 +159,6 @@ def take_inventory(
                     rasters[name] = cell, stack.enter_context(open_mosaic(path, bounds, cell, system))
                 cell, mosaic = rasters[name]
                 mosaic.add(_raster(name, seen, cell))
-            if cloud.labels is None:
-                has_class.append(np.packbits(np.zeros(len(cloud), bool)))
-            else:
-                has_class.append(np.packbits(~np.isin(cloud.labels, [*UNCLASSIFIED])))
             del cloud, seen
         things = place.things()
         scores = np.zeros(len(things) + 1, np.float32)
@@ -172,7 +169,7 @@ def take_inventory(
             labels = None if outputs.classes == "none" else answer.classes.astype(np.int64)
             if labels is not None and outputs.classes == "unclassified":
                 # Negative ones keep the class that they have.
-                labels[np.unpackbits(has_class[number], count=len(labels)).astype(bool)] = -1
+                labels[np.unpackbits(tiles[number].has_class, count=len(labels)).astype(bool)] = -1
             values = (answer.heights, answer.numbers, scores[answer.numbers])
             write_labels(paths[number], copy, labels, columns=dict(zip(outputs.columns, values, strict=True)))
         if outputs.table is not None:
@@ -182,12 +179,13 @@ def take_inventory(
 
 def _raster(name: str, seen: Seen, cell: float) -> Raster:
     """Return the terrain or canopy of a tile's own points, in the units of its file."""
-    points = seen.points[: seen.count]
+    points = seen.points.part(slice(seen.count))
     unit, _, unit_of_heights = seen.factor
     if name == "terrain":
         lengths = {"meters_per_unit": unit, "meters_per_height": unit_of_heights}
         return terrain_raster(seen.ground, points, cell=cell, **lengths)
-    return canopy_raster(points / seen.factor, seen.heights[: seen.count], cell)
+    on_map = PlacedPoints(points.given, points.factor / seen.factor, points.origin / seen.factor)
+    return canopy_raster(on_map, seen.heights[: seen.count], cell)
 
 
 def _bounds_of(tiles: Sequence[_Tile], cell: float) -> tuple[float, float, float, float]:
@@ -219,21 +217,30 @@ def _look_at_edges(
                     f"a unit of {length:g} m, and {tiles[0].path} has one of {tiles[0].unit:g} m; expected one in "
                     "all tiles of a place"
                 )
-        flat = cloud.points[:, :2] + (0.0 if cloud.offset is None else cloud.offset[:2])
-        bounds = np.stack([flat.min(axis=0), flat.max(axis=0)])
+        offset = np.zeros(3) if cloud.offset is None else cloud.offset
+        points = PlacedPoints(cloud.points, np.ones(3), offset)
+        bounds = bounds_of_all(points)[:, :2]
+        has_class = np.zeros(len(cloud), bool)
+        if cloud.labels is not None:
+            has_class = ~np.isin(cloud.labels, [*UNCLASSIFIED])
+        has_class = np.packbits(has_class)
+        cloud.labels = None
         if folder is None:
-            return [_Tile(path, len(cloud), length, bounds, None, cloud)]
+            return [_Tile(path, len(cloud), length, bounds, has_class, None, cloud)]
         margin = MARGIN / length
-        is_edge = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
+        is_edge = np.empty(len(cloud), bool)
+        for part in blocks(len(cloud)):
+            flat = points[part][:, :2]
+            is_edge[part] = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
         rows = np.flatnonzero(is_edge)
         part = part_of(cloud, rows)
         arrays = {name: values for name in EDGE_ARRAYS if (values := getattr(part, name)) is not None}
         further = {f"further {name}": (part.further or {})[name] for name in pipe.feature_extractor.columns}
         edge = folder / f"edge{number}.npz"
         stored: dict[str, Any] = {**arrays, **further, "rows": rows}
-        stored["offset"] = np.zeros(3) if cloud.offset is None else cloud.offset
+        stored["offset"] = offset
         np.savez(edge, **stored)
-        tiles.append(_Tile(path, len(cloud), length, bounds, edge))
+        tiles.append(_Tile(path, len(cloud), length, bounds, has_class, edge))
     return tiles
 
 
@@ -278,7 +285,7 @@ def learn_numbers(
         PointCloudFileError: The scan cannot be read, has no such column, or no number in it.
     """
     with file_errors(path):
-        cloud = pipe.open({"path": path}, unit, (number,))
+        cloud = pipe.open(path, unit, (number,))
         numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
         seen = pipe.look(cloud, len(cloud), Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))

@@ -18,6 +18,8 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints, blocks, bounds_of_all
+from hf_any3d.tasks.base import return_free_memory
 from hf_any3d.tasks.inventory.blocks import BlockCells
 from hf_any3d.tasks.inventory.things import Thing, outlines_of, things_of
 from hf_any3d.tasks.inventory.trees import EVENNESS, number_trees
@@ -30,7 +32,8 @@ HEIGHTS = (0.5, 1.5)
 MARGIN = 40.0
 """Meters around a tile within which points of others are seen: as far as ground and features reach."""
 REGION, BUFFER = 150.0, 30.0
-"""Meters of the squares in which trees are looked for at a time, and around them."""
+"""Meters of the squares in which trees are looked for at a time, at most, and around them."""
+_REGION_POINTS = 2_000_000
 # Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
 _WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
@@ -85,7 +88,7 @@ class Seen:
     """A tile with what lies around it, as model and ground describe it, the tile's own points first.
 
     Attributes:
-        points: (points, 3) on the map, in meters.
+        points: (points, 3) on the map, in meters, which are computed where they are read.
         classes: (points,) codes of ASPRS.
         scores: (points,) their probabilities.
         heights: (points,) meters above the ground.
@@ -95,7 +98,7 @@ class Seen:
         factor: (3,) length of a unit of the file in meters.
     """
 
-    points: np.ndarray
+    points: PlacedPoints
     classes: np.ndarray
     scores: np.ndarray
     heights: np.ndarray
@@ -149,11 +152,8 @@ class Place:
         answer.scores[:] = seen.scores[own]
         answer.heights[:] = seen.heights[own]
         answer.factor = seen.factor
-        # (points,) tile and row of each point that is seen
-        tiles = np.concatenate([np.full(seen.count, tile), *(np.full(len(a.rows), a.tile) for a in around)])
-        rows = np.concatenate([np.arange(seen.count), *(a.rows for a in around)])
         if seen.spacing <= _WIDEST_SPACING:
-            self._number_trees(tile, seen, tiles, rows)
+            self._number_trees(tile, seen, around)
         else:
             warnings.warn(
                 f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
@@ -161,17 +161,27 @@ class Place:
             )
         roofs = np.flatnonzero(seen.classes[own] == BUILDING)
         if len(roofs):
-            places = seen.points[roofs]
-            self._roofs.add(places, seen.heights[roofs], seen.scores[roofs])
-            self._roof_points[tile] = (roofs.astype(np.int32), self._roofs.keys_of(places))
+            keys = np.empty(len(roofs), np.int64)
+            for part in blocks(len(roofs)):
+                rows = roofs[part]
+                places = seen.points[rows]
+                self._roofs.add(places, seen.heights[rows], seen.scores[rows])
+                keys[part] = self._roofs.keys_of(places)
+            self._roof_points[tile] = (roofs.astype(np.int32), keys)
 
-    def _number_trees(self, tile: int, seen: Seen, tiles: np.ndarray, rows: np.ndarray) -> None:
-        crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
-        if not len(crowns):
+    def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around]) -> None:
+        is_crown = are_crowns(seen.classes, seen.heights)
+        if not is_crown.any():
             return
-        flat = seen.points[crowns, :2]
-        for low, high in _regions(seen.points[: seen.count, :2]):
-            near = crowns[((flat >= low - BUFFER) & (flat < high + BUFFER)).all(axis=1)]
+        # (others,) tile and row of each point behind the tile's own
+        tiles = np.concatenate([np.zeros(0, np.int32), *(np.full(len(a.rows), a.tile, np.int32) for a in around)])
+        rows = np.concatenate([np.zeros(0, np.int64), *(a.rows for a in around)])
+        index = MapIndex(seen.points)
+        width = _region_width(seen.spacing)
+        bounds = bounds_of_all(seen.points.part(slice(seen.count)))
+        for low, high in _regions(bounds[:, :2], width):
+            near = index.within(low - BUFFER, high + BUFFER)
+            near = near[is_crown[near]]
             if not len(near):
                 continue
             points = seen.points[near]
@@ -182,10 +192,14 @@ class Place:
             is_own &= near[found.tops] < seen.count
             is_own &= seen.heights[near[found.tops]] >= self.least_height
             numbers = found.numbers
+            of_tile, of_row = np.full(len(near), tile), near.copy()
+            behind = near >= seen.count
+            of_tile[behind] = tiles[near[behind] - seen.count]
+            of_row[behind] = rows[near[behind] - seen.count]
             # Points that a tree of another tile or region has already stay with it.
-            for other in np.unique(tiles[near]):
-                of_other = tiles[near] == other
-                taken = self.answers[other].numbers[rows[near[of_other]]] > 0
+            for other in np.unique(of_tile):
+                of_other = of_tile == other
+                taken = self.answers[other].numbers[of_row[of_other]] > 0
                 numbers[of_other] = np.where(taken, 0, numbers[of_other])
             counts = np.bincount(numbers, minlength=len(is_own) + 1)
             kept = np.flatnonzero(is_own & (counts[1:] > 0))
@@ -195,14 +209,16 @@ class Place:
             is_numbered = numbers > 0
             numbered = near[is_numbered]
             numbers = numbers[is_numbered]
-            for other in np.unique(tiles[numbered]):
-                of_other = tiles[numbered] == other
-                self.answers[other].numbers[rows[numbered[of_other]]] = numbers[of_other]
+            of_tile, of_row = of_tile[is_numbered], of_row[is_numbered]
+            for other in np.unique(of_tile):
+                of_other = of_tile == other
+                self.answers[other].numbers[of_row[of_other]] = numbers[of_other]
             scores = found.scores[kept][numbers - len(self.trees) - 1]
             codes = np.full(len(numbers), HIGH)
             self.trees += things_of(
-                seen.points[numbered], seen.heights[numbered], numbers, scores, codes, {HIGH: "tree"}, blocks=()
+                points[is_numbered], seen.heights[numbered], numbers, scores, codes, {HIGH: "tree"}, blocks=()
             )
+            return_free_memory()
 
     def things(self) -> list[Thing]:
         """Return all things, and give the roofs of blocks their numbers; called once, after the last tile."""
@@ -231,14 +247,18 @@ class Place:
         return in_unit_of_file
 
 
-def _regions(flat: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield lower and upper corners of squares that cover places (points, 2)."""
-    low = np.floor(flat.min(axis=0) / REGION)
-    high = np.floor(flat.max(axis=0) / REGION)
+def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield lower and upper corners of squares that cover an area, by its lowest and highest place (2, 2)."""
+    low, high = np.floor(bounds / width)
     for x in np.arange(low[0], high[0] + 1):
         for y in np.arange(low[1], high[1] + 1):
-            corner = np.array([x, y]) * REGION
-            yield corner, corner + REGION
+            corner = np.array([x, y]) * width
+            yield corner, corner + width
+
+
+def _region_width(spacing: float) -> float:
+    """Return how wide the squares are in which trees are looked for at a time: where points are dense, less."""
+    return max(REGION / 4, min(REGION, np.sqrt(_REGION_POINTS) * spacing - 2 * BUFFER))
 
 
 def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[str] = ()) -> PointCloudData:
@@ -275,14 +295,14 @@ def by_height(codes: np.ndarray, heights: np.ndarray) -> np.ndarray:
     return np.where(np.isin(codes, VEGETATION), of_height, codes).astype(np.uint8)
 
 
-def check_place(points: np.ndarray, classes: np.ndarray) -> None:
+def check_place(bounds: np.ndarray, classes: np.ndarray) -> None:
     """Raise an error for what is no place seen from above, such as a room or an object.
 
     Args:
-        points: (points, 3) in meters.
+        bounds: (2, 3) lowest and highest coordinates in meters.
         classes: (points,) codes of ASPRS.
     """
-    width, depth = np.ptp(points[:, :2], axis=0)
+    width, depth = (bounds[1] - bounds[0])[:2]
     if min(width, depth) < _LEAST_EXTENT:
         raise PointCloudError(
             f"{width:.1f} × {depth:.1f} m; an inventory needs a place seen from above, of {_LEAST_EXTENT:g} m at least"

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from hf_any3d.data.options import package
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.map_index import Points, blocks, bounds_of_all
 from hf_any3d.utils.atomic_files import atomic_write
 
 _BLOCK = 256  # cells along the edges of the blocks of a GeoTIFF
@@ -38,7 +39,7 @@ class Raster:
 
 def terrain_raster(
     ground: GroundSurface,
-    points: np.ndarray,
+    points: Points,
     *,
     cell: float | None = None,
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
@@ -65,8 +66,7 @@ def terrain_raster(
     if cell is None:
         cell = ground.cell / meters_per_unit
     origin = np.asarray(offset, np.float64)
-    lowest = points[:, :2].min(axis=0) / meters_per_unit + origin[:2]
-    highest = points[:, :2].max(axis=0) / meters_per_unit + origin[:2]
+    lowest, highest = bounds_of_all(points)[:, :2] / meters_per_unit + origin[:2]
     first = np.floor(lowest / cell).astype(np.int64)
     shape = np.floor(highest / cell).astype(np.int64) - first + 1
     # Columns along x and rows along y, as those of the ground
@@ -77,29 +77,31 @@ def terrain_raster(
         places.append((from_origin - ground.corner[axis]) / ground.cell - 0.5)
     grid = np.stack(np.meshgrid(*places, indexing="ij"))
     heights = ndimage.map_coordinates(ground.heights[1], grid, order=1, mode="nearest")
-    cells = np.floor((points[:, :2] / meters_per_unit + origin[:2]) / cell).astype(np.int64) - first
     has_points = np.zeros(shape, bool)
-    has_points[tuple(cells.T)] = True
+    for rows in blocks(len(points)):
+        cells = np.floor((points[rows][:, :2] / meters_per_unit + origin[:2]) / cell).astype(np.int64) - first
+        has_points[tuple(cells.T)] = True
     away = ndimage.distance_transform_edt(~has_points, sampling=cell * meters_per_unit)
     heights = np.where(np.asarray(away) <= reach, heights / meters_per_height + origin[2], np.nan)
     return _north_up(heights, first, cell)
 
 
-def canopy_raster(points: np.ndarray, heights: np.ndarray, cell: float) -> Raster:
+def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
     """Return the greatest height above the ground in each cell; NaN in cells without points.
 
     Args:
-        points: (points, 2 or 3) map coordinates.
+        points: (points, 3) map coordinates.
         heights: (points,) heights above the ground, in meters; below 0 counts as 0.
         cell: Width of the cells in the unit of the coordinates: half a meter, or the spacing of the points if they
             are farther apart.
     """
-    cells = np.floor(points[:, :2] / cell).astype(np.int64)
-    first = cells.min(axis=0)
-    shape = cells.max(axis=0) - first + 1
-    place = (cells[:, 0] - first[0]) * shape[1] + cells[:, 1] - first[1]
+    first, last = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
+    shape = last - first + 1
     values = np.full(int(np.prod(shape)), -np.inf, np.float32)
-    np.maximum.at(values, place, np.maximum(heights, 0).astype(np.float32))
+    for rows in blocks(len(points)):
+        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - first
+        place = cells[:, 0] * shape[1] + cells[:, 1]
+        np.maximum.at(values, place, np.maximum(heights[rows], 0).astype(np.float32))
     values[np.isneginf(values)] = np.nan
     return _north_up(values.reshape(shape), first, cell)
 

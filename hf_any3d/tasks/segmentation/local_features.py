@@ -148,8 +148,7 @@ class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
         else:
             heights = scan.ground.heights_above(places)[:, 1]
         return LabeledScan(
-            answers.labels,
-            answers.scores,
+            *answers.labels_and_scores(),
             answers.margins,
             drawn,
             answers.features,
@@ -382,7 +381,8 @@ class _Answers(_Merge):
     def __init__(self, num_points: int, count: int, gives_unknown: bool):
         super().__init__(0, 0)  # there are no blocks whose logits are summed
         self.count = count
-        self.labels = np.zeros(num_points, np.int64)
+        # Half a word is enough for the classes of a model; those who ask get int64.
+        self.labels = np.zeros(num_points, np.int16)
         self.scores = np.zeros(num_points, np.float32)
         self.all_unknown: np.ndarray | None = None
         if gives_unknown:
@@ -405,11 +405,11 @@ class _Answers(_Merge):
         """Take the features (rows, features) of points, of those inside the part; answers alone need none."""
 
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.labels[: self.count], self.scores[: self.count]
+        return self.labels[: self.count].astype(np.int64), self.scores[: self.count]
 
     def of_marks(self) -> dict[str, np.ndarray]:
         """Return what was found of the points behind those of the answer."""
-        found = {"labels": self.labels, "scores": self.scores}
+        found = {"labels": self.labels.astype(np.int64), "scores": self.scores}
         if self.all_unknown is not None:
             found["unknown"] = self.all_unknown
         return {name: values[self.count :] for name, values in found.items()}
