@@ -229,9 +229,9 @@ def _look_at_edges(
             return [_Tile(path, len(cloud), length, bounds, has_class, None, cloud)]
         margin = MARGIN / length
         is_edge = np.empty(len(cloud), bool)
-        for part in blocks(len(cloud)):
-            flat = points[part][:, :2]
-            is_edge[part] = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
+        for block in blocks(len(cloud)):
+            flat = points[block][:, :2]
+            is_edge[block] = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
         rows = np.flatnonzero(is_edge)
         part = part_of(cloud, rows)
         arrays = {name: values for name in EDGE_ARRAYS if (values := getattr(part, name)) is not None}

@@ -148,8 +148,10 @@ class PointCloudInventoryPipeline(LocalFeaturesSegmentationPipeline):
             setattr(data, name, None)
         for name in RETURNS:
             values = getattr(data, name)
-            if values is not None and np.array_equal(as_bytes := values.astype(np.uint8), values):
-                setattr(data, name, as_bytes)
+            if values is not None and values.min() >= 0 and values.max() < 256:
+                as_bytes = values.astype(np.uint8)
+                if np.array_equal(as_bytes, values):
+                    setattr(data, name, as_bytes)
         return data
 
     def look(self, cloud: PointCloudData, count: int, stem: str | None = None) -> Seen:

@@ -174,7 +174,8 @@ def _behind(parts: Parts, suits: np.ndarray) -> np.ndarray:
             grid = np.zeros(shape)
             np.add.at(grid, (row[there], column[there]), values)
             sums.append(gaussian_filter(grid, _PLACE / _PLACE_CELL, mode="constant", truncate=2.0)[row, column])
-        around[level] = sums[0] / np.maximum(sums[1], 1e-9)
+        # Where the parts of a smoothing are far away, it says nothing.
+        around[level] = np.where(sums[1] > 1e-9, sums[0] / np.maximum(sums[1], 1e-9), -np.inf)
     return np.where(lives, around, -np.inf).max(axis=0) - around.max(axis=0)
 
 
