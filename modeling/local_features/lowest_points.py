@@ -67,11 +67,17 @@ def mark_lowest(
     """
     place = ((points[:, :2] - corner) / cell).astype(np.int64)
     number = place[:, 0] * shape[1] + place[:, 1]
-    # From high to low, so that the last one written to a cell is its lowest; of several, the last of the scan, in
-    # whatever parts that is looked at.
-    order = np.argsort(-points[:, 2], kind="stable")
-    order = order[usable[order]]
-    numbers[number[order]] = rows[order]
+    kept = np.flatnonzero(usable)
+    if not len(kept):
+        return
+    number, heights = number[kept], points[kept, 2]
+    # Cells of this part alone
+    first = int(number.min())
+    lowest = np.full(int(number.max()) + 1 - first, np.inf)
+    np.minimum.at(lowest, number - first, heights)
+    # Of several, the last of the scan, which is written last, in whatever parts that is looked at.
+    is_lowest = heights == lowest[number - first]
+    numbers[number[is_lowest]] = rows[kept[is_lowest]]
 
 
 def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
