@@ -46,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def shed(folder: Path) -> None:
     """Leave out most of the learned points of a saved model, and keep the others in half precision."""
     model = AutoModelForPointCloudSegmentation.from_pretrained(folder)
-    # In an order of chance already
     learned = model.learned
-    learned.features, learned.labels, learned.places = (values[:STORED] for values in learned.buffers())
+    # In an order of chance already
+    for name, values in [*learned.named_buffers()]:
+        setattr(learned, name, values[:STORED])
     learned.features = learned.features.half()
     model.config.learned_rows = STORED
     card = (folder / "README.md").read_text("utf-8")

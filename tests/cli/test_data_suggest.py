@@ -158,12 +158,12 @@ def test_answers_teach_a_new_class_and_keep_what_was_learned(folder, table):
 
 def test_the_packaged_model_takes_answers_and_makes_an_inventory(folder):
     done = run("data", "suggest", folder / "new.las", "--points", 40, "--output", folder / "ask.csv")
-    assert done.code == 0, done.err
-    with open(folder / "ask.csv", newline="") as file:
-        asked = list(csv.DictReader(file))
+    asked = list(csv.DictReader((folder / "ask.csv").read_text().splitlines()))
     said = {int(row["row"]): NAMES.get(truth(folder)[int(row["row"])], "ground") for row in asked}
     save_answers(folder / "said.csv", asked, said)
     earlier, mine = done.out.split("--from ")[1].strip(), folder / "mine"
+    refused = run("segment", folder / "new.las", "--model", earlier, "--adapt", "--output", folder / "adapted.las")
+    assert refused.code == 1 and "300 learned points, too few" in refused.err
     done = run("train", folder / "said.csv", folder / "new.las", "--from", earlier, "--output", mine)
     assert done.code == 0 and f"{len(said)} points added" in done.out, done.err
     done = run("inventory", folder / "new.las", "--model", mine, "--output", folder / "numbered.las")

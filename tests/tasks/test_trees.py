@@ -29,13 +29,13 @@ def savanna():
 @pytest.mark.parametrize(
     ("kind", "floor"),
     [
-        ("savanna", 0.6),
-        ("mixed conifers", 0.5),
+        ("savanna", 0.75),
+        ("mixed conifers", 0.65),
         ("spruces", 0.6),
-        ("broadleaf", 0.5),
-        ("dense pines", 0.35),
-        ("small conifers", 0.6),
-        ("plantation", 0.55),
+        ("broadleaf", 0.6),
+        ("dense pines", 0.6),
+        ("small conifers", 0.75),
+        ("plantation", 0.6),
     ],
 )
 def test_most_trees_of_a_stand_are_found(kind, floor):

@@ -567,7 +567,7 @@ def usable_labels(values: np.ndarray, source: Source, first: int | None = None) 
 def _told_as_missing(
     values: np.ndarray, names: str, instead: str, source: Source, why: str = "NaN or infinite"
 ) -> np.ndarray | None:
-    """Return which rows have NaN or infinite values, (rows,), told with the first; None with a warning if all have."""
+    """Find rows with NaN or infinite values, (rows,), and warn of them; return None if all rows have some."""
     missing = missing_rows(values)
     if not missing.any():
         return missing

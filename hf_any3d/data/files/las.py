@@ -505,7 +505,7 @@ def decompressed(
 
 
 def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:
-    """Return the record that says how points are compressed, its compressor, and kind, size and version of its items.
+    """Read how points are compressed: the record, its compressor, and the kind, size and version of each item.
 
     Raises:
         PointCloudError: lazrs does not read this compressor with these versions.

@@ -219,7 +219,7 @@ def _check_fields(fields: Any, label_field: str | None, label_file: object) -> N
 
 
 def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
-    """Return a cloud without the other fields, and without what says something about them."""
+    """Return a cloud with these fields alone, and with what describes them."""
     left_out: dict[str, Any] = dict.fromkeys(name for name in FIELDS if name not in fields)
     if "faces" in left_out:
         left_out |= {"face_colors": None, "face_labels": None}

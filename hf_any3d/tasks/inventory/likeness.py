@@ -44,7 +44,10 @@ class Likeness(NamedTuple):
         return np.clip(self.base + scaled @ self.linear + scaled**2 @ self.square, 0, 1)
 
     def suits(self, numbers: np.ndarray) -> np.ndarray:
-        """Return (parts,) what each part says for its smoothing; only means over parts of one place compare."""
+        """Score the smoothing that each part is from, (parts,), higher where it finds trees well.
+
+        The score of a smoothing is the mean over its parts; only scores of the same place can be compared.
+        """
         scaled = self.scaled(numbers)
         return scaled @ self.suits_linear + scaled**2 @ self.suits_square
 

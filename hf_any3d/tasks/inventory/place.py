@@ -222,18 +222,18 @@ class Place:
 
     def things(self) -> list[Thing]:
         """Return all things, and give the roofs of blocks their numbers; called once, after the last tile."""
-        blocks = self._roofs.blocks(self.least_area)
+        buildings = self._roofs.blocks(self.least_area)
         first = len(self.trees) + 1
         for tile, (rows, keys) in self._roof_points.items():
             numbers = self._roofs.of_keys(keys)
             is_kept = numbers >= 0
             self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
         found = list(self.trees)
-        if blocks:
+        if buildings:
             # By the middles of their cells
-            cells = np.concatenate([block.cells for block in blocks]) + _CELL / 2
-            outlines = outlines_of(cells, np.array([len(block.cells) for block in blocks]), _CELL)
-            for number, (block, outline) in enumerate(zip(blocks, outlines, strict=True)):
+            cells = np.concatenate([block.cells for block in buildings]) + _CELL / 2
+            outlines = outlines_of(cells, np.array([len(block.cells) for block in buildings]), _CELL)
+            for number, (block, outline) in enumerate(zip(buildings, outlines, strict=True)):
                 x, y = block.cells.mean(axis=0) + _CELL / 2
                 area = len(block.cells) * _CELL**2
                 sizes = (block.ground, block.height, area, block.points, block.score)
