@@ -162,13 +162,13 @@ class GroundSurface:
         voxels = SparseVoxels(points[high], max(_LEAST_APART, _APART * spacing))
         around = voxels.box_sums(voxels.counts[:, None])[:, 0]
         lone = high[around[voxels.of_point] <= _ALONE]
-        # Sparse trees have others below them, in the columns around.
+        # Sparse trees have others below them. Those near enough are in cubes around a lone point's own.
         away = max(NOISE_HEIGHT, _APART * spacing)
-        columns = np.floor(points[:, :2] / away).astype(np.int64)
-        columns -= columns.min(axis=0) - 1
-        row = columns[:, 1].max() + 2
-        number = columns[:, 0] * row + columns[:, 1]
-        steps = np.array([x * row + y for x in (-1, 0, 1) for y in (-1, 0, 1)])
+        cubes = np.floor(points / away).astype(np.int64)
+        cubes -= bounds_of(cubes)[0] - 1
+        _, rows, levels = bounds_of(cubes)[1] + 2
+        number = (cubes[:, 0] * rows + cubes[:, 1]) * levels + cubes[:, 2]
+        steps = np.array([(x * rows + y) * levels + z for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
         is_near = np.isin(number, number[lone][:, None] + steps)
         is_near[lone] = False
         if not is_near.any():
