@@ -241,17 +241,22 @@ def print_note(text: object) -> None:
     print_line(text, is_error=True)
 
 
-def load_libraries() -> None:
-    """Load torch and transformers, register the models with them, and turn off their bars and remarks.
-
-    Commands call this once they have checked what needs no models.
-    """
-    for name in ("peft", "scipy"):  # without which a model alone opens, see docs/install.md
+def need_libraries() -> None:
+    """Raise an ImportError without the packages that a model alone opens without, see docs/install.md."""
+    for name in ("peft", "scipy"):
         package = None
         with suppress(ImportError):
             package = find_spec(name)
         if package is None:
             raise ImportError(f"this command needs {name}: pip install hf-any3d, with all that it requires")
+
+
+def load_libraries() -> None:
+    """Load torch and transformers, register the models with them, and turn off their bars and remarks.
+
+    Commands call this once they have checked what needs no models.
+    """
+    need_libraries()
     import huggingface_hub.utils
     import transformers
 
@@ -390,10 +395,15 @@ def published_models(command: str) -> Iterator[str]:
 def open_pipeline(task: str, model: str, device: str | None, template: str | None = None) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     with status(f"loading {model}"):
-        load_libraries()
-        from hf_any3d.integration import opening
+        need_libraries()
+        from hf_any3d.tasks.direct import open_direct
 
-        pipe = opening.open_pipeline(task, model, device)
+        pipe: Any = open_direct(task, model, device)
+        if pipe is None:
+            load_libraries()
+            from hf_any3d.integration import opening
+
+            pipe = opening.open_pipeline(task, model, device)
     if task == CHAT:
         with model_errors(model):  # a wrong template name fails here, not at the first question
             pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)

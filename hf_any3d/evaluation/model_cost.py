@@ -15,7 +15,7 @@ from hf_any3d.integration.registration import MODELS
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import FEATURES, pipeline_task
-from hf_any3d.tasks.base import unwrapped
+from hf_any3d.tasks.steps import unwrapped
 
 # Points for processors that take any number of them, and the edges of the room on whose walls all points lie.
 _SCAN_POINTS, _ROOM = 10_000, (6.0, 4.0, 3.0)

@@ -357,8 +357,8 @@ def caption(
     `model` is a MiniGPT-3D, `text` the question, `max_new_tokens` the length of the longest answer, and `generation`
     further arguments of `generate`, such as `num_beams`; `classify` describes the other arguments and the errors.
     """
-    from hf_any3d.tasks.base import refuse_unknown
     from hf_any3d.tasks.chat.generation import GENERATION_KEYS
+    from hf_any3d.tasks.steps import refuse_unknown
 
     # Wrong names are errors here, and not in each process.
     refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from hf_any3d.data.fingerprints import pipeline_fingerprint
-from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.serving.batching import Batcher, Work
 from hf_any3d.serving.journal import Journal

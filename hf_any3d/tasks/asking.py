@@ -152,6 +152,6 @@ def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], l
 
 def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
     """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
-    from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+    from hf_any3d.modeling.layers.modes import batch_dependent_flags
 
     return 1 if batch_dependent_flags(pipe.model) else wanted

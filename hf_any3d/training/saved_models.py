@@ -35,7 +35,7 @@ from hf_any3d.integration.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments

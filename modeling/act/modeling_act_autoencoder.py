@@ -40,12 +40,8 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.constants import constant
-from hf_any3d.modeling.layers.forward_contract import (
-    PointTokensMixin,
-    is_unmodified,
-    requested_outputs,
-    strict_forward,
-)
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs
-from hf_any3d.modeling.layers.forward_contract import is_sharded, onloaded
+from hf_any3d.modeling.layers.direct_weights import is_sharded, onloaded
 
 Tower = Literal["text", "vision", "audio"]
 # A path inside a model, the same for the family or depending on the config.

@@ -18,10 +18,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPMLP, eager_attention_forward
 
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
+from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    keep_unpacked,
     requested_outputs,
     strict_forward,
 )

@@ -30,7 +30,7 @@ from hf_any3d.modeling.kernels.pooling import (
     largest,
     update_running_statistics,
 )
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
 
 # Numbers of a part in its widest rows: it stays in the core's cache.
 _PART = 1 << 18

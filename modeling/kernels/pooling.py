@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import is_exporting
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
 
 
 def largest(rows: Tensor) -> tuple[Tensor, Tensor]:

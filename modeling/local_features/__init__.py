@@ -1,17 +1,17 @@
-"""Numbers of the surroundings of each point, which need no training, and a small network on them: for a few tiles."""
+"""Numbers of the surroundings of each point, which need no training, and a small network on them: for a few tiles.
 
-from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
-from hf_any3d.modeling.local_features.modeling_local_features import (
-    LocalFeaturesForPointCloudSegmentation,
-    LocalFeaturesModel,
-    LocalFeaturesOutput,
-    LocalFeaturesPreTrainedModel,
-)
+Names are imported when first used, since the network alone opens in half the time of a model of transformers.
+"""
 
-__all__ = [
-    "LocalFeaturesConfig",
-    "LocalFeaturesForPointCloudSegmentation",
-    "LocalFeaturesModel",
-    "LocalFeaturesOutput",
-    "LocalFeaturesPreTrainedModel",
-]
+from hf_any3d.utils.lazy_names import names_on_use
+
+_MODULES = {
+    "configuration_local_features": ("LocalFeaturesConfig",),
+    "modeling_local_features": (
+        "LocalFeaturesForPointCloudSegmentation",
+        "LocalFeaturesModel",
+        "LocalFeaturesPreTrainedModel",
+    ),
+    "network": ("LocalFeaturesOutput",),
+}
+__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_any3d.modeling.config_checks import SHARE, check_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
-from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
 
 
 class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +12,14 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling.layers.unknown_score import UnknownScore
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
-from hf_any3d.modeling.local_features.modeling_local_features import (
-    LearnedRows,
-    LocalFeaturesForPointCloudSegmentation,
-)
+from hf_any3d.modeling.local_features.modeling_local_features import LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.network import LearnedRows
 
 # What differs most between few places is what a network would learn by heart.
 NOISE = 0.2  # standard deviations
 SMOOTHING = 0.05  # of labels
 FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
-STEPS, OBJECT_STEPS, ADAPTED_STEPS, BATCH, RATE, DECAY = 900, 400, 400, 1024, 3e-3, 1e-2
+STEPS, OBJECT_STEPS, ADAPTED_STEPS, BATCH, RATE, DECAY = 900, 400, 400, 512, 3e-3, 1e-2
 # Of a network that goes on from what it knows, so that few steps and a low rate are enough.
 ADDED_STEPS, ADDED_RATE = 200, 1e-3
 # Exponent of class balance: 0 counts points, 1 classes.
@@ -29,8 +28,6 @@ _LEAST_SCALE = 1e-4
 _STRIP = 16  # batches
 LEARNED_ROWS = 8192
 """Learned points that are stored with a model; with twice as many it learns no better once more."""
-LEAST_ADAPTED = 1000
-"""Stored points below which a network that learns them alone, beside a scan, would know less than the one before."""
 SURE = 0.8
 """Probability, before it is calibrated, from which on a label of the model's own is learned."""
 
@@ -265,22 +262,24 @@ def _loss(
         targets: (rows, classes) weighted shares of the classes.
         generator: Of what is dropped behind hidden layers.
     """
-    head = model.classifier
     members = model.config.members
-    logits = []
-    for number, weight in enumerate(head.weight.chunk(members, dim=1)):
-        hidden = standard
-        for layer in model.local_features.layers:
-            linear, norm, activation, dropout = layer[number]  # pyright: ignore[reportIndexIssue]
-            hidden = activation(norm(linear(hidden)))
-            if dropout.p:
-                # Not by `dropout`, whose random bits take longer on CPUs than the layer before it; 16 of them for each
-                # value are enough.
-                drawn = np.frombuffer(generator.bytes(2 * hidden.numel()), np.uint16)
-                factors = (drawn >= dropout.p * 2**16).astype(np.float32) / np.float32(1 - dropout.p)
-                hidden = hidden * torch.from_numpy(factors).view(hidden.shape)
-        logits.append(nn.functional.linear(hidden, weight, head.bias / members))
-    return -(torch.stack(logits).log_softmax(dim=-1) * targets).sum() / (members * len(standard))
+    hidden = standard.expand(members, *standard.shape)
+    for layer in model.local_features.layers:
+        parts: Any = layer
+        # (members, rows, width): products of all members at once, and few steps backward.
+        weight, bias = (torch.stack([getattr(part[0], name) for part in parts]) for name in ("weight", "bias"))
+        product = torch.baddbmm(bias[:, None], hidden, weight.mT)
+        hidden = nn.functional.gelu(torch.stack([part[1](rows) for part, rows in zip(parts, product, strict=True)]))
+        if rate := parts[0][3].p:
+            # Not by `dropout`, whose random bits take longer on CPUs than the layer before it; 16 of them for each
+            # value are enough.
+            drawn = np.frombuffer(generator.bytes(2 * hidden.numel()), np.uint16)
+            factors = (drawn >= rate * 2**16).astype(np.float32) / np.float32(1 - rate)
+            hidden = hidden * torch.from_numpy(factors).view(hidden.shape)
+    head = model.classifier
+    weight = torch.stack(head.weight.chunk(members, dim=1))
+    logits = torch.baddbmm((head.bias / members)[None, None], hidden, weight.mT)
+    return -(logits.log_softmax(dim=-1) * targets).sum() / (members * len(standard))
 
 
 @torch.no_grad()

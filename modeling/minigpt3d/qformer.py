@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Blip2QFormerModel
 
-from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.direct_weights import onloaded
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
 from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (

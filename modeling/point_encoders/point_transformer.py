@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import Membership, membership
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_ops import (
     farthest_point_sample,

@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_any3d.modeling.kernels.dispatch import is_exporting
 from hf_any3d.modeling.kernels.pooled_patches import folded
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, knn
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import cached_file
 
-from hf_any3d.modeling.layers.forward_contract import keep_unpacked
+from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import holds_tensors, own_modules
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")

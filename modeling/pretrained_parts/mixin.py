@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
-from hf_any3d.modeling.layers.forward_contract import keep_unpacked
+from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
     keep_stored_precision,

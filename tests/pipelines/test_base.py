@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hf_any3d.tasks.base import Clouds, as_clouds
+from hf_any3d.tasks.steps import Clouds, as_clouds
 
 ROWS = [[0.0, 1.0, 2.0], [3, 4, 5]]
 

@@ -14,7 +14,7 @@ from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.pipelines import PointCloudSegmentationPipeline
-from hf_any3d.tasks.base import return_free_memory
+from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.visualization.viewer import label_colors
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_part_model, tiny_scene_model

@@ -8,7 +8,7 @@ from transformers import pipeline
 from hf_any3d import PointTransformerV3ForPointCloudSegmentation, PointTransformerV3Processor, read_point_cloud
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.processing.voxels import VOXEL_PRESETS
-from hf_any3d.tasks.segmentation.pipeline import vote
+from hf_any3d.tasks.segmentation.steps import vote
 from tests.errors import raises
 from tests.modeling.point_transformer_v3.test_parity_supervised import build
 from tests.modeling.ptv3_case import SupervisedCase

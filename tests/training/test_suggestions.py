@@ -9,7 +9,7 @@ import torch
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.fitting import Rows, fit_network, keep_rows, logits_of, with_added
-from hf_any3d.tasks.segmentation.local_features import LabeledScan
+from hf_any3d.tasks.segmentation.local_features_steps import LabeledScan
 from hf_any3d.training.tiles.adding import name_answers
 from hf_any3d.training.tiles.answers import Answers, read_answers, tile_of_each
 from hf_any3d.training.tiles.suggestions import choose_points, suggest_points

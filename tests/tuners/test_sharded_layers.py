@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Partial
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
-from hf_any3d.modeling.layers.forward_contract import gathered
+from hf_any3d.modeling.layers.direct_weights import gathered
 from tests.common.models import case_of, relative_difference
 
 CASE = case_of(Any2PointForPointCloudClassification)

@@ -9,8 +9,9 @@ from transformers import GenerationConfig
 from hf_any3d.processing.chat import ChatProcessor
 from hf_any3d.processing.chat_messages import is_conversation
 from hf_any3d.processing.chat_templates import Prompt
-from hf_any3d.tasks.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown, without_none
+from hf_any3d.tasks.base import PointCloudPipeline
 from hf_any3d.tasks.chat.generation import Answerer, take_generation
+from hf_any3d.tasks.steps import Clouds, as_clouds, refuse_unknown, without_none
 
 QUESTION = "What is this?"
 _GENERATION = "stop_sequence, generate_kwargs, arguments of generate"

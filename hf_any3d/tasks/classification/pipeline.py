@@ -6,7 +6,8 @@ import torch
 
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
-from hf_any3d.tasks.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.steps import refuse_non_finite, refuse_unknown, without_none
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),

@@ -14,8 +14,9 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.processing.point_clouds import UP_AXES
-from hf_any3d.tasks.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
-from hf_any3d.tasks.segmentation.pipeline import MESH_DENSITY, blocks_of, part_of
+from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.segmentation.steps import MESH_DENSITY, blocks_of, part_of
+from hf_any3d.tasks.steps import refuse_non_finite, refuse_unknown, stem_of, without_none
 
 _RULES = tuple(field.name for field in fields(DetectionRule))
 

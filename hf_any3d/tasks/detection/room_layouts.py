@@ -22,10 +22,11 @@ from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.processing.chat_messages import is_conversation, take_clouds
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
-from hf_any3d.tasks.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
+from hf_any3d.tasks.base import PointCloudPipeline, specialize
 from hf_any3d.tasks.chat.generation import streamed, take_generation
 from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
 from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline, Scan
+from hf_any3d.tasks.steps import refuse_unknown, stem_of, without_none
 from hf_any3d.tasks.zero_shot_classification.pipeline import as_labels
 
 logger = logging.getLogger(__name__)

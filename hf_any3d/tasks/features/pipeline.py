@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.tasks.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, unwrapped, without_none
+from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.steps import refuse_non_finite, refuse_unknown, unwrapped, without_none
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):

@@ -15,7 +15,7 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.voxels import PointTransformerV3Processor
-from hf_any3d.tasks.segmentation.pipeline import part_of
+from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.atomic_files import atomic_write
 
 # Points whose features are in memory at a time.

@@ -25,7 +25,7 @@ from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic,
 from hf_any3d.tasks.inventory.tables import check_table, write_table
 from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.tasks.inventory.trees import TreeChoice, choose_by
-from hf_any3d.tasks.segmentation.pipeline import part_of
+from hf_any3d.tasks.segmentation.steps import part_of
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
 """Columns of copies: PDAL's name for heights, and the field's for numbers of things."""

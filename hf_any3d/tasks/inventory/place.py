@@ -19,10 +19,10 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints, blocks, bounds_of_all
-from hf_any3d.tasks.base import return_free_memory
 from hf_any3d.tasks.inventory.blocks import BlockCells
 from hf_any3d.tasks.inventory.things import Thing, outlines_of, things_of
 from hf_any3d.tasks.inventory.trees import EVENNESS, number_trees
+from hf_any3d.tasks.steps import return_free_memory
 
 GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
 """Codes of ASPRS for what stands in a place."""

@@ -9,8 +9,9 @@ import torch
 
 from hf_any3d.data.text_bank import TextBank
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
-from hf_any3d.tasks.base import refuse_unknown, without_none
-from hf_any3d.tasks.segmentation.pipeline import SHARED, PointCloudSegmentationPipeline
+from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline
+from hf_any3d.tasks.segmentation.steps import SHARED
+from hf_any3d.tasks.steps import refuse_unknown, without_none
 from hf_any3d.tasks.zero_shot_classification.pipeline import LabelsOfACall, as_labels
 
 NONE = "none"

@@ -11,7 +11,8 @@ import torch
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.tasks.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.steps import check_formats, refuse_non_finite, refuse_unknown, without_none
 from hf_any3d.visualization.reconstruction import write_reconstructions
 from hf_any3d.visualization.viewer import label_colors
 

@@ -10,7 +10,8 @@ import torch
 from hf_any3d.data.fingerprints import weights_state
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.point_encoders.text_templates import fill_templates
-from hf_any3d.tasks.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.steps import refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.
 CACHE_SIZE = 32

@@ -19,7 +19,7 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.local_features.fitting import Rows, logits_of, with_added
 from hf_any3d.processing.local_features import LocalFeaturesProcessor
-from hf_any3d.tasks.segmentation.local_features import PART_POINTS
+from hf_any3d.tasks.segmentation.local_features_steps import PART_POINTS
 from hf_any3d.training import program
 from hf_any3d.training.arguments import argument
 from hf_any3d.training.few_scans.training import Learned

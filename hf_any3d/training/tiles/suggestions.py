@@ -12,7 +12,8 @@ import torch
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.evaluation.labels import points_that_count
-from hf_any3d.tasks.segmentation.local_features import LabeledScan, LocalFeaturesSegmentationPipeline
+from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
+from hf_any3d.tasks.segmentation.local_features_steps import LabeledScan
 
 LOOKED_AT = 60_000
 """Points of a tile among which the suggested ones are chosen, drawn evenly."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
-from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
+from hf_any3d.modeling.layers.direct_weights import gathered, is_sharded
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.tuners.appt.config import APPTConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule

@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.modeling.kernels.guided_table import mark_batch
-from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
+from hf_any3d.modeling.layers.direct_weights import gathered, is_sharded
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, table_of_places
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.module import (

@@ -18,7 +18,7 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled, recomputed
 from hf_any3d.modeling.kernels.guided_table import GuidedTable
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm, view_ensemble, view_weights
-from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
+from hf_any3d.modeling.layers.direct_weights import has_no_hooks, is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import Geometry

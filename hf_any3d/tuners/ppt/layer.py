@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
+from hf_any3d.modeling.layers.direct_weights import gathered, is_sharded
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.ppt.config import PPTConfig

@@ -21,7 +21,7 @@ from hf_any3d.modeling.encoders.positions import (
     plane,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
-from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.direct_weights import onloaded
 
 
 def _is_stable(config: PreTrainedConfig) -> bool:

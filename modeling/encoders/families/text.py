@@ -20,7 +20,7 @@ from hf_any3d.modeling.encoders.positions import (
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
 from hf_any3d.modeling.encoders.rotary import masked_rotary_line_inputs, rotary_line_inputs
-from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.direct_weights import onloaded
 
 _REACHED = "interpolated bias of each pair, mean over the views"
 

@@ -20,7 +20,7 @@ from hf_any3d.modeling.encoders.positions import (
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.layers.constants import constant
-from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.direct_weights import onloaded
 
 
 def _optional_grid(model: PreTrainedModel) -> PositionTable:

@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
-    PointFeaturesOutput,
-    is_sharded,
-    is_unmodified,
-    strict_forward,
-)
+from hf_any3d.modeling.layers.direct_weights import is_sharded, is_unmodified
+from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import HeadNorm
 from tests.errors import raises
 
