@@ -38,12 +38,13 @@ class InputFile:
 
     def read(self, on_invalid: str = "drop") -> Cloud:
         """Read the cloud; `on_invalid` is about NaN and infinite coordinates, "drop" for the points, or "raise"."""
-        from hf_any3d.data.feature import fetch
         from hf_any3d.data.files import PointCloudFileError, read_point_cloud
         from hf_any3d.data.files.source import nothing_is_lost
 
         source: Any = self._local()
         if source is None:
+            from hf_any3d.data.feature import fetch  # of Arrow, which files of this machine do not need
+
             try:
                 source = io.BytesIO(fetch(self.name) if self.data is None else self.data)
             except PointCloudFileError:

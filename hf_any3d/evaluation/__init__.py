@@ -6,13 +6,14 @@ Names are imported when first used, since `evaluate` and `datasets` take seconds
 from hf_any3d.utils.lazy_names import names_on_use
 
 _MODULES = {
-    "classification": ("ConfusionMatrix", "MeanClassAccuracy", "OverallAccuracy", "compute_classification_metrics"),
+    "classification": ("compute_classification_metrics",),
     "confusion": ("class_accuracies", "confusion_matrix", "mean_class_accuracy", "overall_accuracy"),
     "detection": ("detection_metrics",),
     "instances": ("InstanceComparison", "compare_instances", "instance_figures"),
     "layouts": ("score_layouts",),
+    "metrics": ("ConfusionMatrix", "MeanClassAccuracy", "MeanIoU", "OverallAccuracy", "PartIoU"),
     "reconstruction": ("ComputeReconstructionMetrics",),
-    "segmentation": ("ComputePartMetrics", "LabelPoints", "MeanIoU", "PartIoU", "compute_semantic_metrics"),
+    "segmentation": ("ComputePartMetrics", "LabelPoints", "compute_semantic_metrics"),
     "unknown": ("UnknownScore", "is_none_of_these"),
     "voting": ("evaluate_by_voting",),
     "zero_shot": ("evaluate_class_names",),

@@ -1,11 +1,6 @@
 """Public names for type checkers, written by `python -m docs.tools.stubs`."""
 
-from hf_any3d.evaluation.classification import (
-    ConfusionMatrix as ConfusionMatrix,
-    MeanClassAccuracy as MeanClassAccuracy,
-    OverallAccuracy as OverallAccuracy,
-    compute_classification_metrics as compute_classification_metrics,
-)
+from hf_any3d.evaluation.classification import compute_classification_metrics as compute_classification_metrics
 from hf_any3d.evaluation.confusion import (
     class_accuracies as class_accuracies,
     confusion_matrix as confusion_matrix,
@@ -19,12 +14,17 @@ from hf_any3d.evaluation.instances import (
     instance_figures as instance_figures,
 )
 from hf_any3d.evaluation.layouts import score_layouts as score_layouts
+from hf_any3d.evaluation.metrics import (
+    ConfusionMatrix as ConfusionMatrix,
+    MeanClassAccuracy as MeanClassAccuracy,
+    MeanIoU as MeanIoU,
+    OverallAccuracy as OverallAccuracy,
+    PartIoU as PartIoU,
+)
 from hf_any3d.evaluation.reconstruction import ComputeReconstructionMetrics as ComputeReconstructionMetrics
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics as ComputePartMetrics,
     LabelPoints as LabelPoints,
-    MeanIoU as MeanIoU,
-    PartIoU as PartIoU,
     compute_semantic_metrics as compute_semantic_metrics,
 )
 from hf_any3d.evaluation.unknown import UnknownScore as UnknownScore, is_none_of_these as is_none_of_these

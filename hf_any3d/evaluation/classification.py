@@ -1,10 +1,8 @@
-"""Accuracy of classifiers: as metrics of `evaluate`, for Trainer, and final scores."""
+"""Accuracy of classifiers: for Trainer, and final scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
@@ -23,11 +21,6 @@ from hf_any3d.registry import NONE_OF_THESE
 Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 """For each split its metrics, and for each split a score of each class."""
 _KEPT = ("accuracy", "mean_class_accuracy", "loss", "none_of_these")
-_INPUTS = """
-Args:
-    predictions: predicted classes, integers from 0.
-    references: true classes, integers from 0.
-"""
 
 
 def refuse_nan(scores: Any) -> None:
@@ -123,50 +116,6 @@ def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     micro = 2 * right.sum() / max(2 * right.sum() + wrong.sum(), 1)
     exact = (predicted == true).all(axis=1).mean()
     return {"exact_match": float(exact), "micro_f1": float(micro), "macro_f1": float(f1.mean())}
-
-
-class _ClassificationMetric(evaluate.Metric):
-    """Base of metrics on pairs of integer classes."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-            format="numpy",
-        )
-
-
-class OverallAccuracy(_ClassificationMetric):
-    """Share of samples whose class is predicted correctly, in [0, 1]: `{"accuracy": float}`."""
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {"accuracy": overall_accuracy(confusion_matrix(predictions, references))}
-
-
-class MeanClassAccuracy(_ClassificationMetric):
-    """Mean of the classes' accuracies, in [0, 1]: `{"mean_class_accuracy": float}`.
-
-    Classes that never occur in the references are left out of the mean.
-    """
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {"mean_class_accuracy": mean_class_accuracy(confusion_matrix(predictions, references))}
-
-
-class ConfusionMatrix(_ClassificationMetric):
-    """Counts of true classes (rows) by predicted class (columns): `{"confusion_matrix": array}`.
-
-    `compute(num_classes=40)` sets the size; otherwise the largest class does.
-    """
-
-    def _compute(
-        self, predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None
-    ) -> dict[str, np.ndarray]:
-        return {"confusion_matrix": confusion_matrix(predictions, references, num_classes)}
 
 
 def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgment:

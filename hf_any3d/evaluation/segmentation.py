@@ -1,10 +1,8 @@
-"""Intersection over union: as functions, as metrics of `evaluate`, for Trainer, and a model's final scores."""
+"""Intersection over union: as functions, for Trainer, and a model's final scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import datasets
-import evaluate
 import numpy as np
 import torch
 from torch.utils.data import Subset
@@ -96,60 +94,6 @@ def point_confusion(predictions: np.ndarray, references: np.ndarray, num_classes
     return confusion_matrix(*counted(predictions, references), num_classes)
 
 
-_INPUTS = """
-Args:
-    predictions: for each cloud, the predicted class of each point, integers from 0.
-    references: for each cloud, the true class of each point; -100 for points that do not count.
-"""
-
-
-class _SegmentationMetric(evaluate.Metric):
-    """Base of metrics on integer classes of points."""
-
-    _more_inputs: dict[str, datasets.Value] = {}
-
-    def _info(self) -> evaluate.MetricInfo:
-        # `evaluate` stores inputs as a dataset, which has clouds of different sizes as lists.
-        classes = datasets.Sequence(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": classes, "references": classes, **self._more_inputs}),
-        )
-
-
-class MeanIoU(_SegmentationMetric):
-    """Intersection over union of semantic classes over the points of all clouds together.
-
-    Returns `{"mean_iou": float, "class_ious": array, "accuracy": float}`; classes that never occur have NaN and are
-    left out of the mean. `compute(num_classes=9)` sets their number; otherwise the largest class does.
-    """
-
-    def _compute(self, predictions: list, references: list, num_classes: int | None = None) -> dict:
-        matrix = point_confusion(_joined(predictions), _joined(references), num_classes)
-        return {"mean_iou": mean_iou(matrix), "class_ious": class_ious(matrix), "accuracy": overall_accuracy(matrix)}
-
-
-class PartIoU(_SegmentationMetric):
-    """Intersection over union of parts, object by object, as in the evaluation of ShapeNetPart.
-
-    `compute(categories=…, category_parts=…)` takes each object's category and each category's part numbers; returns
-    `{"instance_miou": float, "category_miou": float, "category_ious": {category: mean}}`.
-    """
-
-    _more_inputs = {"categories": datasets.Value("int64")}
-
-    def _compute(
-        self, predictions: list, references: list, categories: list, category_parts: Sequence[Sequence[int]]
-    ) -> dict:
-        by_category = part_ious(predictions, references, categories, category_parts)
-        return {
-            **part_means(by_category),
-            "category_ious": {number: float(np.mean(ious)) for number, ious in sorted(by_category.items())},
-        }
-
-
 class LabelPoints:
     """`preprocess_logits_for_metrics` of Trainer: turns logits into labels, so that an evaluation keeps no logits.
 
@@ -189,10 +133,6 @@ class ComputePartMetrics:
         labels, categories = label_ids
         by_category = part_ious(predictions, labels, categories, self.category_parts)
         return {**part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
-
-
-def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.concatenate([np.asarray(cloud) for cloud in clouds]) if len(clouds) else np.zeros(0, np.int64)
 
 
 class Blocks(Protocol):

@@ -38,13 +38,16 @@ class PointCloudSteps:
 
     model: Any  # of this package, or a PEFT model around one
     feature_extractor: PointCloudProcessor
+    device: torch.device
+    _batch_size: int | None
     # Whether a cloud is taken for a single object.
     of_objects = False
 
     def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
         """Compute in evaluation mode, also with a model that is being trained; its mode stays as it was."""
+        behind: Any = super()
         with evaluation_mode(self.model):
-            return super().forward(model_inputs, **forward_params)
+            return behind.forward(model_inputs, **forward_params)
 
     @property
     def up_axis(self) -> str:
@@ -64,8 +67,9 @@ class PointCloudSteps:
         """
         self._unnamed = 0
         clouds = as_clouds(inputs)
+        behind: Any = super()
         # For a Dataset transformers returns a lazy iterator: one batch of clouds is in memory at a time.
-        results = super().__call__(clouds, **kwargs)
+        results = behind.__call__(clouds, **kwargs)
         if not isinstance(clouds, Clouds):
             return results
         # Short calls in notebooks and scripts stay quiet.

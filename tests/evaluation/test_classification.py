@@ -4,14 +4,9 @@ import pytest
 from scipy.stats import binomtest
 from transformers import EvalPrediction
 
-from hf_any3d.evaluation.classification import (
-    ConfusionMatrix,
-    MeanClassAccuracy,
-    OverallAccuracy,
-    compute_classification_metrics,
-    share_at_most,
-)
+from hf_any3d.evaluation.classification import compute_classification_metrics, share_at_most
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
+from hf_any3d.evaluation.metrics import ConfusionMatrix, MeanClassAccuracy, OverallAccuracy
 
 
 @pytest.fixture

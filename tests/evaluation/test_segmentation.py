@@ -5,11 +5,10 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
+from hf_any3d.evaluation.metrics import MeanIoU, PartIoU
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
-    MeanIoU,
-    PartIoU,
     category_miou,
     class_ious,
     compute_semantic_metrics,

@@ -12,7 +12,7 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, lo
 from hf_any3d.data.catalog.s3dis import CLASS_NAMES
 from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
-from hf_any3d.evaluation.segmentation import MeanIoU, PartIoU
+from hf_any3d.evaluation.metrics import MeanIoU, PartIoU
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training import tasks as segmentation
 from tests.data.catalog.s3dis_trees import write_arrays

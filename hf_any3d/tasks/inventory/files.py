@@ -19,9 +19,9 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED
 from hf_any3d.data.options import one_of, package
 from hf_any3d.modeling.local_features.map_index import PlacedPoints, blocks, bounds_of_all
-from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
 from hf_any3d.tasks.inventory.place import MARGIN, Around, Place, Seen, are_crowns, joined
 from hf_any3d.tasks.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
+from hf_any3d.tasks.inventory.steps import InventorySteps
 from hf_any3d.tasks.inventory.tables import check_table, write_table
 from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.tasks.inventory.trees import TreeChoice, choose_by
@@ -106,7 +106,7 @@ class _Tile:
 
 
 def take_inventory(
-    pipe: PointCloudInventoryPipeline,
+    pipe: InventorySteps,
     files: Sequence[str | os.PathLike],
     outputs: Outputs,
     *,
@@ -198,7 +198,7 @@ def _bounds_of(tiles: Sequence[_Tile], cell: float) -> tuple[float, float, float
 
 
 def _look_at_edges(
-    pipe: PointCloudInventoryPipeline,
+    pipe: InventorySteps,
     paths: Sequence[str],
     unit: str | None,
     folder: Path | None,
@@ -268,7 +268,7 @@ def _around(tiles: Sequence[_Tile], number: int) -> list[Around]:
 
 
 def learn_numbers(
-    pipe: PointCloudInventoryPipeline, path: str | os.PathLike, number: str = NUMBER, unit: str | None = None
+    pipe: InventorySteps, path: str | os.PathLike, number: str = NUMBER, unit: str | None = None
 ) -> TreeChoice:
     """Choose smoothing and evenness by a scan whose tree numbers were corrected by hand.
 

@@ -326,7 +326,8 @@ class LocalFeaturesSteps(SegmentationSteps):
             logits = output["logits"][0]
             if model is not self.model:
                 # How unlike all learned points they are is of the model that was trained.
-                logits = model(points).logits[0].float()
+                other: Any = model(points)
+                logits = other.logits[0].float()
         refuse_non_finite(logits, None)
         unknown = None if output["unknown"] is None else output["unknown"][0].numpy()
         return logits.softmax(dim=1).numpy(), unknown

@@ -10,7 +10,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.labels.las_points import write_some_points
 from hf_any3d.data.las_classes import ASPRS_COLORS
-from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
+from hf_any3d.tasks.segmentation.local_features_steps import LocalFeaturesSteps
 from hf_any3d.training.tiles.answers import ROW, coordinates_of
 from hf_any3d.training.tiles.suggestions import Suggestions
 from hf_any3d.utils.atomic_files import write_text
@@ -26,7 +26,7 @@ _OF_OBJECTS = 0.2  # share of the diagonal that is shown around a point
 
 
 def write_suggestions(
-    output: Path, file: Path, cloud: PointCloudData, found: Suggestions, pipe: LocalFeaturesSegmentationPipeline
+    output: Path, file: Path, cloud: PointCloudData, found: Suggestions, pipe: LocalFeaturesSteps
 ) -> None:
     """Write suggested points of a file.
 

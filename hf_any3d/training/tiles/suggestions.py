@@ -12,8 +12,7 @@ import torch
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.evaluation.labels import points_that_count
-from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
-from hf_any3d.tasks.segmentation.local_features_steps import LabeledScan
+from hf_any3d.tasks.segmentation.local_features_steps import LabeledScan, LocalFeaturesSteps
 
 LOOKED_AT = 60_000
 """Points of a tile among which the suggested ones are chosen, drawn evenly."""
@@ -41,9 +40,7 @@ class Suggestions:
     scan: LabeledScan
 
 
-def suggest_points(
-    pipe: LocalFeaturesSegmentationPipeline, cloud: PointCloudData, count: int = 200, seed: int = 0
-) -> Suggestions:
+def suggest_points(pipe: LocalFeaturesSteps, cloud: PointCloudData, count: int = 200, seed: int = 0) -> Suggestions:
     """Suggest points to label next.
 
     The third of the points of which the model is least sure, by the margin between the two highest probabilities, is
