@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hf_any3d
+from hf_any3d.cli.common import packaged_scene_model
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.integration.registration import MODELS
 from tests.cli.conftest import FILES, run
@@ -200,6 +201,7 @@ def test_debug_prints_the_traceback_wherever_it_stands():
 def test_help_errors_and_facts_about_a_known_model_come_without_heavy_libraries(models, tmp_path):
     known = run("info", models("classifier"), "--json")
     chair = str(FILES / "chair.ply")
+    scenes = packaged_scene_model()
     program = f"""
 import sys
 import hf_any3d_command
@@ -219,6 +221,10 @@ for words in lines:
     assert not heavy, (words, heavy)
     assert isinstance(result.exception, SystemExit) or result.exception is None, (words, result.exception)
 print(result.stdout, end="")
+tile = "new.las"
+for words in (["data", "example", "tiles", tile], ["inventory", tile], ["segment", tile, "--model", {scenes!r}]):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0 and "transformers.modeling_utils" not in sys.modules, (words, result.output)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == known.out, done.stderr

@@ -1,5 +1,6 @@
 """Inventory of made places: heights, classes and numbers, in arrays and in the files that went in."""
 
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -11,9 +12,12 @@ from transformers import pipeline
 import hf_any3d  # noqa: F401  registers the pipeline
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, write_point_cloud
 from hf_any3d.data.generated.tiles import draw_tile, las_bytes
+from hf_any3d.pipelines import default_model
+from hf_any3d.tasks.direct import open_direct
 from hf_any3d.tasks.inventory.files import HEIGHT, NUMBER, SCORE, Outputs, take_inventory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SEGMENT = "point-cloud-segmentation"
 SIZE = 60.0
 FOOT = 0.3048
 
@@ -91,6 +95,20 @@ def test_houses_are_blocks(tile, found):
     grid[tuple(cells.T)] = True
     assert len(blocks) == ndimage.label(grid, np.ones((3, 3)))[1]
     assert sum(block.area for block in blocks) == pytest.approx(grid.sum(), rel=0.25)
+
+
+def test_commands_open_the_packaged_model_without_transformers_and_answer_the_same(tile, found, tmp_path):
+    model = shutil.copytree(default_model("point-cloud-inventory"), tmp_path / "model")
+    answer = open_direct("point-cloud-inventory", str(model), "cpu")(cloud_of(tile))
+    assert [thing.number for thing in answer.pop("things")] == [thing.number for thing in found["things"]]
+    assert answer.keys() < found.keys() and all(np.array_equal(answer[name], found[name]) for name in answer)
+    asked = (str(model), "cpu")
+    labels = [pipe(cloud_of(tile)) for pipe in (open_direct(SEGMENT, *asked), pipeline(SEGMENT, *asked[:1]))]
+    assert all(np.array_equal(labels[0][name], labels[1][name]) for name in ("labels", "scores", "unknown"))
+    config = (model / "config.json").read_text()
+    for changed in (config.replace("float32", "bfloat16"), config.replace('"in_channels"', '"gone"'), "no JSON"):
+        (model / "config.json").write_text(changed)
+        assert open_direct(SEGMENT, *asked) is None
 
 
 def test_feet_are_meters(pipe, tile, found):
