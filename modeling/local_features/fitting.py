@@ -19,7 +19,9 @@ from hf_any3d.modeling.local_features.network import LearnedRows
 NOISE = 0.2  # standard deviations
 SMOOTHING = 0.05  # of labels
 FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
-STEPS, OBJECT_STEPS, ADAPTED_STEPS, BATCH, RATE, DECAY = 900, 400, 400, 512, 3e-3, 1e-2
+STEPS, OBJECT_STEPS, ADAPTED_STEPS, RATE, DECAY = 900, 400, 400, 3e-3, 1e-2
+# Tiles learn as well from half as many rows at a time; the few steps of all others need more.
+BATCH, LARGE_BATCH = 512, 1024
 # Of a network that goes on from what it knows, so that few steps and a low rate are enough.
 ADDED_STEPS, ADDED_RATE = 200, 1e-3
 # Exponent of class balance: 0 counts points, 1 classes.
@@ -80,6 +82,7 @@ def fit_network(
     seed: int = 0,
     steps: int = STEPS,
     start: LocalFeaturesForPointCloudSegmentation | None = None,
+    batch: int = BATCH,
 ) -> LocalFeaturesForPointCloudSegmentation:
     """Fit a network to rows.
 
@@ -91,6 +94,7 @@ def fit_network(
         steps: Steps of the optimizer.
         start: A network of the same features, whose weights are trained further at a lower rate; the classes of the
             configuration begin with its own.
+        batch: Rows of a step.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -120,14 +124,14 @@ def fit_network(
         targets = torch.eye(classes) * (1 - SMOOTHING) + SMOOTHING / classes
         generator = np.random.default_rng(seed)
         # Each step takes its noise from another place of a long strip, as drawing it takes a tenth of a step.
-        noise = torch.randn(_STRIP * BATCH * features.shape[1]) * NOISE
+        noise = torch.randn(_STRIP * batch * features.shape[1]) * NOISE
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=DECAY, fused=True)
         # Up and down within the steps that there are, so that few steps end at a low rate, too.
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         model.train()
         for _ in range(steps):
             # With replacement: rows are many and similar, and an epoch means nothing here.
-            drawn = torch.randint(len(features), (BATCH,))
+            drawn = torch.randint(len(features), (batch,))
             # With noise, and with some groups of features as if they were not known.
             changed = features.index_select(0, drawn)
             for columns in absent:
@@ -205,7 +209,7 @@ def adapted(
         copies=np.zeros(len(places), np.int64),
     )
     config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
-    found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS)
+    found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS, batch=LARGE_BATCH)
     return found.to(model.device)  # pyright: ignore[reportArgumentType]
 
 
@@ -236,7 +240,7 @@ def with_added(
     further = added.places + places.max() + 1
     rows = Rows.joined([known, Rows(added.features, added.labels, further, further, 0 * further)])
     bare = LocalFeaturesConfig.from_dict(config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
-    found = fit_network(rows, bare, may_miss, seed, ADDED_STEPS, start=model)
+    found = fit_network(rows, bare, may_miss, seed, ADDED_STEPS, model, LARGE_BATCH)
     # None of the answers of a person is dropped, as they are few and took time.
     _store(found, rows)
     score = model.unknown_score

@@ -24,7 +24,16 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
 from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
-from hf_any3d.modeling.local_features.fitting import OBJECT_STEPS, STEPS, Rows, fit_network, keep_rows, logits_of
+from hf_any3d.modeling.local_features.fitting import (
+    BATCH,
+    LARGE_BATCH,
+    OBJECT_STEPS,
+    STEPS,
+    Rows,
+    fit_network,
+    keep_rows,
+    logits_of,
+)
 from hf_any3d.modeling.local_features.neighborhoods import EDGES
 from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
 from hf_any3d.processing.point_clouds import UP_AXES
@@ -225,8 +234,8 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
     with stopwatch.part("estimate"):
         judged = _judge(examples, config, arguments)
     with stopwatch.part("training"):
-        steps = STEPS if examples.kind == "tile" else OBJECT_STEPS
-        model = fit_network(examples.rows, config, examples.processor.may_miss, arguments.seed, steps)
+        steps, batch = (STEPS, BATCH) if examples.kind == "tile" else (OBJECT_STEPS, LARGE_BATCH)
+        model = fit_network(examples.rows, config, examples.processor.may_miss, arguments.seed, steps, batch=batch)
         if examples.kind == "tile":
             keep_rows(model, examples.rows, arguments.seed)
         if judged is not None:
@@ -512,7 +521,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     folds = _folds(unit, min(count, arguments.folds), arguments.seed)
     # Judged as they are; thinned copies are learned only.
     is_whole = rows.copies == 0
-    steps = _FOLD_STEPS if examples.kind == "tile" else OBJECT_STEPS
+    steps, batch = (_FOLD_STEPS, BATCH) if examples.kind == "tile" else (OBJECT_STEPS, LARGE_BATCH)
     kept_logits = []
     kept_labels = []
     kept_folds = []
@@ -525,7 +534,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         # A fold without labeled points, or whose others show a single class, tells nothing.
         if not len(held.labels) or len(np.unique(learned.labels)) < 2:
             continue
-        model = fit_network(learned, config, examples.processor.may_miss, arguments.seed, steps)
+        model = fit_network(learned, config, examples.processor.may_miss, arguments.seed, steps, batch=batch)
         # Held-out points are measured against what this fold's model has learned, as later scans will be.
         _set_known(model, learned, arguments.seed)
         logits, standard = logits_of(model, held.features)
