@@ -16,7 +16,7 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
-from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints, bounds_of_all
+from hf_any3d.modeling.local_features.map_index import BLOCK, MapIndex, PlacedPoints, bounds_of_all
 from hf_any3d.modeling.local_features.neighborhoods import (
     EDGES,
     HIGHEST,
@@ -258,7 +258,9 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         in_place = self.unit == "meters" and cloud.offset is not None
         origin = cloud.offset * factor if in_place else np.zeros(3)
         # Marks are no surroundings, so spacing and ground are those of the other points.
-        points = PlacedPoints(cloud.points[: len(cloud) - marks], factor, origin)
+        placed = PlacedPoints(cloud.points[: len(cloud) - marks], factor, origin)
+        # Few are computed once.
+        points = placed[:] if len(placed) <= BLOCK else placed
         spacing = spacing_of(points)
         ground = None
         is_noise = np.zeros(len(cloud), bool)

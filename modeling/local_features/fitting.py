@@ -28,6 +28,7 @@ ADDED_STEPS, ADDED_RATE = 200, 1e-3
 BALANCE = 0.5
 _LEAST_SCALE = 1e-4
 _STRIP = 16  # batches
+_MOMENTS = 1 << 14  # rows, whose mean and spread are added up at a time
 LEARNED_ROWS = 8192
 """Learned points that are stored with a model; with twice as many it learns no better once more."""
 SURE = 0.8
@@ -64,14 +65,17 @@ class Rows:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
-def weights_of(rows: Rows, num_classes: int) -> np.ndarray:
-    """Return the weight of each row, 1 on the mean: all places count the same, and rare classes more."""
-    counts = np.bincount(rows.places)
-    weights = 1 / counts[rows.places]
+def weights_of(labels: np.ndarray, places: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the weight of each row by its label and place (rows,), 1 on the mean.
+
+    All places count the same, and rare classes more.
+    """
+    counts = np.bincount(places)
+    weights = 1 / counts[places]
     # (classes,), by places, not by points: a large tile does not decide what is rare.
-    of_class = np.bincount(rows.labels, weights, minlength=num_classes)
+    of_class = np.bincount(labels, weights, minlength=num_classes)
     balance = np.power(of_class.sum() / np.maximum(of_class, 1e-12), BALANCE)
-    weights = weights * balance[rows.labels]
+    weights = weights * balance[labels]
     return weights / weights.mean()
 
 
@@ -83,6 +87,7 @@ def fit_network(
     steps: int = STEPS,
     start: LocalFeaturesForPointCloudSegmentation | None = None,
     batch: int = BATCH,
+    kept: np.ndarray | None = None,
 ) -> LocalFeaturesForPointCloudSegmentation:
     """Fit a network to rows.
 
@@ -95,20 +100,24 @@ def fit_network(
         start: A network of the same features, whose weights are trained further at a lower rate; the classes of the
             configuration begin with its own.
         batch: Rows of a step.
+        kept: Numbers of the rows that are learned, of which there is no copy; None for all.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         # Copied, so that folds do not change each other's.
         model = LocalFeaturesForPointCloudSegmentation(LocalFeaturesConfig.from_dict(config.to_dict()))
         core = model.local_features
-        # (rows, features) and (rows,)
+        # (rows, features), and of those that are learned (kept,)
         features = torch.from_numpy(rows.features)
-        labels = torch.from_numpy(rows.labels)
+        numbers = torch.arange(len(features)) if kept is None else torch.from_numpy(kept)
+        own = (rows.labels, rows.places) if kept is None else (rows.labels[kept], rows.places[kept])
+        labels = torch.from_numpy(own[0])
         if start is None:
-            core.mean.copy_(features.mean(dim=0))
-            # `std` takes ten times as long along the rows.
-            squares = (features - core.mean).square_().sum(dim=0)
-            core.scale.copy_((squares / (len(features) - 1)).sqrt_().clamp_(min=_LEAST_SCALE))
+            parts = numbers.split(_MOMENTS)
+            mean = sum(features.index_select(0, part).sum(dim=0, dtype=torch.double) for part in parts) / len(numbers)
+            core.mean.copy_(mean)
+            squares = sum((features.index_select(0, part) - core.mean).square_().sum(dim=0) for part in parts)
+            core.scale.copy_((squares / (len(numbers) - 1)).sqrt_().clamp_(min=_LEAST_SCALE))
         else:
             # With mean and scale, so that what was computed by them, such as the unknown score, stays right.
             core.load_state_dict(start.local_features.state_dict())
@@ -117,7 +126,7 @@ def fit_network(
                 model.classifier.weight[:known] = start.classifier.weight.float()
                 model.classifier.bias[:known] = start.classifier.bias.float()
         rate = RATE if start is None else ADDED_RATE
-        weights = torch.from_numpy(weights_of(rows, len(config.id2label or ()))).float()
+        weights = torch.from_numpy(weights_of(*own, len(config.id2label or ()))).float()
         absent = [torch.tensor(columns, dtype=torch.long) for columns in may_miss]
         # (classes, classes), what is learned for each label
         classes = len(config.id2label or ())
@@ -131,9 +140,9 @@ def fit_network(
         model.train()
         for _ in range(steps):
             # With replacement: rows are many and similar, and an epoch means nothing here.
-            drawn = torch.randint(len(features), (batch,))
+            drawn = torch.randint(len(numbers), (batch,))
             # With noise, and with some groups of features as if they were not known.
-            changed = features.index_select(0, drawn)
+            changed = features.index_select(0, numbers[drawn])
             for columns in absent:
                 forgotten = (torch.rand(len(changed)) < FORGOTTEN).nonzero()
                 changed[forgotten, columns] = 0.0

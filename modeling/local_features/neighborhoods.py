@@ -50,6 +50,7 @@ _LEAST_VARIANCE = 1e-4
 HIGHEST = 3.0
 # Fine voxels are half as wide as those of the smallest size.
 _FINE = 0.5
+_MOST_CELLS = 1 << 24
 # Boxes that are described at a time, few enough that they stay in the cache of a processor.
 _AT_ONCE = 4096
 
@@ -367,10 +368,17 @@ def describe_returns(number: np.ndarray, count: np.ndarray) -> tuple[dict[str, n
 def spacing_of(points: Points, cell: float = 2.0) -> float:
     """Return the usual distance of neighboring points, seen from above, by the area of the cells that have points."""
     low, high = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
+    width = high[1] - low[1] + 1
+    area = int(high[0] - low[0] + 1) * int(width)
+    is_filled = np.zeros(area if area <= _MOST_CELLS else 0, bool)
     found = [np.zeros(0, np.int64)]
     for rows in blocks(len(points)):
         cells = np.floor(points[rows][:, :2] / cell).astype(np.int64)
         # Two coordinates as one number: np.unique of rows is slower.
-        found.append(np.unique((cells[:, 0] - low[0]) * (high[1] - low[1] + 1) + (cells[:, 1] - low[1])))
-    filled = len(np.unique(np.concatenate(found)))
+        numbers = (cells[:, 0] - low[0]) * width + (cells[:, 1] - low[1])
+        if len(is_filled):
+            is_filled[numbers] = True
+        else:
+            found.append(np.unique(numbers))
+    filled = np.count_nonzero(is_filled) or len(np.unique(np.concatenate(found)))
     return float(np.sqrt(filled * cell * cell / len(points)))

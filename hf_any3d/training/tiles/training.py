@@ -522,6 +522,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     # Judged as they are; thinned copies are learned only.
     is_whole = rows.copies == 0
     steps, batch = (_FOLD_STEPS, BATCH) if examples.kind == "tile" else (OBJECT_STEPS, LARGE_BATCH)
+    may_miss = examples.processor.may_miss
     kept_logits = []
     kept_labels = []
     kept_folds = []
@@ -530,13 +531,13 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
     for fold in np.unique(folds):
         held = rows.part((folds == fold) & is_whole)
-        learned = rows.part(folds != fold)
+        kept = np.flatnonzero(folds != fold)
         # A fold without labeled points, or whose others show a single class, tells nothing.
-        if not len(held.labels) or len(np.unique(learned.labels)) < 2:
+        if not len(held.labels) or len(np.unique(rows.labels[kept])) < 2:
             continue
-        model = fit_network(learned, config, examples.processor.may_miss, arguments.seed, steps, batch=batch)
+        model = fit_network(rows, config, may_miss, arguments.seed, steps, batch=batch, kept=kept)
         # Held-out points are measured against what this fold's model has learned, as later scans will be.
-        _set_known(model, learned, arguments.seed)
+        _set_known(model, rows, kept, arguments.seed)
         logits, standard = logits_of(model, held.features)
         for name, values in model.unknown_terms(torch.from_numpy(standard), torch.from_numpy(logits)).items():
             terms.setdefault(name, []).append(values.detach())
@@ -585,12 +586,12 @@ def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.array([fold_of[unit] for unit in units])
 
 
-def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:
-    """Let the model know learned points, by which it sees how unlike them others are."""
+def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, kept: np.ndarray, seed: int) -> None:
+    """Let the model know the points that it has learned, `kept`, by which it sees how unlike them others are."""
     generator = np.random.default_rng(seed)
     # Enough for a covariance of a hundred features
-    count = len(rows.labels)
-    some = generator.choice(count, min(count, 20_000), replace=False)
+    count = len(kept)
+    some = kept[generator.choice(count, min(count, 20_000), replace=False)]
     standard = model.local_features.standardize(torch.from_numpy(rows.features[some])).numpy()
     # The directions in which points of a class differ most from those of others.
     features = standard.astype(np.float64)
@@ -613,7 +614,7 @@ def _add_unknown_score(
     model: LocalFeaturesForPointCloudSegmentation, examples: Examples, judged: Judged, seed: int
 ) -> None:
     """Calibrate the unknown score by points of tiles that were held out."""
-    _set_known(model, examples.rows, seed)
+    _set_known(model, examples.rows, np.arange(len(examples.rows.labels)), seed)
     config = model.config
     for name, values in judged.terms.items():
         # Terms are of different sizes; by mean and deviation of held-out points each counts alike.
