@@ -260,7 +260,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         # Marks are no surroundings, so spacing and ground are those of the other points.
         placed = PlacedPoints(cloud.points[: len(cloud) - marks], factor, origin)
         # Few are computed once.
-        points = placed[:] if len(placed) <= BLOCK else placed
+        points = placed[:] if len(placed) <= 4 * BLOCK else placed
         spacing = spacing_of(points)
         ground = None
         is_noise = np.zeros(len(cloud), bool)

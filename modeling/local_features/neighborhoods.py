@@ -52,7 +52,7 @@ HIGHEST = 3.0
 _FINE = 0.5
 _MOST_CELLS = 1 << 24
 # Boxes that are described at a time, few enough that they stay in the cache of a processor.
-_AT_ONCE = 4096
+_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 LEAST_ADAPTED = 1000
 """Stored points below which a network that learns them alone, beside a scan, would know less than the one before."""
 _SMALLEST = 1e-12
-_AT_ONCE = 2048  # rows
+_AT_ONCE = 1 << 12  # rows
 
 
 @dataclass

@@ -30,7 +30,7 @@ PART_POINTS = 250_000
 ADAPTED_POINTS = 12_000
 """Points of a scan from which a model learns once more, as many as of a tile at training."""
 # Points whose features are computed at a time, few enough that they stay in the cache of a processor.
-_PIECE = 4096
+_PIECE = 1 << 13
 # Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
 _CONDITIONS = {
     "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
