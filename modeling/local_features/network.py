@@ -188,8 +188,8 @@ class LocalFeaturesNetwork(PointLabels, nn.Module):
     def from_directory(cls, folder: Path) -> LocalFeaturesNetwork:
         """Open a model that was saved in one file of weights in single precision.
 
-        Raises:
-            Exception: Config or weights are others, missing or damaged.
+        Files that are missing, damaged or of another model are an error of any type: transformers, which opens them
+        next, names it.
         """
         network = cls(LocalFeaturesConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8"))))
         weights = load_file(folder / "model.safetensors")

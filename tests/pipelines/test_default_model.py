@@ -11,7 +11,7 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from examples import quickstart, train_default_model
-from hf_any3d import example_file, load_point_dataset, read_point_cloud
+from hf_any3d import example_file, load_point_dataset
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.pipelines import DEFAULT_MODELS, default_model
 from studies.generated_shapes.families import OTHERS, draw_other
@@ -36,9 +36,11 @@ def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
     assert str(FOLDER) in line
 
 
-def test_other_tasks_have_no_default():
+def test_other_tasks_have_no_default_and_other_examples_are_refused():
     with raises(KeyError, naming="point-cloud-segmentation"):
         default_model("point-cloud-segmentation")
+    with raises(ValueError, naming="'bed.ply'"):
+        example_file("bed.ply")
     assert set(DEFAULT_MODELS) == {"point-cloud-classification", "point-cloud-inventory"}
 
 
@@ -48,21 +50,6 @@ def test_the_example_chair_is_a_chair_and_not_in_the_training_data(classify):
     names = {name for name, _ in quickstart.FILES.values()}
     kept = quickstart.without_files(load_point_dataset("shapes")["train"])
     assert "blendswap-cc-0/chair2" in names and not names & set(kept["name"])
-
-
-def test_the_example_chair_has_a_back():
-    """Above the seat there are points at one end of the depth only, over most of the width."""
-    points = read_point_cloud(example_file("chair.ply")).sample_surface(4096).points  # (4096, 3), Y up
-    low, high = points.min(axis=0), points.max(axis=0)
-    x, height, depth = ((points - low) / (high - low)).T
-    above = height > 0.7
-    assert above.mean() > 0.1 and np.ptp(x[above]) > 0.6
-    assert np.ptp(depth[above]) < 0.4
-
-
-def test_unknown_examples_are_refused_with_the_names_of_all():
-    with raises(ValueError, naming="'bed.ply'"):
-        example_file("bed.ply")
 
 
 @pytest.mark.slow

@@ -102,13 +102,13 @@ def test_commands_open_the_packaged_model_without_transformers_and_answer_the_sa
     answer = open_direct("point-cloud-inventory", str(model), "cpu")(cloud_of(tile))
     assert [thing.number for thing in answer.pop("things")] == [thing.number for thing in found["things"]]
     assert answer.keys() < found.keys() and all(np.array_equal(answer[name], found[name]) for name in answer)
-    asked = (str(model), "cpu")
-    labels = [pipe(cloud_of(tile)) for pipe in (open_direct(SEGMENT, *asked), pipeline(SEGMENT, *asked[:1]))]
+    pipes = (open_direct(SEGMENT, str(model), "cpu"), pipeline(SEGMENT, str(model), device="cpu"))
+    labels = [pipe(cloud_of(tile)) for pipe in pipes]
     assert all(np.array_equal(labels[0][name], labels[1][name]) for name in ("labels", "scores", "unknown"))
     config = (model / "config.json").read_text()
     for changed in (config.replace("float32", "bfloat16"), config.replace('"in_channels"', '"gone"'), "no JSON"):
         (model / "config.json").write_text(changed)
-        assert open_direct(SEGMENT, *asked) is None
+        assert open_direct(SEGMENT, str(model), "cpu") is None
 
 
 def test_feet_are_meters(pipe, tile, found):
