@@ -113,8 +113,10 @@ def segment(
     task = _task_of(name, values)
     pipe = open_pipeline(task, name, device)
     answers = _answers(task, pipe, values)
-    columns = tuple(pipe.feature_extractor.columns)
-    inputs = replace(inputs, files=[replace(file, columns=columns) for file in inputs.files])
+    # Beside a page or picture, what the model does not read would only fill the memory.
+    is_shown = suffix in VIEWS or (output is not None and not suffix)
+    reading = {"columns": tuple(pipe.feature_extractor.columns), "fields": None if is_shown else _read_fields(pipe)}
+    inputs = replace(inputs, files=[replace(file, **reading) for file in inputs.files])
     arguments = answers.arguments | {"batch_size": batch_size or _usual_blocks(pipe)}
     gallery = Gallery(output, len(inputs), answers.up_axis)
     places = inputs.places()
@@ -226,6 +228,13 @@ def _answers(task: str, pipe: Any, values: Mapping[str, Any]) -> Any:
     answers = record.answers_class()(pipe, record.settings, values, "command")
     answers.arguments |= {name: value for name, value in values.items() if name not in own and value}
     return answers
+
+
+def _read_fields(pipe: Any) -> tuple[str, ...]:
+    """Return the fields of a cloud that a model reads beside the points, and the faces of a mesh."""
+    from hf_any3d.data.inputs import ATTRIBUTES
+
+    return ("faces", *(ATTRIBUTES[name] for name in pipe.feature_extractor.features if name != "xyz"))
 
 
 def _usual_blocks(pipe: Any) -> int:

@@ -34,6 +34,7 @@ class InputFile:
     file_type: str | None = None
     label_field: str | None = None  # see `read_point_cloud`
     columns: tuple[str, ...] = ()
+    fields: tuple[str, ...] | None = None  # all without any
     is_copied: bool = False
 
     def read(self, on_invalid: str = "drop") -> Cloud:
@@ -64,6 +65,7 @@ class InputFile:
                     on_invalid=on_invalid,
                     label_field=self.label_field,
                     columns=self.columns,
+                    fields=self.fields,
                 )
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
 
