@@ -5,7 +5,7 @@ Importing those takes three seconds, for what such a model never asks for. Answe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,15 @@ class DirectPipeline:
 
     device = torch.device("cpu")
     _batch_size: int | None = None
+    _sanitize_parameters: Callable[..., tuple[dict, dict, dict]]
+    run_single: Callable[..., dict[str, Any]]
+    _forward: Callable[..., dict[str, Any]]
 
     def __init__(self, task: str, model: LocalFeaturesNetwork, processor: LocalFeaturesProcessor):
         self.task = task
         self.model = model
         self.feature_extractor = processor
         self._usual = self._sanitize_parameters()
-
-    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        raise NotImplementedError
-
-    def run_single(
-        self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
-    ) -> dict[str, Any]:
-        """Answer about one cloud."""
-        raise NotImplementedError
-
-    def _forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
-        raise NotImplementedError
 
     def __call__(self, inputs: Any, *, num_workers: int = 0, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Answer about a cloud, or yield the answers about several."""
