@@ -79,8 +79,8 @@ def why_not_projected(cloud: PointCloudData) -> str | None:
         by = "the coordinate system of the file"
     elif cloud.meters_per_unit is None and not cloud.is_mesh:
         offset = np.zeros(3) if cloud.offset is None else cloud.offset
-        low = cloud.points.min(axis=0) + offset
-        high = cloud.points.max(axis=0) + offset
+        # Axis by axis: numpy takes ten times as long to reduce short rows.
+        low, high = (np.array([end(axis) for axis in cloud.points.T]) + offset for end in (np.min, np.max))
         largest = np.abs([low[:2], high[:2]]).max()
         width = (high - low)[:2].max()
         is_there = _NEAREST * width < largest <= _LARGEST and width < _WIDEST

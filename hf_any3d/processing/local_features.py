@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -363,7 +364,8 @@ class DescribedScan:
 
     def neighborhoods(self, index: np.ndarray, rows: np.ndarray | None = None) -> Neighborhoods:
         """Describe the surroundings of points `index`, as far as they are among them; with `rows`, of those alone."""
-        points = self.cloud.points[index].astype(np.float64) * self.factor + self.origin
+        # By `take`, which copies rows as a whole
+        points = self.cloud.points.take(index, axis=0) * self.factor + self.origin
         is_seen = index < len(self.cloud) - self.marks
         # Of noise alone, each is described by the others.
         if not self.is_noise[index[is_seen]].all():
@@ -384,16 +386,16 @@ class DescribedScan:
             The points of a part, and those within `margin` around it, seen from above, with them: both are sorted
             numbers of points.
         """
-        flat = self.cloud.points[:, :2]
-        everywhere = np.arange(len(flat))
+        flat = self.cloud.points.T[:2]
+        everywhere = np.arange(len(self.cloud))
         if self.marks:
             # An object has few points that are surroundings.
-            seen = everywhere[: len(flat) - self.marks]
-            for start in range(0, len(flat), count):
+            seen = everywhere[: len(self.cloud) - self.marks]
+            for start in range(0, len(self.cloud), count):
                 part = everywhere[start : start + count]
                 yield part, np.union1d(seen, part)
             return
-        if len(flat) <= count:
+        if len(self.cloud) <= count:
             yield everywhere, everywhere
             return
         index = MapIndex(self.cloud.points)
@@ -402,10 +404,11 @@ class DescribedScan:
         del everywhere
         while waiting:
             part = waiting.pop()
-            low, high = bounds_of(flat[part])
-            if len(part) > count and (high > low).any():
-                axis = int(np.argmax(high - low))
-                values = flat[part, axis]
+            # Axis by axis, as rows of few numbers take longer
+            places = [values[part] for values in flat]
+            extents = [np.ptp(values) for values in places]
+            if len(part) > count and max(extents) > 0:
+                values = places[int(np.argmax(extents))]
                 is_low = values < np.median(values)
                 # Of many equal coordinates, all may be on one side.
                 if is_low.any():
@@ -425,6 +428,12 @@ class DescribedScan:
         low, high = bounds_of(self.cloud.points[part, :2])
         return low - margin / self.factor[:2], high + margin / self.factor[:2]
 
+    @cached_property
+    def _has_returns(self) -> bool:
+        counts = self.cloud.number_of_returns
+        # Where each pulse has one return, nobody has counted them.
+        return self.cloud.return_number is not None and counts is not None and bool(counts.max() > 1)
+
     def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
         cloud = self.cloud
         features = self.processor.features
@@ -441,9 +450,7 @@ class DescribedScan:
         if {*RETURNS} <= {*features}:
             number = cloud.return_number
             total = cloud.number_of_returns
-            # Where each pulse has one return, nobody has counted them.
-            has_returns = number is not None and total is not None and total.max() > 1
-            if has_returns:
+            if self._has_returns:
                 assert number is not None and total is not None
                 point, around = describe_returns(number[index].astype(np.float32), total[index].astype(np.float32))
             else:

@@ -1,25 +1,42 @@
-"""Pipelines of saved models of tiles on a CPU without transformers' models and pipelines, in half of their start.
+"""Pipelines of saved models on a CPU without transformers' models and pipelines, in half of their start.
 
-Importing those takes three seconds, for what such a model never asks for. Answers are the same.
+Importing those takes three seconds, for what two kinds of models never ask for: models of tiles, and classifiers with
+ACT's encoder, such as the one that comes with the package. Answers are the same.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.local_features.network import LocalFeaturesNetwork
-from hf_any3d.processing.local_features import LocalFeaturesProcessor
-from hf_any3d.tasks.inventory.about import TASK as INVENTORY
-from hf_any3d.tasks.inventory.steps import InventorySteps
-from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
-from hf_any3d.tasks.segmentation.local_features_steps import LocalFeaturesSteps
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.atomic_files import read_json_object
+
+# (Task, class that was saved) -> steps, network and processor, below this package.
+_DIRECT = {
+    ("point-cloud-classification", "ActForPointCloudClassification"): (
+        "tasks.classification.steps.ClassificationSteps",
+        "modeling.act.network.ActClassifierNetwork",
+        "processing.point_clouds.PointCloudProcessor",
+    ),
+    ("point-cloud-segmentation", "LocalFeaturesForPointCloudSegmentation"): (
+        "tasks.segmentation.local_features_steps.LocalFeaturesSteps",
+        "modeling.local_features.network.LocalFeaturesNetwork",
+        "processing.local_features.LocalFeaturesProcessor",
+    ),
+    ("point-cloud-inventory", "LocalFeaturesForPointCloudSegmentation"): (
+        "tasks.inventory.steps.InventorySteps",
+        "modeling.local_features.network.LocalFeaturesNetwork",
+        "processing.local_features.LocalFeaturesProcessor",
+    ),
+}
 
 
 class DirectPipeline:
@@ -28,10 +45,11 @@ class DirectPipeline:
     device = torch.device("cpu")
     _batch_size: int | None = None
     _sanitize_parameters: Callable[..., tuple[dict, dict, dict]]
-    run_single: Callable[..., dict[str, Any]]
+    preprocess: Callable[..., Any]
     _forward: Callable[..., dict[str, Any]]
+    postprocess: Callable[..., Any]
 
-    def __init__(self, task: str, model: LocalFeaturesNetwork, processor: LocalFeaturesProcessor):
+    def __init__(self, task: str, model: Any, processor: PointCloudProcessor):
         self.task = task
         self.model = model
         self.feature_extractor = processor
@@ -39,12 +57,19 @@ class DirectPipeline:
 
     def __call__(self, inputs: Any, *, num_workers: int = 0, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Answer about a cloud, or yield the answers about several."""
-        del num_workers, batch_size  # of scans, each has parts of its own
+        del num_workers, batch_size  # one after the other
         given = self._sanitize_parameters(**kwargs)
         settings = [{**usual, **own} for usual, own in zip(self._usual, given, strict=True)]
         if isinstance(inputs, (Dataset, Iterator)):
             return (self.run_single(cloud, *settings) for cloud in inputs)
         return self.run_single(inputs, *settings)
+
+    def run_single(
+        self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
+    ) -> dict[str, Any]:
+        """Answer about one cloud."""
+        prepared = self.preprocess(inputs, **preprocess_params)
+        return self.postprocess(self.forward(prepared, **forward_params), **postprocess_params)
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         """Compute without gradients."""
@@ -52,41 +77,45 @@ class DirectPipeline:
             return self._forward(model_inputs, **forward_params)
 
 
-class DirectSegmentation(LocalFeaturesSteps, DirectPipeline):
-    """Labels of points."""
-
-
-class DirectInventory(InventorySteps, DirectPipeline):
-    """Trees and buildings of a scan."""
-
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self.find_codes()
-
-
-_CLASSES = {SEGMENTATION.name: DirectSegmentation, INVENTORY.name: DirectInventory}
-_HEAD = "LocalFeaturesForPointCloudSegmentation"
-
-
-def open_direct(task: str, model: str, device: str | None) -> DirectPipeline | None:
-    """Open the directory of a model of tiles; None for what takes transformers, such as another model or a GPU.
+def open_direct(task: str, model: str, device: str | None) -> Any:
+    """Open the directory of such a model; None for what takes transformers, such as another model or a GPU.
 
     Whatever is wrong with the files is None, too: transformers, which then opens them, says it.
     """
     folder = Path(model)
-    if task not in _CLASSES or device not in (None, "cpu") or (device is None and torch.accelerator.is_available()):
+    if device not in (None, "cpu") or (device is None and torch.accelerator.is_available()):
         return None
     try:
         config = read_json_object(folder / "config.json")
+        (saved,) = config["architectures"]
+        steps, network, processor = map(_import, _DIRECT[task, saved])
         is_plain = config.get("dtype") in (None, "float32") and not (folder / "adapter_config.json").exists()
-        if config.get("architectures") != [_HEAD] or not is_plain or "quantization_config" in config:
-            return None
         settings = read_json_object(folder / "preprocessor_config.json")
-        if settings.get("feature_extractor_type") != LocalFeaturesProcessor.__name__:
+        if not is_plain or "quantization_config" in config or settings["feature_extractor_type"] != processor.__name__:
             return None
         with stored_settings(model):
-            network = LocalFeaturesNetwork.from_directory(folder)
-            processor = LocalFeaturesProcessor.from_dict(settings)
+            opened = _open_network(network, config, folder)
+            pipeline = type(f"Direct{steps.__name__}", (steps, DirectPipeline), {})
+            return pipeline(task, opened, processor.from_dict(settings))
     except Exception:
         return None
-    return _CLASSES[task](task, network, processor)
+
+
+def _open_network(network: type, config: dict[str, Any], folder: Path) -> nn.Module:
+    """Open a network whose weights are in one file, in single precision."""
+    from safetensors.torch import load_file
+
+    opened = network(network.config_class.from_dict(config))
+    weights = load_file(folder / "model.safetensors")
+    for name, own in opened.state_dict().items():
+        # Copied into a weight, whole numbers would be taken for it.
+        if weights[name].is_floating_point() != own.is_floating_point():
+            raise ValueError(f"{name} has type {weights[name].dtype}; expected {own.dtype}")
+    opened.load_state_dict(weights)
+    opened.name_or_path = str(folder)
+    return opened.eval()
+
+
+def _import(name: str) -> Any:
+    module, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(f"hf_any3d.{module}"), own)

@@ -1,32 +1,23 @@
-"""ACT (arXiv 2212.08320): autoencoders as cross-modal teachers."""
+"""ACT (arXiv 2212.08320): autoencoders as cross-modal teachers.
 
-from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
-from hf_any3d.modeling.act.configuration_act import ActAutoencoderConfig, ActConfig
-from hf_any3d.modeling.act.modeling_act import (
-    ActForPartSegmentation,
-    ActForPointCloudClassification,
-    ActForPreTraining,
-    ActForPreTrainingOutput,
-    ActForSemanticSegmentation,
-    ActModel,
-    ActOutput,
-    ActPreTrainedModel,
-)
-from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder, ActAutoencoderOutput
+Names are imported when first used, since the network of a classifier alone opens in half the time.
+"""
 
-__all__ = [
-    "ActAutoencoder",
-    "ActAutoencoderConfig",
-    "ActAutoencoderOutput",
-    "ActConfig",
-    "ActForPartSegmentation",
-    "ActForPointCloudClassification",
-    "ActForPreTraining",
-    "ActForPreTrainingOutput",
-    "ActForSemanticSegmentation",
-    "ActModel",
-    "ActOutput",
-    "ActPreTrainedModel",
-    "gumbel_temperature",
-    "kl_weight",
-]
+from hf_any3d.utils.lazy_names import names_on_use
+
+_MODULES = {
+    "codebook": ("gumbel_temperature", "kl_weight"),
+    "configuration_act": ("ActAutoencoderConfig", "ActConfig"),
+    "modeling_act": (
+        "ActForPartSegmentation",
+        "ActForPointCloudClassification",
+        "ActForPreTraining",
+        "ActForPreTrainingOutput",
+        "ActForSemanticSegmentation",
+        "ActModel",
+        "ActOutput",
+        "ActPreTrainedModel",
+    ),
+    "modeling_act_autoencoder": ("ActAutoencoder", "ActAutoencoderOutput"),
+}
+__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

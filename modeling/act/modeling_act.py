@@ -48,16 +48,8 @@ from hf_any3d.modeling.layers.losses import classification_loss, point_loss
 from hf_any3d.modeling.layers.tasks import check_categories, checked_category, refuse_problem_type, restrict_to_parts
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedEncoderOutput
-from hf_any3d.modeling.point_encoders.point_transformer import (
-    PatchEncoder,
-    Patches,
-    PointBlocks,
-    PointHead,
-    TokenPropagation,
-    cut_patches,
-    group_patches,
-    patches_around,
-)
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches, group_patches, patches_around
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlocks, PointHead, TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import (
     Encoded,
     PointTransformerMixin,

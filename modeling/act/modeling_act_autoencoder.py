@@ -42,7 +42,7 @@ from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 
 # Corners of the grid around every coarse point, in the units of the input.

@@ -13,7 +13,7 @@ from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, 
 from hf_any3d.modeling.any2point.starting_weights import misfit, read_weights
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 

@@ -91,8 +91,7 @@ class GroundSurface:
         numbers = np.full(shape[0] * shape[1], NONE, np.int32)
         is_left_out = np.empty(len(points), bool)
         parts = _parts(points, bounds, cell, _SUPPORT * wide_cell)
-        for near, is_inside in parts():
-            around = points[near]
+        for near, is_inside, around in parts():
             # The same cells and blocks of them, wherever a part begins.
             block = WIDE * wide_cell
             first = wide + block * np.floor((around[:, :2].min(axis=0) - wide) / block)
@@ -117,8 +116,8 @@ class GroundSurface:
             away[..., 1] -= corner[1] + cell * (np.arange(*window[1].indices(shape[1])) + 0.5)
             heights[whole] = _surfaces(lowest[window], away, is_empty[window], cell)[inside]
         surface = cls(corner, cell, np.moveaxis(heights, -1, 0), is_left_out)._with_deep_noise(points)
-        for near, is_inside in parts():
-            lone = surface._lone_points(points[near], spacing)
+        for near, is_inside, around in parts():
+            lone = surface._lone_points(around, spacing)
             surface.is_noise[near[lone[is_inside[lone]]]] = True
         if surface.is_noise.mean() > _MOST_NOISE:
             # So few points that each is alone
@@ -162,18 +161,23 @@ class GroundSurface:
         voxels = SparseVoxels(points[high], max(_LEAST_APART, _APART * spacing))
         around = voxels.box_sums(voxels.counts[:, None])[:, 0]
         lone = high[around[voxels.of_point] <= _ALONE]
+        if not len(lone):
+            return lone
         # Sparse trees have others below them. Those near enough are in cubes around a lone point's own.
         away = max(NOISE_HEIGHT, _APART * spacing)
-        cubes = np.floor(points / away).astype(np.int64)
+        others = np.flatnonzero(points[:, 2] >= points[lone, 2].min() - away)
+        cubes = np.floor(points[others] / away).astype(np.int64)
         cubes -= bounds_of(cubes)[0] - 1
         _, rows, levels = bounds_of(cubes)[1] + 2
         number = (cubes[:, 0] * rows + cubes[:, 1]) * levels + cubes[:, 2]
         steps = np.array([(x * rows + y) * levels + z for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
-        is_near = np.isin(number, number[lone][:, None] + steps)
-        is_near[lone] = False
-        if not is_near.any():
+        own = np.searchsorted(others, lone)
+        is_near = np.isin(number, number[own][:, None] + steps)
+        is_near[own] = False
+        near = others[is_near]
+        if not len(near):
             return lone
-        distances, _ = KDTree(points[is_near]).query(points[lone])
+        distances, _ = KDTree(points[near]).query(points[lone])
         return lone[distances > away]
 
     @property
@@ -249,16 +253,16 @@ def _grid(bounds: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
 
 def _parts(
     points: Points, bounds: np.ndarray, cell: float, margin: float
-) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
+) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Cut points into parts side by side, of whole cells, that have some `_MOST_POINTS` with what is around them.
 
     Returns:
-        What yields the numbers (near,) of a part's points and of those within `margin` around it, and which of them
-        are inside, (near,) bool.
+        What yields the numbers (near,) of a part's points and of those within `margin` around it, which of them are
+        inside, (near,) bool, and the points themselves, (near, 3).
     """
     count = len(points)
     if count <= _MOST_POINTS:
-        return lambda: iter([(np.arange(count), np.ones(count, bool))])
+        return lambda: iter([(np.arange(count), np.ones(count, bool), points[:])])
     index = MapIndex(points)
     low = np.floor(bounds[0, :2] / cell) * cell
     extent = bounds[1, :2] - low
@@ -267,16 +271,17 @@ def _parts(
     side = cell * np.ceil(max(side, 2 * margin) / cell)
     steps = np.ceil((extent + cell) / side).astype(int)
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for x in range(steps[0]):
             for y in range(steps[1]):
                 first = low + side * np.array([x, y])
                 near = index.within(first - margin, first + side + margin)
-                flat = points[near][:, :2]
+                around = points[near]
                 # By its own side alone: a point on a border is in one part.
-                is_inside = (np.floor((flat - low) / side) == [x, y]).all(axis=1)
+                is_inside = np.floor((around[:, 0] - low[0]) / side) == x
+                is_inside &= np.floor((around[:, 1] - low[1]) / side) == y
                 if is_inside.any():
-                    yield near, is_inside
+                    yield near, is_inside, around
 
     return parts
 

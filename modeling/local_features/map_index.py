@@ -7,6 +7,7 @@ parts side by side, each with a margin as wide as it looks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -29,10 +30,18 @@ class PlacedPoints:
         return len(self.given)
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        found = self.given[rows].astype(np.float64)
+        # By `take`, which copies rows as a whole
+        given = self.given[rows] if isinstance(rows, slice) else self.given.take(rows, axis=0)
+        found = given.astype(np.float64)
         found *= self.factor
         found += self.origin
         return found
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Lowest and highest coordinates, (2, 3), as the factor is above 0."""
+        ends = np.array([bounds_of(self.given[rows]) for rows in blocks(len(self))])
+        return np.stack([ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)]) * self.factor + self.origin
 
     def part(self, rows: np.ndarray | slice) -> PlacedPoints:
         """Return some of the points, which are not computed yet."""
@@ -51,6 +60,8 @@ def blocks(count: int) -> Iterator[slice]:
 
 def bounds_of_all(points: Points) -> np.ndarray:
     """Return the lowest and highest coordinates of points, (2, 3), as `bounds_of` of an array."""
+    if isinstance(points, PlacedPoints):
+        return points.bounds
     ends = np.array([bounds_of(points[rows]) for rows in blocks(len(points))])
     return np.stack([ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)])
 
@@ -95,5 +106,6 @@ class MapIndex:
                 for x in range(first, last + 1)
             ]
         )
-        flat = self._points[found][:, :2]
-        return np.sort(found[((flat >= low) & (flat <= high)).all(axis=1)]).astype(np.int64)
+        x, y = self._points[found].T[:2]
+        is_within = (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
+        return np.sort(found[is_within]).astype(np.int64)

@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
@@ -25,7 +22,8 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 LEAST_ADAPTED = 1000
 """Stored points below which a network that learns them alone, beside a scan, would know less than the one before."""
 _SMALLEST = 1e-12
-_AT_ONCE = 1 << 12  # rows
+# Rows that are labeled at a time, and compared with learned ones, whose distances are several hundred a row.
+_AT_ONCE, _COMPARED = 1 << 12, 1 << 9
 
 
 @dataclass
@@ -150,7 +148,7 @@ class PointLabels:
         known = score.features.float()
         # By matrix products, as there are millions of points; what they round is far below the usual distance. Few
         # rows at a time stay in the cache of a processor, but a graph has no such loop.
-        parts = [seen] if is_graph() or seen.is_cuda else seen.split(_AT_ONCE)
+        parts = [seen] if is_graph() or seen.is_cuda else seen.split(_COMPARED)
         lengths = known.square().sum(dim=1)
         nearest = torch.cat([torch.addmm(lengths, part, known.T, alpha=-2).amin(dim=1) for part in parts])
         squared = seen.square().sum(dim=1) + nearest
@@ -170,6 +168,7 @@ class _Layers(FeatureLayers, nn.Module):
 class LocalFeaturesNetwork(PointLabels, nn.Module):
     """A saved `LocalFeaturesForPointCloudSegmentation` without what training, hub and devices need."""
 
+    config_class = LocalFeaturesConfig
     dtype = torch.float32
     device = torch.device("cpu")
 
@@ -183,23 +182,6 @@ class LocalFeaturesNetwork(PointLabels, nn.Module):
     def forward(self, points: Tensor) -> LocalFeaturesOutput:
         """Label points `(batch, points, 3 + features)`, without gradients."""
         return self.label_in_pieces(points)
-
-    @classmethod
-    def from_directory(cls, folder: Path) -> LocalFeaturesNetwork:
-        """Open a model that was saved in one file of weights in single precision.
-
-        Files that are missing, damaged or of another model are an error of any type: transformers, which opens them
-        next, names it.
-        """
-        network = cls(LocalFeaturesConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8"))))
-        weights = load_file(folder / "model.safetensors")
-        for name, own in network.state_dict().items():
-            # Copied into a weight, whole numbers would be taken for it.
-            if weights[name].is_floating_point() != own.is_floating_point():
-                raise ValueError(f"{name} has type {weights[name].dtype}; expected {own.dtype}")
-        network.load_state_dict(weights)
-        network.name_or_path = str(folder)
-        return network.eval()
 
 
 def is_graph() -> bool:

@@ -14,7 +14,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.point_encoders.point_transformer import Patches
+from hf_any3d.modeling.point_encoders.patches import Patches
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 

@@ -24,7 +24,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders
     Tokens,
 )
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels

@@ -12,7 +12,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.uni3d.configuration_uni3d import Uni3DConfig
 

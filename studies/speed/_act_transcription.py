@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.act.modeling_act_autoencoder import GraphConvolution
 from hf_any3d.modeling.encoders import find_family, hidden_of
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, PointBlock
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlock
 
 
 def pretraining_loss(

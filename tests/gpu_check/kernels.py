@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import Kernel
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.gpu_check.run import Row, Run, relative_error
 

@@ -7,7 +7,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudClassificationPipeline
-from hf_any3d.tasks.classification.pipeline import stretched
+from hf_any3d.tasks.classification.steps import stretched
 from tests.closeness import assert_nearly_equal
 from tests.errors import raises
 from tests.golden import assert_stored

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hf_any3d.tasks.inventory.steps import InventorySteps
 from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
 
@@ -43,7 +41,3 @@ class PointCloudInventoryPipeline(InventorySteps, LocalFeaturesSegmentationPipel
             print(thing.number, thing.label, f"{thing.height:.1f} m")
         ```
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.find_codes()

@@ -41,8 +41,8 @@ class InventorySteps(LocalFeaturesSteps):
     codes: np.ndarray
     """Code of ASPRS of each class of the model, (classes,)."""
 
-    def find_codes(self) -> None:
-        """Set the codes of the model's classes, after checking that it is one of places."""
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         config = self.model.config
         if config.model_type != "local_features" or self.feature_extractor.unit != "meters":
             raise ValueError(

@@ -35,7 +35,8 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_enc
     TEXT_TOWER,
     AlignedEncoderConfig,
 )
-from hf_any3d.modeling.point_encoders.point_transformer import Patches, PointBlocks, PointHead, TokenPropagation
+from hf_any3d.modeling.point_encoders.patches import Patches
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlocks, PointHead, TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import (
     PointTransformerMixin,
     PointTransformerOutput,

@@ -5,7 +5,7 @@ import torch
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
-from hf_any3d.modeling.point_encoders.point_transformer import group_patches
+from hf_any3d.modeling.point_encoders.patches import group_patches
 from tests.errors import raises
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
-from hf_any3d.modeling.point_encoders.point_transformer import group_patches
+from hf_any3d.modeling.point_encoders.patches import group_patches
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
 CASES = {"act_cls": {"num_groups": 128, "num_labels": 15}, "act_cls_modelnet": {"num_labels": 40, "head_widths": ()}}

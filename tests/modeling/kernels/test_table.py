@@ -16,7 +16,7 @@ from hf_any3d.modeling.kernels.cells import FlatCells, membership
 from hf_any3d.modeling.kernels.guided_table import guided_table
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.errors import raises
 from tests.tiny_encoders import adapted_model, clouds

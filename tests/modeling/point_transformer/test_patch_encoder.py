@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 
 
 def made(in_channels: int = 3, **changes) -> PatchEncoder:

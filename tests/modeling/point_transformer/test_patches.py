@@ -2,7 +2,7 @@
 
 import torch
 
-from hf_any3d.modeling.point_encoders.point_transformer import Patches, group_patches
+from hf_any3d.modeling.point_encoders.patches import Patches, group_patches
 
 
 def clouds(channels: int = 3) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from hf_any3d.conversions.uni3d.convert import LOGIT_SCALE, convert_uni3d_encoder
-from hf_any3d.modeling.point_encoders.point_transformer import group_patches
+from hf_any3d.modeling.point_encoders.patches import group_patches
 from hf_any3d.modeling.point_ops import knn
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DModel
 from tests.modeling.aligned_case import AlignedCase, stages_of
