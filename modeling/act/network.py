@@ -32,7 +32,8 @@ class _Block(nn.Module):
         batch, count, width = tokens.shape
         heads = self.attention["qkv"](self.norm1(tokens)).view(batch, count, 3, self.heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        scale = (width // self.heads) ** -0.5
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
         tokens = tokens + self.attention["proj"](mixed.transpose(1, 2).reshape(batch, count, width))
         return tokens + self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](self.norm2(tokens))))
 
