@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_pipeline, print_error
+from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_with_transformers, print_error
 from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.utils.messages import model_errors, print_line, printable
 
@@ -37,7 +37,7 @@ def chat(
     else:
         generation["do_sample"] = False
     find_inputs([file])  # before the model is opened
-    pipe = open_pipeline(CHAT, check_model(model, "chat"), device, template)
+    pipe = open_with_transformers(CHAT, check_model(model, "chat"), device, template)
     from hf_any3d.tasks.chat.session import ChatSession
 
     with model_errors(model, "cannot answer"):

@@ -392,18 +392,26 @@ def published_models(command: str) -> Iterator[str]:
         yield f"{label:<{width}}  {text}"
 
 
-def open_pipeline(task: str, model: str, device: str | None, template: str | None = None) -> Any:
-    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
+def open_pipeline(task: str, model: str, device: str | None) -> Any:
+    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named.
+
+    It may be one of `hf_any3d.tasks.direct`, which is open in half the time and whose model has no more than answers.
+    """
     with status(f"loading {model}"):
         need_libraries()
         from hf_any3d.tasks.direct import open_direct
 
-        pipe: Any = open_direct(task, model, device)
-        if pipe is None:
-            load_libraries()
-            from hf_any3d.integration import opening
+        pipe = open_direct(task, model, device)
+    return open_with_transformers(task, model, device) if pipe is None else pipe
 
-            pipe = opening.open_pipeline(task, model, device)
+
+def open_with_transformers(task: str, model: str, device: str | None, template: str | None = None) -> Any:
+    """Open a directory or hub repository as a pipeline of transformers."""
+    with status(f"loading {model}"):
+        load_libraries()
+        from hf_any3d.integration import opening
+
+        pipe = opening.open_pipeline(task, model, device)
     if task == CHAT:
         with model_errors(model):  # a wrong template name fails here, not at the first question
             pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
@@ -443,7 +451,7 @@ def open_any_model(
         raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(tasks)}")
     if task != CHAT and template is not None:
         raise ValueError(f"--template {template}: {model} is not a chat model")
-    pipe = open_pipeline(task, model, device, template)
+    pipe = open_with_transformers(task, model, device, template)
     size = sum(parameter.numel() for parameter in pipe.model.parameters())
     print_line(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype})")
     return task, pipe

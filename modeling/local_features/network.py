@@ -121,9 +121,8 @@ class PointLabels:
         core = self.local_features
         answers = []
         for piece in points.split(_AT_ONCE, dim=1):
-            features = in_full_precision(piece, self.dtype)[..., 3:]
-            standard = core.standardize(features).to(self.dtype)
-            answers.append(self.label(standard, core.hidden_layers(standard)[-1]))
+            states, _ = core.encode(in_full_precision(piece, self.dtype))
+            answers.append(self.label(states[0], states[-1]))
         logits = torch.cat([answer[0] for answer in answers], dim=1)
         scores = [answer[1] for answer in answers if answer[1] is not None]
         return LocalFeaturesOutput(None, logits, unknown=torch.cat(scores, dim=1) if scores else None)
@@ -163,6 +162,11 @@ class _Layers(FeatureLayers, nn.Module):
         super().__init__()
         self.config = config
         self.build_layers(config)
+
+    def encode(self, points: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the standardized features, the outputs of the layers (batch, points, width), and the places."""
+        standard = self.standardize(points[..., 3:])
+        return [standard, *self.hidden_layers(standard)], points[..., :3]
 
 
 class LocalFeaturesNetwork(PointLabels, nn.Module):
