@@ -9,8 +9,8 @@ in `modeling/`, names its functions and the marks by which `hf-any3d convert` re
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
 
+from hf_any3d.modeling.lazy_names import names_on_use
 from hf_any3d.registry import RECORDS as _RECORDS
-from hf_any3d.utils.lazy_names import names_on_use
 
 _MODULES: dict[str, list[str]] = {}
 for _record in _RECORDS.values():

@@ -53,6 +53,9 @@ class ModelType:
         heads: Task -> models with a head for it. Of several, the saved architecture decides.
         part_heads: Those for the parts of an object of a known category, not the objects of a scene.
         processor: Module and class below `hf_any3d`.
+        network: Module of the folder and class of a head in torch alone, which commands open in half the time; see
+            `hf_any3d.tasks.direct`.
+        steps: Task -> module and class below `hf_any3d.tasks` of what its pipeline does with that network.
         has_frozen_encoder: Whether training starts from a pretrained encoder of another modality, which stays frozen.
         is_point_encoder: Whether training can start from a saved model of this type, pretrained on point clouds.
         has_parts: Whether a saved model may leave the weights of pretrained parts in other repositories.
@@ -76,6 +79,8 @@ class ModelType:
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     part_heads: tuple[str, ...] = ()
     processor: str = "processing.point_clouds.PointCloudProcessor"
+    network: str | None = None
+    steps: Mapping[str, str] = field(default_factory=dict)
     has_frozen_encoder: bool = False
     is_point_encoder: bool = False
     has_parts: bool = False

@@ -3,7 +3,7 @@
 Names are imported when first used, since `datasets` takes seconds to import.
 """
 
-from hf_any3d.utils.lazy_names import names_on_use
+from hf_any3d.modeling.lazy_names import names_on_use
 
 _MODULES = {
     "blocks": ("merge_blocks", "split_into_blocks"),

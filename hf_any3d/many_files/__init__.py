@@ -15,7 +15,7 @@ Nothing runs before rows are written. Runs of commands, such as `hf-any3d predic
 Names are imported when first used.
 """
 
-from hf_any3d.utils.lazy_names import names_on_use
+from hf_any3d.modeling.lazy_names import names_on_use
 
 _MODULES = {
     "parts": ("Written", "to_parquet"),

@@ -1,7 +1,7 @@
 """Processors, one file each: from a file or an array to what a model takes."""
 
+from hf_any3d.modeling.lazy_names import names_on_use
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
-from hf_any3d.utils.lazy_names import names_on_use
 
 _MODULES: dict[str, list[str]] = {}
 for _kind in _MODEL_TYPES.values():

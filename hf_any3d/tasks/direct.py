@@ -1,7 +1,7 @@
 """Pipelines of saved models on a CPU without transformers' models and pipelines, in half of their start.
 
-Importing those takes three seconds, for what two kinds of models never ask for: models of tiles, and classifiers with
-ACT's encoder, such as the one that comes with the package. Answers are the same.
+Importing those takes three seconds, for what models never ask for whose record names a `network`: models of tiles, and
+classifiers such as the one that comes with the package. Answers are the same.
 """
 
 from __future__ import annotations
@@ -17,30 +17,12 @@ from torch.utils.data import Dataset
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.utils.atomic_files import read_json_object
-
-# (Task, class that was saved) -> steps, network and processor, below this package.
-_DIRECT = {
-    ("point-cloud-classification", "ActForPointCloudClassification"): (
-        "tasks.classification.steps.ClassificationSteps",
-        "modeling.act.network.ActClassifierNetwork",
-        "processing.point_clouds.PointCloudProcessor",
-    ),
-    ("point-cloud-segmentation", "LocalFeaturesForPointCloudSegmentation"): (
-        "tasks.segmentation.local_features_steps.LocalFeaturesSteps",
-        "modeling.local_features.network.LocalFeaturesNetwork",
-        "processing.local_features.LocalFeaturesProcessor",
-    ),
-    ("point-cloud-inventory", "LocalFeaturesForPointCloudSegmentation"): (
-        "tasks.inventory.steps.InventorySteps",
-        "modeling.local_features.network.LocalFeaturesNetwork",
-        "processing.local_features.LocalFeaturesProcessor",
-    ),
-}
 
 
 class DirectPipeline:
-    """In place of `transformers.Pipeline`, behind the steps of a task."""
+    """Caller of the steps of a task, in place of `transformers.Pipeline`."""
 
     device = torch.device("cpu")
     _batch_size: int | None = None
@@ -87,14 +69,17 @@ def open_direct(task: str, model: str, device: str | None) -> Any:
         return None
     try:
         config = read_json_object(folder / "config.json")
-        (saved,) = config["architectures"]
-        steps, network, processor = map(_import, _DIRECT[task, saved])
+        kind = MODEL_TYPES[config["model_type"]]
         is_plain = config.get("dtype") in (None, "float32") and not (folder / "adapter_config.json").exists()
+        if kind.network is None or not is_plain or "quantization_config" in config:
+            return None
+        steps = _import(f"tasks.{kind.steps[task]}")
+        processor = _import(kind.processor)
         settings = read_json_object(folder / "preprocessor_config.json")
-        if not is_plain or "quantization_config" in config or settings["feature_extractor_type"] != processor.__name__:
+        if settings["feature_extractor_type"] != processor.__name__:
             return None
         with stored_settings(model):
-            opened = _open_network(network, config, folder)
+            opened = _open_network(_import(f"modeling.{kind.package}.{kind.network}"), config, folder)
             pipeline = type(f"Direct{steps.__name__}", (steps, DirectPipeline), {})
             return pipeline(task, opened, processor.from_dict(settings))
     except Exception:

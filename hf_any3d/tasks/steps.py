@@ -34,7 +34,7 @@ def return_free_memory() -> None:
 
 
 class PointCloudSteps:
-    """What pipelines of all tasks do, before the class that calls the steps: `Pipeline`, or `DirectPipeline`."""
+    """Steps of pipelines of all tasks, before the class that calls them: `Pipeline`, or `DirectPipeline`."""
 
     model: Any  # of this package, or a PEFT model around one
     feature_extractor: PointCloudProcessor

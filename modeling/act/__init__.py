@@ -3,7 +3,7 @@
 Names are imported when first used, since the network of a classifier alone opens in half the time.
 """
 
-from hf_any3d.utils.lazy_names import names_on_use
+from hf_any3d.modeling.lazy_names import names_on_use
 
 _MODULES = {
     "codebook": ("gumbel_temperature", "kl_weight"),

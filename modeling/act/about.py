@@ -24,6 +24,8 @@ RECORD = Record(
                 "pre-training": ("ActForPreTraining",),
             },
             part_heads=("ActForPartSegmentation",),
+            network="network.ActClassifierNetwork",
+            steps={"point-cloud-classification": "classification.steps.ClassificationSteps"},
             is_point_encoder=True,
             captures_steps=True,
             # Its `embed_patches` embeds other patches of a cloud, which PPT's and APPT's adapters read.

@@ -1,4 +1,4 @@
-"""How models answer: their mode, and whether the clouds of a batch change each other's answers."""
+"""Mode of models that answer, and settings by which the clouds of a batch change each other's answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

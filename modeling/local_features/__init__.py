@@ -3,7 +3,7 @@
 Names are imported when first used, since the network alone opens in half the time of a model of transformers.
 """
 
-from hf_any3d.utils.lazy_names import names_on_use
+from hf_any3d.modeling.lazy_names import names_on_use
 
 _MODULES = {
     "configuration_local_features": ("LocalFeaturesConfig",),

@@ -9,6 +9,11 @@ RECORD = Record(
             "LocalFeaturesModel",
             {"point-cloud-segmentation": ("LocalFeaturesForPointCloudSegmentation",)},
             processor="processing.local_features.LocalFeaturesProcessor",
+            network="network.LocalFeaturesNetwork",
+            steps={
+                "point-cloud-segmentation": "segmentation.local_features_steps.LocalFeaturesSteps",
+                "point-cloud-inventory": "inventory.steps.InventorySteps",
+            },
             says="a small network on the surroundings of each point of a scan",
             method=Method(
                 "Local features",

@@ -21,7 +21,7 @@ _STRETCH = (0.8, 1.25)
 
 
 class ClassificationSteps(PointCloudSteps):
-    """What `PointCloudClassificationPipeline` does of itself, also of a model that is opened without transformers."""
+    """Steps of `PointCloudClassificationPipeline`, also of a model that is opened without transformers."""
 
     of_objects = True
 

@@ -36,7 +36,7 @@ _STEEP = 0.4  # rise over run
 
 
 class InventorySteps(LocalFeaturesSteps):
-    """What `PointCloudInventoryPipeline` does of itself, also of a model that is opened without transformers."""
+    """Steps of `PointCloudInventoryPipeline`, also of a model that is opened without transformers."""
 
     codes: np.ndarray
     """Code of ASPRS of each class of the model, (classes,)."""

@@ -82,7 +82,7 @@ class LabeledScan:
 
 
 class LocalFeaturesSteps(SegmentationSteps):
-    """What `LocalFeaturesSegmentationPipeline` does of itself, also of a model that is opened without transformers."""
+    """Steps of `LocalFeaturesSegmentationPipeline`, also of a model that is opened without transformers."""
 
     feature_extractor: LocalFeaturesProcessor
     part_points = PART_POINTS

@@ -119,7 +119,7 @@ class _Merge:
 
 
 class SegmentationSteps(PointCloudSteps):
-    """What `PointCloudSegmentationPipeline` does of itself."""
+    """Steps of `PointCloudSegmentationPipeline`."""
 
     sums_in_memory = 1 << 30
     """Bytes of summed logits in memory; more are in a temporary file."""
