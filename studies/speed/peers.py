@@ -361,8 +361,8 @@ def _median(runs: Sequence[dict[str, float]], figure: str) -> float:
 
 def _ratios(ours: Sequence[dict[str, float]], others: Sequence[dict[str, float]], figure: str) -> str:
     """Return the median of the ratios of each round, and their range."""
-    # A step may need no memory beyond what it held before.
-    if min(run[figure] for run in others) <= 0:
+    # A step may need no memory beyond what it held before, or a page of it.
+    if figure == "megabytes" and min(run[figure] for run in others) < 1:
         return "–"
     ratios = [one[figure] / other[figure] for one, other in zip(ours, others, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
