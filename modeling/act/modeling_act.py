@@ -242,10 +242,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
             dropout=config.head_dropout,
             activation=config.head_activation,
         )
-        self.unknown_score = None
-        if config.unknown_rows:
-            sizes = (config.unknown_rows, features, config.unknown_bank_rows, config.unknown_width)
-            self.unknown_score = UnknownScore(*sizes)
+        self.unknown_score = UnknownScore.of_config(config, features)
         self.post_init()
 
     @torch.no_grad()

@@ -81,10 +81,7 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
         self.classifier = ClassificationHead(
             features, config.num_labels, config.head_widths, bias=config.head_bias, activation=config.head_activation
         )
-        self.unknown_score = None
-        if config.unknown_rows:
-            sizes = (config.unknown_rows, features, config.unknown_bank_rows, config.unknown_width)
-            self.unknown_score = UnknownScore(*sizes)
+        self.unknown_score = UnknownScore.of_config(config, features)
 
     def forward(self, points: torch.Tensor) -> PointCloudClassifierOutput:
         """Classify clouds `(batch, points, channels)`, without gradients."""

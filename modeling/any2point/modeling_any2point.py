@@ -427,10 +427,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         self.classifier = ClassificationHead(
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
-        self.unknown_score = None
-        if config.unknown_rows:
-            sizes = (config.unknown_rows, features, config.unknown_bank_rows, config.unknown_width)
-            self.unknown_score = UnknownScore(*sizes)
+        self.unknown_score = UnknownScore.of_config(config, features)
         self._compiled_classify: Callable[..., Any] | None = None
         self.post_init()
 

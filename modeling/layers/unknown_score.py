@@ -91,6 +91,13 @@ class UnknownScore(nn.Module):
         self.register_buffer("bank", torch.zeros(bank_rows, stored) if bank_rows else None)
         self.register_buffer("projection", torch.zeros(width, projected) if projected else None)
 
+    @classmethod
+    def of_config(cls, config: Any, width: int) -> UnknownScore | None:
+        """Return the score of features `(batch, width)` that a config has; None if it has none."""
+        if not config.unknown_rows:
+            return None
+        return cls(config.unknown_rows, width, config.unknown_bank_rows, config.unknown_width)
+
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds: `(batch,)` from 0 to 1."""
         terms = self.terms(features, surprise(logits))

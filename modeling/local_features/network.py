@@ -110,9 +110,7 @@ class PointLabels:
         """Add the layer of the labels, the unknown score and the stored points to the module."""
         # One layer for all members: the sum of their logits.
         self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
-        self.unknown_score = None
-        if config.unknown_rows:
-            self.unknown_score = UnknownScore(config.unknown_rows, config.in_channels - 3, 0, config.unknown_width)
+        self.unknown_score = UnknownScore.of_config(config, config.in_channels - 3)
         self.learned = LearnedRows(config.learned_rows, config.in_channels - 3) if config.learned_rows else None
 
     def label_in_pieces(self, points: Tensor) -> LocalFeaturesOutput:

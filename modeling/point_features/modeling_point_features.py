@@ -408,10 +408,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         super().__init__(config)
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.unknown_score = None
-        if config.unknown_rows:
-            sizes = (config.unknown_rows, config.hidden_size, config.unknown_bank_rows, config.unknown_width)
-            self.unknown_score = UnknownScore(*sizes)
+        self.unknown_score = UnknownScore.of_config(config, config.hidden_size)
         self.side_head = nn.Linear(config.hidden_size, 1) if config.one_sided else None
         self.post_init()
         self.expect_parts_elsewhere()
