@@ -102,7 +102,7 @@ test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, b
 test-fast: $(INSTALLED) ## Run all tests but those marked slow, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-versions: $(INSTALLED) ## Try the oldest and newest releases of Hugging Face's libraries (PYTEST_ARGS)
+test-versions: $(INSTALLED) ## Install and try the oldest and newest releases that setup.cfg allows (PYTEST_ARGS)
 	@$(BIN)/python -m tests.versions $(PYTEST_ARGS)
 
 gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under nine minutes (GPU_ARGS: --output DIR)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from hf_any3d.conversions.checkpoints import check_finite, errors_about, read_checkpoint
+from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear
-from hf_any3d.conversions.saving import facts_of, name_labels, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.catalog import s3dis
 from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForSemanticSegmentation
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -41,7 +42,7 @@ _COMPUTES = (
     "depend on the walls of the scan: a part of a room is read as if it were a whole one."
 )
 _LICENSE = (
-    "MIT, as the repository that the weights are part of. S3DIS, which they were trained on, is for non-commercial "
+    "MIT, as that of the repository which they are part of. S3DIS, the data of the training, is for non-commercial "
     "research."
 )
 
@@ -63,7 +64,7 @@ def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> d
         config = DgcnnConfig(**_RELEASED, hidden_sizes=[len(state["dgcnn.layers.0.norm.bias"])], num_labels=labels)
         # Of the released training; no tensor shows it.
         config.head_dropout = 0.5
-        name_labels(config, s3dis.CLASS_NAMES)
+        name_labels(config, s3dis.CLASS_NAMES, [Path(checkpoint)])
     processor = PointCloudProcessor(
         num_points=4096,
         center="room",

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
+from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear, rename_tensors
-from hf_any3d.conversions.saving import facts_of, name_labels, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -30,7 +31,7 @@ _COMPUTES = (
     "and layers with a bias before their norms."
 )
 _LICENSE = (
-    "MIT, as the repository that the weights are part of. ModelNet40, which they were trained on, is for academic "
+    "MIT, as that of the repository which they are part of. ModelNet40, the data of the training, is for academic "
     "research."
 )
 
@@ -59,7 +60,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
             bias=True,
             num_labels=len(state["classifier.out.bias"]),
         )
-        name_labels(config, modelnet40.CLASS_NAMES)
+        name_labels(config, modelnet40.CLASS_NAMES, [Path(checkpoint)])
     return save_converted(
         output,
         PointNetForPointCloudClassification,
@@ -68,7 +69,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
         # As in the program's training on ModelNet40
         PointCloudProcessor(num_points=1024, up_axis="y"),
         {"Classifier": Path(checkpoint)},
-        "single objects, y up, as in the HDF5 files of ModelNet40 that it was trained on.",
+        "single objects, y up, as in the HDF5 files of ModelNet40 that the released weights were trained on.",
         {"What it computes": _COMPUTES, "License": _LICENSE},
     )
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from hf_any3d.conversions.checkpoints import listed, read_entries, read_json, read_tensors
+from hf_any3d.conversions.origin import UNKNOWN, known_origin
 from hf_any3d.modeling.records import Converter, Program
 from hf_any3d.registry import RECORDS
 
@@ -150,7 +153,26 @@ def convert_files(
             ", ".join(f"--{one.replace('_', '-')}" for one in sorted(names)) for names in (unused, allowed)
         )
         raise ValueError(f"{wrong}: not for a file of {title}; expected {expected or 'none'}")
-    return resolve_name(f"{__package__}:{name}")(output=output, **{**arguments, **options})
+    # What the owner of the files states of them, besides their tensors.
+    options = dict(options)
+    known = {name: options.pop(name) for name in ("classes", "license") if name in options}
+    with known_origin(**known, recognized=frozenset(arguments)):
+        facts = resolve_name(f"{__package__}:{name}")(output=output, **{**arguments, **options})
+    return facts | _unknown_facts(Path(output), allowed)
+
+
+def _unknown_facts(directory: Path, allowed: Collection[str]) -> dict[str, Any]:
+    """Return what nobody has stated of a converted model: `license`, and `unnamed` classes, with options to do so."""
+    facts: dict[str, Any] = {}
+    card, config = directory / "README.md", directory / "config.json"
+    # A conversion back gives a file, or a directory of another program.
+    if card.is_file() and ModelCard.load(card).data.get("license") == UNKNOWN:
+        facts["license"] = UNKNOWN
+    names = read_json(config).get("id2label") or {} if card.is_file() and config.is_file() else {}
+    if names and all(name == f"LABEL_{number}" for number, name in names.items()):
+        options = " or ".join(f"--{name}" for name in ("dataset", "classes") if name in allowed)
+        facts["unnamed"] = f"names of its {len(names)} classes are not known: LABEL_0 and so on; give {options}"
+    return facts
 
 
 def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -175,5 +197,7 @@ def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     about += [f"{facts['bytes'] / 1e6:,.1f} MB"] if "bytes" in facts else []
     about += [f"{part} {facts[part]}" for part in ("encoder", "teacher") if facts.get(part) is not None]
     yield f"{facts['output']}: {', '.join(about)}"
-    if "license" in facts:
-        yield f"license of the weights: {facts['license']}, not for commercial use"
+    if facts.get("unnamed"):
+        yield facts["unnamed"]
+    if facts.get("license") == UNKNOWN:
+        yield "license of the weights is not known: fill it in the card, or give --license"

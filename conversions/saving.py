@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed
+from hf_any3d.conversions.origin import are_published, license_of, license_section
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, save_card
@@ -78,8 +79,9 @@ def save_converted(
 ) -> dict[str, Any]:
     """Compare tensors with those of a model, and write model, processor and card.
 
-    Tensors go from file to file, without a model in memory. The card names the authors' files by what they hold,
-    says what the model `takes`, and has the sections; `tied` are tensors that transformers stores under another name.
+    Tensors go from file to file, without a model in memory. The card names the files by what they hold, says what the
+    model `takes`, and has the sections; "License" is that of the authors. `tied` are tensors that transformers stores
+    under another name.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
@@ -103,36 +105,42 @@ def save_converted(
         num_points = processor.num_points if getattr(processor, "returns_num_points", False) else None
         listed_files = "\n".join(describe_source(what, [file]) for what, file in sources.items())
         them = "them" if len(sources) > 1 else "it"
+        whose = "weights of the authors" if are_published(sources.values()) else "weights in the layout of the authors"
         write_card(
             directory,
             Path(output).name,
             Subject.from_model(model, num_points=num_points),
-            f"These are weights of the authors, {CONVERTED}. It takes {takes}",
+            f"These are {whose}, {CONVERTED}. It takes {takes}",
             {
                 **sections,
                 "Quality": "The converted model was not evaluated.",
                 "Source": f"{listed_files}\n\nEvery tensor of {them} is accounted for.",
             },
+            files=sources.values(),
         )
     return facts_of(output, model)
 
 
-def name_labels(config: PreTrainedConfig, names: Sequence[str]) -> None:
-    """Give a config the class names of a data set, if it has as many classes."""
-    # Other numbers of classes are of other data, whose names nobody knows.
-    if config.num_labels == len(names):
-        config.id2label = dict(enumerate(names))
-        config.label2id = {label: number for number, label in config.id2label.items()}
-
-
 def write_card(
-    directory: Path, title: str, subject: Subject, remark: str, sections: Mapping[str, str], **metadata: Any
+    directory: Path,
+    title: str,
+    subject: Subject,
+    remark: str,
+    sections: Mapping[str, str],
+    *,
+    files: Collection[Path],
+    license: str | None = None,
+    **metadata: Any,
 ) -> None:
     """Write the card of a converted model into a directory, with a remark and sections, title to text.
 
-    The model may be without weights; its config records the license. `metadata` is for `build_model_card`.
+    The model may be without weights. The section "License" and `license`, for the metadata, are what is known of the
+    authors' license, which the card states if the files are theirs. `metadata` is for `build_model_card`.
     """
-    save_card(build_model_card(subject, title, remark=remark, sections=sections, **metadata), directory / FILE)
+    sections = {**sections, "License": license_section(files, sections.get("License", ""))}
+    license = license_of(files, license)
+    card = build_model_card(subject, title, remark=remark, sections=sections, license=license, **metadata)
+    save_card(card, directory / FILE)
 
 
 def describe_source(what: str, files: Sequence[Path]) -> str:

@@ -32,6 +32,7 @@ from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
+from hf_any3d.conversions.origin import are_published, known_origin
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import (
     borrowed_part,
@@ -180,15 +181,18 @@ def _find(
     if path.is_file():
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
-        # Convert a file of the authors, unless the cache has it converted.
+        # Convert a file in the layout of the authors, unless the cache has it converted.
         system = _system_of(path)
         folder = _cache(cache_dir) / "local"
         with _exclusively(folder):
-            check_license(system.title, system, folder / system.title, accept_license)
+            # Their terms are those of their own files; a file with their layout may be anybody's.
+            if are_published([path]):
+                check_license(system.title, system, folder / system.title, accept_license)
             directory = folder / f"{file_digest(path)}-{_LAYOUT}"
             if not _is_whole(directory):
                 _convert(path, directory, system, None, None, {"file": path.name}, {})
-            show_license(system.title, system, folder / system.title)
+            if are_published([path]):
+                show_license(system.title, system, folder / system.title)
         return _Converted(directory)
     # A folder of this name is not published, and is opened as any other folder.
     if text.partition(SIZE_MARK)[0] in PUBLISHED and not path.is_dir():
@@ -279,7 +283,9 @@ def _convert(
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
-        convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
+        with known_origin(is_published=published is not None):
+            convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
+            is_theirs = are_published([original])
         if published is not None:
             config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
             expected = published.files[size].config
@@ -290,7 +296,8 @@ def _convert(
                 stated = ", ".join(f"{name}={expected[name]!r}" for name in others)
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
-        _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
+        source = {**record, "sha256": file_digest(original)}
+        _record(unfinished / title, source, system if is_theirs else None)
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
         shutil.rmtree(directory, ignore_errors=True)  # a damaged one
         os.replace(unfinished / title, directory)
@@ -298,12 +305,14 @@ def _convert(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
-    """Add source and licenses to config and card of a converted model."""
+def _record(directory: Path, source: Mapping[str, Any], system: System | None) -> None:
+    """Add the source to the config of a converted model, and the licenses of a published one to config and card."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     # In the config, since models that are trained from these weights keep their terms.
-    config[RECORD] = {**source, **terms_of(system)}
+    config[RECORD] = {**source, **(terms_of(system) if system is not None else {})}
     write_json(directory / CONFIG_NAME, config)
+    if system is None:
+        return
     card = ModelCard.load(directory / CARD)
     if re.fullmatch(r"[A-Z][\w.-]*", system.weights_license):  # an identifier of SPDX
         card.data["license"] = system.weights_license.lower()

@@ -1,7 +1,9 @@
-"""Try the oldest and the newest releases of Hugging Face's libraries that setup.cfg allows: `make test-versions`.
+"""Try the oldest and the newest releases that setup.cfg allows: `make test-versions`.
 
-Makes an environment for each in `build/versions`, on top of the one that runs this, so that only what differs is
-installed, and runs tests there of what people do: classify, train, adapt, chat, save, push and open.
+Makes an empty environment for each end in `build/versions`, where pip installs the package's requirements and most
+extras at that end, and runs tests there of what people do: read, classify, train, adapt, chat, save, push and open.
+Only torch is the release of this environment, since the ends of its range are CUDA builds of several GB on most
+machines; pip still has to find a set of releases with the oldest one.
 """
 
 from __future__ import annotations
@@ -11,14 +13,21 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("datasets", "huggingface-hub", "peft", "transformers")
+EXTRAS = ("demo", "files", "maps", "meshes", "metrics", "rasters", "serve", "tiles", "visuals")
+"""Extras that are installed at both ends. The others have compilers, clusters or models of several hundred MB."""
+TOOLS = ("httpx", "pytest", "pytest-timeout", "pytest-xdist")
+SHOWN = ("datasets", "huggingface-hub", "numpy", "peft", "transformers", "trimesh", "typer")
 TESTS = (
     "chat/test_session.py",
+    "cli/test_cli.py",
+    "data/files/test_hdf5.py",
+    "data/files/test_las.py",
+    "data/files/test_meshes_beside_trimesh.py",
     "data/parquet/test_publishing.py",
     "hub/test_sharing.py",
     "model_card/test_saving.py",
@@ -30,26 +39,36 @@ TESTS = (
 
 
 def requirements(end: str) -> list[str]:
-    """Return what setup.cfg requires of the libraries; for the oldest end, the first release of each."""
+    """Return what setup.cfg requires, with `EXTRAS`; for the oldest end, the first release of each."""
     options = configparser.ConfigParser(interpolation=None)
     options.read(ROOT / "setup.cfg", encoding="utf-8")
-    lines = options["options"]["install_requires"].split()
-    wanted = [line for line in lines if re.split("[<>=]", line)[0] in LIBRARIES]
-    return [re.sub(r">=([\d.]+).*", r"==\1", line) for line in wanted] if end == "oldest" else wanted
+    texts = [options["options"]["install_requires"]]
+    texts += [options["options.extras_require"][extra] for extra in EXTRAS]
+    lines = dict.fromkeys(line for text in texts for line in text.split())
+    if end == "newest":
+        return list(lines)
+    return [re.sub(r">=([\d.]+).*", r"==\1", line) for line in lines]
+
+
+def with_torch(lines: list[str], requirement: str) -> list[str]:
+    """Return requirements with another one of torch."""
+    return [requirement if line.startswith("torch") else line for line in lines]
 
 
 def environment(end: str) -> Path:
     """Return the interpreter of one end; an environment of the same requirements is used again."""
-    folder, base, wanted = ROOT / "build" / "versions" / end, sysconfig.get_path("purelib"), requirements(end)
+    wanted = with_torch(requirements(end), f"torch=={version('torch').partition('+')[0]}")
+    folder = ROOT / "build" / "versions" / end
     python, made_of = folder / "bin" / "python", folder / "made_of.txt"
-    if made_of.is_file() and made_of.read_text().split("\n") == [base, *wanted]:
+    if made_of.is_file() and made_of.read_text().split("\n") == wanted:
         return python
-    venv.EnvBuilder(clear=True, symlinks=True).create(folder)
-    (site,) = folder.glob("lib/python*/site-packages")
-    # Behind its own packages come those of this environment, torch and pip among them.
-    (site / "base.pth").write_text(f"import site; site.addsitedir({base!r})\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", *wanted], check=True)
-    made_of.write_text("\n".join([base, *wanted]))
+    venv.EnvBuilder(clear=True, symlinks=True, with_pip=True).create(folder)
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    if end == "oldest":
+        subprocess.run([*pip, "--dry-run", *requirements(end)], check=True)
+    subprocess.run([*pip, *wanted, *TOOLS], check=True)
+    subprocess.run([python, "-m", "pip", "check"], check=True)
+    made_of.write_text("\n".join(wanted))
     return python
 
 
@@ -59,9 +78,7 @@ def main() -> int:
     tests, variables = [str(ROOT / "tests" / test) for test in TESTS], {**os.environ, "PYTHONPATH": str(ROOT)}
     for end in ("oldest", "newest"):
         python = environment(end)
-        program = (
-            f"from importlib.metadata import version as of; print({end!r}, *(n + ' ' + of(n) for n in {LIBRARIES}))"
-        )
+        program = f"from importlib.metadata import version as of; print({end!r}, *(n + ' ' + of(n) for n in {SHOWN}))"
         subprocess.run([python, "-c", program], check=True)
         done = subprocess.run(
             [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *tests, *sys.argv[1:]], env=variables

@@ -20,9 +20,9 @@ from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rena
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, write_card
 from hf_any3d.data.options import one_of
-from hf_any3d.model_card.saving import write_model_card
+from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.tensors import own_state
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -110,7 +110,8 @@ def convert_act_adapter(
         adapted = get_peft_model(model, config).eval()
         _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
         adapted.save_pretrained(os.fspath(directory))
-        write_model_card(adapted, directory, Path(output).absolute().name)  # not that of the temporary directory
+        title = Path(output).absolute().name  # not that of the temporary directory
+        write_card(directory, title, Subject.from_model(adapted), "", {}, files=[Path(checkpoint)])
         processor = dict(trained_on.processor if trained_on else UNLABELED)
         if num_points is not None:
             processor["num_points"] = num_points

@@ -14,6 +14,7 @@ from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as siz
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
+from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, new_directory, write_card
 from hf_any3d.data.options import one_of
@@ -194,7 +195,7 @@ def build_act(
         )
     else:
         model_class = _TASK_MODELS[kind]
-        config, dataset = _task_config(kind, state, choices, settings or {})
+        config, dataset = _task_config(checkpoint, kind, state, choices, settings or {})
     # Without memory, as sizes that a file implies can be anything.
     with torch.device("meta"), no_init_weights():
         expected = model_class(config).state_dict()
@@ -268,7 +269,7 @@ def _named_teacher(
 
 
 def _task_config(
-    kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
+    checkpoint: str | os.PathLike, kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
     # Only data sets of the task that the checkpoint was trained for; None stands for labels that are numbers only.
@@ -304,18 +305,18 @@ def _task_config(
         )
     if choices.group_size is not None:
         config_kwargs["group_size"] = choices.group_size
-    if dataset is None:
-        config_kwargs["num_labels"] = num_labels
-    else:
-        config_kwargs["id2label"] = dict(enumerate(dataset.labels))
+    config_kwargs["num_labels"] = num_labels
     if kind == "partseg":
         count, config_kwargs["category_width"] = state["category_embedding.weight"].shape
         # Tensors do not show which parts a category has, so every category may have all of them.
         config_kwargs["category_parts"] = [list(range(num_labels))] * count
-        if dataset is not None:
-            config_kwargs["category_names"] = list(dataset.categories)
-            config_kwargs["category_parts"] = [list(parts) for parts in dataset.categories.values()]
-    return ActConfig(**config_kwargs, **further), dataset
+    config = ActConfig(**config_kwargs, **further)
+    labels = () if dataset is None else dataset.labels
+    is_named = name_labels(config, labels, [Path(checkpoint)], is_stated=choices.dataset is not None)
+    if is_named and dataset is not None and dataset.categories:
+        config.category_names = list(dataset.categories)
+        config.category_parts = [list(parts) for parts in dataset.categories.values()]
+    return config, dataset
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
@@ -362,12 +363,16 @@ def write_act_card(
     labels = f"{config.num_labels} labels"
     reported = ""
     remarks = []
-    if trained_on is None:
-        labels += ", whose names are not known"
-    else:
+    if trained_on is not None and tuple(config.id2label.values()) == trained_on.labels:
         labels += f" of {inline(trained_on.title)}"
+    elif trained_on is None:
+        labels += ", whose names are not known"
+    if trained_on is not None:
         if trained_on.reported:
-            reported = f"The authors report {trained_on.reported}, of the best epoch on the test set. "
+            reported = (
+                f"Of their checkpoints for {inline(trained_on.title)} the authors report {trained_on.reported}, of "
+                "the best epoch on the test set. "
+            )
         if trained_on.remark:
             remarks.append(trained_on.remark)
     configs = [config]
@@ -385,7 +390,8 @@ def write_act_card(
         directory,
         title,
         Subject.from_model(model),
-        f"This is a checkpoint of the programs that the authors released, {KINDS[kind].described}, {CONVERTED} "
+        f"This is a checkpoint in the layout of the programs that the authors released, {KINDS[kind].described}, "
+        f"{CONVERTED} "
         f"(kind {code(kind)}).{teacher_text}",
         {
             "What it computes": "The released program, with the quirks that its weights were trained with: "
@@ -397,6 +403,7 @@ def write_act_card(
             f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
             f"attention heads cannot be read from a checkpoint; unless given, they are the published ones.{compared}",
         },
+        files=[checkpoint],
         intro=_ACT_WHAT[kind].format(labels=labels),
         base_model=on_hub,
     )

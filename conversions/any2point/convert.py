@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.origin import is_stated, name_labels
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, new_directory, stored_bytes, write_card
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.run_report import count_parameters
@@ -80,6 +81,9 @@ def convert_any2point(
         for key, value in program.encoder_changes.items():
             setattr(encoder, key, value)
         config = Any2PointConfig(**settings, **program.model)
+        names = list(config.id2label.values())
+        # The released programs are for one data set each.
+        is_named = name_labels(config, names, [Path(checkpoint)], is_stated=is_stated("variant", variant))
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
             config.set_part("encoder", None)  # an encoder without a name is saved with the adapter
@@ -90,21 +94,24 @@ def convert_any2point(
         on_hub = not os.path.isdir(name)
         flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
         compared = f"{code(name)}, the source of the position table." if on_hub else "the given encoder."
+        of_data = f" of {inline(program.dataset)}" if is_named else ""
         write_card(
             directory,
             Path(output).name,
             subject,
-            f"This is the checkpoint that the authors released for this dataset, {CONVERTED} (variant "
+            f"This is a checkpoint in the layout of a program that the authors released, {CONVERTED} (variant "
             f"{code(variant)}). {parameters:,} parameters were trained.",
             {
                 "What it computes": "The released program, with the quirks that its weights were trained with: "
                 f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
-                "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. "
-                "They picked the best epoch on that test set. The converted model was not evaluated.",
+                "Accuracy": f"Of their checkpoint the authors report {program.accuracy} % on the test set of "
+                f"{inline(program.dataset)}. They picked the best epoch on that test set. The converted model was not "
+                "evaluated.",
                 "Source": f"{code(Path(checkpoint).name)}, sha256:{file_digest(Path(checkpoint))}. Every tensor of it "
                 f"is accounted for. Its frozen layers equal those of {compared}",
             },
-            intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes of {inline(program.dataset)}.",
+            files=[Path(checkpoint)],
+            intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes{of_data}.",
             base_model=name if on_hub else None,
         )
     return {

@@ -15,6 +15,7 @@ from hf_any3d.conversions.detr3d.names import (
     revert_detr3d_state_dict,
     scale_colors,
 )
+from hf_any3d.conversions.origin import is_stated, name_labels
 from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.catalog import scannet_detection, sunrgbd
 from hf_any3d.data.options import one_of
@@ -75,7 +76,7 @@ _COLORS = (
 )
 _LICENSE = (
     "The authors publish their program under Apache-2.0, and state no other license for these weights. ScanNet and "
-    "SUN RGB-D, which they were trained on, have terms of their own."
+    "SUN RGB-D, the data of the training, have terms of their own."
 )
 
 
@@ -129,9 +130,8 @@ def convert_detr3d(
         fields["attention_radii"] = RELEASED_RADII if masked else None
         # With the quirks of the released program, which its weights were trained with.
         config = Detr3DConfig(**(sizes | RELEASED | fields))
-        if name in _DATASETS:
-            config.id2label = dict(enumerate(facts["classes"]))
-            config.label2id = {label: number for number, label in config.id2label.items()}
+        classes = facts["classes"] if name in _DATASETS else ()
+        name_labels(config, classes, [Path(checkpoint)], is_stated=is_stated("dataset", dataset))
     has_colors = config.in_channels == 6
     processor = PointCloudProcessor(
         num_points=num_points or facts["num_points"],

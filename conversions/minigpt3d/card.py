@@ -40,6 +40,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     # Parts in their order, then the files of the stages, each with its checksum.
     sources = [describe_source(name, part.files) for name, part in zip(_PARTS, assembly.parts, strict=True)]
     sources += [describe_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
+    paths = [file.path for file in files]
     listed = "\n".join(sources)
     # Checkpoints hold copies of the frozen encoder, compared when they were read.
     compared = ", which equal the given encoder" if any(file.encoder for file in files) else ""
@@ -72,11 +73,11 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         title,
         # The model has no weights here, so its numbers are given.
         Subject(type(model), config, total_parameters=model.num_parameters(), num_points=8192),
-        f"These are weights of the authors, {CONVERTED}, stored in {dtype}.{state} "
+        f"These are weights in the layout of the authors, {CONVERTED}, stored in {dtype}.{state} "
         f"It takes {config.in_channels} channels per point: "
         "coordinates, then colors from 0 to 1.",
         {
-            "What it was trained on": _TRAINED_ON,
+            "What the authors trained on": _TRAINED_ON,
             "What it computes": _COMPUTES.format(
                 experts=experts, text_rank=config.text_lora["r"], qformer_rank=config.qformer_lora["r"]
             ),
@@ -85,6 +86,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
             "License": _LICENSE,
         },
+        files=paths,
         license=SYSTEM.weights_license.lower(),
         language="en",
     )

@@ -18,8 +18,8 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_point_encoder,
     read_qformer,
 )
+from hf_any3d.conversions.origin import record_terms
 from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
-from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.minigpt3d.about import SYSTEM
 
 _TOKENIZER_FILES = (
@@ -90,7 +90,7 @@ def convert_minigpt3d(
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model = assembly.model
         config = assembly.model.config
-        setattr(config, RECORD, terms_of(SYSTEM))
+        record_terms(config, SYSTEM, [file.path for file in assembly.files])
         # The place of a cloud has an id of its own, which must not be that of a word.
         check_vocabulary(opened_tokenizer, min(config.point_token_id, parts[2].config.vocab_size))
         save_weights(directory, type(model).__name__, config, assembly.state, torch_dtype)

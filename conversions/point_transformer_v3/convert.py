@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_json, read_settings
+from hf_any3d.conversions.origin import is_stated, name_labels, record_terms
 from hf_any3d.conversions.point_transformer_v3.names import (
     convert_ptv3_state_dict,
     convert_supervised_state_dict,
@@ -19,7 +20,6 @@ from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, a
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.options import one_of
-from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
@@ -30,7 +30,6 @@ from hf_any3d.modeling.point_transformer_v3.about import SUPERVISED, SYSTEM
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
 from hf_any3d.utils.atomic_files import atomic_write
 
-LICENSE = SYSTEM.weights_license.lower()
 _LICENSE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "
     "BY-NC 4.0, which forbids commercial use: they were trained on data that forbids it."
@@ -73,7 +72,7 @@ def convert_ptv3(
             original's constructor.
 
     Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
     original = read_checkpoint(checkpoint, ("state_dict",))
     supervised = {"trained_with": trained_with, "dataset": dataset, "arguments": arguments}
@@ -106,19 +105,19 @@ def convert_ptv3(
         # A linear probe: it reads the features of all stages, carried up to the points.
         with errors_about(head):
             weights = rename_tensors(read_checkpoint(head, ("state_dict",)), _HEAD)
-            # A head has one row for each class, and no names of them.
             config.num_labels = len(weights["segmenter.out.weight"])
         state |= weights
     # Channels are xyz, color and normal, in this order; a model of six has no normals.
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
-    # Kept in the config, so that later users of the directory see the terms too.
-    setattr(config, RECORD, terms_of(SYSTEM))
+    if head is not None:
+        # A head has one row for each class, and no names of them.
+        name_labels(config, (), files.values())
+    record_terms(config, SYSTEM, files.values())
     normals = ", then normals" if config.in_channels > 6 else ""
     takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."
     sections = {"What it computes": _COMPUTES, "License": _LICENSE}
-    facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
-    return facts | {"license": LICENSE}
+    return save_converted(output, model_class, config, state, processor, files, takes, sections)
 
 
 def _convert_supervised(
@@ -145,7 +144,10 @@ def _convert_supervised(
         state = convert_supervised_state_dict(original, fields)
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
-        setattr(config, RECORD, terms_of(SUPERVISED))
+        files = {"Model": Path(checkpoint)}
+        if name_labels(config, benchmark.classes, files.values(), is_stated=is_stated("dataset", dataset)):
+            config.label_colors = list(benchmark.hex_colors)
+        record_terms(config, SUPERVISED, files.values())
     sections = {
         "Origin": f"Variant {variant!r} of the supervised layout, for {benchmark.title}, trained with {rules.title}: "
         f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors '
@@ -159,9 +161,7 @@ def _convert_supervised(
     features = ", ".join(words[name] for name in processor.features[1:])
     takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
     model_class = PointTransformerV3ForPointCloudSegmentation
-    files = {"Model": Path(checkpoint)}
-    facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
-    return facts | {"license": SUPERVISED.weights_license}
+    return save_converted(output, model_class, config, state, processor, files, takes, sections)
 
 
 def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_any3d.conversions.checkpoints import errors_about, read_json, read_tensors
+from hf_any3d.conversions.origin import record_terms
 from hf_any3d.conversions.point_transformer_v3.names import EXTRACTOR, convert_supervised_state_dict, supervised_fields
 from hf_any3d.conversions.point_transformer_v3.supervised import VARIANTS, sizes_of
 from hf_any3d.conversions.saving import save_converted
-from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
@@ -73,7 +73,7 @@ def convert_find3d(
             parts={TEXT_TOWER: {"name_or_path": FIND3D_TOWER}},
         )
         state = convert_supervised_state_dict(original, fields)
-        setattr(config, RECORD, terms_of(FIND3D))
+        record_terms(config, FIND3D, [path])
     takes = (
         f"{config.in_channels} channels per point: coordinates, colors and normals, as its processor scales them. "
         f"Texts are encoded by `{FIND3D_TOWER}`, which is loaded when first needed."

@@ -156,7 +156,5 @@ def fields_of(
     # No published norm reads the table, but files hold it.
     if "embedding_table.weight" in original:
         fields["condition_size"] = original["embedding_table.weight"].shape[1]
-    fields["id2label"] = dict(enumerate(benchmark.classes))
-    fields["label2id"] = {name: number for number, name in enumerate(benchmark.classes)}
-    fields["label_colors"] = benchmark.hex_colors
+    fields["num_labels"] = len(benchmark.classes)
     return fields

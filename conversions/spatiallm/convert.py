@@ -18,6 +18,7 @@ from hf_any3d.conversions.checkpoints import (
     read_tensors,
     read_weights,
 )
+from hf_any3d.conversions.origin import record_terms
 from hf_any3d.conversions.saving import dtype_of, facts_of, new_directory, save_converted
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
@@ -25,12 +26,10 @@ from hf_any3d.conversions.spatiallm.names import (
     published_names,
     spatiallm_config,
 )
-from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.modeling.spatiallm.about import SYSTEM
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
 
-LICENSE = SYSTEM.weights_license.lower()
 # Of the released inference; Llama's chat template gets no system message.
 _SYSTEM = {"spatiallm_qwen": "You are a helpful assistant.", "spatiallm_llama": None}
 _MOST_TOKENS = 4096
@@ -76,7 +75,7 @@ def convert_spatiallm(
         code_template: `code_template.txt` of the authors' program, which prompts of the training held.
 
     Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
     # First, as reading gigabytes only to refuse a word would be a waste.
     chosen_dtype = None if dtype is None else dtype_of(dtype)
@@ -110,11 +109,11 @@ def convert_spatiallm(
         code_template="" if code_template is None else Path(code_template).read_text(encoding="utf-8"),
         template_sha256=TEMPLATE_SHA256,
     )
-    setattr(config, RECORD, terms_of(SYSTEM))
+    record_terms(config, SYSTEM, files)
     # By default floats stay in the precision of the file, as its largest tensor has it.
     embeddings = state["spatiallm.language_model.model.embed_tokens.weight"]
     sections = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
-    facts = save_converted(
+    return save_converted(
         output,
         SpatialLMForConditionalGeneration,
         config,
@@ -127,7 +126,6 @@ def convert_spatiallm(
         tied=("spatiallm.language_model.lm_head.weight",) if text.tie_word_embeddings else (),
         generation=_generation(folder, words),
     )
-    return facts | {"license": LICENSE}
 
 
 def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,19 @@ def _help(name: str) -> str:
             if name in converter.takes and converter.title not in titles.setdefault(converter.takes[name], []):
                 titles[converter.takes[name]].append(converter.title)
     return "; ".join(f"{', '.join(names)}: {text}" for text, names in titles.items()) + "."
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """Return class names that are given on the command line, or in the lines of a file."""
+    lines = text.split(",")
+    # In a file, a name may hold a comma.
+    if os.path.isfile(text):
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"--classes names {twice!r} twice; expected a name of its own for each class")
+    return names
 
 
 def convert(
@@ -61,6 +75,8 @@ def convert(
     pooling: Annotated[str | None, option(_help("pooling"))] = None,
     prompt_layer: Annotated[int | None, option(_help("prompt_layer"), min=0)] = None,
     prompt_groups: Annotated[int | None, option(_help("prompt_groups"), min=1)] = None,
+    classes: Annotated[str | None, option(_help("classes"))] = None,
+    license: Annotated[str | None, option(_help("license"))] = None,
     size: Annotated[str | None, option("Of a published checkpoint: such as base; also as NAME:SIZE.")] = None,
 ) -> None:
     """Convert checkpoints of original programs into directories that `from_pretrained` opens, or the other way.
@@ -76,6 +92,8 @@ def convert(
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
     options = {name: value for name, value in options.items() if value is not None and value is not False}
+    if classes is not None:
+        options["classes"] = _class_names(classes)
     # A name without a file may be that of a published checkpoint.
     for file in files:
         repository = file.partition(SIZE_MARK)[0]

@@ -1,8 +1,10 @@
 """ACT as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
 from hf_any3d.modeling.records import (
+    CLASSES,
     DATASET,
     HEADS,
+    LICENSE,
     PATCHES,
     POINTS,
     REVISION,
@@ -61,6 +63,8 @@ RECORD = Record(
                 "teacher": "the frozen teacher of stages I and II, to compare it and leave it out",
                 "store_encoder": "store a named teacher too",
                 **REVISION,
+                **CLASSES,
+                **LICENSE,
                 **DATASET,
                 **PATCHES,
                 **HEADS,
@@ -77,6 +81,8 @@ RECORD = Record(
                 "prompt_layer": "of IDPT: block, from 0, before which the prompt is",
                 "prompt_groups": "of PPT: number of further patches",
                 **REVISION,
+                **CLASSES,
+                **LICENSE,
                 **DATASET,
                 **PATCHES,
                 **HEADS,

@@ -1,6 +1,6 @@
 """Any2Point as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import REVISION, Converter, Method, ModelType, Program, Record
+from hf_any3d.modeling.records import CLASSES, LICENSE, REVISION, Converter, Method, ModelType, Program, Record
 
 RECORD = Record(
     model_types={
@@ -49,6 +49,8 @@ RECORD = Record(
                 "variant": "clip-scan, dinov2-modelnet and so on",
                 "encoder": "the frozen encoder, if not the authors'",
                 "store_encoder": "store a named encoder too",
+                **CLASSES,
+                **LICENSE,
                 **REVISION,
             },
             chosen_by="variant",

@@ -1,6 +1,17 @@
 """3DETR as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import DATASET, HEADS, POINTS, Converter, Method, ModelType, Program, Record
+from hf_any3d.modeling.records import (
+    CLASSES,
+    DATASET,
+    HEADS,
+    LICENSE,
+    POINTS,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Record,
+)
 
 RECORD = Record(
     model_types={
@@ -21,7 +32,9 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_detr3d": Converter("detr3d.convert", title="3DETR", takes={**DATASET, **HEADS, **POINTS}),
+        "convert_detr3d": Converter(
+            "detr3d.convert", title="3DETR", takes={**CLASSES, **LICENSE, **DATASET, **HEADS, **POINTS}
+        ),
         "convert_detr3d_back": Converter("detr3d.convert"),
     },
     programs=(Program("3DETR", "convert_detr3d", {r"pre_encoder\.mlp_module\.": {}}),),

@@ -1,6 +1,17 @@
 """DGCNN as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    CLASSES,
+    LICENSE,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="DGCNN",
@@ -31,7 +42,10 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_dgcnn": Converter("dgcnn"), "convert_dgcnn_back": Converter("dgcnn")},
+    converters={
+        "convert_dgcnn": Converter("dgcnn", title="DGCNN", takes={**CLASSES, **LICENSE}),
+        "convert_dgcnn_back": Converter("dgcnn"),
+    },
     # The last layer of the network for rooms
     programs=(Program("DGCNN", "convert_dgcnn", {r"conv9\.weight$": {}}),),
     directories={"dgcnn": Program("DGCNN", "convert_dgcnn_back")},

@@ -1,6 +1,7 @@
 """MiniGPT-3D as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
 from hf_any3d.modeling.records import (
+    LICENSE,
     PATCHES,
     POINT_ENCODER,
     BorrowedPart,
@@ -58,6 +59,7 @@ RECORD = Record(
                 "stage": "which stage, if the last file is of stage II or III; else 3",
                 "store_parts": "store converted parts too, instead of naming them",
                 "dtype": "float32 (the default), bfloat16 or float16",
+                **LICENSE,
                 **PATCHES,
             },
         ),

@@ -1,6 +1,7 @@
 """OpenShape as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
 from hf_any3d.modeling.records import (
+    LICENSE,
     PATCHES,
     Converter,
     Method,
@@ -47,7 +48,7 @@ RECORD = Record(
     },
     converters={
         "convert_openshape": Converter(
-            "openshape.convert", title="OpenShape", takes={"group_radius": "radius of a patch", **PATCHES}
+            "openshape.convert", title="OpenShape", takes={"group_radius": "radius of a patch", **LICENSE, **PATCHES}
         )
     },
     # Files differ in the modules around the patch encoder: all, some or none of these prefixes.

@@ -1,6 +1,7 @@
 """PatchAlign3D as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
 from hf_any3d.modeling.records import (
+    LICENSE,
     PATCHES,
     Converter,
     Method,
@@ -43,7 +44,9 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_patchalign3d": Converter("patchalign3d.convert", title="PatchAlign3D", takes=PATCHES)},
+    converters={
+        "convert_patchalign3d": Converter("patchalign3d.convert", title="PatchAlign3D", takes={**LICENSE, **PATCHES})
+    },
     # MiniGPT-3D's point encoder has the same layers, without a projection beside them.
     programs=(Program("PatchAlign3D", "convert_patchalign3d", {r"encoder\.first_conv\.": {}}, entry="proj"),),
     published={

@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from hf_any3d.modeling.records import (
+    CLASSES,
     DATASET,
+    LICENSE,
     Converter,
     Method,
     ModelType,
@@ -158,7 +160,9 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_find3d": Converter("point_transformer_v3.find3d", title="Find3D", takes={"arguments": _ARGUMENTS}),
+        "convert_find3d": Converter(
+            "point_transformer_v3.find3d", title="Find3D", takes={"arguments": _ARGUMENTS, **LICENSE}
+        ),
         "convert_ptv3": Converter(
             "point_transformer_v3.convert",
             title="Point Transformer V3",
@@ -168,6 +172,8 @@ RECORD = Record(
                 "trained_with": "of a supervised model: pointcept-1.5.1, pointcept-1.5.2 or pointcept-1.6, whose "
                 "rules differ and are in no file; published weights are of the first",
                 "arguments": _ARGUMENTS,
+                **CLASSES,
+                **LICENSE,
                 **DATASET,
             },
         ),

@@ -1,6 +1,17 @@
 """PointNet and PointNet++ as the rest of the package knows them; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    CLASSES,
+    LICENSE,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="PointNet",
@@ -42,7 +53,10 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_pointnet": Converter("pointnet"), "convert_pointnet_back": Converter("pointnet")},
+    converters={
+        "convert_pointnet": Converter("pointnet", title="PointNet", takes={**CLASSES, **LICENSE}),
+        "convert_pointnet_back": Converter("pointnet"),
+    },
     # Other programs name their first layer without the module around it.
     programs=(Program("PointNet", "convert_pointnet", {r"feature_model\.conv1\.": {}}),),
     directories={"pointnet": Program("PointNet", "convert_pointnet_back")},

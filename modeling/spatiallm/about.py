@@ -1,6 +1,16 @@
 """SpatialLM as the rest of the package knows it; see `hf_any3d.modeling.records`."""
 
-from hf_any3d.modeling.records import Converter, Method, ModelType, Program, Published, PublishedFile, Record, System
+from hf_any3d.modeling.records import (
+    LICENSE,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Published,
+    PublishedFile,
+    Record,
+    System,
+)
 
 SYSTEM = System(
     title="SpatialLM 1.1",
@@ -40,6 +50,7 @@ RECORD = Record(
                 "tokenizer": "the tokenizer, if it is elsewhere",
                 "dtype": "float32, bfloat16 or float16; by default as its files",
                 "code_template": "code_template.txt of its training",
+                **LICENSE,
             },
         ),
         "convert_spatiallm_back": Converter("spatiallm.convert"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hf_any3d.modeling.records import (
     HEADS,
+    LICENSE,
     PATCHES,
     Converter,
     Method,
@@ -72,7 +73,7 @@ RECORD = Record(
             ),
         ),
     },
-    converters={"convert_uni3d": Converter("uni3d.convert", title="Uni3D", takes={**PATCHES, **HEADS})},
+    converters={"convert_uni3d": Converter("uni3d.convert", title="Uni3D", takes={**LICENSE, **PATCHES, **HEADS})},
     programs=(Program("Uni3D", "convert_uni3d", {r"point_encoder\.visual\.": {}}),),
     published={"BAAI/Uni3D": Published(SYSTEM, _files(), "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)")},
 )

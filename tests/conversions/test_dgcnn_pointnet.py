@@ -50,8 +50,8 @@ def test_a_file_is_recognized_and_comes_back_with_the_same_tensors(case, tmp_pat
     prefix = "module." if "dgcnn" in case else ""
     original = {prefix + name: tensor for name, tensor in released(case).items()}
     torch.save(original, tmp_path / "theirs.t7")
-    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours")
     model_class, names = CASES[case]
+    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours", classes=",".join(names))
     assert tuple(model_class.from_pretrained(tmp_path / "ours").config.id2label.values()) == names
     convert([str(tmp_path / "ours")], tmp_path / "back.t7")
     back = torch.load(tmp_path / "back.t7", weights_only=True)
@@ -65,10 +65,13 @@ def test_a_file_is_recognized_and_comes_back_with_the_same_tensors(case, tmp_pat
 @over_cases
 @torch.no_grad()
 def test_released_weights_answer_the_stored_logits(case, tmp_path):
-    manifest, (model_class, _) = manifest_of(case), CASES[case]
+    manifest, (model_class, names) = manifest_of(case), CASES[case]
     file = WEIGHTS / Path(manifest["file"]).name
     convert([str(file)], tmp_path / "ours")
     model = model_class.from_pretrained(tmp_path / "ours")
+    # These are the authors' own files, by their checksums.
+    assert tuple(model.config.id2label.values()) == names
+    assert "License\n\nMIT" in (tmp_path / "ours" / "README.md").read_text()
     logits = model(torch.from_numpy(points(**manifest["input"]))).logits
     expected = load_file(REFERENCE / f"{case}.safetensors")["logits"]
     assert (logits - expected).abs().max() < manifest["tolerance"]["logits"]

@@ -54,6 +54,7 @@ def released(tmp_path):
 def test_a_released_file_converts_there_and_back_and_computes_as_its_program(prefix, program, run, released, tmp_path):
     file, arguments, output = released(prefix=prefix)
     options = ["--output", output, "--arguments", arguments, "--trained-with", f"pointcept-{program}"]
+    options += ["--dataset", "scannet"]
     result = CliRunner().invoke(app, ["convert", file, *options])
     assert result.exit_code == 0, result.output
     model, processor = (auto.from_pretrained(output) for auto in (AutoModelForPointCloudSegmentation, AutoProcessor))
