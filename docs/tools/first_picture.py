@@ -1,7 +1,7 @@
 """The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png.
 
 Four answers of its own commands about files that come with it or that it draws: the class of a scan, "none of these"
-for a solid that is nothing it knows, the classes of a tile's points, and a room with its boxes.
+for stairs, which it does not know, the classes of a tile's points, and a room with its boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from docs.tools.site import ROOT
 OUTPUT = ROOT / "docs" / "first.png"
 SIZE, DPI = (12, 8.4), 150  # inches, dots an inch
 PAPER, CARD, INK, QUIET, ACCENT = "#0b1020", "#121a30", "#f4f7ff", "#9fb0d0", "#7ee0c3"
-CLASSES = {2: "#b8895a", 3: "#7ccf6a", 5: "#3fa34d", 6: "#f0665a"}  # as surveyors color them
+CLASSES = {1: "#9fb0d0", 2: "#d2b48c", 3: "#7ccf6a", 4: "#7ccf6a", 5: "#2f9e6b", 6: "#e6550d"}  # brighter, on black
 BOXES = ["#ffb454", "#7ee0c3", "#8ab4ff", "#ff8fab", "#d6a2ff", "#f6e05e", "#9ae6b4"]
 LIGHT = np.array([0.4, 0.8, 0.5]) / np.linalg.norm([0.4, 0.8, 0.5])
 
@@ -65,32 +65,31 @@ def scan() -> View:
     return View(z_up(surface.points), colors, "hf-any3d predict chair.ply", answer, size=2.2, turn=215)
 
 
-def solid() -> View:
+def stairs(folder: Path) -> View:
     """Classify a flight of stairs, which is none of the model's classes."""
     from transformers import pipeline
 
-    import hf_any3d  # noqa: F401 (registers the pipeline)
-    from hf_any3d.training.few_scans.solids import draw_solid
+    import hf_any3d
 
-    points = draw_solid(np.random.default_rng(0), 26_000, "stairs")
-    best = pipeline("point-cloud-classification")(points[::12].astype(np.float32), top_k=1)[0]
+    run(folder, "data", "example", "stairs.ply")
+    best = pipeline("point-cloud-classification")(str(folder / "stairs.ply"), top_k=1)[0]
     answer = best["label"] or "none of these"
-    points = z_up(points)
+    points = z_up(hf_any3d.read_point_cloud(folder / "stairs.ply").points)
+    points = points - points.mean(axis=0)
     colors = shaded_by_height(points, "#8a5a44", "#f2c9a1")
-    return View(points, colors, "hf-any3d predict stairs.ply", answer, size=2.2, turn=30)
+    return View(points, colors, "hf-any3d predict stairs.ply", answer, size=4, turn=30)
 
 
 def tile(folder: Path) -> View:
-    """Learn four tiles, and label the points of a fifth."""
+    """Find what stands in a tile."""
     import hf_any3d
 
-    run(folder, "data", "example", "tiles", "new.las")
-    run(folder, "train", "tiles", "--task", "segmentation", "--merge", "vegetation=3,5")
-    run(folder, "segment", "new.las", "--model", "outputs/tiles", "--output", "new_labeled.las")
+    run(folder, "data", "example", "new.las")
+    run(folder, "inventory", "new.las", "--output", "new_labeled.las")
     labeled = hf_any3d.read_point_cloud(folder / "new_labeled.las")
     points = labeled.points - labeled.points.mean(axis=0)
     colors = np.array([rgb(CLASSES[int(code)]) for code in labeled.labels])
-    command = "hf-any3d segment new.las --output new_labeled.las"
+    command = "hf-any3d inventory new.las --output new_labeled.las"
     return View(points, colors, command, "ground, vegetation, building", size=6, turn=-40)
 
 
@@ -187,7 +186,7 @@ def main() -> None:
     from matplotlib.patches import FancyBboxPatch
 
     with tempfile.TemporaryDirectory() as folder:
-        views = [scan(), tile(Path(folder)), solid(), room()]
+        views = [scan(), tile(Path(folder)), stairs(Path(folder)), room()]
     figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor=PAPER)
     for number, view in enumerate(views):
         left, bottom = 0.012 + 0.494 * (number % 2), 0.506 - 0.494 * (number // 2)

@@ -40,11 +40,11 @@ ASPRS_CLASSES: dict[int, str] = {
 ASPRS_COLORS: dict[int, str] = {
     0: "#808080",
     1: "#b0b0b0",
-    2: "#a0703c",
+    2: "#d2b48c",
     3: "#a6d96a",
     4: "#4caf3a",
-    5: "#1b6b1b",
-    6: "#e8442e",
+    5: "#06553f",
+    6: "#e6550d",
     7: "#ff00ff",
     8: "#c49a6c",
     9: "#1f78d1",
@@ -58,11 +58,14 @@ ASPRS_COLORS: dict[int, str] = {
     17: "#00b3b3",
     18: "#c71585",
     19: "#9e4a2f",
-    20: "#d2b48c",
+    20: "#a0703c",
     21: "#a8e0ff",
     22: "#3f3f74",
 }
-"""Code of a class -> the color that surveyors know it by: brown ground, green plants, red buildings, blue water."""
+"""Code of a class -> the color that surveyors know it by: brown ground, green plants, red buildings, blue water.
+
+Ground, high vegetation and buildings differ by 30 in Lab for people with any color blindness, too.
+"""
 
 UNCLASSIFIED = (0, 1)
 """Codes of points that have no class."""

@@ -206,7 +206,7 @@ def test_classes_of_las_have_the_colors_that_surveyors_know(folder):
     assert run("show", folder / "shown.las", "--output", folder / "shown.html").code == 0
     page = (folder / "shown.html").read_text()
     # Ground, high vegetation and building.
-    assert all(color in page for color in ("#a0703c", "#1b6b1b", "#e8442e"))
+    assert all(color in page for color in ("#d2b48c", "#06553f", "#e6550d"))
 
 
 def test_what_has_no_effect_on_labeled_points_is_refused_by_its_name(folder, learned, tmp_path):

@@ -1,4 +1,4 @@
-"""Example files: a folder of labeled scans, labeled tiles, a new tile, a room."""
+"""Example files: a folder of labeled scans, labeled tiles, a new tile, a room, stairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hf_any3d.utils.messages import counted
 _CLASSES = ("chair", "lamp", "sofa", "table")
 _SCANS_PER_CLASS = 5
 _LABELED_TILES = 4
+_STEPS, _POINTS_ON_STAIRS = 6, 8192
 
 
 def write_scans(folder: Path) -> str:
@@ -62,11 +63,27 @@ def write_room(path: Path) -> str:
     return f"{path}: a generated room in meters, z up"
 
 
+def write_stairs(path: Path) -> str:
+    """Write points on a flight of stairs, which is no household object, with Y up."""
+    random = np.random.default_rng(0)
+    step = random.integers(_STEPS, size=_POINTS_ON_STAIRS)
+    along, across, up = random.random((3, _POINTS_ON_STAIRS))
+    points = np.stack([across * 2 * _STEPS, step + 1.0, step + along], axis=1)
+    # Of three points one lies on a riser, and one on a side, which reaches down to the floor.
+    kind = random.integers(3, size=_POINTS_ON_STAIRS)
+    points[kind == 1, 1:] = np.stack([step + up, step], axis=1)[kind == 1]
+    points[kind == 2, 0] = np.round(across[kind == 2]) * 2 * _STEPS
+    points[kind == 2, 1] *= up[kind == 2]
+    write_point_cloud(path, PointCloudData(points.astype(np.float32), up_axis="y"))
+    return f"{path}: points on a flight of stairs, none of the objects that the packaged classifier knows, y up"
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
     "scans": write_scans,
     "tiles": write_tiles,
     "new.las": write_new_tile,
     "room.ply": write_room,
+    "stairs.ply": write_stairs,
 }
 """Name of an example -> function that writes it to a path and says what it is."""
 OF_DATASETS = ("scans", "room.ply")
