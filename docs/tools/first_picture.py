@@ -77,7 +77,7 @@ def stairs(folder: Path) -> View:
     points = z_up(hf_any3d.read_point_cloud(folder / "stairs.ply").points)
     points = points - points.mean(axis=0)
     colors = shaded_by_height(points, "#8a5a44", "#f2c9a1")
-    return View(points, colors, "hf-any3d predict stairs.ply", answer, size=4, turn=30)
+    return View(points, colors, "hf-any3d predict stairs.ply", answer, size=3, turn=140)
 
 
 def tile(folder: Path) -> View:

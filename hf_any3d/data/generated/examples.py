@@ -15,7 +15,8 @@ from hf_any3d.utils.messages import counted
 _CLASSES = ("chair", "lamp", "sofa", "table")
 _SCANS_PER_CLASS = 5
 _LABELED_TILES = 4
-_STEPS, _POINTS_ON_STAIRS = 6, 8192
+_STEPS, _POINTS_ON_STAIRS = 10, 16_384
+_TREAD, _WIDTH = 0.6, 2.0  # of a step, in heights of a step
 
 
 def write_scans(folder: Path) -> str:
@@ -65,14 +66,14 @@ def write_room(path: Path) -> str:
 
 def write_stairs(path: Path) -> str:
     """Write points on a flight of stairs, which is no household object, with Y up."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(1)
     step = random.integers(_STEPS, size=_POINTS_ON_STAIRS)
     along, across, up = random.random((3, _POINTS_ON_STAIRS))
-    points = np.stack([across * 2 * _STEPS, step + 1.0, step + along], axis=1)
+    points = np.stack([across * _WIDTH, step + 1.0, (step + along) * _TREAD], axis=1)
     # Of three points one lies on a riser, and one on a side, which reaches down to the floor.
     kind = random.integers(3, size=_POINTS_ON_STAIRS)
-    points[kind == 1, 1:] = np.stack([step + up, step], axis=1)[kind == 1]
-    points[kind == 2, 0] = np.round(across[kind == 2]) * 2 * _STEPS
+    points[kind == 1, 1:] = np.stack([step + up, step * _TREAD], axis=1)[kind == 1]
+    points[kind == 2, 0] = np.round(across[kind == 2]) * _WIDTH
     points[kind == 2, 1] *= up[kind == 2]
     write_point_cloud(path, PointCloudData(points.astype(np.float32), up_axis="y"))
     return f"{path}: points on a flight of stairs, none of the objects that the packaged classifier knows, y up"
