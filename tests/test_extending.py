@@ -267,7 +267,7 @@ print("pospool (a small network, trained from scratch)" in " ".join(command("tra
 
 def add_task(folder: Path) -> str:
     files = follow(folder, PAGE[1], "TASK_FOLDERS = (")
-    assert [Path(name).parent.as_posix() for name in files] == ["hf_any3d/tasks/extent"] * 4
+    assert [Path(name).parent.as_posix() for name in files] == ["hf_any3d/tasks/extent"] * 5
     shutil.copy(ROOT / "examples/data/chair.ply", folder / "chair.ply")
     return """
 import json

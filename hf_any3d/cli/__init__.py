@@ -24,6 +24,7 @@ from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
+from hf_any3d.cli.inputs import ShownWarnings
 from hf_any3d.cli.inventory import inventory
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
@@ -31,7 +32,7 @@ from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import TrainCommand, train
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.messages import one_line, without_remarks
+from hf_any3d.utils.messages import without_remarks
 
 app = typer.Typer(
     name="hf-any3d",
@@ -95,6 +96,6 @@ def _options(
 def main() -> None:
     """Run the command line; the program `hf-any3d` calls this."""
     # Without the path and the line of code, which say nothing to users.
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
-    with without_remarks():
+    with without_remarks(), ShownWarnings() as shown:
+        warnings.showwarning = shown.show
         app(prog_name="hf-any3d")

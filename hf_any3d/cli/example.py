@@ -19,8 +19,8 @@ def example(
             metavar="NAME",
             help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
             "scans. tiles: four generated tiles with the class of each point; new.las: a fifth, without. room.ply: a "
-            "generated room; stairs.ply: no household object. ddp_cpu.yaml and the like: configurations of accelerate launch. Without a name the "
-            "names are printed.",
+            "generated room. stairs.ply: no household object. ddp_cpu.yaml and the like: configurations of "
+            "accelerate launch. Without a name the names are printed.",
         ),
     ] = None,
     output: Annotated[Path, option("Folder to write to.")] = Path("."),

@@ -29,7 +29,7 @@ from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.registry import FORMATS
-from hf_any3d.utils.messages import listed
+from hf_any3d.utils.messages import listed, one_line
 from hf_any3d.utils.repeated_texts import RepeatedTexts
 
 Files = Annotated[
@@ -84,8 +84,11 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
             raise ValueError(f"{files[0]} is a model; expected files too")
     if command is None:
         return None, files
+    what = "--model is missing; expected the directory or hub name of a model"
+    if command == "segment" and first.suffix.lower() in (".las", ".laz"):
+        what += f", or ground, plants and buildings without a model: hf-any3d inventory {files[0]} --output FILE"
     # Notes are printed below the line of the error.
-    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    error = ValueError(what)
     for line in published_models(command):
         error.add_note(line)
     raise error
@@ -195,6 +198,27 @@ class FileNotes(RepeatedTexts):
     def __exit__(self, *exception: object) -> None:
         for line in self.lines():
             print_note(line)
+
+
+class ShownWarnings(RepeatedTexts):
+    """Warnings of a command: the first of each kind at once, and at the end how many more files it is true of."""
+
+    def __enter__(self) -> ShownWarnings:
+        return self
+
+    def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Print a warning, in the place of `warnings.showwarning`, unless one of another file said the same."""
+        text = one_line(message)
+        kinds = len(self.kinds)
+        # Warnings about a file begin with its name.
+        self.add("warning", text.partition(": ")[0], [text])
+        if len(self.kinds) > kinds:
+            print_note(f"warning: {text}")
+
+    def __exit__(self, *exception: object) -> None:
+        for kind in self.kinds.values():
+            if kind.count > 1:
+                print_note(f"warning: {kind.count - 1:,} more like this: {kind.text}")
 
 
 def finish(rows: Sequence[dict[str, Any]]) -> None:
