@@ -1,9 +1,10 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Seven functions of PEFT and transformers are wrapped, see `PATCHES`. Those of PEFT and of Trainer are in
-  `peft_patches` and `trainer_patches` beside this module, which are imported as soon as PEFT and Trainer are. Each
-  wrapper asks whether it is about one of our models, by the model itself, its config.json or the name of a published
-  checkpoint, and calls the original with what it was given for all others. `tests/integration/test_patches.py` shows
+- Ten functions of PEFT, transformers and datasets are wrapped, see `PATCHES`. Those of PEFT, of Trainer and of
+  datasets are in `peft_patches`, `trainer_patches` and `datasets_patches` beside this module, which are imported as
+  soon as these are. Each wrapper asks whether it is about one of our models, by the model itself, its config.json or
+  the name of a published checkpoint, or about one of our clouds, and calls the original with what it was given for
+  all others. `tests/integration` shows
   for each that the original still does what its reason says: where that test fails, a release has made the patch
   unnecessary. What would replace each upstream is in docs/upstream.md.
 - Tables of theirs that have no function for it are written to as well: our auto classes become attributes of

@@ -100,6 +100,7 @@ def register() -> None:
     when_imported("peft", _register_methods)
     when_imported("transformers.trainer", _patch_trainer)
     when_imported("datasets.features.features", _register_point_cloud)
+    when_imported("datasets.arrow_dataset", _patch_datasets)
 
 
 def _register_models() -> None:
@@ -149,6 +150,12 @@ def _register_point_cloud() -> None:
     from hf_any3d.data.feature import register_point_cloud
 
     register_point_cloud()
+
+
+def _patch_datasets() -> None:
+    from hf_any3d.integration.datasets_patches import apply_datasets_patches
+
+    apply_datasets_patches()
 
 
 def task_of(model: str, revision: str | None = None) -> str:
