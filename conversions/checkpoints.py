@@ -28,6 +28,8 @@ _SHOWN = 20
 _EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
 # How many times tensors of a file may share the same numbers, as layers that are used several times do.
 _SHARING = 64
+# Names of tensors are paths of modules, of which the longest have some hundred characters.
+_LONGEST_NAME = 1000
 # The pickles of published files have less than a megabyte.
 _LARGEST_PICKLE = 64 * 2**20
 # What reading a file of unexpected content raises; errors of the disk are not among them.
@@ -72,9 +74,10 @@ def read_checkpoint(
         state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     parts = state.values() if isinstance(state, Mapping) else ()
     if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
-        seen = listed(sorted(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
+        seen = listed(sorted(map(_shown, content))) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
     with errors_about(path):
+        check_names(state)
         return without_parallel_prefix(state)
 
 
@@ -117,7 +120,9 @@ def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) ->
     if file.suffix != ".safetensors":
         return read_checkpoint(file, keys)
     with errors_about(file):
-        return load_file(file)
+        state = load_file(file)
+        check_names(state)
+        return state
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
@@ -163,6 +168,19 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
     problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
     if problems:
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
+
+
+def check_names(state: Mapping[Any, torch.Tensor]) -> None:
+    """Check that tensors have names: those of modules are texts of a line, which errors can show."""
+    for name in state:
+        if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"holds a tensor under {_shown(name)}; expected the name of a module's tensor")
+
+
+def _shown(name: Any) -> str:
+    """Return a key of a file for a message; texts of a line are shown as they are."""
+    text = name if isinstance(name, str) and name.isprintable() and name else repr(name)
+    return cut(" ".join(text.split()), 80)
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:

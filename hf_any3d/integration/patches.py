@@ -1,9 +1,10 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Seven functions of PEFT and transformers are wrapped, see `PATCHES`. Those of PEFT and of Trainer are in
-  `peft_patches` and `trainer_patches` beside this module, which are imported as soon as PEFT and Trainer are. Each
-  wrapper asks whether it is about one of our models, by the model itself, its config.json or the name of a published
-  checkpoint, and calls the original with what it was given for all others. `tests/integration/test_patches.py` shows
+- Ten functions of PEFT, transformers and datasets are wrapped, see `PATCHES`. Those of PEFT, of Trainer and of
+  datasets are in `peft_patches`, `trainer_patches` and `datasets_patches` beside this module, which are imported as
+  soon as these are. Each wrapper asks whether it is about one of our models, by the model itself, its config.json or
+  the name of a published checkpoint, or about one of our clouds, and calls the original with what it was given for
+  all others. `tests/integration` shows
   for each that the original still does what its reason says: where that test fails, a release has made the patch
   unnecessary. What would replace each upstream is in docs/upstream.md.
 - Tables of theirs that have no function for it are written to as well: our auto classes become attributes of
@@ -141,6 +142,8 @@ def is_ours(model: Any) -> bool:
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
+    if not _is_name(model_id):
+        return original(model_id, **kwargs)
     refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
     # None stands for no adapter here, so that the config in the repository decides.
@@ -152,6 +155,8 @@ def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **
     "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
 )
 def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
+    if not _is_name(model):
+        return original(model, token, **kwargs)
     refuse_folder_of_ours(model)
     if is_published(model):  # whose error says more than one about its name
         from hf_any3d.published import opened_directory
@@ -171,18 +176,25 @@ def _open_published_checkpoints(
     original: Callable, path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any
 ) -> Any:
     # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+    if not _is_name(path_or_repo_id):
+        return original(path_or_repo_id, filenames, *args, **kwargs)
     is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
     if is_name and is_published(path_or_repo_id):
         from hf_any3d.published import opened_directory
 
         hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
         path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
-    elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
+    elif _PROCESSOR_FILES.issuperset(filenames) and os.path.isfile(Path(path_or_repo_id, ADAPTER_CONFIG_NAME)):
         # Processors are saved once, above the folders of adapters with names of their own.
         folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
         if our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
             path_or_repo_id = folders[1]
     return original(path_or_repo_id, filenames, *args, **kwargs)
+
+
+def _is_name(model_id: Any) -> bool:
+    """Return whether something is a text or path; the errors about all else are those of the library."""
+    return isinstance(model_id, (str, os.PathLike))
 
 
 def our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -216,6 +228,8 @@ def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def refuse_folder_of_ours(folder: str | os.PathLike, subfolder: str | None = None) -> None:
     """Refuse a directory of folders with adapters, if one of them is of one of our models."""
-    place = Path(folder, subfolder or "")
+    # Whoever opens the model refuses what cannot be a name, such as a number, or one that is too long.
+    if not _is_name(subfolder or "") or not os.path.isdir(place := Path(folder, subfolder or "")):
+        return
     if any(_ours_in(path) for path in place.glob(f"*/{CONFIG_NAME}") if path.with_name(ADAPTER_CONFIG_NAME).is_file()):
         refuse_folder_of_adapters(place)

@@ -375,8 +375,11 @@ def _open_adapter_repository_as_peft_model(
     hub = {name: hub[name] for name in ("cache_dir", "revision", "subfolder", "token") if hub.get(name) is not None}
     adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
     adapter |= {"config": config, "revision": revision}
-    refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
-    recorded = our_config(pretrained_model_name_or_path, hub)
+    try:
+        refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
+        recorded = our_config(pretrained_model_name_or_path, hub)
+    except (OSError, TypeError):  # no name of a repository, which PEFT says in its own words
+        return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
     if recorded is not None:
         check_name(pretrained_model_name_or_path, hub)
     # Damaged files of others have the errors of PEFT.

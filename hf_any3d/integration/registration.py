@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines
-from hf_any3d.hub.names import check_name
+from hf_any3d.hub.names import check_name, code_references
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
@@ -70,8 +70,6 @@ for _folder, _record in RECORDS.items():
         )
         LANGUAGE_MODELS.append((_config, _body, _model))
         LORA_TARGETS[_config.model_type] = list(_kind.lora_targets)
-# What programs without this package show in their error message.
-_INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
 
 
 def register() -> None:
@@ -102,6 +100,7 @@ def register() -> None:
     when_imported("peft", _register_methods)
     when_imported("transformers.trainer", _patch_trainer)
     when_imported("datasets.features.features", _register_point_cloud)
+    when_imported("datasets.arrow_dataset", _patch_datasets)
 
 
 def _register_models() -> None:
@@ -124,16 +123,6 @@ def _register_models() -> None:
             # Of several classes for one config, transformers takes the one that the config's `architectures` names.
             only = next(iter(models)) if len(models) == 1 else None
             auto_class.register(config, only or models, exist_ok=True)
-
-
-def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
-    """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
-
-    For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
-    repositories contain no code; `auto_map` holds an installation hint instead, which is not a valid repository name,
-    so no one can publish code under it. With the package installed, registered classes take precedence.
-    """
-    return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
 
 
 def write_card(model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
@@ -161,6 +150,12 @@ def _register_point_cloud() -> None:
     from hf_any3d.data.feature import register_point_cloud
 
     register_point_cloud()
+
+
+def _patch_datasets() -> None:
+    from hf_any3d.integration.datasets_patches import apply_datasets_patches
+
+    apply_datasets_patches()
 
 
 def task_of(model: str, revision: str | None = None) -> str:

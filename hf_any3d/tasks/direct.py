@@ -1,12 +1,15 @@
 """Pipelines of saved models on a CPU without transformers' models and pipelines, in half of their start.
 
 Importing those takes three seconds, for what models never ask for whose record names a `network`: models of tiles, and
-classifiers such as the one that comes with the package. Answers are the same.
+classifiers such as the one that comes with the package. Answers are the same, as a directory is opened only if all of
+it is understood: each file, each setting, and each value that says more than what is usual.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from hf_any3d.hub.names import code_references
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.records import ModelType
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.utils.atomic_files import read_json_object
+
+CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+# Nothing opens a model with these: card, report, recipe, features of learned scans, settings of git.
+_BESIDE = ("README.md", "metrics.json", "recipe.json", "_features.safetensors", ".gitattributes")
 
 
 class DirectPipeline:
@@ -68,34 +77,83 @@ def open_direct(task: str, model: str, device: str | None) -> Any:
     if device not in (None, "cpu") or (device is None and torch.accelerator.is_available()):
         return None
     try:
-        config = read_json_object(folder / "config.json")
-        kind = MODEL_TYPES[config["model_type"]]
-        is_plain = config.get("dtype") in (None, "float32") and not (folder / "adapter_config.json").exists()
-        if kind.network is None or not is_plain or "quantization_config" in config:
+        if not {*os.listdir(folder)} <= {CONFIG, PROCESSOR, WEIGHTS, *_BESIDE}:
             return None
-        steps = _import(f"tasks.{kind.steps[task]}")
+        stored = read_json_object(folder / CONFIG)
+        settings = read_json_object(folder / PROCESSOR)
+        kind = MODEL_TYPES[stored["model_type"]]
+        network = _import(f"modeling.{kind.package}.{kind.network}")
         processor = _import(kind.processor)
-        settings = read_json_object(folder / "preprocessor_config.json")
-        if settings["feature_extractor_type"] != processor.__name__:
+        if not (_understands_config(kind, network, stored) and _understands_processor(processor, settings)):
             return None
         with stored_settings(model):
-            opened = _open_network(_import(f"modeling.{kind.package}.{kind.network}"), config, folder)
+            steps = _import(f"tasks.{kind.steps[task]}")
+            opened = _open_network(network, stored, folder)
             pipeline = type(f"Direct{steps.__name__}", (steps, DirectPipeline), {})
             return pipeline(task, opened, processor.from_dict(settings))
     except Exception:
         return None
 
 
-def _open_network(network: type, config: dict[str, Any], folder: Path) -> nn.Module:
+def _understands_config(kind: ModelType, network: Any, stored: dict[str, Any]) -> bool:
+    """Return whether the network does all that a stored config asks for."""
+    config_class = network.config_class
+    usual = config_class()
+    heads = [head for task in kind.steps for head in kind.heads.get(task, ())]
+    names = list((stored.get("id2label") or {}).values())
+    choices = {
+        "model_type": (config_class.model_type,),
+        # The first one is the class that a pipeline opens.
+        "architectures": (heads[:1],),
+        "auto_map": (code_references(config_class, config_class._opened_by),),
+        "dtype": (None, "float32"),
+        # Each number from 0 on has a name, and the other way round.
+        "id2label": ({str(number): str(name) for number, name in enumerate(names)},),
+        "label2id": ({name: number for number, name in enumerate(names)},),
+    }
+    for name, value in stored.items():
+        if name in choices:
+            is_understood = value in choices[name]
+        elif name in network.reads or name == "transformers_version":
+            # Transformers reads objects of such a key as infinite numbers.
+            is_understood = "__float__" not in str(value)
+        else:
+            default = getattr(usual, name)
+            is_understood = value == (list(default) if isinstance(default, tuple) else default)
+        if not is_understood:
+            return False
+    return True
+
+
+def _understands_processor(processor: Any, settings: dict[str, Any]) -> bool:
+    """Return whether stored settings are arguments of a processor, beside what names its class."""
+    arguments = {name for base in processor.__mro__ for name in inspect.signature(base.__init__).parameters}
+    named = {
+        "feature_extractor_type": processor.__name__,
+        "processor_class": processor.__name__,
+        "auto_map": code_references(processor, processor._opened_by),
+    }
+    return "feature_extractor_type" in settings and all(
+        value == named[name] if name in named else name in arguments for name, value in settings.items()
+    )
+
+
+def _open_network(network: Any, config: dict[str, Any], folder: Path) -> nn.Module:
     """Open a network whose weights are in one file, in single precision."""
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     opened = network(network.config_class.from_dict(config))
-    weights = load_file(folder / "model.safetensors")
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        if (file.metadata() or {}).get("format") != "pt":
+            raise ValueError(f"{file.metadata()}; expected weights of torch")
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, own in opened.state_dict().items():
-        # Copied into a weight, whole numbers would be taken for it.
-        if weights[name].is_floating_point() != own.is_floating_point():
-            raise ValueError(f"{name} has type {weights[name].dtype}; expected {own.dtype}")
+        given = weights[name]
+        # Copied into a weight, whole numbers would be taken for it. Where no precision is stated, that of the weights
+        # is the model's.
+        is_converted = given.is_floating_point() and own.is_floating_point() and config.get("dtype") is not None
+        if given.dtype != own.dtype and not is_converted:
+            raise ValueError(f"{name} has type {given.dtype}; expected {own.dtype}")
     opened.load_state_dict(weights)
     opened.name_or_path = str(folder)
     return opened.eval()

@@ -5,12 +5,19 @@ It computes what `ActForPointCloudClassification` does with a class token and wi
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.layers.heads import PROMPT_POOLING, ClassificationHead, ClassToken, pool
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import (
+    PointCloudClassifierOutput,
+    UnknownScore,
+    UnknownScoreConfigMixin,
+    UnknownScoreMixin,
+)
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder, cut_patches
 
 
@@ -71,6 +78,15 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
     dtype = torch.float32
     device = torch.device("cpu")
     config_class = ActConfig
+    # The fields of the config that have a meaning here; others may only have their usual values.
+    reads = frozenset(
+        {
+            *("in_channels", "num_groups", "group_size", "patch_widths", "patch_pooled_width", "hidden_size"),
+            *("num_hidden_layers", "num_attention_heads", "mlp_ratio", "qkv_bias", "layer_norm_eps", "pooling"),
+            *("sampling_min_squared_norm", "head_widths", "head_bias", "head_activation"),
+            *inspect.get_annotations(UnknownScoreConfigMixin),
+        }
+    )
 
     def __init__(self, config: ActConfig):
         super().__init__()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +15,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_terms, surprise
+from hf_any3d.modeling.layers.unknown_score import (
+    UnknownScore,
+    UnknownScoreConfigMixin,
+    score_of_terms,
+    surprise,
+)
 from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
@@ -171,6 +177,10 @@ class LocalFeaturesNetwork(PointLabels, nn.Module):
     """A saved `LocalFeaturesForPointCloudSegmentation` without what training, hub and devices need."""
 
     config_class = LocalFeaturesConfig
+    # All that is of these models alone: layers and labels are those of the model.
+    reads = frozenset(inspect.get_annotations(LocalFeaturesConfig)) | {
+        *inspect.get_annotations(UnknownScoreConfigMixin)
+    }
     dtype = torch.float32
     device = torch.device("cpu")
 

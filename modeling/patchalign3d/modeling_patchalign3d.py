@@ -25,7 +25,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders
 )
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches
-from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, unit_texts
 from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels
 
@@ -323,7 +323,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         if text_embeds is None:
             return PartTextOutput(patch_embeds=patch_embeds, **requested)
         # Given features may come from another program, which does not normalize them.
-        text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
+        text_embeds = unit_texts(text_embeds, patch_embeds)
         with autocast_disabled(patch_embeds.device):
             cosines = patch_embeds @ text_embeds.mT  # (batch, groups, texts)
             # A fixed temperature, as in the released evaluation; the learned scale is part of the loss alone.

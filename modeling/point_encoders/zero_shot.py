@@ -139,7 +139,20 @@ def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> 
             f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
             "features of the text tower that the encoder is aligned with"
         )
-    return nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
+    return unit_texts(text_embeds, point_embeds)
+
+
+def unit_texts(text_embeds: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return features of texts `(…, text_width)` as unit vectors, in dtype and on the device of others.
+
+    They may be of any length, also one whose square is beyond the range of the dtype: of such texts `normalize` makes
+    zeros, which are equally like every cloud.
+    """
+    wide = text_embeds if text_embeds.dtype == torch.float64 else text_embeds.float()
+    largest = wide.detach().abs().amax(dim=-1, keepdim=True)
+    # A power of two, by which nothing is rounded.
+    scale = torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1)
+    return nn.functional.normalize((wide / scale).to(like), dim=-1)
 
 
 def scaled_cosines(scale: torch.Tensor, point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:

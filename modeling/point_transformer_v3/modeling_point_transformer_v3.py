@@ -41,6 +41,7 @@ from hf_any3d.modeling.layers.tasks import refuse_problem_type
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.zero_shot import unit_texts
 from hf_any3d.modeling.point_ops import PatchGroups, grid_sample, has_duplicates, in_full_precision, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
@@ -897,7 +898,7 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
                 f"{width}), features of the text tower that the model is aligned with"
             )
         # Given features may come from another program, which does not normalize them.
-        text_embeds = nn.functional.normalize(text_embeds.to(voxel_embeds), dim=-1)
+        text_embeds = unit_texts(text_embeds, voxel_embeds)
         with autocast_disabled(voxel_embeds.device):
             scores = scale * products(voxel_embeds, text_embeds, counts)  # (voxels, texts)
             if self.config.none_label if with_none is None else with_none:

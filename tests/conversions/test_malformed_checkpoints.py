@@ -1,15 +1,18 @@
 """Checkpoints that were repacked, damaged or malformed, in every converter."""
 
+import itertools
 import json
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from hf_any3d.conversions.checkpoints import check_finite, read_checkpoint
+from hf_any3d.conversions.programs import convert_files
 from tests.conversions.converters import CONVERTERS
 from tests.conversions.written import STORED, written_in
 from tests.errors import raises
@@ -198,9 +201,51 @@ def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
             opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(converter))
 
 
-def test_names_of_tensors_are_text(saved):
-    torch.save({"model": {"a": torch.ones(1), 3: torch.ones(1)}}, saved)
-    with raises(ValueError, naming="checkpoint.pth"):
+# Names of tensors that are none, and what else may stand in the place of a tensor or of all.
+NAMES = (3, -1, True, None, 1.5, b"a", ("a", 1), (), "", "\n", "a\nb", "\0", "a" * 5000)
+VALUES = (3, None, "text", [torch.ones(2)], {}, {"a": torch.ones(2)}, {3: torch.ones(2)}, True, b"bytes")
+STATES = ({}, [], None, "text", torch.ones(2), {"net": {"a": torch.ones(2)}}, {3: {"a": torch.ones(2)}})
+
+
+def malformed(state: dict[str, torch.Tensor]) -> Iterator[Any]:
+    """Yield what programs may store in the place of tensors by their names."""
+    first = next(iter(state))
+    for name in NAMES:
+        yield {**state, name: torch.ones(2)}
+        yield {name: state[first]}
+    for value in VALUES:
+        yield {**state, first: value}
+        yield {first: value}
+    yield dict(enumerate(state.values()))
+    yield {"net": state}
+    yield list(state.items())
+    yield from STATES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_every_converter_refuses_names_and_values_that_are_none_in_a_line(converter, folders, tmp_path):
+    opened, file, output = CONVERTERS[converter], tmp_path / "original.pth", tmp_path / "out"
+    original = opened.content()
+    # Of all tensors a few are enough, as none of these files gets as far as to be compared with a model.
+    state = dict(itertools.islice(original[opened.state].items(), 5))
+    for bad in malformed(state):
+        for content in ({**original, opened.state: bad}, bad):
+            torch.save(content, file)
+            with pytest.raises(ValueError) as caught:
+                opened.convert(file, output, folders(converter))
+            text = str(caught.value)
+            assert file.name in text or str(folders(converter)) in text, (bad, text)
+            assert text.isprintable() and len(text) < 2000 and "object" not in text, (bad, text)
+            with pytest.raises(ValueError, match="original.pth"):
+                convert_files([file], output, {})
+            assert not output.exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_tensors_are_text(saved, name):
+    torch.save({"model": {"a": torch.ones(1), name: torch.ones(1)}}, saved)
+    with raises(ValueError, naming="expected the name of a module's tensor"):
         read_checkpoint(saved)
 
 

@@ -60,7 +60,7 @@ The same figures are in `meta/stats.json`.
 
 
 def push_point_dataset(
-    splits: DatasetDict,
+    splits: DatasetDict | Dataset,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -78,7 +78,7 @@ def push_point_dataset(
 
     Args:
         splits: rows with a column `points`; description, citation and license are taken from their `info`, which the
-            datasets of the catalog fill in.
+            datasets of the catalog fill in. A single Dataset is pushed under the name of its split, else as "train".
         repo_id: `owner/name`.
         private: True creates a private repository.
         license: the hub's identifier of the license; None takes the one in `info`, which must be the same for all
@@ -91,9 +91,14 @@ def push_point_dataset(
         preview: True adds a column of small .ply files, which the viewer of the hub draws; see `add_preview`.
 
     Raises:
+        TypeError: `splits` is neither a DatasetDict nor a Dataset.
         ValueError: no column `points`; splits of different licenses; a public repository for data whose license is
             unknown or does not allow redistribution.
     """
+    if isinstance(splits, Dataset):
+        splits = DatasetDict({str(splits.split or "train"): splits})  # as `Dataset.push_to_hub` names it
+    if not isinstance(splits, DatasetDict):
+        raise TypeError(f"splits={type(splits).__name__}; expected a DatasetDict or a Dataset")
     for split, rows in splits.items():
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")

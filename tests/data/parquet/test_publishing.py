@@ -61,6 +61,19 @@ def test_the_card_has_the_info_of_the_dataset(hub, splits):
     }
 
 
+@pytest.mark.parametrize("split", ["train", "test", None])
+def test_a_single_dataset_is_pushed_under_the_name_of_its_split(hub, splits, split):
+    rows = splits[split or "train"]
+    if split is None:
+        rows = Dataset(rows.data, info=rows.info)
+    name = f"me/toy-{split}"
+    push_point_dataset(rows, name, private=True)
+    (pushed,) = head_and_text(hub, name)[0]["dataset_info"]["splits"]
+    assert (pushed["name"], pushed["num_examples"]) == (split or "train", COUNTS[split or "train"])
+    with raises(TypeError, naming="expected a DatasetDict or a Dataset"):
+        push_point_dataset([rows], name, private=True)
+
+
 def test_the_snippet_of_the_card_runs_without_this_package(hub, splits, tmp_path, monkeypatch):
     push_point_dataset(splits, "me/toy-snippet", private=True)
     _, text = head_and_text(hub, "me/toy-snippet")
