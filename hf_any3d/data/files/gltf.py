@@ -298,12 +298,12 @@ def _join(parts: list[Part], center: np.ndarray | None, source: Source) -> Point
 def _of_all(
     values: list[np.ndarray | None], name: str, source: Source, join: Callable[..., np.ndarray] = np.concatenate
 ) -> np.ndarray | None:
-    """Join what all parts have; warn of what only some have."""
+    """Join what all parts have; what only some have is left out."""
     having = [value for value in values if value is not None]
     if len(having) == len(values):
         return join(having)
     if having:
-        source.warn(f"{len(values) - len(having)} of {len(values)} parts have no {name}; they are left out")
+        source.leave_out([name], f"{len(values) - len(having)} of {len(values)} parts have none")
     return None
 
 
