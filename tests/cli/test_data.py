@@ -97,11 +97,7 @@ def test_what_a_cloud_has_no_place_for_leaves_no_doubt_and_is_told_once(kind, tm
         content = {
             "glb": gltf(document, chunk),
             "obj": f"mtllib m.mtl\nv 0 0 0\nv {number} 0 0\nv 0 1 0\nv 0 0 1\n{triangles}".encode(),
-            "ply": ply(
-                "element vertex 70\n" + "".join(f"property float {name}\n" for name in ("x", "y", "z", "mine"))[:-1],
-                ("\n".join(rows) + "\n").encode(),
-                "ascii",
-            ),
+            "ply": ply(f"element vertex 70\n{properties}", body, "ascii"),
             "pcd": header.encode() + body,
         }
         (tmp_path / f"{number}.{kind}").write_bytes(content[kind])
