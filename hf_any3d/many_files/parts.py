@@ -24,7 +24,7 @@ from hf_any3d.data.options import at_least
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run
-from hf_any3d.many_files.work import Shard, cut
+from hf_any3d.many_files.work import OPEN, Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
 
@@ -248,12 +248,12 @@ class PartWriter:
         return lambda shard: [self._write(shard, compute(shard.files))]
 
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
-        """Write a part with the error of a file that ends processes."""
+        """Write a part with the error of a file that ends processes; the next call does it again."""
         # All other columns are None, as of any bad file.
         row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
-        return [self._write(shard, [row])]
+        return [self._write(shard, [row], is_open=True)]
 
-    def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]], is_open: bool = False) -> dict[str, Any]:
         name = f"part-{shard.name}.parquet"
         failed = 0
         parts = Parts(self.folder, self.rows.settings)
@@ -262,7 +262,7 @@ class PartWriter:
         cpu = time.process_time()
         # Before the files are read: one that changes in between has an outdated stamp and is read again. Before the
         # part, too, whose existence makes the stamps valid.
-        stamps = {file: InputFile(file).stamp() for file in shard.files}
+        stamps = {file: OPEN if is_open else InputFile(file).stamp() for file in shard.files}
         parts.system.pipe_file(parts.stamps_of(name), json.dumps(stamps).encode())
         with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
             for row in rows:
