@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -208,16 +209,20 @@ class Parts:
         return f"{self.root}/.{part}.stamps.json"
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """Yield a local path for a file that gets its name in the folder when it is complete."""
+    def writing(self, name: str) -> Iterator[Path | BinaryIO]:
+        """Yield a path or an open file for what gets its name in the folder when it is complete."""
         if self.local is not None:
             with atomic_write(self.local / name) as unfinished:
                 yield unfinished
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            yield path
-            self.system.put_file(str(path), f"{self.root}/{name}")
+        # Without a name, so that a process that is killed leaves nothing.
+        with tempfile.TemporaryFile() as file:
+            # A second handle, since pyarrow closes what it has written to.
+            with open(os.dup(file.fileno()), "wb") as written:
+                yield written
+            file.seek(0)
+            with self.system.open(f"{self.root}/{name}", "wb") as target:
+                shutil.copyfileobj(file, target)
 
     def _columns(self, *columns: str) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
@@ -227,11 +232,12 @@ class Parts:
                 yield name, parquet.read_table(file, columns=list(columns))
 
 
-def parquet_writer(path: Path, features: Features) -> ParquetWriter:
-    """Return a writer of rows with some columns; a context manager."""
+def parquet_writer(target: Path | BinaryIO, features: Features) -> ParquetWriter:
+    """Return a writer of rows with some columns to a path or an open file; a context manager."""
     from datasets.arrow_writer import ParquetWriter
 
-    return ParquetWriter(features=features, path=str(path), writer_batch_size=rows_at_a_time(features))
+    place: dict[str, Any] = {"path": str(target)} if isinstance(target, Path) else {"stream": target}
+    return ParquetWriter(features=features, writer_batch_size=rows_at_a_time(features), **place)
 
 
 @dataclass(frozen=True)
