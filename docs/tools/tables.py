@@ -226,6 +226,12 @@ Readers know these names of columns:
 - intensities: `intensity`, `strength`, `reflectance` or `remission`;
 - coordinates: x, y and z, or easting, northing and elevation (or height).
 
+A glTF file gives what its scene shows at rest, as section 3.7 of the specification says: the joints of a skin place
+its mesh, morph targets count by their weights, and instances (EXT_mesh_gpu_instancing) come one after the other.
+Hidden nodes (KHR_node_visibility) are left out, and the center of CESIUM_RTC is the offset of the cloud. Extensions
+that a file requires are refused by name if they change shapes or their encoding, such as Draco; those of materials,
+textures, lights or metadata are not.
+
 The unit of a LAS is that of its coordinate system: well-known text of OGC, Esri or ISO 19162, or keys of GeoTIFF with
 the numbers of EPSG, in records before or after the points. Without one the cloud has no unit (`meters_per_unit` is
 None). Heights in another unit than x and y are told, and stand in `meters_per_height`. `in_degrees` is true of

@@ -51,6 +51,10 @@ Embedder = Annotated[
 Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
 Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
 Template = Annotated[str | None, option("Chat template of the processor, such as demo; by default its own.")]
+AllowedHost = Annotated[
+    list[str] | None,
+    option("Name of the server besides localhost, such as example.org behind a proxy; * for any; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 BatchSize = Annotated[

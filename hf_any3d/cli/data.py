@@ -146,9 +146,10 @@ def check(
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
     Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
-    those whose extents are in another unit than the others, or in millimeters. Near-duplicates are named. Bad are
-    damaged files, LAS in degrees and clouds of fewer than three points, which training leaves out or refuses, too;
-    the exit code is then 2. Folders without a cloud are named.
+    those whose extents are in another unit than the others, or in millimeters. What a cloud has no place for, such as
+    a texture, is told once and leaves no doubt. Near-duplicates are named. Bad are damaged files, LAS in degrees and
+    clouds of fewer than three points, which training leaves out or refuses, too; the exit code is then 2. Folders
+    without a cloud are named.
 
     Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
     have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
@@ -201,7 +202,7 @@ def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
     """Print how many files are bad or doubtful, what tiles have, and which files are near-duplicates."""
     from hf_any3d.data.tiles import describe_tiles
 
-    counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in rows)
+    counts = Counter("bad" if "error" in row else "doubtful" if _doubts(row) else "good" for row in rows)
     total = sum(row.get("points", 0) for row in rows)
     shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("good", "doubtful", "bad"))
     print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
@@ -212,9 +213,17 @@ def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
         print_line(f"near-duplicates: {listed(pairs, _MOST_PAIRS, '; ')}")
 
 
+def _doubts(row: Row) -> list[str]:
+    """Return the warnings of a file but for those of what a cloud has no place for, such as textures."""
+    from hf_any3d.data.files.source import LEFT_OUT
+
+    beginning = f"{printable(row['file'])}: {LEFT_OUT}"
+    return [text for text in row.get("warnings", ()) if not text.startswith(beginning)]
+
+
 def _cells(row: Row) -> Iterator[Row]:
     # The warnings of a file before the error that made it unusable.
-    notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
+    notes = "; ".join([*_doubts(row), *([row["error"]] if "error" in row else [])])
     extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
     yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
 

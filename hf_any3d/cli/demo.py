@@ -10,6 +10,7 @@ import typer
 
 from hf_any3d.cli.common import (
     CHAT,
+    AllowedHost,
     Device,
     Template,
     listen,
@@ -19,6 +20,7 @@ from hf_any3d.cli.common import (
     packaged_classifier,
 )
 from hf_any3d.hub.models import find_model
+from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import print_line
 
 
@@ -40,6 +42,7 @@ def demo(
         str | None,
         option("What to ask for, by its command, such as features; by default what it is made for."),
     ] = None,
+    allowed_host: AllowedHost = None,
     template: Template = None,
     context: Annotated[
         int, typer.Option(min=64, help="Tokens of a conversation with a chat model, including the next answer.")
@@ -57,6 +60,7 @@ def demo(
     model = packaged_classifier() if model is None else find_model(model)
     # A folder without shapes is an error before the model is loaded.
     shapes = ExampleShapes(examples)
+    hosts = Hosts(host, allowed_host or ())
     listen(host, port).close()  # before the model is loaded
     print_line(f"loading {model}; the first time, its weights are downloaded …")
     task_name, pipe = open_any_model(model, device, template, command=task)
@@ -72,7 +76,7 @@ def demo(
         demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
     else:
         demo_page = TaskPage(name, shapes, TaskAnswers(task_name, pipe, shapes))
-    page = demo_page.open(host, port, share)
+    page = demo_page.open(host, port, share, hosts)
     # The second address is there with --share alone.
     for address in filter(None, (page.local_url, page.share_url)):
         print_line(f"open {address} in a browser; Ctrl-C stops")

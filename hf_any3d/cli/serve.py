@@ -10,8 +10,18 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, listen, need_packages, open_any_model, option, packaged_classifier
+from hf_any3d.cli.common import (
+    AllowedHost,
+    Device,
+    Template,
+    listen,
+    need_packages,
+    open_any_model,
+    option,
+    packaged_classifier,
+)
 from hf_any3d.hub.models import find_model
+from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import print_line, printable
 
 
@@ -42,6 +52,7 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
+    allowed_host: AllowedHost = None,
     template: Template = None,
     device: Device = None,
 ) -> None:
@@ -68,6 +79,7 @@ def serve(
         connections=max_connections,
     )
     model = packaged_classifier() if model is None else find_model(model)
+    hosts = Hosts(host, allowed_host or ())
     listening = listen(host, port)  # before the model is loaded
     # Also before: a journal that cannot be written is an error at once.
     answers = None if journal is None else Journal(journal, journal_days)
@@ -83,7 +95,7 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listening.getsockname()[1]}"
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
-    unanswered = serve_until_signal(service, listening, drain_seconds, cors_origin or ())
+    unanswered = serve_until_signal(service, listening, drain_seconds, cors_origin or (), hosts)
     # The exit below skips what Python does at its end.
     sys.stdout.flush()
     sys.stderr.flush()

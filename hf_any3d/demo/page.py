@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.themes import Default as DefaultTheme
+from starlette.middleware import Middleware
 
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.example_shapes import ExampleShapes
@@ -17,6 +18,7 @@ from hf_any3d.data.files import supported_file_types
 from hf_any3d.data.reading_apart import warm_up
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD
+from hf_any3d.utils.http_hosts import HostMiddleware, Hosts
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.viewer import clouds_page
 
@@ -123,8 +125,13 @@ class Page(ABC):
         """Open a file, and clear the selection of the example, so that each can be chosen again."""
         return None, *self.show(visitor, lambda: path, *asked)
 
-    def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`."""
+    def open(
+        self, host: str = "127.0.0.1", port: int | None = None, share: bool = False, hosts: Hosts | None = None
+    ) -> gr.Blocks:
+        """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`.
+
+        `hosts` are the names of this server, by default those of `host`; a page that is shared answers to all.
+        """
         page = self.build()
         page.queue(max_size=MOST_WAITING)
         # Before the first visitor, since readers are forked from a process that has to import everything
@@ -140,6 +147,8 @@ class Page(ABC):
             quiet=True,
             max_file_size=LARGEST_UPLOAD,
             prevent_thread_lock=True,
+            # gradio compares a page's origin with the host that the browser names, which may be a foreign one.
+            app_kwargs={} if share else {"middleware": [Middleware(HostMiddleware, hosts=hosts or Hosts(host))]},
         )
         return page
 

@@ -25,6 +25,9 @@ from hf_any3d.many_files.work import Shard, Work
 from hf_any3d.utils.messages import one_line, without_remarks
 from hf_any3d.utils.threads import available_processors
 
+# Seconds in which Ray starts another process for one that ended, on this or another machine.
+_REPLACED_SECONDS = 120
+
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
 
@@ -105,6 +108,10 @@ class _Process:
     def run(self, shard: Shard) -> list[Any]:
         """Return the results of a shard."""
         return list(self.results(shard))
+
+    def is_there(self) -> bool:
+        """Answer, so that another process knows that this one runs."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -268,7 +275,7 @@ class RayExecutor:
     """Runs work in processes of a cluster of Ray, by default a new one on this machine.
 
     A process that ends is replaced, and its shards are done again: results that were written must be written so that
-    doing it twice is doing it once.
+    doing it twice is doing it once. One that cannot be replaced, as its machine is lost, ends the run.
     """
 
     workers: Workers = field(default_factory=Workers)
@@ -315,13 +322,15 @@ class RayExecutor:
 
 
 def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -> list[Any]:
-    """Wait for the results of a shard; a file at which processes end even if they have no other gets an error."""
+    """Wait for the results of a shard; a file at which processes end even if they have no other is given up."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         # Ray would add its own traceback to the message.
         raise error.cause from None
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+    except _ends_of_processes(ray) as error:
+        # Without a process, no file is at fault.
+        _check_replaced(ray, process, error)
         if len(shard.files) == 1:
             name = shard.files[0]
             error = f"{name}: processes ended while they had it; it may need more memory than there is"
@@ -329,6 +338,30 @@ def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -
     # Each file alone, to find the one at which processes end.
     singles = [Shard(f"{shard.name}-{number:03d}", (name,)) for number, name in enumerate(shard.files)]
     return [one for single in singles for one in _results(ray, work, single, process, process.run.remote(single))]
+
+
+def _ends_of_processes(ray: Any) -> tuple[type[Exception], ...]:
+    """Return Ray's errors that are about a process or a machine, not about the work."""
+    errors = ray.exceptions
+    # A result that was not fetched yet is lost with the machine that computed it.
+    return (
+        errors.RayActorError,
+        errors.OutOfMemoryError,
+        errors.NodeDiedError,
+        errors.WorkerCrashedError,
+        errors.ObjectLostError,
+    )
+
+
+def _check_replaced(ray: Any, process: Any, error: Exception) -> None:
+    """Wait until a process that ended is replaced; an error if it is not."""
+    try:
+        ray.get(process.is_there.remote(), timeout=_REPLACED_SECONDS)
+    except (*_ends_of_processes(ray), ray.exceptions.GetTimeoutError):
+        raise ChildProcessError(
+            "a process of Ray ended and was not replaced, as when its machine is lost; expected a cluster with room "
+            "for it. The same call continues this run"
+        ) from error
 
 
 EXECUTORS: dict[str, type[LocalExecutor] | type[RayExecutor]] = {"local": LocalExecutor, "ray": RayExecutor}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -24,7 +25,7 @@ from hf_any3d.data.options import at_least
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run
-from hf_any3d.many_files.work import Shard, cut
+from hf_any3d.many_files.work import OPEN, Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
 
@@ -208,16 +209,20 @@ class Parts:
         return f"{self.root}/.{part}.stamps.json"
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """Yield a local path for a file that gets its name in the folder when it is complete."""
+    def writing(self, name: str) -> Iterator[Path | BinaryIO]:
+        """Yield a path or an open file for what gets its name in the folder when it is complete."""
         if self.local is not None:
             with atomic_write(self.local / name) as unfinished:
                 yield unfinished
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            yield path
-            self.system.put_file(str(path), f"{self.root}/{name}")
+        # Without a name, so that a process that is killed leaves nothing.
+        with tempfile.TemporaryFile() as file:
+            # A second handle, since pyarrow closes what it has written to.
+            with open(os.dup(file.fileno()), "wb") as written:
+                yield written
+            file.seek(0)
+            with self.system.open(f"{self.root}/{name}", "wb") as target:
+                shutil.copyfileobj(file, target)
 
     def _columns(self, *columns: str) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
@@ -227,11 +232,12 @@ class Parts:
                 yield name, parquet.read_table(file, columns=list(columns))
 
 
-def parquet_writer(path: Path, features: Features) -> ParquetWriter:
-    """Return a writer of rows with some columns; a context manager."""
+def parquet_writer(target: Path | BinaryIO, features: Features) -> ParquetWriter:
+    """Return a writer of rows with some columns to a path or an open file; a context manager."""
     from datasets.arrow_writer import ParquetWriter
 
-    return ParquetWriter(features=features, path=str(path), writer_batch_size=rows_at_a_time(features))
+    place: dict[str, Any] = {"path": str(target)} if isinstance(target, Path) else {"stream": target}
+    return ParquetWriter(features=features, writer_batch_size=rows_at_a_time(features), **place)
 
 
 @dataclass(frozen=True)
@@ -248,12 +254,12 @@ class PartWriter:
         return lambda shard: [self._write(shard, compute(shard.files))]
 
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
-        """Write a part with the error of a file that ends processes."""
+        """Write a part with the error of a file that ends processes; the next call does it again."""
         # All other columns are None, as of any bad file.
         row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
-        return [self._write(shard, [row])]
+        return [self._write(shard, [row], is_open=True)]
 
-    def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]], is_open: bool = False) -> dict[str, Any]:
         name = f"part-{shard.name}.parquet"
         failed = 0
         parts = Parts(self.folder, self.rows.settings)
@@ -262,7 +268,7 @@ class PartWriter:
         cpu = time.process_time()
         # Before the files are read: one that changes in between has an outdated stamp and is read again. Before the
         # part, too, whose existence makes the stamps valid.
-        stamps = {file: InputFile(file).stamp() for file in shard.files}
+        stamps = {file: OPEN if is_open else InputFile(file).stamp() for file in shard.files}
         parts.system.pipe_file(parts.stamps_of(name), json.dumps(stamps).encode())
         with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
             for row in rows:

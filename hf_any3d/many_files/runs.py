@@ -103,11 +103,12 @@ class Table:
         return kept
 
     def add(self, result: dict[str, Any], stamps: Mapping[str, str]) -> None:
-        """Append a row; it is on disk when the next one is computed."""
+        """Append a row; it is on disk when the next one is computed. It may have a stamp of its own, see `OPEN`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        stamp = result.get("stamp", stamps[result["file"]])
         # Opened and closed for each row, so that no row waits in a buffer when the process is killed.
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**result, "stamp": stamps[result["file"]]}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**result, "stamp": stamp}, ensure_ascii=False) + "\n")
 
     def finish(self, files: Iterable[str]) -> Done:
         """Bring the rows into the order of the files, write the table, and count its rows."""

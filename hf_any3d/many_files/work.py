@@ -12,6 +12,9 @@ from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.utils.atomic_files import is_full
 from hf_any3d.utils.messages import one_line
 
+OPEN = "open"
+"""Stamp of a row that the next call does again, whatever the file's own stamp is."""
+
 _SHOWN: dict[Any, int] = {}  # what has been warned of
 
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
@@ -33,7 +36,10 @@ class Work(Protocol):
         ...
 
     def given_up(self, shard: Shard, error: str) -> Iterable[Any]:
-        """Return the results of a shard of one file that has ended the processes that had it."""
+        """Return the results of a shard of one file that has ended the processes that had it.
+
+        Nothing is known about the file itself, so its row gets the stamp `OPEN`.
+        """
         ...
 
 
@@ -150,4 +156,4 @@ class RowsWork:
 
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
         """Return the row of a file that ends processes."""
-        return [{"file": shard.files[0], "error": error}]
+        return [{"file": shard.files[0], "error": error, "stamp": OPEN}]

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from hf_any3d.serving.docs_page import docs_page
 from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
 from hf_any3d.serving.labeled_files import FileSettings, LabeledFile
-from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.limits import CLIENT_IS_GONE, Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
 from hf_any3d.serving.openai_chat import (
     DONE,
@@ -37,16 +37,19 @@ from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_j
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
 from hf_any3d.tasks.chat.batches import Conversation
+from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import cut, one_line, printable
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.
 _READERS = 4
-_CLIENT_IS_GONE = 499
 
 
-def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
-    """Return the application of a service; its end closes the service. Pages of `origins`, "*" for all, may ask it."""
+def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | None = None) -> FastAPI:
+    """Return the application of a service; its end closes the service.
+
+    Pages of `origins`, "*" for all, may ask it, by the names in `hosts`, None for any.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +64,7 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     # Threads are limited for the whole application, however many requests there are.
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
     # Middleware that is added later runs first: CORS headers come with refusals of the admission, too.
-    app.add_middleware(AdmissionMiddleware, service=service)
+    app.add_middleware(AdmissionMiddleware, service=service, hosts=hosts)
     if origins:
         exposed = ["X-Request-ID", "Idempotent-Replayed", "Retry-After"]
         app.add_middleware(
@@ -328,7 +331,7 @@ async def results(request: Request, futures: list[Any]) -> list[Any]:
         await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
         # Nobody is left to read the answer; the log shows the status that nginx uses for this.
         if not done.done():
-            raise Refused(_CLIENT_IS_GONE, "the client is gone")
+            raise Refused(CLIENT_IS_GONE, "the client is gone")
         return done.result()
     except ValueError as error:
         raise Refused(422, one_line(error)) from error

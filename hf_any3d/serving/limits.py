@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CLIENT_IS_GONE = 499
+"""Status of a request whose client left before its answer; it is counted and logged, and never sent."""
+
 
 class Refused(Exception):
     """A request that is answered with an error of an HTTP status; `param` is the field that was wrong."""

@@ -19,10 +19,12 @@ class Metrics:
         # The library's global registry refuses the same names from a second service of the process.
         self.registry = CollectorRegistry()
         base = {"namespace": "hf_any3d", "registry": self.registry}
-        self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **base)
+        told = "Requests by route and HTTP status; 499 if the client left first."
+        self.requests = Counter("requests", told, ["route", "status"], **base)
         self.seconds = Histogram("request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, **base)
         self.in_flight = Gauge("requests_in_flight", "Requests that are accepted and not yet answered.", **base)
-        self.refused = Counter("refused", "Requests refused at once, by reason: queue, draining.", ["reason"], **base)
+        told = "Requests refused at once, by reason: queue, draining, host."
+        self.refused = Counter("refused", told, ["reason"], **base)
         self.queued = Gauge("queued", "Clouds and conversations that wait for the model.", **base)
         self.batch_size = Histogram("batch_size", "Clouds or conversations in a batch.", buckets=_SIZES, **base)
         self.batch_seconds = Histogram("batch_seconds", "Time of the model for a batch.", buckets=_SECONDS, **base)

@@ -16,8 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.limits import CLIENT_IS_GONE, Refused
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import printable
 
 logger = logging.getLogger("hf_any3d.serving")
@@ -51,6 +52,7 @@ class _Body:
         self.service = service
         self.size = 0
         self.is_complete = False
+        self.broke_off = False
         self.begun = time.monotonic()
         self.place = ExitStack()
         most = service.limits.body_bytes
@@ -72,6 +74,7 @@ class _Body:
         except TimeoutError:
             text = f"{self.size} bytes of the body came in {allowed:.0f} s; expected {limits.body_rate} a second"
             raise Refused(408, text, "timeout_error") from None
+        self.broke_off = message["type"] == "http.disconnect"
         count = len(message.get("body", b""))
         self.size += count
         self.service.arriving_bytes += count
@@ -106,11 +109,12 @@ def _too_large(most: int) -> Refused:
 
 
 class AdmissionMiddleware:
-    """Admits requests, counts their bytes, gives them ids, and logs them."""
+    """Admits requests by the names in `hosts`, None for any; counts their bytes, gives them ids, and logs them."""
 
-    def __init__(self, app: ASGIApp, service: Service):
+    def __init__(self, app: ASGIApp, service: Service, hosts: Hosts | None = None):
         self.app = app
         self.service = service
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -156,6 +160,11 @@ class AdmissionMiddleware:
                 await refused(Request(scope), error)(scope, receive, identified)
 
         try:
+            # Before all else, so that a page of another name learns nothing.
+            refusal = None if self.hosts is None else self.hosts.refusal(headers.get("host"))
+            if refusal is not None:
+                service.metrics.refused.labels("host").inc()
+                raise Refused(403, refusal, "permission_error")
             if scope["method"] == "POST":
                 with service.admitted():
                     body = _Body(receive, service, headers)
@@ -167,11 +176,16 @@ class AdmissionMiddleware:
             await refuse(error)
         except (ConnectionError, TimeoutError, ClientDisconnect):
             logger.info("request %s: the client is gone, or does not read the answer", request_id)
+            if not is_started:
+                status = CLIENT_IS_GONE
         except Exception:
             logger.exception("request %s: internal error", request_id)
             await refuse(Refused(500, f"internal error; the log has more about {request_id}", "server_error"))
         finally:
             seconds = time.monotonic() - begun
+            # Whatever a route made of half a body, nobody read.
+            if body is not None and body.broke_off:
+                status = CLIENT_IS_GONE
             # The route's path and not that of the request, of which there are endlessly many: each would be a series
             # in Prometheus.
             route = getattr(scope.get("route"), "path", "other")

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.http_hosts import Hosts
 
 logger = logging.getLogger("hf_any3d.serving")
 # Seconds in which new requests get 503 at least, so that a load balancer sees `/ready` change.
@@ -127,10 +128,17 @@ def _abort(connection: Any) -> None:
     connection.transport.abort()
 
 
-def serve(service: Service, listening: socket.socket, drain: float = 30.0, origins: Sequence[str] = ()) -> int:
+def serve(
+    service: Service,
+    listening: socket.socket,
+    drain: float = 30.0,
+    origins: Sequence[str] = (),
+    hosts: Hosts | None = None,
+) -> int:
     """Serve until a signal, then finish the accepted requests within `drain` seconds.
 
-    Pages of `origins` may ask from a browser. Returns the number of requests that were accepted but not answered.
+    Pages of `origins` may ask from a browser. `hosts` are the names of this server, by default those of the address
+    that it listens on. Returns the number of requests that were accepted but not answered.
     """
 
     class Protocol(H11Protocol):
@@ -141,7 +149,7 @@ def serve(service: Service, listening: socket.socket, drain: float = 30.0, origi
             server.make_room(self)
 
     config = uvicorn.Config(
-        create_app(service, origins),
+        create_app(service, origins, hosts or Hosts(listening.getsockname()[0])),
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -1,6 +1,7 @@
 """Training in several processes: what `PointTrainer` adds to accelerate.
 
 - Norms and contrastive losses see the batches of all processes, so that a run does not depend on their number.
+- The last batch of an epoch is split evenly, where accelerate fills it up with rows from the start.
 - DDP neither averages nor sends what is frozen; instead it is checked once that all processes have the same.
 - Each process draws its own noise, such as dropout and masks.
 - A checkpoint is resumed only with as many rows per step as before.
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import set_seed
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -80,6 +83,41 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
     if wrong:
         raise ValueError(f"{names[wrong[0]]} differs between the processes; expected equal frozen weights")
     return names
+
+
+class EvenlySplit(BatchSamplerShard):
+    """The batches of one process, of which the last ones of an epoch together have each row once.
+
+    Their sizes differ by one at most. Only if there are fewer rows than processes, some are repeated.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of each batch of this process."""
+        assert self.batch_size is not None
+        number = self.process_index
+        first: list[int] = []
+        step: list[int] = []  # the rows of all processes
+        for batch in self.batch_sampler:
+            step = [*step, *batch]
+            first = first or step
+            if len(step) == self.batch_size * self.num_processes:
+                yield step[number * self.batch_size :][: self.batch_size]
+                step = []
+        if not step or self.drop_last:
+            return
+        while len(step) < self.num_processes:
+            step = [*step, *first[: self.num_processes - len(step)]]
+        size, larger = divmod(len(step), self.num_processes)
+        start = number * size + min(number, larger)
+        yield step[start : start + size + (number < larger)]
+
+
+def split_evenly(loader: Any) -> None:
+    """Let the processes share the last batch of a loader of accelerate, where each would get a full one."""
+    sampler = loader.batch_sampler
+    if type(sampler) is BatchSamplerShard and sampler.batch_size is not None and not sampler.split_batches:
+        # Loaders take no other sampler once they are made, and accelerate has no setting for this.
+        sampler.__class__ = EvenlySplit
 
 
 class OwnNoise(TrainerCallback):

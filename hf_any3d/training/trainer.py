@@ -31,7 +31,7 @@ from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
-from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
+from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 
 logger = logging.getLogger(__name__)
@@ -308,9 +308,13 @@ class PointTrainer(Trainer):
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+        # Metrics are gathered from batches of equal size, without the rows that fill them up.
+        if is_training:
+            split_evenly(loader)
+        return loader
 
 
 def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:

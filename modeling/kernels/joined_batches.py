@@ -38,28 +38,36 @@ def is_joined() -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate `(rows, ...)` of all processes in the order of their ranks, with a gradient.
-
-    All processes must have equally many rows.
-    """
+    """Concatenate `(rows, ...)` of all processes in the order of their ranks, with a gradient."""
     return _GatherRows.apply(rows)
+
+
+def rows_of_processes(rows: Tensor) -> list[int]:
+    """Return how many rows each process has, which differ in the last batch of an epoch."""
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.full_like(counts[0], len(rows)))
+    return torch.cat(counts).tolist()
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        # all_gather writes into tensors that must exist and be contiguous.
-        gathered = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(gathered, rows.contiguous())
+        counts = rows_of_processes(rows)
+        # all_gather writes into tensors that must exist, be contiguous, and have one size.
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(gathered, padded)
+        ctx.first = sum(counts[: distributed.get_rank()])
         ctx.rows = len(rows)
-        return torch.cat(gathered)
+        return torch.cat([table[:count] for table, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Every process computes a loss of its own from the gathered rows.
         gradient = gradient.contiguous()
         distributed.all_reduce(gradient)
-        return gradient[distributed.get_rank() * ctx.rows :][: ctx.rows]
+        return gradient[ctx.first :][: ctx.rows]
 
 
 class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
-from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
+from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined, rows_of_processes
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.point_encoders.text_templates import fill_templates
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_prompts
@@ -177,7 +177,7 @@ def pair_loss(
     texts = len(text_embeds)
     if labels is None:
         # Each process has clouds of its own, which are compared with the texts of all: no label may occur twice.
-        first = distributed.get_rank() * clouds if is_joined() else 0
+        first = sum(rows_of_processes(point_embeds)[: distributed.get_rank()]) if is_joined() else 0
         labels = torch.arange(first, first + clouds, device=point_embeds.device)
     if text_labels is None:
         text_labels = labels

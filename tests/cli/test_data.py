@@ -13,7 +13,7 @@ from hf_any3d.data.checks import doubts_about
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.found import FoundDataset, find_dataset
 from tests.cli.conftest import FILES, run
-from tests.data.files.builders import e57, las, sweep
+from tests.data.files.builders import e57, gltf, gltf_square, las, ply, sweep
 from tests.visualization.test_viewer import content, decoded
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -78,6 +78,32 @@ def test_check_lists_bad_doubtful_and_equal_files(scans):
     assert "2 of 100 points have NaN" in err and "bad.ply: has 128 bytes" in err
     code, out, _ = run("data", "check", FILES / "chair.ply", "--json")
     assert code == 0 and json.loads(out)[0]["has"] == ["colors", "faces"] or json.loads(out)[0]["has"]
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply", "pcd"])
+def test_what_a_cloud_has_no_place_for_leaves_no_doubt_and_is_told_once(kind, tmp_path):
+    texture = {"materials": [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}]}
+    document, chunk = gltf_square(**texture)
+    document["meshes"][0]["primitives"][0]["material"] = 0
+    (tmp_path / "m.mtl").write_text("newmtl skin\nmap_Kd skin.png\nnewmtl bone\nKd 1 0 0\n")
+    for number in (2, 3):
+        # Of different sizes, as equal ones would be doubtful.
+        document["nodes"] = [{"mesh": 0, "scale": [number, 1, 1]}]
+        rows = [f"{row} {row * row % 7} {row % number} {row}" for row in range(70)]
+        body = ("\n".join(rows) + "\n").encode()
+        properties = "\n".join(f"property float {name}" for name in ("x", "y", "z", "mine"))
+        header = "FIELDS x y z mine\nSIZE 4 4 4 4\nTYPE F F F F\nWIDTH 70\nHEIGHT 1\nPOINTS 70\nDATA ascii\n"
+        triangles = "usemtl skin\nf 1 2 3\nusemtl bone\nf 2 3 4\n"
+        content = {
+            "glb": gltf(document, chunk),
+            "obj": f"mtllib m.mtl\nv 0 0 0\nv {number} 0 0\nv 0 1 0\nv 0 0 1\n{triangles}".encode(),
+            "ply": ply(f"element vertex 70\n{properties}", body, "ascii"),
+            "pcd": header.encode() + body,
+        }
+        (tmp_path / f"{number}.{kind}").write_bytes(content[kind])
+    code, out, err = run("data", "check", tmp_path)
+    assert code == 0 and "2 files: 2 good, 0 doubtful, 0 bad" in out and "left out" not in out
+    assert err.count("left out") == 1 and "2 files: left out: " in err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from functools import partial
 
@@ -34,8 +35,13 @@ def test_the_demo_opens_a_page_and_ends_on_ctrl_c(shell):
         while not (lines and lines[-1].startswith("open http")):
             lines.append(demo.stdout.readline())
             assert lines[-1], demo.communicate()
-        with urllib.request.urlopen(lines[-1].split()[1], timeout=60) as page:
+        address = lines[-1].split()[1]
+        with urllib.request.urlopen(address, timeout=60) as page:
             assert page.status == 200
+        # A page of the internet whose name leads to this machine reads nothing.
+        foreign = urllib.request.Request(address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(foreign, timeout=60)
     finally:
         demo.send_signal(signal.SIGINT)
         _, errors = demo.communicate(timeout=60)

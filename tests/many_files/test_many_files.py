@@ -283,6 +283,9 @@ def test_a_file_that_ends_processes_of_ray_gets_an_error_and_those_beside_it_non
                         raise FileNotFoundError("no such scan")
                     if name == "deadly":
                         os.kill(os.getpid(), signal.SIGKILL)
+                    if name == "lost":
+                        # As with a lost machine, Ray does not replace the process.
+                        sys.modules["ray"].actor.exit_actor()
                     yield name
 
             return answer
@@ -295,6 +298,11 @@ def test_a_file_that_ends_processes_of_ray_gets_an_error_and_those_beside_it_non
     assert (a, b, c) == ("a", "b", "c") and error.startswith("deadly: processes ended while they had it")
     with pytest.raises(FileNotFoundError, match="^no such scan$"):
         list(executor.run(Ending(), [Shard("0", ("a", "missing"))]))
+    # Files of a process that is not replaced get no error: none of them is at fault.
+    results = executor.run(Ending(), [Shard("0", ("a", "b")), Shard("1", ("c", "lost")), Shard("2", ("b",))])
+    assert [next(results), next(results)] == ["a", "b"]
+    with raises(ChildProcessError, naming="The same call continues this run"):
+        next(results)
 
 
 def test_buckets_are_read_and_written(scans, tmp_path):

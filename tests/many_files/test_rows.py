@@ -80,3 +80,5 @@ def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(t
     PartWriter(rows, str(out)).given_up(Shard("00001-001", rows.files[:1]), "a.npy: no")
     PartWriter(rows, str(out)).given_up(Shard("00001-002", rows.files[-1:]), "bad.ply: no")
     assert parts.finish(rows.files) == (5, 2) and parts.numbers() == [0, 1, 1, 1, 2]
+    # Nothing is known about the file itself, so that the next call does it again, also without `retry`.
+    assert parts.resume(stamps, retry=False) == set(rows.files[1:-1])

@@ -10,7 +10,7 @@ import pytest
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.input_files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.runs import Table, run
-from hf_any3d.many_files.work import answer_files
+from hf_any3d.many_files.work import RowsWork, Shard, answer_files
 from tests.errors import raises
 
 FILES = [InputFile(name) for name in "ABCDE"]
@@ -107,6 +107,18 @@ def test_a_table_continues_with_new_changed_and_retried_files(table, tmp_path):
         ValueError, match="was made by other settings or from other files .*expected a new name, or the same command"
     ):
         run_on(table(2), stamps)
+
+
+def test_a_file_that_ended_processes_is_done_again_by_the_next_call(table):
+    stamps = dict.fromkeys("abc", "1")
+    given_up = RowsWork(list).given_up(Shard("0", ("b",)), "b: processes ended while they had it")
+
+    def execute(names):
+        return [*given_up, *({"file": name, "n": 1} for name in names if name != "b")]
+
+    assert run(table(), stamps, stamps.get, execute) == (0, (3, 1))
+    assert run_on(table(), stamps) == (["b"], (2, (3, 1)))
+    assert run_on(table(), stamps) == ([], (3, (3, 1))), "an error of the file itself is kept"
 
 
 def test_a_table_of_another_type_is_written_of_the_lines(table, tmp_path):

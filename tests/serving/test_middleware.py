@@ -5,12 +5,14 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.metrics import Metrics
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.http_hosts import Hosts
 from tests.errors import raises
 
 
@@ -25,11 +27,14 @@ def service():
     return made
 
 
-def exchange(service, *pieces, app=None, method="POST", headers=()):
-    """Send a request in pieces; its answer, and what the application read."""
+def exchange(service, *pieces, app=None, method="POST", headers=(), hosts=None, breaks_off=False):
+    """Send a request in pieces, the last of which may be missing; its answer, and what the application read."""
     sent, read = [], []
     messages = iter(
-        [{"type": "http.request", "body": one, "more_body": n < len(pieces) - 1} for n, one in enumerate(pieces)]
+        [
+            {"type": "http.request", "body": one, "more_body": breaks_off or n < len(pieces) - 1}
+            for n, one in enumerate(pieces)
+        ]
         + [{"type": "http.disconnect"}]
     )
 
@@ -50,7 +55,7 @@ def exchange(service, *pieces, app=None, method="POST", headers=()):
         read.append((await receive())["type"])
 
     scope = {"type": "http", "method": method, "path": "/a\x1b", "query_string": b"", "headers": list(headers)}
-    asyncio.run(AdmissionMiddleware(app or echo, service)(scope, receive, send))
+    asyncio.run(AdmissionMiddleware(app or echo, service, hosts)(scope, receive, send))
     head = {key.decode().lower(): value.decode() for key, value in sent[0]["headers"]} if sent else {}
     return SimpleNamespace(
         status=sent[0]["status"] if sent else None, head=head, body=sent[1:], read=read, scope=scope
@@ -93,6 +98,51 @@ def test_errors_are_answered_once_and_counted_out(service, caplog):
         assert exchange(service, b"", app=gone).status is None
     assert service.in_flight == service.unfinished == service.arriving_bytes == 0
     assert any("the client is gone" in one for one in caplog.messages)
+
+
+def counted(service) -> dict[str, float]:
+    """Requests by status."""
+    (metric,) = service.metrics.requests.collect()
+    return {one.labels["status"]: one.value for one in metric.samples if one.name.endswith("_total")}
+
+
+@pytest.mark.parametrize("pieces", [(), (b"half",)])
+def test_an_upload_that_breaks_off_is_counted_apart_whatever_a_route_makes_of_it(service, pieces):
+    async def refuse(scope, receive, send):
+        while (await receive())["type"] == "http.request":
+            pass
+        raise Refused(400, "half a body")
+
+    async def leave(scope, receive, send):
+        while (await receive())["type"] == "http.request":
+            pass
+        raise ClientDisconnect
+
+    for app in (refuse, leave, None):
+        exchange(service, *pieces, app=app, breaks_off=True)
+    assert counted(service) == {"499": 3} and service.in_flight == service.arriving_bytes == 0
+
+    async def wrong(scope, receive, send):
+        await receive()
+        raise Refused(400, "a whole body")
+
+    exchange(service, b"whole", app=wrong)
+    assert counted(service) == {"499": 3, "400": 1}
+
+
+def test_a_foreign_host_reaches_no_route(service):
+    reached = []
+
+    async def route(scope, receive, send):
+        reached.append(scope["path"])
+
+    for method in ("GET", "POST"):
+        found = exchange(
+            service, b"", app=route, method=method, headers=[(b"host", b"evil.example")], hosts=Hosts("::1")
+        )
+        assert found.status == 403 and b"'evil.example'" in found.body[0]["body"]
+        assert b"--allowed-host" in found.body[0]["body"] and "x-request-id" in found.head
+    assert not reached and counted(service) == {"403": 2} and service.unfinished == 0
 
 
 def test_json_is_short_and_has_no_numbers_that_json_lacks():

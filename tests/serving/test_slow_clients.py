@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import time
 
 import httpx
@@ -10,8 +11,8 @@ import pytest
 from tests.serving.conftest import files
 from tests.serving.test_server import servers as servers
 
-HALF_HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Le"
-HEAD = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+HALF_HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Le"
+HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture
@@ -63,6 +64,39 @@ def test_slow_clients_keep_nobody_out_and_are_closed(servers, connect):
         answer = b"HTTP/1.1 408"
     assert answer == b"HTTP/1.1 408"
     assert all(seconds_until_closed(one, start) < 20 for one in (*heads, *bodies, large))
+
+
+BOUNDARY = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.ply"\r\n\r\nply'
+FORM = HEAD.replace(b"application/json", b"multipart/form-data; boundary=x")
+CHUNKED = FORM.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.slow
+def test_uploads_that_break_off_are_counted_apart_and_foreign_hosts_refused(servers, connect):
+    address = servers.start("--allowed-host", "example.org")
+    path = b"/v1/classify"
+    halves = [HEAD % (path, 5000) + b"{", FORM % (path, 5000) + BOUNDARY, FORM % (path, 5000)]
+    halves += [CHUNKED % path + b"40\r\n" + BOUNDARY]
+    ends = [
+        lambda one: one.close(),
+        lambda one: one.shutdown(socket.SHUT_WR),
+        # A reset, as of a process that was killed
+        lambda one: (one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)), one.close()),
+    ]
+    for half in halves:
+        for end in ends:
+            one = connect(address, half)
+            time.sleep(0.1)
+            end(one)
+    left = f'hf_any3d_requests_total{{route="/v1/classify",status="499"}} {len(halves) * len(ends)}.0'
+    deadline = time.monotonic() + 10
+    while left not in (text := httpx.get(f"{address}/metrics", trust_env=False).text) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left in text and 'status="400"' not in text and 'status="500"' not in text
+    for host, expected in (("evil.example", 403), ("example.org", 200), ("localhost:1", 200), ("[::1]", 200)):
+        answer = httpx.get(f"{address}/health", headers={"Host": host}, trust_env=False)
+        assert answer.status_code == expected, host
+    assert status(address) == 200
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Training in two processes equals training in one; what they exchange, and what they refuse."""
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -17,18 +18,22 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import BatchSampler
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
+from hf_any3d.training.processes import EvenlySplit, OwnNoise, joining_norms, keep_out_of_ddp
 from tests.common.models import case_of
 from tests.errors import raises
-from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
+from tests.training.program_runs import BATCH, PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDED = ("classification",)
+# The last of two steps has five rows: three and two.
+UNEVEN_PROGRAMS = ("classification", "zero_shot")
+UNEVEN = {"max_train_samples": BATCH + 5, "dataloader_drop_last": False}
 
 
 @contextmanager
@@ -57,14 +62,14 @@ def begin_process() -> None:
 
 
 def train_in_two(names: list[str], folder: Path, output: Path) -> None:
-    """Run programs in one of two processes; those whose names end so with FSDP2."""
+    """Run programs in one of two processes; those whose names end so with FSDP2, or on uneven batches."""
     begin_process()
     with drawing_for_all_processes():
         for chosen in names:
             name, _, engine = chosen.partition("-")
-            if engine:
+            if engine == "fsdp2":
                 shard_on_cpus()
-            run(name, folder, output, engine and f"-{engine}")
+            run(name, folder, output, engine and f"-{engine}", **(UNEVEN if engine == "uneven" else {}))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +83,12 @@ def runs(tmp_path_factory) -> Path:
         with drawing_for_all_processes():
             for name in PROGRAMS:
                 run(name, folder, folder / "one")
+            for name in UNEVEN_PROGRAMS:
+                run(name, folder, folder / "one", "-uneven", **UNEVEN)
     finally:
         set_kernels(setting)
-    chosen = [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)]
+    # FSDP is the last, as it changes the environment of the process.
+    chosen = [*PROGRAMS, *(f"{name}-uneven" for name in UNEVEN_PROGRAMS), *(f"{name}-fsdp2" for name in SHARDED)]
     with signals_as_before():
         elastic_launch(launch_of("programs"), train_in_two)(chosen, folder, folder / "two")
     return folder
@@ -90,6 +98,32 @@ def runs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)])
 def test_two_processes_train_as_one_with_larger_batches(runs, name):
     assert_equal_weights(runs / "two" / name, runs / "one" / name.removesuffix("-fsdp2"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNEVEN_PROGRAMS)
+def test_two_processes_share_the_last_batch_of_an_epoch(runs, name):
+    assert_equal_weights(runs / "two" / f"{name}-uneven", runs / "one" / f"{name}-uneven")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("drops_last", [False, True])
+def test_processes_together_have_each_row_of_an_epoch_once(processes, drops_last):
+    for rows in range(1, 30):
+        for size in (1, 2, 3, 5):
+            batches = BatchSampler(range(rows), size, drops_last)
+            shares = [list(EvenlySplit(batches, processes, number)) for number in range(processes)]
+            # All take equally many steps, which are those of one process with larger batches.
+            by_step = list(zip(*shares, strict=True))
+            steps = [list(itertools.chain(*step)) for step in by_step]
+            expected = list(BatchSampler(range(rows), size * processes, drops_last))
+            if expected and len(expected[-1]) < processes:
+                assert len(steps[-1]) == processes and {*expected[-1]} <= {*steps[-1]}
+                expected[-1] = steps[-1]
+            assert steps == expected
+            for step in by_step:
+                assert min(map(len, step)) > 0 and max(map(len, step)) - min(map(len, step)) <= 1
+            assert len(EvenlySplit(batches, processes, 0)) == len(steps)
 
 
 def assert_equal_weights(*folders: Path) -> None:

@@ -66,7 +66,7 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
     """
     text = _names_and_reason(names, why)
     if text:
-        warnings.warn(printable(f"{name}: left out: {text}"), stacklevel=3)
+        warnings.warn(printable(f"{name}: {LEFT_OUT}{text}"), stacklevel=3)
 
 
 def _names_and_reason(names: Iterable[str], why: str) -> str:
@@ -92,6 +92,9 @@ def nothing_is_lost() -> Iterator[None]:
 _IS_KEPT: ContextVar[bool] = ContextVar("is_kept", default=False)
 _QUOTED = 200
 _MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
+LEFT_OUT = "left out: "
+"""Beginning of a warning about what a cloud has no place for, which leaves no doubt about the cloud."""
+
 VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
@@ -239,7 +242,7 @@ class Source:
         """Warn once of all that was noted by `leave_out`, with each reason once."""
         told = [text for why, names in self._left_out.items() if (text := _names_and_reason(names, why))]
         if told and not _IS_KEPT.get():
-            self.warn(f"left out: {'; '.join(told)}")
+            self.warn(f"{LEFT_OUT}{'; '.join(told)}")
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""

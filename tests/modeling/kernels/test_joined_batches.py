@@ -25,8 +25,11 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("laid_out", ["in rows", "in columns"])
-def test_rows_of_all_processes_are_in_the_order_of_their_ranks(processes, laid_out):
-    own = [randn(2, 4, seed=rank) if laid_out == "in rows" else randn(4, 2, seed=rank).T for rank in range(3)]
+@pytest.mark.parametrize("counts", [(2, 2, 2), (1, 3, 2)])
+def test_rows_of_all_processes_are_in_the_order_of_their_ranks(processes, laid_out, counts):
+    own = []
+    for rank, count in enumerate(counts):
+        own.append(randn(count, 4, seed=rank) if laid_out == "in rows" else randn(4, count, seed=rank).T)
     weights = [randn(6, 4, seed=9 + rank) for rank in range(3)]
 
     def work(rank):
@@ -39,8 +42,9 @@ def test_rows_of_all_processes_are_in_the_order_of_their_ranks(processes, laid_o
     for rank, (gathered, gradient, equal) in enumerate(processes.run(work)):
         assert torch.equal(gathered, torch.cat(own))
         # Each process has a loss of its own from all rows.
-        torch.testing.assert_close(gradient, sum(weights)[2 * rank : 2 * rank + 2])
-        assert torch.equal(equal, torch.full((2, 4), 3.0, dtype=torch.float64))
+        first = sum(counts[:rank])
+        torch.testing.assert_close(gradient, sum(weights)[first : first + counts[rank]])
+        assert torch.equal(equal, torch.full((counts[rank], 4), 3.0, dtype=torch.float64))
 
 
 SIZES = (5, 1, 4)

@@ -25,6 +25,7 @@ def test_processes_compare_the_clouds_and_texts_of_all(given, monkeypatch):
     rest = iter(others)
     # As of two processes, of which this one has the rank 2: no label occurs in both unless it is given.
     monkeypatch.setattr(MODULE, "gather_rows", lambda rows: torch.cat([rows, next(rest)]))
+    monkeypatch.setattr(MODULE, "rows_of_processes", lambda rows: [4, 2, 3])
     found = pair_loss(scale, clouds, texts, own if given else None)
     labels = torch.cat([own, torch.arange(3)])
     logits = scale * torch.cat([clouds, others[0]]) @ torch.cat([texts, others[1]]).T
