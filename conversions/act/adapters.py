@@ -20,7 +20,8 @@ from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rena
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.conversions.saving import check_frozen, stored_bytes
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification

@@ -15,7 +15,8 @@ from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, Trained
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
 from hf_any3d.conversions.renaming import count_of, heads_of
-from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, new_directory, write_card
+from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, write_card
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import (

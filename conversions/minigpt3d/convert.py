@@ -18,7 +18,8 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_point_encoder,
     read_qformer,
 )
-from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import dtype_of, save_weights, stored_bytes
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.minigpt3d.about import SYSTEM
 

@@ -18,7 +18,8 @@ from hf_any3d.conversions.checkpoints import (
     read_tensors,
     read_weights,
 )
-from hf_any3d.conversions.saving import dtype_of, facts_of, new_directory, save_converted
+from hf_any3d.conversions.saving import dtype_of, facts_of, save_converted
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
     published_config,

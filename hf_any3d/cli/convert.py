@@ -98,7 +98,7 @@ def convert(
     load_libraries()
     with status("converting"):
         if output is None or is_published:
-            from hf_any3d.conversions.saving import new_directory
+            from hf_any3d.utils.atomic_files import new_directory
             from hf_any3d.published import published_directory
 
             directory = published_directory(files[0], **options)

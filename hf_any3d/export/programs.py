@@ -1,7 +1,6 @@
 """Trace classifiers and detectors as programs of `torch.export`, in files that run with torch alone."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,10 +122,10 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")
     # Beside the file, since renaming works within one file system only.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        yield Path(folder) / path.name
+    with folder_beside(path) as folder:
+        yield folder / path.name
         # The file itself is last, so that its companions are complete when it appears.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run
 from hf_any3d.many_files.work import Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
-from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
+from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries, temporary_folder
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -214,8 +213,8 @@ class Parts:
             with atomic_write(self.local / name) as unfinished:
                 yield unfinished
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
+        with temporary_folder() as folder:
+            path = folder / name
             yield path
             self.system.put_file(str(path), f"{self.root}/{name}")
 
