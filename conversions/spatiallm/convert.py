@@ -19,7 +19,6 @@ from hf_any3d.conversions.checkpoints import (
     read_weights,
 )
 from hf_any3d.conversions.saving import dtype_of, facts_of, save_converted
-from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
     published_config,
@@ -30,6 +29,7 @@ from hf_any3d.hub.published_table import RECORD, terms_of
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.modeling.spatiallm.about import SYSTEM
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
+from hf_any3d.utils.atomic_files import new_directory
 
 LICENSE = SYSTEM.weights_license.lower()
 # Of the released inference; Llama's chat template gets no system message.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import FileType, option
+from hf_any3d.cli.common import FileType, option, output_option
 from hf_any3d.cli.inputs import Files
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.data.input_files import Cloud
@@ -27,7 +27,7 @@ class FileFormat(StrEnum):
 
 def convert_clouds(
     files: Files,
-    output: Annotated[Path, option("Folder for the files and results.jsonl.")],
+    output: Annotated[Path, output_option("Folder for the files and results.jsonl.")],
     runs: RunOptions,
     file_type: FileType = None,
     to: Annotated[FileFormat, typer.Option(help="Format to write.")] = FileFormat.PLY,

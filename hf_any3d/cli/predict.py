@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import numpy as np
 
 from hf_any3d.cli.ask import Output, ask
-from hf_any3d.cli.common import BatchSize, Classifier, Device, Embedder, FileOptions, Model, option, read_model_config
+from hf_any3d.cli.common import (
+    BatchSize,
+    Classifier,
+    Device,
+    Embedder,
+    FileOptions,
+    Model,
+    option,
+    output_option,
+    read_model_config,
+)
 from hf_any3d.cli.inputs import Files, Inputs
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS
 from hf_any3d.cli.runs import RunOptions
@@ -100,7 +110,7 @@ def features(
     model: Embedder = None,
     output: Annotated[
         Path | None,
-        option(
+        output_option(
             "Also write arrays (.npz, .npy), a table (.json, .csv; of a run also .jsonl, .parquet), or a map of "
             "similar clouds (.html, .png)."
         ),
@@ -167,7 +177,9 @@ def reconstruct(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
+        output_option(
+            "A page or picture, the points of one cloud, a table, or a folder for points and a page of each."
+        ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,7 +30,8 @@ from hf_any3d.many_files.runs import Table, lock, run
 from hf_any3d.many_files.work import Opened, RowsWork, cut
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.settings import settings_of
-from hf_any3d.utils.messages import counted, print_line
+from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.messages import as_text, counted, print_line
 
 _MOST_FILES_AT_A_TIME = 256
 _OPTIONS = "--workers, --resume, --retry and --ray"
@@ -215,10 +215,10 @@ def _write_table(job: Job, suffix: str, path: Path, rows: Iterable[dict[str, Any
     assert job.cells is not None and job.feature is not None, "rows of copies stay lines of JSON"
     if suffix == ".json":
         # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
-        path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, list(rows))
     elif suffix == ".csv":
         cells = [part for row in rows for part in file_cells(row, job.cells(row))]
-        path.write_text("\n".join(csv_lines(cells)) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(csv_lines(cells)) + "\n")
     else:
         from datasets import Features, Value
 
@@ -230,5 +230,6 @@ def _write_table(job: Job, suffix: str, path: Path, rows: Iterable[dict[str, Any
         with parquet_writer(path, features) as written:
             # Rows of errors have no answer, and good ones no error.
             for row in rows:
-                written.write({name: row.get(name) for name in features})
+                cells = {name: row.get(name) for name in features}
+                written.write(cells | {"file": as_text(row["file"])})
             written.finalize()

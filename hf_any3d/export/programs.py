@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.registry import MODEL_TYPES, type_of_model
+from hf_any3d.utils.atomic_files import folder_beside
 
 # Model classes that are exported, by the records of their models.
 EXPORTED = tuple(name for kind in MODEL_TYPES.values() for name in kind.exported)

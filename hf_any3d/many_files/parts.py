@@ -26,6 +26,7 @@ from hf_any3d.many_files.runs import Done, run
 from hf_any3d.many_files.work import Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries, temporary_folder
+from hf_any3d.utils.messages import as_text
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -161,12 +162,17 @@ class Parts:
         import pyarrow.parquet as parquet
 
         files: set[str] = set()
+        names = {as_text(name): name for name in stamps}
         # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
             stored = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
-            rows = list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+            paths = [names.get(path, path) for path in table["path"].to_pylist()]
+            rows = list(zip(paths, table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
-            kept = [stamps.get(path, stored[path]) == stored[path] and not (retry and error) for path, error in rows]
+            kept = [
+                stamps.get(path, stored.get(path)) == stored.get(path) and not (retry and error)
+                for path, error in rows
+            ]
             files |= {path for (path, _), is_kept in zip(rows, kept, strict=True) if is_kept}
             if not all(kept):
                 with self.system.open(name, "rb") as file:
@@ -188,7 +194,7 @@ class Parts:
             counts.update(table["path"].to_pylist())
             failed += len(table) - table["error"].null_count
         # Rows of files that earlier calls were asked for count too.
-        if wrong := [name for name in {*files, *counts} if counts[name] != 1]:
+        if wrong := [name for name in {*map(as_text, files), *counts} if counts[name] != 1]:
             raise RuntimeError(f"{self.folder}: {len(wrong)} files have no row or several, such as {min(wrong)}")
         return Done(len(counts), failed)
 
@@ -265,7 +271,7 @@ class PartWriter:
         parts.system.pipe_file(parts.stamps_of(name), json.dumps(stamps).encode())
         with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
             for row in rows:
-                written.write(dict(row))
+                written.write(dict(row) | {"path": as_text(row["path"])})
                 failed += row["error"] is not None
             written.finalize()
         return {

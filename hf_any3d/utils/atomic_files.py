@@ -30,7 +30,7 @@ except ImportError:  # on Windows, where files are locked through filelock
 
 # A part of file names, so without dots, and short.
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname(), flags=re.ASCII)[:60]
-_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp(?:-\w+)?", re.DOTALL)  # with those of databases
 _CLEARED: set[tuple[int, Path]] = set()
 _CLAIMS: dict[Path, Claim] = {}
 # What this process writes at the moment; names of other processes differ.
@@ -119,12 +119,15 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_outputs(outputs: Mapping[str, str | os.PathLike], inputs: Iterable[str | os.PathLike] = ()) -> None:
+def check_outputs(
+    outputs: Mapping[str, str | os.PathLike], inputs: Iterable[str | os.PathLike] = (), *, are_files: bool = True
+) -> None:
     """Check, before any work is done, that files or folders can be written.
 
     Args:
         outputs: Their paths, by the names that errors have for them.
         inputs: Files that are read.
+        are_files: Whether a path of a folder is refused.
 
     Raises:
         OSError: A folder is read-only, a name is too long, or something else than a file has this name.
@@ -134,6 +137,8 @@ def check_outputs(outputs: Mapping[str, str | os.PathLike], inputs: Iterable[str
     read = [os.stat(path) for path in inputs if os.path.isfile(path)]
     for name, given in outputs.items():
         path = Path(given)
+        if are_files or not path.is_dir():
+            _refuse_other_kinds(path)
         _check_place(path)
         # The file itself may be a link, which is replaced.
         place = os.path.join(os.path.realpath(path.parent), path.name)
@@ -151,7 +156,6 @@ def _check_place(path: Path) -> None:
     folder = path
     missing: list[str] = []
     if not path.is_dir():
-        _refuse_other_kinds(path)
         missing.append(path.name)
         folder = path.parent
     while not os.path.lexists(folder):
@@ -252,12 +256,17 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
+    """Write bytes atomically and return the path."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+    return Path(path)
+
+
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write text in UTF-8 atomically and return the path."""
-    with atomic_write(path) as unfinished:
-        # A file name that is no UTF-8 is shown escaped; in JSON and scripts the escape means the same.
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return Path(path)
+    # A file name that is no UTF-8 is shown escaped; in JSON and scripts the escape means the same.
+    return write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:

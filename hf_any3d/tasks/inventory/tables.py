@@ -76,7 +76,7 @@ def _check_geopackage(path: Path) -> None:
         raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
     if list(fields) != list(_COLUMNS):
         raise ValueError(
-            f"{path}: its layer {LAYER!r} has other columns ({listed(list(fields))}), and would be lost; rename it, or "
+            f"{path}: its layer {LAYER!r} has other columns ({listed(list(fields))}) and would be lost; rename it, or "
             "give another path"
         )
 
@@ -181,7 +181,7 @@ def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_sy
     try:
         with warnings.catch_warnings():
             # That a file with a temporary name is a GeoPackage
-            warnings.filterwarnings("ignore", ".*filename extension", RuntimeWarning)
+            warnings.filterwarnings("ignore", ".*file(name)? extension", RuntimeWarning)
             # That a scan without a coordinate system has a layer without one
             warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
             raw.write(
