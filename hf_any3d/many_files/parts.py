@@ -169,10 +169,10 @@ class Parts:
             paths = [names.get(path, path) for path in table["path"].to_pylist()]
             rows = list(zip(paths, table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
-            kept = [
-                stamps.get(path, stored.get(path)) == stored.get(path) and not (retry and error)
-                for path, error in rows
-            ]
+            kept = []
+            for path, error in rows:
+                stamp = stored.get(path)
+                kept.append(stamps.get(path, stamp) == stamp and not (retry and error))
             files |= {path for (path, _), is_kept in zip(rows, kept, strict=True) if is_kept}
             if not all(kept):
                 with self.system.open(name, "rb") as file:
@@ -255,7 +255,7 @@ class PartWriter:
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
         """Write a part with the error of a file that ends processes."""
         # All other columns are None, as of any bad file.
-        row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
+        row = dict.fromkeys(self.rows.features) | {"path": as_text(shard.files[0]), "error": error}
         return [self._write(shard, [row])]
 
     def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class PartWriter:
         parts.system.pipe_file(parts.stamps_of(name), json.dumps(stamps).encode())
         with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
             for row in rows:
-                written.write(dict(row) | {"path": as_text(row["path"])})
+                written.write(dict(row))
                 failed += row["error"] is not None
             written.finalize()
         return {

@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.utils.messages import printable
 
 try:
     import fcntl
@@ -171,7 +170,7 @@ def _check_place(path: Path) -> None:
         probe.open("wb").close()
         probe.unlink()
     except OSError as error:
-        raise OSError(error.errno, f"{printable(path)} cannot be written ({_reason(error)})") from error
+        raise OSError(error.errno, f"{path} cannot be written ({_reason(error)})") from error
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -226,7 +225,7 @@ def _about(path: Path, error: Exception, unfinished: Path | None = None) -> OSEr
             number = found.errno
             reason = _reason(found)
         reason = reason.replace(str(unfinished), str(path)).replace(unfinished.name, path.name)
-    return OSError(number, f"{printable(path)} could not be written ({reason}); nothing of it was kept")
+    return OSError(number, f"{path} could not be written ({reason}); nothing of it was kept")
 
 
 def _reason(error: Exception) -> str:
