@@ -97,13 +97,15 @@ def output_options(function: Callable[..., Any]) -> dict[str, str]:
     for name, annotation in get_type_hints(function, include_extras=True).items():
         for option in getattr(annotation, "__metadata__", ()):
             if getattr(option, "writable", False):
-                found[name] = (getattr(option, "param_decls", None) or (f"--{name.replace('_', '-')}",))[0]
+                # The first of its words is in the place of a default, which annotations do not have.
+                words = [word for word in (option.default, *(option.param_decls or ())) if isinstance(word, str)]
+                found[name] = words[0] if words else f"--{name.replace('_', '-')}"
     return found
 
 
 def _inputs_at(outputs: Iterable[Path], words: Sequence[str]) -> list[str]:
     """Return the files that words of a command line stand for, as far as they may be outputs."""
-    there = [path for path in outputs if path.is_file()]
+    there = [path for path in outputs if os.path.isfile(path)]
     found = []
     for word in words if there else ():
         if os.path.isdir(word):

@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-
 try:
     import fcntl
 except ImportError:  # on Windows, where files are locked through filelock
@@ -136,7 +135,7 @@ def check_outputs(
     read = [os.stat(path) for path in inputs if os.path.isfile(path)]
     for name, given in outputs.items():
         path = Path(given)
-        if are_files or not path.is_dir():
+        if are_files or not os.path.isdir(path):
             _refuse_other_kinds(path)
         _check_place(path)
         # The file itself may be a link, which is replaced.
@@ -145,7 +144,7 @@ def check_outputs(
             text = f"{names[place]} and {name} are both {path}; expected a path for each"
             raise ValueError(text if names[place] != name else f"{path}: two outputs have this path")
         names[place] = name
-        if path.is_file() and any(os.path.samestat(path.stat(), file) for file in read):
+        if os.path.isfile(path) and any(os.path.samestat(path.stat(), file) for file in read):
             raise ValueError(f"{name}: {path} is a file that is read, and stays as it is; expected another path")
 
 
@@ -154,7 +153,7 @@ def _check_place(path: Path) -> None:
     # The nearest folder that exists; those below it will be created.
     folder = path
     missing: list[str] = []
-    if not path.is_dir():
+    if not os.path.isdir(path):
         missing.append(path.name)
         folder = path.parent
     while not os.path.lexists(folder):
