@@ -1,5 +1,6 @@
 """Trace classifiers and detectors as programs of `torch.export`, in files that run with torch alone."""
 
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,10 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
         program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
     if path is not None:
         with replaced_when_complete(Path(path)) as unfinished:
-            torch.export.save(program, unfinished)
+            # In memory: on a disk that is full, torch would end the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            unfinished.write_bytes(content.getvalue())
     return program
 
 
