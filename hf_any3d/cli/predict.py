@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,8 @@ from hf_any3d.tasks.classification.about import TASK as CLASSIFICATION
 from hf_any3d.tasks.features.about import TASK as FEATURES
 from hf_any3d.tasks.reconstruction.about import TASK as RECONSTRUCTION
 from hf_any3d.tasks.zero_shot_classification.about import TASK as ZERO_SHOT
-from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.atomic_files import write_bytes
+from hf_any3d.utils.messages import as_text, print_line
 
 _ZeroShotOptions = options_of(ZERO_SHOT.settings, labels="-l")
 ClassificationOptions = Annotated[Any, options_of(CLASSIFICATION.settings)]
@@ -144,8 +146,6 @@ def features(
 
 def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None:
     """Write features, by the names of their files, as arrays or as a map."""
-    from hf_any3d.utils.atomic_files import atomic_write
-
     names = list(results)
     # Of tables, whose numbers have six digits
     values = np.array([asked.answers.row(result)["features"] for result in results.values()], np.float32)
@@ -161,12 +161,14 @@ def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None
         heading = "features; nearby clouds are similar"
         write_feature_map(output, places, labels, classes, texts=[Path(n).name for n in names], heading=heading)
     else:
-        # Opened here: numpy appends an ending to names without one, as unfinished files have.
-        with atomic_write(output) as unfinished, open(unfinished, "wb") as file:
-            if output.suffix.lower() == ".npz":
-                np.savez(file, files=np.array(names), features=values)
-            else:
-                np.save(file, values)
+        # In memory, since numpy ends without an error on a disk that is full
+        content = io.BytesIO()
+        if output.suffix.lower() == ".npz":
+            # Names that are no UTF-8 as other tables have them
+            np.savez(content, files=np.array([as_text(name) for name in names]), features=values)
+        else:
+            np.save(content, values)
+        write_bytes(output, content.getvalue())
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 

@@ -113,8 +113,27 @@ def temporary_folder() -> Iterator[Path]:
     folder = tempfile.mkdtemp(f".{_HOST}.{os.getpid()}.tmp", ".hf_any3d-")
     try:
         yield Path(folder)
+    except OSError as error:
+        if not str(error.filename).startswith(folder):
+            raise
+        place = tempfile.gettempdir()
+        text = f"{place}: {_reason(error)}; set TMPDIR to another folder for temporary files"
+        raise OSError(error.errno, text) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def reserve_room(file: str | os.PathLike) -> None:
+    """Take the room of a file that has its size already, before it is mapped into memory.
+
+    To write to a mapped page that has no room would end the process.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with open(file, "r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or errno.EIO), os.fspath(file)) from error
 
 
 def check_outputs(

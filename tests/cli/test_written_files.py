@@ -77,9 +77,13 @@ ROWS = (
     Row("predict --output", f"predict {_ASK} --resume", (".jsonl", ".parquet", ".csv", ".json")),
     Row("batch predict --output", f"batch predict {_ASK}", (".csv",)),
     Row("zero-shot --output", "zero-shot {chair} --model {zero-shot} --labels chair,lamp", (".html", ".csv")),
-    Row("segment --output", "segment {cloud} --model {parts} --category table", (*VIEWS, *TABLES, ".ply", ".obj", ".npz", "")),
+    Row(
+        "segment --output",
+        "segment {cloud} --model {parts} --category table",
+        (*VIEWS, *TABLES, ".ply", ".obj", ".npz", ""),
+    ),
     Row("segment --output", "segment {cloud} --model {parts} --category table --resume", ("",)),
-    Row("segment --output", "segment {tile} --model {parts} --category table", (".las", ".laz")),
+    Row("segment --output", "segment {tile} --model {parts} --category table --field part", (".las", ".laz")),
     Row("batch segment --output", "batch segment {cloud} --model {parts} --category table", ("",)),
     Row("inventory --output", "inventory {tile}", (".laz", ".html", "")),
     Row("inventory --table", "inventory {tile}", (".csv", ".gpkg"), also="--output"),
@@ -102,18 +106,27 @@ ROWS = (
     Row("data suggest --output", "data suggest {tile} --points 20", (".html", ".csv", ".las")),
     Row("evaluate labels --output", "evaluate labels {labeled} {labeled}", TABLES, also="--page"),
     Row("evaluate labels --page", "evaluate labels {labeled} {labeled}", (".html",), also="--output"),
-    Row("evaluate numbers --output", "evaluate numbers {numbered} {numbered} --numbers tree", (*TABLES, ".html")),
+    Row(
+        "evaluate numbers --output",
+        "evaluate numbers {numbered} {numbered} --numbers PredInstance",
+        (*TABLES, ".html"),
+    ),
     Row("evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", TABLES),
-    Row("evaluate classifier --report", "evaluate classifier {classifier} {classes}", (".json",), also="--output"),
+    Row(
+        "evaluate classifier --report",
+        "evaluate classifier {classifier} {classes} --report-facts {facts}",
+        (".json",),
+        also="--output",
+    ),
     Row("evaluate classifier --output-dir", "evaluate classifier {classifier} {classes} --robustness", ("",)),
     Row("train --output", "train {classes}", ("",)),
-    Row("export --output", "export {classifier} --format pt2", (".pt2",)),
-    Row("space --output", "space me/model", ("",), is_new=True),
 )
 # Outputs that are held by tests of their own, and why they are not in the table.
 ELSEWHERE = {
     "serve --journal": "grows while the service runs: tests/serving",
     "convert --output": "a conversion: tests/faults/test_files.py and tests/conversions/test_saving.py",
+    "export --output": "tracing takes half a minute: tests/export/test_programs.py",
+    "space --output": "of a repository on the hub: tests/hub/test_spaces.py",
     "evaluate minigpt3d --output-dir": "answers and verdicts: tests/faults/test_files.py",
 }
 
@@ -149,11 +162,11 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
     (folder / "labeled").mkdir()
     write_point_cloud(folder / "labeled" / "a.ply", PointCloudData(points.astype(np.float32), labels=labels))
     rows = "\n".join(f"{x} {y} {z} {number}" for (x, y, z), number in zip(points, labels, strict=True))
-    (folder / "numbered.txt").write_text(f"x y z tree\n{rows}\n")
-    for name in ("ball", "stick"):
+    (folder / "numbered.txt").write_text(f"x y z PredInstance\n{rows}\n")
+    for name in ("bottle", "chair", "lamp"):
         (folder / "classes" / name).mkdir(parents=True)
         for number in range(4):
-            cloud = generator.normal(size=(80, 3)) * ((1, 1, 1) if name == "ball" else (0.1, 0.1, 2))
+            cloud = generator.normal(size=(80, 3)) * ((0.1, 0.1, 2) if name == "lamp" else (1, 1, 1))
             np.save(folder / "classes" / name / f"{number}.npy", cloud)
     (folder / "scans").mkdir()
     for name in ("chair.ply", "chair.obj", "lamp.stl", "bottle.obj", "desk.obj"):
@@ -162,7 +175,7 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
     (folder / "camera.json").write_text('{"width": 8, "height": 6, "intrinsic_matrix": [5, 0, 0, 0, 5, 0, 4, 3, 1]}')
     assert run("data", "example", "new.las", "--output", folder).code == 0
     mapped = laspy.read(folder / "new.las")
-    mapped.header.vlrs.append(WktCoordinateSystemVlr(CRS.from_epsg(25832).to_wkt()))
+    mapped.header.vlrs.append(WktCoordinateSystemVlr(CRS.from_epsg(3857).to_wkt()))
     mapped.header.global_encoding.wkt = True
     mapped.write(folder / "mapped.las")
     named = {"classifier", "zero-shot", "parts", "detector", "autoencoder"}
@@ -176,6 +189,7 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
         "labeled": str(folder / "labeled"),
         "numbered": str(folder / "numbered.txt"),
         "depth": str(folder / "depth.png"),
+        "facts": '{"dataset":"shapes","seed":0,"selected_on_test":false}',
         "camera": str(folder / "camera.json"),
     }
 
@@ -217,7 +231,11 @@ def read_only(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-CASES = [pytest.param(row, ending, id=f"{row.words}-{row.option.split()[-1]}-{ending}") for row in ROWS for ending in row.endings]
+CASES = [
+    pytest.param(row, ending, id=f"{row.words} {row.option.split()[-1]} {ending}")
+    for row in ROWS
+    for ending in row.endings
+]
 
 
 @pytest.mark.parametrize(("row", "ending"), CASES)

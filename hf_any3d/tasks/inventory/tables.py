@@ -199,5 +199,5 @@ def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_sy
     except errors.CRSError as error:
         raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
     except (errors.DataSourceError, errors.DataLayerError, errors.FeatureError) as error:
-        # Rows fit their columns, so that the disk is the reason.
-        raise OSError(str(error)) from error
+        # Such as places that have no longitude and latitude, or a full disk
+        raise ValueError(f"{path}: {error}") from error
