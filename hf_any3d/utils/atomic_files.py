@@ -86,6 +86,15 @@ def folder_beside(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
+def folder_inside(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new temporary folder in `folder`, which is created; as `folder_beside` otherwise."""
+    folder = Path(folder)
+    with _unfinished(folder, temporary_path(folder / folder.name)) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
+
+
+@contextmanager
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
     output = new_path(output)
@@ -204,14 +213,15 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 @contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
+def _unfinished(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
     """Yield the temporary path of a file or folder, which is removed at the end; errors of writing name `path`."""
-    unfinished = temporary_path(path)
+    if unfinished is None:
+        unfinished = temporary_path(path)
     if unfinished in _UNFINISHED:
         raise FileExistsError(errno.EEXIST, f"{path}: is being written already; expected a path for each output")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(path.parent)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(unfinished.parent)
         # Of a process that was killed and had the same number
         _remove(unfinished)
     except OSError as error:

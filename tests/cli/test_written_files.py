@@ -1,4 +1,4 @@
-"""Every output of every command is whole, or an error that names it: `ROWS` × full disks, read-only folders, names, …"""
+"""Every output of every command is whole, or an error that names it: on full disks, in read-only folders, by any name."""
 
 from __future__ import annotations
 
@@ -72,6 +72,9 @@ class Row:
 TABLES = (".json", ".csv")
 VIEWS = (".html", ".png")
 _ASK = "{chair} --model {classifier}"
+_SEGMENT = "segment {cloud} --model {parts} --category table"
+_NUMBERS = "evaluate numbers {numbered} {numbered} --numbers PredInstance"
+_REPORT = "evaluate classifier {classifier} {splits} --report-facts {facts}"
 ROWS = (
     Row("predict --output", f"predict {_ASK}", (*VIEWS, *TABLES)),
     Row("predict --output", f"predict {_ASK} --resume", (".jsonl", ".parquet", ".csv", ".json")),
@@ -82,7 +85,7 @@ ROWS = (
         "segment {cloud} --model {parts} --category table",
         (*VIEWS, *TABLES, ".ply", ".obj", ".npz", ""),
     ),
-    Row("segment --output", "segment {cloud} --model {parts} --category table --resume", ("",)),
+    Row("segment --output", f"{_SEGMENT} --resume", ("",)),
     Row("segment --output", "segment {tile} --model {parts} --category table --field part", (".las", ".laz")),
     Row("batch segment --output", "batch segment {cloud} --model {parts} --category table", ("",)),
     Row("inventory --output", "inventory {tile}", (".laz", ".html", "")),
@@ -114,7 +117,7 @@ ROWS = (
     Row("evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", TABLES),
     Row(
         "evaluate classifier --report",
-        "evaluate classifier {classifier} {classes} --report-facts {facts}",
+        "evaluate classifier {classifier} {splits} --report-facts {facts}",
         (".json",),
         also="--output",
     ),
@@ -168,6 +171,8 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
         for number in range(4):
             cloud = generator.normal(size=(80, 3)) * ((0.1, 0.1, 2) if name == "lamp" else (1, 1, 1))
             np.save(folder / "classes" / name / f"{number}.npy", cloud)
+    for split in ("train", "test"):
+        shutil.copytree(folder / "classes", folder / "splits" / split)
     (folder / "scans").mkdir()
     for name in ("chair.ply", "chair.obj", "lamp.stl", "bottle.obj", "desk.obj"):
         shutil.copy(FILES / name, folder / "scans" / name)
@@ -186,6 +191,7 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
         "mapped": str(folder / "mapped.las"),
         "scans": str(folder / "scans"),
         "classes": str(folder / "classes"),
+        "splits": str(folder / "splits"),
         "labeled": str(folder / "labeled"),
         "numbered": str(folder / "numbered.txt"),
         "depth": str(folder / "depth.png"),
