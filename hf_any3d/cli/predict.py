@@ -155,7 +155,7 @@ def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None
         # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
         # Colored by folder, which is the class where files are sorted by class.
-        folders = [Path(name).parent.name or "." for name in names]
+        folders = [as_text(Path(name).parent.name or ".") for name in names]
         classes = sorted(set(folders))
         labels = np.array([classes.index(folder) for folder in folders])
         heading = "features; nearby clouds are similar"

@@ -46,6 +46,11 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def as_name(text: str) -> str:
+    """Return the file name of which `as_text` made a text."""
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escape: chr(int(escape[1], 16)), text)
+
+
 def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
     """Return the first names and how many more there are: "a, b and 7 more", with semicolons "a; b; and 7 more"."""
     shown = separator.join(map(str, names[:most]))

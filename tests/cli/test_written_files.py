@@ -1,4 +1,4 @@
-"""Every output of every command is whole, or an error that names it: on full disks, in read-only folders, by any name."""
+"""Every output of every command is whole, or an error that names it: on full disks, read-only, by any name."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_an_output_is_whole_or_an_error_that_names_it(row, ending, inputs, tmp_p
             assert output.name in done.err and ".tmp" not in done.err, done
         elif not row.is_new:
             assert content(output), done
-    if ending:
+    if ending or row.words.startswith("train"):
         assert content(whole) == before
     assert left_over(tmp_path) == []
 
@@ -303,3 +303,25 @@ def test_an_output_is_whole_or_an_error_that_names_it(row, ending, inputs, tmp_p
         done = write(tmp_path / f"link{ending}")
         assert f"link{ending} exists" in done.err if done.code else not (tmp_path / f"link{ending}").is_symlink(), done
         assert content(whole) == before
+
+
+@pytest.mark.parametrize(("row", "ending"), CASES)
+def test_a_name_that_is_no_utf8_ends_no_command(row, ending, inputs, tmp_path):
+    words = []
+    for word in row.words.split():
+        path = Path(word.format(**inputs))
+        if word in ("{chair}", "{cloud}", "{tile}", "{mapped}", "{numbered}", "{depth}"):
+            words.append(tmp_path / os.fsdecode(b"caf\xff" + path.suffix.encode()))
+            shutil.copyfile(path, words[-1])
+        elif word in ("{scans}", "{classes}", "{splits}", "{labeled}"):
+            words.append(tmp_path / os.fsdecode(b"caf\xff"))
+            shutil.copytree(path, words[-1], dirs_exist_ok=True)
+            for file in sorted(words[-1].rglob("*.*")):
+                file.rename(file.with_name(os.fsdecode(b"\xe9") + file.name))
+        else:
+            words.append(word.format(**inputs))
+    done = run(*words, row.option.split()[-1], tmp_path / f"out{ending}")
+    assert done.code == 0, done
+    for name, data in content(tmp_path / f"out{ending}").items():
+        if name.endswith((".csv", ".json", ".jsonl", ".html", ".md")):
+            data.decode("utf-8")
