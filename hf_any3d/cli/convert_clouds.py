@@ -35,7 +35,7 @@ def convert_clouds(
 ) -> None:
     """Write point files and meshes in another format; the same command continues an interrupted run."""
     settings = {"output": str(output), "to": to.value, "points": points}
-    job = Job("convert", settings, _open, uses_model=False, file_type=file_type)
+    job = Job("convert", settings, _open, uses_model=False, copy_ending=f".{to.value}", file_type=file_type)
     run_job(job, files, output / "results.jsonl", runs)
 
 

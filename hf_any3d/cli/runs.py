@@ -72,6 +72,7 @@ class Job:
         start: Function that opens what the work needs, of settings, device and batch size; it is pickled.
         cells: Function from a row to its rows in CSV; None for rows that stay lines of JSON.
         feature: Function that returns the name and the type of the column in a Parquet table.
+        copy_ending: What the names of files that are written have after those of the files that are read.
         writes_copies: Whether it writes labeled copies of the files.
         uses_model: Whether it runs a model, which wants a device.
         device: Where the model runs; None for the fastest.
@@ -84,6 +85,7 @@ class Job:
     cells: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]] | None = None
     feature: Callable[[], tuple[str, Any]] | None = None
     writes_copies: bool = False
+    copy_ending: str = ""
     uses_model: bool = True
     device: str | None = None
     batch_size: int | None = None
@@ -177,6 +179,14 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
         # Results keep the folders that files have below the one that all share.
         root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in files])
         job = replace(job, settings=job.settings | {"root": root})
+        read = {os.path.realpath(name) for name in files}
+        for name in files:
+            # As `start` places them
+            copy = output.parent / f"{os.path.relpath(os.path.abspath(name), root)}{job.copy_ending}"
+            if os.path.realpath(copy) in read:
+                raise ValueError(
+                    f"--output: {copy} is a file that is read, and stays as it is; expected another folder"
+                )
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
         executor = EXECUTORS["ray" if runs.ray else "local"](Workers(runs.workers))

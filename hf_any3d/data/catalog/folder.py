@@ -445,9 +445,7 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
     columns: dict[str, Any] = {}
     types: dict[str, Any] = {}
     if files[0].label is not None:
-        columns["label"] = pa.array(
-            [as_text(file.label) if isinstance(file.label, str) else file.label for file in files]
-        )
+        columns["label"] = pa.array([as_text(str(file.label)) for file in files])
         types["label"] = Value("string")
     if metadata is not None:
         # The metadata in the order of the split's files
