@@ -359,7 +359,7 @@ def learn_scans(request: FewScans | BothWays | program.TrainingTask, rows: Datas
         # What is wrong with the scans or their folder is found before the minutes of a training.
         program.claim_output(Path(scans.arguments.output_dir))
         prepare(scans, rows)
-        with temporary_folder() as folder, _without_lines_on(folder):
+        with temporary_folder() as folder, _without_lines_on(str(folder)):
             trained = str(folder / "wrap")
             _train_into(trained, request.classification, scans, rows)
             arguments = replace(scans.arguments, wrap=trained, wrap_weight=WRAP_WEIGHT)
@@ -390,7 +390,7 @@ def _train_into(folder: str, classification: Classification, scans: FewScans, ro
 
 
 @contextmanager
-def _without_lines_on(folder: Path) -> Iterator[None]:
+def _without_lines_on(folder: str) -> Iterator[None]:
     """Silence the advice of a training about a folder that is removed afterwards."""
 
     def is_of_others(record: logging.LogRecord) -> bool:
