@@ -10,11 +10,11 @@ import torch
 from hf_any3d.conversions.checkpoints import check_finite, errors_about, read_checkpoint
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.data.catalog import s3dis
 from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForSemanticSegmentation
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 # What the program builds whatever its settings are.
 _RELEASED: dict[str, Any] = {

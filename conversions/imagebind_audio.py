@@ -7,8 +7,8 @@ import torch
 
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
-from hf_any3d.conversions.saving import new_directory
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from hf_any3d.utils.atomic_files import new_directory
 
 _PREPROCESSOR = r"modality_preprocessors\.audio\."
 _BLOCK = r"modality_trunks\.audio\.blocks\.(?P<layer>\d+)\."

@@ -10,11 +10,11 @@ import torch
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear, rename_tensors
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _LAYERS, _HIDDEN = 5, 2  # of the encoder and of the head, whatever the settings of the program are
 # Layers count from 1 there, and from 0 here.

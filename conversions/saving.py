@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.file_stamps import file_digest
-from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.utils.markdown import code
 from hf_any3d.version import __version__
 
@@ -36,31 +34,6 @@ _EQUAL = 1e-6
 def dtype_of(name: str) -> torch.dtype:
     """Return a type that floats can be stored in."""
     return getattr(torch, one_of("dtype", name, ("float32", "bfloat16", "float16")))
-
-
-def new_path(output: str | os.PathLike) -> Path:
-    """Return the absolute path of a file or directory to create; an empty directory counts as new."""
-    output = Path(output).absolute()
-    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise FileExistsError(f"{output}: exists already; give a new one")
-    return output
-
-
-@contextmanager
-def new_directory(output: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
-    output = new_path(output)
-    # Beside the output, on the same disk, since a rename is atomic only there.
-    output.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(output.parent)
-    temporary = temporary_path(output)
-    temporary.mkdir()
-    try:
-        yield temporary
-        # An empty directory that is there already is replaced.
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_converted(

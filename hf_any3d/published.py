@@ -55,7 +55,7 @@ from hf_any3d.hub.published_table import (
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.modeling.records import Published, System
-from hf_any3d.utils.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
+from hf_any3d.utils.atomic_files import atomic_write, folder_beside, read_json_object, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ def keep_download(name: str, directory: Path) -> None:
         if path.is_file() and file_digest(path) == file.sha256:
             # Where a download is looked for before it is fetched.
             _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, kept)
+            with atomic_write(kept) as unfinished:
+                shutil.copyfile(path, unfinished)
 
 
 def published_directory(
@@ -278,10 +278,8 @@ def _convert(
     arguments: Mapping[str, Any],
 ) -> None:
     """Convert a file to a directory, which appears complete or not at all."""
-    remove_abandoned(directory.parent)
-    unfinished = temporary_path(directory)
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
-    try:
+    with folder_beside(directory) as unfinished:
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
         with known_origin(is_published=published is not None):
             convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
@@ -301,8 +299,6 @@ def _convert(
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
         shutil.rmtree(directory, ignore_errors=True)  # a damaged one
         os.replace(unfinished / title, directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _record(directory: Path, source: Mapping[str, Any], system: System | None) -> None:

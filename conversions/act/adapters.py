@@ -20,7 +20,7 @@ from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rena
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, write_card
+from hf_any3d.conversions.saving import check_frozen, stored_bytes, write_card
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
@@ -28,6 +28,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import own_state
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
+from hf_any3d.utils.atomic_files import new_directory
 
 # Norms of the token network, whose statistics the released training changes, as it leaves them in training mode.
 _DRIFTING = ("lift_norm", "join_norm")

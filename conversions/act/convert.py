@@ -16,7 +16,7 @@ from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpo
 from hf_any3d.conversions.common_layers import below, student_sizes
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import count_of, heads_of
-from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, new_directory, write_card
+from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, write_card
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import (
@@ -31,6 +31,7 @@ from hf_any3d.modeling.act import (
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.utils.markdown import code, inline
 
 _State = Mapping[str, torch.Tensor]

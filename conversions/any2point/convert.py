@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.origin import is_stated, name_labels
-from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, new_directory, stored_bytes, write_card
+from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, stored_bytes, write_card
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject
@@ -19,6 +19,7 @@ from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encod
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import GuidedAdapterConfig
+from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.utils.markdown import code, inline
 
 _PEFT_PREFIX = "base_model.model."

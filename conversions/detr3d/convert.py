@@ -16,13 +16,13 @@ from hf_any3d.conversions.detr3d.names import (
     scale_colors,
 )
 from hf_any3d.conversions.origin import is_stated, name_labels
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.data.catalog import scannet_detection, sunrgbd
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _DATASETS: dict[str, dict[str, Any]] = {
     "scannet": {"classes": scannet_detection.DATASET.class_names, "num_queries": 256, "num_points": 40_000},

@@ -19,8 +19,9 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_qformer,
 )
 from hf_any3d.conversions.origin import record_terms
-from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import dtype_of, save_weights, stored_bytes
 from hf_any3d.modeling.minigpt3d.about import SYSTEM
+from hf_any3d.utils.atomic_files import new_directory
 
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json"

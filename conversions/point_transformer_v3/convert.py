@@ -18,7 +18,7 @@ from hf_any3d.conversions.point_transformer_v3.names import (
 )
 from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, arguments_of, benchmark_of, fields_of
 from hf_any3d.conversions.renaming import rename_tensors
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
@@ -28,7 +28,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
 )
 from hf_any3d.modeling.point_transformer_v3.about import SUPERVISED, SYSTEM
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
-from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _LICENSE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "

@@ -19,7 +19,7 @@ from hf_any3d.conversions.checkpoints import (
     read_weights,
 )
 from hf_any3d.conversions.origin import record_terms
-from hf_any3d.conversions.saving import dtype_of, facts_of, new_directory, save_converted
+from hf_any3d.conversions.saving import dtype_of, facts_of, save_converted
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
     published_config,
@@ -29,6 +29,7 @@ from hf_any3d.conversions.spatiallm.names import (
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.modeling.spatiallm.about import SYSTEM
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
+from hf_any3d.utils.atomic_files import new_directory
 
 # Of the released inference; Llama's chat template gets no system message.
 _SYSTEM = {"spatiallm_qwen": "You are a helpful assistant.", "spatiallm_llama": None}

@@ -27,6 +27,7 @@ from hf_any3d.cli.example import example
 from hf_any3d.cli.inputs import ShownWarnings
 from hf_any3d.cli.inventory import inventory
 from hf_any3d.cli.model import export, info, push, space
+from hf_any3d.cli.outputs import check_outputs_of
 from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
@@ -70,6 +71,7 @@ app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)
 app.command(rich_help_panel=_SHARE)(push)
 for command in (export, space, convert):
     app.command(cls=ModelCommand, rich_help_panel=_SHARE)(command)
+check_outputs_of(app)
 
 
 # Without a command, so that --version alone is enough, and no word at all prints the help.

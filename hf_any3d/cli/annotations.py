@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import LabelField, json_object, option
+from hf_any3d.cli.common import LabelField, json_object, option, output_option
 from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.utils.messages import counted, print_line
 
@@ -41,7 +41,7 @@ def convert_annotations(
             "json (boxes of this package), ply (labels of points or faces, for CloudCompare and training)."
         ),
     ],
-    output: Annotated[Path, option("Folder to write; a new one, or an empty one.")],
+    output: Annotated[Path, output_option("Folder to write; a new one, or an empty one.")],
     class_names: Annotated[
         str | None,
         option(

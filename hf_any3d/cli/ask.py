@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, option
+from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, output_option
 from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import RunOptions, run_task
@@ -19,7 +19,7 @@ from hf_any3d.visualization.gallery import Gallery
 
 Output = Annotated[
     Path | None,
-    option(
+    output_option(
         "Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv; of a run also .jsonl, "
         ".parquet)."
     ),

@@ -43,6 +43,11 @@ def option(help: str, *names: str, **arguments: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **arguments)
 
 
+def output_option(help: str, *names: str, **arguments: Any) -> Any:
+    """Make an option of a file or folder that is written: `checking_outputs` finds it by `writable`."""
+    return option(help, *names, writable=True, **arguments)
+
+
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Classifier = Annotated[str | None, option("Directory or hub name of a classifier; by default the packaged one.")]
 Embedder = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import load_libraries, option, status
+from hf_any3d.cli.common import load_libraries, option, output_option, status
 from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
@@ -50,7 +50,9 @@ def convert(
             help="The authors' file, several that belong together, or a published name such as Pointcept/Utonia:base.",
         ),
     ],
-    output: Annotated[Path | None, option("Directory to create; published checkpoints go to the cache.")] = None,
+    output: Annotated[
+        Path | None, output_option("Directory to create; published checkpoints go to the cache.")
+    ] = None,
     variant: Annotated[str | None, option(_help("variant"))] = None,
     kind: Annotated[str | None, option(_help("kind"))] = None,
     base: Annotated[str | None, option(_help("base"))] = None,
@@ -116,8 +118,8 @@ def convert(
     load_libraries()
     with status("converting"):
         if output is None or is_published:
-            from hf_any3d.conversions.saving import new_directory
             from hf_any3d.published import published_directory
+            from hf_any3d.utils.atomic_files import new_directory
 
             directory = published_directory(files[0], **options)
             if output is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import FileType, option
+from hf_any3d.cli.common import FileType, option, output_option
 from hf_any3d.cli.inputs import Files
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.data.input_files import Cloud
@@ -27,7 +27,7 @@ class FileFormat(StrEnum):
 
 def convert_clouds(
     files: Files,
-    output: Annotated[Path, option("Folder for the files and results.jsonl.")],
+    output: Annotated[Path, output_option("Folder for the files and results.jsonl.")],
     runs: RunOptions,
     file_type: FileType = None,
     to: Annotated[FileFormat, typer.Option(help="Format to write.")] = FileFormat.PLY,
@@ -35,7 +35,7 @@ def convert_clouds(
 ) -> None:
     """Write point files and meshes in another format; the same command continues an interrupted run."""
     settings = {"output": str(output), "to": to.value, "points": points}
-    job = Job("convert", settings, _open, uses_model=False, file_type=file_type)
+    job = Job("convert", settings, _open, uses_model=False, copy_ending=f".{to.value}", file_type=file_type)
     run_job(job, files, output / "results.jsonl", runs)
 
 

@@ -24,6 +24,7 @@ from hf_any3d.cli.common import (
     hide_bars_of_datasets,
     json_object,
     option,
+    output_option,
     print_note,
     status,
     use_writable_cache,
@@ -68,7 +69,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
 @data.command()
 def prepare(
     name: Data,
-    output: Annotated[Path, option("Folder to write.")],
+    output: Annotated[Path, output_option("Folder to write.")],
     points: Annotated[int | None, option("Draw this many points of every file; by default all.", min=1)] = None,
     columns: Annotated[str | None, option("Further columns to read from files: 'colors normals labels'.")] = None,
     data_dir: DataDir = None,
@@ -140,7 +141,7 @@ def check(
     files: Files,
     options: FileOptions,
     unit: UnitOfFiles = None,
-    output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    output: Annotated[Path | None, output_option("Also write a table (.json, .csv).")] = None,
     label_field: LabelField = None,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
@@ -237,7 +238,10 @@ def show(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz).")
+        Path,
+        typer.Option(
+            help="A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz).", writable=True
+        ),
     ] = Path("show.html"),
     most: Annotated[int, typer.Option("--most", min=1, max=60, help="Clouds to show, spread over the data.")] = 24,
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,

@@ -14,6 +14,7 @@ from hf_any3d.cli.common import (
     check_model,
     open_pipeline,
     option,
+    output_option,
     packaged_scene_model,
     read_model_config,
 )
@@ -34,7 +35,7 @@ def suggest(
     ] = None,
     output: Annotated[
         Path,
-        option(
+        output_option(
             "A page to label the points on (.html), a table to fill in (.csv), or a cloud of these points for a "
             "program of your own (.las or .laz, of a .las or .laz)."
         ),

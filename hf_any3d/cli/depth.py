@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, option, print_error
+from hf_any3d.cli.common import SOME_FAILED, option, output_option, print_error
 from hf_any3d.cli.outputs import CLOUDS, check_output
 from hf_any3d.utils.messages import one_line, print_line
 
@@ -21,7 +21,7 @@ def from_depth(
         Path,
         option("JSON of Open3D, Record3D, Polycam, ARKit, ROS or RealSense; or a folder with one for each image."),
     ],
-    output: Annotated[Path, option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
+    output: Annotated[Path, output_option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
     color: Annotated[
         Path | None, option("Color image of the same view; or a folder with one for each depth image, by its name.")
     ] = None,

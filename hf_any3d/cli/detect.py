@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hf_any3d.cli.ask import ask
-from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, option
+from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, option, output_option
 from hf_any3d.cli.inputs import Files
 from hf_any3d.cli.runs import RunOptions
 from hf_any3d.cli.task_options import Settings, options_of
@@ -45,7 +45,7 @@ def detect(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option(
+        output_option(
             "A table of the boxes (.json, .csv; of a run also .jsonl, .parquet), or a page (.html) or picture "
             "(.png) of them."
         ),

@@ -26,6 +26,7 @@ from hf_any3d.cli.common import (
     kind_of_model,
     load_libraries,
     option,
+    output_option,
     print_note,
     read_model_config,
     use_writable_cache,
@@ -123,7 +124,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     unit: UnitOfFiles = None,
-    output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
+    output: Annotated[Path | None, output_option("Also write the figures (.json, .csv).")] = None,
     robustness: Annotated[
         bool,
         typer.Option(
@@ -133,11 +134,12 @@ def evaluate(
         ),
     ] = False,
     output_dir: Annotated[
-        Path | None, option("Folder for --robustness; by default that of the model, or ./robustness for hub names.")
+        Path | None,
+        output_option("Folder for --robustness; by default that of the model, or ./robustness for hub names."),
     ] = None,
     report_file: Annotated[
         Path | None,
-        option("Also write a report of a classifier's test split for a table of several (.json).", "--report"),
+        output_option("Also write a report of a classifier's test split for a table of several (.json).", "--report"),
     ] = None,
     report_facts: Annotated[
         str | None, option('JSON object with what the model does not say for --report, such as {"seed": 0}.')
@@ -309,7 +311,8 @@ def evaluate_minigpt3d(
         typer.Argument(metavar="MODEL", help="Directory or hub name; without, the answers in --output-dir."),
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.")
+        Path,
+        typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.", writable=True),
     ] = Path("minigpt3d-evaluation"),
     protocol: Annotated[
         list[str] | None,

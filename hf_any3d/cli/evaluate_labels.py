@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from hf_any3d.cli.common import AsCsv, AsJson, LabelField, json_object, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    LabelField,
+    json_object,
+    option,
+    output_option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.data.input_files import FILE_ERRORS
@@ -63,8 +73,12 @@ def evaluate_labels(
         Path,
         typer.Argument(metavar="TRUTH", help="The file, or a folder of files of the same names, with true labels."),
     ],
-    output: Annotated[Path | None, option("Also write all figures (.json) or a table of classes (.csv).")] = None,
-    page: Annotated[Path | None, option("Write a page (.html) of true and predicted labels and differences.")] = None,
+    output: Annotated[
+        Path | None, output_option("Also write all figures (.json) or a table of classes (.csv).")
+    ] = None,
+    page: Annotated[
+        Path | None, output_option("Write a page (.html) of true and predicted labels and differences.")
+    ] = None,
     tolerance: Annotated[
         float | None,
         option(

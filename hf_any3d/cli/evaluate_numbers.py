@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, option, print_note
+from hf_any3d.cli.common import AsCsv, AsJson, option, output_option, print_note
 from hf_any3d.cli.evaluate_labels import compare_pairs
 from hf_any3d.cli.inputs import files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
@@ -37,7 +37,8 @@ def evaluate_numbers(
     ],
     field: Annotated[str, option("The same of PREDICTED.")] = _PREDICTED_COLUMN,
     output: Annotated[
-        Path | None, option("Also write all figures (.json), a row for each true thing (.csv), or a page (.html).")
+        Path | None,
+        output_option("Also write all figures (.json), a row for each true thing (.csv), or a page (.html)."),
     ] = None,
     least_points: Annotated[int, option("Things with fewer points do not count.", min=1)] = 10,
     tolerance: Annotated[

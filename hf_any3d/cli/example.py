@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, option, use_writable_cache
+from hf_any3d.cli.common import hide_bars_of_datasets, output_option, use_writable_cache
+from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import print_line
 
 
@@ -23,7 +23,7 @@ def example(
             "accelerate launch. Without a name the names are printed.",
         ),
     ] = None,
-    output: Annotated[Path, option("Folder to write to.")] = Path("."),
+    output: Annotated[Path, output_option("Folder to write to.")] = Path("."),
 ) -> None:
     """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room, configurations of accelerate.
 
@@ -58,5 +58,5 @@ def example(
                 hide_bars_of_datasets()
             print_line(WRITERS[name](output / name))
         else:
-            shutil.copyfile(files[name], output / name)
+            write_bytes(output / name, files[name].read_bytes())
             print_line(str(output / name))

@@ -15,6 +15,7 @@ from hf_any3d.cli.common import (
     check_model,
     open_pipeline,
     option,
+    output_option,
     packaged_scene_model,
     print_note,
 )
@@ -35,9 +36,13 @@ _OUTPUTS = (*VIEWS, ".laz", ".las", ".ply", ".pcd", "")
 class CopyOptions:
     """Options of what is written."""
 
-    table: Annotated[Path | None, option("A row for each thing: .csv, .gpkg, .geojson.")] = None
-    dtm: Annotated[Path | None, option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = None
-    chm: Annotated[Path | None, option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = None
+    table: Annotated[Path | None, output_option("A row for each thing: .csv, .gpkg, .geojson.")] = None
+    dtm: Annotated[Path | None, output_option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = (
+        None
+    )
+    chm: Annotated[Path | None, output_option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = (
+        None
+    )
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Of copies: write no classes, only heights and numbers.")
     ] = False
@@ -65,7 +70,7 @@ def inventory(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option(
+        output_option(
             "A copy of the file with heights, classes and numbers (out.laz for a .laz), a folder for copies of "
             "several, or a page or picture of one."
         ),

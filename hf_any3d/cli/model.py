@@ -20,6 +20,7 @@ from hf_any3d.cli.common import (
     load_libraries,
     opened_folder,
     option,
+    output_option,
     read_model_config,
     status,
 )
@@ -113,7 +114,7 @@ class ExportFormat(StrEnum):
 
 def export(
     model: Annotated[str, typer.Argument(help="Directory or hub name of a classifier, detector or chat model.")],
-    output: Annotated[Path, option("The file to write; for a language model, the folder.")],
+    output: Annotated[Path, output_option("The file to write; for a language model, the folder.")],
     format: Annotated[
         ExportFormat,
         typer.Option(help="pt2 is a program of torch.export; language-model that of a chat model, for vLLM."),
@@ -196,7 +197,7 @@ def push(
 
 def space(
     model: Annotated[str, typer.Argument(help="Hub name of the model, owner/name.")],
-    output: Annotated[Path, option("Folder to write; by default space.")] = Path("space"),
+    output: Annotated[Path, output_option("Folder to write; by default space.")] = Path("space"),
     title: Annotated[str | None, option("Title of the page; by default the name of the model.")] = None,
 ) -> None:
     """Write the files of a Space on the hub with the demo of a model: app.py, requirements.txt, README.md."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import glob
+import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import typer
 
 from hf_any3d.cli.common import FileOptions, check_model, need_packages, print_note
 from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, model_or_packaged, split_model
+from hf_any3d.data.input_files import is_point_file
 from hf_any3d.many_files.work import Answer
-from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.atomic_files import check_outputs, write_json, write_text
 from hf_any3d.utils.messages import counted, csv_text, print_json, print_line, printable
 
 if TYPE_CHECKING:
@@ -47,6 +54,69 @@ def check_output(
     if suffix == ".png":
         need_packages("visuals", "matplotlib")
     return suffix
+
+
+def check_outputs_of(app: typer.Typer) -> None:
+    """Let all commands of a program check the paths of their outputs before any work, by `checking_outputs`."""
+    for command in app.registered_commands:
+        assert command.callback is not None, "a command is a function"
+        command.callback = checking_outputs(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            check_outputs_of(group.typer_instance)
+
+
+def checking_outputs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that first checks its outputs: that they can be written, and are no inputs, nor one file.
+
+    Outputs are the options that are `writable`; all other words that name files are inputs.
+    """
+
+    @wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        outputs: dict[str, Path] = {}
+        words: list[str] = []
+        names = output_options(function)
+        given = inspect.signature(function).bind_partial(*args, **values).arguments
+        for name, value in given.items():
+            if name in names and value is not None:
+                outputs[names[name]] = value
+            elif isinstance(value, (str, os.PathLike)):
+                words.append(os.fspath(value))
+            elif isinstance(value, list):
+                words += [word for word in value if isinstance(word, str)]
+        check_outputs(outputs, _inputs_at(outputs.values(), words), are_files=False)
+        return function(*args, **values)
+
+    return command
+
+
+def output_options(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the options of a command that are outputs, by the names of their parameters."""
+    found = {}
+    for name, annotation in get_type_hints(function, include_extras=True).items():
+        for option in getattr(annotation, "__metadata__", ()):
+            if getattr(option, "writable", False):
+                # The first of its words is in the place of a default, which annotations do not have.
+                words = [word for word in (option.default, *(option.param_decls or ())) if isinstance(word, str)]
+                found[name] = words[0] if words else f"--{name.replace('_', '-')}"
+    return found
+
+
+def _inputs_at(outputs: Iterable[Path], words: Sequence[str]) -> list[str]:
+    """Return the files that words of a command line stand for, as far as they may be outputs."""
+    there = [path for path in outputs if os.path.isfile(path)]
+    found = []
+    for word in words if there else ():
+        if os.path.isdir(word):
+            # Of a folder, files that are read are points.
+            below = [path for path in there if path.resolve().is_relative_to(Path(word).resolve())]
+            found += [str(path) for path in below if is_point_file(path)]
+        elif os.path.exists(word):
+            found.append(word)
+        elif glob.has_magic(word):
+            found += glob.glob(word, recursive=True)
+    return found
 
 
 def find_all(

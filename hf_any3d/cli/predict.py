@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from hf_any3d.cli.ask import Output, ask
-from hf_any3d.cli.common import BatchSize, Classifier, Device, Embedder, FileOptions, Model, option, read_model_config
+from hf_any3d.cli.common import (
+    BatchSize,
+    Classifier,
+    Device,
+    Embedder,
+    FileOptions,
+    Model,
+    option,
+    output_option,
+    read_model_config,
+)
 from hf_any3d.cli.inputs import Files, Inputs
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS
 from hf_any3d.cli.runs import RunOptions
@@ -18,7 +29,8 @@ from hf_any3d.tasks.classification.about import TASK as CLASSIFICATION
 from hf_any3d.tasks.features.about import TASK as FEATURES
 from hf_any3d.tasks.reconstruction.about import TASK as RECONSTRUCTION
 from hf_any3d.tasks.zero_shot_classification.about import TASK as ZERO_SHOT
-from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.atomic_files import write_bytes
+from hf_any3d.utils.messages import as_text, print_line
 
 _ZeroShotOptions = options_of(ZERO_SHOT.settings, labels="-l")
 ClassificationOptions = Annotated[Any, options_of(CLASSIFICATION.settings)]
@@ -100,7 +112,7 @@ def features(
     model: Embedder = None,
     output: Annotated[
         Path | None,
-        option(
+        output_option(
             "Also write arrays (.npz, .npy), a table (.json, .csv; of a run also .jsonl, .parquet), or a map of "
             "similar clouds (.html, .png)."
         ),
@@ -134,8 +146,6 @@ def features(
 
 def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None:
     """Write features, by the names of their files, as arrays or as a map."""
-    from hf_any3d.utils.atomic_files import atomic_write
-
     names = list(results)
     # Of tables, whose numbers have six digits
     values = np.array([asked.answers.row(result)["features"] for result in results.values()], np.float32)
@@ -145,18 +155,20 @@ def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None
         # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
         # Colored by folder, which is the class where files are sorted by class.
-        folders = [Path(name).parent.name or "." for name in names]
+        folders = [as_text(Path(name).parent.name or ".") for name in names]
         classes = sorted(set(folders))
         labels = np.array([classes.index(folder) for folder in folders])
         heading = "features; nearby clouds are similar"
         write_feature_map(output, places, labels, classes, texts=[Path(n).name for n in names], heading=heading)
     else:
-        # Opened here: numpy appends an ending to names without one, as unfinished files have.
-        with atomic_write(output) as unfinished, open(unfinished, "wb") as file:
-            if output.suffix.lower() == ".npz":
-                np.savez(file, files=np.array(names), features=values)
-            else:
-                np.save(file, values)
+        # In memory, since numpy ends without an error on a disk that is full
+        content = io.BytesIO()
+        if output.suffix.lower() == ".npz":
+            # Names that are no UTF-8 as other tables have them
+            np.savez(content, files=np.array([as_text(name) for name in names]), features=values)
+        else:
+            np.save(content, values)
+        write_bytes(output, content.getvalue())
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 
@@ -167,7 +179,9 @@ def reconstruct(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
+        output_option(
+            "A page or picture, the points of one cloud, a table, or a folder for points and a page of each."
+        ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,

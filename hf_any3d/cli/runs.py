@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,7 +30,8 @@ from hf_any3d.many_files.runs import Table, lock, run
 from hf_any3d.many_files.work import Opened, RowsWork, cut
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.settings import settings_of
-from hf_any3d.utils.messages import counted, print_line
+from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.messages import as_text, counted, print_line
 
 _MOST_FILES_AT_A_TIME = 256
 _OPTIONS = "--workers, --resume, --retry and --ray"
@@ -72,6 +72,7 @@ class Job:
         start: Function that opens what the work needs, of settings, device and batch size; it is pickled.
         cells: Function from a row to its rows in CSV; None for rows that stay lines of JSON.
         feature: Function that returns the name and the type of the column in a Parquet table.
+        copy_ending: What the names of files that are written have after those of the files that are read.
         writes_copies: Whether it writes labeled copies of the files.
         uses_model: Whether it runs a model, which wants a device.
         device: Where the model runs; None for the fastest.
@@ -84,6 +85,7 @@ class Job:
     cells: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]] | None = None
     feature: Callable[[], tuple[str, Any]] | None = None
     writes_copies: bool = False
+    copy_ending: str = ""
     uses_model: bool = True
     device: str | None = None
     batch_size: int | None = None
@@ -177,6 +179,14 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
         # Results keep the folders that files have below the one that all share.
         root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in files])
         job = replace(job, settings=job.settings | {"root": root})
+        read = {os.path.realpath(name) for name in files}
+        for name in files:
+            # As `start` places them
+            copy = output.parent / f"{os.path.relpath(os.path.abspath(name), root)}{job.copy_ending}"
+            if os.path.realpath(copy) in read:
+                raise ValueError(
+                    f"--output: {copy} is a file that is read, and stays as it is; expected another folder"
+                )
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
         executor = EXECUTORS["ray" if runs.ray else "local"](Workers(runs.workers))
@@ -215,10 +225,10 @@ def _write_table(job: Job, suffix: str, path: Path, rows: Iterable[dict[str, Any
     assert job.cells is not None and job.feature is not None, "rows of copies stay lines of JSON"
     if suffix == ".json":
         # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
-        path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, list(rows))
     elif suffix == ".csv":
         cells = [part for row in rows for part in file_cells(row, job.cells(row))]
-        path.write_text("\n".join(csv_lines(cells)) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(csv_lines(cells)) + "\n")
     else:
         from datasets import Features, Value
 
@@ -230,5 +240,6 @@ def _write_table(job: Job, suffix: str, path: Path, rows: Iterable[dict[str, Any
         with parquet_writer(path, features) as written:
             # Rows of errors have no answer, and good ones no error.
             for row in rows:
-                written.write({name: row.get(name) for name in features})
+                cells = {name: row.get(name) for name in features}
+                written.write(cells | {"file": as_text(row["file"])})
             written.finalize()

@@ -17,6 +17,7 @@ from hf_any3d.cli.common import (
     check_model,
     open_pipeline,
     option,
+    output_option,
     print_note,
     read_model_config,
 )
@@ -87,7 +88,7 @@ def segment(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option(
+        output_option(
             "A copy of the file with its classes (out.laz for a .laz), a page or picture, the points of one cloud, a "
             "table, or a folder for a copy and a page of each; of a run a folder for copies and results.jsonl."
         ),

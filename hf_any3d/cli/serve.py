@@ -18,6 +18,7 @@ from hf_any3d.cli.common import (
     need_packages,
     open_any_model,
     option,
+    output_option,
     packaged_classifier,
 )
 from hf_any3d.hub.models import find_model
@@ -46,7 +47,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(min=1, help="Open connections; further ones get 503.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     journal: Annotated[
-        Path | None, option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")
+        Path | None, output_option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")
     ] = None,
     journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
     cors_origin: Annotated[

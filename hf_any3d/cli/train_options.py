@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from hf_any3d.cli.common import Axis, option
+from hf_any3d.cli.common import Axis, option, output_option
 from hf_any3d.hub.models import find_model
 from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Way
 
@@ -38,7 +38,8 @@ class TrainOptions:
         ),
     ] = None
     output: Annotated[
-        Path | None, option("Directory for model, card and metrics; by default outputs/ and the name of the data.")
+        Path | None,
+        output_option("Directory for model, card and metrics; by default outputs/ and the name of the data."),
     ] = None
     epochs: Annotated[float | None, option("Passes over the data; by default 60, for segmentation 20.")] = None
     batch_size: Annotated[int | None, option("Clouds per step; by default 16, or all of fewer.", min=1)] = None

@@ -20,7 +20,7 @@ from hf_any3d.data.box_files import FRAME_LIST, LABEL_CLOUD_CLASSES, Boxes, Name
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors, write_point_cloud
 from hf_any3d.data.las_classes import class_name
 from hf_any3d.data.options import one_of
-from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.atomic_files import write_bytes, write_json, write_text
 
 _AXES = ("x", "y", "z")
 _POINT_CLOUDS = 6  # Datumaro's number for what is annotated
@@ -228,7 +228,7 @@ def write_label_cloud_points(folder: Path, clouds: Clouds, names: dict[int, str]
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
         write_point_cloud(places[0], cloud)
-        places[1].write_bytes(labels.astype(np.int8).tobytes())
+        write_bytes(places[1], labels.astype(np.int8).tobytes())
         written += places
     # A class of each number up to the largest, since places in the list are the numbers.
     listed = [class_name(code, names) for code in range(highest + 1)]

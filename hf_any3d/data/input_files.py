@@ -126,6 +126,13 @@ def is_readable(place: str) -> bool:
     return not is_hidden and parts[-1] not in _METADATA and place.lower().endswith(readable_types())
 
 
+def is_point_file(path: Path) -> bool:
+    """Return whether a file of this machine is one that a folder stands for, by its name and its first lines."""
+    from hf_any3d.data.files.text import is_prose
+
+    return is_readable(path.name) and not is_prose(path)
+
+
 def readable_types() -> tuple[str, ...]:
     """Return the endings of files with a cloud."""
     return tuple(f".{name}" for name in sorted(FORMATS))

@@ -16,7 +16,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.modeling.layers.boxes import upright_rotation
 from hf_any3d.modeling.layers.layouts import Layout, Wall
-from hf_any3d.utils.atomic_files import atomic_write, write_text
+from hf_any3d.utils.atomic_files import write_bytes, write_text
 
 LAYOUT_FILES = ("txt", "json", "obj", "glb")
 """Endings that `write_layout` knows."""
@@ -123,8 +123,7 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
             # Upright along z, then along y, in meters
             to_y_up = upright_rotation("y").T @ layout.upright_rotation * unit
             turned = [solid._replace(vertices=solid.vertices @ to_y_up.T) for solid in solids]
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(_glb(turned))
+            write_bytes(path, _glb(turned))
 
 
 def _glb(solids: Sequence[Solid]) -> bytes:

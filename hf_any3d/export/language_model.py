@@ -13,9 +13,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from hf_any3d.conversions.saving import new_directory
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.utils.atomic_files import new_directory
 
 _TOKENS = 7  # of the comparison
 # Relative to the largest logit; merging changes the order of sums, in bfloat16 more.

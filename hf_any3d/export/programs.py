@@ -1,7 +1,7 @@
 """Trace classifiers and detectors as programs of `torch.export`, in files that run with torch alone."""
 
+import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.registry import MODEL_TYPES, type_of_model
+from hf_any3d.utils.atomic_files import folder_beside
 
 # Model classes that are exported, by the records of their models.
 EXPORTED = tuple(name for kind in MODEL_TYPES.values() for name in kind.exported)
@@ -43,7 +44,10 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
         program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
     if path is not None:
         with replaced_when_complete(Path(path)) as unfinished:
-            torch.export.save(program, unfinished)
+            # In memory: on a disk that is full, torch would end the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            unfinished.write_bytes(content.getvalue())
     return program
 
 
@@ -123,10 +127,10 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")
     # Beside the file, since renaming works within one file system only.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        yield Path(folder) / path.name
+    with folder_beside(path) as folder:
+        yield folder / path.name
         # The file itself is last, so that its companions are complete when it appears.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
 
 

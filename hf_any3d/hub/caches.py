@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
+
+from hf_any3d.utils.atomic_files import temporary_folder
 
 
 def folder_of_caches() -> Path:
@@ -38,7 +38,8 @@ def replace_unwritable_cache() -> Path | None:
         place = place.parent
     if place.is_dir() and os.access(place, os.W_OK):
         return None
-    folder = tempfile.mkdtemp(prefix="hf_any3d_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["HF_DATASETS_CACHE"] = folder
+    # Until the process ends
+    folder = temporary_folder()
+    os.environ["HF_DATASETS_CACHE"] = str(folder.__enter__())
+    atexit.register(folder.__exit__, None, None, None)
     return caches

@@ -29,7 +29,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from hf_any3d.hub.names import offline_reason
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.modeling.records import BorrowedPart, PublishedFile
-from hf_any3d.utils.atomic_files import read_json_object, temporary_path, write_json
+from hf_any3d.utils.atomic_files import folder_beside, read_json_object, write_json
 
 GIT_FILES = "https://raw.githubusercontent.com"
 """Where the files of git repositories are, by repository, commit and path."""
@@ -173,8 +173,7 @@ def fetch_part(repository: str, part: str, commit: str, cache_dir: Path | None, 
 @contextmanager
 def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub: Mapping[str, Any]) -> Iterator[Path]:
     """Yield a temporary directory with config and some tensors of a model of transformers."""
-    unfinished = temporary_path(folder / part.repository.rpartition("/")[2])
-    try:
+    with folder_beside(folder / part.repository.rpartition("/")[2]) as unfinished:
         config = Path(hf_hub_download(part.repository, CONFIG_NAME, cache_dir=hub_cache, **hub))
         # A snapshot in the hub's cache is in a folder with the name of its commit.
         fetch = partial(hf_hub_download, part.repository, revision=config.parent.name, cache_dir=hub_cache, **hub)
@@ -183,7 +182,6 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
         except EntryNotFoundError:
             # Small models have a single file and no index.
             shards = dict.fromkeys(part.prefixes, SAFE_WEIGHTS_NAME)
-        unfinished.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config, unfinished / CONFIG_NAME)
         tensors = {}
         # Only shards that hold some of these tensors are fetched.
@@ -194,5 +192,3 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
         # They are in the file by now, and the caller needs the memory.
         del tensors
         yield unfinished
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

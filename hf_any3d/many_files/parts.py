@@ -28,6 +28,7 @@ from hf_any3d.many_files.runs import Done, run
 from hf_any3d.many_files.work import OPEN, Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
+from hf_any3d.utils.messages import as_text
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -163,12 +164,17 @@ class Parts:
         import pyarrow.parquet as parquet
 
         files: set[str] = set()
+        names = {as_text(name): name for name in stamps}
         # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
             stored = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
-            rows = list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+            paths = [names.get(path, path) for path in table["path"].to_pylist()]
+            rows = list(zip(paths, table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
-            kept = [stamps.get(path, stored[path]) == stored[path] and not (retry and error) for path, error in rows]
+            kept = []
+            for path, error in rows:
+                stamp = stored.get(path)
+                kept.append(stamps.get(path, stamp) == stamp and not (retry and error))
             files |= {path for (path, _), is_kept in zip(rows, kept, strict=True) if is_kept}
             if not all(kept):
                 with self.system.open(name, "rb") as file:
@@ -190,7 +196,7 @@ class Parts:
             counts.update(table["path"].to_pylist())
             failed += len(table) - table["error"].null_count
         # Rows of files that earlier calls were asked for count too.
-        if wrong := [name for name in {*files, *counts} if counts[name] != 1]:
+        if wrong := [name for name in {*map(as_text, files), *counts} if counts[name] != 1]:
             raise RuntimeError(f"{self.folder}: {len(wrong)} files have no row or several, such as {min(wrong)}")
         return Done(len(counts), failed)
 
@@ -256,7 +262,7 @@ class PartWriter:
     def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
         """Write a part with the error of a file that ends processes; the next call does it again."""
         # All other columns are None, as of any bad file.
-        row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
+        row = dict.fromkeys(self.rows.features) | {"path": as_text(shard.files[0]), "error": error}
         return [self._write(shard, [row], is_open=True)]
 
     def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]], is_open: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hf_any3d.tasks.classification.about import TASK as CLASSIFICATION
 from hf_any3d.tasks.detection.about import TASK as DETECTION
 from hf_any3d.tasks.features.about import TASK as FEATURES
 from hf_any3d.tasks.settings import settings_of
-from hf_any3d.utils.messages import model_errors
+from hf_any3d.utils.messages import as_text, model_errors
 
 if TYPE_CHECKING:
     import ray.data
@@ -150,7 +150,7 @@ class CloudRows:
         def rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
             inputs = [InputFile(name) for name in files]
             for row in answer_files(inputs, answer, batch_size, read=lambda file: file.read(self.on_invalid)):
-                values = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
+                values = {"path": as_text(row["file"]), "error": row.get("error"), **row.get("columns", {})}
                 # Every row has all columns in one order, as tables need.
                 yield {name: values.get(name) for name in names}
 
@@ -169,8 +169,8 @@ class CloudRows:
         # A place is left for other steps, which run at the same time.
         if workers.count is None and count > 1:
             count -= 1
-        # The names of a shard are one text, which `_TableMaker` splits again at what no name of a file has.
-        items = [{"files": "\0".join(shard.files)} for shard in shards]
+        # The names of a shard are bytes, which `_TableMaker` splits again at what no name of a file has.
+        items = [{"files": os.fsencode("\0".join(shard.files))} for shard in shards]
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _TableMaker,
             # Without the names of all files, which each process would get.
@@ -395,7 +395,7 @@ class _TableMaker:
         """Yield tables of the rows of some files."""
         from datasets import Dataset
 
-        rows = self.run(str(batch["files"][0]).split("\0"))
+        rows = self.run(os.fsdecode(batch["files"][0]).split("\0"))
         # A few at a time, as clouds may be large.
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             yield Dataset.from_list(some, features=self.features).data.table

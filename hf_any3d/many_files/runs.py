@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_any3d.utils.atomic_files import Claim, atomic_write, claim, read_json, write_json
+from hf_any3d.utils.atomic_files import Claim, atomic_write, claim, hidden_path, read_json, write_json
 
 
 class Done(NamedTuple):
@@ -44,7 +44,7 @@ def run(
 
 def lock(output: Path) -> Claim:
     """Lock the table of a run against other processes, which get an error at once."""
-    return claim(output.with_name(f".{output.name}.lock"), output)
+    return claim(hidden_path(output, ".lock"), output)
 
 
 class Table:
@@ -63,14 +63,14 @@ class Table:
         self.output = output
         self.description = description
         self.write = write
-        self.path = output if write is None else output.with_name(f".{output.name}.jsonl")
+        self.path = output if write is None else hidden_path(output, ".jsonl")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Lock the table, and note what its rows are; rows of other work are a ValueError."""
         with lock(self.output):
             # What the rows are is noted beside the table, so that rows of other work are not mixed in.
-            file = self.output.with_name(f".{self.output.name}.job.json")
+            file = hidden_path(self.output, ".job.json")
             stored = read_json(file)
             # Through JSON, as the stored one went: tuples come back as lists.
             is_other = stored != json.loads(json.dumps(self.description))
@@ -91,7 +91,7 @@ class Table:
         kept: set[str] = set()
         if not self.path.exists():
             return kept
-        with atomic_write(self.path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        with atomic_write(self.path) as unfinished, open(unfinished, "wb") as file:
             # Written anew, which also drops a last line that was cut off.
             for row in self._rows():
                 name = str(row.get("file"))
@@ -99,7 +99,7 @@ class Table:
                 is_current = stamps.get(name, "") == row.get("stamp") and name not in kept
                 if is_current and not (retry and "error" in row):
                     kept.add(name)
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(_line(row))
         return kept
 
     def add(self, result: dict[str, Any], stamps: Mapping[str, str]) -> None:
@@ -107,8 +107,17 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stamp = result.get("stamp", stamps[result["file"]])
         # Opened and closed for each row, so that no row waits in a buffer when the process is killed.
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**result, "stamp": stamp}, ensure_ascii=False) + "\n")
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_line({**result, "stamp": stamp}))
+        except OSError as error:
+            # A line that was cut off is dropped when the run is continued.
+            reason = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"{self.output} could not be written ({reason}); rows until here are kept, and the same command "
+                "continues",
+            ) from error
 
     def finish(self, files: Iterable[str]) -> Done:
         """Bring the rows into the order of the files, write the table, and count its rows."""
@@ -151,3 +160,8 @@ class Table:
                     continue
                 if isinstance(row, dict):
                     yield row
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    # Lone surrogates of file names that are no UTF-8 become the escapes of JSON.
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

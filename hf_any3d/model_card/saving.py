@@ -50,15 +50,22 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 
 
 def write_run_card(
-    model: PreTrainedModel, report: RunReport, num_points: int, sure: str, directory: Path, license: str | None
+    model: PreTrainedModel,
+    report: RunReport,
+    num_points: int,
+    sure: str,
+    directory: Path,
+    license: str | None,
+    place: Path,
 ) -> None:
     """Write the card of a model that was trained without a Trainer, then the report, which completes the run.
 
-    `num_points` are those that its processor gives the model; `sure` is the text of the section "How sure".
+    `num_points` are those that its processor gives the model; `sure` is the text of the section "How sure", and
+    `place` where the files of the directory will be.
     """
     card = build_model_card(
         Subject.from_model(model, report, num_points),
-        _shown(directory),
+        _shown(place),
         license=license,
         sections={"How sure": sure},
     )

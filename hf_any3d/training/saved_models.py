@@ -4,7 +4,6 @@ All evaluations take the model's directory or hub name, the rows and the name of
 the hub such as `revision`. Classes that are not the model's are errors.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -46,6 +45,7 @@ from hf_any3d.training.rows import class_names, evaluation_rows
 from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.utils.atomic_files import temporary_folder
 from hf_any3d.utils.messages import model_errors
 
 # Metrics that are printed as percentages, with their names.
@@ -276,9 +276,9 @@ def _trainer(
     # Some released models compute clouds of a batch together, so that scores depend on its size.
     batch_size = 1 if batch_dependent_flags(model) else 32
     # Trainer needs a folder, even if it only evaluates.
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         arguments = PointTrainingArguments(
-            folder,
+            str(folder),
             per_device_eval_batch_size=settings.batch_size or batch_size,
             seed=settings.seed,
             use_cpu=settings.use_cpu,

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
 from hf_any3d.training.rows import EpochCallback, StreamedRows
+from hf_any3d.utils.atomic_files import folder_inside
 
 logger = logging.getLogger(__name__)
 # Files that `_save` writes.
@@ -202,12 +204,14 @@ class PointTrainer(Trainer):
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         # Checkpoints are saved by the same method, and a report is written only with the result.
         is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
-        if is_result:
-            remove_model(folder)
         with _describing_failures(folder):
-            super()._save(output_dir, state_dict)
-            if is_result and self.report is not None:
-                self.report.save(folder / "metrics.json")
+            if not is_result:
+                super()._save(output_dir, state_dict)
+                return
+            with replacing_model(folder) as new:
+                super()._save(str(new), state_dict)
+                if self.report is not None:
+                    self.report.save(new / "metrics.json")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of parameters with weight decay, by the type of their modules, not only by their names."""
@@ -352,12 +356,31 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def remove_model(folder: Path) -> None:
-    """Remove the model of an earlier run, so that no mixture of two models can be loaded."""
-    # The report first, since a model with one counts as complete.
-    for pattern in _MODEL_FILES:
-        for path in folder.glob(pattern):
-            path.unlink()
+@contextmanager
+def replacing_model(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to save a model in, whose files replace the model in `folder` at the end.
+
+    Until then, and after an error such as a full disk, an earlier model stays. The card that is there is copied, for
+    those that keep what people have written.
+    """
+    folder = folder.absolute()
+    # In the folder, on the same disk; of its name, which cards and repositories are called by.
+    with folder_inside(folder) as inside:
+        new = inside / folder.name
+        new.mkdir()
+        if (folder / "README.md").is_file():
+            shutil.copyfile(folder / "README.md", new / "README.md")
+        yield new
+        # No mixture of two models can be loaded: the report, with which a model counts as complete, is the first file
+        # to go, and the last one to come.
+        for pattern in _MODEL_FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+        files = [path for path in sorted(new.rglob("*")) if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == _MODEL_FILES[0]):
+            target = folder / path.relative_to(new)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
 
 
 @contextmanager

@@ -1,20 +1,22 @@
-"""Write files atomically, and lock folders that one process at a time writes to.
+"""Write files atomically, check outputs before the work, and lock folders that one process at a time writes to.
 
 A program may be killed at any moment, and a disk may be full at any write. Files are therefore written under a
-temporary name in the same folder, `.NAME.HOST.PID.tmp`, and renamed when complete; `claim` locks a folder, and
+temporary name in the same folder, `.DIGEST.HOST.PID.tmp`, and renamed when complete; `claim` locks a folder, and
 leftovers of killed processes are removed.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,44 +27,255 @@ except ImportError:  # on Windows, where files are locked through filelock
     fcntl = None
 
 # A part of file names, so without dots, and short.
-_HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
-_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
+_HOST = re.sub(r"[^\w-]", "_", socket.gethostname(), flags=re.ASCII)[:60]
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp(?:-\w+)?", re.DOTALL)  # with those of databases
 _CLEARED: set[tuple[int, Path]] = set()
 _CLAIMS: dict[Path, Claim] = {}
+# What this process writes at the moment; names of other processes differ.
+_UNFINISHED: set[Path] = set()
+# More than what a file system may still have room for in the last block of a file.
+_PROBE = 1 << 17
+_MOST_BYTES = 255
+"""Length of a file name that all usual file systems take."""
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the path under which this process writes `path` until it is complete."""
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    """Return the path under which this process writes `path` until it is complete; short, however long its name is."""
+    return path.with_name(f".{_digest(path.name)}.{_HOST}.{os.getpid()}.tmp")
+
+
+def hidden_path(path: Path, ending: str) -> Path:
+    """Return a hidden path beside a file, `.NAME` and an ending; a name that would be too long is shortened."""
+    name = f".{path.name}{ending}"
+    if len(os.fsencode(name)) > _MOST_BYTES:
+        name = f".{_digest(path.name)}{ending}"
+    return path.with_name(name)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path to write to, which replaces `path` at the end; after an error it is removed.
 
-    A symbolic link is replaced, not its target.
+    A symbolic link is replaced, not its target. Folders above it are created. The temporary file exists, and is empty.
 
-    Folders above it are created.
+    Raises:
+        OSError: The file cannot be written, as in a folder that is read-only or on a disk that is full. The error
+            names `path`, and the file that was there is kept.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = temporary_path(path)
-    remove_abandoned(path.parent)
-    try:
+    _refuse_other_kinds(path)
+    with _unfinished(path) as unfinished:
+        # Created here, so that a read-only folder is an error in the words below, whatever library writes.
+        unfinished.open("xb").close()
         yield unfinished
         with open(unfinished, "rb") as file:
             # Flushed before it is renamed: after a loss of power the new name must not stand for an empty file.
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+
+
+@contextmanager
+def folder_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new temporary folder in that of `path`, for files that are renamed when all are complete.
+
+    It is removed at the end; errors are those of `atomic_write`.
+    """
+    with _unfinished(Path(path)) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
+
+
+@contextmanager
+def folder_inside(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new temporary folder in `folder`, which is created; as `folder_beside` otherwise."""
+    folder = Path(folder)
+    with _unfinished(folder, temporary_path(folder / folder.name)) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
+
+
+@contextmanager
+def new_directory(output: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
+    output = new_path(output)
+    with folder_beside(output) as unfinished:
+        yield unfinished
+        # An empty directory that is there already is replaced.
+        os.replace(unfinished, output)
+
+
+def new_path(output: str | os.PathLike) -> Path:
+    """Return the absolute path of a file or directory to create; an empty directory counts as new."""
+    output = Path(output).absolute()
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise FileExistsError(f"{output}: exists already; give a new one")
+    return output
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder among the temporary files of the system, removed at the end.
+
+    That of a killed process is removed by the next one that makes such a folder.
+    """
+    remove_abandoned(Path(tempfile.gettempdir()))
+    folder = tempfile.mkdtemp(f".{_HOST}.{os.getpid()}.tmp", ".hf_any3d-")
+    try:
+        yield Path(folder)
     except OSError as error:
+        if not str(error.filename).startswith(folder):
+            raise
+        place = tempfile.gettempdir()
+        text = f"{place}: {_reason(error)}; set TMPDIR to another folder for temporary files"
+        raise OSError(error.errno, text) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def reserve_room(file: str | os.PathLike) -> None:
+    """Take the room of a file that has its size already, before it is mapped into memory.
+
+    To write to a mapped page that has no room would end the process.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with open(file, "r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or errno.EIO), os.fspath(file)) from error
+
+
+def check_outputs(
+    outputs: Mapping[str, str | os.PathLike], inputs: Iterable[str | os.PathLike] = (), *, are_files: bool = True
+) -> None:
+    """Check, before any work is done, that files or folders can be written.
+
+    Args:
+        outputs: Their paths, by the names that errors have for them.
+        inputs: Files that are read.
+        are_files: Whether a path of a folder is refused.
+
+    Raises:
+        OSError: A folder is read-only, a name is too long, or something else than a file has this name.
+        ValueError: Two outputs are one file, or an output is an input.
+    """
+    names: dict[str, str] = {}
+    read = [os.stat(path) for path in inputs if os.path.isfile(path)]
+    for name, given in outputs.items():
+        path = Path(given)
+        if are_files or not os.path.isdir(path):
+            _refuse_other_kinds(path)
+        _check_place(path)
+        # The file itself may be a link, which is replaced.
+        place = os.path.join(os.path.realpath(path.parent), path.name)
+        if place in names:
+            text = f"{names[place]} and {name} are both {path}; expected a path for each"
+            raise ValueError(text if names[place] != name else f"{path}: two outputs have this path")
+        names[place] = name
+        if os.path.isfile(path) and any(os.path.samestat(path.stat(), file) for file in read):
+            raise ValueError(f"{name}: {path} is a file that is read, and stays as it is; expected another path")
+
+
+def _check_place(path: Path) -> None:
+    """Raise an error that names a path if no file or folder can be written there."""
+    # The nearest folder that exists; those below it will be created.
+    folder = path
+    missing: list[str] = []
+    if not os.path.isdir(path):
+        missing.append(path.name)
+        folder = path.parent
+    while not os.path.lexists(folder):
+        missing.append(folder.name)
+        folder = folder.parent
+    probe = temporary_path(folder / "probe")
+    try:
+        for name in missing:
+            # For a name that is too long, this is another error.
+            with suppress(FileNotFoundError):
+                os.lstat(folder / name)
+        # Tried, since rights, quotas and mounts decide together.
+        probe.open("wb").close()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written ({_reason(error)})") from error
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise an error for a path of a folder, or of a device, which a file must not replace."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; expected the name of a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{path} is no regular file, but a device or pipe; expected the name of a file")
+
+
+@contextmanager
+def _unfinished(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
+    """Yield the temporary path of a file or folder, which is removed at the end; errors of writing name `path`."""
+    if unfinished is None:
+        unfinished = temporary_path(path)
+    if unfinished in _UNFINISHED:
+        raise FileExistsError(errno.EEXIST, f"{path}: is being written already; expected a path for each output")
+    try:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(unfinished.parent)
+        # Of a process that was killed and had the same number
+        _remove(unfinished)
+    except OSError as error:
+        raise _about(path, error) from error
+    _UNFINISHED.add(unfinished)
+    try:
+        yield unfinished
+    except Exception as error:
         # Errors about other files, which the caller opens meanwhile, are not about writing this one.
-        if error.filename in (None, str(unfinished)):
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            text = f"{path} could not be written ({reason}); nothing of it was kept"
-            raise OSError(error.errno, text) from error
+        is_of_disk = isinstance(error, OSError) and error.filename in (None, str(unfinished), os.fsencode(unfinished))
+        if is_of_disk or unfinished.name in str(error):
+            raise _about(path, error, unfinished) from error
+        # Libraries have many types of errors for a full disk, few of which name the file.
+        if not isinstance(error, OSError) and (found := _why_full(unfinished)) is not None:
+            raise _about(path, found) from error
         raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        _UNFINISHED.discard(unfinished)
+        _remove(unfinished)
+
+
+def _about(path: Path, error: Exception, unfinished: Path | None = None) -> OSError:
+    """Return the error of writing a file, which names it and not its temporary path."""
+    number = getattr(error, "errno", None) or errno.EIO
+    reason = _reason(error)
+    if unfinished is not None:
+        found = None if getattr(error, "errno", None) else _why_full(unfinished)
+        if found is not None:
+            number = found.errno
+            reason = _reason(found)
+        reason = reason.replace(str(unfinished), str(path)).replace(unfinished.name, path.name)
+    return OSError(number, f"{path} could not be written ({reason}); nothing of it was kept")
+
+
+def _reason(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error)
+
+
+def _why_full(unfinished: Path) -> OSError | None:
+    """Return the error of adding some bytes to a file, or to a folder; None if there is room."""
+    file = unfinished / "probe" if unfinished.is_dir() else unfinished
+    try:
+        with open(file, "ab") as opened:
+            opened.write(bytes(_PROBE))
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
 def is_full(error: BaseException) -> bool:
@@ -70,12 +283,17 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
+    """Write bytes atomically and return the path."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+    return Path(path)
+
+
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write text in UTF-8 atomically and return the path."""
-    with atomic_write(path) as unfinished:
-        # A file name that is no UTF-8 is shown escaped; in JSON and scripts the escape means the same.
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return Path(path)
+    # A file name that is no UTF-8 is shown escaped; in JSON and scripts the escape means the same.
+    return write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:
@@ -105,8 +323,13 @@ def remove_abandoned(folder: Path) -> None:
     with suppress(FileNotFoundError):
         for name in os.listdir(folder):
             match = _TEMPORARY.fullmatch(name)
-            if match is None or int(match[1]) == os.getpid() or os.name == "nt":
+            if match is None or os.name == "nt":
                 continue  # on Windows, signal 0 would end the process
+            # In containers, the next process often has the number of the one before.
+            if int(match[1]) == os.getpid():
+                if folder / name not in _UNFINISHED:
+                    _remove(folder / name)
+                continue
             try:
                 os.kill(int(match[1]), 0)
             except ProcessLookupError:
@@ -115,15 +338,14 @@ def remove_abandoned(folder: Path) -> None:
                 pass
 
 
-def remove_temporaries(folder: Path, name: str | None = None) -> None:
-    """Remove all temporary files in `folder`, or those of `name`; no process may be writing there."""
+def remove_temporaries(folder: Path) -> None:
+    """Remove all temporary files in `folder`; no process may be writing there."""
     # Of other machines too, whose processes cannot be asked for.
-    for path in folder.glob(".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"):
+    for path in folder.glob(".*.tmp"):
         _remove(path)
-    if name is None:
-        for path in folder.glob(".tmp??????"):  # as safetensors calls a file until it is whole
-            if path.is_file():
-                _remove(path)
+    for path in folder.glob(".tmp??????"):  # as safetensors calls a file until it is whole
+        if path.is_file():
+            _remove(path)
 
 
 class Claim:

@@ -41,6 +41,16 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(shown)
 
 
+def as_text(name: str) -> str:
+    """Return a file name as UTF-8 can hold it: bytes that are none are escaped, as `printable` does it."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def as_name(text: str) -> str:
+    """Return the file name of which `as_text` made a text."""
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escape: chr(int(escape[1], 16)), text)
+
+
 def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
     """Return the first names and how many more there are: "a, b and 7 more", with semicolons "a; b; and 7 more"."""
     shown = separator.join(map(str, names[:most]))

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig
 
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import save_weights, stored_bytes
+from hf_any3d.utils.atomic_files import new_directory
 from tests.errors import raises
 
 

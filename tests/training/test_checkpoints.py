@@ -163,10 +163,11 @@ def test_missing_best_checkpoint_is_not_reported(tmp_path, caplog):
     assert "checkpoint-7 does not exist any more" in caplog.text and resumed.state.best_global_step == 3
 
 
-def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path):
+def test_a_failed_save_keeps_the_model_of_an_earlier_run_whole(tmp_path):
     run = trainer(tmp_path, 1, save_total_limit=1)
     run.save_model()
-    assert (tmp_path / "model.safetensors").exists() and (tmp_path / "config.json").exists()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert {"model.safetensors", "config.json"} <= before.keys()
 
     class Full(type(run.model)):
         def save_pretrained(self, *args, **kwargs):
@@ -175,7 +176,7 @@ def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path):
     full = PointTrainer(Full(run.model.config), run.args, train_dataset=ROWS, eval_dataset=ROWS[:5])
     with pytest.raises(OSError, match="could not be saved .No space left on device.; with enough disk space"):
         full.save_model()
-    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "config.json").exists()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
 def test_a_checkpoint_without_a_config_and_a_model_without_one_are_not_compared(tmp_path):

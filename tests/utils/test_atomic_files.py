@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries, temporary_path, write_text
+from hf_any3d.utils.atomic_files import (
+    atomic_write,
+    check_outputs,
+    claim,
+    remove_temporaries,
+    temporary_folder,
+    temporary_path,
+    write_text,
+)
 from tests.errors import raises
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,18 +140,63 @@ def test_systems_without_posix_locks_lock_through_filelock(tmp_path):
     assert third.returncode == 0, third.stderr
 
 
-def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
-    kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp", ".tmp62", "tmp623dR6")]
-    left = [temporary_path(tmp_path / name) for name in ("a[1]", "a1", "b*")]
+def test_temporary_files_are_removed_and_all_others_stay(tmp_path):
+    kept = [tmp_path / name for name in ("a[1]", ".other", "a.tmp", ".tmp62", "tmp623dR6")]
+    left = [temporary_path(tmp_path / name) for name in ("a[1]", "b*", "測" * 85)]
     unfinished = tmp_path / ".tmp623dR6"  # of safetensors, which names no file in it
     for path in (*kept, *left[1:], unfinished):
         path.touch()
     (tmp_path / ".tmp-own-2").mkdir()
     left[0].mkdir()
     (left[0] / "inner").touch()
-    remove_temporaries(tmp_path, "a[1]")
-    assert [path.exists() for path in left] == [False, True, True] and all(path.exists() for path in kept)
-    assert unfinished.exists()
     remove_temporaries(tmp_path)
     assert not any(path.exists() for path in (*left, unfinished)) and (tmp_path / ".tmp-own-2").exists()
-    assert [path.exists() for path in kept] == [True, False, True, True, True, True]
+    assert all(path.exists() for path in kept)
+
+
+def test_folders_of_temporary_files_go_with_the_next_one_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}; {OPEN}c = w.temporary_folder(); "
+    killed_while(f"{code}f = c.__enter__(); (f / 'edge').touch(); {WAIT}")
+    assert len(list(tmp_path.iterdir())) == 1
+    with temporary_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_that_end_without_an_error_or_with_one_of_their_own_are_told_as_a_full_disk(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with raises(OSError, naming="a.bin"), atomic_write(tmp_path / "a.bin") as unfinished:
+            raise RuntimeError(f"stream of {unfinished} failed")
+        with raises(OSError, naming="a.bin"), atomic_write(tmp_path / "a.bin"):
+            raise RuntimeError("stream failed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(RuntimeError, match="no disk"), atomic_write(tmp_path / "a.bin"):
+        raise RuntimeError("no disk")
+
+
+def test_outputs_are_checked_before_anything_is_written(tmp_path):
+    read = write_text(tmp_path / "in.txt", "mine")
+    (tmp_path / "link.txt").symlink_to(read)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for outputs, reason in (
+        ({"--a": tmp_path / "new" / "x", "--b": tmp_path / "folder" / "new" / "x"}, "--a and --b are both"),
+        ({"--a": read}, "--a: .*in.txt is a file that is read"),
+        ({"--a": tmp_path / "link.txt"}, "link.txt is a file that is read"),
+        ({"--a": read / "x"}, "Not a directory"),
+        ({"--a": tmp_path}, "is a folder"),
+        ({"--a": "/dev/null"}, "/dev/null is no regular file"),
+    ):
+        with pytest.raises((OSError, ValueError), match=reason):
+            check_outputs(outputs, [read])
+    check_outputs({"--a": tmp_path / "new" / "a", "--b": tmp_path / "new" / "b"}, [read, tmp_path / "gone"])
+    assert names_below(tmp_path) == ["in.txt", "link.txt"] and not (tmp_path / "new").exists()
+
+
+def test_what_one_process_writes_twice_at_a_time_is_refused(tmp_path):
+    with atomic_write(tmp_path / "a"), raises(FileExistsError, naming="a"), atomic_write(tmp_path / "a"):
+        pass
+    assert names_below(tmp_path) == ["a"]

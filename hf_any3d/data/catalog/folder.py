@@ -45,6 +45,7 @@ from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
 from hf_any3d.data.word_classes import words_of_files
+from hf_any3d.utils.messages import as_name, as_text
 
 # Types of coordinates that float32 may be too coarse for.
 _LONG_NUMBERS = ("float64", "int32", "int64", "uint32", "uint64")
@@ -295,7 +296,9 @@ def load(
     words = None
     if "labels" in columns:
         # In the files of all splits, so that a word has one number in all of them
-        words = words_of_files((root / name for listed in rows.values() for name in listed[FILE]), label_field)
+        words = words_of_files(
+            (root / as_name(name) for listed in rows.values() for name in listed[FILE]), label_field
+        )
     labels = _Labels(label_field, words)
     loaded: Any = {}
     for split, listed in rows.items():
@@ -350,7 +353,7 @@ def _read(
     features = Features({**converter.features, **rows.features})
     if labels.words is not None:
         features["labels"] = List(ClassLabel(names=list(labels.words)), length=features["labels"].length)
-    files = [(row, str(root / row[FILE])) for row in rows.to_list()]
+    files = [(row, str(root / as_name(row[FILE]))) for row in rows.to_list()]
     arguments: dict[str, Any] = {"converter": converter, "skip": skip, "labels": labels}
     if streaming:
         # `datasets` splits lists among ranks and workers.
@@ -437,11 +440,12 @@ def _splits_of_metadata(
 
 def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.Table | None) -> Dataset:
     """Return a row for each file of a split: its label, if it has one, its name, and its metadata."""
-    names = [file.path.relative_to(root).as_posix() for file in files]
+    # Texts of Arrow are UTF-8, and names of files may be none.
+    names = [as_text(file.path.relative_to(root).as_posix()) for file in files]
     columns: dict[str, Any] = {}
     types: dict[str, Any] = {}
     if files[0].label is not None:
-        columns["label"] = pa.array([file.label for file in files])
+        columns["label"] = pa.array([as_text(str(file.label)) for file in files])
         types["label"] = Value("string")
     if metadata is not None:
         # The metadata in the order of the split's files

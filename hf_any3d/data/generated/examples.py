@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.generated.tiles import draw_tile, las_bytes
+from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import counted
 
 # Training shapes for a first classifier: a folder for each class, its name the label.
@@ -40,14 +41,14 @@ def write_tiles(folder: Path) -> str:
     folder.mkdir()
     for number in range(_LABELED_TILES):
         # The number is the seed, by which everyone gets the same tile.
-        (folder / f"{number}.las").write_bytes(las_bytes(draw_tile(number)))
+        write_bytes(folder / f"{number}.las", las_bytes(draw_tile(number)))
     return f"{folder}: {counted(_LABELED_TILES, 'generated tile')} with ground, vegetation and buildings, z up"
 
 
 def write_new_tile(path: Path) -> str:
     """Write a generated tile whose points have no class."""
     # The first seed that none of the labeled tiles has.
-    path.write_bytes(las_bytes(draw_tile(_LABELED_TILES), labeled=False))
+    write_bytes(path, las_bytes(draw_tile(_LABELED_TILES), labeled=False))
     return f"{path}: a generated tile whose points have no class yet"
 
 

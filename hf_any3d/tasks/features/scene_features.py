@@ -16,7 +16,7 @@ from hf_any3d.data.options import at_least
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.voxels import PointTransformerV3Processor
 from hf_any3d.tasks.segmentation.steps import part_of
-from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write, reserve_room
 
 # Points whose features are in memory at a time.
 _PIECE = 65_536
@@ -79,6 +79,7 @@ def scene_features(
                 # The number of channels is known only with the first features.
                 if number == 0 and rows[0] == wanted[0]:
                     open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
+                    reserve_room(file)
                 # Mapped anew each time: pages that were written would otherwise stay in memory.
                 np.load(file, mmap_mode="r+")[seen[rows.cpu().numpy()]] = values
     return np.load(output, mmap_mode="r")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from hf_any3d.tasks.inventory.tables import check_table, write_table
 from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.tasks.inventory.trees import TreeChoice, choose_by
 from hf_any3d.tasks.segmentation.steps import part_of
+from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
 """Columns of copies: PDAL's name for heights, and the field's for numbers of things."""
@@ -63,6 +63,9 @@ class Outputs:
     def check(self, files: Sequence[str], coordinate_system: str | None) -> None:
         """Check, before any work, that all can be written."""
         one_of("classes", self.classes, CHANGED)
+        named = {"table": self.table, "terrain": self.terrain, "canopy": self.canopy}
+        named |= {f"the copy of {file}": path for file, path in zip(files, self.copies or (), strict=False)}
+        check_outputs({name: path for name, path in named.items() if path is not None}, files)
         for file, path in zip(files, self.copies or (), strict=False):
             with file_errors(file):
                 check_labels_fit(
@@ -137,7 +140,7 @@ def take_inventory(
     with ExitStack() as stack:
         folder = None
         if len(paths) > 1:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf_any3d_")))
+            folder = stack.enter_context(temporary_folder())
         tiles = _look_at_edges(pipe, paths, unit, folder, progress)
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
         rasters: dict[str, Any] = {}

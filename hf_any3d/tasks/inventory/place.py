@@ -23,6 +23,7 @@ from hf_any3d.tasks.inventory.blocks import BlockCells
 from hf_any3d.tasks.inventory.things import Thing, outlines_of, things_of
 from hf_any3d.tasks.inventory.trees import EVENNESS, number_trees
 from hf_any3d.tasks.steps import return_free_memory
+from hf_any3d.utils.atomic_files import reserve_room
 
 GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
 """Codes of ASPRS for what stands in a place."""
@@ -80,6 +81,7 @@ class Answer:
             else:
                 file = path.with_name(f"{path.name}.{name}.npy")
                 arrays[name] = np.lib.format.open_memmap(file, "w+", np.dtype(kind), (count,))
+                reserve_room(file)
         return cls(**arrays, factor=np.ones(3))
 
 

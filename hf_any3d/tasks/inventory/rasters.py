@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,8 +187,11 @@ def open_mosaic(
         "bigtiff": "if_safer",
         "sparse_ok": True,
     }
-    with atomic_write(path) as unfinished, rasterio.open(unfinished, "w+", **profile) as file:
-        yield Mosaic(file, (left, top), cell)
+    with atomic_write(path) as unfinished:
+        with rasterio.open(unfinished, "w+", **profile) as file:
+            mosaic = Mosaic(file, (left, top), cell)
+            yield mosaic
+        mosaic.check_written(unfinished)
 
 
 class Mosaic:
@@ -197,6 +201,8 @@ class Mosaic:
         self._file = file
         self._corner = corner
         self._cell = cell
+        # Checksums of the blocks that were written, by their first row and column
+        self._written: dict[tuple[int, int], int] = {}
 
     def add(self, raster: Raster) -> None:
         """Fill the cells that have no value yet; what is beyond the bounds is left out.
@@ -204,7 +210,6 @@ class Mosaic:
         Raises:
             ValueError: The raster has cells of another width, or between those of the mosaic.
         """
-        windows = package("rasterio.windows", "rasters")
         shift = (np.array([raster.corner[0], self._corner[1]]) - (self._corner[0], raster.corner[1])) / self._cell
         first_column, first_row = np.round(shift).astype(int).tolist()
         if raster.cell != self._cell or np.abs(shift - np.round(shift)).max() > 1e-3:
@@ -225,6 +230,31 @@ class Mosaic:
                 new = raster.values[north - first_row : south - first_row, west - first_column : east - first_column]
                 if np.isnan(new).all():
                     continue
-                window = windows.Window(west, north, east - west, south - north)
-                old = self._file.read(1, window=window)
-                self._file.write(np.where(np.isnan(old), new, old).astype(np.float32), 1, window=window)
+                values = self._read(self._file, top, left)
+                old = values[north - top : south - top, west - left : east - left]
+                np.copyto(old, new, where=np.isnan(old))
+                self._file.write(values, 1, window=self._window(self._file, top, left))
+                self._written[top, left] = zlib.crc32(values.data)
+
+    def check_written(self, unfinished: str | os.PathLike) -> None:
+        """Read the blocks of a file that is closed, since GDAL ends without an error on a disk that is full.
+
+        Raises:
+            OSError: A block is not as it was written.
+        """
+        errors = package("rasterio.errors", "rasters")
+        try:
+            with package("rasterio", "rasters").open(unfinished) as file:
+                for (top, left), checksum in self._written.items():
+                    if zlib.crc32(self._read(file, top, left).data) != checksum:
+                        raise OSError(f"{unfinished}: a block is not as it was written")
+        except errors.RasterioError as error:
+            raise OSError(f"{unfinished}: {error}") from error
+
+    def _read(self, file: Any, top: int, left: int) -> np.ndarray:
+        return np.ascontiguousarray(file.read(1, window=self._window(file, top, left)), np.float32)
+
+    def _window(self, file: Any, top: int, left: int) -> Any:
+        """Return the window of a block, which ends with the raster."""
+        windows = package("rasterio.windows", "rasters")
+        return windows.Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import struct
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hf_any3d.data.options import one_of, package
 from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.messages import listed
 
 DRIVERS = {".csv": None, ".geojson": "GeoJSON", ".gpkg": "GPKG"}
 """Endings of tables -> what GDAL calls the format."""
@@ -41,7 +45,8 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
     """Raise an error if `write_table` could not write to this path, before any work is done.
 
     Raises:
-        ValueError: The ending is not one of `DRIVERS`, or a GeoJSON has no coordinate system.
+        ValueError: The ending is not one of `DRIVERS`, a GeoJSON has no coordinate system, or a GeoPackage that is
+            there is open in another program, cannot be read, or has another layer `LAYER`.
         ImportError: A package is missing.
     """
     ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
@@ -51,6 +56,28 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
         raise ValueError(
             f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
             ".csv, which have the coordinates of the scan"
+        )
+    if ending == ".gpkg" and Path(path).exists():
+        _check_geopackage(Path(path))
+
+
+def _check_geopackage(path: Path) -> None:
+    """Raise an error unless the layer of a GeoPackage can be replaced, and all others be kept."""
+    # What another program has changed and not yet moved into the file would be lost, and later be mixed with ours.
+    for ending in ("-wal", "-journal"):
+        if path.with_name(path.name + ending).exists():
+            raise ValueError(f"{path}: another program has it open; close it there, or give another path")
+    pyogrio = package("pyogrio", "maps")
+    errors = package("pyogrio.errors", "maps")
+    try:
+        layers = [name for name, _ in pyogrio.list_layers(path)]
+        fields = pyogrio.read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
+    except errors.DataSourceError as error:
+        raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
+    if list(fields) != list(_COLUMNS):
+        raise ValueError(
+            f"{path}: its layer {LAYER!r} has other columns ({listed(list(fields))}) and would be lost; rename it, or "
+            "give another path"
         )
 
 
@@ -64,7 +91,8 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
     are those of the scan.
 
     Args:
-        path: A file that ends in .csv, .geojson or .gpkg; it is replaced as a whole.
+        path: A file that ends in .csv, .geojson or .gpkg. It is replaced as a whole, but a GeoPackage keeps its other
+            layers: a copy of it gets the layer `LAYER`, and takes its place when it is complete.
         things: The things.
         coordinate_system: Well-known text or a name such as "EPSG:2154".
 
@@ -87,10 +115,31 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
                         cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
                 writer.writerow(cells)
         return
-    # Made in memory: under a temporary name, GDAL would warn of its ending.
-    content = _layer(path, things, coordinate_system)
     with atomic_write(path) as unfinished:
-        unfinished.write_bytes(content)
+        if path.suffix.lower() == ".gpkg" and path.exists():
+            shutil.copyfile(path, unfinished)
+            _write_layer(unfinished, path, things, coordinate_system)
+            _check_layer(unfinished, len(things))
+        else:
+            # In memory, since GDAL ends without an error on a disk that is full
+            content = io.BytesIO()
+            _write_layer(content, path, things, coordinate_system)
+            unfinished.write_bytes(content.getvalue())
+
+
+def _check_layer(unfinished: Path, count: int) -> None:
+    """Raise an error unless a GeoPackage is whole."""
+    import sqlite3  # here, as Python may be built without it
+
+    try:
+        # Closed at the end of the block
+        with closing(sqlite3.connect(unfinished)) as database:
+            (state,) = database.execute("PRAGMA integrity_check").fetchone()
+            (rows,) = database.execute(f"SELECT COUNT(*) FROM {LAYER}").fetchone()
+    except sqlite3.Error as error:
+        raise OSError(f"{unfinished}: {error}") from error
+    if state != "ok" or rows != count:
+        raise OSError(f"{unfinished}: {rows} of {count} rows were written ({state})")
 
 
 def _values(thing: Thing) -> tuple:
@@ -108,8 +157,8 @@ def _values(thing: Thing) -> tuple:
     )
 
 
-def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -> bytes:
-    """Return the content of a GeoPackage or GeoJSON."""
+def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None) -> None:
+    """Write the things into a GeoPackage or GeoJSON that will be `path`."""
     raw = package("pyogrio.raw", "maps")
     errors = package("pyogrio.errors", "maps")
     driver = DRIVERS[path.suffix.lower()]
@@ -129,13 +178,14 @@ def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -
             shapes.append(header + np.ascontiguousarray(thing.outline, "<f8").tobytes())
     has_points = any(thing.outline is None for thing in things)
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
-    content = io.BytesIO()
     try:
         with warnings.catch_warnings():
+            # That a file with a temporary name is a GeoPackage
+            warnings.filterwarnings("ignore", ".*file(name)? extension", RuntimeWarning)
             # That a scan without a coordinate system has a layer without one
             warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
             raw.write(
-                content,
+                target,
                 np.array(shapes, object),
                 columns,
                 list(_COLUMNS),
@@ -148,4 +198,6 @@ def _layer(path: Path, things: Sequence[Thing], coordinate_system: str | None) -
             )
     except errors.CRSError as error:
         raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
-    return content.getvalue()
+    except (errors.DataSourceError, errors.DataLayerError, errors.FeatureError) as error:
+        # Such as places that have no longitude and latitude, or a full disk
+        raise ValueError(f"{path}: {error}") from error

@@ -17,7 +17,7 @@ from hf_any3d.training import program
 from hf_any3d.training.few_scans.plan import STATED_FROM
 from hf_any3d.training.few_scans.preparation import Preparation
 from hf_any3d.training.few_scans.scans import Examples, Scans, equal
-from hf_any3d.training.trainer import remove_model
+from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.markdown import inline
 
 CROSS_VALIDATION = "cross-validation"
@@ -220,16 +220,15 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
         },
     )
     folder = Path(arguments.output_dir)
-    # Only now, when nothing can fail any more but the disk: until here an earlier model stays.
-    remove_model(folder)
-    model.save_pretrained(folder)
-    prepared.processor.save_pretrained(folder)
-    examples.save(folder)
     sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
     if model.config.unknown_share is not None:
         said = _how_often_unknown(model.config, estimates[CROSS_VALIDATION])
         sure += f'\n\n"None of these" is {said}.'
-    write_run_card(model, report, prepared.processor.num_points, sure, folder, arguments.license)
+    with replacing_model(folder) as new:
+        model.save_pretrained(new)
+        prepared.processor.save_pretrained(new)
+        examples.save(new)
+        write_run_card(model, report, prepared.processor.num_points, sure, new, arguments.license, folder)
     return report
 
 

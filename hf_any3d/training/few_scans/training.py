@@ -8,7 +8,6 @@ what is fitted (here, and `linear_head.py`), by what it is judged (`cross_valida
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -64,7 +63,7 @@ from hf_any3d.training.program import figures, train
 from hf_any3d.training.rows import class_names
 from hf_any3d.training.scan_sizes import record_sizes
 from hf_any3d.training.tasks import Classification
-from hf_any3d.utils.atomic_files import release_claims
+from hf_any3d.utils.atomic_files import release_claims, temporary_folder
 
 CALIBRATED_FROM = 75
 """Judged scans from which on a temperature is fitted to them: scores got worse with 50, and better with 100."""
@@ -360,8 +359,8 @@ def learn_scans(request: FewScans | BothWays | program.TrainingTask, rows: Datas
         # What is wrong with the scans or their folder is found before the minutes of a training.
         program.claim_output(Path(scans.arguments.output_dir))
         prepare(scans, rows)
-        with tempfile.TemporaryDirectory() as folder, _without_lines_on(folder):
-            trained = str(Path(folder) / "wrap")
+        with temporary_folder() as folder, _without_lines_on(str(folder)):
+            trained = str(folder / "wrap")
             _train_into(trained, request.classification, scans, rows)
             arguments = replace(scans.arguments, wrap=trained, wrap_weight=WRAP_WEIGHT)
             return learn_few_scans(replace(scans, arguments=arguments), rows)

@@ -26,7 +26,7 @@ from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.requests import Request
 from hf_any3d.training.tiles.answers import Answers, codes_by_name, is_answers, read_answers, tile_of_each
 from hf_any3d.training.tiles.reading import look_at, places_of, tile_files
-from hf_any3d.training.trainer import remove_model
+from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d.utils.messages import counted
 
@@ -299,10 +299,10 @@ def _save(
         },
     )
     folder = Path(arguments.output_dir)
-    remove_model(folder)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_run_card(model, report, processor.num_points, "\n".join(sure), folder, arguments.license)
+    with replacing_model(folder) as new:
+        model.save_pretrained(new)
+        processor.save_pretrained(new)
+        write_run_card(model, report, processor.num_points, "\n".join(sure), new, arguments.license, folder)
     return report
 
 

@@ -62,7 +62,7 @@ from hf_any3d.training.tiles.reading import (
     with_one_table,
 )
 from hf_any3d.training.tiles.relief import relief
-from hf_any3d.training.trainer import remove_model
+from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d.utils.messages import listed
 
@@ -681,14 +681,13 @@ def _save(
         },
     )
     folder = Path(arguments.output_dir)
-    # Files of an earlier model in the folder would be opened with those of this one.
-    remove_model(folder)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     sure = f"Unknown: a single {examples.kind} was learned, and none was held out."
     if judged is not None:
         sure = judged.estimate.section()
-    write_run_card(model, report, processor.num_points, sure, folder, arguments.license)
+    with replacing_model(folder) as new:
+        model.save_pretrained(new)
+        processor.save_pretrained(new)
+        write_run_card(model, report, processor.num_points, sure, new, arguments.license, folder)
     return report
 
 
