@@ -141,7 +141,6 @@ def is_ours(model: Any) -> bool:
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
-    refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
     # None stands for no adapter here, so that the config in the repository decides.
     return None if file is None or our_config(model_id, kwargs) else file
@@ -171,6 +170,9 @@ def _open_published_checkpoints(
     original: Callable, path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any
 ) -> Any:
     # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+    if filenames == [CONFIG_NAME] and kwargs.get("_raise_exceptions_for_missing_entries", True):
+        # Whoever must have a config knows the subfolder, which auto classes do not pass to the look-up of adapters.
+        refuse_folder_of_ours(path_or_repo_id, kwargs.get("subfolder"))
     is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
     if is_name and is_published(path_or_repo_id):
         from hf_any3d.published import opened_directory

@@ -95,7 +95,7 @@ def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
 
 
 def _chooses_no_modules(config: PeftConfig) -> bool:
-    """Return whether a config leaves it to PEFT which modules to adapt; methods of other packages choose themselves."""
+    """Return whether a config of a method of PEFT leaves it to PEFT which modules are adapted."""
     if type(config).__module__.partition(".")[0] != "peft" or config.peft_type == PeftType.TRAINABLE_TOKENS:
         return False
     return getattr(config, "target_modules", ()) is None and not getattr(config, "target_parameters", None)

@@ -1,4 +1,4 @@
-"""What model repositories may hold, for one of our models and for a plain BERT: saved alike, opened by the same doors."""
+"""What model repositories may hold, of our models and of a plain BERT: saved alike, opened by the same doors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import httpx2
 import torch
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
-from peft import AutoPeftModel, AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
+    trainable_module_names,
 )
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, with_large_logits
@@ -87,7 +88,7 @@ FAMILIES = {
         AutoModelForPointCloudClassification,
         AutoPeftModel,
         "query",
-        ("point_tokenizer", "class_token", "norm", "classifier"),
+        tuple(trainable_module_names(tiny_model())),
         {"points": clouds(2)},
     ),
 }
