@@ -1,5 +1,6 @@
 """The trainer of all programs: stock Trainer plus optimizer settings of released programs and complete checkpoints."""
 
+import copy
 import inspect
 import logging
 import os
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
@@ -28,8 +30,16 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
+from hf_any3d.modeling.pretrained_parts.record import place_from, state_places
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.checkpoints import (
+    STATE,
+    check_run,
+    checkpoint_to_resume,
+    find_problem,
+    list_files,
+    remove_incomplete,
+)
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
@@ -190,6 +200,14 @@ class PointTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         with _describing_failures(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            state_places(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", STATE))
+
+    def save_state(self) -> None:
+        """Save the state as Trainer does, with places relative to its own."""
+        super().save_state()
+        if self.args.should_save:
+            state_places(Path(self.args.output_dir, STATE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         # All processes have saved everything but the trainer's state, which one of them writes next.
@@ -206,6 +224,7 @@ class PointTrainer(Trainer):
             remove_model(folder)
         with _describing_failures(folder):
             super()._save(output_dir, state_dict)
+            _save_arguments(self.args, folder)
             if is_result and self.report is not None:
                 self.report.save(folder / "metrics.json")
 
@@ -354,6 +373,15 @@ def remove_model(folder: Path) -> None:
     for pattern in _MODEL_FILES:
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def _save_arguments(arguments: Any, folder: Path) -> None:
+    """Save the arguments of a training as Trainer does, with places relative to the folder."""
+    saved = copy.copy(arguments)
+    for name, value in vars(saved).items():
+        if isinstance(value, str) and os.path.isabs(value):
+            setattr(saved, name, place_from(value, folder))
+    torch.save(saved, folder / TRAINING_ARGS_NAME)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
     returned as they are.
     """
     # Loaded adapters say what they hold.
-    if config.inference_mode:
+    if not isinstance(config, PeftConfig) or config.inference_mode:
         return config
     owner = getattr(model, "base_model", model)
     if not isinstance(getattr(owner, "layer_stack", None), LayerStack):

@@ -91,7 +91,7 @@ class Contents:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the adapter lists modules that were trained in full, as one that needs only a pretrained part does."""
+        """Whether the adapter lists modules that were trained in full, as one on a pretrained part does."""
         return bool((self.adapter or {}).get("modules_to_save"))
 
 

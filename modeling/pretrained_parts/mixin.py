@@ -213,6 +213,10 @@ class LibraryModelMixin:
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
 
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
+        """Add an adapter as transformers does; a config that names no modules adapts and trains the default ones."""
+        super().add_adapter(hooks().complete_adapter(self, adapter_config), adapter_name)
+
     def load_adapter(
         self,
         peft_model_id: str | os.PathLike | None = None,

@@ -14,6 +14,8 @@ from typing import Any
 
 # Whether what is saved is on its way to the hub, where no directory of this machine is.
 _PUSHES: ContextVar[bool] = ContextVar("pushes", default=False)
+# Keys of adapters and of the state of a Trainer that hold places
+_PLACES = {"base_model_name_or_path", "best_model_checkpoint"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _relative(name: str, folder: str | os.PathLike) -> str:
 
 
 def state_places(file: Path) -> None:
-    """Replace directories that a JSON file names as sources of weights by what files beside it call them."""
+    """Replace the directories of weights that a JSON file names by what files beside it call them."""
     if not file.is_file():
         return
     settings = json.loads(file.read_text(encoding="utf-8"))
@@ -124,8 +126,9 @@ def _with_places(settings: Any, folder: Path) -> Any:
     for part in (named.get("parts") or {}).values():
         if isinstance(part, dict) and part.get("name_or_path"):
             part["name_or_path"] = place_from(part["name_or_path"], folder)
-    if isinstance(named.get("base_model_name_or_path"), str) and named["base_model_name_or_path"]:
-        named["base_model_name_or_path"] = place_from(named["base_model_name_or_path"], folder)
+    for key in _PLACES & named.keys():
+        if isinstance(named[key], str) and named[key]:
+            named[key] = place_from(named[key], folder)
     return named
 
 

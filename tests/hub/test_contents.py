@@ -1,0 +1,92 @@
+"""What a repository holds opens alike wherever it is, by every door, and as a plain BERT's does or better."""
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from transformers import pipeline
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.integration.opening import open_pipeline
+from tests.hub.contents import CONTENTS, DOORS, FAMILIES, OF_MODELS, network, outcome
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of adapters that are saved without their heads
+    pytest.mark.slow,
+]
+# Where the files are, with the arguments that find them, and how the hub answers.
+CELLS = [
+    ("folder", {}, "online"),
+    ("subfolder", {"subfolder": "inside"}, "online"),
+    ("hub", {}, "online"),
+    ("hub", {}, "unreachable"),
+    ("hub", {}, "offline"),
+    ("hub", {"local_files_only": True}, "online"),
+    ("hub", {"subfolder": "inside"}, "online"),
+    ("hub", {"subfolder": "inside"}, "unreachable"),
+]
+
+
+@pytest.fixture(scope="module")
+def bases(hub, tmp_path_factory):
+    """Saved models that adapters are trained on, in a folder and on the hub."""
+    root = tmp_path_factory.mktemp("bases")
+    for name, family in FAMILIES.items():
+        family.new().save_pretrained(root / name)
+        family.new().push_to_hub(f"me/base-of-{name}")
+    return root
+
+
+def outcomes(name: str, content: str, root, bases) -> dict[tuple, str]:
+    """Save the content of a family in all places, and open it by all doors."""
+    family, found = FAMILIES[name], {}
+    for where in ("folder", "hub"):
+        base = str(bases / name) if where == "folder" else f"me/base-of-{name}"
+        made = {"": root / f"{name}-{where}", "inside": root / f"{name}-{where}-around" / "inside"}
+        expected = {
+            subfolder: family.answers(CONTENTS[content](family, base, path)) for subfolder, path in made.items()
+        }
+        repository = f"me/{name}-{content.replace('_', '-')}"
+        if where == "hub":
+            HfApi().create_repo(repository, exist_ok=True)
+            for subfolder, path in made.items():
+                HfApi().upload_folder(repo_id=repository, folder_path=path, path_in_repo=subfolder or None)
+        for place, hub, how in CELLS:
+            if (place == "hub") != (where == "hub"):
+                continue
+            path = made[hub.get("subfolder", "")]
+            opened = repository if where == "hub" else str(path.parent if "subfolder" in hub else path)
+            with network(how):
+                for door in DOORS:
+                    answer = outcome(family, door, base, opened, expected[hub.get("subfolder", "")], **hub)
+                    found[place, *hub, how, door] = answer
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "bert"])
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_repository_opens_as_that_of_a_plain_bert_or_better(content, name, bases, tmp_path):
+    plain = outcomes("bert", content, tmp_path, bases)
+    wrong = {}
+    for cell, ours in outcomes(name, content, tmp_path, bases).items():
+        theirs = plain[cell]
+        # An error is not worse than the answers of another model.
+        must_open = theirs == "equal" or (theirs == "different" and cell[-1] in OF_MODELS)
+        if ours != "equal" and (must_open or (ours == "different" and theirs != "different")):
+            wrong[cell] = f"{ours}; plain: {theirs}"
+    assert not wrong, "\n".join(f"{cell}: {text}" for cell, text in wrong.items())
+
+
+@pytest.mark.parametrize("content", [name for name in CONTENTS if name not in ("named", "on_new")])
+def test_pipelines_and_commands_answer_as_what_was_saved(content, bases, tmp_path):
+    family = FAMILIES["act"]
+    model = CONTENTS[content](family, str(bases / "act"), tmp_path / "place")
+    PointCloudProcessor(num_points=48, normalize=False).save_pretrained(tmp_path / "place")
+    cloud = family.batch["points"][:1]
+    with torch.no_grad():
+        expected = model.eval()(points=cloud).logits.softmax(-1).max().item()
+    for open_ in (
+        lambda place: pipeline(model=place),
+        lambda place: open_pipeline("point-cloud-classification", place, "cpu"),
+    ):
+        found = max(row["score"] for row in open_(str(tmp_path / "place"))(cloud[0].numpy()))
+        assert abs(found - expected) < 1e-4
