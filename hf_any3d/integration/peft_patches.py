@@ -390,7 +390,9 @@ def _open_adapter_repository_as_peft_model(
     if recorded is None and library.partition(".")[0] != _PACKAGE:
         return original(cls, name, import_allowlist=import_allowlist, **adapter, **kwargs)
     task_type: Any = stored.task_type
-    expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
+    expected = cls._target_peft_class
+    if task_type is not None:
+        expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         # PEFT imports classes of base models only from packages on this list.

@@ -14,8 +14,8 @@ from typing import Any
 
 # Whether what is saved is on its way to the hub, where no directory of this machine is.
 _PUSHES: ContextVar[bool] = ContextVar("pushes", default=False)
-# Keys of adapters and of the state of a Trainer that hold places
-_PLACES = {"base_model_name_or_path", "best_model_checkpoint"}
+# Keys that hold places, of configs in others, adapters and the state of a Trainer
+_PLACES = {"_name_or_path", "base_model_name_or_path", "best_model_checkpoint"}
 
 
 @dataclasses.dataclass(frozen=True)

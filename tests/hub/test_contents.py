@@ -69,6 +69,9 @@ def test_a_repository_opens_as_that_of_a_plain_bert_or_better(content, name, bas
     wrong = {}
     for cell, ours in outcomes(name, content, tmp_path, bases).items():
         theirs = plain[cell]
+        # Doors that ask for the adapter open that, which is not what was saved last.
+        if content == "full_over_adapter" and cell[-1] not in OF_MODELS:
+            continue
         # An error is not worse than the answers of another model.
         must_open = theirs == "equal" or (theirs == "different" and cell[-1] in OF_MODELS)
         if ours != "equal" and (must_open or (ours == "different" and theirs != "different")):
@@ -78,15 +81,12 @@ def test_a_repository_opens_as_that_of_a_plain_bert_or_better(content, name, bas
 
 @pytest.mark.parametrize("content", [name for name in CONTENTS if name not in ("named", "on_new")])
 def test_pipelines_and_commands_answer_as_what_was_saved(content, bases, tmp_path):
-    family = FAMILIES["act"]
+    family, place = FAMILIES["act"], str(tmp_path / "place")
     model = CONTENTS[content](family, str(bases / "act"), tmp_path / "place")
-    PointCloudProcessor(num_points=48, normalize=False).save_pretrained(tmp_path / "place")
-    cloud = family.batch["points"][:1]
+    processor = PointCloudProcessor(num_points=48)
+    processor.save_pretrained(place)
+    cloud = family.batch["points"][0].numpy()
     with torch.no_grad():
-        expected = model.eval()(points=cloud).logits.softmax(-1).max().item()
-    for open_ in (
-        lambda place: pipeline(model=place),
-        lambda place: open_pipeline("point-cloud-classification", place, "cpu"),
-    ):
-        found = max(row["score"] for row in open_(str(tmp_path / "place"))(cloud[0].numpy()))
-        assert abs(found - expected) < 1e-4
+        expected = model.eval()(**processor(cloud, return_tensors="pt")).logits.softmax(-1).max().item()
+    for opened in (pipeline(model=place), open_pipeline("point-cloud-classification", place, "cpu")):
+        assert abs(max(row["score"] for row in opened(cloud)) - expected) < 1e-4
