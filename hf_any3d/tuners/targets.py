@@ -76,10 +76,11 @@ def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
     if not isinstance(config, PeftConfig) or config.inference_mode:
         return config
     owner = getattr(model, "base_model", model)
-    if not isinstance(getattr(owner, "layer_stack", None), LayerStack):
+    stack = getattr(owner, "layer_stack", None)
+    if not isinstance(stack, LayerStack):
         return config
     is_open = _chooses_no_modules(config)
-    is_new = owner is not model and bool(owner.layer_stack.trained)
+    is_new = owner is not model and bool(stack.trained)
     trains_default = (is_open or is_new) and getattr(config, "modules_to_save", ()) is None
     if not is_open and not trains_default:
         return config

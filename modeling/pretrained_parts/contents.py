@@ -1,4 +1,4 @@
-"""What a directory or hub repository holds: a full model, an adapter, or both, of which one counts.
+"""Contents of directories and hub repositories: a full model, an adapter, or both, of which one counts.
 
 All doors ask here: classes and auto classes, pipelines and commands, PeftModel, AutoPeftModel and `load_adapter`.
 
@@ -34,7 +34,7 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a directory or repository holds; its files are those of one place and revision.
+    """Contents of a directory or repository, in one place and revision.
 
     Args:
         name: Directory, or name on the hub.
@@ -57,7 +57,7 @@ class Contents:
 
     @property
     def base(self) -> str | None:
-        """What the adapter names as its base; a directory relative to the adapter's is found from there."""
+        """Base that the adapter names; a directory relative to that of the adapter as an absolute path."""
         base = (self.adapter or {}).get("base_model_name_or_path") or None
         if base == ".":
             return self.name if self.folder is None else os.path.abspath(self.folder)
@@ -65,7 +65,7 @@ class Contents:
 
     @property
     def is_base_here(self) -> bool:
-        """Whether the adapter names this place as its base, or none."""
+        """True if the adapter names this place as its base, or none."""
         base = self.base
         if base in (None, self.name):
             return True
@@ -91,7 +91,7 @@ class Contents:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the adapter lists modules that were trained in full, as one on a pretrained part does."""
+        """True if the adapter lists modules that were trained in full, as one on a pretrained part does."""
         return bool((self.adapter or {}).get("modules_to_save"))
 
 

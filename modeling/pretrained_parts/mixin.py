@@ -168,6 +168,9 @@ class LibraryModelMixin:
         active = self.active_adapters()[0]
         return modules_left_out(self, getattr(self.peft_config[active], "modules_to_save", None))
 
+    def _owns(self, name: str) -> bool:
+        return name in self._part_paths and self.owns_part(name)
+
     def _parts_to_store(self, directory: str | os.PathLike) -> Iterator[str]:
         """Yield recorded parts that a full model is saved with: all of its own weights, and what cannot be named."""
         if not isinstance(self.config, PartsConfigMixin):
@@ -178,7 +181,7 @@ class LibraryModelMixin:
                 yield name
             elif recorded.is_elsewhere and not can_name(str(recorded.name_or_path), directory):
                 # What is quantized cannot be stored.
-                if not self.owns_part(name) or not is_quantized(self.get_submodule(self._part_paths[name])):
+                if not self._owns(name) or not is_quantized(self.get_submodule(self._part_paths[name])):
                     yield name
 
     @contextmanager
@@ -192,7 +195,10 @@ class LibraryModelMixin:
         for owner in owners if is_main_process else ():
             for name in owner._parts_to_store(directory):
                 before.setdefault(id(owner.config), (owner.config, owner.config.parts))
-                owner.config.change_part(name, stored=True, subfolder=None)
+                # With a head around its owner, the part is in another model.
+                parts = [other.get_submodule(other._part_paths[name]) for other in owners if other._owns(name)]
+                checksum = _checksum_of(parts[0]) if parts else None
+                owner.config.change_part(name, stored=True, subfolder=None, checksum=checksum)
         try:
             yield
         finally:
@@ -440,12 +446,17 @@ class LibraryModelMixin:
         # Checksums are of the bytes that were stored.
         if is_quantized(part) or part.dtype != dtype:
             return None
-        state = own_state(part)
-        return tensors_checksum(state) if all(map(is_local, state.values())) else None
+        return _checksum_of(part)
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
         return self.checksum_in_memory(self.stored_dtype(config))
+
+
+def _checksum_of(part: torch.nn.Module) -> str | None:
+    """Return the checksum of a part's own tensors; None if some are not here."""
+    state = own_state(part)
+    return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
 
 def _refuse_lost_weights(

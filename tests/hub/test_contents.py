@@ -90,3 +90,24 @@ def test_pipelines_and_commands_answer_as_what_was_saved(content, bases, tmp_pat
         expected = model.eval()(**processor(cloud, return_tensors="pt")).logits.softmax(-1).max().item()
     for opened in (pipeline(model=place), open_pipeline("point-cloud-classification", place, "cpu")):
         assert abs(max(row["score"] for row in opened(cloud)) - expected) < 1e-4
+
+
+def test_a_revision_and_a_cache_of_its_own_are_those_of_the_adapter(hub, bases, tmp_path):
+    family, base = FAMILIES["act"], "me/base-of-act"
+    expected, commits = [], []
+    for number, content in enumerate(("adapter", "merged")):
+        model = CONTENTS[content](family, base, tmp_path / str(number))
+        expected.append(family.answers(model))
+        HfApi().create_repo("me/revisions", exist_ok=True)
+        HfApi().upload_folder(repo_id="me/revisions", folder_path=tmp_path / str(number))
+        commits.append(hub.commits("me/revisions")[-1])
+    for commit, answers in zip(commits, expected, strict=True):
+        for door in OF_MODELS:
+            found = outcome(family, door, base, "me/revisions", answers, revision=commit)
+            assert found == "equal", (door, commit, found)
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    for how in ("online", "offline"):
+        with network(how):
+            for door in OF_MODELS:
+                assert outcome(family, door, base, "me/revisions", expected[1], **cache) == "equal", (door, how)
+    assert any((tmp_path / "cache").rglob("adapter_config.json"))
