@@ -102,14 +102,14 @@ def _chooses_no_modules(config: PeftConfig) -> bool:
     return getattr(config, "target_modules", ()) is None and not getattr(config, "target_parameters", None)
 
 
-def _default_targets(model: nn.Module, config: PeftConfig) -> str | list[str]:
+def _default_targets(model: nn.Module, config: PeftConfig) -> str:
+    # By numbers here, as PEFT has no layers_to_transform beside a pattern.
+    numbers = getattr(config, "layers_to_transform", None)
+    if numbers is not None:
+        vars(config).update(layers_to_transform=None, layers_pattern=None)
     if config.peft_type == PeftType.LN_TUNING:
-        return encoder_module_pattern(model, lambda module: "Norm" in type(module).__name__)
-    pattern = encoder_linear_pattern(model)
-    if getattr(config, "layers_to_transform", None) is None:
-        return pattern
-    # PEFT counts layers by names alone, and would adapt all of them by a pattern.
-    return [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+        return encoder_module_pattern(model, lambda module: "Norm" in type(module).__name__, numbers)
+    return encoder_module_pattern(model, _is_linear, numbers)
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
@@ -135,15 +135,21 @@ def encoder_linear_pattern(model: nn.Module) -> str:
     Raises:
         ValueError: The model has no pretrained layers that could be adapted.
     """
-    return encoder_module_pattern(model, lambda module: isinstance(module, (nn.Linear, Conv1D)))
+    return encoder_module_pattern(model, _is_linear)
 
 
-def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
-    """Return a regular expression of the modules in the encoder's layers for which `wanted` is True."""
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def encoder_module_pattern(
+    model: nn.Module, wanted: Callable[[nn.Module], bool], numbers: Iterable[int] | int | None = None
+) -> str:
+    """Return a regular expression of the modules in the encoder's layers, or some of them, that are `wanted`."""
     stack = layer_stack(model)
     # Of the first layer: all layers of a stack are alike.
     choice = "|".join(sorted(re.escape(name) for name, module in _bare_modules(stack.layers[0]) if wanted(module)))
-    return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
+    return rf"{encoder_layer_pattern(model, numbers)}\.({choice})"
 
 
 def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
