@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 # Whether what is saved is on its way to the hub, where no directory of this machine is.
 _PUSHES: ContextVar[bool] = ContextVar("pushes", default=False)
 # Keys that hold places, of configs in others, adapters and the state of a Trainer
@@ -167,6 +169,13 @@ class PartsConfigMixin:
             (opened[0] if isinstance(opened, tuple) else opened).locate_parts(place)
         return opened
 
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """Build from a file that `to_json_file` has written."""
+        config = super().from_json_file(json_file)
+        config.locate_parts(Path(json_file).parent)
+        return config
+
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the JSON file of `save_pretrained`, with directories of parts relative to it."""
         super().to_json_file(json_file_path, *args, **kwargs)
@@ -179,6 +188,8 @@ class PartsConfigMixin:
             if place != located(place, folder):
                 self.change_part(name, name_or_path=located(place, folder))
         for inner in vars(self).values():
+            if isinstance(inner, PreTrainedConfig) and inner.name_or_path:
+                inner.name_or_path = located(inner.name_or_path, folder)
             if isinstance(inner, PartsConfigMixin):
                 inner.locate_parts(folder)
 
