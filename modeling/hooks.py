@@ -29,7 +29,7 @@ def _no_weights(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Functions that are called when models are opened, saved and pushed; by default they do nothing.
+    """Functions that are called when models are opened, adapted, saved and pushed; by default they do nothing.
 
     Args:
         check_name: Raise an error if a name must not, or cannot, be looked up on the hub. Given: the first argument of
@@ -40,12 +40,15 @@ class Hooks:
             that lack its class. Given: the class, and the names of the auto classes that load it.
         describe: Describe a model where it has just been saved. Given: the model, or a PeftModel around it if an
             adapter was saved; the directory; the repository that the directory is about to be pushed to, or None.
+        complete_adapter: Return the config of a new adapter with the modules that it leaves open. Given: the model,
+            and the config.
     """
 
     check_name: Callable[[Any, Mapping[str, Any]], None] = lambda *_: None
     find_weights: Callable[[str, str | None], tuple[Path, str | None]] = _no_weights
     code_references: Callable[[type, tuple[str, ...]], dict[str, str]] = lambda *_: {}
     describe: Callable[[Any, str | os.PathLike, str | None], None] = lambda *_: None
+    complete_adapter: Callable[[Any, Any], Any] = lambda _, config: config
 
 
 # What sets the hooks, by its name: this package imports nothing around it.

@@ -144,7 +144,6 @@ def is_ours(model: Any) -> bool:
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
     if not _is_name(model_id):
         return original(model_id, **kwargs)
-    refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
     # None stands for no adapter here, so that the config in the repository decides.
     return None if file is None or our_config(model_id, kwargs) else file
@@ -178,6 +177,9 @@ def _open_published_checkpoints(
     # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
     if not _is_name(path_or_repo_id):
         return original(path_or_repo_id, filenames, *args, **kwargs)
+    if filenames == [CONFIG_NAME] and kwargs.get("_raise_exceptions_for_missing_entries", True):
+        # Whoever must have a config knows the subfolder, which auto classes do not pass to the look-up of adapters.
+        refuse_folder_of_ours(path_or_repo_id, kwargs.get("subfolder"))
     is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
     if is_name and is_published(path_or_repo_id):
         from hf_any3d.published import opened_directory

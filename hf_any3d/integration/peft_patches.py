@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,12 +37,17 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     cast_base,
     check_adapter_to_load,
     keep_stored_precision,
+    open_named_base,
+    opens_on_part,
     refuse_merged_adapters,
     save_with_adapter,
     warn_of_another_base,
+    without_adapter,
 )
+from hf_any3d.modeling.pretrained_parts.contents import Contents, adapter_folder, contents_of
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.record import located, pushing
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 
@@ -98,26 +102,22 @@ class PointCloudPeftModel(PeftModel):
                 save_embedding_layers = False
         given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
         super().save_pretrained(save_directory, *given, **kwargs)
-        if not opens_from_adapter(type(model), model.config) or not is_main_process:
+        if not isinstance(model, LibraryModelMixin) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]
         names = list(selected_adapters or self.peft_config)
         for name in names:
-            missing = left_out_modules(self, name)
-            if missing:
-                warnings.warn(
-                    f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
-                    "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    stacklevel=2,
-                )
-            else:
-                # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
-                save_with_adapter(
-                    cast(LibraryModelMixin, model), save_directory if name == "default" else f"{save_directory}/{name}"
-                )
-        if isinstance(model, LibraryModelMixin):
-            # Again: saving may have found that a pretrained part has changed, and stored it.
-            self._write_cards(save_directory, names)
+            missing = left_out_modules(self, name) if opens_from_adapter(type(model), model.config) else []
+            # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
+            folder = save_directory if name == "default" else f"{save_directory}/{name}"
+            save_with_adapter(model, folder, missing)
+        # Again: saving may have found that a pretrained part has changed, and stored it.
+        self._write_cards(save_directory, names)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push as PEFT does, with the weights of a pretrained part that is in a directory of this machine."""
+        with pushing():
+            return super().push_to_hub(*args, **kwargs)
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
@@ -163,22 +163,24 @@ class PointCloudPeftModel(PeftModel):
         model = cast(LibraryModelMixin, self.get_base_model())
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         check_adapter_to_load(model, model_id, hub)
+        folder = os.fspath(adapter_folder(model_id, hub))
+        # They have found it; PEFT would ask the hub again.
+        kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
         if adapter_name in self.peft_config:
             # PEFT would keep the settings of the adapter that is there, such as LoRA's alpha.
             ours = self.peft_config[adapter_name].to_dict()
-            theirs = PeftConfig.from_pretrained(os.fspath(model_id), **hub).to_dict()
+            theirs = PeftConfig.from_pretrained(folder).to_dict()
             for name in filter(_SETTINGS_OF_COMPUTING.search, sorted(ours.keys() & theirs.keys())):
                 if ours[name] != theirs[name]:
                     raise ValueError(
                         f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
                         f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
                     )
-        loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
+        loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        config.base_model_name_or_path = located(config.base_model_name_or_path, folder)
         if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
-            weights = load_peft_weights(
-                os.fspath(model_id), device="cpu", key_mapping=kwargs.get("key_mapping"), **hub
-            )
+            weights = load_peft_weights(folder, device="cpu", key_mapping=kwargs.get("key_mapping"))
             keep_stored_precision(self, weights, adapter_name)
         return loaded
 
@@ -376,47 +378,59 @@ def _open_adapter_repository_as_peft_model(
     adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
     adapter |= {"config": config, "revision": revision}
     try:
-        refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
-        recorded = our_config(pretrained_model_name_or_path, hub)
+        name = os.fspath(pretrained_model_name_or_path)
+        refuse_folder_of_ours(name, hub.get("subfolder"))
+        recorded = our_config(name, hub)
     except (OSError, TypeError):  # no name of a repository, which PEFT says in its own words
         return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
     if recorded is not None:
-        check_name(pretrained_model_name_or_path, hub)
+        check_name(name, hub)
     # Damaged files of others have the errors of PEFT.
-    with contextlib.nullcontext() if recorded is None else stored_settings(pretrained_model_name_or_path, kwargs):
-        stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
+    with contextlib.nullcontext() if recorded is None else stored_settings(name, kwargs):
+        stored = PeftConfig.from_pretrained(name, **hub)
     library = str((stored.auto_mapping or {}).get("parent_library"))
     # Neither the config nor the class of the base model is of this package.
     if recorded is None and library.partition(".")[0] != _PACKAGE:
-        return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
+        return original(cls, name, import_allowlist=import_allowlist, **adapter, **kwargs)
     task_type: Any = stored.task_type
-    expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
+    expected = cls._target_peft_class
+    if task_type is not None:
+        expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         # PEFT imports classes of base models only from packages on this list.
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
-        return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
-    with stored_settings(pretrained_model_name_or_path, kwargs):
-        base = _base_beside_adapter(os.fspath(pretrained_model_name_or_path), recorded, hub, kwargs)
-        return expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+        return original(cls, name, import_allowlist=allowed, **adapter, **kwargs)
+    with stored_settings(name, kwargs):
+        holds = contents_of(name, {key: value for key, value in hub.items() if key in HUB_ARGUMENTS})
+        base = _base_of(holds, kwargs)
+        folder = os.fspath(adapter_folder(name, holds.hub))
+        found = {"cache_dir", "local_files_only", "subfolder", "token", "force_download"}
+        rest = {key: value for key, value in kwargs.items() if key not in found}
+        del adapter["revision"]
+        return expected.from_pretrained(base, folder, **adapter, **rest)
 
 
-def _base_beside_adapter(
-    name: str, recorded: dict[str, Any], hub: dict[str, Any], kwargs: dict[str, Any]
-) -> PreTrainedModel:
-    """Build the base model by the config beside an adapter, and take its arguments out of `kwargs`."""
+def _base_of(holds: Contents, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Open the model that an adapter of ours was trained on, and take its arguments out of `kwargs`."""
+    recorded = cast(dict[str, Any], holds.config)
     dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
     loading = {argument: kwargs.pop(argument, None) for argument in ("attn_implementation", "quantization_config")}
+    loading["device_map"] = kwargs.get("device_map")
     classes = {model.__name__: model for model in OUR_MODELS[recorded["model_type"]]}
     named = [architecture for architecture in recorded.get("architectures") or () if architecture in classes]
     # Without a recorded class it is the first one of its type, the model without a head.
     model_class: Any = classes[[*named, *classes][0]]
-    config = model_class.config_class.from_pretrained(name, **hub)
-    base = model_class.build_for_adapter(
-        name, config, hub, dtype=dtype, device_map=kwargs.get("device_map"), **loading
-    )
-    cast_base(base, dtype)
-    return base
+    config = model_class.config_class.from_pretrained(holds.name, **holds.hub)
+    # The adapter is asked for, whatever was saved over it.
+    if opens_on_part(model_class, holds, config):
+        base = model_class.build_for_adapter(holds.name, config, dict(holds.hub), dtype=dtype, **loading)
+        cast_base(base, dtype)
+        return base
+    given = {key: value for key, value in {**loading, "dtype": dtype}.items() if value is not None}
+    if holds.has_weights and holds.is_base_here:
+        return model_class.from_pretrained(holds.name, **holds.hub, **without_adapter(given))
+    return open_named_base(model_class, holds, **given)
 
 
 @Patch(

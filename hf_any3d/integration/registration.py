@@ -89,7 +89,7 @@ def register() -> None:
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
-    set_hooks(Hooks(check_name, find_weights, code_references, write_card))
+    set_hooks(Hooks(check_name, find_weights, code_references, write_card, complete_adapter))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
         # transformers has AutoModel itself.
@@ -130,6 +130,13 @@ def write_card(model: Any, directory: str | os.PathLike, repository: str | None 
     from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
 
     write_model_card(model, directory, repository)
+
+
+def complete_adapter(model: Any, config: Any) -> Any:
+    """Return the config of a new adapter with default modules; see `hf_any3d.tuners.targets`."""
+    from hf_any3d.tuners.targets import with_default_modules  # imports PEFT
+
+    return with_default_modules(model, config)
 
 
 def _register_methods() -> None:

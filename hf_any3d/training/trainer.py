@@ -1,5 +1,6 @@
 """The trainer of all programs: stock Trainer plus optimizer settings of released programs and complete checkpoints."""
 
+import copy
 import inspect
 import logging
 import os
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
@@ -29,8 +31,16 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
+from hf_any3d.modeling.pretrained_parts.record import place_from, saved_for, state_places
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.checkpoints import (
+    STATE,
+    check_run,
+    checkpoint_to_resume,
+    find_problem,
+    list_files,
+    remove_incomplete,
+)
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
 from hf_any3d.training.rows import EpochCallback, StreamedRows
@@ -192,6 +202,14 @@ class PointTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         with _describing_failures(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            state_places(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", STATE))
+
+    def save_state(self) -> None:
+        """Save the state as Trainer does, with places relative to its own."""
+        super().save_state()
+        if self.args.should_save:
+            state_places(Path(self.args.output_dir, STATE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         # All processes have saved everything but the trainer's state, which one of them writes next.
@@ -207,9 +225,11 @@ class PointTrainer(Trainer):
         with _describing_failures(folder):
             if not is_result:
                 super()._save(output_dir, state_dict)
+                _save_arguments(self.args, folder)
                 return
             with replacing_model(folder) as new:
                 super()._save(str(new), state_dict)
+                _save_arguments(self.args, new)
                 if self.report is not None:
                     self.report.save(new / "metrics.json")
 
@@ -370,7 +390,8 @@ def replacing_model(folder: Path) -> Iterator[Path]:
         new.mkdir()
         if (folder / "README.md").is_file():
             shutil.copyfile(folder / "README.md", new / "README.md")
-        yield new
+        with saved_for(new, folder):
+            yield new
         # No mixture of two models can be loaded: the report, with which a model counts as complete, is the first file
         # to go, and the last one to come.
         for pattern in _MODEL_FILES:
@@ -381,6 +402,15 @@ def replacing_model(folder: Path) -> Iterator[Path]:
             target = folder / path.relative_to(new)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
+
+
+def _save_arguments(arguments: Any, folder: Path) -> None:
+    """Save the arguments of a training as Trainer does, with places relative to the folder."""
+    saved = copy.copy(arguments)
+    for name, value in vars(saved).items():
+        if isinstance(value, str) and os.path.isabs(value):
+            setattr(saved, name, place_from(value, folder))
+    torch.save(saved, folder / TRAINING_ARGS_NAME)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -65,20 +65,51 @@ def trainable_module_names(model: nn.Module) -> list[str]:
 
 
 def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
-    """Let a new adapter's config train the decoder and heads of a detector in full, unless it names modules itself.
+    """Complete a new adapter's config for one of our models; what the config names itself stays.
 
-    They are new, and an adapter without them would be of no use. Configs for other models are returned as they are.
+    A method of PEFT without `target_modules` adapts the linear layers of the encoder (LN tuning its norms) and trains
+    what is not pretrained in full, as a guided adapter does. Whatever is adapted, decoder and heads of a detector are
+    trained in full: they are new, and an adapter without them would be of no use. Configs for other models are
+    returned as they are.
     """
-    # Loaded adapters say what they hold, and configs without the field cannot.
-    if config.inference_mode or getattr(config, "modules_to_save", ()) is not None:
+    # Loaded adapters say what they hold.
+    if not isinstance(config, PeftConfig) or config.inference_mode:
         return config
     owner = getattr(model, "base_model", model)
     stack = getattr(owner, "layer_stack", None)
-    if owner is model or not isinstance(stack, LayerStack) or not stack.trained:
+    if not isinstance(stack, LayerStack):
+        return config
+    is_open = _chooses_no_modules(config)
+    is_new = owner is not model and bool(stack.trained)
+    trains_default = (is_open or is_new) and getattr(config, "modules_to_save", ()) is None
+    if not is_open and not trains_default:
         return config
     config = copy.copy(config)
-    vars(config)["modules_to_save"] = trainable_module_names(model)
+    settings = vars(config)
+    if is_open:
+        settings["target_modules"] = _default_targets(model, config)
+        if "feedforward_modules" in settings and settings["feedforward_modules"] is None:
+            settings["feedforward_modules"] = set()  # IA3 scales outputs of all of them
+    if trains_default:
+        settings["modules_to_save"] = trainable_module_names(model)
     return config
+
+
+def _chooses_no_modules(config: PeftConfig) -> bool:
+    """Return whether a config of a method of PEFT leaves it to PEFT which modules are adapted."""
+    if type(config).__module__.partition(".")[0] != "peft" or config.peft_type == PeftType.TRAINABLE_TOKENS:
+        return False
+    return getattr(config, "target_modules", ()) is None and not getattr(config, "target_parameters", None)
+
+
+def _default_targets(model: nn.Module, config: PeftConfig) -> str:
+    # By numbers here, as PEFT has no layers_to_transform beside a pattern.
+    numbers = getattr(config, "layers_to_transform", None)
+    if numbers is not None:
+        vars(config).update(layers_to_transform=None, layers_pattern=None)
+    if config.peft_type == PeftType.LN_TUNING:
+        return encoder_module_pattern(model, lambda module: "Norm" in type(module).__name__, numbers)
+    return encoder_module_pattern(model, _is_linear, numbers)
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
@@ -104,15 +135,21 @@ def encoder_linear_pattern(model: nn.Module) -> str:
     Raises:
         ValueError: The model has no pretrained layers that could be adapted.
     """
-    return encoder_module_pattern(model, lambda module: isinstance(module, (nn.Linear, Conv1D)))
+    return encoder_module_pattern(model, _is_linear)
 
 
-def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
-    """Return a regular expression of the modules in the encoder's layers for which `wanted` is True."""
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def encoder_module_pattern(
+    model: nn.Module, wanted: Callable[[nn.Module], bool], numbers: Iterable[int] | int | None = None
+) -> str:
+    """Return a regular expression of the modules in the encoder's layers, or some of them, that are `wanted`."""
     stack = layer_stack(model)
     # Of the first layer: all layers of a stack are alike.
     choice = "|".join(sorted(re.escape(name) for name, module in _bare_modules(stack.layers[0]) if wanted(module)))
-    return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
+    return rf"{encoder_layer_pattern(model, numbers)}\.({choice})"
 
 
 def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import warnings
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,17 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import (
-    CONFIG_NAME,
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    cached_file,
-    find_adapter_config_file,
-)
+from transformers.utils import CONFIG_NAME
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.pretrained_parts.contents import (
+    Contents,
+    adapter_folder,
+    contents_of,
+    find_file,
+    is_lost_directory,
+)
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     class_of_saved,
@@ -37,15 +39,18 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
     weights_of,
 )
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
+from hf_any3d.modeling.pretrained_parts.record import (
+    PretrainedPart,
+    absolute_name,
+    can_name,
+    located,
+    state_places,
+)
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
-
-# As PEFT calls them, which models without adapters open without.
-SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
@@ -68,59 +73,94 @@ def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
         raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
 
 
-def refuse_adapter_without_weights(folder: str | os.PathLike) -> None:
-    """Raise an OSError if a directory holds the config of an adapter alone; PEFT would look it up on the hub."""
-    files = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
-    if Path(folder, ADAPTER_CONFIG_NAME).is_file() and not any(Path(folder, file).is_file() for file in files):
-        raise OSError(f"{folder}: lacks {files[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds")
+def open_adapter(cls: type[_Model], holds: Contents, *args: Any, **rest: Any) -> Any:
+    """Open a model with the adapter of a directory or repository; see `Contents` for where its base is.
 
-
-def open_adapter(cls: type[_Model], name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any) -> Any:
-    """Load a model from a repository that holds an adapter but no full model; None for other repositories.
-
-    The arguments are those of `from_pretrained`, `hub` the ones that find files.
+    The arguments are those of `from_pretrained` but the ones that find files.
     """
-    refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
-    adapter = find_adapter_config_file(name, **hub)
-    # An adapter without a config names its base model; with a config and weights it is part of a full model; with a
-    # config alone the model is built around its pretrained part.
-    if adapter is None:
-        return None
-    if not _contains(name, CONFIG_NAME, hub):
-        return _from_base_of(cls, adapter, name, hub, *args, **rest)
-    if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
-        return None
-    return _from_adapter_repository(cls, os.fspath(name), hub, **rest)
+    if holds.has_weights:
+        model, info = _unpacked(cls._from_full_repository(holds.name, *args, **holds.hub, **without_adapter(rest)))
+    elif holds.config is not None and opens_on_part(cls, holds, rest.get("config")):
+        return _from_adapter_repository(cls, holds, **rest)
+    else:
+        model, info = _unpacked(open_named_base(cls, holds, *args, **rest))
+    model.load_adapter(holds.name, adapter_kwargs=dict(holds.hub))
+    return (model, info) if info is not None else model
 
 
-def _from_base_of(
-    cls: type[_Model], adapter: str, name: str | os.PathLike, hub: dict[str, Any], *args: Any, **rest: Any
-) -> PreTrainedModel:
-    """Load the base model that an adapter's config file names, and the adapter at `name` into it."""
-    settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
-    base = settings.get("base_model_name_or_path")
+def _unpacked(opened: Any) -> tuple[Any, Any]:
+    return opened if isinstance(opened, tuple) else (opened, None)
+
+
+def without_adapter(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `from_pretrained` with which transformers ignores an adapter beside a full model."""
+    # It looks for one in this subfolder alone, which no repository has.
+    given = arguments.get("adapter_kwargs") or {}
+    return {**arguments, "adapter_kwargs": {"subfolder": "no-adapter", **given}}
+
+
+def opens_on_part(cls: type[_Model], holds: Contents, config: Any = None) -> bool:
+    """Return whether pretrained part and adapter of a repository are the complete model."""
+    if not isinstance(config, PreTrainedConfig):
+        config = cls.config_class.from_pretrained(holds.name, **holds.hub)
+    if cls._adapted_part is None or not cls.has_adapted_part(config):
+        return False
+    recorded = config.part(cls._adapted_part)
+    if not recorded.is_elsewhere and not recorded.subfolder and _is_of_model(cls, holds):
+        return False
+    # Only names are needed, and no memory.
+    with stored_settings(holds.name), torch.device("meta"):
+        model = class_of_saved(cls, config)(copy.deepcopy(config))
+    return not modules_left_out(model, (holds.adapter or {}).get("modules_to_save"))
+
+
+def _is_of_model(cls: type[_Model], holds: Contents) -> bool:
+    """Return whether the base that an adapter names is a model of the same type."""
+    base = holds.base
+    if base is None or is_lost_directory(base):
+        return False
+    with suppress(OSError, ValueError):
+        return PreTrainedConfig.get_config_dict(base)[0].get("model_type") == cls.config_class.model_type
+    return False
+
+
+def open_named_base(cls: type[_Model], holds: Contents, *args: Any, **rest: Any) -> Any:
+    """Open the base model that an adapter names, without the adapter.
+
+    Raises:
+        ValueError: It is another model, or the adapter names none; says how to open the adapter.
+        OSError: It is a directory that is not here.
+    """
+    base = holds.base
     # Revision and subfolder say where the adapter is; the base has a revision of its own.
-    place = {key: value for key, value in hub.items() if key in ("revision", "subfolder")}
-    around = {key: value for key, value in hub.items() if key not in place}
-    if settings.get("revision") is not None:
-        around["revision"] = settings["revision"]
+    around = {key: value for key, value in holds.hub.items() if key not in ("revision", "subfolder")}
+    revision = (holds.adapter or {}).get("revision")
+    if revision is not None:
+        around["revision"] = revision
+    way_out = (
+        "build that again and open the adapter with PeftModel.from_pretrained(model, …), or save it with "
+        "modules_to_save=trainable_module_names(model)"
+    )
+    file = os.path.join(holds.name, holds.hub.get("subfolder") or "", ADAPTER_CONFIG_NAME)
+    if is_lost_directory(base):
+        raise OSError(
+            f"{file}: names {base!r} as its base model, a directory that is not here; open that where it is now and "
+            "the adapter with PeftModel.from_pretrained(model, …), or correct base_model_name_or_path"
+        )
     # The type is compared before anything is downloaded.
     kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
     if kind != cls.config_class.model_type:
         raise ValueError(
-            f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
-            f"{cls.__name__} that it was trained on; build that again and open the adapter with "
-            "PeftModel.from_pretrained(model, …), or save it with "
-            "modules_to_save=trainable_module_names(model)"
+            f"{file}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the {cls.__name__} "
+            f"that it was trained on; {way_out}"
         )
-    adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
-    return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
+    rest = {key: value for key, value in rest.items() if key != "adapter_kwargs"}
+    return cls.from_pretrained(base, *args, **around, **rest)
 
 
 def _from_adapter_repository(
     cls: type[_Model],
-    name: str,
-    hub: dict[str, Any],
+    holds: Contents,
     config: PreTrainedConfig | str | os.PathLike | None = None,
     dtype: torch.dtype | str | None = None,
     torch_dtype: torch.dtype | str | None = None,
@@ -131,6 +171,8 @@ def _from_adapter_repository(
     ignore_mismatched_sizes: bool = False,
     **overrides: Any,
 ) -> PreTrainedModel:
+    name = holds.name
+    hub = dict(holds.hub)
     if not isinstance(config, PreTrainedConfig):
         config = cls.config_class.from_pretrained(name if config is None else config, **hub)
     config = copy.deepcopy(config)
@@ -164,22 +206,21 @@ def stated_base(cls: type[_Model], name: str, recorded: PretrainedPart, hub: dic
     That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
     compared with the recorded ones like those of the recorded address.
     """
-    # Without such a file, an empty text stands for no settings.
-    settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
-    base = settings.get("base_model_name_or_path")
+    holds = contents_of(name, hub)
+    base = holds.base
     if not base or _is_same_place(base, recorded.name_or_path):
         return None
     is_directory = os.path.isdir(base)
-    is_lost = _is_lost(recorded.name_or_path)
+    is_lost = is_lost_directory(recorded.name_or_path)
     if not is_directory:
         # A directory of another machine, say: the recorded place stands.
-        if _is_lost(base):
+        if is_lost_directory(base):
             return None
         # A repository, which holds a model around the part: it counts if the recorded place is gone.
         if not is_lost and not cls._bases_are_parts:
             return None
     try:
-        revision = settings.get("revision")
+        revision = (holds.adapter or {}).get("revision")
         around = {} if revision is None else {"revision": revision}
         kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
         if cls._bases_are_parts or kind != cls.config_class.model_type:
@@ -195,16 +236,17 @@ def stated_base(cls: type[_Model], name: str, recorded: PretrainedPart, hub: dic
         return None  # no network, say; the recorded weights are the same
 
 
-def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) -> None:
+def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str, folder: Path) -> None:
     """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
 
     Weights in another dtype, or sharded, are compared by the repository that they were opened from. `recorded` is
-    the config.json stored with the adapter, which messages call `adapter`.
+    the config.json in the folder of the adapter, which messages call `adapter`.
 
     Raises:
         EncoderMismatchError: The adapter was trained with other weights; names both.
     """
     config = type(model.config).from_dict(recorded)
+    config.locate_parts(folder)
     ours = model.config.part(model._adapted_part)
     theirs = config.part(model._adapted_part)
     if theirs.checksum is not None:
@@ -241,23 +283,65 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str) ->
         warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", stacklevel=4)
 
 
-def save_with_adapter(model: _Model, directory: str | os.PathLike) -> None:
-    """Write the config, and the pretrained part if no repository holds its weights."""
+def modules_left_out(model: PreTrainedModel, trained: Collection[str] | None) -> list[str]:
+    """Return the paths of modules with weights of their own that are neither pretrained nor trained with an adapter.
+
+    Without any, pretrained part and adapter are the complete model.
+
+    Args:
+        model: Model with an adapted part.
+        trained: The `modules_to_save` of the adapter.
+    """
+    pretrained = {id(parameter) for parameter in model.adapted_part.parameters()}
+    endings = tuple(f".{name}" for name in trained or ())
+    left_out = []
+    for path, module in model.named_modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in pretrained]
+        parts = path.split(".")
+        above = [f".{'.'.join(parts[: count + 1])}" for count in range(len(parts))]
+        if path and own and not any(name.endswith(endings) for name in above):
+            left_out.append(path)
+    return left_out
+
+
+def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Collection[str] = ()) -> None:
+    """Write the config beside an adapter, and the pretrained part if no other place has its weights.
+
+    Args:
+        model: The model.
+        directory: The directory of the adapter.
+        left_out: What the adapter lacks for a complete model; then it opens on its base, which has all weights.
+    """
+    if model._adapted_part is None or not model.has_adapted_part(model.config):
+        model.config_to_store().save_pretrained(directory)
+    else:
+        _save_with_part(model, directory, left_out)
+    state_places(Path(directory, ADAPTER_CONFIG_NAME))
+
+
+def _save_with_part(model: _Model, directory: str | os.PathLike, left_out: Collection[str]) -> None:
     name = model._adapted_part
     part = model.adapted_part
     refuse_merged_adapters(part)
     source = model.find_source()
-    if not source.is_elsewhere:
+    if left_out:
+        warnings.warn(
+            f"this adapter leaves out {', '.join(left_out)}; it opens only with the base model as it is now, "
+            "so share that too, or train with modules_to_save=trainable_module_names(model)",
+            stacklevel=4,
+        )
+    elif not source.is_elsewhere or not can_name(str(source.name_or_path), directory):
         if is_quantized(part):
             raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
         state = own_state(part)
         model.save_part(state, Path(directory) / name)
         source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
     config = model.config_to_store()
-    config.set_part(name, source)
+    if source.is_elsewhere or source.stored:
+        config.set_part(name, source)
     # A record in the config leads from the adapter to its base; PEFT's own file may name another place.
     config.save_pretrained(directory)
-    if model._bases_are_parts and source.is_elsewhere:
+    if model._bases_are_parts and source.is_elsewhere and not left_out:
         _name_base(model, source, Path(directory, ADAPTER_CONFIG_NAME))
 
 
@@ -287,23 +371,32 @@ def _add_adapter(
     # Here, since models without adapters open without PEFT.
     from peft import PeftConfig, PeftModel
 
+    folder = os.fspath(adapter_folder(name, hub))
     with stored_settings(name):
-        config = PeftConfig.from_pretrained(name, **hub)
+        config = PeftConfig.from_pretrained(folder)
         # Loaded for use: nothing is trained until the caller asks for it.
         config.inference_mode = True
+        config.base_model_name_or_path = located(config.base_model_name_or_path, folder)
         adapted = PeftModel(model, config)
-    mismatched = load_adapter_weights(adapted, name, hub, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    mismatched = load_adapter_weights(adapted, name, folder, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
 
 def load_adapter_weights(
     adapted: nn.Module,
     name: str,
-    hub: dict[str, Any],
+    folder: str,
     adapter_name: str = "default",
     ignore_mismatched_sizes: bool = False,
 ) -> list[tuple[str, Any, Any]]:
     """Load stored weights into an adapter that a model has already, all of them, and in their own precision.
+
+    Args:
+        adapted: The model.
+        name: What the adapter is called in errors.
+        folder: Directory with its weights.
+        adapter_name: Its name in the model.
+        ignore_mismatched_sizes: Whether tensors of another size are left out.
 
     Returns:
         Names of tensors of another size, with the stored and the expected size.
@@ -314,7 +407,7 @@ def load_adapter_weights(
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     with weights_of(name):
-        weights = _named_as_in(adapted, load_peft_weights(name, device="cpu", **hub))
+        weights = _named_as_in(adapted, load_peft_weights(folder, device="cpu"))
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False)
         missing = sorted(expected.keys() - weights.keys())
@@ -369,15 +462,13 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
         ValueError: Its settings cannot be read, or the weights of the model are offloaded: PEFT would lose the
             adapter's.
     """
-    folder = Path(name, hub.get("subfolder") or "")
-    refuse_folder_of_adapters(folder)
-    refuse_adapter_without_weights(folder)
+    refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
     # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
     for path, module in model.named_modules():
         if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
             raise ValueError(f"{name}: the base model's weights are offloaded, such as {path}")
     # What the adapter was trained on is recorded there; without it, nothing can be compared.
-    found = _cached(name, CONFIG_NAME, hub)
+    found = find_file(name, CONFIG_NAME, hub)
     if found is None:
         return
     with stored_settings(found):
@@ -387,7 +478,7 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
         return
     if kind != model.config.model_type:
         raise ValueError(f"{name}: the adapter of a {kind}; expected one of a {model.config.model_type}")
-    check_adapter_base(model, recorded, os.fspath(name))
+    check_adapter_base(model, recorded, os.fspath(name), Path(found).parent)
 
 
 def warn_of_another_base(model: _Model, base: str | None) -> None:
@@ -495,32 +586,8 @@ def _cast_floats(values: Any, dtype: torch.dtype | None) -> Any:
     return values if dtype is None else tree_map_only(torch.Tensor, cast, values)
 
 
-def _is_lost(name: str) -> bool:
-    """Return whether a name is that of a directory that is not there; another one may be a repository."""
-    # Names on the hub have at most one slash.
-    is_path = os.path.isabs(name) or name.startswith(".") or name.count(os.sep) > 1
-    return is_path and not os.path.isdir(name)
-
-
 def _is_same_place(base: str, recorded: str) -> bool:
     """Return whether two names are of one place; a relative one was stated in the folder where it was trained."""
     if base == recorded or os.path.normpath(recorded).endswith(os.sep + os.path.normpath(base)):
         return True
     return os.path.isdir(base) and os.path.isdir(recorded) and os.path.samefile(base, recorded)
-
-
-def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:
-    """Return whether a directory or hub repository has a file."""
-    return _cached(name, file, hub) is not None
-
-
-def _cached(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> str | None:
-    """Return the path of a file of a directory or hub repository, None if there is none."""
-    return cached_file(
-        name,
-        file,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )

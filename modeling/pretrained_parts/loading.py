@@ -62,7 +62,7 @@ def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]
 
 
 def single_device(device_map: Any) -> Any:
-    """Return the one device that a `device_map` names: a device, "auto" for the fastest one, or a dictionary.
+    """Return the one device that a `device_map` names: a device, "auto" and the like for the fastest, or a dictionary.
 
     The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on one device.
     """
@@ -71,7 +71,8 @@ def single_device(device_map: Any) -> Any:
         if len(devices) != 1:
             raise ValueError(f"device_map={device_map}; expected one device for the whole model")
         return devices.pop()
-    if device_map == "auto":
+    # What transformers calls the ways of spreading a model over devices, of which there is one.
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     return device_map
 

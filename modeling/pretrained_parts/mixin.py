@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,13 +19,16 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
     keep_stored_precision,
     load_adapter_weights,
+    modules_left_out,
     open_adapter,
-    refuse_adapter_without_weights,
+    refuse_folder_of_adapters,
     refuse_merged_adapters,
     save_with_adapter,
     stated_base,
     warn_of_another_base,
+    without_adapter,
 )
+from hf_any3d.modeling.pretrained_parts.contents import adapter_folder, contents_of
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
@@ -33,7 +37,13 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     refuse_whole_numbers,
     weights_of,
 )
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.record import (
+    PartsConfigMixin,
+    PretrainedPart,
+    can_name,
+    located,
+    pushing,
+)
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
@@ -100,11 +110,14 @@ class LibraryModelMixin:
     def _from_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         # Arguments that find files go to every look-up, the others to the model alone.
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
-        if cls._adapted_part is not None and name is not None:
-            rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
-            opened = open_adapter(cls, name, hub, *args, **rest)
-            if opened is not None:
-                return opened
+        if name is not None:
+            refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
+            holds = contents_of(name, hub)
+            if holds.takes_adapter(cls._adapted_part):
+                rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
+                return open_adapter(cls, holds, *args, **rest)
+            if holds.adapter is not None:
+                kwargs = without_adapter(kwargs)
         returns_info = kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
@@ -128,20 +141,69 @@ class LibraryModelMixin:
         the adapter and the config are saved.
         """
         is_main_process = kwargs.get("is_main_process", True)
-        if getattr(self, "_hf_peft_config_loaded", False) and self.has_adapted_part(self.config):
-            # A base model loaded from the repository of a model with a head is saved under its own class.
-            self.config.architectures = [type(self).__name__]
-            if is_main_process:
-                save_with_adapter(self, save_directory)
-        else:
-            owners = [module for module in self.modules() if isinstance(module, LibraryModelMixin)]
-            for owner in owners if is_main_process else ():
-                if any(owner.owns_part(name) for name in owner._part_paths):
-                    owner.store_changed_parts()
-            self._keys_to_ignore_on_save = self.names_stored_elsewhere()
-        super().save_pretrained(save_directory, **kwargs)
+        with pushing() if kwargs.get("push_to_hub") else nullcontext():
+            if getattr(self, "_hf_peft_config_loaded", False):
+                refuse_merged_adapters(self)  # before anything is written
+                super().save_pretrained(save_directory, **kwargs)
+                # A base model loaded from the repository of a model with a head is saved under its own class.
+                self.config.architectures = [type(self).__name__]
+                if is_main_process:
+                    save_with_adapter(self, save_directory, self._left_out())
+            else:
+                with self._parts_as_stored_in(save_directory, is_main_process):
+                    self._keys_to_ignore_on_save = self.names_stored_elsewhere()
+                    super().save_pretrained(save_directory, **kwargs)
         if is_main_process:
             hooks().describe(self, save_directory, None)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push as transformers does, with the weights of parts that are in a directory of this machine."""
+        with pushing():
+            return super().push_to_hub(*args, **kwargs)
+
+    def _left_out(self) -> list[str]:
+        """Return the paths of modules that neither the active adapter nor the pretrained part has the weights of."""
+        if self._adapted_part is None or not self.has_adapted_part(self.config):
+            return []
+        active = self.active_adapters()[0]
+        return modules_left_out(self, getattr(self.peft_config[active], "modules_to_save", None))
+
+    def _owns(self, name: str) -> bool:
+        return name in self._part_paths and self.owns_part(name)
+
+    def _parts_to_store(self, directory: str | os.PathLike) -> Iterator[str]:
+        """Yield recorded parts that a full model is saved with: all of its own weights, and what cannot be named."""
+        if not isinstance(self.config, PartsConfigMixin):
+            return
+        for name in {*self._part_paths, *filter(None, [self._adapted_part])}:
+            recorded = self.config.part(name)
+            if recorded.is_elsewhere and name not in self._part_paths:
+                yield name
+            elif recorded.is_elsewhere and not can_name(str(recorded.name_or_path), directory):
+                # What is quantized cannot be stored.
+                if not self._owns(name) or not is_quantized(self.get_submodule(self._part_paths[name])):
+                    yield name
+
+    @contextmanager
+    def _parts_as_stored_in(self, directory: str | os.PathLike, is_main_process: bool) -> Iterator[None]:
+        """Let configs say, while a full model is saved, which parts are stored with it."""
+        owners = [module for module in self.modules() if isinstance(module, LibraryModelMixin)]
+        for owner in owners if is_main_process else ():
+            if any(owner.owns_part(name) for name in owner._part_paths):
+                owner.store_changed_parts()
+        before = {}
+        for owner in owners if is_main_process else ():
+            for name in owner._parts_to_store(directory):
+                before.setdefault(id(owner.config), (owner.config, owner.config.parts))
+                # With a head around its owner, the part is in another model.
+                parts = [other.get_submodule(other._part_paths[name]) for other in owners if other._owns(name)]
+                checksum = _checksum_of(parts[0]) if parts else None
+                owner.config.change_part(name, stored=True, subfolder=None, checksum=checksum)
+        try:
+            yield
+        finally:
+            for config, parts in before.values():
+                config.parts = parts
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.
@@ -156,6 +218,10 @@ class LibraryModelMixin:
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
+        """Add an adapter as transformers does; a config that names no modules adapts and trains the default ones."""
+        super().add_adapter(hooks().complete_adapter(self, adapter_config), adapter_name)
 
     def load_adapter(
         self,
@@ -179,17 +245,23 @@ class LibraryModelMixin:
         for key, value in {**kwargs, **(kwargs.get("adapter_kwargs") or {})}.items():
             if key in HUB_ARGUMENTS and value is not None:
                 hub[key] = value
-        if peft_model_id is not None:
-            hooks().check_name(peft_model_id, hub)
-            check_adapter_to_load(self, peft_model_id, hub)
-            peft_model_id = os.fspath(peft_model_id)
+        name = peft_model_id
+        if name is not None:
+            hooks().check_name(name, hub)
+            check_adapter_to_load(self, name, hub)
+            peft_model_id = os.fspath(adapter_folder(name, hub))
+            # They have found it.
+            kwargs = {key: value for key, value in kwargs.items() if key not in (*HUB_ARGUMENTS, "adapter_kwargs")}
         elif peft_config is not None:
             warn_of_another_base(self, peft_config.base_model_name_or_path)
         is_new = adapter_name not in getattr(self, "peft_config", {})
         info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
+        if name is not None:
+            config = self.peft_config[adapter_name]
+            config.base_model_name_or_path = located(config.base_model_name_or_path, peft_model_id)
         # transformers leaves out some weights (of VeRA, and the vectors of DoRA), and rounds all to the base's dtype.
         if is_new and peft_model_id is not None and adapter_state_dict is None:
-            load_adapter_weights(self, peft_model_id, hub, adapter_name)
+            load_adapter_weights(self, os.fspath(name), peft_model_id, adapter_name)
         elif is_new and adapter_state_dict is not None:
             keep_stored_precision(self, adapter_state_dict, adapter_name)
         return info
@@ -338,7 +410,6 @@ class LibraryModelMixin:
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
-        refuse_adapter_without_weights(Path(name, hub.get("subfolder") or ""))
         recorded = config.part(cls._adapted_part)
         hub = dict(hub)
         if recorded.is_elsewhere:
@@ -375,12 +446,17 @@ class LibraryModelMixin:
         # Checksums are of the bytes that were stored.
         if is_quantized(part) or part.dtype != dtype:
             return None
-        state = own_state(part)
-        return tensors_checksum(state) if all(map(is_local, state.values())) else None
+        return _checksum_of(part)
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
         return self.checksum_in_memory(self.stored_dtype(config))
+
+
+def _checksum_of(part: torch.nn.Module) -> str | None:
+    """Return the checksum of a part's own tensors; None if some are not here."""
+    state = own_state(part)
+    return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
 
 def _refuse_lost_weights(

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import getpass
+import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedConfig
+
+# Whether what is saved is on its way to the hub, where no directory of this machine is.
+_PUSHES: ContextVar[bool] = ContextVar("pushes", default=False)
+# Temporary folder -> the folder that it becomes when all is saved
+_SAVED_FOR: dict[str, str] = {}
+# Keys that hold places, of configs in others, adapters and the state of a Trainer
+_PLACES = {"_name_or_path", "base_model_name_or_path", "best_model_checkpoint"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +27,8 @@ class PretrainedPart:
     """Source and checksum of a pretrained part's weights.
 
     Args:
-        name_or_path: Repository or absolute directory that the weights came from; None if unknown.
+        name_or_path: Repository or absolute directory that the weights came from; None if unknown. Files hold a
+            directory relative to their own, see `place_from`.
         revision: The commit of that repository.
         checksum: `tensors-sha256:…`, see `tensors_checksum`: of all tensors of the checkpoint, or of the part alone if
             the checkpoint may hold more than the part (ACT) or is stored with an adapter.
@@ -43,6 +58,112 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
+@contextlib.contextmanager
+def pushing() -> Iterator[None]:
+    """Save what is about to be pushed: files name no directory of this machine as a place to find weights."""
+    token = _PUSHES.set(True)
+    try:
+        yield
+    finally:
+        _PUSHES.reset(token)
+
+
+def is_directory(name: str) -> bool:
+    """Return whether a name is that of a directory, here or elsewhere, and not that of a repository."""
+    return os.path.isabs(name) or name.startswith(".") or os.path.isdir(name)
+
+
+def can_name(name: str, folder: str | os.PathLike) -> bool:
+    """Return whether files in a folder may name a place: a repository, or a directory that is near.
+
+    Absolute paths hold for one machine and tell strangers who uses it, as do relative ones through a user's home.
+    """
+    if not is_directory(name):
+        return True
+    if _PUSHES.get() or not os.path.isdir(name):
+        return False
+    users = {Path.home().name}
+    with contextlib.suppress(OSError, KeyError):  # a user without a name
+        users.add(getpass.getuser())
+    try:
+        parts = Path(_relative(name, folder)).parts
+    except ValueError:  # another drive
+        return False
+    homes = [part for part in parts[:-1] if part in ("home", "Users")]
+    return not homes and users.isdisjoint(parts)
+
+
+def place_from(name: str, folder: str | os.PathLike) -> str:
+    """Return what files in a folder call a place: a repository's name, or a directory relative to the folder.
+
+    Of a directory that must not be named, only the last part is left, which says what to look for.
+    """
+    if not is_directory(name):
+        return name
+    folder = _become(folder)
+    if not can_name(name, folder):
+        return f"./{os.path.basename(os.path.normpath(name))}"
+    relative = Path(_relative(name, folder)).as_posix()
+    # Never like the name of a repository
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+@contextlib.contextmanager
+def saved_for(temporary: str | os.PathLike, folder: str | os.PathLike) -> Iterator[None]:
+    """Let what is saved in a temporary folder name directories as seen from the folder that it will become."""
+    key = os.path.realpath(temporary)
+    _SAVED_FOR[key] = os.path.realpath(folder)
+    try:
+        yield
+    finally:
+        del _SAVED_FOR[key]
+
+
+def _become(folder: str | os.PathLike) -> str | os.PathLike:
+    # The folder itself, unless it is about to become another one.
+    path = Path(os.path.realpath(folder))
+    for temporary, becomes in _SAVED_FOR.items():
+        if path.is_relative_to(temporary):
+            return Path(becomes, path.relative_to(temporary))
+    return folder
+
+
+def _relative(name: str, folder: str | os.PathLike) -> str:
+    return os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
+
+
+def state_places(file: Path) -> None:
+    """Replace the directories of weights that a JSON file names by what files beside it call them."""
+    if not file.is_file():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    stated = json.dumps(_with_places(settings, file.parent), indent=2, sort_keys=True) + "\n"
+    if json.loads(stated) != settings:
+        file.write_text(stated, encoding="utf-8")
+
+
+def _with_places(settings: Any, folder: Path) -> Any:
+    if isinstance(settings, list):
+        return [_with_places(value, folder) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    named = {key: _with_places(value, folder) for key, value in settings.items()}
+    for part in (named.get("parts") or {}).values():
+        if isinstance(part, dict) and part.get("name_or_path"):
+            part["name_or_path"] = place_from(part["name_or_path"], folder)
+    for key in _PLACES & named.keys():
+        if isinstance(named[key], str) and named[key]:
+            named[key] = place_from(named[key], folder)
+    return named
+
+
+def located(name: str | None, folder: str | os.PathLike) -> str | None:
+    """Return the absolute path of a directory that files in a folder name; other names as they are."""
+    if name is None or not name.startswith(".") or not os.path.isdir(Path(folder, name)):
+        return name
+    return os.path.abspath(Path(folder, name))
+
+
 def check_revisions(revisions: Mapping[str, str | None] | None, named: Collection[str]) -> None:
     """Refuse revisions of parts that are not given by name, which would have no effect."""
     unused = [name for name, value in (revisions or {}).items() if value is not None and name not in named]
@@ -53,6 +174,47 @@ def check_revisions(revisions: Mapping[str, str | None] | None, named: Collectio
 
 class PartsConfigMixin:
     """For configs with a field `parts`: one `PretrainedPart`, as a dictionary, for each pretrained part."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does; directories of parts are found from that of the config."""
+        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        config = opened[0] if isinstance(opened, tuple) else opened
+        config.locate_parts(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return opened
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from the contents of a stored file, in the place that auto classes name."""
+        place = kwargs.get("name_or_path")
+        opened = super().from_dict(config_dict, **kwargs)
+        if place is not None:
+            (opened[0] if isinstance(opened, tuple) else opened).locate_parts(place)
+        return opened
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """Build from a file that `to_json_file` has written."""
+        config = super().from_json_file(json_file)
+        config.locate_parts(Path(json_file).parent)
+        return config
+
+    def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Write the JSON file of `save_pretrained`, with directories of parts relative to it."""
+        super().to_json_file(json_file_path, *args, **kwargs)
+        state_places(Path(json_file_path))
+
+    def locate_parts(self, folder: str | os.PathLike) -> None:
+        """Make the directories of parts that a file in a folder names absolute, as the folder will not be known."""
+        for name in self.parts or ():
+            place = self.part(name).name_or_path
+            if place != located(place, folder):
+                self.change_part(name, name_or_path=located(place, folder))
+        for inner in vars(self).values():
+            if isinstance(inner, PreTrainedConfig) and inner.name_or_path:
+                inner.name_or_path = located(inner.name_or_path, folder)
+            if isinstance(inner, PartsConfigMixin):
+                inner.locate_parts(folder)
 
     def part(self, name: str) -> PretrainedPart:
         """Return the record of a part; an empty one if the part is stored with the model and has no source."""

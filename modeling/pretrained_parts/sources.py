@@ -107,8 +107,8 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
     """
     name = part.name_or_path
     # Examples and archives have the encoder in a folder of the model.
-    if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):
-        name = str(Path(model, name))
+    if model and not os.path.isdir(name) and (name.startswith(".") or os.path.isdir(Path(model, name))):
+        name = os.path.abspath(Path(model, name))
     lost = (
         f"{name!r}, which the config{f' of the model in {model}' if model else ''} names as the source of its "
         f"pretrained weights, is no directory here (relative to {Path.cwd()})"

@@ -1,7 +1,11 @@
 """What is adapted and what is trained in full: layers by number, modules of layers, decoders and heads."""
 
+import re
+
 import pytest
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -9,12 +13,14 @@ from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.tuners.side_tuning.layer import SideTuningLayer
 from hf_any3d.tuners.targets import (
     encoder_layer_pattern,
+    encoder_linear_pattern,
     encoder_owner,
     layer_stack,
     trainable_module_names,
     with_default_modules,
 )
 from tests.errors import raises
+from tests.tiny_encoders import tiny_model
 
 
 class Block(nn.Module):
@@ -100,3 +106,40 @@ def test_layers_are_those_of_the_class_that_owns_them():
     assert layer_stack(outer).path == "body.blocks"
     with raises(ValueError, naming="Linear"):
         encoder_owner(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("door", ["get_peft_model", "add_adapter"])
+def test_every_method_of_peft_without_modules_adapts_the_encoder_and_trains_the_rest(door):
+    refused = {}
+    for kind, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        if not config_class.__module__.startswith("peft.") or not hasattr(config_class, "target_modules"):
+            continue
+        model = tiny_model()
+        try:
+            if door == "get_peft_model":
+                model = get_peft_model(model, config_class())
+            else:
+                model.add_adapter(config_class())
+        except (ValueError, AttributeError, TypeError) as error:
+            refused[kind.value] = str(error)
+            continue
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        for part in trainable_module_names(tiny_model()):
+            assert any(f"{part}.modules_to_save" in name for name in trained), (kind, part)
+        assert any("modules_to_save" not in name for name in trained), kind
+    # The others need a setting that has no default, or ask for more than a tiny layer has.
+    assert len(refused) <= 18 and refused.keys().isdisjoint({"LORA", "IA3", "LN_TUNING", "OFT"}), refused
+    assert not any("target_modules" in error for error in refused.values()), refused
+
+
+@pytest.mark.parametrize("encoder", ["gpt2", "vit", "whisper"])
+def test_plain_lora_adapts_all_linear_layers_of_any_encoder_also_of_some_layers(encoder):
+    pattern = encoder_linear_pattern(tiny_model(encoder))
+    linear = {name for name, _ in tiny_model(encoder).named_modules() if re.fullmatch(pattern, name)}
+    for settings, count in (({}, len(linear)), ({"layers_to_transform": [1]}, len(linear) // 2)):
+        model = get_peft_model(tiny_model(encoder), LoraConfig(**settings))
+        adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+        assert len(adapted) == count and all("encoder" in name for name in adapted)
+    # A config that names modules is the user's.
+    model = get_peft_model(tiny_model(encoder), LoraConfig(target_modules=sorted(linear)[:1]))
+    assert not any("modules_to_save" in name for name, _ in model.named_modules())

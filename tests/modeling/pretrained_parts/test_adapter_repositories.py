@@ -126,7 +126,7 @@ def test_a_base_that_was_moved_opens_by_the_address_that_was_edited(of, tmp_path
     base.rename(moved)
     if of == "model around an encoder":
         file = tmp_path / "around" / "config.json"
-        file.write_text(file.read_text().replace(str(base), str(moved)))
+        file.write_text(file.read_text().replace('"../base"', '"../moved"'))
         (tmp_path / "around").rename(tmp_path / "moved around")
         moved = tmp_path / "moved around"
     point_at(adapter, moved)
