@@ -149,6 +149,7 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
+    from hf_any3d.data.files.contents import instead_of_clouds
     from hf_any3d.data.files.companions import without_companions
     from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points
 
@@ -176,7 +177,7 @@ def _files_of(path: str) -> Iterator[str]:
             yield name if local is not None else system.unstrip_protocol(name)
     if not count:
         what = "no point cloud in this folder" if system.exists(inner) else "no such file or folder"
-        raise FileNotFoundError(f"{path}: {what}; readable are {', '.join(readable_types())}")
+        raise FileNotFoundError(f"{path}: {what}; {instead_of_clouds(names)}")
 
 
 def point_files(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:

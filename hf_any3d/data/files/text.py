@@ -75,6 +75,21 @@ def is_prose(path: Path) -> bool:
     return 2 * numeric < len(rows)
 
 
+def has_rows(start: bytes) -> bool:
+    """Return whether the start of a file has rows of three numbers or more, perhaps below names or their count."""
+    if b"\0" in start or re.match(GRID_START, start, re.IGNORECASE):
+        return False
+    lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_COMMENT)]
+    if len(start) >= _LOOKED_AT // 2 and len(lines) > 1:
+        lines.pop()  # it may be cut off
+    if lines and (COUNT_LINE.fullmatch(lines[0].encode("latin1")) or names_in_line(lines[0])):
+        del lines[0]
+    rows = [_words(line) for line in lines[:_ROWS_OF_WORDS]]
+    are_alike = len({len(row) for row in rows}) == 1 and len(rows[0]) >= 3
+    return are_alike and all(_NUMBER.fullmatch(word) for row in rows for word in row)
+
+
 def read(source: Source) -> PointCloudData:
     """Read one point per line, its numbers separated by spaces, tabs, commas or semicolons.
 
