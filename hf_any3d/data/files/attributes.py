@@ -338,7 +338,7 @@ def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
         return {**cloud, "intensity": usable_numbers(table[:, 3], "intensities", source)}
     if width == 4:
         return {**cloud, "labels": _likely_labels(table, source)}
-    if width == 7 and not _has_unit_length(table[:, 3:6]):
+    if width == 7 and not has_unit_length(table[:, 3:6]):
         return {**cloud, **_with_seventh_column(table, is_pts, source)}
     cloud |= _three_columns(table[:, 3:6], "columns 4 to 6", ("normals", "colors"), source)
     if width == 7:
@@ -373,7 +373,7 @@ def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], sourc
     """Read three columns as the first of some kinds, "normals" or "colors", that their values may be."""
     for kind in kinds:
         # Few colors happen to have length 1.
-        if kind == "normals" and _has_unit_length(rows):
+        if kind == "normals" and has_unit_length(rows):
             return {"normals": usable_normals(rows, source)}
         if kind == "colors" and _looks_like_colors(rows):
             return {"colors": usable_colors(rows, source)}
@@ -581,7 +581,8 @@ def _told_as_missing(
     return missing
 
 
-def _has_unit_length(rows: np.ndarray) -> bool:
+def has_unit_length(rows: np.ndarray) -> bool:
+    """Return whether nearly all rows (rows, 3) have length 1, as normals do."""
     rows = with_stand_ins(rows, missing_rows(rows))
     length = np.linalg.norm(rows.astype(np.float64), axis=1)
     return bool((np.abs(length - 1) < 0.02).mean() > 0.99)

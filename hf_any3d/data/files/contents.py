@@ -22,7 +22,7 @@ _SIGNATURES = tuple(
         (rb"LASF", "las"),
         (rb"ASTM-E57", "e57"),
         (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
-        (rb"\s*(#[^\n]*\n\s*){0,99}(?:ST|[CN4])*N?OFF(?:\s+BINARY\b|[\s\d])", "off"),
+        (rb"\s*(#[^\n]*\n\s*){0,99}(?:ST|[CN4])*OFF(?:\s+BINARY\b|[\s\d])", "off"),
         (rb"\s*solid\s", "stl"),
         (rb"#[^\n]*\n#[^\n]*\bPOINT3D_ID\b", "colmap"),
         # The numbers of columns and rows, and rows of three and of four numbers.
@@ -47,6 +47,7 @@ _UNPACK = "unpack it first"
 _ARRAYS = "save its arrays as .npz"
 _TABLE = "save its rows as .csv"
 _RASTER = "convert it to points first"
+_EXPORT = "export it as .ply, .las, .obj or .glb"
 _NO_POINTS = "expected a file of points or a mesh"
 
 
@@ -392,8 +393,9 @@ def refusal_of_ending(name: str) -> str:
     if foreign is not None:
         return str(foreign)
     ending = _ending(name)
-    what = f"ending .{ending} is of no format that is read" if ending else "has no ending, and no known content"
-    return f'{what}; export it as .ply, .las, .obj or .glb, or pass file_type="txt" if it has rows of numbers'
+    if not ending:
+        return 'has no ending and no known content; pass file_type="txt" if it has rows of numbers'
+    return f"has the ending .{ending}, and the content of no format that is read; {_EXPORT}"
 
 
 def instead_of_clouds(names: Iterable[str]) -> str:

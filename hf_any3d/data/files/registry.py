@@ -183,8 +183,9 @@ def read_point_cloud(
         label_field: name of the column, property, field, array or extra dimension that labels are read from, whatever
             else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
             `classification`.
-        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .label of
-            SemanticKITTI, or text of one column, numbers or words. A path, or an ending such as "_labels.npy" that
+        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .npz of one
+            array, .label of SemanticKITTI, numbers of 1, 2, 4 or 8 bytes without a header as nuScenes has them, or text
+            of one column or with a column of such a name, numbers or words. A path, or an ending such as "_labels.npy" that
             takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
             .seg, if the cloud has no labels itself; False for none.
         columns: names of further columns of points, such as extra dimensions of LAS, properties of PLY, fields of PCD
