@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name, wanted_fields
+from hf_any3d.data.files.attributes import (
+    IN_DEGREES,
+    NAMES_OF_AXES,
+    by_name,
+    by_number,
+    fields_of,
+    names_in_degrees,
+    plain_name,
+    wanted_fields,
+)
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -29,7 +38,7 @@ _LOOKED_AT = 8192  # bytes that tell prose from rows
 _ROWS_OF_WORDS = 50  # in which words are looked for
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
-_UNIT = re.compile(r"[\[(][^\])]*[\])]")
+_UNIT = re.compile(r"\s*([\[(][^\])]*[\])])")
 # Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
 _EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
@@ -290,8 +299,13 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
             declared = int(line)
         elif line.strip():
             if not is_comment and _starts_rows(line, titles):
+                if declared is None and re.fullmatch(r"\s*-\d+\s*", line):
+                    raise PointCloudError(f"line {number + 1} declares {line.strip()} points; expected a whole number")
                 break
             if not is_comment and not names_in_line(line):
+                degrees = next(filter(None, map(names_in_degrees, _cells_of_line(line))), None)
+                if degrees:
+                    raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
                 raise PointCloudError(
                     f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
                 )
@@ -317,12 +331,18 @@ def _words(line: str) -> list[str]:
 
 def names_in_line(line: str) -> list[list[str]]:
     """Return the names in a line, for each way to separate them that gives x, y and z."""
+    return [names for names in _cells_of_line(line) if "points" in fields_of(names)]
+
+
+def _cells_of_line(line: str) -> list[list[str]]:
+    """Return the words of a line, for each way to separate them."""
     if line.startswith(_COMMENT):
         line = _MARK.sub("", line)
     split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
     # By spaces, which quoted names and units may have themselves.
-    split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', _UNIT.sub("", line))])
-    return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
+    joined = _UNIT.sub(lambda match: re.sub(r"\s", "", match[1]), line)
+    split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', joined)])
+    return [[name.strip() for name in names] for names in split]
 
 
 def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
