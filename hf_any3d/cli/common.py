@@ -218,7 +218,6 @@ class CommandLine(TyperGroup):
         # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
 
-
     def _has_file_type(self, words: Sequence[str]) -> bool:
         """Return whether the command of a line has the option --file-type."""
         command: Any = self

@@ -149,8 +149,8 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
-    from hf_any3d.data.files.contents import instead_of_clouds
     from hf_any3d.data.files.companions import without_companions
+    from hf_any3d.data.files.contents import instead_of_clouds
     from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points
 
     local = local_path(path)

@@ -15,8 +15,8 @@ from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
 from hf_any3d.data.files.companions import without_companions
-from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.contents import instead_of_clouds
+from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
 from hf_any3d.utils.messages import listed

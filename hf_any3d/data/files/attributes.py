@@ -58,7 +58,9 @@ _FIELDS |= {"return_number": _RETURNS, "number_of_returns": _COUNTS_OF_RETURNS}
 # Columns of arrays, as ParaView and VeloView write them.
 _ARRAYS_OF_POINTS = ("points_0 points_1 points_2", "points_m_xyz_0 points_m_xyz_1 points_m_xyz_2")
 # Names of a coordinate, in which {0} stands for x, y or z: `X_UTME` is that of a map, `POINT_X` that of ArcGIS.
-_AXIS = re.compile(r"((point|pos|position|coord|coords|location|cartesian)_?)?([xyz])(_?(coord|coordinate|pos|utm[en]))?")
+_AXIS = re.compile(
+    r"((point|pos|position|coord|coords|location|cartesian)_?)?([xyz])(_?(coord|coordinate|pos|utm[en]))?"
+)
 # Names of surveyors. They put northing first as often as last, so that only names tell which is which.
 _SURVEYED = {
     "x": ("easting", "eastings", "east", "utm_e", "utm_easting"),
@@ -106,6 +108,7 @@ _LAST_WORD = re.compile(
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
+_TINY = 1e-30  # whole numbers up to 0xFFFFFF have less as the bits of a float32
 _SHORT = ("i", "line", "channel", "beam", "laser")  # names of fields and of counts alike
 _LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
 # No coordinate in meters is as large, and seconds since 1970 or 1980 are; so many times larger than others are times.
@@ -228,6 +231,11 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
 
 
+def names_of(field: str) -> tuple[str, ...]:
+    """Return the plain names that a column or array of a field may have alone, the first that counts before others."""
+    return tuple(name for name in _FIELDS[field] if len(name) > 1)
+
+
 def measured_words() -> set[str]:
     """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
     words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
@@ -260,6 +268,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source: The file, for warnings.
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
+    columns = _with_unpacked_colors(columns)
     fields = wanted_fields(columns, source)
     further = source.further_columns_of_points(columns)
     if "points" not in fields:
@@ -291,7 +300,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         values = with_stand_ins(values, left_out)
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
-        elif field == "colors" and len(values) and not values.any():
+        elif field in ("colors", "intensity") and len(values) and not values.any():
             source.leave_out(names, "zero everywhere")
             continue
         if field in ("intensity", "ring") and _counts(values, plain_name(names[0])):
@@ -301,6 +310,25 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     if further:
         cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
+
+
+def _with_unpacked_colors(columns: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return columns with the channels of colors of one number, 0xRRGGBB, as the Point Cloud Library packs them."""
+    name = next((name for name in columns if plain_name(name) in ("rgb", "rgba")), None)
+    if name is None or columns[name].ndim != 1 or "colors" in fields_of(columns):
+        return columns
+    values = with_stand_ins(columns[name], missing_rows(columns[name]))
+    if not (values == np.floor(values)).all():
+        # The bits of the float are the color, which as a number is next to nothing.
+        if np.abs(values).max() > _TINY:
+            return columns
+        values = values.astype(np.float32).view(np.uint32)
+    if not (len(values) and 255 < np.abs(values.astype(np.float64)).max() < 2**32):
+        return columns
+    packed = values.astype(np.int64)
+    channels = {"red": 16, "green": 8, "blue": 0}
+    unpacked = {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
+    return {**{other: column for other, column in columns.items() if other != name}, **unpacked}
 
 
 def names_in_degrees(names: Iterable[str]) -> list[str]:
@@ -427,9 +455,10 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
     Columns are colors if all values are in [0, 1] and some are fractions, or all are whole numbers in [0, 255] and no
     column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
-    labels if they are whole numbers from 0, few of them different. Columns that match no
-    rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
-    points, or has the times at which they were measured, is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
+    labels if they are whole numbers from 0, few of them different. Columns that match no rule, or several, are left
+    out with a warning; another says what is read as labels. A first column that counts the points, or has the times
+    at which they were measured, is left out with a warning, too. Values that are NaN or infinite decide nothing of
+    this.
     """
     if source.label_field is not None:
         return _with_chosen_column(table, source)
@@ -557,7 +586,7 @@ def _is_of_other_scale(table: np.ndarray) -> bool:
     """Return whether the first column is no coordinate by its size: beyond the Earth, or far from y and z."""
     low = float(table[0, 0])
     size = np.abs(table[:, 1:4])
-    return low >= _BEYOND_EARTH or (np.isfinite(size).all() and low > _OTHER_SIZE * max(float(size.max()), 1.0))
+    return low >= _BEYOND_EARTH or bool(np.isfinite(size).all() and low > _OTHER_SIZE * max(float(size.max()), 1.0))
 
 
 def _may_follow_points(table: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from hf_any3d.registry import FORMATS
 
 PEEK = 1 << 16
 """Bytes at each end of a file that tell what it is."""
-_LONGEST_START = 4096
+_LONGEST_START, _TEXT = 4096, 256
 _SIGNATURES = tuple(
     (re.compile(start, re.IGNORECASE), file_type)
     for start, file_type in (
@@ -66,7 +66,7 @@ _FOREIGN = tuple(
     (re.compile(start, re.IGNORECASE | re.DOTALL), Foreign(what, step))
     for start, what, step in (
         (rb"\x89PNG\r\n", "a PNG image", _NO_POINTS),
-        (rb"\xff\xd8\xff", "a JPEG image", _NO_POINTS),
+        (rb"\xff\xd8\xff[\xc0-\xfe]", "a JPEG image", _NO_POINTS),
         (rb"GIF8[79]a", "a GIF image", _NO_POINTS),
         (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image", _NO_POINTS),
         (rb"BM.{4}\0{4}", "a BMP image", _NO_POINTS),
@@ -75,7 +75,7 @@ _FOREIGN = tuple(
         (rb"v/1\x01", "an EXR image", _NO_POINTS),
         (rb".{4}ftyp(heic|heix|mif1|avif)", "a HEIC or AVIF image", _NO_POINTS),
         (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video", _NO_POINTS),
-        (rb"ID3|RIFF.{4}WAVE|fLaC|OggS", "a sound", _NO_POINTS),
+        (rb"ID3[\2-\4]\0|RIFF.{4}WAVE|fLaC|OggS", "a sound", _NO_POINTS),
         (rb"%PDF-", "a PDF document", _NO_POINTS),
         (
             rb"\s*(<!--.{0,2000}?-->\s*)?<(!DOCTYPE html|html|head|body)\b",
@@ -87,7 +87,7 @@ _FOREIGN = tuple(
         (rb"\s*(<\?xml\b.{0,2000}?)?<VTKFile\b", "a file of VTK", "save it as .ply in ParaView"),
         (rb"\s*(<\?xml\b.{0,2000}?)?<kml\b", "a KML document", _NO_POINTS),
         (rb"\s*(<\?xml\b.{0,2000}?)?<svg\b", "an SVG drawing", _NO_POINTS),
-        (rb"\x1f\x8b", "compressed by gzip", _UNPACK),
+        (rb"\x1f\x8b\x08[\0-\x1f]", "compressed by gzip", _UNPACK),
         (rb"BZh[1-9]1AY", "compressed by bzip2", _UNPACK),
         (rb"\xfd7zXZ\0", "compressed by xz", _UNPACK),
         (rb"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
@@ -120,10 +120,11 @@ _FOREIGN = tuple(
         (rb"# vtk DataFile", "a file of VTK", "save it as .ply in ParaView"),
         (rb"3D Geometry File Format|3D Geometry", "a Rhino model", _MESH),
         (rb"(b3dm|i3dm|cmpt)\x01\0\0\0", "a tile of 3D Tiles", "export it as .glb"),
-        (rb"\xff\xfe|\xfe\xff", "text in UTF-16", "save it as UTF-8"),
+        (rb"\xff\xfe[\t-~]\0[\t-~]\0|\xfe\xff\0[\t-~]\0[\t-~]", "text in UTF-16", "save it as UTF-8"),
         (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program", _NO_POINTS),
         (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python", _ARRAYS),
-        (rb'\s*\{.{0,4000}"(hierarchyType|hierarchyStep)"', "the index of an EPT (Entwine)", "write its points as .laz with PDAL"),
+        (rb'\s*\{.{0,4000}"(hierarchyType|hierarchyStep)"', "the index of an EPT (Entwine)",
+         "write its points as .laz with PDAL"),
         (rb'\s*\{.{0,4000}"(octreeDir|hierarchy"\s*:\s*\{\s*"firstChunkSize)"', "the index of a Potree",
          "pass the .las or .laz that it was made of"),
         (rb'\s*\{.{0,4000}"geometricError"', "the index of 3D Tiles", "pass one of its tiles"),
@@ -259,8 +260,6 @@ _ENDINGS: dict[str, Foreign] = {
     )
     for ending in endings.split()
 }  # fmt: skip
-# How a format begins that packs its content as others do: gzip or its own mark, ZIP.
-_PACKED_IN: dict[str, tuple[bytes, ...]] = {"spz": (b"\x1f\x8b", b"NGSP"), "3mf": (b"PK\x03\x04",)}
 
 
 class Look(NamedTuple):
@@ -322,11 +321,13 @@ def known_type(look: Look) -> str | None:
 def foreign_content(look: Look, name: str = "") -> Foreign | None:
     """Return what a file of another program is by its content; of a container, by the ending of its name, too."""
     start = look.start[:_LONGEST_START]
+    # Numbers may begin with the letters of a text by chance, and have zeros soon.
+    is_text = b"\0" not in start[:_TEXT]
     for signature, foreign in _FOREIGN:
-        if signature.match(start):
+        if signature.match(start) and (is_text or not signature.pattern.startswith(rb"\s*")):
             return foreign
     for signature, foreign in _CONTAINERS:
-        if signature.match(start):
+        if signature.match(start) and (is_text or not signature.pattern.startswith(rb"\s*")):
             names = look.members
             for pattern, package in _PACKAGES:
                 if any(map(pattern.search, names)):
@@ -357,9 +358,6 @@ def text_type(look: Look) -> str | None:
 
 def content_of(look: Look, name: str, file_type: str) -> str | None:
     """Return in words what a file that cannot be read as `file_type` is by its content; None if nothing is known."""
-    # The packing says nothing about what is packed.
-    if look.start.startswith(_PACKED_IN.get(file_type, ())):
-        return None
     known = known_type(look)
     if known is not None:
         return None if FORMATS[known] == FORMATS[file_type] else _as(known)

@@ -28,9 +28,7 @@ _NO_TEXT = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
 # Bytes of a number -> its types. Floats are told from whole numbers by their size.
 _TYPES = {1: ("<u1",), 2: ("<u2",), 4: ("<i4", "<f4"), 8: ("<i8", "<f8")}
 _LARGEST = 1 << 24
-_FORMS = (
-    "expected a number of 1, 2, 4 or 8 bytes for each, an .npy, an .npz of one array, or text with a label in each line"
-)
+_FORMS = "expected a number of 1, 2, 4 or 8 bytes for each, .npy, .npz of one array, or text with a label in each line"
 
 
 def file_beside(path: Path) -> Path | None:
@@ -141,7 +139,7 @@ def _of_bytes(source: Source, counts: Mapping[int, str]) -> np.ndarray:
     whole, *floats = (np.frombuffer(source.data, kind) for kind in _TYPES[width])
     if source.file_type == "label" and width == 4:
         # As numbers of 32 bits, digits would be classes and objects beyond any count.
-        return (whole & _OF_CLASS).astype(np.int64)
+        return whole.astype(np.int64) & _OF_CLASS
     # Bits of a float are a huge number, and those of a class a tiny float.
     if floats and len(whole) and np.abs(whole.astype(np.float64)).max() >= _LARGEST:
         return _whole(floats[0], source)

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, wanted_fields, with_stand_ins
+from hf_any3d.data.files.attributes import (
+    USABLE,
+    by_name,
+    by_number,
+    fields_of,
+    left_out_points,
+    names_of,
+    wanted_fields,
+    with_stand_ins,
+)
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -55,9 +64,7 @@ LABEL_NAMES = "label_names"
 """Name of the array with the names of the classes 0, 1, …"""
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",)}
-_FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
-_FIELDS |= {"ring": ("ring", "channel", "laser_id")}
-_FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
+_FIELDS |= {field: names_of(field) for field in ("intensity", "ring", "return_number", "number_of_returns")}
 OTHERS = (
     *POINTS,
     *sum(_FIELDS.values(), ()),
@@ -85,7 +92,8 @@ def read(source: Source) -> PointCloudData:
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
     remission), ring (or channel, laser_id), return_number, number_of_returns, labels (or semantic, segment,
     classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors,
-    face_labels, offset, up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or
+    face_labels, offset, up_axis, meters_per_unit. Others are left out with a warning. Without an array of points,
+    arrays x, y, z and others of as many values are columns, see `attributes.by_name`. Without arrays of colors or
     normals the points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under
     these names.
     """
@@ -196,6 +204,8 @@ def _read_npz(source: Source) -> PointCloudData:
         archive = Archive(opened, source)
         name = name_of_points(archive.members)
         points = None if name is None else archive.first(name)
+        if points is None and "points" in fields_of(archive.members):
+            return _read_columns(archive)
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
@@ -229,6 +239,24 @@ def _read_npz(source: Source) -> PointCloudData:
         fields |= _frame(archive)
         source.leave_out(archive.rest)
         return PointCloudData(**fields)
+
+
+def _read_columns(archive: Archive) -> PointCloudData:
+    """Read arrays that are a column of points each, such as x, y, z and intensity."""
+    x = archive.first(fields_of(archive.members)["points"][0])
+    count = 0 if x is None else x.size
+    archive.source.check(points=count)
+    columns = {}
+    for name in archive.members:
+        values = archive.first(name)
+        if values is not None and values.dtype.kind in "fiub" and values.shape in ((count,), (count, 1)):
+            columns[name] = values.reshape(count)
+        else:
+            archive.opened.pop(name, None)
+    cloud = by_name(columns, archive.source)
+    frame = _frame(archive)
+    archive.source.leave_out(archive.rest)
+    return PointCloudData(**(cloud | frame))
 
 
 def name_of_points(names: Iterable[str]) -> str | None:

@@ -228,7 +228,7 @@ class _Rows:
         try:
             flat = numbers(second.replace(b"\n", b" ")).reshape(-1)
         except PointCloudError:
-            for number, row in enumerate(second.split(b"\n"), line + points):
+            for number, row in enumerate(second.split(b"\n"), line + first.count(b"\n")):
                 numbers(row, first_line=number)  # raises the error that names the line
             raise
         return cls(table, flat, sizes, rest)

@@ -24,7 +24,9 @@ def read(source: Source) -> PointCloudData:
     organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
     """
     header, kind, start = read_header(source.data)
-    width, height, *_ = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT", "POINTS") if key in header)
+    width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
+    if "POINTS" in header:
+        count_of(" ".join(header["POINTS"]), "POINTS")
     columns = _columns(source, header, kind, start, width * height)
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)

@@ -32,6 +32,10 @@ ASSETS = Path(__file__).parents[2] / "assets"
 """Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
 # Flags of LAS, which `further` has under these names, and by which points are left out.
 _FLAGS = ("synthetic", "withheld")
+# Modules of formats without a header.
+_BARE = ("bin", "splats")
+
+
 def file_type_of(data: bytes) -> str | None:
     """Return the type of a file by its signature, as a `file_type` for `read_point_cloud`, or None.
 
@@ -184,10 +188,10 @@ def read_point_cloud(
             else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
             `classification`.
         label_file: file with one label for each point or face, instead of those in the file itself: .npy, .npz of one
-            array, .label of SemanticKITTI, numbers of 1, 2, 4 or 8 bytes without a header as nuScenes has them, or text
-            of one column or with a column of such a name, numbers or words. A path, or an ending such as "_labels.npy" that
-            takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
-            .seg, if the cloud has no labels itself; False for none.
+            array, .label of SemanticKITTI, numbers of 1, 2, 4 or 8 bytes without a header as nuScenes has them, or
+            text of one column or with a column of such a name, numbers or words. A path, or an ending such as
+            "_labels.npy" that takes the place of the cloud's own. By default a file of the same name that ends with
+            .label, .labels or .seg, if the cloud has no labels itself; False for none.
         columns: names of further columns of points, such as extra dimensions of LAS, properties of PLY, fields of PCD
             and columns of text, for `further`, by these names and as float64; NaN where a point has no value.
         fields: names of what is read beside the points and `columns`, such as `["labels", "intensity"]`: colors,
@@ -230,6 +234,10 @@ def read_point_cloud(
         np.errstate(all="ignore"),
         leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
     ):
+        # Rows of numbers without a header would be read of any content.
+        content = content_of(Look.at(opened.data), opened.name, opened.file_type) if module in _BARE else None
+        if content is not None:
+            raise PointCloudError(content)
         try:
             cloud = reader.read(opened)
         # A missing package, too little memory, and a warning made an error say nothing about the content.
