@@ -98,7 +98,7 @@ _LENGTHS = {
     "ussurveyfoot": 1200 / 3937,
 }
 for _name, _length in (("millimeter", 0.001), ("centimeter", 0.01), ("meter", 1.0), ("kilometer", 1000.0)):
-    _spellings = (_name, _name.replace("meter", "metre"))
+    _spellings = (_name, f"{_name[:-2]}re")  # also as in Britain
     _LENGTHS |= {spelling + plural: _length for spelling in _spellings for plural in ("", "s")}
 _ANGLES = ("deg", "degree", "degrees", "°", "dd")
 _BRACKETS = re.compile(r"[\[(<]([^\])>]*)[\])>]")

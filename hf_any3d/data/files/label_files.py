@@ -106,8 +106,8 @@ def _read(place: Path, counts: Mapping[int, str]) -> tuple[np.ndarray, tuple[str
             return _of_array(parse_array(opened.data), opened)
         if opened.data.startswith(b"PK\x03\x04"):
             return _of_array(_only_array(opened), opened)
-        if kind in _OF_TEXT or not _NO_TEXT.search(opened.data):
-            # All bytes may be letters by chance; the number of lines tells text.
+        if opened.data.strip() and not _NO_TEXT.search(opened.data):
+            # All bytes may be letters by chance; lines tell text.
             if kind in _OF_TEXT or b"\n" in opened.data or len(opened.data) not in counts:
                 return _of_text(opened)
         return _of_bytes(opened, counts), None

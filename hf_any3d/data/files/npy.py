@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.attributes import (
+    IN_DEGREES,
     USABLE,
     by_name,
     by_number,
     fields_of,
     left_out_points,
+    names_in_degrees,
     names_of,
     wanted_fields,
     with_stand_ins,
@@ -206,6 +208,9 @@ def _read_npz(source: Source) -> PointCloudData:
         points = None if name is None else archive.first(name)
         if points is None and "points" in fields_of(archive.members):
             return _read_columns(archive)
+        degrees = names_in_degrees(archive.members)
+        if points is None and degrees:
+            raise PointCloudError(f"arrays {' and '.join(degrees)} {IN_DEGREES}")
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)

@@ -151,7 +151,7 @@ def _counts(text: bytes, at: int) -> tuple[list[tuple[bytes, str]], int]:
         line = re.compile(rb"\s*([^\n]*)(\n|$)").match(text, at)
         words = [] if line is None else normalized_lines(line[1]).split()
         # The number of edges may be missing, and a point has more numbers.
-        if line is None or not words or (len(counts) == 2 and len(words) > 1):
+        if line is None or not words or (counts and len(counts) + len(words) > 3):
             break
         counts += words
         at = line.end()

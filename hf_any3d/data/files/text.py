@@ -350,6 +350,10 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     width = table.shape[1]
     mismatch = None
     for title in reversed(titles[-_MOST_TITLES:]):
+        for names in _cells_of_line(title.text):
+            degrees = names_in_degrees(names) if len(names) == table.shape[1] else []
+            if degrees and "points" not in fields_of(names):
+                raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
         for names in names_in_line(title.text):
             # Programs write more or fewer names than there are columns.
             width = table.shape[1]
