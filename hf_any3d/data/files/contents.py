@@ -1,4 +1,4 @@
-"""What a file is by its content, or else by the ending of its name, and what helps if it is of another program."""
+"""Tell what a file is by its content, or else by the ending of its name, and what helps where it is foreign."""
 
 import os
 import re

@@ -28,7 +28,7 @@ _LONGEST_HEADER = 4096
 
 @dataclass(frozen=True)
 class _Form:
-    """What the keyword says of each point."""
+    """Numbers that each point has, by the keyword."""
 
     keyword: str
     is_homogeneous: bool  # a fourth coordinate divides the others

@@ -1,4 +1,4 @@
-"""Labels of points in a file beside the cloud, which the reader is asked for: in every form, or words that name them."""
+"""Labels of points in a file beside the cloud, for which the reader is asked: in every form, or words about them."""
 
 import warnings
 

