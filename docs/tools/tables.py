@@ -216,15 +216,32 @@ Labels are read from a column with a usual name, from words as well as from numb
 `--label-field mine`, names another column, property, field, array or extra dimension; of text without names its
 number, such as `--label-field 7`. A file `scan.label`, `.labels` or `.seg` beside a cloud without labels has them,
 too, as in SemanticKITTI and Semantic3D; `label_file="_labels.npy"` names any other file with one label for each
-point. A warning says so.
+point. A warning says so. Such a file is an `.npy`, an `.npz` of one array or with an array `labels`, text with a label
+in each line or a column of such a name, or numbers of 1, 2, 4 or 8 bytes without a header, as nuScenes'
+`_lidarseg.bin` has them.
 
-Readers know these names of columns:
+Readers of all formats know the same names of columns, in any capitals, with CloudCompare's `scalar_` before them:
 
 - labels: `class`, `classification` and `semantic` come before `label`, which may be the number of an object; a warning
   names the column that is not used;
-- rings: `ring`, `channel`, `laser_id` or `beam`;
-- intensities: `intensity`, `strength`, `reflectance` or `remission`;
-- coordinates: x, y and z, or easting, northing and elevation (or height).
+- rings: `ring`, `ring_index`, `channel`, `laser_id`, `laser_number`, `line` or `beam`;
+- intensities: `intensity`, `strength`, `reflectance`, `remission`, `amplitude` or `i`;
+- coordinates: x, y and z, also as `cartesianX`, `POINT_X` or `pos_x`, or easting, northing and elevation (or height);
+- colors: `red green blue`, `r g b`, `colorRed colorGreen colorBlue`, or a packed `rgb`;
+- normals: `nx ny nz` or `normal_x normal_y normal_z`.
+
+A unit in names of coordinates is that of the cloud: `X (mm)`, `x_m`, `x[ft]`. Two units of x and y are an error, and
+so are latitude and longitude, which have to be projected. What counts the points is no intensity and no ring,
+whatever its name, and colors that are zero everywhere are none; a warning says so.
+
+An OFF may have the prefixes `ST`, `C`, `N`, `4` and `n` in any order, as text and binary.
+
+## Files under other endings, and of other programs
+
+A file whose ending is not in the table is read as what its content is by its signature, such as PLY in `scan.dat`.
+Rows of numbers as text have none: `file_type="txt"`, in commands `--file-type txt`, reads them. For a known ending
+with other content, the error names the type to pass. Files of other programs are told in the same words everywhere,
+with the step that helps: `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`.
 
 A glTF file gives what its scene shows at rest, as section 3.7 of the specification says: the joints of a skin place
 its mesh, morph targets count by their weights, and instances (EXT_mesh_gpu_instancing) come one after the other.

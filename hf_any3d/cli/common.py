@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -12,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
 from enum import StrEnum
 from functools import wraps
@@ -34,6 +36,10 @@ from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_l
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
 CHAT = CHAT_TASK.name
+# How errors of readers name limits: first in Python.
+_OF_LIMITS = re.compile(r"\(pass limits=\S+ or (set [^)]*)\)")
+# Whether the command that runs has the option; the others read what the ending of a name says.
+_HAS_FILE_TYPE: ContextVar[bool] = ContextVar("has_file_type", default=True)
 # Seconds until a bar or a message about progress appears.
 PATIENCE = 2.0
 
@@ -185,6 +191,7 @@ class CommandLine(TyperGroup):
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
+        _HAS_FILE_TYPE.set(self._has_file_type(words))
         # A caller that wants no exit gets the errors themselves.
         if not standalone_mode:
             return super().main(args=words, standalone_mode=False, **settings)
@@ -220,6 +227,13 @@ class CommandLine(TyperGroup):
         # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
 
+    def _has_file_type(self, words: Sequence[str]) -> bool:
+        """Return whether the command of a line has the option --file-type."""
+        command: Any = self
+        for word in words:
+            command = getattr(command, "commands", {}).get(word.replace("_", "-"), command)
+        return any(option.name == "file_type" for option in command.params)
+
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
     """Read the JSON object of an option, an empty one without a text."""
@@ -238,16 +252,25 @@ def need_packages(extra: str, *packages: str) -> None:
         raise ImportError(f"{', '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'")
 
 
+def in_options(text: str) -> str:
+    """Return the text of an error or warning with options of commands in the place of arguments of Python."""
+    text = _OF_LIMITS.sub(r"(set \1)", text)
+    text = text.replace("label_field chooses", "--label-field chooses").replace("(label_field)", "(--label-field)")
+    if not _HAS_FILE_TYPE.get():
+        text = re.sub(r'\bpass file_type="(\w+)"', r"end its name with .\1", text)
+    return re.sub(r'\bfile_type="(\w+)"', r"--file-type \1", text)
+
+
 def print_error(error: Exception | str) -> None:
     """Print an error on stderr, and below it its notes, if it has any."""
     first, *notes = error_lines(error)
-    for line in (f"error: {first}", *notes):
+    for line in (f"error: {in_options(first)}", *notes):
         print_line(line, is_error=True)
 
 
 def print_note(text: object) -> None:
     """Print a remark on stderr, so that stdout has results alone."""
-    print_line(text, is_error=True)
+    print_line(in_options(str(text)), is_error=True)
 
 
 def need_libraries() -> None:

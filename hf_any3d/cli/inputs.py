@@ -17,6 +17,7 @@ import typer
 from hf_any3d.cli.common import (
     SOME_FAILED,
     check_model,
+    in_options,
     packaged_classifier,
     print_error,
     print_note,
@@ -24,7 +25,7 @@ from hf_any3d.cli.common import (
     published_models,
     status,
 )
-from hf_any3d.data.input_files import Cloud, InputFile, point_files, readable_types
+from hf_any3d.data.input_files import Cloud, InputFile, point_files
 from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.work import Answer, answer_files
@@ -149,7 +150,10 @@ def files_of_folder(folder: Path) -> list[Path]:
         if some:
             print_note(f"left out {listed(some)}: {reason}")
     if not files:
-        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
+        from hf_any3d.data.files.contents import instead_of_clouds
+
+        names = (path.name for path in sorted(folder.rglob("*")) if path.is_file())
+        raise FileNotFoundError(f"{folder}: no point cloud in this folder; {instead_of_clouds(names)}")
     return files
 
 
@@ -182,11 +186,22 @@ def for_each_file(
 
     with FileNotes() as notes, progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
         for row in answer_files(inputs.files, answer, batch_size, read=read, raise_errors=not inputs.are_many):
+            row = with_options(row)
             notes.add("warning", row["file"], row.get("warnings", ()))
             if "error" in row:
                 print_error(row["error"])
             yield row
             bar.update()
+
+
+def with_options(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a file whose error and warnings speak of the options of commands."""
+    row = dict(row)
+    if "error" in row:
+        row["error"] = in_options(row["error"])
+    if "warnings" in row:
+        row["warnings"] = [in_options(text) for text in row["warnings"]]
+    return row
 
 
 class FileNotes(RepeatedTexts):

@@ -22,7 +22,7 @@ from hf_any3d.cli.common import (
     progress,
     status,
 )
-from hf_any3d.cli.inputs import FileNotes, find_inputs, model_or_packaged, split_model
+from hf_any3d.cli.inputs import FileNotes, find_inputs, model_or_packaged, split_model, with_options
 from hf_any3d.cli.outputs import TABLES, check_output, csv_lines, file_cells
 from hf_any3d.cli.task_options import doubt_in_words
 from hf_any3d.many_files.executors import EXECUTORS, Workers
@@ -202,7 +202,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
         with FileNotes() as notes, progress(len(names), "file", show=len(names) > 1) as bar:
             start = partial(placed.start, placed.settings, placed.device, placed.batch_size)
             work = RowsWork(start, given=data, are_copied=job.writes_copies, file_type=job.file_type)
-            for row in executor.run(work, cut(names, size)):
+            for row in map(with_options, executor.run(work, cut(names, size))):
                 notes.add("warning", row["file"], row.get("warnings", ()))
                 notes.add("error", row["file"], [row["error"]] if "error" in row else ())
                 yield row

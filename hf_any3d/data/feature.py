@@ -22,6 +22,7 @@ from hf_any3d.data.files import (
     read_point_cloud,
     supported_file_types,
 )
+from hf_any3d.data.files.contents import Look, type_under_other_ending
 from hf_any3d.data.files.npy import cloud_from_array
 from hf_any3d.data.files.source import Source
 from hf_any3d.data.inputs import as_array, to_cloud
@@ -203,7 +204,7 @@ class PointCloud:
             if data is None:
                 local = local_path(row["path"])
                 data = fetch(local or row["path"], token_per_repo_id)
-                reference = _REFERENCES.get(type_of_path(row["path"]))
+                reference = _REFERENCES.get(type_of_path(row["path"], data))
                 # Of a mesh with materials in other files, bytes alone would lose the colors, so it is written anew.
                 if reference is not None and reference in data and local is not None:
                     data = point_cloud_bytes(read_point_cloud(local), self.format)
@@ -220,7 +221,7 @@ class PointCloud:
         if path is None:
             type_of_bytes(bytes(data))
         else:
-            type_of_path(path)
+            type_of_path(path, data)
         return {"bytes": None if data is None else bytes(data), "path": path}
 
     def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
@@ -240,10 +241,11 @@ def register_point_cloud() -> None:
             features.register_feature(PointCloud, PointCloud.__name__)
 
 
-def type_of_path(path: str) -> str:
+def type_of_path(path: str, data: bytes | None = None) -> str:
     """Return a file's type from the ending of its path, which may be a URL or inside an archive.
 
-    Such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
+    Such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`. Other endings say nothing: the
+    type is then that of the content, `data` or that of a file of this machine.
     """
     # Of a chain such as zip://a.off::scans.zip, the first part is the file itself.
     inner = path.split("::", 1)[0]
@@ -251,10 +253,17 @@ def type_of_path(path: str) -> str:
     if "://" in inner:
         inner = inner.split("?", 1)[0]
     file_type = os.path.splitext(inner)[1].lower().removeprefix(".")
-    if file_type not in supported_file_types():
-        allowed = ", ".join(supported_file_types())
-        raise PointCloudFileError(f"{path}: file type {file_type or 'unknown'}; expected one of {allowed}")
-    return file_type
+    if file_type in supported_file_types():
+        return file_type
+    local = local_path(path)
+    if data is None and local is not None and os.path.isfile(local):
+        look = Look.into(local)
+    else:
+        look = Look.at(bytes(data or b""))
+    found, refusal = type_under_other_ending(look, inner)
+    if found is None:
+        raise PointCloudFileError(f"{path}: {refusal}")
+    return found
 
 
 def type_of_bytes(data: bytes) -> str:
@@ -295,7 +304,7 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
         if local is not None:
             return read_point_cloud(local)  # finds files that it refers to, such as materials
         data = fetch(path, tokens)
-    file_type = type_of_bytes(data) if path is None else type_of_path(path)
+    file_type = type_of_bytes(data) if path is None else type_of_path(path, data)
     file = _NamedBytes(data)
     file.name = path or f"<{len(data)} bytes>"
     return read_point_cloud(file, file_type=file_type)

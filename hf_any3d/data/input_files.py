@@ -157,6 +157,7 @@ def _files_of(path: str) -> Iterator[str]:
 
     from hf_any3d.data.feature import local_path
     from hf_any3d.data.files.companions import without_companions
+    from hf_any3d.data.files.contents import instead_of_clouds
     from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points
 
     local = local_path(path)
@@ -183,7 +184,7 @@ def _files_of(path: str) -> Iterator[str]:
             yield name if local is not None else system.unstrip_protocol(name)
     if not count:
         what = "no point cloud in this folder" if system.exists(inner) else "no such file or folder"
-        raise FileNotFoundError(f"{path}: {what}; readable are {', '.join(readable_types())}")
+        raise FileNotFoundError(f"{path}: {what}; {instead_of_clouds(names)}")
 
 
 def point_files(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:

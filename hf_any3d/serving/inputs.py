@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hf_any3d.data.files import PointCloudData, ReadLimits, file_type_of, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudData, ReadLimits, read_point_cloud, supported_file_types
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.utils.messages import cut, one_line
 
@@ -23,7 +23,8 @@ UPLOAD = "upload:"
 """Scheme of URLs that name a file of the same request."""
 _MEDIA_TYPES = {"gltf-binary": "glb", "gltf+json": "gltf", "plain": "txt"}
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
-_HOW_TO_RAISE = re.compile(r" \((?:pass limits=|or pass file_type=).*?\)$")
+_HOW_TO_RAISE = re.compile(r" \(pass limits=.*?\)$")
+_HOW_TO_TELL = re.compile(r'pass file_type="(\w+)"')
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -83,15 +84,16 @@ class Upload:
             source.name = self.name
             # 100 bytes hold coordinates in double precision, colors, normals, labels, and the corners of two faces.
             size = limits.body_bytes + 100 * limits.points
-            is_named = self._ending() in supported_file_types()
-            file_type = self.file_type or (None if is_named else file_type_of(self.content))
             reading = ReadLimits(points=limits.points, faces=2 * limits.points, bytes=size)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
-                return read_point_cloud(source, file_type=file_type, limits=reading, columns=columns)
+                return read_point_cloud(source, file_type=self.file_type, limits=reading, columns=columns)
         except (ValueError, OSError, ImportError) as error:
             # Hints at arguments of Python are of no use to a client.
             text = _HOW_TO_RAISE.sub(" by this server", one_line(error))
+            # A file of a form has a name alone, and a URL has a type beside it.
+            told = r"end its name with .\1" if self._ending() else r'pass "file_type": "\1" beside its url'
+            text = _HOW_TO_TELL.sub(told, text)
             raise Refused(400, text if self.name in text else f"{self.name}: {text}", param=self.name) from error
 
     def _ending(self) -> str:

@@ -15,6 +15,7 @@ from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
 from hf_any3d.data.files.companions import without_companions
+from hf_any3d.data.files.contents import instead_of_clouds
 from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
@@ -107,8 +108,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         if names:
             logger.warning("%s: left out %s: %s", root, listed(names), reason)
     if not found:
-        readable = ", ".join(sorted(_suffixes()))
-        raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {readable}")
+        raise FileNotFoundError(f"{root}: no folder with point clouds; {instead_of_clouds(places)}")
     return Tree(found, dict(tree.others), leaves)
 
 

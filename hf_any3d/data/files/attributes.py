@@ -12,11 +12,36 @@ from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
 
 # Names of the columns of each field as `plain_name` returns them; the first that are all there count.
-_NORMALS = ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2")
-_COLORS = ("red green blue", "r g b", "rf gf bf", "diffuse_red diffuse_green diffuse_blue", " ".join(SPLAT_COLORS))
-_INTENSITIES = "intensity reflectance remission reflectivity strength intensities refl i".split()
-# "channel" is what Autoware calls the laser, "line" what Livox does.
-_RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
+# This is the one table of names: those of any format are known in all others.
+_NORMALS = (
+    "nx ny nz",
+    "normal_x normal_y normal_z",
+    "normalx normaly normalz",
+    "nor_normalx nor_normaly nor_normalz",  # E57
+    "normals_x normals_y normals_z",
+    "n_x n_y n_z",
+    "normals_0 normals_1 normals_2",
+    "normal_0 normal_1 normal_2",
+)
+_COLORS = (
+    "red green blue",
+    "r g b",
+    "rf gf bf",
+    "diffuse_red diffuse_green diffuse_blue",
+    "colorred colorgreen colorblue",  # E57
+    "color_red color_green color_blue",
+    "color_r color_g color_b",
+    "rgb_0 rgb_1 rgb_2",
+    "colors_0 colors_1 colors_2",
+    " ".join(SPLAT_COLORS),
+)
+# RIEGL has amplitudes beside reflectances.
+_INTENSITIES = "intensity reflectance remission reflectivity strength intensities refl i amplitude".split()
+# "channel" is what Autoware calls the laser, "line" what Livox does, "laser_number" Argoverse.
+_RINGS = (
+    "ring ring_id ring_index ring_number laser_id laserid laser laser_number laser_index laser_no channel channel_id "
+    "beam beam_id line line_id"
+).split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
 _CLASSES = (
     "class classification class_id class_label classes semantic semantics semantic_label semantic_labels "
@@ -25,21 +50,28 @@ _CLASSES = (
 _LABELS = [*_CLASSES, *"category category_id label labels label_id part part_id part_label parts".split()]
 _LABELS += "segment seg seg_label".split()
 _RETURNS, _COUNTS_OF_RETURNS = (
-    ("return_number", "returnnumber"),
-    ("number_of_returns", "numberofreturns", "num_returns"),
+    ("return_number", "returnnumber", "return_num"),
+    ("number_of_returns", "numberofreturns", "num_returns", "num_of_returns", "number_returns"),
 )
 _FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}
 _FIELDS |= {"return_number": _RETURNS, "number_of_returns": _COUNTS_OF_RETURNS}
 # Columns of arrays, as ParaView and VeloView write them.
 _ARRAYS_OF_POINTS = ("points_0 points_1 points_2", "points_m_xyz_0 points_m_xyz_1 points_m_xyz_2")
 # Names of a coordinate, in which {0} stands for x, y or z: `X_UTME` is that of a map, `POINT_X` that of ArcGIS.
-_AXIS = re.compile(r"((point|pos|position|coord|coords|location)_?)?([xyz])(_?(coord|coordinate|pos|utm[en]))?")
+_AXIS = re.compile(
+    r"((point|pos|position|coord|coords|location|cartesian)_?)?([xyz])(_?(coord|coordinate|pos|utm[en]))?"
+)
 # Names of surveyors. They put northing first as often as last, so that only names tell which is which.
 _SURVEYED = {
     "x": ("easting", "eastings", "east", "utm_e", "utm_easting"),
     "y": ("northing", "northings", "north", "utm_n", "utm_northing"),
     "z": ("elevation", "elev", "height", "altitude", "alt", "level"),
 }
+_DEGREES = (("longitude", "long", "lon", "lng"), ("latitude", "lat"))
+IN_DEGREES = (
+    "are degrees; expected a projection in meters or feet, such as pdal's filters.reprojection or pyproj writes"
+)
+"""Words for columns of longitude and latitude."""
 _SHORT_SURVEYED = ("e n z", "e n h", "e n elev", "e n elevation", "e n height")
 NAMES_OF_AXES = "x, y, z or easting, northing, elevation"
 """Names of coordinates, for errors."""
@@ -47,11 +79,40 @@ NAMES_OF_AXES = "x, y, z or easting, northing, elevation"
 # A number of the point, which says nothing about it.
 _COUNTERS = ("", "unnamed_0")
 _ALPHA = ("a", "alpha")
-_UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
+# A unit in brackets, or as the last word.
+_LENGTHS = {
+    "mm": 0.001,
+    "cm": 0.01,
+    "dm": 0.1,
+    "m": 1.0,
+    "km": 1000.0,
+    "in": 0.0254,
+    "inch": 0.0254,
+    "ft": 0.3048,
+    "feet": 0.3048,
+    "foot": 0.3048,
+    "usft": 1200 / 3937,
+    "ftus": 1200 / 3937,
+    "usfeet": 1200 / 3937,
+    "ussurveyfeet": 1200 / 3937,
+    "ussurveyfoot": 1200 / 3937,
+}
+for _name, _length in (("millimeter", 0.001), ("centimeter", 0.01), ("meter", 1.0), ("kilometer", 1000.0)):
+    _spellings = (_name, f"{_name[:-2]}re")  # also as in Britain
+    _LENGTHS |= {spelling + plural: _length for spelling in _spellings for plural in ("", "s")}
+_ANGLES = ("deg", "degree", "degrees", "°", "dd")
+_BRACKETS = re.compile(r"[\[(<]([^\])>]*)[\])>]")
+_LAST_WORD = re.compile(
+    rf"(?<=\w)[\s_/:.-]+(us[-_ ]?ft|us[-_ ]?feet|{'|'.join(sorted({*_LENGTHS} - {'in'}, key=len, reverse=True))})\s*$"
+)
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
+_TINY = 1e-30  # whole numbers up to 0xFFFFFF have less as the bits of a float32
+_SHORT = ("i", "line", "channel", "beam", "laser")  # names of fields and of counts alike
 _LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+# No coordinate in meters is as large, and seconds since 1970 or 1980 are; so many times larger than others are times.
+_BEYOND_EARTH, _OTHER_SIZE = 1e8, 1000.0
 # Numbers of returns and of most classes are below; a channel of real colors has brighter values.
 _MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
@@ -63,7 +124,36 @@ _OTHER_SCALE = 4.0
 
 def plain_name(name: str) -> str:
     """Return the name of a column in small letters, without a unit, blanks and CloudCompare's `scalar_`."""
-    return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
+    text = _LAST_WORD.sub("", _BRACKETS.sub("", name.lower()))
+    return re.sub(r"[\s:.-]+", "_", text).strip("_").removeprefix("scalar_")
+
+
+def _unit_of(name: str) -> str | None:
+    """Return the unit in the name of a column, a key of `_LENGTHS` or "deg"; None without one that is known."""
+    match = _BRACKETS.search(name.lower()) or _LAST_WORD.search(name.lower())
+    word = "" if match is None else re.sub(r"[\s._-]", "", match[1])
+    return "deg" if word in _ANGLES else word if word in _LENGTHS else None
+
+
+def _units_of_axes(names: Sequence[str], source: Source) -> dict[str, float]:
+    """Return the units that the names of x, y and z state: `meters_per_unit`, and that of other heights.
+
+    Raises:
+        PointCloudError: They are degrees, or x and y have two units.
+    """
+    units = [_unit_of(name) for name in names]
+    if "deg" in units[:2]:
+        raise PointCloudError(f"columns {names[0]} and {names[1]} {IN_DEGREES}")
+    stated = [unit for unit in units if unit is not None]
+    if not stated:
+        return {}
+    lengths = [_LENGTHS.get(unit or stated[-1], 1.0) for unit in units]
+    x, y, z = lengths
+    if x != y:
+        raise PointCloudError(f"columns {', '.join(names)} have two units; expected one for x and y")
+    if len(stated) < 3:
+        source.warn(f"columns {', '.join(names)}: the unit {stated[-1]} is taken for all of them")
+    return {"meters_per_unit": x} if z == x else {"meters_per_unit": x, "meters_per_height": z}
 
 
 def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[str]]:
@@ -141,6 +231,11 @@ def _axes_of(plain: Iterable[str]) -> list[str] | None:
     return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
 
 
+def names_of(field: str) -> tuple[str, ...]:
+    """Return the plain names that a column or array of a field may have alone, the first that counts before others."""
+    return tuple(name for name in _FIELDS[field] if len(name) > 1)
+
+
 def measured_words() -> set[str]:
     """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
     words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
@@ -173,9 +268,13 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source: The file, for warnings.
         listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
     """
+    columns = _with_unpacked_colors(columns)
     fields = wanted_fields(columns, source)
     further = source.further_columns_of_points(columns)
     if "points" not in fields:
+        degrees = names_in_degrees(columns)
+        if degrees:
+            raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
     places = [name for name in fields["points"] if name in further.values()]
@@ -190,9 +289,10 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
     else:
         source.leave_out(others)
-    points = stacked([columns[name] for name in fields.pop("points")])  # (points, 3)
+    axes = fields.pop("points")
+    points = stacked([columns[name] for name in axes])  # (points, 3)
     left_out = left_out_points(points)
-    cloud: dict[str, Any] = {"points": points}
+    cloud: dict[str, Any] = {"points": points, **_units_of_axes(axes, source)}
     for field, names in fields.items():
         if not source.wants(field):
             continue
@@ -200,10 +300,55 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         values = with_stand_ins(values, left_out)
         if tuple(names) == SPLAT_COLORS:
             values = splat_colors(values)
+        elif field in ("colors", "intensity") and len(values) and not values.any():
+            source.leave_out(names, "zero everywhere")
+            continue
+        if field in ("intensity", "ring") and _counts(values, plain_name(names[0])):
+            source.leave_out(names, "it counts the points")
+            continue
         cloud[field] = USABLE[field](values, source)
     if further:
         cloud["further"] = {wanted: further_column(columns[name]) for wanted, name in further.items()}
     return cloud
+
+
+def _with_unpacked_colors(columns: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return columns with the channels of colors of one number, 0xRRGGBB, as the Point Cloud Library packs them."""
+    name = next((name for name in columns if plain_name(name) in ("rgb", "rgba")), None)
+    if name is None or columns[name].ndim != 1 or "colors" in fields_of(columns):
+        return columns
+    values = with_stand_ins(columns[name], missing_rows(columns[name]))
+    if not (values == np.floor(values)).all():
+        # The bits of the float are the color, which as a number is next to nothing.
+        if np.abs(values).max() > _TINY:
+            return columns
+        values = values.astype(np.float32).view(np.uint32)
+    if not (len(values) and 255 < np.abs(values.astype(np.float64)).max() < 2**32):
+        return columns
+    packed = values.astype(np.int64)
+    channels = {"red": 16, "green": 8, "blue": 0}
+    unpacked = {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
+    return {**{other: column for other, column in columns.items() if other != name}, **unpacked}
+
+
+def names_in_degrees(names: Iterable[str]) -> list[str]:
+    """Return the columns of longitude and latitude among names, in their order; empty unless both are there."""
+    words = {name: re.sub(r"^(gps|wgs84|geo)_?|_?(deg|degrees|dd|wgs84)$", "", plain_name(name)) for name in names}
+    found = [name for name, word in words.items() if any(word in spellings for spellings in _DEGREES)]
+    kinds = {spellings for spellings in _DEGREES for name in found if words[name] in spellings}
+    return found if len(kinds) == len(_DEGREES) else []
+
+
+def _counts(values: np.ndarray, name: str) -> bool:
+    """Return whether a column (points,) under a name of a field counts the points, one by one."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu" or len(values) < 3:
+        return False
+    # Short names stand for other things as well; under a long one, a few points may have such values.
+    if len(values) < _LONG_COUNT and name not in _SHORT:
+        return False
+    if values[0] != np.floor(values[0]) or (len(values) < _LONG_COUNT and values[0] not in (0, 1)):
+        return False
+    return bool((np.diff(values.astype(np.float64)) == 1).all())
 
 
 def stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -310,9 +455,10 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
     Columns are colors if all values are in [0, 1] and some are fractions, or all are whole numbers in [0, 255] and no
     column has a maximum from 1 to 31, as returns and classes have; alpha if all are 255, or 1 beside colors in [0, 1];
-    labels if they are whole numbers from 0, few of them different. Columns that match no
-    rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
-    points is left out with a warning, too. Values that are NaN or infinite decide nothing of this.
+    labels if they are whole numbers from 0, few of them different. Columns that match no rule, or several, are left
+    out with a warning; another says what is read as labels. A first column that counts the points, or has the times
+    at which they were measured, is left out with a warning, too. Values that are NaN or infinite decide nothing of
+    this.
     """
     if source.label_field is not None:
         return _with_chosen_column(table, source)
@@ -324,6 +470,12 @@ def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
         table = table[:, 1:]
+    elif table.shape[1] > 3 and _rises(table):
+        if _is_of_other_scale(table):
+            source.leave_out(["column 1"], "it rises as times do, far from the other numbers")
+            table = table[:, 1:]
+        elif not _may_follow_points(table):
+            source.warn("column 1 rises from row to row as times do, and is read as x, since nothing names it")
     width = table.shape[1]
     if width not in _WIDTHS:
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
@@ -338,7 +490,7 @@ def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
         return {**cloud, "intensity": usable_numbers(table[:, 3], "intensities", source)}
     if width == 4:
         return {**cloud, "labels": _likely_labels(table, source)}
-    if width == 7 and not _has_unit_length(table[:, 3:6]):
+    if width == 7 and not has_unit_length(table[:, 3:6]):
         return {**cloud, **_with_seventh_column(table, is_pts, source)}
     cloud |= _three_columns(table[:, 3:6], "columns 4 to 6", ("normals", "colors"), source)
     if width == 7:
@@ -373,7 +525,7 @@ def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], sourc
     """Read three columns as the first of some kinds, "normals" or "colors", that their values may be."""
     for kind in kinds:
         # Few colors happen to have length 1.
-        if kind == "normals" and _has_unit_length(rows):
+        if kind == "normals" and has_unit_length(rows):
             return {"normals": usable_normals(rows, source)}
         if kind == "colors" and _looks_like_colors(rows):
             return {"colors": usable_colors(rows, source)}
@@ -420,6 +572,29 @@ def _counts_points(table: np.ndarray) -> bool:
     others = table[:, 1:4]
     have_decimals = (others != np.floor(others)).any(axis=0).sum() >= 2
     return bool((steps > 0).all() if have_decimals else (steps == 1).all() and len(first) >= _LONG_COUNT)
+
+
+def _rises(table: np.ndarray) -> bool:
+    """Return whether the numbers of the first column never fall from row to row, over many rows."""
+    first = table[:, 0]
+    if len(first) < _LONG_COUNT // 2 or table.dtype.kind not in "fiu":
+        return False
+    return bool((np.diff(first) >= 0).all() and first[-1] > first[0])
+
+
+def _is_of_other_scale(table: np.ndarray) -> bool:
+    """Return whether the first column is no coordinate by its size: beyond the Earth, or far from y and z."""
+    low = float(table[0, 0])
+    size = np.abs(table[:, 1:4])
+    return low >= _BEYOND_EARTH or bool(np.isfinite(size).all() and low > _OTHER_SIZE * max(float(size.max()), 1.0))
+
+
+def _may_follow_points(table: np.ndarray) -> bool:
+    """Return whether the columns from the fourth on are what follows x, y and z."""
+    others = table[:, 3:6]
+    if table.shape[1] == 4:
+        return _is_like_classes(table[:, 3])
+    return others.shape[1] == 3 and (has_unit_length(others) or _looks_like_colors(others))
 
 
 def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
@@ -581,7 +756,8 @@ def _told_as_missing(
     return missing
 
 
-def _has_unit_length(rows: np.ndarray) -> bool:
+def has_unit_length(rows: np.ndarray) -> bool:
+    """Return whether nearly all rows (rows, 3) have length 1, as normals do."""
     rows = with_stand_ins(rows, missing_rows(rows))
     length = np.linalg.norm(rows.astype(np.float64), axis=1)
     return bool((np.abs(length - 1) < 0.02).mean() > 0.99)

@@ -1,22 +1,34 @@
-"""Labels of points in a file of their own, beside the cloud: .label, .labels, .seg, .npy, or a column of text."""
+"""Labels of points in a file of their own, beside the cloud: numbers of one size, an array, or a column of text."""
 
+import csv
+import io
 import os
+import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import is_label_name, usable_labels
+from hf_any3d.data.files.attributes import fields_of, is_label_name, usable_labels
 from hf_any3d.data.files.label_words import numbered
+from hf_any3d.data.files.npy import LABELS, Archive, parse_array
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, Source, file_errors, open_source
-from hf_any3d.data.files.text_numbers import shorten, unix_lines
+from hf_any3d.data.files.text_numbers import listed, shorten, unix_lines
 
 # Endings that only files of labels have, beside a cloud of the same name: SemanticKITTI, Semantic3D, ShapeNet.
 _CONVENTIONS = (".label", ".labels", ".seg")
 _MARKS = (".", "_", "-")  # with which an ending begins, and no path of a file in a folder
 _OF_CLASS = 0xFFFF  # bits of the class in SemanticKITTI; the upper ones number objects
 _COMMENTS = (b"#", b"//")
+_OF_TEXT = ("txt", "csv", "labels", "seg", "tsv", "asc", "xyz", "pts")
+_NO_TEXT = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
+# Bytes of a number -> its types. Floats are told from whole numbers by their size.
+_TYPES = {1: ("<u1",), 2: ("<u2",), 4: ("<i4", "<f4"), 8: ("<i8", "<f8")}
+_LARGEST = 1 << 24
+_FORMS = "expected a number of 1, 2, 4 or 8 bytes for each, .npy, .npz of one array, or text with a label in each line"
 
 
 def file_beside(path: Path) -> Path | None:
@@ -59,43 +71,88 @@ def with_label_file(
     if not replaces and (cloud.labels is not None or cloud.face_labels is not None):
         source.warn(f"has labels itself; those of {place.name} beside it are left out")
         return cloud
-    labels, names = _read(place)
-    counts = {len(cloud)} if kept is None else {len(cloud), len(kept)}
-    if len(labels) in counts:
-        source.warn(f"labels are those of {place.name} beside it")
-        if kept is not None and len(labels) == len(kept):
-            labels = labels[kept]
-        return replace(cloud, labels=labels, face_labels=None, label_names=names, label_codes=None)
-    # Shapes that are segmented by their faces.
-    if cloud.faces is not None and len(labels) == len(cloud.faces):
+    # Labels are of the points that the cloud has, of those in its file, or of the faces of a shape that is segmented.
+    counts = {len(cloud): "points"}
+    if kept is not None:
+        counts.setdefault(len(kept), "points")
+    if cloud.faces is not None:
+        counts.setdefault(len(cloud.faces), "faces")
+    labels, names = _read(place, counts)
+    what = counts.get(len(labels))
+    if what is None:
+        raise PointCloudFileError(
+            f"{place}: {len(labels):,} labels for the {len(cloud):,} points of {source.name}; {_FORMS}"
+        )
+    if what == "faces":
         source.warn(f"labels of faces are those of {place.name} beside it")
         return replace(cloud, labels=None, face_labels=labels, label_names=names, label_codes=None)
-    raise PointCloudFileError(f"{place}: {len(labels):,} labels for the {len(cloud):,} points of {source.name}")
+    source.warn(f"labels are those of {place.name} beside it")
+    if kept is not None and len(labels) == len(kept):
+        labels = labels[kept]
+    return replace(cloud, labels=labels, face_labels=None, label_names=names, label_codes=None)
 
 
-def _read(place: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Return labels (values,) of a file, and the names of classes that are words."""
+def _read(place: Path, counts: Mapping[int, str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return labels (values,) of a file, and the names of classes that are words.
+
+    Args:
+        place: The file.
+        counts: How many labels there may be -> of what, for numbers without a header.
+    """
     kind = place.suffix[1:].lower()
     opened = open_source(place, kind or "txt", (kind or "txt",))
     with file_errors(place, "file of labels"):
-        if kind == "npy":
-            return _of_array(opened)
+        if opened.data.startswith(b"\x93NUMPY"):
+            return _of_array(parse_array(opened.data), opened)
+        if opened.data.startswith(b"PK\x03\x04"):
+            return _of_array(_only_array(opened), opened)
+        if opened.data.strip() and not _NO_TEXT.search(opened.data):
+            # All bytes may be letters by chance; lines tell text.
+            if kind in _OF_TEXT or b"\n" in opened.data or len(opened.data) not in counts:
+                return _of_text(opened)
+        return _of_bytes(opened, counts), None
+
+
+def _only_array(source: Source) -> np.ndarray:
+    """Return the array of labels of an archive: by its name, or the only one."""
+    with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
+        archive = Archive(opened, source)
+        names = list(archive.members)
+        wanted = names if len(names) == 1 else [name for name in LABELS if name in names]
+        values = archive.first(*wanted[:1])
+    if values is None:
+        raise PointCloudError(f"arrays {listed(names)}; expected one array, or one called labels")
+    return values
+
+
+def _of_bytes(source: Source, counts: Mapping[int, str]) -> np.ndarray:
+    """Return labels (values,) of numbers without a header, whose size is that of the file over how many there are."""
+    size = len(source.data)
+    fits = [(count, width) for count in counts for width in _TYPES if count * width == size]
+    told = " or ".join(f"{count:,} {what}" for count, what in counts.items())
+    if not fits:
+        raise PointCloudError(f"{size:,} bytes for {told}; {_FORMS}")
+    if len(fits) > 1:
+        doubt = " or ".join(f"{width} for each of {count:,} {counts[count]}" for count, width in fits)
+        raise PointCloudError(f"{size:,} bytes may be {doubt}; save the labels as .npy")
+    [(_, width)] = fits
+    whole, *floats = (np.frombuffer(source.data, kind) for kind in _TYPES[width])
+    if source.file_type == "label" and width == 4:
         # As numbers of 32 bits, digits would be classes and objects beyond any count.
-        if kind == "label" and opened.data.strip(b"0123456789 \t\r\n-."):
-            if len(opened.data) % 4:
-                raise PointCloudError(f"{len(opened.data)} bytes; expected 4 for each label")
-            return (np.frombuffer(opened.data, "<u4") & _OF_CLASS).astype(np.int64), None
-        return _of_text(opened)
+        return whole.astype(np.int64) & _OF_CLASS
+    # Bits of a float are a huge number, and those of a class a tiny float.
+    if floats and len(whole) and np.abs(whole.astype(np.float64)).max() >= _LARGEST:
+        return _whole(floats[0], source)
+    return whole.astype(np.int64)
 
 
-def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    from hf_any3d.data.files.npy import parse_array
-
-    values = parse_array(source.data)
+def _of_array(values: np.ndarray, source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1 or values.dtype.kind not in "fiubUS":
-        raise PointCloudError(f"an array of shape {values.shape} and type {values.dtype}; expected a label each")
+        raise PointCloudError(
+            f"an array of shape {values.shape} and type {values.dtype}; expected a label for each point"
+        )
     if values.dtype.kind in "US":
         return numbered(values.tolist())
     return _whole(values, source), None
@@ -104,7 +161,8 @@ def _of_array(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
 def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
     # Without comments and quotes; an empty line is a missing label, but not after the last.
     lines = unix_lines(source.data).rstrip(b"\n").split(b"\n")
-    lines = [line.strip().strip(b'"') for line in lines if not line.startswith(_COMMENTS)]
+    lines = [line.strip() for line in lines if not line.startswith(_COMMENTS)]
+    lines = _label_column(lines)
     if lines and is_label_name(lines[0].decode("utf-8", "replace")):
         del lines[0]
     try:
@@ -114,10 +172,24 @@ def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:
         several = next((line for line in lines if b"," in line or b";" in line or b"\t" in line), None)
         if several is not None:
             raise PointCloudError(
-                f"a line has several values ({shorten(several)}); expected one for each point"
+                f"a line has several values ({shorten(several)}), and no line names their columns; expected one "
+                "for each point"
             ) from None
         return numbered(lines)
     return _whole(values, source), None
+
+
+def _label_column(lines: list[bytes]) -> list[bytes]:
+    """Return the lines of text without quotes; of a table whose first line names a column of labels, that column."""
+    first = lines[0].decode("latin1") if lines else ""
+    delimiter = next((mark for mark in ";,\t" if mark in first), ",")
+    names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    labels = fields_of(names).get("labels") if len(names) > 1 else None
+    if labels is None:
+        return [line.strip(b'"') for line in lines]
+    place = names.index(labels[0])
+    rows = csv.reader((line.decode("latin1") for line in lines[1:]), delimiter=delimiter, skipinitialspace=True)
+    return [row[place].strip().encode("latin1") if place < len(row) else b"" for row in rows]
 
 
 def _whole(values: np.ndarray, source: Source) -> np.ndarray:

@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, wanted_fields, with_stand_ins
+from hf_any3d.data.files.attributes import (
+    IN_DEGREES,
+    USABLE,
+    by_name,
+    by_number,
+    fields_of,
+    left_out_points,
+    names_in_degrees,
+    names_of,
+    wanted_fields,
+    with_stand_ins,
+)
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -55,9 +66,7 @@ LABEL_NAMES = "label_names"
 """Name of the array with the names of the classes 0, 1, …"""
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",)}
-_FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
-_FIELDS |= {"ring": ("ring", "channel", "laser_id")}
-_FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
+_FIELDS |= {field: names_of(field) for field in ("intensity", "ring", "return_number", "number_of_returns")}
 OTHERS = (
     *POINTS,
     *sum(_FIELDS.values(), ()),
@@ -85,7 +94,8 @@ def read(source: Source) -> PointCloudData:
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
     remission), ring (or channel, laser_id), return_number, number_of_returns, labels (or semantic, segment,
     classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors,
-    face_labels, offset, up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or
+    face_labels, offset, up_axis, meters_per_unit. Others are left out with a warning. Without an array of points,
+    arrays x, y, z and others of as many values are columns, see `attributes.by_name`. Without arrays of colors or
     normals the points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under
     these names.
     """
@@ -146,7 +156,7 @@ def parse_array(data: bytes | memoryview) -> np.ndarray:
     return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
-class _Archive:
+class Archive:
     """Arrays of an .npz, read by name within the limits of their sum."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Source):
@@ -193,9 +203,14 @@ class _Archive:
 
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
-        archive = _Archive(opened, source)
+        archive = Archive(opened, source)
         name = name_of_points(archive.members)
         points = None if name is None else archive.first(name)
+        if points is None and "points" in fields_of(archive.members):
+            return _read_columns(archive)
+        degrees = names_in_degrees(archive.members)
+        if points is None and degrees:
+            raise PointCloudError(f"arrays {' and '.join(degrees)} {IN_DEGREES}")
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
@@ -231,6 +246,24 @@ def _read_npz(source: Source) -> PointCloudData:
         return PointCloudData(**fields)
 
 
+def _read_columns(archive: Archive) -> PointCloudData:
+    """Read arrays that are a column of points each, such as x, y, z and intensity."""
+    x = archive.first(fields_of(archive.members)["points"][0])
+    count = 0 if x is None else x.size
+    archive.source.check(points=count)
+    columns = {}
+    for name in archive.members:
+        values = archive.first(name)
+        if values is not None and values.dtype.kind in "fiub" and values.shape in ((count,), (count, 1)):
+            columns[name] = values.reshape(count)
+        else:
+            archive.opened.pop(name, None)
+    cloud = by_name(columns, archive.source)
+    frame = _frame(archive)
+    archive.source.leave_out(archive.rest)
+    return PointCloudData(**(cloud | frame))
+
+
 def name_of_points(names: Iterable[str]) -> str | None:
     """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
     names = list(names)
@@ -243,7 +276,7 @@ def name_of_points(names: Iterable[str]) -> str | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:
+def _labels(archive: Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:
     """Return the labels of points, and the names of classes: of an array of words, or of `label_names`."""
     source = archive.source
     names = LABELS
@@ -270,7 +303,7 @@ def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> 
     return {}
 
 
-def _frame(archive: _Archive) -> dict[str, Any]:
+def _frame(archive: Archive) -> dict[str, Any]:
     """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
     frame: dict[str, Any] = {}
     for name in ("up_axis", "meters_per_unit"):

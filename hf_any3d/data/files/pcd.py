@@ -25,6 +25,8 @@ def read(source: Source) -> PointCloudData:
     """
     header, kind, start = read_header(source.data)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
+    if "POINTS" in header:
+        count_of(" ".join(header["POINTS"]), "POINTS")
     columns = _columns(source, header, kind, start, width * height)
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)

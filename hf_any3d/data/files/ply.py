@@ -95,7 +95,7 @@ def read(source: Source) -> PointCloudData:
             frame["up_axis"] = match[1]
         elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
             frame["meters_per_unit"] = unit
-    return PointCloudData(**cloud, **faces, **frame)
+    return PointCloudData(**(cloud | faces | frame))
 
 
 def _blocks(source: Source, order: str, elements: list[Element], start: int) -> list[Values]:

@@ -5,7 +5,6 @@ A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`
 
 import io
 import os
-import re
 from collections.abc import Collection, Sequence, Set
 from contextlib import nullcontext
 from importlib import import_module
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hf_any3d.data.files.contents import Look, content_of, known_type, type_under_other_ending
 from hf_any3d.data.files.label_files import chosen_file, file_beside, with_label_file
 from hf_any3d.data.files.point_cloud import FIELDS, PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import (
@@ -24,100 +24,16 @@ from hf_any3d.data.files.source import (
     open_source,
     path_of_reference,
 )
-from hf_any3d.data.files.text import GRID_START
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
 
 ASSETS = Path(__file__).parents[2] / "assets"
 """Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
-_SIGNATURES = tuple(
-    (re.compile(start, re.IGNORECASE), file_type)
-    for start, file_type in (
-        (rb"ply[ \t]*[\r\n]", "ply"),
-        (rb"\x93NUMPY", "npy"),
-        (rb"PK\x03\x04", "npz"),
-        (rb"glTF", "glb"),
-        (rb"LASF", "las"),
-        (rb"ASTM-E57", "e57"),
-        (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
-        (rb"\s*(#[^\n]*\n\s*){0,99}C?N?OFF[\s\d]", "off"),
-        (rb"\s*solid\s", "stl"),
-        (rb"#[^\n]*\n#[^\n]*\bPOINT3D_ID\b", "colmap"),
-        # The numbers of columns and rows, and rows of three and of four numbers.
-        (
-            rb"\s*\d+[ \t\r]*\n[ \t]*\d+[ \t\r]*\n(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){2}[-+.\deE]+[ \t\r]*\n){4}"
-            rb"(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){3}[-+.\deE]+[ \t\r]*\n){4}",
-            "ptx",
-        ),
-    )
-)
 # Flags of LAS, which `further` has under these names, and by which points are left out.
 _FLAGS = ("synthetic", "withheld")
-# Content of other programs, by how it begins; told where a file cannot be read as what its name says.
-_FOREIGN = tuple(
-    (re.compile(start, re.IGNORECASE | re.DOTALL), content)
-    for start, content in (
-        (rb"\x89PNG\r\n", "a PNG image"),
-        (rb"\xff\xd8\xff", "a JPEG image"),
-        (rb"GIF8[79]a", "a GIF image"),
-        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image"),
-        (rb"BM.{4}\0{4}", "a BMP image"),
-        (rb"RIFF.{4}WEBP", "a WebP image"),
-        (rb"v/1\x01", "an EXR image"),
-        (rb".{4}ftyp(heic|heix|mif1|avif)", "a HEIC or AVIF image"),
-        (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video"),
-        (rb"%PDF-", "a PDF document"),
-        (rb"\s*(<!--.{0,2000}?-->\s*)?<(!DOCTYPE html|html|head|body)\b", "a web page (HTML), perhaps of a download"),
-        (rb"\s*<\?xml\b", "XML"),
-        (rb"\x1f\x8b", "compressed by gzip; unpack it first"),
-        (rb"BZh[1-9]1AY", "compressed by bzip2; unpack it first"),
-        (rb"\xfd7zXZ\0", "compressed by xz; unpack it first"),
-        (rb"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it first"),
-        (rb"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
-        (rb"Rar!\x1a", "a RAR archive; unpack it first"),
-        (rb".{257}ustar", "a tar archive; unpack it first"),
-        (rb"PK(\x03\x04|\x05\x06)", "a zip archive; unpack it first"),
-        (rb"\x89HDF\r\n", "HDF5"),
-        (rb"PAR1", "Parquet"),
-        (rb"SQLite format 3\0", "an SQLite database"),
-        (rb"ARROW1\0", "Arrow"),
-        (rb"MATLAB 5\.0 MAT-file", "a MATLAB file"),
-        (rb"#ROSBAG V|\x89MCAP", "a recording of ROS"),
-        (rb"AC10\d\d", "a DWG drawing"),
-        # Grids share the ending .asc with rows of points.
-        (GRID_START, "an ESRI ASCII grid, a raster without points; convert it to points first"),
-        (rb"-----BEGIN PGP", "a key or a signature of PGP"),
-        (rb"ISO-10303-21;", "a STEP model"),
-        (rb"Kaydara FBX Binary", "an FBX model"),
-        (rb"BLENDER[-_]", "a Blender file"),
-        (rb"PXR-USDC", "a USD file"),
-        (rb"#VRML V", "a VRML model"),
-        (rb"\xff\xfe|\xfe\xff", "text in UTF-16; save it as UTF-8"),
-        (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program"),
-        (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python"),
-        (rb'\s*[{\[]\s*["{\[}]', "JSON"),
-    )
-)
-_LONGEST_START = 4096
-
-
-def content_of(data: bytes, file_type: str) -> str | None:
-    """Return what a file that cannot be read as `file_type` is by its first bytes; None if nothing else is known."""
-    start = data[:_LONGEST_START]
-    # The packing says nothing about what is packed.
-    if start.startswith(_PACKED_IN.get(file_type, ())):
-        return None
-    other = next((kind for signature, kind in _SIGNATURES if signature.match(start)), None)
-    # Any archive may be a ZIP, so its mark alone does not make it an .npz.
-    if other is not None and (file_type == "npz" or other != "npz"):
-        return None if FORMATS[other] == FORMATS[file_type] else other.upper()
-    content = next((content for signature, content in _FOREIGN if signature.match(start)), None)
-    return None if (content == "JSON" and FORMATS[file_type] == "gltf") else content
-
-
-# How a format begins that packs its content as others do: gzip or its own mark, ZIP.
-_PACKED_IN: dict[str, tuple[bytes, ...]] = {"spz": (b"\x1f\x8b", b"NGSP"), "3mf": (b"PK\x03\x04",)}
+# Modules of formats without a header.
+_BARE = ("bin", "splats")
 
 
 def file_type_of(data: bytes) -> str | None:
@@ -126,17 +42,9 @@ def file_type_of(data: bytes) -> str | None:
     Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) and bare rows (.bin of scanners, .splat) are not
     recognized.
     """
-    for signature, file_type in _SIGNATURES:
-        if signature.match(data):
-            # Both are ZIP; only packages as 3MF have this file.
-            return "3mf" if file_type == "npz" and b"[Content_Types].xml" in data else file_type
-    if data.startswith((b"NGSP", b"\x1f\x8b")):
-        from hf_any3d.data.files.splats import is_spz
-
-        return "spz" if is_spz(data) else None
-    # Binary STL has an arbitrary header of 80 bytes, then the number of triangles of 50 bytes each.
-    if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
-        return "stl"
+    known = known_type(Look.at(data))
+    if known is not None:
+        return known
     from hf_any3d.data.files.colmap import is_table
 
     return "colmap" if is_table(data) else None
@@ -230,6 +138,15 @@ def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
     return cloud
 
 
+def _type_by_content(name: str, content: Path | bytes) -> str:
+    """Return the type of a file whose ending is none of ours, by its content."""
+    look = Look.into(content) if isinstance(content, Path) else Look.at(content)
+    found, refusal = type_under_other_ending(look, name)
+    if found is None:
+        raise PointCloudError(refusal)
+    return found
+
+
 def _label_file(path: Path | None, label_file: object, label_field: str | None) -> Path | None:
     """Return the file of labels that was asked for, or the one that a cloud has by convention; None for none."""
     if label_file is None:
@@ -262,17 +179,19 @@ def read_point_cloud(
 
     Args:
         source: a path, the bytes of a file, or a binary file object.
-        file_type: one of `supported_file_types()`; needed for bytes, else by default the ending of the name.
+        file_type: one of `supported_file_types()`; by default the ending of the name, and of bytes and of files with
+            an ending of none of these the type that their content has by its signature.
         limits: limits of points, faces and bytes of the file; by default `ReadLimits.current()`.
         on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
             on them out, with a warning that counts them.
         label_field: name of the column, property, field, array or extra dimension that labels are read from, whatever
             else the file has; of text without names its number, from 1. By default a usual name, such as `label` or
             `classification`.
-        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .label of
-            SemanticKITTI, or text of one column, numbers or words. A path, or an ending such as "_labels.npy" that
-            takes the place of the cloud's own. By default a file of the same name that ends with .label, .labels or
-            .seg, if the cloud has no labels itself; False for none.
+        label_file: file with one label for each point or face, instead of those in the file itself: .npy, .npz of one
+            array, .label of SemanticKITTI, numbers of 1, 2, 4 or 8 bytes without a header as nuScenes has them, or
+            text of one column or with a column of such a name, numbers or words. A path, or an ending such as
+            "_labels.npy" that takes the place of the cloud's own. By default a file of the same name that ends with
+            .label, .labels or .seg, if the cloud has no labels itself; False for none.
         columns: names of further columns of points, such as extra dimensions of LAS, properties of PLY, fields of PCD
             and columns of text, for `further`, by these names and as float64; NaN where a point has no value.
         fields: names of what is read beside the points and `columns`, such as `["labels", "intensity"]`: colors,
@@ -298,7 +217,8 @@ def read_point_cloud(
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     has_labels = fields is None or bool({"labels", "face_labels"} & {*fields})
     labels = _label_file(path, label_file, label_field) if has_labels else None
-    opened = open_source(source, file_type, supported_file_types(), limits, label_field, columns, fields)
+    types = supported_file_types()
+    opened = open_source(source, file_type, types, limits, label_field, columns, fields, _type_by_content)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     module = FORMATS[opened.file_type]
     if opened.file_type in ("bin", "txt"):
@@ -314,6 +234,10 @@ def read_point_cloud(
         np.errstate(all="ignore"),
         leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
     ):
+        # Rows of numbers without a header would be read of any content.
+        content = content_of(Look.at(opened.data), opened.name, opened.file_type) if module in _BARE else None
+        if content is not None:
+            raise PointCloudError(content)
         try:
             cloud = reader.read(opened)
         # A missing package, too little memory, and a warning made an error say nothing about the content.
@@ -321,11 +245,10 @@ def read_point_cloud(
             raise
         except Exception as error:
             # The ending may be wrong: what the file is says more than where its parsing stopped.
-            content = content_of(opened.data, opened.file_type)
+            content = content_of(Look.at(opened.data), opened.name, opened.file_type)
             if content is None:
                 raise
-            expected = opened.file_type.upper()
-            raise PointCloudError(f"is not {expected}, but {content}") from error
+            raise PointCloudError(content) from error
         opened.check_columns_found(cloud.further)
         opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
         for kept in left:

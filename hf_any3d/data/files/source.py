@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -320,10 +320,12 @@ def open_source(
     label_field: str | None = None,
     columns: Sequence[str] = (),
     fields: Iterable[str] | None = None,
+    find_type: Callable[[str, Path | bytes], str] | None = None,
 ) -> Source:
     """Read a path, bytes or a binary file object.
 
-    The file type is one of `allowed`; by default it is the ending of the path or of the file object's name.
+    The file type is one of `allowed`; by default it is the ending of the path or of the file object's name. Where that
+    is none of them, `find_type` returns the type by the name and the file or its bytes.
     """
     limits = ReadLimits.current() if limits is None else limits
     path = None
@@ -342,12 +344,15 @@ def open_source(
                 if "://" in name:
                     raise PointCloudError("a URL; download the file and pass its path")
                 raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
-        # Before reading: a name of a wrong type should not cost gigabytes.
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
-        if kind not in allowed:
-            hint = "" if file_type else " (or pass file_type=)"
-            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
+        # The type is looked for in the content only where neither caller nor name tells it.
+        look = None if file_type or kind in allowed else find_type
+        if look is None and kind not in allowed:
+            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}")
         if path is not None:
+            # Before reading: a file of another program should not cost gigabytes.
+            if look is not None and path.stat().st_size:
+                kind = look(name, path)
             limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
         elif hasattr(source, "read"):
@@ -358,6 +363,8 @@ def open_source(
         limits.check(decoded=len(data))
         if not data:
             raise PointCloudError("the file is empty")
+        if look is not None and path is None:
+            kind = look(name, data)
         # What a clone without Git LFS has in place of a large file
         if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name, wanted_fields
+from hf_any3d.data.files.attributes import (
+    IN_DEGREES,
+    NAMES_OF_AXES,
+    by_name,
+    by_number,
+    fields_of,
+    names_in_degrees,
+    plain_name,
+    wanted_fields,
+)
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -29,7 +38,7 @@ _LOOKED_AT = 8192  # bytes that tell prose from rows
 _ROWS_OF_WORDS = 50  # in which words are looked for
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
-_UNIT = re.compile(r"[\[(][^\])]*[\])]")
+_UNIT = re.compile(r"\s*([\[(][^\])]*[\])])")
 # Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
 _EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
@@ -73,6 +82,21 @@ def is_prose(path: Path) -> bool:
         return False
     numeric = sum(all(map(_NUMBER.fullmatch, words)) for words in rows)
     return 2 * numeric < len(rows)
+
+
+def has_rows(start: bytes) -> bool:
+    """Return whether the start of a file has rows of three numbers or more, perhaps below names or their count."""
+    if b"\0" in start or re.match(GRID_START, start, re.IGNORECASE):
+        return False
+    lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_COMMENT)]
+    if len(start) >= _LOOKED_AT // 2 and len(lines) > 1:
+        lines.pop()  # it may be cut off
+    if lines and (COUNT_LINE.fullmatch(lines[0].encode("latin1")) or names_in_line(lines[0])):
+        del lines[0]
+    rows = [_words(line) for line in lines[:_ROWS_OF_WORDS]]
+    are_alike = len({len(row) for row in rows}) == 1 and len(rows[0]) >= 3
+    return are_alike and all(_NUMBER.fullmatch(word) for row in rows for word in row)
 
 
 def read(source: Source) -> PointCloudData:
@@ -275,8 +299,13 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
             declared = int(line)
         elif line.strip():
             if not is_comment and _starts_rows(line, titles):
+                if declared is None and re.fullmatch(r"\s*-\d+\s*", line):
+                    raise PointCloudError(f"line {number + 1} declares {line.strip()} points; expected a whole number")
                 break
             if not is_comment and not names_in_line(line):
+                degrees = next(filter(None, map(names_in_degrees, _cells_of_line(line))), None)
+                if degrees:
+                    raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
                 raise PointCloudError(
                     f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
                 )
@@ -302,12 +331,18 @@ def _words(line: str) -> list[str]:
 
 def names_in_line(line: str) -> list[list[str]]:
     """Return the names in a line, for each way to separate them that gives x, y and z."""
+    return [names for names in _cells_of_line(line) if "points" in fields_of(names)]
+
+
+def _cells_of_line(line: str) -> list[list[str]]:
+    """Return the words of a line, for each way to separate them."""
     if line.startswith(_COMMENT):
         line = _MARK.sub("", line)
     split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
     # By spaces, which quoted names and units may have themselves.
-    split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', _UNIT.sub("", line))])
-    return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
+    joined = _UNIT.sub(lambda match: re.sub(r"\s", "", match[1]), line)
+    split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', joined)])
+    return [[name.strip() for name in names] for names in split]
 
 
 def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
@@ -315,6 +350,10 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
     width = table.shape[1]
     mismatch = None
     for title in reversed(titles[-_MOST_TITLES:]):
+        for names in _cells_of_line(title.text):
+            degrees = names_in_degrees(names) if len(names) == table.shape[1] else []
+            if degrees and "points" not in fields_of(names):
+                raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
         for names in names_in_line(title.text):
             # Programs write more or fewer names than there are columns.
             width = table.shape[1]

@@ -170,12 +170,16 @@ def listed(names: Iterable[str]) -> str:
 
 
 def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
-    """Cut text into blocks of the given numbers of lines, and one of all lines after them, without empty lines."""
-    # Without empty lines, the n-th row ends at the n-th newline.
-    text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
+    """Cut text into blocks of the given numbers of lines, and one of all lines after them.
+
+    Empty lines are not counted, and stay in the blocks, so that lines keep their numbers.
+    """
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
     if text and not text.endswith(b"\n"):
         ends = np.append(ends, len(text))
+    if text.startswith((b"\n", b" ")) or b"\n\n" in text or b"\n " in text:
+        filled = [bool(line.strip()) for line in text.split(b"\n")]
+        ends = ends[np.array(filled[: len(ends)], bool)]
     if sum(counts) > len(ends):
         raise PointCloudError(f"ends after {len(ends)} of {sum(counts)} declared lines; the file may be cut off")
     bounds = [0, *(int(ends[line - 1]) if line else 0 for line in np.cumsum(counts).tolist())]

@@ -51,7 +51,6 @@ OTHERS = {
     "coordinates of a map": _rows(_ROOM + [4e5, 5e6, 0], _DRAW.random(240)),
     "millimeters": _rows(1000 * _ROOM, _DRAW.random(240)),
     "intensities of 12 bits": _rows(_ROOM, _DRAW.integers(0, 4096, 240)),
-    "text": b"0.25 1.50 -3.75\n" * 60,
     "an image": _DRAW.integers(0, 256, 4800).astype("u1").tobytes(),
     "zeros": bytes(4800),
 }
@@ -62,7 +61,7 @@ def test_what_may_be_no_sweep_is_refused_with_the_ways_to_say_what_it_is(content
     (tmp_path / "0.bin").write_bytes(content)
     with pytest.raises(PointCloudFileError) as refusal:
         read_point_cloud(tmp_path / "0.bin")
-    said = ("0.bin: ", 'file_type="kitti" (x y z intensity)', '"nuscenes" (x y z intensity ring)', "--file-type")
+    said = ("0.bin: ", 'file_type="kitti" (x y z intensity)', 'file_type="nuscenes" (x y z intensity ring)')
     assert all(text in str(refusal.value) for text in (*said, ".kitti.bin or .nuscenes.bin", "as an array"))
 
 
