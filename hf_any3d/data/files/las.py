@@ -21,7 +21,7 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_text,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
@@ -60,6 +60,7 @@ EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8
 # Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
 _HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
 _NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
+_NEWEST_MINOR = 5  # version of LAS, 1.5
 _MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 EXTRA_BYTES = (b"LASF_Spec", 4)
 """User and number of the record that describes extra bytes."""
@@ -179,8 +180,11 @@ def _read_header(source: Source) -> _Header:
         raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
     major = data[24]
     minor = data[25]
-    if major != 1 or minor > 4:
-        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
+    if major != 1 or minor > _NEWEST_MINOR:
+        raise PointCloudError(
+            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, newer ones not yet: rewrite it as LAS 1.4, "
+            "such as with `pdal translate` or laspy"
+        )
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -202,6 +206,8 @@ def _read_header(source: Source) -> _Header:
     # No compressor gets so many points into each byte.
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
+    if not count:
+        raise NoPointsError()
     row = _with_label(_row_type(source, point_format, size), source, start, point_format)
     further = {}
     if source.columns:
@@ -465,13 +471,13 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
-    # lazrs trusts the number of chunks; each starts with one uncompressed point.
+    # lazrs trusts the number of chunks, of which some may have no points.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
     # Of a writer that could not go back: then the end of the file says where the table is.
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
+    if not start + 8 <= table <= len(data) - 8 or chunks > len(data):
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
@@ -482,8 +488,14 @@ def decompressed(
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
+        sizes = lazrs.read_chunk_table(file, lazrs.LazVlr(record))
+        if not all(points for points, _ in sizes):
+            data = _without_empty_chunks(data, start, sizes, lazrs.LazVlr(record))
+            sizes = [(points, size) for points, size in sizes if points]
+            file = io.BytesIO(data)
+            start = 0
         if compressor == _LAYERED:
-            stored = _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+            stored = _check_layers(data, start, items, sizes, count)
             if tell_of_more is not None and stored > count:
                 tell_of_more(f"{stored - count:,}")
         file.seek(start)
@@ -535,6 +547,25 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
         if at <= start:
             # Some writers leave other bytes after the end of the name.
             yield user.split(b"\0")[0], number, data[at - size : at]
+
+
+def _without_empty_chunks(data: bytes | mmap, start: int, sizes: list[tuple[int, int]], vlr: Any) -> bytes:
+    """Return compressed points without the chunks that have none, as writers leave that finish a chunk twice.
+
+    They have bytes, in which lazrs would look for a first point.
+    """
+    kept = []
+    at = start + 8
+    for points, size in sizes:
+        if points:
+            kept.append(data[at : at + size])
+        at += size
+    packed = b"".join(kept)
+    file = io.BytesIO(struct.pack("<q", 8 + len(packed)) + packed)
+    file.seek(0, 2)
+    lazrs = package("lazrs", "files")
+    lazrs.write_chunk_table(file, [(points, size) for points, size in sizes if points], vlr)
+    return file.getvalue()
 
 
 def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> int:
