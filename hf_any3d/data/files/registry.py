@@ -38,6 +38,7 @@ _SIGNATURES = tuple(
         (rb"\x93NUMPY", "npy"),
         (rb"PK\x03\x04", "npz"),
         (rb"glTF", "glb"),
+        (rb"pnts", "pnts"),
         (rb"LASF", "las"),
         (rb"ASTM-E57", "e57"),
         (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
@@ -95,7 +96,10 @@ _FOREIGN = tuple(
         (rb"#VRML V", "a VRML model"),
         (rb"\xff\xfe|\xfe\xff", "text in UTF-16; save it as UTF-8"),
         (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program"),
-        (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python"),
+        (
+            rb"\x80[\x02-\x05][}\](\x95cXGJKM]|[}\]]q\0|c(numpy|copy_reg|builtins)[._\n]|\([dl]p0\n",
+            "a pickle of Python, which is never unpickled; save its arrays with numpy.savez",
+        ),
         (rb'\s*[{\[]\s*["{\[}]', "JSON"),
     )
 )
