@@ -175,7 +175,7 @@ class _PythonObjectsError(PointCloudError):
     """An array of Python objects, which could only be unpickled."""
 
 
-class _Archive:
+class Archive:
     """Arrays of an .npz, read by name within the limits of their sum."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Source):
@@ -253,7 +253,7 @@ def first_called(wanted: Iterable[str], names: Collection[str]) -> str | None:
 
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
-        archive = _Archive(opened, source)
+        archive = Archive(opened, source)
         name = name_of_points(archive.members)
         points = None if name is None else archive.first(name, are_points=True)
         if points is None:
@@ -303,7 +303,7 @@ def name_of_points(names: Iterable[str]) -> str | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:
+def _labels(archive: Archive, count: tuple[int, ...], left_out: np.ndarray) -> dict[str, Any]:
     """Return the labels of points, and the names of classes: of an array of words, or of `label_names`."""
     source = archive.source
     names = LABELS
@@ -330,7 +330,7 @@ def _labels(archive: _Archive, count: tuple[int, ...], left_out: np.ndarray) -> 
     return {}
 
 
-def _frame(archive: _Archive) -> dict[str, Any]:
+def _frame(archive: Archive) -> dict[str, Any]:
     """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
     frame: dict[str, Any] = {}
     for name in ("up_axis", "meters_per_unit"):

@@ -96,10 +96,7 @@ _FOREIGN = tuple(
         (rb"#VRML V", "a VRML model"),
         (rb"\xff\xfe|\xfe\xff", "text in UTF-16; save it as UTF-8"),
         (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program"),
-        (
-            rb"\x80[\x02-\x05][}\](\x95cXGJKM]|[}\]]q\0|c(numpy|copy_reg|builtins)[._\n]|\([dl]p0\n",
-            "a pickle of Python, which is never unpickled; save its arrays with numpy.savez",
-        ),
+        (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python"),
         (rb'\s*[{\[]\s*["{\[}]', "JSON"),
     )
 )
@@ -133,7 +130,7 @@ def file_type_of(data: bytes) -> str | None:
     for signature, file_type in _SIGNATURES:
         if signature.match(data):
             # Both are ZIP; only packages as 3MF have this file.
-            return "3mf" if file_type == "npz" and b"[Content_Types].xml" in data else file_type
+            return "3mf" if file_type == "npz" and re.search(rb"\[Content_Types\]\.xml", data, re.IGNORECASE) else file_type
     if data.startswith((b"NGSP", b"\x1f\x8b")):
         from hf_any3d.data.files.splats import is_spz
 

@@ -154,8 +154,9 @@ class Package:
     def __init__(self, archive: zipfile.ZipFile, source: Source):
         self.archive = archive
         self.source = source
-        # Relations write names of parts with a slash in front, which the ZIP has not.
-        self.names = {info.filename.lstrip("/"): info for info in archive.infolist()}
+        # Relations write names of parts with a slash in front, which the ZIP has not, and names in other capitals are
+        # the same (Open Packaging Conventions, section 6.2.2.3).
+        self.names = {info.filename.lstrip("/").lower(): info for info in archive.infolist()}
         self.parts: dict[str, Part] = {}
         self.left_out: set[str] = set()
         self.unpacked = 0
@@ -174,15 +175,18 @@ class Package:
 
     def part(self, name: str) -> Part:
         """Return a model of the package."""
-        if name not in self.parts:
+        key = name.lower()
+        if key not in self.parts:
             reader = _ModelReader(name, self)
             _parse(self.content(name), reader.start)
-            self.parts[name] = reader.part
-        return self.parts[name]
+            self.parts[key] = reader.part
+        return self.parts[key]
 
     def content(self, name: str) -> bytes:
         """Unpack a file of the package within the limits."""
-        info = self.names[name]
+        if name.lower() not in self.names:
+            raise PointCloudError(f"has no part {shorten(name)}; the package is damaged, or no 3MF")
+        info = self.names[name.lower()]
         # Before it is unpacked; a package of many small files counts as a whole.
         self.unpacked += info.file_size
         self.source.check(decoded=self.unpacked)
