@@ -497,7 +497,7 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
     """Return `unit_colors`, or None with a warning if there are none.
 
     Points whose color is NaN or infinite are black, as points without a color are in LAS. Warns of them, and of colors
-    above 1, which are clamped.
+    above 1, which are clamped. Colors that are all 0 are none.
     """
     missing = _told_as_missing(values, "colors", "black", source)
     if missing is None:
@@ -510,6 +510,10 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
         source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
+    if len(colors) and not colors.any():
+        # As in LAS, where 0 is what a sensor without colors writes
+        source.warn("colors are 0 everywhere and are left out")
+        return None
     if missing.any():
         colors[missing] = 0
     return colors

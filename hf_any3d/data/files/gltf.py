@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import USABLE, usable_colors, usable_normals, usable_numbers, wanted_fields
 from hf_any3d.data.files.point_cloud import MEASURED, PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
 
 _GLB_HEAD = 20  # bytes before the JSON; its length is in the last eight
@@ -62,7 +62,7 @@ def read(source: Source) -> PointCloudData:
     document = Document(content, chunk, source)
     placed = _placed_primitives(document)
     if not placed:
-        raise PointCloudError("the scene has no points or triangles; lines are not read")
+        raise NoPointsError("the scene has no points or triangles; lines are not read")
     return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
 
 

@@ -196,10 +196,14 @@ def _read_header(source: Source) -> _Header:
         count = max(count, int.from_bytes(data[247:255], "little"))
     if not HEADER_SIZE <= start <= len(data):
         raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
-    if point_format >= len(SIZES) or size < SIZES[point_format]:
+    if point_format >= len(SIZES):
         raise PointCloudError(
-            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(SIZES) - 1}, whose "
-            f"points have {min(SIZES)} bytes or more, so the header is damaged"
+            f"has points of format {point_format}; formats 0 to {len(SIZES) - 1} are read, newer ones not yet"
+        )
+    if size < SIZES[point_format]:
+        raise PointCloudError(
+            f"points of format {point_format} with {size} bytes each; they have {SIZES[point_format]} bytes or more, so "
+            "the header is damaged"
         )
     if not is_compressed and start + count * size > len(data):
         stored = (len(data) - start) // size

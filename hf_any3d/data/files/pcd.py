@@ -25,6 +25,8 @@ def read(source: Source) -> PointCloudData:
     """
     header, kind, start = read_header(source.data)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
+    # Their product is repeated, and needs no number.
+    count_of(" ".join(header.get("POINTS", ["0"])), "POINTS")
     columns = _columns(source, header, kind, start, width * height)
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
@@ -118,7 +120,7 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         zip(map(str.lower, header["FIELDS"]), header["SIZE"], header["TYPE"], counts, strict=True)
     ):
         # Numbered, as padding may have one name many times, which numpy refuses.
-        fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{int(size)}", (count_of(count, "COUNT"),)))
+        fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{count_of(size, 'SIZE')}", (count_of(count, "COUNT"),)))
         if count != "1" or name == "_":  # padding is called "_" and may occur often
             continue
         if name in columns:

@@ -307,10 +307,10 @@ def _coordinates(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
+    if points.ndim == 2 and not len(points):
+        raise NoPointsError()
     if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
-    if not len(points):
-        raise NoPointsError()
     # Small integers lose no digits in float32. By size, as float64 of another byte order is not `np.float64`.
     most_bytes = {"f": 4, "i": 2, "u": 2}
     if points.dtype.itemsize <= most_bytes.get(points.dtype.kind, points.dtype.itemsize):

@@ -137,6 +137,11 @@ def _read_spz(source: Source) -> PointCloudData:
     if not is_packed_in_parts:
         start = zlib.decompressobj(_GZIP).decompress(source.data, _HEADER.size)
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
+    if mark == _MARK and version > max(_VERSIONS):
+        raise PointCloudError(
+            f"is SPZ of version {version}; versions 1 to {max(_VERSIONS)} are read, newer ones not yet: export it as "
+            ".ply"
+        )
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
             f"starts with {mark!r}, version {version}, degree {degree}, {fraction_bits} bits of fractions; expected "

@@ -15,7 +15,7 @@ from xml.parsers import expat
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, shorten
 from hf_any3d.data.options import one_of
 
@@ -86,7 +86,7 @@ def read(source: Source) -> PointCloudData:
         meshes = list(_placed_meshes(package, plate.items))
         unit = plate.unit
     if not meshes:
-        raise PointCloudError(f"none of {len(plate.items)} items of the plate has a mesh; expected at least one")
+        raise NoPointsError(f"has no points: none of {len(plate.items)} items of the plate has a mesh")
     points = sum(len(shape.vertices) for shape, _ in meshes) // 3
     faces = sum(len(shape.corners) for shape, _ in meshes) // 3
     # Before any is created: many items may show one mesh.
