@@ -40,6 +40,7 @@ LASZIP_RECORD = (b"laszip encoded", 22204)
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
 _CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
+_EMPTY_CHUNKS = 1 << 20  # bytes that points of empty chunks would take
 _BLOCK = 1 << 15  # points: their records stay in the cache of the processor
 _BLOCK_ALIGNED = 1 << 13  # points, copied to be read
 # Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
@@ -492,18 +493,17 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
-    # lazrs trusts the number of chunks, of which some may have no points.
+    # lazrs trusts the number of chunks. Each starts with one uncompressed point, but for the few without points.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
     # Of a writer that could not go back: then the end of the file says where the table is.
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks > len(data):
+    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data) + _EMPTY_CHUNKS:
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
-    if compressor != _LAYERED and full != _CHUNKS_VARY and (chunks - 1) * full >= count and tell_of_more is not None:
-        tell_of_more(f"at least {(chunks - 1) * full + 1 - count:,}")
+    stored = 0 if full == _CHUNKS_VARY else (chunks - 1) * full + 1
     file = io.BytesIO(data) if file is None else file
     file.seek(start)
     try:
@@ -517,8 +517,9 @@ def decompressed(
             start = 0
         if compressor == _LAYERED:
             stored = _check_layers(data, start, items, sizes, count)
-            if tell_of_more is not None and stored > count:
-                tell_of_more(f"{stored - count:,}")
+        if tell_of_more is not None and stored > count:
+            least = "" if compressor == _LAYERED else "at least "
+            tell_of_more(f"{least}{stored - count:,}")
         file.seek(start)
         # lazrs has a decompressor for many threads, too. It hangs in a process that was forked after another one used
         # it, as the workers of torch's data loaders are.

@@ -186,6 +186,8 @@ class PointCloudData:
             if is_finite(points):
                 return
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
+        if not valid.any():
+            raise PointCloudError(f"none of {len(points):,} points has finite coordinates; nothing is left of it")
         for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.

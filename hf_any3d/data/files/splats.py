@@ -95,7 +95,10 @@ def unpacked_splats(packed: dict[str, np.ndarray], chunks: dict[str, np.ndarray]
     for name, color in zip(SPLAT_COLORS, "rgb", strict=True):
         columns[name] = (unpacked[color] - 0.5) / _CONSTANT_HARMONIC
     share = _share(colors, 0, 8)
-    return {**columns, "opacity": np.log(share) - np.log1p(-share), **rest}
+    # Of none and of full opacity the logits are infinite.
+    with np.errstate(divide="ignore"):
+        opacity = np.log(share) - np.log1p(-share)
+    return {**columns, "opacity": opacity, **rest}
 
 
 def _share(packed: np.ndarray, shift: int, bits: int) -> np.ndarray:
