@@ -54,7 +54,9 @@ def read(source: Source) -> PointCloudData:
     """Read the element of points, usually `vertex`, and, if there are any, `face` and `tristrips`.
 
     The points may be in an element of any name that has coordinates; see `element_of_points`. Text is read number by
-    number if its lines are no rows. Properties: those of `attributes.by_name`; of faces red green blue, their label and the list of their corners,
+    number if its lines are no rows.
+
+    Properties: those of `attributes.by_name`; of faces red green blue, their label and the list of their corners,
     whatever its name. Others are left out with a warning. Polygons are cut into triangles that start at their first
     corner, strips into triangles that all face to one side.
 
@@ -126,9 +128,7 @@ def element_of_points(elements: list[Element]) -> int:
         PointCloudError: No element has coordinates.
     """
     having = [
-        place
-        for place, element in enumerate(elements)
-        if is_packed(element) or "points" in fields_of(element.scalars)
+        place for place, element in enumerate(elements) if is_packed(element) or "points" in fields_of(element.scalars)
     ]
     if not having:
         vertex = next((element for element in elements if element.name == "vertex"), Element("vertex", 0))

@@ -128,8 +128,8 @@ def _tables(source: Source) -> tuple[_Table, _Table]:
         )
     if length > len(data) or _HEADER.size + sum(sizes) > length:
         raise PointCloudError(
-            f"declares {length:,} bytes, of which its tables take {sum(sizes):,}, and has {len(data):,}; it may be cut "
-            "off"
+            f"declares {length:,} bytes, of which its tables take {sum(sizes):,}, and has {len(data):,}; it may be "
+            "cut off"
         )
     source.warn_of_rest(data[length:])
     parts = []
@@ -213,7 +213,9 @@ def _properties(
         columns["BATCH_ID"] = ids[:, 0]
         rows = features.values.get("BATCH_LENGTH")
         if not isinstance(rows, int) or not ids.max() < rows:
-            raise PointCloudError(f"BATCH_LENGTH is {rows}, and a point has BATCH_ID {ids.max()}; expected a lower one")
+            raise PointCloudError(
+                f"BATCH_LENGTH is {rows}, and a point has BATCH_ID {ids.max()}; expected a lower one"
+            )
     names = [name for name in batches.values if name not in ("extensions", "extras", "HIERARCHY")]
     label = wanted_fields(names, source).get("labels", [""])[0]
     label_names = None

@@ -130,7 +130,11 @@ def file_type_of(data: bytes) -> str | None:
     for signature, file_type in _SIGNATURES:
         if signature.match(data):
             # Both are ZIP; only packages as 3MF have this file.
-            return "3mf" if file_type == "npz" and re.search(rb"\[Content_Types\]\.xml", data, re.IGNORECASE) else file_type
+            return (
+                "3mf"
+                if file_type == "npz" and re.search(rb"\[Content_Types\]\.xml", data, re.IGNORECASE)
+                else file_type
+            )
     if data.startswith((b"NGSP", b"\x1f\x8b")):
         from hf_any3d.data.files.splats import is_spz
 

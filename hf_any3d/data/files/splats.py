@@ -74,8 +74,8 @@ def unpacked_splats(packed: dict[str, np.ndarray], chunks: dict[str, np.ndarray]
     stored = len(chunks["min_x"]) if "min_x" in chunks else 0
     if stored != expected:
         raise PointCloudError(
-            f"{stored} chunks of limits for {count} compressed splats; expected {expected}: export it again, or without "
-            "compression"
+            f"{stored} chunks of limits for {count} compressed splats; expected {expected}: export it again, or "
+            "without compression"
         )
     chunk = np.arange(count) // _CHUNK
     positions = packed["packed_position"].astype(np.uint32)

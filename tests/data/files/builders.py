@@ -365,7 +365,9 @@ def compressed_splats(
         header += "".join(f"\nproperty uchar f_rest_{place}" for place in range(harmonics.shape[1]))
     tables = [chunks.astype("<f4"), words.astype("<u4"), *([] if harmonics is None else [harmonics.astype("u1")])]
     if order == "ascii":
-        return ply(header, "".join(" ".join(map(repr, row)) + "\n" for t in tables for row in t.tolist()).encode(), order)
+        return ply(
+            header, "".join(" ".join(map(repr, row)) + "\n" for t in tables for row in t.tolist()).encode(), order
+        )
     if order == "binary_big_endian":
         tables = [table.astype(table.dtype.newbyteorder(">")) for table in tables]
     return ply(header, b"".join(table.tobytes() for table in tables), order)

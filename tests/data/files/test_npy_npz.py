@@ -59,7 +59,7 @@ def test_python_objects_are_named_and_never_unpickled(content):
     array = np.empty((), object) if not isinstance(content, np.ndarray) else content
     if array is not content:
         array[()] = content
-    advice = 'holds Python objects, such as a dictionary, which are never unpickled; save its arrays of numbers with '
+    advice = "holds Python objects, such as a dictionary, which are never unpickled; save its arrays of numbers with "
     advice += 'numpy.savez("FILE.npz", points=…, colors=…)'
     for data, kind, words in (
         (npy(array, allow_pickle=True), "npy", advice),
@@ -77,7 +77,13 @@ def test_python_objects_are_named_and_never_unpickled(content):
 
 @pytest.mark.parametrize("spelled", [str.upper, str.title, lambda name: name])
 def test_names_of_arrays_are_known_in_any_capitals(spelled, tmp_path):
-    arrays = {"points": XYZ, "colors": XYZ / 12, "labels": np.arange(4), "intensity": XYZ[:, 0], "up_axis": np.array("z")}
+    arrays = {
+        "points": XYZ,
+        "colors": XYZ / 12,
+        "labels": np.arange(4),
+        "intensity": XYZ[:, 0],
+        "up_axis": np.array("z"),
+    }
     path = tmp_path / "a.npz"
     np.savez(path, **{spelled(name): values for name, values in arrays.items()})
     cloud = read_point_cloud(path)

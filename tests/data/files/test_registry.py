@@ -11,9 +11,9 @@ from hf_any3d.data.files import (
     file_type_of,
     point_cloud_bytes,
     read_point_cloud,
+    source as source_module,
     supported_file_types,
 )
-from hf_any3d.data.files import source
 from tests.data.files.conftest import FILES
 from tests.data.files.seeds import SEEDS
 from tests.errors import raises
@@ -124,7 +124,7 @@ def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in SEEDS if SEEDS[name]()[0].keys() & {"some.las", "some.ply"}])
 def test_large_files_are_read_as_small_ones_are(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "_LARGE", 1)
+    monkeypatch.setattr(source_module, "_LARGE", 1)
     for seed in SEEDS[name]():
         (file_name, data) = next(iter(seed.items()))
         (tmp_path / file_name).write_bytes(data)

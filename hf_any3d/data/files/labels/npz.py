@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class NpzCopy:
             for name, info in self.members.items():
                 if info.filename.lower().endswith(".npy"):
                     with archive.open(info) as member:
-                        self.headers[name] = npy.read_array_header(member)
+                        self.headers[name] = npy.read_array_header(cast(BinaryIO, member))
         self.count = len(self.points.array)
         # Field of the points, or "" for their last column, and what is written there; and arrays beside the points.
         self.within: dict[str, Column] = {}
