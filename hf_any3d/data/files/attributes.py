@@ -497,7 +497,7 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
     """Return `unit_colors`, or None with a warning if there are none.
 
     Points whose color is NaN or infinite are black, as points without a color are in LAS. Warns of them, and of colors
-    above 1, which are clamped. Colors that are all 0 are none.
+    above 1, which are clamped.
     """
     missing = _told_as_missing(values, "colors", "black", source)
     if missing is None:
@@ -510,13 +510,18 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
         source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
-    if len(colors) and not colors.any():
-        # As in LAS, where 0 is what a sensor without colors writes
-        source.warn("colors are 0 everywhere and are left out")
-        return None
     if missing.any():
         colors[missing] = 0
     return colors
+
+
+def _colors_if_any(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Return `usable_colors` of a whole file, or None with a warning if all are 0, as where a sensor measures none."""
+    colors = usable_colors(values, source)
+    if colors is None or not len(colors) or colors.any():
+        return colors
+    source.warn("colors are 0 everywhere and are left out")
+    return None
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
@@ -607,7 +612,7 @@ def _looks_like_colors(rows: np.ndarray) -> bool:
 USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "points": lambda values, _: values,
     "normals": usable_normals,
-    "colors": usable_colors,
+    "colors": _colors_if_any,
     "intensity": lambda values, source: usable_numbers(values, "intensities", source),
     "ring": lambda values, source: usable_numbers(values, "rings", source),
     "return_number": lambda values, source: usable_numbers(values, "return numbers", source),

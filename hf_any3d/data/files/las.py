@@ -184,8 +184,8 @@ def _read_header(source: Source) -> _Header:
     minor = data[25]
     if major != 1 or minor > _NEWEST_MINOR:
         raise PointCloudError(
-            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, newer ones not yet: rewrite it as LAS "
-            "1.4, such as with `pdal translate` or laspy"
+            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, newer ones not yet: rewrite it as "
+            "LAS 1.4, such as with `pdal translate` or laspy"
         )
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
