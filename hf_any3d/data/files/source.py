@@ -1,10 +1,9 @@
 """The input of the readers: the bytes of a file within limits, and the errors for files and clouds."""
 
-import mmap
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +110,6 @@ _MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
 VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
-_LFS = b"version https://git-lfs"
-# Types whose readers take what can be sliced as bytes can, without other methods of bytes; from which size on, and how
-# much is read at once.
-_BUFFERED = ("las", "ply")
-_LARGE, _PIECE = 1 << 22, 1 << 26
-
 FREE_BYTES = 128 << 20
 """Decoded size that is always allowed, however small the file."""
 
@@ -162,7 +155,7 @@ class Source:
     """The content of one file."""
 
     name: str  # in errors and warnings
-    data: bytes  # a buffer with the same items and slices for large files of `_BUFFERED`
+    data: bytes
     file_type: str  # in small letters, without a dot
     folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
@@ -331,27 +324,6 @@ def path_of_reference(folder: Path, reference: str) -> Path | None:
         return None
 
 
-def _content_of(path: Path) -> bytes:
-    """Read a file whole; a large one into memory in pages that the processor takes less time to give out."""
-    size = path.stat().st_size
-    # Bytes come in pages of 4 kB, which takes as long as reading them.
-    if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return path.read_bytes()
-    content = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # A kernel without large pages refuses, and gives small ones.
-    with suppress(OSError):
-        content.madvise(mmap.MADV_HUGEPAGE)
-    with open(path, "rb", buffering=0) as file, memoryview(content) as view:
-        filled = 0
-        while filled < size and (read := file.readinto(view[filled : filled + _PIECE])):
-            filled += read
-        rest = file.read()
-    # A file may grow or shrink while it is read.
-    if filled < size or rest:
-        return content[:filled] + rest
-    return cast(bytes, content)
-
-
 def open_source(
     source: str | os.PathLike | bytes | BinaryIO,
     file_type: str | None,
@@ -389,7 +361,7 @@ def open_source(
             raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
         if path is not None:
             limits.check(decoded=path.stat().st_size)
-            data = _content_of(path) if kind in _BUFFERED else path.read_bytes()
+            data = path.read_bytes()
         elif hasattr(source, "read"):
             data = bytes(cast(BinaryIO, source).read())
         else:
@@ -399,7 +371,7 @@ def open_source(
         if not data:
             raise PointCloudError("the file is empty")
         # What a clone without Git LFS has in place of a large file
-        if data[: len(_LFS)] == _LFS:
+        if data.startswith(b"version https://git-lfs"):
             raise PointCloudError("a Git LFS pointer; run `git lfs pull`")
     folder = None if path is None else path.parent
     wanted = None if fields is None else frozenset(fields)

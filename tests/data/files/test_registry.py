@@ -11,11 +11,9 @@ from hf_any3d.data.files import (
     file_type_of,
     point_cloud_bytes,
     read_point_cloud,
-    source as source_module,
     supported_file_types,
 )
 from tests.data.files.conftest import FILES
-from tests.data.files.seeds import SEEDS
 from tests.errors import raises
 
 
@@ -119,23 +117,3 @@ def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(
     np.testing.assert_array_equal(cloud.points, points[[0, 2, 3, 5]].astype(np.float32))
     with raises(ValueError, naming="on_invalid"):
         read_point_cloud(tmp_path / "scan.npy", on_invalid="skip")
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in SEEDS if SEEDS[name]()[0].keys() & {"some.las", "some.ply"}])
-def test_large_files_are_read_as_small_ones_are(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(source_module, "_LARGE", 1)
-    for seed in SEEDS[name]():
-        (file_name, data) = next(iter(seed.items()))
-        (tmp_path / file_name).write_bytes(data)
-        whole = read_point_cloud(data, file_type=file_name[-3:]).arrays()
-        for number, values in read_point_cloud(tmp_path / file_name).arrays().items():
-            np.testing.assert_array_equal(values, whole[number])
-        # Damage is told in the same words.
-        (tmp_path / file_name).write_bytes(data[: len(data) * 2 // 3])
-        said = []
-        for given in (tmp_path / file_name, data[: len(data) * 2 // 3]):
-            with pytest.raises(PointCloudFileError) as told:
-                read_point_cloud(given, file_type=file_name[-3:])
-            said.append(str(told.value).partition(": ")[2])
-        assert said[0] == said[1]
