@@ -140,6 +140,7 @@ FORMATS = {
     "off": "off",
     "pcd": "pcd",
     "ply": "ply",
+    "pnts": "pnts",
     "pts": "text",
     "ptx": "ptx",
     "splat": "splats",

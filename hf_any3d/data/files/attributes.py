@@ -690,6 +690,15 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
     return colors
 
 
+def _colors_if_any(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Return `usable_colors` of a whole file, or None with a warning if all are 0, as where a sensor measures none."""
+    colors = usable_colors(values, source)
+    if colors is None or not len(colors) or colors.any():
+        return colors
+    source.warn("colors are 0 everywhere and are left out")
+    return None
+
+
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     """Return normals as float32 if any has a length, else None with a warning; see `usable_numbers`."""
     normals = usable_numbers(values, "normals", source)
@@ -779,7 +788,7 @@ def _looks_like_colors(rows: np.ndarray) -> bool:
 USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "points": lambda values, _: values,
     "normals": usable_normals,
-    "colors": usable_colors,
+    "colors": _colors_if_any,
     "intensity": lambda values, source: usable_numbers(values, "intensities", source),
     "ring": lambda values, source: usable_numbers(values, "rings", source),
     "return_number": lambda values, source: usable_numbers(values, "return numbers", source),

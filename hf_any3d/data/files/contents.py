@@ -19,6 +19,7 @@ _SIGNATURES = tuple(
         (rb"\x93NUMPY", "npy"),
         (rb"PK\x03\x04", "npz"),
         (rb"glTF", "glb"),
+        (rb"pnts", "pnts"),
         (rb"LASF", "las"),
         (rb"ASTM-E57", "e57"),
         (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
@@ -179,7 +180,6 @@ _ENDINGS: dict[str, Foreign] = {
         ("msh mesh vol", "a mesh of a simulation", _MESH),
         ("vtk vtp vtu vti vts vtr", "a file of VTK", "save it as .ply in ParaView"),
         ("b3dm i3dm cmpt", "a tile of 3D Tiles", "export it as .glb"),
-        ("pnts", "a tile of points of 3D Tiles", "export it as .ply or .las"),
         ("mtl", "the materials of an OBJ", "pass the .obj"),
         ("mlp", "a project of MeshLab", _MESH),
         # Constructions

@@ -17,7 +17,7 @@ from hf_any3d.data.files.attributes import (
     with_stand_ins,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 # Mark, major and minor version, length of the file, place and length of the XML section, and size of a page.
@@ -85,7 +85,7 @@ def read(source: Source) -> PointCloudData:
         if cloud is not None:
             clouds.append(cloud)
     if not clouds:
-        raise PointCloudError(f"no scan has valid points (scans: {len(scans)}, images: {images}); expected points")
+        raise NoPointsError(f"has no points: none of {len(scans)} scans has valid ones (images: {images})")
     if images:
         source.leave_out([f"{images} images"])
     # The finest step counts, and one scan of floats, which have none, leaves the whole cloud without.
@@ -100,7 +100,9 @@ def read(source: Source) -> PointCloudData:
 
 def _content(source: Source) -> tuple[bytes, Any]:
     """Return the bytes of the file without checksums, which are compared, and its XML section."""
-    mark, major, _, length, start, size, page_size = _HEADER.unpack_from(source.data)
+    mark, major, minor, length, start, size, page_size = _HEADER.unpack_from(source.data)
+    if mark == b"ASTM-E57" and major > 1:
+        raise PointCloudError(f"is E57 of version {major}.{minor}; version 1 is read, newer ones not yet")
     if (mark, major, page_size, length) != (b"ASTM-E57", 1, _PAGE, len(source.data)) or length % _PAGE:
         raise PointCloudError(
             f"starts with {mark!r}, has version {major}, {len(source.data)} bytes of {length}, pages of {page_size}; "
@@ -247,7 +249,9 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     names = [_name(child) for child in children]
     # Coordinates may be stored in both ways; those that need no conversion count.
     kind = next((kind for kind in (_CARTESIAN, _SPHERICAL) if {*names} >= {*kind}), None)
-    if kind is None or count < 0:
+    if count < 0:
+        raise PointCloudError(f"the recordCount of a scan is {count}; expected a number from 0")
+    if kind is None:
         raise PointCloudError(f"{count} points with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
     if not count:
         return {}, {}

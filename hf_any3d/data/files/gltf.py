@@ -25,7 +25,7 @@ from hf_any3d.data.files.gltf_placement import (
     placed_meshes,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
 
 # Extensions that a file may require: those that are read, and those that change no point and no triangle of the scene
@@ -84,7 +84,7 @@ def read(source: Source) -> PointCloudData:
     document = Document(content, chunk, source)
     primitives = _placed_primitives(document)
     if not primitives:
-        raise PointCloudError("the scene shows no points or triangles; lines and hidden nodes are not read")
+        raise NoPointsError("the scene shows no points or triangles; lines and hidden nodes are not read")
     center = center_of(document)
     return _join([_primitive(document, primitive, placed, source) for primitive, placed in primitives], center, source)
 

@@ -21,7 +21,7 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_text,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
@@ -40,7 +40,9 @@ LASZIP_RECORD = (b"laszip encoded", 22204)
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
 _CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
+_EMPTY_CHUNKS = 1 << 20  # bytes that points of empty chunks would take
 _BLOCK = 1 << 15  # points: their records stay in the cache of the processor
+_BLOCK_ALIGNED = 1 << 13  # points, copied to be read
 # Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
 # formats 6 to 10. Number of layers by kind of item; other items have one per byte.
 _LAYERED = 3
@@ -60,6 +62,7 @@ EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8
 # Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
 _HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
 _NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
+_NEWEST_MINOR = 5  # version of LAS, 1.5
 _MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 EXTRA_BYTES = (b"LASF_Spec", 4)
 """User and number of the record that describes extra bytes."""
@@ -173,14 +176,17 @@ class _Dimension:
 def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
-    if not data.startswith(b"LASF"):
+    if data[:4] != b"LASF":
         raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
     if len(data) < HEADER_SIZE:
         raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
     major = data[24]
     minor = data[25]
-    if major != 1 or minor > 4:
-        raise PointCloudError(f"is of version {major}.{minor}; LAS has versions 1.0 to 1.4, so the header is damaged")
+    if major != 1 or minor > _NEWEST_MINOR:
+        raise PointCloudError(
+            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, newer ones not yet: rewrite it as "
+            "LAS 1.4, such as with `pdal translate` or laspy"
+        )
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -191,10 +197,14 @@ def _read_header(source: Source) -> _Header:
         count = max(count, int.from_bytes(data[247:255], "little"))
     if not HEADER_SIZE <= start <= len(data):
         raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
-    if point_format >= len(SIZES) or size < SIZES[point_format]:
+    if point_format >= len(SIZES):
         raise PointCloudError(
-            f"points of format {point_format} with {size} bytes each; LAS has formats 0 to {len(SIZES) - 1}, whose "
-            f"points have {min(SIZES)} bytes or more, so the header is damaged"
+            f"has points of format {point_format}; formats 0 to {len(SIZES) - 1} are read, newer ones not yet"
+        )
+    if size < SIZES[point_format]:
+        raise PointCloudError(
+            f"points of format {point_format} with {size} bytes each; they have {SIZES[point_format]} bytes or more, "
+            "so the header is damaged"
         )
     if not is_compressed and start + count * size > len(data):
         stored = (len(data) - start) // size
@@ -202,6 +212,8 @@ def _read_header(source: Source) -> _Header:
     # No compressor gets so many points into each byte.
     if count > _MOST_PER_BYTE * len(data):
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
+    if not count:
+        raise NoPointsError()
     row = _with_label(_row_type(source, point_format, size), source, start, point_format)
     further = {}
     if source.columns:
@@ -238,8 +250,7 @@ def _read_columns(source: Source, header: _Header) -> _Columns:
         layers = _layers(row) if is_recent else None
         blocks = decompressed(source.data, header.start, row, count, tell_of_more=tell_of_more, layers=layers)
     else:
-        table = np.frombuffer(source.data, row, count, header.start)
-        blocks = (table[first : first + _BLOCK] for first in range(0, count, _BLOCK))
+        blocks = _records_of(source.data, header.start, row, count)
     label = "label" if "label" in names else "class"
     columns = _Columns(
         integers=np.empty((count, 3), np.int32),
@@ -275,6 +286,23 @@ def _read_columns(source: Source, header: _Header) -> _Columns:
     if has_infrared:
         source.leave_out(["near infrared"])
     return columns
+
+
+def _records_of(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
+    """Yield the records of points that are not compressed, block by block, in memory that the next block reuses.
+
+    Numbers begin at places that are multiples of four there, as numpy reads others many times slower.
+    """
+    size = row.itemsize
+    records = np.frombuffer(data, np.uint8, count * size, start).reshape(count, size)
+    padded = size + -size % 4
+    fields: Any = row.fields
+    wider = _row_of({name: (field[0], field[1]) for name, field in fields.items()}, padded)
+    memory = np.zeros((min(count, _BLOCK_ALIGNED), padded), np.uint8)
+    for first in range(0, count, _BLOCK_ALIGNED):
+        block = memory[: count - first]
+        block[:, :size] = records[first : first + len(block)]
+        yield block.view(wider)[:, 0]
 
 
 def _row_type(source: Source, point_format: int, size: int) -> np.dtype:
@@ -465,27 +493,33 @@ def decompressed(
     """
     lazrs = package("lazrs", "files")
     record, compressor, items = _read_laszip_record(data, start)
-    # lazrs trusts the number of chunks; each starts with one uncompressed point.
+    # lazrs trusts the number of chunks. Each starts with one uncompressed point, but for the few without points.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
     # Of a writer that could not go back: then the end of the file says where the table is.
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
+    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data) + _EMPTY_CHUNKS:
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
-    if compressor != _LAYERED and full != _CHUNKS_VARY and (chunks - 1) * full >= count and tell_of_more is not None:
-        tell_of_more(f"at least {(chunks - 1) * full + 1 - count:,}")
+    stored = 0 if full == _CHUNKS_VARY else (chunks - 1) * full + 1
     file = io.BytesIO(data) if file is None else file
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
+        sizes = lazrs.read_chunk_table(file, lazrs.LazVlr(record))
+        if not all(points for points, _ in sizes):
+            data = _without_empty_chunks(data, start, sizes, lazrs.LazVlr(record))
+            sizes = [(points, size) for points, size in sizes if points]
+            file = io.BytesIO(data)
+            start = 0
         if compressor == _LAYERED:
-            stored = _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
-            if tell_of_more is not None and stored > count:
-                tell_of_more(f"{stored - count:,}")
+            stored = _check_layers(data, start, items, sizes, count)
+        if tell_of_more is not None and stored > count:
+            least = "" if compressor == _LAYERED else "at least "
+            tell_of_more(f"{least}{stored - count:,}")
         file.seek(start)
         # lazrs has a decompressor for many threads, too. It hangs in a process that was forked after another one used
         # it, as the workers of torch's data loaders are.
@@ -535,6 +569,25 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
         if at <= start:
             # Some writers leave other bytes after the end of the name.
             yield user.split(b"\0")[0], number, data[at - size : at]
+
+
+def _without_empty_chunks(data: bytes | mmap, start: int, sizes: list[tuple[int, int]], vlr: Any) -> bytes:
+    """Return compressed points without the chunks that have none, as writers leave that finish a chunk twice.
+
+    They have bytes, in which lazrs would look for a first point.
+    """
+    kept = []
+    at = start + 8
+    for points, size in sizes:
+        if points:
+            kept.append(data[at : at + size])
+        at += size
+    packed = b"".join(kept)
+    file = io.BytesIO(struct.pack("<q", 8 + len(packed)) + packed)
+    file.seek(0, 2)
+    lazrs = package("lazrs", "files")
+    lazrs.write_chunk_table(file, [(points, size) for points, size in sizes if points], vlr)
+    return file.getvalue()
 
 
 def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> int:

@@ -7,8 +7,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,11 +26,15 @@ from hf_any3d.data.files.attributes import (
 )
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Version of the format -> reader of an array's header."""
+# Version of the format -> reader of an array's header. Version 3 differs from 2 in the encoding of names alone.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
 _PYTHON_2, _LONGEST_HEADER = re.compile(rb"\d+L[,) ]"), 1 << 14
 POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
 """Names of the array with the points, those that come first before others."""
@@ -112,6 +116,8 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
 @np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
 def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
     """Return the arguments of PointCloudData that the columns of an array are."""
+    if array.ndim and not len(array):
+        raise NoPointsError()
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
@@ -133,7 +139,7 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
         cloud = by_name(columns, source)
         cloud["label_names"] = next((names for _, names in words.values()), None)
         return cloud
-    if array.dtype.kind not in "fiub" or array.ndim != 2 or not len(array):
+    if array.dtype.kind not in "fiub" or array.ndim != 2:
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))
     return by_number(array, source)
@@ -143,17 +149,40 @@ def parse_array(data: bytes | memoryview) -> np.ndarray:
     """Parse an .npy file without unpickling and without allocating more than its size."""
     # Headers are at most 10,000 bytes long, as numpy refuses longer ones.
     file = io.BytesIO(data[: 2 * _LONGEST_HEADER])
-    read_header = HEADERS[np.lib.format.read_magic(file)]
     # numpy warns of numbers as Python 2 wrote them. Only then, as `catch_warnings` lets all warnings of the process be
     # shown again.
     if not _PYTHON_2.search(data, 0, _LONGEST_HEADER):
-        shape, by_columns, dtype = read_header(file)
+        shape, by_columns, dtype = read_array_header(file)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shape, by_columns, dtype = read_header(file)
+            shape, by_columns, dtype = read_array_header(file)
+    if dtype.hasobject:
+        raise _PythonObjectsError(
+            "holds Python objects, such as a dictionary, which are never unpickled; save its arrays of numbers with "
+            'numpy.savez("FILE.npz", points=…, colors=…)'
+        )
     # A view of the bytes that were read: nothing is copied.
     return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order="F" if by_columns else "C")
+
+
+def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an array: shape, whether columns come one after the other, and type."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        numbers = ".".join(map(str, version))
+        raise PointCloudError(f"has version {numbers} of the format; 1.0 to 3.0 are read, newer ones not yet")
+    shape, by_columns, dtype = _HEADERS[version](file)
+    # numpy would take a negative size for as many as there are.
+    if min(shape, default=0) < 0:
+        raise PointCloudError(f"declares the shape {shape}; expected no negative number")
+    if version == (3, 0) and dtype.names:
+        dtype.names = tuple(name.encode("latin1").decode() for name in dtype.names)
+    return shape, by_columns, dtype
+
+
+class _PythonObjectsError(PointCloudError):
+    """An array of Python objects, which could only be unpickled."""
 
 
 class Archive:
@@ -162,13 +191,13 @@ class Archive:
     def __init__(self, archive: zipfile.ZipFile, source: Source):
         self.archive = archive
         self.source = source
-        self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self.members = members_of(archive)
         self.opened: dict[str, zipfile.ZipInfo] = {}
         self.unwanted: set[str] = set()
 
-    def first(self, *names: str) -> np.ndarray | None:
-        """Read the first of some arrays that is there, None without any."""
-        name = next((name for name in names if name in self.members), None)
+    def first(self, *names: str, are_points: bool = False) -> np.ndarray | None:
+        """Read the first of some arrays that is there, None without any; one of Python objects is left out."""
+        name = first_called(names, self.members)
         if name is None:
             return None
         self.opened[name] = self.members[name]
@@ -178,7 +207,14 @@ class Archive:
         method = self.members[name].compress_type
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
-        return parse_array(self._content(self.members[name]))
+        try:
+            return parse_array(self._content(self.members[name]))
+        except PointCloudError as error:
+            if isinstance(error, _PythonObjectsError) and not are_points:
+                self.unwanted.add(name.lower())
+                self.source.leave_out([name], "Python objects, which are never unpickled")
+                return None
+            raise PointCloudError(f"array {name!r} {error}") from error.__cause__
 
     def _content(self, member: zipfile.ZipInfo) -> bytes | memoryview:
         """Return the bytes of an array; one that is most of the file, and not compressed, is not copied."""
@@ -195,17 +231,41 @@ class Archive:
             raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
         return content
 
+    def put_back(self, name: str) -> None:
+        """Take an array that was read for one that nobody asked for."""
+        called = first_called([name], self.opened)
+        if called is not None:
+            del self.opened[called]
+
     @property
     def rest(self) -> list[str]:
         """Names of arrays that nobody asked for."""
-        return [name for name in self.members if name not in self.opened and name not in self.unwanted]
+        return [name for name in self.members if name not in self.opened and name.lower() not in self.unwanted]
+
+
+def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the members of an archive by the names of their arrays."""
+    return {re.sub(r"\.npy$", "", info.filename, flags=re.IGNORECASE): info for info in archive.infolist()}
+
+
+def first_called(wanted: Iterable[str], names: Collection[str]) -> str | None:
+    """Return the first wanted name that is there, if need be in other capitals; None without any."""
+    similar: dict[str, str] = {}
+    for name in names:
+        similar.setdefault(name.lower(), name)
+    for name in wanted:
+        if name in names:
+            return name
+        if name.lower() in similar:
+            return similar[name.lower()]
+    return None
 
 
 def _read_npz(source: Source) -> PointCloudData:
     with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
         archive = Archive(opened, source)
         name = name_of_points(archive.members)
-        points = None if name is None else archive.first(name)
+        points = None if name is None else archive.first(name, are_points=True)
         if points is None and "points" in fields_of(archive.members):
             return _read_columns(archive)
         degrees = names_in_degrees(archive.members)
@@ -267,11 +327,11 @@ def _read_columns(archive: Archive) -> PointCloudData:
 def name_of_points(names: Iterable[str]) -> str | None:
     """Return the array of an archive that has the points: by its name, or the only one that has no known name."""
     names = list(names)
-    named = next((name for name in POINTS if name in names), None)
+    named = first_called(POINTS, names)
     if named is not None:
         return named
     # A single array is the points, whatever its name, also with the labels of its copy beside it.
-    others = [name for name in names if name not in (*LABELS, *OTHERS, *_OF_COPIES)]
+    others = [name for name in names if name.lower() not in (*LABELS, *OTHERS, *_OF_COPIES)]
     candidates = names if len(names) == 1 else others
     return candidates[0] if len(candidates) == 1 else None
 
@@ -287,7 +347,7 @@ def _labels(archive: Archive, count: tuple[int, ...], left_out: np.ndarray) -> d
         values = archive.first(name)
         # A single `label` is the class of the whole cloud.
         if values is None or values.shape not in (count, (*count, 1)):
-            archive.opened.pop(name, None)
+            archive.put_back(name)
             continue
         values = values.reshape(count)
         if values.dtype.kind in "US":
@@ -298,7 +358,7 @@ def _labels(archive: Archive, count: tuple[int, ...], left_out: np.ndarray) -> d
         if labels is not None and words is not None and words.dtype.kind == "U" and words.ndim == 1:
             if labels.max(initial=-1) < len(words):
                 return {"labels": labels, "label_names": tuple(words.tolist())}
-        archive.opened.pop(LABEL_NAMES, None)
+        archive.put_back(LABEL_NAMES)
         return {"labels": labels}
     return {}
 
@@ -318,7 +378,7 @@ def _frame(archive: Archive) -> dict[str, Any]:
         if is_valid:
             frame[name] = value
         else:
-            del archive.opened[name]  # something else under this name, which is told of
+            archive.put_back(name)  # something else under this name, which is told of
     return frame
 
 

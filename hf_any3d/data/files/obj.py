@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
-from hf_any3d.data.files.source import PointCloudError, Source, file_errors, open_source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source, file_errors, open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
 # Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
@@ -73,6 +73,8 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
         statements.add(line, number)
     source.check(points=polygons.vertices)
     table = _vertices(bytes(statements.vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
+    if not len(table):
+        raise NoPointsError()
     if table.shape[1] not in _WIDTHS:
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 'v x y z', perhaps with a color")
     materials = _read_materials(source, statements.libraries, any(part.material for part in polygons.parts))

@@ -120,7 +120,7 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         zip(map(str.lower, header["FIELDS"]), header["SIZE"], header["TYPE"], counts, strict=True)
     ):
         # Numbered, as padding may have one name many times, which numpy refuses.
-        fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{int(size)}", (count_of(count, "COUNT"),)))
+        fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{count_of(size, 'SIZE')}", (count_of(count, "COUNT"),)))
         if count != "1" or name == "_":  # padding is called "_" and may occur often
             continue
         if name in columns:

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, unused_names, wanted_fields
+from hf_any3d.data.files.attributes import USABLE, by_name, fields_of, unused_names, wanted_fields
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.splats import SPLAT_COLORS, opacities_of, opaque_splats
+from hf_any3d.data.files.splats import PACKED, SPLAT_COLORS, opacities_of, opaque_splats, unpacked_splats
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,
     integers,
+    listed,
     normalized_lines,
     numbers,
     positive_number,
@@ -50,23 +51,36 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
 
 def read(source: Source) -> PointCloudData:
-    """Read the elements `vertex` and, if there are any, `face` and `tristrips`.
+    """Read the element of points, usually `vertex`, and, if there are any, `face` and `tristrips`.
+
+    The points may be in an element of any name that has coordinates; see `element_of_points`. Text is read number by
+    number if its lines are no rows.
 
     Properties: those of `attributes.by_name`; of faces red green blue, their label and the list of their corners,
     whatever its name. Others are left out with a warning. Polygons are cut into triangles that start at their first
     corner, strips into triangles that all face to one side.
 
-    Gaussian splats become points of the color that they have from all sides; those of an opacity below
-    `splats.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
+    Gaussian splats, also those that SuperSplat has compressed, become points of the color that they have from all
+    sides; those of an opacity below `splats.LEAST_OPACITY` are left out with a warning, as they are no points of a
+    surface.
     """
     order, elements, start, comments = read_header(source.data)
+    place = element_of_points(elements)
+    source.check(points=elements[place].count)
+    if order:
+        blocks, rest = read_binary(source.data, start, elements, order)
+    else:
+        blocks, rest = read_text(source.data, start, elements)
+    source.warn_of_rest(rest)
+    vertices, lists = points_of(elements, blocks)
     values: dict[str, Values] = {}
-    for element, block in zip(elements, _blocks(source, order, elements, start), strict=True):
+    for number, element in enumerate(elements):
         # Of several elements with one name the first counts.
-        values.setdefault(element.name, block)
-        if element.name == "vertex":
-            source.check(points=element.count)
-    vertices, lists = _split(values.pop("vertex", {}))
+        if number != place and element.name != elements[place].name:
+            values.setdefault(element.name, blocks[number])
+    if is_packed(elements[place]):
+        for name in ("chunk", "sh"):
+            values.pop(name, None)
     faces = _faces(values.pop("face", {}), corners_of("face", elements), source)
     strips = values.get("tristrips", {}).get(corners_of("tristrips", elements))
     if isinstance(strips, tuple) and len(strips[0]):
@@ -82,7 +96,14 @@ def read(source: Source) -> PointCloudData:
         vertices = {name: values[kept] for name, values in vertices.items()}
     cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
-    source.leave_out([*lists, *(f"element {name}" for name in filled)])
+    source.leave_out(lists)
+    with_points = {element.name for element in elements if "points" in fields_of(element.scalars)}
+    others = [f"element {name}" for name in filled if name not in with_points]
+    source.leave_out(others)
+    source.leave_out(
+        (f"element {name}" for name in filled if name in with_points),
+        f"points are those of element {elements[place].name}",
+    )
     # As MeshLab, Agisoft and others name them.
     matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
     textures = [match[1] for match in matches if match]
@@ -98,24 +119,102 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(**(cloud | faces | frame))
 
 
-def _blocks(source: Source, order: str, elements: list[Element], start: int) -> list[Values]:
-    """Read the values of each element."""
-    if order:
-        blocks, rest = read_binary(source.data, start, elements, order)
-        source.warn_of_rest(rest)
-        return blocks
-    text = normalized_lines(source.data[start:].rstrip(b"\0 \t\r\n"))
+def element_of_points(elements: list[Element]) -> int:
+    """Return the place of the element that has the points: `vertex`, or else the first one that has coordinates.
+
+    Without a `vertex` that has them, elements without rows count only if no other has coordinates.
+
+    Raises:
+        PointCloudError: No element has coordinates.
+    """
+    having = [
+        place for place, element in enumerate(elements) if is_packed(element) or "points" in fields_of(element.scalars)
+    ]
+    if not having:
+        vertex = next((element for element in elements if element.name == "vertex"), Element("vertex", 0))
+        raise PointCloudError(
+            f"no element has the properties x, y, z; found {listed(vertex.scalars)} of {vertex.name}, and elements "
+            f"{listed(element.name for element in elements)}"
+        )
+    return min(having, key=lambda place: (elements[place].name != "vertex", not elements[place].count, place))
+
+
+def is_packed(element: Element) -> bool:
+    """Return whether the rows of an element are splats as SuperSplat compresses them."""
+    return {*element.scalars} >= {*PACKED}
+
+
+def points_of(elements: list[Element], blocks: list[Values]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the properties of points, (points,) each, and the names of their lists, of the values of all elements."""
+    place = element_of_points(elements)
+    vertices, lists = _split(blocks[place])
+    if is_packed(elements[place]):
+        chunks = next((block for element, block in zip(elements, blocks, strict=True) if element.name == "chunk"), {})
+        vertices = unpacked_splats(vertices, _split(chunks)[0])
+    return vertices, lists
+
+
+def read_text(data: bytes, start: int, elements: list[Element]) -> tuple[list[Values], bytes]:
+    """Return the values of each element in text, from byte `start` on, and the lines after them.
+
+    A row is a line in nearly all files. In others, a row goes on in the next line, or several share a line, as
+    readers that go by numbers take them.
+    """
+    text = normalized_lines(data[start:].rstrip(b"\0 \t\r\n"))
+    try:
+        return _by_lines(data, start, text, elements)
+    except PointCloudError:
+        blocks = _by_numbers(text, elements)
+        if blocks is None:
+            raise
+        return blocks, b""
+
+
+def _by_lines(data: bytes, start: int, text: bytes, elements: list[Element]) -> tuple[list[Values], bytes]:
     # An element without properties has no lines.
     filled = [element for element in elements if element.properties]
     *rows, rest = blocks_of_lines(text, [element.count for element in filled])
     block_of = iter(rows)
     try:
-        blocks = [ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
+        blocks = [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
     except PointCloudError as error:
-        first_line = 1 + unix_lines(source.data[:start]).count(b"\n")
+        first_line = 1 + unix_lines(data[:start]).count(b"\n")
         raise _wrong_line(text, first_line, filled) or error from None
-    source.warn_of_rest(rest)
-    return blocks
+    return blocks, rest
+
+
+def _by_numbers(text: bytes, elements: list[Element]) -> list[Values] | None:
+    """Return the values of each element whatever the lines are, or None if these numbers are no such rows."""
+    lines = sum(1 for line in text.split(b"\n") if line.strip())
+    # Of as many lines as rows, one that is no row is damaged.
+    if lines == sum(element.count for element in elements if element.properties):
+        return None
+    blocks: list[Values] = []
+    at = 0
+    try:
+        flat = numbers(text.replace(b"\n", b" ")).reshape(-1)
+        for element in elements:
+            values, at = _rows_of_numbers(flat, at, element)
+            blocks.append(values)
+    except PointCloudError:
+        return None
+    # A number too many or too few would be one of the next row.
+    return blocks if at == len(flat) else None
+
+
+def _rows_of_numbers(flat: np.ndarray, start: int, element: Element) -> tuple[Values, int]:
+    """Return the values of the properties of an element, and where its numbers end."""
+    if not element.has_lists:
+        stop = start + element.count * len(element.properties)
+        if stop > len(flat):
+            raise PointCloudError(f"ends within element {shorten(element.name)}; the file may be cut off")
+        table = flat[start:stop].reshape(element.count, len(element.properties))
+        return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}, stop
+    rows = RaggedRows(element, "")
+    view = flat.data
+    places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), start, len(flat), element.count)
+    lengths = [integers(flat[places_of_list], "a list has length") for places_of_list in places]
+    return rows.values(flat, start, stop, places, lengths), stop
 
 
 def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -226,6 +325,11 @@ class Element:
     count: int  # of rows
     # Name, numpy type of the values, and numpy type of the length for a list, else None.
     properties: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    @property
+    def scalars(self) -> list[str]:
+        """Names of the properties with one number in each row."""
+        return [name for name, _, length in self.properties if not length]
 
     @property
     def has_lists(self) -> bool:
@@ -435,7 +539,7 @@ def _wrong_line(text: bytes, first_line: int, elements: list[Element]) -> PointC
     return None
 
 
-def ascii_rows(block: bytes, element: Element) -> Values:
+def _ascii_rows(block: bytes, element: Element) -> Values:
     """Return the values of the properties of an element from its lines of text."""
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
@@ -445,13 +549,10 @@ def ascii_rows(block: bytes, element: Element) -> Values:
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     # Lists make rows ragged; joined to one line, all numbers are read at once.
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
-    rows = RaggedRows(element, "")
-    view = flat.data
-    places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
+    values, stop = _rows_of_numbers(flat, 0, element)
     if stop != len(flat):
         raise PointCloudError(f"element {shorten(element.name)} has {len(flat)} numbers; expected {stop}")
-    lengths = [integers(flat[places_of_list], "a list has length") for places_of_list in places]
-    return rows.values(flat, 0, stop, places, lengths)
+    return values
 
 
 def _typed(column: np.ndarray, kind: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -186,6 +186,8 @@ class PointCloudData:
             if is_finite(points):
                 return
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
+        if not valid.any():
+            raise PointCloudError(f"none of {len(points):,} points has finite coordinates; nothing is left of it")
         for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
@@ -307,7 +309,9 @@ def _coordinates(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+    if points.ndim == 2 and not len(points):
+        raise NoPointsError()
+    if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
     # Small integers lose no digits in float32. By size, as float64 of another byte order is not `np.float64`.
     most_bytes = {"f": 4, "i": 2, "u": 2}
@@ -323,7 +327,7 @@ def _coordinates(
         if not _is_far(low, high):
             # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them
             # all: it moves none by more than half of its own decimal step.
-            without_step = _allowed_moves(high - low, np.full(3, np.nan))
+            without_step = _allowed_moves(low, high, np.full(3, np.nan))
             allowed = np.where(np.isnan(steps), without_step, steps / 2)  # (sample, 3)
             if (np.abs(sample - sample.astype(np.float32)) <= allowed).all():
                 return _finite("points", points, points.shape), None
@@ -376,7 +380,7 @@ def points_of_integers(
         shift = None
         if _may_lose_digits(low, high):
             dtype, shift = _precision(block_of, len(integers), low, high, np.abs(scale))
-        # What is invalid or all in one place, as well as what stays float64, is left to `PointCloudData`.
+        # What is invalid, as well as what stays float64, is left to `PointCloudData`.
         in_place = dtype == np.float32
         if not in_place:
             shift = None
@@ -410,9 +414,8 @@ def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _may_lose_digits(low: np.ndarray, high: np.ndarray) -> bool:
-    """Return False for invalid coordinates, those beyond float32, which are errors, and points in a single place."""
-    extents = high - low
-    return bool(np.isfinite(extents).all() and _farthest(low, high) < np.finfo(np.float32).max and extents.any())
+    """Return False for invalid coordinates and those beyond float32, which are errors."""
+    return bool(np.isfinite(high - low).all() and _farthest(low, high) < np.finfo(np.float32).max)
 
 
 def _farthest(low: np.ndarray, high: np.ndarray) -> float:
@@ -420,8 +423,12 @@ def _farthest(low: np.ndarray, high: np.ndarray) -> float:
 
 
 def _is_far(low: np.ndarray, high: np.ndarray) -> bool:
-    """Return whether coordinates are so much larger than their extent that an offset is split off anyway."""
-    return bool((high - low).max() * _OFFSET_RATIO < _farthest(low, high))
+    """Return whether coordinates are so much larger than their extent that an offset is split off anyway.
+
+    Points in one place have no shape whose digits an offset would keep.
+    """
+    extent = (high - low).max()
+    return bool(0 < extent * _OFFSET_RATIO < _farthest(low, high))
 
 
 def _precision(
@@ -440,7 +447,7 @@ def _precision(
         high: Highest ones (3,).
         step: Distance between neighboring numbers along each axis; see `PointCloudData`.
     """
-    allowed = _allowed_moves(high - low, np.broadcast_to(step, 3))
+    allowed = _allowed_moves(low, high, np.broadcast_to(step, 3))
     is_far = _is_far(low, high)
     if not is_far and _is_held(block_of, count, low, high, None, allowed):
         return np.float32, None
@@ -461,11 +468,17 @@ def _precision(
     return np.float64, shift if shift.any() else None
 
 
-def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def _allowed_moves(low: np.ndarray, high: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Return how far a point may be moved along each axis (3,): half a step where there is one."""
+    extents = high - low
     # x and y of maps may be degrees, and z meters.
     spans = np.array([extents[:2].max(), extents[:2].max(), extents.max()])
-    return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(MOST_MOVED * spans, _FARTHEST_MOVED))
+    without_step = np.minimum(MOST_MOVED * spans, _FARTHEST_MOVED)
+    # Where all points are at one place of an axis, nothing but its size tells what is much.
+    sizes = np.maximum(np.abs(low), np.abs(high))
+    without_step = np.where(spans > 0, without_step, np.minimum(_FINEST_STEP * sizes, _FARTHEST_MOVED))
+    has_step = (steps > 0) & (steps >= _FINEST_STEP * spans)
+    return np.where(has_step, steps / 2, without_step)
 
 
 def _decimal_steps(values: np.ndarray) -> np.ndarray:

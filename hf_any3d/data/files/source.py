@@ -18,8 +18,22 @@ class PointCloudError(ValueError):
     """A point cloud with invalid content, such as no points or NaN coordinates."""
 
 
+class NoPointsError(PointCloudError):
+    """A sound point cloud without points, such as an empty tile.
+
+    A program that reads many files may skip these and stop at the others.
+    """
+
+    def __init__(self, reason: str = "has no points"):
+        super().__init__(reason)
+
+
 class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
+
+
+class _NoPointsFileError(PointCloudFileError, NoPointsError):
+    """A sound file without points, as both of its bases are caught."""
 
 
 class ArgumentError(ValueError):
@@ -53,7 +67,8 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
     """Return an error with the file's name; long values that the reason quotes are cut in the middle."""
-    return PointCloudFileError(printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}"))
+    text = printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}")
+    return _NoPointsFileError(text) if isinstance(reason, NoPointsError) else PointCloudFileError(text)
 
 
 def tell_left_out(name: object, names: Iterable[str], why: str) -> None:

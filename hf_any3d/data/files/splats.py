@@ -1,6 +1,6 @@
 """Gaussian splats: .splat, rows of 32 bytes as web viewers load them, and .spz, packed by Niantic's program.
 
-Colors and opacities of splats in .ply are computed here, too.
+Colors and opacities of splats in .ply are computed here, too, and those that SuperSplat compresses are unpacked.
 """
 
 import struct
@@ -12,6 +12,9 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
+PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
+"""Properties of splats in a compressed .ply of SuperSplat, 32 bits each."""
+_CHUNK = 256  # splats that share the limits of their coordinates and colors
 SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
 LEAST_OPACITY = 0.1
 """Opacity below which a Gaussian splat is no point of a surface."""
@@ -53,6 +56,57 @@ def splat_colors(harmonics: np.ndarray) -> np.ndarray:
     return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
 
 
+def unpacked_splats(packed: dict[str, np.ndarray], chunks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the properties that splats of a compressed .ply have without compression, but for scales and rotations.
+
+    Source: PlayCanvas, splat-transform, `decompress-ply.ts`.
+
+    Args:
+        packed: `PACKED`, (splats,) each.
+        chunks: The limits of each chunk of 256 splats, such as min_x and max_x, (chunks,) each.
+
+    Returns:
+        x, y, z, f_dc_0 to f_dc_2 and opacity (splats,), and the other properties as they are.
+    """
+    rest = {name: values for name, values in packed.items() if name not in PACKED}
+    count = len(packed[PACKED[0]])
+    expected = -(-count // _CHUNK)
+    stored = len(chunks["min_x"]) if "min_x" in chunks else 0
+    if stored != expected:
+        raise PointCloudError(
+            f"{stored} chunks of limits for {count} compressed splats; expected {expected}: export it again, or "
+            "without compression"
+        )
+    chunk = np.arange(count) // _CHUNK
+    positions = packed["packed_position"].astype(np.uint32)
+    colors = packed["packed_color"].astype(np.uint32)
+    shares = {"x": _share(positions, 21, 11), "y": _share(positions, 11, 10), "z": _share(positions, 0, 11)}
+    shares |= {"r": _share(colors, 24, 8), "g": _share(colors, 16, 8), "b": _share(colors, 8, 8)}
+    unpacked = {}
+    for name, share in shares.items():
+        # The first version had no limits of colors.
+        if name in "rgb" and f"min_{name}" not in chunks:
+            unpacked[name] = share
+            continue
+        low = chunks[f"min_{name}"][chunk].astype(np.float64)
+        high = chunks[f"max_{name}"][chunk].astype(np.float64)
+        unpacked[name] = low * (1 - share) + high * share
+    columns = {name: unpacked[name].astype(np.float32) for name in "xyz"}
+    for name, color in zip(SPLAT_COLORS, "rgb", strict=True):
+        columns[name] = (unpacked[color] - 0.5) / _CONSTANT_HARMONIC
+    share = _share(colors, 0, 8)
+    # Of none and of full opacity the logits are infinite.
+    with np.errstate(divide="ignore"):
+        opacity = np.log(share) - np.log1p(-share)
+    return {**columns, "opacity": opacity, **rest}
+
+
+def _share(packed: np.ndarray, shift: int, bits: int) -> np.ndarray:
+    """Return the number that some bits hold, from 0 to 1."""
+    most = (1 << bits) - 1
+    return (packed >> shift & most) / most
+
+
 def opacities_of(logits: np.ndarray) -> np.ndarray:
     """Return the opacities of splats by their logits, which PLY files have."""
     return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
@@ -86,6 +140,11 @@ def _read_spz(source: Source) -> PointCloudData:
     if not is_packed_in_parts:
         start = zlib.decompressobj(_GZIP).decompress(source.data, _HEADER.size)
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
+    if mark == _MARK and version > max(_VERSIONS):
+        raise PointCloudError(
+            f"is SPZ of version {version}; versions 1 to {max(_VERSIONS)} are read, newer ones not yet: export it as "
+            ".ply"
+        )
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
             f"starts with {mark!r}, version {version}, degree {degree}, {fraction_bits} bits of fractions; expected "

@@ -22,7 +22,7 @@ from hf_any3d.data.files.attributes import (
 )
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines, without_quotes
 from hf_any3d.registry import FORMATS
 
@@ -125,6 +125,8 @@ def read(source: Source) -> PointCloudData:
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
+    if not len(table):
+        raise NoPointsError()
     names = column_names(titles, table)
     if names:
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}

@@ -15,7 +15,7 @@ from xml.parsers import expat
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, shorten
 from hf_any3d.data.options import one_of
 
@@ -86,7 +86,7 @@ def read(source: Source) -> PointCloudData:
         meshes = list(_placed_meshes(package, plate.items))
         unit = plate.unit
     if not meshes:
-        raise PointCloudError(f"none of {len(plate.items)} items of the plate has a mesh; expected at least one")
+        raise NoPointsError(f"has no points: none of {len(plate.items)} items of the plate has a mesh")
     points = sum(len(shape.vertices) for shape, _ in meshes) // 3
     faces = sum(len(shape.corners) for shape, _ in meshes) // 3
     # Before any is created: many items may show one mesh.
@@ -154,8 +154,9 @@ class Package:
     def __init__(self, archive: zipfile.ZipFile, source: Source):
         self.archive = archive
         self.source = source
-        # Relations write names of parts with a slash in front, which the ZIP has not.
-        self.names = {info.filename.lstrip("/"): info for info in archive.infolist()}
+        # Relations write names of parts with a slash in front, which the ZIP has not, and names in other capitals are
+        # the same (Open Packaging Conventions, section 6.2.2.3).
+        self.names = {info.filename.lstrip("/").lower(): info for info in archive.infolist()}
         self.parts: dict[str, Part] = {}
         self.left_out: set[str] = set()
         self.unpacked = 0
@@ -174,15 +175,18 @@ class Package:
 
     def part(self, name: str) -> Part:
         """Return a model of the package."""
-        if name not in self.parts:
+        key = name.lower()
+        if key not in self.parts:
             reader = _ModelReader(name, self)
             _parse(self.content(name), reader.start)
-            self.parts[name] = reader.part
-        return self.parts[name]
+            self.parts[key] = reader.part
+        return self.parts[key]
 
     def content(self, name: str) -> bytes:
         """Unpack a file of the package within the limits."""
-        info = self.names[name]
+        if name.lower() not in self.names:
+            raise PointCloudError(f"has no part {shorten(name)}; the package is damaged, or no 3MF")
+        info = self.names[name.lower()]
         # Before it is unpacked; a package of many small files counts as a whole.
         self.unpacked += info.file_size
         self.source.check(decoded=self.unpacked)

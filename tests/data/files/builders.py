@@ -339,3 +339,39 @@ def threemf_plate() -> bytes:
     square = f'{colors}<object id="1" pid="5" pindex="0">{mesh}</object>'
     items = '<item objectid="2" transform="2 0 0 0 2 0 0 0 2 0 0 1"/><item objectid="1"/>'
     return threemf(threemf_model(square + group, items), square=threemf_model(square, ""))
+
+
+def pnts(features: dict, body: bytes, batches: dict | None = None, rows: bytes = b"", version: int = 1) -> bytes:
+    """A point cloud tile of 3D Tiles with a feature table and a batch table, each JSON and a binary body."""
+    texts = [b"" if table is None else json.dumps(table).encode() for table in (features, batches)]
+    texts = [text + b" " * (-len(text) % 8) for text in texts]
+    bodies = [each + b"\0" * (-len(each) % 8) for each in (body, rows)]
+    parts = [texts[0], bodies[0], texts[1], bodies[1]]
+    size = 28 + sum(map(len, parts))
+    return struct.pack("<4s6I", b"pnts", version, size, *map(len, parts)) + b"".join(parts)
+
+
+def compressed_splats(
+    words: np.ndarray, chunks: np.ndarray, harmonics: np.ndarray | None = None, order: str = "binary_little_endian"
+) -> bytes:
+    """Splats as SuperSplat compresses them: words (splats, 4) of 32 bits, and 12 or 18 limits of each chunk of 256."""
+    limits = [f"{end}_{name}" for prefix in ("", "scale_") for end in ("min", "max") for name in _of(prefix)]
+    limits += [f"{end}_{name}" for end in ("min", "max") for name in "rgb"] * (chunks.shape[1] > 12)
+    header = f"element chunk {len(chunks)}\n" + "".join(f"property float {name}\n" for name in limits)
+    header += f"element vertex {len(words)}"
+    header += "".join(f"\nproperty uint packed_{name}" for name in ("position", "rotation", "scale", "color"))
+    if harmonics is not None:
+        header += f"\nelement sh {len(harmonics)}"
+        header += "".join(f"\nproperty uchar f_rest_{place}" for place in range(harmonics.shape[1]))
+    tables = [chunks.astype("<f4"), words.astype("<u4"), *([] if harmonics is None else [harmonics.astype("u1")])]
+    if order == "ascii":
+        return ply(
+            header, "".join(" ".join(map(repr, row)) + "\n" for t in tables for row in t.tolist()).encode(), order
+        )
+    if order == "binary_big_endian":
+        tables = [table.astype(table.dtype.newbyteorder(">")) for table in tables]
+    return ply(header, b"".join(table.tobytes() for table in tables), order)
+
+
+def _of(prefix: str) -> list[str]:
+    return [f"{prefix}{axis}" for axis in "xyz"]

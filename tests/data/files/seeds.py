@@ -16,6 +16,7 @@ from .builders import (
     TRIANGLES,
     colmap_binary,
     colmap_text,
+    compressed_splats,
     e57,
     gltf,
     gltf_square,
@@ -25,6 +26,7 @@ from .builders import (
     npz,
     pcd,
     ply_square,
+    pnts,
     ptx,
     splat_rows,
     splats,
@@ -222,6 +224,40 @@ def _splats_of(version: int) -> list[Seed]:
     return _alone("spz", *(spz(points, colors, opacities, version, degree) for degree in (0, 3)))
 
 
+def _compressed_splats() -> bytes:
+    generator = np.random.default_rng(0)
+    words = generator.integers(0, 2**32, (POINTS, 4), dtype=np.uint64)
+    words[:, 3] |= 255
+    limits = np.repeat([0.0, 9.0, -5.0, -1.0, 0.0, 1.0], 3)[None]
+    return compressed_splats(words, limits, generator.integers(0, 256, (POINTS, 9)))
+
+
+def _tiles() -> list[bytes]:
+    generator = np.random.default_rng(0)
+    place = {"byteOffset": 0, "componentType": "FLOAT", "type": "SCALAR"}
+    plain = {"POINTS_LENGTH": POINTS, "POSITION": {"byteOffset": 0}, "RGB": {"byteOffset": 12 * POINTS}}
+    plain |= {"NORMAL": {"byteOffset": 15 * POINTS}}
+    body = b"".join(
+        values.tobytes()
+        for values in (
+            generator.normal(size=(POINTS, 3)).astype("<f4"),
+            generator.integers(0, 256, (POINTS, 3)).astype("u1"),
+            generator.normal(size=(POINTS, 3)).astype("<f4"),
+        )
+    )
+    packed = {"POINTS_LENGTH": POINTS, "RTC_CENTER": [1e6, -4e6, 4e6], "QUANTIZED_VOLUME_OFFSET": [-5, 0, 1]}
+    packed |= {"QUANTIZED_VOLUME_SCALE": [10, 20, 30], "POSITION_QUANTIZED": {"byteOffset": 0}}
+    packed |= {"RGB565": {"byteOffset": 6 * POINTS}, "NORMAL_OCT16P": {"byteOffset": 8 * POINTS}}
+    packed |= {"BATCH_ID": {"byteOffset": 10 * POINTS, "componentType": "UNSIGNED_BYTE"}, "BATCH_LENGTH": 5}
+    bits = generator.integers(0, 256, 10 * POINTS).astype("u1").tobytes()
+    ids = (np.arange(POINTS) % 5).astype("u1").tobytes()
+    classes = {"Classification": [2, 6, 5, 9, 1], "Intensity": place}
+    return [
+        pnts(plain, body, {"Intensity": place}, np.arange(POINTS, dtype="<f4").tobytes()),
+        pnts(packed, bits + ids, classes, np.arange(5, dtype="<f4").tobytes()),
+    ]
+
+
 def _scans() -> bytes:
     generator = np.random.default_rng(0)
     rows = np.column_stack([generator.normal(size=(20, 3)), generator.random(20), generator.integers(0, 256, (20, 3))])
@@ -256,6 +292,8 @@ SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "las": lambda: _alone("las", las(False, count=POINTS)[1], las(False, 7, POINTS)[1]),
     "laz": lambda: _alone("laz", las(True)[1], las(True, 7)[1]),
     "splats": lambda: _alone("ply", splats(f_dc_1=0.5), splats(opacity=[1, -9, 0, 3], f_dc_1=0.5)),
+    "compressed splats": lambda: _alone("ply", _compressed_splats()),
+    "pnts": lambda: _alone("pnts", *_tiles()),
     "e57": lambda: _alone("e57", e57(), e57([(f"cartesian{axis}", 0, 999, np.arange(40)) for axis in "XYZ"])),
     "bin": lambda: _alone("bin", sweep(4, 41), sweep(5, 41), sweep(4, POINTS)),
     "kitti": lambda: _alone("kitti", sweep(4, POINTS)),

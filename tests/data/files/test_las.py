@@ -1,9 +1,12 @@
+import io
 import struct
+import warnings
 
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.files.las import LASZIP_RECORD, SIZES
 
 from .builders import las
 
@@ -101,3 +104,102 @@ def test_records_of_other_programs_before_that_of_the_compression_are_skipped():
     table = struct.unpack_from("<q", las_packed, start)[0] + len(other)
     found = read(bytes(head) + struct.pack("<q", table) + las_packed[start + 8 :], "laz")
     np.testing.assert_array_equal(found.points, read(las_packed, "laz").points)
+
+
+def packed_in_chunks(point_format, sizes):
+    """Coordinates (points, 3) int32, and a LAZ whose chunks have so many points, as lazrs writes them."""
+    import lazrs
+
+    scan = las(False, point_format, sum(sizes))[1]
+    start, _, size = struct.unpack_from("<I4xBH", scan, 96)
+    record = lazrs.LazVlr.new_for_compression(point_format, size - SIZES[point_format], True)
+    body = record.record_data()
+    head = bytearray(scan[:start])
+    head[104] |= 128
+    described = struct.pack("<H16sHH32s", 0, *LASZIP_RECORD, len(body), b"") + body
+    struct.pack_into("<I", head, 96, start + len(described))
+    struct.pack_into("<I", head, 100, struct.unpack_from("<I", head, 100)[0] + 1)
+    file = io.BytesIO()
+    file.write(bytes(head) + described)
+    compressor = lazrs.LasZipCompressor(file, record)
+    at = start
+    for count in sizes:
+        if count:
+            compressor.compress_many(np.frombuffer(scan, np.uint8, count * size, at))
+        compressor.finish_current_chunk()
+        at += count * size
+    compressor.done()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("sizes", [(60, 0, 40), (60, 40, 0), (60, 0, 0, 40), (1, 0, 1)])
+@pytest.mark.parametrize("point_format", [0, 3, 6, 7, 8])
+def test_chunks_without_points_are_skipped_as_laspy_does(point_format, sizes, tmp_path):
+    import laspy
+
+    data = packed_in_chunks(point_format, sizes)
+    expected = laspy.read(io.BytesIO(data))
+    cloud = read(data, "laz")
+    np.testing.assert_allclose(cloud.points + cloud.offset, expected.xyz, atol=1e-6)
+    np.testing.assert_array_equal(cloud.labels, expected.classification)
+    # Copies keep them.
+    labels = np.arange(len(cloud)) % 5
+    (tmp_path / "scan.laz").write_bytes(data)
+    for name in ("copy.laz", "copy.las"):
+        write_labels(tmp_path / "scan.laz", tmp_path / name, labels)
+        copy = laspy.read(tmp_path / name)
+        np.testing.assert_array_equal(copy.classification, labels)
+        np.testing.assert_array_equal(copy.X, expected.X)
+
+
+@pytest.mark.parametrize("kind", ["las", "laz"])
+@pytest.mark.parametrize("point_format", range(6, 11))
+def test_las_15_is_read_and_copied_as_laspy_does(point_format, kind, tmp_path):
+    import laspy
+
+    header = laspy.LasHeader(version="1.5", point_format=point_format)
+    header.scales, header.offsets = np.full(3, 0.01), np.array([5e5, 5.4e6, 0])
+    scan = laspy.LasData(header)
+    generator = np.random.default_rng(point_format)
+    scan.x, scan.y, scan.z = (generator.random((200, 3)) * 50 + header.offsets).T
+    scan.classification, scan.intensity = np.arange(200) % 40, np.arange(200) + 1
+    scan.return_number, scan.number_of_returns = np.arange(200) % 15 + 1, np.full(200, 15)
+    scan.gps_time = generator.random(200) * 1e6
+    if "red" in scan.point_format.dimension_names:
+        scan.red = scan.green = scan.blue = np.arange(200) * 300 % 65536
+    # lazrs loses bits of packets of waveforms, and these have none.
+    path = tmp_path / f"scan.{kind}"
+    scan.write(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "left out|.*left out")
+        cloud = read_point_cloud(path)
+    np.testing.assert_allclose(cloud.points + cloud.offset, scan.xyz, atol=1e-6)
+    np.testing.assert_array_equal(cloud.labels, scan.classification)
+    np.testing.assert_array_equal(cloud.intensity, scan.intensity)
+    np.testing.assert_array_equal(cloud.return_number, scan.return_number)
+    assert cloud.label_codes == "asprs"
+    labels = np.arange(200) % 3
+    write_labels(path, tmp_path / f"copy.{kind}", labels, scores=np.linspace(0, 1, 200))
+    copy = laspy.read(tmp_path / f"copy.{kind}")
+    np.testing.assert_array_equal(copy.classification, labels)
+    np.testing.assert_allclose(copy["score"], np.linspace(0, 1, 200), atol=1e-6)
+    for name in ("X", "Y", "Z", "gps_time", "intensity"):
+        np.testing.assert_array_equal(copy[name], scan[name])
+    # All of the longer header stays, with the least and the largest time.
+    for name in ("version", "maxs", "mins", "max_gps_time", "min_gps_time", "gps_time_offset", "point_count"):
+        np.testing.assert_array_equal(getattr(copy.header, name), getattr(laspy.read(path).header, name))
+
+
+@pytest.mark.parametrize("kind", ["las", "laz"])
+@pytest.mark.parametrize("point_format", [0, 1, 2, 3, 6, 7, 8])
+def test_records_of_all_sizes_are_read_block_by_block(point_format, kind):
+    import laspy
+
+    data = las(kind == "laz", point_format, 20_001)[1]
+    expected = laspy.read(io.BytesIO(data))
+    cloud = read(data, kind)
+    np.testing.assert_allclose(cloud.points + cloud.offset, expected.xyz, atol=1e-6)
+    np.testing.assert_array_equal(cloud.labels, expected.classification)
+    np.testing.assert_array_equal(cloud.intensity, expected.intensity)
+    if cloud.colors is not None:
+        np.testing.assert_allclose(cloud.colors[:, 1] * 65535, expected.green, atol=0.01)

@@ -5,7 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud, write_labels
+from tests.errors import raises
 
 from .builders import npy, npz
 
@@ -49,14 +50,57 @@ class Trap:
         return (exec, ("raise SystemExit('unpickled')",))
 
 
-def test_object_arrays_are_refused_and_never_unpickled():
-    trap = np.full((4, 3), None, object)
-    trap[0, 0] = Trap()
-    with pytest.raises(PointCloudFileError):
-        read(npy(trap, allow_pickle=True))
-    with pytest.raises(PointCloudFileError):
-        read(npz(points=trap), "npz")
-    assert len(read(npz(points=XYZ, name=trap), "npz")) == 4  # unknown arrays are not opened
+ROWS = np.zeros(4, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("note", "O")])
+OBJECTS = [{"xyz": XYZ, "rgb": XYZ}, [XYZ, XYZ[:3]], np.full((4, 3), Trap(), object), ROWS, None]
+
+
+@pytest.mark.parametrize("content", OBJECTS, ids=["dictionary", "list", "objects", "field", "none"])
+def test_python_objects_are_named_and_never_unpickled(content):
+    array = np.empty((), object) if not isinstance(content, np.ndarray) else content
+    if array is not content:
+        array[()] = content
+    advice = "holds Python objects, such as a dictionary, which are never unpickled; save its arrays of numbers with "
+    advice += 'numpy.savez("FILE.npz", points=…, colors=…)'
+    for data, kind, words in (
+        (npy(array, allow_pickle=True), "npy", advice),
+        (npz(points=array), "npz", f"array 'points' {advice}"),
+        (npz(anything=array), "npz", f"array 'anything' {advice}"),
+    ):
+        with raises(PointCloudFileError, naming=words) as told:
+            read(data, kind)
+        assert "damaged" not in str(told.value)
+    # Beside points they are left out, by name if they are what a cloud has a place for.
+    with pytest.warns(UserWarning, match=r"left out: labels \(Python objects, which are never unpickled\); notes"):
+        cloud = read(npz(points=XYZ, labels=array, notes=array), "npz")
+    assert len(cloud) == 4 and cloud.labels is None
+
+
+@pytest.mark.parametrize("spelled", [str.upper, str.title, lambda name: name])
+def test_names_of_arrays_are_known_in_any_capitals(spelled, tmp_path):
+    arrays = {
+        "points": XYZ,
+        "colors": XYZ / 12,
+        "labels": np.arange(4),
+        "intensity": XYZ[:, 0],
+        "up_axis": np.array("z"),
+    }
+    path = tmp_path / "a.npz"
+    np.savez(path, **{spelled(name): values for name, values in arrays.items()})
+    cloud = read_point_cloud(path)
+    np.testing.assert_array_equal(cloud.points, XYZ)
+    np.testing.assert_array_equal(cloud.labels, np.arange(4))
+    assert cloud.colors is not None and cloud.intensity is not None and cloud.up_axis == "z"
+    write_labels(path, tmp_path / "b.npz", [3, 1, 2, 0])
+    with np.load(tmp_path / "b.npz") as copy:
+        assert {*copy.files} == {*map(spelled, arrays)} and copy[spelled("labels")].tolist() == [3, 1, 2, 0]
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_fields_may_have_names_in_any_alphabet():
+    rows = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("класс", "u1"), ("高さ", "f4")])
+    rows["класс"] = [1, 2, 3]
+    cloud = read_point_cloud(npy(rows), file_type="npy", label_field="класс", columns=["高さ"])
+    assert cloud.labels.tolist() == [1, 2, 3] and [*cloud.further] == ["高さ"]
 
 
 def test_a_header_that_declares_more_than_the_file_holds_is_refused():

@@ -1,7 +1,9 @@
+import warnings
+
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import NoPointsError, PointCloudFileError, read_point_cloud, write_labels
 from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, ply, ply_square, splats
@@ -164,3 +166,99 @@ def test_faces_have_colors_only_if_all_three_are_numbers_in_range(names):
 def test_lines_of_a_header_that_say_nothing_are_named(header):
     with pytest.raises(PointCloudFileError):
         read(ply(header, bytes(12)))
+
+
+def text_of(points, colors, faces, layout):
+    """A mesh as text, with its rows laid out in lines in some way."""
+    header = "element vertex %d\nproperty float x\nproperty float y\nproperty float z\nproperty uchar red\n"
+    header += "property uchar green\nproperty uchar blue\nelement face %d\nproperty list uchar int vertex_indices"
+    rows = [[*map(repr, point), *map(str, color)] for point, color in zip(points, colors, strict=True)]
+    rows += [[str(len(face)), *map(str, face)] for face in faces]
+    words = [word for row in rows for word in row]
+    lines = {
+        "rows": [" ".join(row) for row in rows],
+        "two lines a row": [" ".join(part) for row in rows for part in (row[:3], row[3:]) if part],
+        "two rows a line": [" ".join(sum(rows[n : n + 2], [])) for n in range(0, len(rows), 2)],
+        "words": words,
+        "one line": [" ".join(words)],
+        "wrapped": [" ".join(words[n : n + 7]) for n in range(0, len(words), 7)],
+    }[layout]
+    return ply(header % (len(points), len(faces)), "\n".join(lines).encode() + b"\n", "ascii")
+
+
+LAYOUTS = ("rows", "two lines a row", "two rows a line", "words", "one line", "wrapped")
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("faces", [[], [[0, 1, 2], [0, 2, 3, 4], [5, 4, 3]]], ids=["points", "mesh"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_text_is_read_and_copied_by_its_numbers_whatever_its_lines(layout, faces, line_end, tmp_path):
+    generator = np.random.default_rng(0)
+    points, colors = generator.random((11, 3)).round(4).tolist(), generator.integers(0, 256, (11, 3)).tolist()
+    path = tmp_path / "a.ply"
+    path.write_bytes(text_of(points, colors, faces, layout).replace(b"\n", line_end))
+    cloud = read_point_cloud(path)
+    np.testing.assert_allclose(cloud.points, points, atol=1e-7)
+    np.testing.assert_allclose(cloud.colors * 255, colors, atol=1e-4)
+    triangles = [[face[0], face[n], face[n + 1]] for face in faces for n in range(1, len(face) - 1)]
+    np.testing.assert_array_equal([] if cloud.faces is None else cloud.faces, triangles)
+    write_labels(path, tmp_path / "b.ply", np.arange(11))
+    copy = read_point_cloud(tmp_path / "b.ply")
+    np.testing.assert_array_equal(copy.labels, np.arange(11))
+    np.testing.assert_array_equal(copy.points, cloud.points)
+    np.testing.assert_array_equal(copy.colors, cloud.colors)
+    np.testing.assert_array_equal([] if copy.faces is None else copy.faces, triangles)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("change", [lambda text: text.rsplit(None, 1)[0], lambda text: text.replace(b"255", b"a", 1)])
+def test_text_with_a_number_too_few_or_none_is_refused(layout, change):
+    text = text_of([[0.5, 1, 2]] * 4, [[255, 0, 9]] * 4, [[0, 1, 2]], layout)
+    with pytest.raises(PointCloudFileError, match="line|cut off|number"):
+        read_point_cloud(change(text), file_type="ply")
+
+
+def element(name, points, *further):
+    """Header and rows of an element with coordinates."""
+    header = f"element {name} {len(points)}\n" + "\n".join(f"property float {axis}" for axis in "xyz")
+    return "\n".join([header, *further]), "".join(" ".join(map(str, point)) + "\n" for point in points)
+
+
+def joined(*elements):
+    return ply("\n".join(header for header, _ in elements), "".join(rows for _, rows in elements).encode(), "ascii")
+
+
+CAMERA = [(9, 9, 9), (8, 8, 8)]
+CORNERS = [(0.5, 1, 2), (3, 4, 5), (6, 7, 8)]
+
+
+@pytest.mark.parametrize("name", ["vertex", "point", "Points", "sample", "vertices"])
+@pytest.mark.parametrize("other", [None, "camera", "empty"])
+def test_points_are_those_of_the_element_with_coordinates(name, other, tmp_path):
+    elements = [element(name, CORNERS)]
+    if other == "camera":
+        elements.append(element("camera", CAMERA))
+    if other == "empty":
+        elements.insert(0, element("nothing", []))
+    (tmp_path / "a.ply").write_bytes(joined(*elements))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cloud = read_point_cloud(tmp_path / "a.ply")
+    np.testing.assert_array_equal(cloud.points, CORNERS)
+    words = [f"left out: element camera (points are those of element {name.lower()})"] * (other == "camera")
+    assert [str(warning.message).partition(": ")[2] for warning in told] == words
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_labels(tmp_path / "a.ply", tmp_path / "b.ply", [3, 1, 2])
+        np.testing.assert_array_equal(read_point_cloud(tmp_path / "b.ply").labels, [3, 1, 2])
+
+
+def test_vertices_count_before_elements_of_other_names_and_none_is_an_error():
+    cloud = joined(element("camera", CAMERA), element("vertex", CORNERS))
+    with pytest.warns(UserWarning, match="points are those of element vertex"):
+        np.testing.assert_array_equal(read_point_cloud(cloud, file_type="ply").points, CORNERS)
+    with pytest.raises(NoPointsError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_point_cloud(joined(element("camera", CAMERA), element("vertex", [])), file_type="ply")
+    with pytest.raises(PointCloudFileError, match="no element has the properties x, y, z; found u of vertex"):
+        read_point_cloud(ply("element vertex 1\nproperty float u", b"1\n", "ascii"), file_type="ply")

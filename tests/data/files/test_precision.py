@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud, write_point_cloud
 from hf_any3d.data.files.point_cloud import points_of_integers
 from hf_any3d.data.inputs import to_cloud
 from tests.cli.conftest import run
@@ -84,6 +84,30 @@ def test_a_tile_is_read_and_written_within_half_a_step(frame, extent, ending, tm
     # One part in a million for the rounding of these sums in float64.
     assert (moved(cloud, xyz) <= half * (1 + 1e-6)).all(), (moved(cloud, xyz), half)
     assert cloud.points.dtype == np.float32 or extent >= 10_000
+
+
+@pytest.mark.parametrize("ending", ["las", "laz", "txt", "npy", "ply", "pcd", "e57"])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_points_in_one_place_are_read_and_written_within_half_a_step(frame, count, ending, tmp_path):
+    whole, half = tile(frame, 1_000)
+    xyz = np.tile(whole[7], (count, 1))
+    write(tmp_path / f"tile.{ending}", xyz, half)
+    cloud = read_point_cloud(tmp_path / f"tile.{ending}")
+    assert (moved(cloud, xyz) <= half * (1 + 1e-6)).all(), (moved(cloud, xyz), half)
+    assert cloud.points.dtype == np.float32
+    for kind in ("ply", "npz", "obj"):
+        write_point_cloud(tmp_path / f"copy.{kind}", cloud)
+        copy = read_point_cloud(tmp_path / f"copy.{kind}")
+        assert (moved(copy, xyz) <= half * (1 + 1e-6)).all(), kind
+
+
+@pytest.mark.parametrize("number", [0.1, 2 / 3, 1 / 3 + 5e6])
+def test_a_single_place_keeps_numbers_without_decimals_and_needs_no_offset_where_float32_holds_it(number):
+    xyz = np.full((2, 3), number)
+    cloud = PointCloudData(xyz)
+    assert (moved(cloud, xyz) <= max(number * 2.0**-32, 0.05 * (number == 0.1))).all()
+    assert PointCloudData(np.full((2, 3), 0.5)).offset is None and PointCloudData(np.zeros((1, 3))).offset is None
 
 
 @pytest.mark.parametrize("extent", [EXTENTS[0], EXTENTS[-1]])

@@ -2,14 +2,16 @@
 
 import gzip
 import struct
+import warnings
 
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, file_type_of, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, file_type_of, read_point_cloud, write_labels
+from hf_any3d.data.files.splats import LEAST_OPACITY
 from tests.errors import raises
 
-from .builders import splat_rows, splats, spz, spz_content
+from .builders import compressed_splats, splat_rows, splats, spz, spz_content
 
 POINTS = np.array([[0.5, -1.25, 3], [-2047.75, 2, -0.125], [4, 5, 6.5]], np.float32)
 COLORS = np.array([[255, 0, 10], [128, 128, 128], [0, 128, 255]])
@@ -112,3 +114,61 @@ def test_splats_are_limited(version):
     data = spz(POINTS, COLORS, OPACITIES, version) if version else splat_rows(POINTS, COLORS, OPACITIES)
     with raises(PointCloudFileError, naming="3 points"):
         read_point_cloud(data, file_type="spz" if version else "splat", limits=ReadLimits(points=2))
+
+
+def unpacked(words, chunks):
+    """Coordinates, colors and opacities of compressed splats, one number after the other."""
+    points, colors, opacities = [], [], []
+    for number, (position, _, _, color) in enumerate(words.tolist()):
+        limits = chunks[number // 256].tolist()
+        shares = [(position >> 21) / 2047, (position >> 11) % 1024 / 1023, position % 2048 / 2047]
+        points.append([limits[n] + (limits[3 + n] - limits[n]) * share for n, share in enumerate(shares)])
+        channels = [(color >> shift) % 256 / 255 for shift in (24, 16, 8)]
+        if len(limits) > 12:
+            channels = [limits[12 + n] + (limits[15 + n] - limits[12 + n]) * share for n, share in enumerate(channels)]
+        colors.append([min(max(channel, 0), 1) for channel in channels])
+        opacities.append(color % 256 / 255)
+    return np.array(points), np.array(colors), np.array(opacities)
+
+
+@pytest.mark.parametrize("order", ["binary_little_endian", "binary_big_endian", "ascii"])
+@pytest.mark.parametrize("degree", [0, 9, 45])
+@pytest.mark.parametrize("limits", [12, 18])
+@pytest.mark.parametrize("count", [1, 256, 700])
+def test_compressed_splats_of_supersplat_are_their_points(count, limits, degree, order, tmp_path):
+    generator = np.random.default_rng(count)
+    words = generator.integers(0, 2**32, (count, 4), dtype=np.uint64)
+    words[0] |= 255  # one is opaque
+    low = generator.normal(size=(-(-count // 256), limits)).astype("f4")
+    chunks = low.copy()
+    chunks[:, 3:6] = low[:, :3] + [10, 0, 3]
+    chunks[:, 12:15], chunks[:, 15:] = -0.25, 1.5
+    harmonics = generator.integers(0, 256, (count, degree)) if degree else None
+    path = tmp_path / "scene.compressed.ply"
+    path.write_bytes(compressed_splats(words, chunks, harmonics, order))
+    points, colors, opacities = unpacked(words, chunks)
+    kept = opacities >= LEAST_OPACITY
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cloud = read_point_cloud(path)
+    hidden = f"{(~kept).sum()} of {count} Gaussian splats have an opacity below"
+    assert [hidden in str(warning.message) for warning in told] == [True] * bool((~kept).any())
+    offset = 0 if cloud.offset is None else cloud.offset
+    np.testing.assert_allclose(cloud.points + offset, points[kept], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(cloud.colors, colors[kept], atol=1e-5)
+    # A labeled copy keeps all splats, of which those that are seen get the labels.
+    write_labels(path, tmp_path / "copy.ply", np.arange(len(cloud)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy = read_point_cloud(tmp_path / "copy.ply")
+    np.testing.assert_array_equal(copy.labels, np.arange(len(cloud)))
+    np.testing.assert_array_equal(copy.points, cloud.points)
+
+
+def test_compressed_splats_without_their_limits_are_refused():
+    words = np.zeros((300, 4))
+    with raises(PointCloudFileError, naming="1 chunks of limits for 300 compressed splats; expected 2"):
+        read_point_cloud(compressed_splats(words, np.zeros((1, 12))), file_type="ply")
+    lone = compressed_splats(words, np.zeros((2, 12))).replace(b"element chunk", b"element other")
+    with raises(PointCloudFileError, naming="0 chunks of limits"):
+        read_point_cloud(lone, file_type="ply")

@@ -31,6 +31,18 @@ def test_items_and_components_are_placed_and_colored():
     assert file_type_of(data) == "3mf"
 
 
+@pytest.mark.parametrize("spelled", [str.upper, str.lower, str.title])
+def test_names_of_parts_are_the_same_in_any_capitals(spelled):
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(threemf_plate())) as whole, zipfile.ZipFile(file, "w") as archive:
+        for info in whole.infolist():
+            archive.writestr(spelled(info.filename), whole.read(info))
+    data = file.getvalue()
+    expected = read_point_cloud(threemf_plate(), file_type="3mf")
+    np.testing.assert_array_equal(read_point_cloud(data, file_type="3mf").points, expected.points)
+    assert file_type_of(data) == "3mf"
+
+
 @pytest.mark.parametrize(
     ("unit", "meters"), [(None, 1e-3), ("micron", 1e-6), ("inch", 0.0254), ("foot", 0.3048), ("meter", 1)]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class NpzCopy:
         self.file = file
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
-            self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            self.members = npy.members_of(archive)
             # By the sizes that the archive states, before anything is unpacked
             ReadLimits.current().check(decoded=sum(info.file_size for info in self.members.values()))
             self.name = npy.name_of_points(self.members)
@@ -103,10 +103,9 @@ class NpzCopy:
             self.headers = {}
             # Of other arrays shapes and types are in the headers; the numbers are not read yet.
             for name, info in self.members.items():
-                if info.filename.endswith(".npy"):
+                if info.filename.lower().endswith(".npy"):
                     with archive.open(info) as member:
-                        version = np.lib.format.read_magic(member)
-                        self.headers[name] = npy.HEADERS[version](member)
+                        self.headers[name] = npy.read_array_header(cast(BinaryIO, member))
         self.count = len(self.points.array)
         # Field of the points, or "" for their last column, and what is written there; and arrays beside the points.
         self.within: dict[str, Column] = {}
@@ -119,12 +118,11 @@ class NpzCopy:
         """Find the array or field of a column, after checking that it takes it."""
         name = column.name
         if name is None:
-            name = next(
-                (name for name in npy.LABELS if name in self.headers and self.headers[name][0] in self._shapes()), None
-            )
+            of_points = [name for name, header in self.headers.items() if header[0] in self._shapes()]
+            name = npy.first_called(npy.LABELS, of_points)
         elif column.is_class:
             name = check_word(name)
-            if name in (*npy.OTHERS, self.name):
+            if name.lower() in npy.OTHERS or name == self.name:
                 raise ArgumentError(f"field is {name!r}, which is no array of classes; expected a name of its own")
             field = self.points.field_of(name)
             old_kind = self.headers[name][2].kind if name in self.headers else "i"

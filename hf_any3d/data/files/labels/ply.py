@@ -14,7 +14,6 @@ from hf_any3d.data.files.attributes import fields_of, plain_name
 from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_field, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of
-from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
 
 _NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
 # CloudCompare 2.11 to 2.13 shows vertices' properties of other names only if it is asked to in its window.
@@ -52,8 +51,7 @@ class PlyCopy:
         self.order, self.elements, self.start, _ = ply.read_header(start)
         self.header = start[: self.start]
         self.edits: dict[int, list[_Edit]] = {}
-        self.vertex = self._element("vertex")
-        assert self.vertex is not None, "no element 'vertex'"
+        self.vertex = ply.element_of_points(self.elements)
         self.edits[self.vertex] = [self._edit(self.vertex, column) for column in columns]
         self.face = None if faces is None else self._element("face")
         if faces is not None and self.face is not None:
@@ -115,7 +113,6 @@ class PlyCopy:
 
     def _fit_columns(self) -> None:
         """Match labels with vertices, of which the reader may have left some out, and with faces."""
-        assert self.vertex is not None
         element = self.elements[self.vertex]
         kept = None
         edits = self.edits[self.vertex]
@@ -158,17 +155,12 @@ class PlyCopy:
         data = self.file.read()
         if self.order:
             return ply.read_binary(data, self.start, self.elements, self.order)[0]
-        text = normalized_lines(data[self.start :].rstrip(b"\0 \t\r\n"))
-        # An element without properties has no lines.
-        filled = [element for element in self.elements if element.properties]
-        rows = iter(blocks_of_lines(text, [element.count for element in filled]))
-        return [ply.ascii_rows(next(rows), element) if element.properties else {} for element in self.elements]
+        return ply.read_text(data, self.start, self.elements)[0]
 
     def _kept(self) -> np.ndarray:
         """Return which vertices `read_point_cloud` keeps: finite ones, and splats that can be seen."""
-        assert self.vertex is not None
         values = self._values()
-        vertices = {name: array for name, array in values[self.vertex].items() if isinstance(array, np.ndarray)}
+        vertices, _ = ply.points_of(self.elements, values)
         kept = finite_rows([vertices[name] for name in fields_of(vertices)["points"]])
         # An empty element of faces, or faces without corners, leave a cloud of points.
         is_mesh = any(
@@ -273,11 +265,16 @@ class PlyCopy:
         return out.tobytes(), stop
 
     def _write_text(self, output: BinaryIO) -> None:
-        """Write rows as text: a row is a line, and what stands between numbers stays."""
+        """Write rows as text: a row is a line, and what stands between numbers stays.
+
+        Rows that are no lines in the file are lines of the copy.
+        """
+        text = self.file.read()
         # Of files with the line ends of old Macs the whole is one line.
-        lines: Any = self.file
-        if b"\n" not in self.header:
-            lines = iter(re.findall(rb"[^\r]*\r|[^\r]+", self.file.read()))
+        pattern = rb"[^\n]*\n|[^\n]+" if b"\n" in self.header else rb"[^\r]*\r|[^\r]+"
+        lines = (match[0] for match in re.finditer(pattern, text))
+        if not self._has_lines_of_rows(match[0] for match in re.finditer(pattern, text)):
+            lines = self._rows_of_numbers(text)
         for place, element in enumerate(self.elements):
             edits = self.edits.get(place, [])
             number = 0
@@ -296,6 +293,36 @@ class PlyCopy:
                 output.write(line)
         for line in lines:
             output.write(line)
+
+    def _has_lines_of_rows(self, lines: Iterator[bytes]) -> bool:
+        """Return whether each row is a line of its own."""
+        filled = (line for line in lines if line.strip())
+        for element in self.elements:
+            for _ in range(element.count if element.properties else 0):
+                words = _TOKEN.findall(next(filled, b""))
+                if _size_of_row(words, 0, element) != len(words):
+                    return False
+        return True
+
+    def _rows_of_numbers(self, text: bytes) -> Iterator[bytes]:
+        """Yield each row as a line."""
+        words = _TOKEN.findall(text)
+        at = 0
+        for element in self.elements:
+            for _ in range(element.count if element.properties else 0):
+                size = _size_of_row(words, at, element)
+                yield b" ".join(words[at : at + size]) + b"\n"
+                at += size
+
+
+def _size_of_row(words: list[bytes], start: int, element: ply.Element) -> int:
+    """Return how many words from one on are a row of an element, more than there are if it ends within a list."""
+    at = start
+    for _, _, length in element.properties:
+        if length:
+            at += int(float(words[at])) if at < len(words) else 0
+        at += 1
+    return at - start
 
 
 class _Rest:

@@ -39,6 +39,7 @@ _REASONS = {
     "stl": "STL has no place for labels, and no vertices of its own; convert it to .ply first",
     "glb": "labels of glTF need a schema of their own; convert it to .ply first",
     "gltf": "labels of glTF need a schema of their own; convert it to .ply first",
+    "pnts": "its properties belong to a set of tiles; convert it to .ply first",
     "pts": "the columns of .pts are fixed; convert it to .xyz or .ply first",
 }
 _SWEEPS = "rows of such a sweep have fixed columns; convert it to .ply or .npz first"
