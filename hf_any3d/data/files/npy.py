@@ -15,7 +15,7 @@ import numpy as np
 from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, wanted_fields, with_stand_ins
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -123,6 +123,8 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
         cloud = by_name(columns, source)
         cloud["label_names"] = next((names for _, names in words.values()), None)
         return cloud
+    if array.dtype.kind in "fiub" and array.ndim == 2 and array.shape[1] >= 3 and not len(array):
+        raise NoPointsError("has no points")
     if array.dtype.kind not in "fiub" or array.ndim != 2 or not len(array):
         raise PointCloudError(f"an array of shape {array.shape} and type {array.dtype}; expected (points, 3 or more)")
     source.limits.check(points=len(array))

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -307,7 +307,9 @@ def _coordinates(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+    if points.ndim == 2 and not len(points):
+        raise NoPointsError("has no points")
+    if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
     # Small integers lose no digits in float32. By size, as float64 of another byte order is not `np.float64`.
     most_bytes = {"f": 4, "i": 2, "u": 2}

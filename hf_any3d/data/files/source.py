@@ -22,6 +22,14 @@ class PointCloudFileError(PointCloudError):
     """A file that cannot be read as a point cloud; names the file, what was seen and what is allowed."""
 
 
+class NoPointsError(PointCloudError):
+    """A cloud without points, which is sound, and nothing to work on: commands over folders leave its file out."""
+
+
+class NoPointsFileError(PointCloudFileError, NoPointsError):
+    """A file without points."""
+
+
 class ArgumentError(ValueError):
     """An argument that does not fit the file, such as a name that is taken."""
 
@@ -53,7 +61,8 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
     """Return an error with the file's name; long values that the reason quotes are cut in the middle."""
-    return PointCloudFileError(printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}"))
+    kind = NoPointsFileError if isinstance(reason, NoPointsError) else PointCloudFileError
+    return kind(printable(f"{name}: {cut_middle(str(reason), 2 * _QUOTED)}"))
 
 
 def tell_left_out(name: object, names: Iterable[str], why: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name, wanted_fields
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines, without_quotes
 from hf_any3d.registry import FORMATS
 
@@ -337,6 +337,8 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
             matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))
             if matters and mismatch is None:
                 mismatch = f"{width} columns, but line {title.line} names {len(names)}"
+    if mismatch and not len(table):
+        raise NoPointsError("has no points")
     if mismatch:
         raise PointCloudError(mismatch)
     return None

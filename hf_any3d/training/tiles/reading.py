@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.data.far_points import split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import common_names, with_words
+from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
@@ -107,8 +109,11 @@ def read_tile(
     words: Sequence[str] | None = None,
     unit: str | None = None,
     columns: Sequence[str] = (),
+    is_place: bool = True,
 ) -> PointCloudData:
     """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    Points that are far from all others of a place are left out with a warning.
 
     Args:
         path: Its file.
@@ -116,12 +121,15 @@ def read_tile(
         words: Classes of all files by their numbers, where files name them by words.
         unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
         columns: Further columns; see `read_point_cloud`.
+        is_place: Whether it may be a scan of a place; objects, whose size says nothing, are read whole.
     """
     cloud = read_point_cloud(path, on_invalid="drop", label_field=label_field, columns=columns)
     cloud = with_words(cloud, words, path)
     cloud = with_unit(cloud, unit)
     with file_errors(path):
         cloud.check_usable()
+    if is_place:
+        cloud, _ = split_far_points(cloud, path)
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -129,6 +137,13 @@ def read_tile(
     if not np.ptp(cloud.points, axis=0).any():
         raise PointCloudError(f"{path}: all {len(cloud)} points are equal; expected an object with an extent")
     return cloud
+
+
+def refuse_without_points(files: Sequence[Path], errors: Sequence[Exception]) -> None:
+    """Raise an error if no file has points, by the errors of reading them; a few empty tiles are left out."""
+    if len(errors) == len(files) and all(isinstance(error, NoPointsError) for error in errors):
+        where = files[0] if len(files) == 1 else f"{files[0].parent}: none of {len(files)} files"
+        raise ValueError(f"{where} has points" if len(files) > 1 else f"{where}: has no points")
 
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:

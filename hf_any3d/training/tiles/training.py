@@ -50,6 +50,7 @@ from hf_any3d.training.tiles.reading import (
     look_at,
     places_of,
     read_tile,
+    refuse_without_points,
     tile_files,
     told,
     told_codes,
@@ -257,7 +258,11 @@ def _look_at_all(
     for path in files:
         try:
             cloud = read_tile(
-                path, arguments.label_field, unit=arguments.unit_of_files, columns=arguments.features or ()
+                path,
+                arguments.label_field,
+                unit=arguments.unit_of_files,
+                columns=arguments.features or (),
+                is_place=arguments.unit != "diagonal",
             )
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
@@ -269,6 +274,7 @@ def _look_at_all(
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
+    refuse_without_points(files, errors)
     if arguments.features and not found:
         # Most likely a name that no file has
         raise errors[0]
@@ -394,7 +400,14 @@ def rows_of(
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
         columns = arguments.features or ()
-        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files, columns)
+        cloud = read_tile(
+            tile.path,
+            arguments.label_field,
+            tile.words,
+            arguments.unit_of_files,
+            columns,
+            is_place=arguments.unit != "diagonal",
+        )
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
