@@ -32,6 +32,7 @@ _MOST = 0.1
 """Share of all points above which scattered points are what the scan is, as of an overview of a country."""
 _LARGEST = 1 << 20  # number of a cell along an axis, so that three fit into 63 bits
 _SAMPLE = 10_000
+_MOST_DECIMALS = 7
 # Fields that are one for a file, and not for each point
 _OF_FILE = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names")
 
@@ -55,7 +56,8 @@ class FarPoints:
     def __str__(self) -> str:
         """Return how many there are, how far they lie, and where."""
         count = len(self.is_far) - len(self.rows)
-        where = ", ".join(f"{value:.10g}" for value in self.first)
+        # A millimeter is enough to find it.
+        where = ", ".join(f"{round(value, 3):.12g}" for value in self.first.tolist())
         away = distance_in_words(self.meters)
         if count == 1:
             return f"1 point of {len(self.is_far):,} lies {away} away from all others, at {where}"
@@ -174,7 +176,11 @@ def without_far_points(cloud: PointCloudData, far: FarPoints) -> PointCloudData:
     # From the coordinates of the file: of the place alone, offset and precision are others.
     exact = cloud.points[rows]
     if cloud.offset is not None:
-        exact = exact.astype(np.float64) + cloud.offset
+        # Far points leave float32 fewer digits, by which coordinates are no longer what the file has.
+        moved = np.zeros(3)
+        if exact.dtype == np.float32:
+            moved = np.spacing(np.abs(exact).max(axis=0)).astype(np.float64)
+        exact = _with_decimals(exact.astype(np.float64) + cloud.offset, moved)
     arrays: dict[str, Any] = {}
     for name in ("colors", "normals", "labels", *MEASURED):
         values = getattr(cloud, name)
@@ -183,6 +189,17 @@ def without_far_points(cloud: PointCloudData, far: FarPoints) -> PointCloudData:
     if cloud.further is not None:
         arrays["further"] = {name: values[rows] for name, values in cloud.further.items()}
     return PointCloudData(exact, **arrays, **{name: getattr(cloud, name) for name in _OF_FILE})
+
+
+def _with_decimals(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Return points (points, 3) with the fewest decimals from which none is farther than `moved` (3,)."""
+    for axis, values in enumerate(points.T):
+        for decimals in range(_MOST_DECIMALS):
+            rounded = values.round(decimals)
+            if (np.abs(rounded - values) <= moved[axis]).all():
+                points[:, axis] = rounded
+                break
+    return points
 
 
 def _keys(points: np.ndarray, center: np.ndarray, factor: np.ndarray) -> np.ndarray:

@@ -227,7 +227,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
                 "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
             )
 
-    def split_far(self, cloud: PointCloudData, name: str | None = None) -> tuple[PointCloudData, FarPoints | None]:
+    def split_far(self, cloud: PointCloudData, name: object = None) -> tuple[PointCloudData, FarPoints | None]:
         """Return a scan of a place without the points that are far from all others, of which a warning tells.
 
         Such points, as zeros beside coordinates of a map, would make each grid thousands of kilometers wide. Objects,

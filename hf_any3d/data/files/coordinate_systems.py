@@ -221,11 +221,11 @@ def _are_different(first: str, second: str) -> bool:
             numbers.append(_epsg_number(nodes[0]) if nodes else None)
     if None not in numbers:
         return numbers[0] != numbers[1]
-    facts = [_facts_of(text, number) for text, number in zip((first, second), numbers, strict=True)]
-    if None in facts:
+    one = _facts_of(first, numbers[0])
+    other = _facts_of(second, numbers[1])
+    if one is None or other is None:
         # Nothing but names, which each program writes in its own way
         return False
-    one, other = facts
     return len(one) != len(other) or any(abs(a - b) > 1e-6 * max(1.0, abs(a)) for a, b in zip(one, other, strict=True))
 
 

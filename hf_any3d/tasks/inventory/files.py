@@ -146,8 +146,9 @@ def take_inventory(
         PointCloudFileError: A file cannot be read, has no ground, or has a column of that name already; tiles have
             different units or coordinate systems; or none has points.
     """
-    copies = dict(zip(map(os.fspath, files), outputs.copies or (), strict=False))
-    paths = _with_points([os.fspath(file) for file in files])
+    given = [os.fspath(file) for file in files]
+    copies = dict(zip(given, outputs.copies or (), strict=False))
+    paths = _with_points(given)
     system = _one_system(paths)
     outputs.check(paths, system, copies)
     with ExitStack() as stack:
@@ -256,7 +257,7 @@ def _without_far(tiles: Sequence[_Tile]) -> list[_Tile]:
         return list(tiles)
     boxes = np.array([tile.bounds * tile.unit for tile in tiles])
     is_far, gaps = far_groups(np.array([tile.count for tile in tiles]), boxes[:, 0], boxes[:, 1])
-    for number in np.flatnonzero(is_far):
+    for number in np.flatnonzero(is_far).tolist():
         tile = tiles[number]
         warnings.warn(
             f"{tile.path}: its {tile.count:,} points lie {distance_in_words(gaps[number])} away from all other tiles; "

@@ -118,31 +118,17 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         raise ValueError(f"--from {earlier}: the model has stored no learned points; train it anew on its tiles")
     with stopwatch.part("data"):
         answers = read_all_answers(answer_files)
-        # The same reader as that of suggestions, so that rows are counted alike.
-        tiles = {}
-        empty: list[NoPointsError] = []
-        for path in tile_paths:
-            try:
-                cloud = read_point_cloud(path, columns=processor.columns)
-            except NoPointsError as error:
-                told([f"{error}, and is left out"])
-                empty.append(error)
-                continue
-            tiles[path] = with_unit(cloud, arguments.unit)
-        refuse_without_points(tile_paths, empty)
+        tiles = _read_tiles(tile_paths, processor, arguments.unit)
         tile_of = tile_of_each(answers, tiles, processor.unit == "meters")
         named = name_answers(answers, model.config)
         kept = one_for_each_point(answers, named.labels, named.names, [*tiles.values()], tile_of)
-        given = len(answers)
-        answers = answers.part(kept)
-        tile_of = tile_of[kept]
-        named = name_answers(answers, model.config)
-        if len(answers) < given:
-            told(
-                [
-                    f"answers: {given - len(answers):,} of {given:,} are about points that were answered alike; counted once"
-                ]
-            )
+        if len(kept) < len(answers):
+            again = len(answers) - len(kept)
+            told([f"answers: {again:,} of {len(answers):,} repeat others about the same points, and count once"])
+            answers = answers.part(kept)
+            tile_of = tile_of[kept]
+            # A new class may have had enough points by those.
+            named = name_answers(answers, model.config)
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("features"):
         added = _rows(answers, named, tiles, tile_of, processor)
@@ -173,6 +159,24 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
     return Learned(report, lines)
 
 
+def _read_tiles(
+    paths: Sequence[Path], processor: LocalFeaturesProcessor, unit: str | None
+) -> dict[Path, PointCloudData]:
+    """Read the tiles by the reader of suggestions, so that rows are counted alike; those without points are told."""
+    tiles = {}
+    empty: list[NoPointsError] = []
+    for path in paths:
+        try:
+            cloud = read_point_cloud(path, columns=processor.columns)
+        except NoPointsError as error:
+            told([f"{error}, and is left out"])
+            empty.append(error)
+            continue
+        tiles[path] = with_unit(cloud, unit)
+    refuse_without_points(paths, empty)
+    return tiles
+
+
 def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
     """Return the answers as numbers of classes: those of the model, whatever the case of letters, and new ones.
 
@@ -197,6 +201,7 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
             number = of_name.get(str(said), of_code.get(said))
             title = ASPRS_CLASSES.get(said, f"class {said}")
         else:
+            number = None
             title = said
         if number is None:
             number = of_name.get(plain_name(title))
@@ -216,8 +221,8 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
             known = ", ".join(names[: len(id2label)])
             first = int((labels == names.index(name)).argmax())
             raise ValueError(
-                f"{answers.place(first)}: class {name!r} is new and has {counted(count, 'point')}; expected {LEAST_NEW} or "
-                f"more of it, or one of {known}"
+                f"{answers.place(first)}: class {name!r} is new and has {counted(count, 'point')}; expected "
+                f"{LEAST_NEW} or more of it, or one of {known}"
             )
     return Named(labels, names, codes, members, new)
 

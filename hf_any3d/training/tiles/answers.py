@@ -181,8 +181,8 @@ def tile_of_each(answers: Answers, tiles: Mapping[Path, PointCloudData], in_mete
         if name and name.casefold() not in by_name:
             raise ValueError(f"{answers.place(first)}: its points are of {name}; expected that file beside {given}")
         raise ValueError(
-            f"{answers.place(first)}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}; expected the tile "
-            f"as it was when its points were suggested, which is none of {given} or has changed"
+            f"{answers.place(first)}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}; expected "
+            f"the tile as it was when its points were suggested, which is none of {given} or has changed"
         )
     return found
 
