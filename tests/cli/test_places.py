@@ -92,10 +92,14 @@ def test_an_inventory_has_the_same_things_rasters_and_heights(folder, is_own):
     for name in ("HeightAboveGround", "PredInstance", "PredScore"):
         assert not np.asarray(far[name])[~is_own].any()
     for name in ("things.csv", "dtm.tif", "chm.tif"):
-        assert (folder / f"inventory_clean/{name}").read_bytes() == (folder / f"inventory_far/{name}").read_bytes(), name
+        assert (folder / f"inventory_clean/{name}").read_bytes() == (folder / f"inventory_far/{name}").read_bytes(), (
+            name
+        )
 
 
-def test_an_inventory_of_tiles_is_that_without_far_points_and_without_tiles_that_are_empty_or_elsewhere(folder, is_own):
+def test_an_inventory_of_tiles_is_that_without_far_points_and_without_tiles_that_are_empty_or_elsewhere(
+    folder, is_own
+):
     points = drawn(7)[0].round(2)
     east = points[:, 0] > np.median(points[:, 0])
     copies = {}
