@@ -16,8 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.files.point_cloud import MEASURED, row_blocks
-from hf_any3d.modeling.local_features.map_index import bounds_of_all
+from hf_any3d.data.files.point_cloud import MEASURED, _bounds, row_blocks
 from hf_any3d.utils.messages import printable
 
 NEAR = 250.0
@@ -93,7 +92,7 @@ def find_far_points(cloud: PointCloudData) -> FarPoints | None:
     if cloud.is_mesh or cloud.in_degrees or len(points) < 2:
         return None
     factor = np.ones(3) if cloud.meters_per_axis is None else cloud.meters_per_axis
-    low, high = bounds_of_all(points)
+    low, high = _bounds(points)
     if ((high.astype(np.float64) - low) * factor).max() <= NEAR:
         return None
     # Any point inside of the place would do; coordinates of another place end at the largest cell.

@@ -14,12 +14,11 @@ import numpy as np
 from hf_any3d.data.far_points import split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import common_names, with_words
-from hf_any3d.data.files.point_cloud import row_blocks
+from hf_any3d.data.files.point_cloud import _bounds, row_blocks
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
-from hf_any3d.modeling.local_features.map_index import bounds_of_all
 from hf_any3d.processing.local_features import RETURNS
 from hf_any3d.registry import FORMATS
 from hf_any3d.training.tiles.labels import NO_CODES, ClassRule
@@ -192,7 +191,7 @@ def digest_of(points: np.ndarray) -> str:
 
     Formats split off offsets of their own, and have units of their own.
     """
-    low, high = bounds_of_all(points).astype(np.float64)
+    low, high = (ends.astype(np.float64) for ends in _bounds(points))
     step = max(float((high - low).max()), float(np.finfo(np.float32).tiny)) * _DIGEST_STEP
     total = np.uint64(0)
     for rows in row_blocks(len(points)):
