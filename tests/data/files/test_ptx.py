@@ -79,5 +79,5 @@ def test_a_wrong_or_cut_file_is_refused(old, new, naming):
 def test_points_are_limited_and_a_scan_without_a_return_is_no_cloud():
     with raises(PointCloudFileError, naming="3 points"):
         read_point_cloud(ptx((ROWS, np.eye(4))), file_type="ptx", limits=ReadLimits(points=2))
-    with pytest.warns(UserWarning), raises(PointCloudFileError, naming="at least 1 point"):
+    with pytest.warns(UserWarning), raises(PointCloudFileError, naming="has no points"):
         read_point_cloud(ptx((ROWS[1:2], np.eye(4))), file_type="ptx")
