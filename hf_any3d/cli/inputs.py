@@ -204,6 +204,20 @@ def with_options(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def with_points(inputs: Inputs) -> Inputs:
+    """Return several tiles without those whose LAS has no points, which a note names; none left is an error."""
+    from hf_any3d.data.files.las import has_no_points
+
+    empty = [
+        file for file in inputs.files if inputs.are_many and Path(file.name).is_file() and has_no_points(file.name)
+    ]
+    if empty and len(empty) == len(inputs):
+        raise ValueError(f"{listed([file.name for file in empty])}: has no points; expected a tile with points")
+    for file in empty:
+        print_note(f"warning: {file.name}: has no points, and is left out")
+    return replace(inputs, files=[file for file in inputs.files if file not in empty])
+
+
 class FileNotes(RepeatedTexts):
     """Warnings and errors of many files: at the end of the block, a line on stderr for all that say the same."""
 

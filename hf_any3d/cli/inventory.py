@@ -133,6 +133,8 @@ def inventory(
         found = take_inventory(pipe, paths, outputs, progress=tell, **answers.arguments)
         things = found.things
         count = sum(found.points)
+        targets = [target for path, target in zip(paths, targets or (), strict=False) if path in found.files]
+        paths = found.files
     row = {"file": ", ".join(paths), "points": count, "things": rows_of(things)}
     if options.as_json or options.as_csv:
         write_rows([row], lambda row: answers.cells(row), None, options)

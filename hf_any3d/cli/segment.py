@@ -21,7 +21,7 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
 )
-from hf_any3d.cli.inputs import Files, Inputs, finish, split_model
+from hf_any3d.cli.inputs import Files, Inputs, finish, split_model, with_points
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
@@ -109,6 +109,7 @@ def segment(
         return
     # Output and copies are checked before the model is opened.
     name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
+    inputs = with_points(inputs)
     targets = _copies(inputs, output, suffix, copies)
     inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
     task = _task_of(name, values)

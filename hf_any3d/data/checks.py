@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_any3d.data.far_points import find_far_points, without_far_points
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.tiles import Tile, tile_of
 from hf_any3d.data.units import check_projected, why_not_projected
@@ -91,6 +92,11 @@ class Checks:
         if cloud.up_axis == "z":
             check_projected(cloud)
         doubts = []
+        far = find_far_points(cloud) if is_place(cloud) else None
+        if far is not None:
+            doubts.append(f"{far}; commands for tiles take them for noise")
+            cloud = without_far_points(cloud, far)
+            points = cloud.points
         # The points, not the file: the same cloud may be stored in two formats.
         digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
         if (first := self._first_of.setdefault(digest, name)) != name:
@@ -149,6 +155,13 @@ class Checks:
             unit, why = (" m", "") if all_known else ("", ": in another unit?")
             text = f"the largest extent is {size:g}{unit}, about {times} times {than} than the usual {usual:g}{unit}"
             yield number, f"{text}{why}"
+
+
+def is_place(cloud: PointCloudData) -> bool:
+    """Return whether a cloud is more likely a scan of a place than an object: by its axis, unit or coordinates."""
+    return not cloud.is_mesh and (
+        cloud.up_axis == "z" or cloud.meters_per_unit is not None or cloud.offset is not None
+    )
 
 
 def doubts_about(cloud: PointCloudData) -> list[str]:

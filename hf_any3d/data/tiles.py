@@ -14,7 +14,9 @@ from itertools import combinations
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.coordinate_systems import CoordinateSystem
 from hf_any3d.data.files.label_words import common_names
+from hf_any3d.data.files.las import system_of
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
 from hf_any3d.utils.messages import listed
@@ -41,6 +43,7 @@ class Tile:
         labels: Label -> number of points, or of faces where they alone have labels; None without labels.
         labeled: What has the labels, "points" or "faces".
         has: Names of what its points have, such as "colors".
+        system: Its coordinate system.
         returns: Whether returns of pulses are counted, None of formats without them.
     """
 
@@ -57,6 +60,7 @@ class Tile:
     table: str | None = None
     flags: dict[str, int] = field(default_factory=dict)
     words: tuple[str, ...] | None = None
+    system: CoordinateSystem = CoordinateSystem()
 
     @property
     def is_las(self) -> bool:
@@ -98,7 +102,10 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
             density = len(flat) / (occupied * _CELL**2)
     table = cloud.label_codes
     words = cloud.label_names
-    return Tile(name, (*low,), (*high,), unit, density, labels, has, returns, labeled, assumed, table, flags, words)
+    # Clouds of archives and standard input have no file to look at.
+    system = system_of(name) if _is_las(name) and os.path.isfile(name) else CoordinateSystem()
+    facts = (unit, density, labels, has, returns, labeled, assumed, table, flags, words, system)
+    return Tile(name, (*low,), (*high,), *facts)
 
 
 def _is_las(name: str) -> bool:
@@ -119,6 +126,7 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
         _unequal_labels,
         _densities,
         _units,
+        _systems,
         _overlaps,
         _missing,
     ):
@@ -226,6 +234,22 @@ def _units(tiles: Sequence[Tile]) -> Iterator[str]:
         yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
 
 
+def _systems(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell of tiles whose coordinate systems are known to be different."""
+    groups: list[tuple[CoordinateSystem, list[str]]] = []
+    for tile in tiles:
+        if not str(tile.system):
+            continue
+        for system, names in groups:
+            if not tile.system.differs_from(system):
+                names.append(tile.name)
+                break
+        else:
+            groups.append((tile.system, [tile.name]))
+    if len(groups) > 1:
+        yield f"coordinate systems differ: {'; '.join(f'{system} in {_some(names)}' for system, names in groups)}"
+
+
 def _unit_name(tile: Tile) -> str:
     if tile.is_taken_for_meters:
         return TAKEN_FOR_METERS
@@ -239,6 +263,9 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
     on_ground = [tile for tile in tiles if tile.density is not None][:_MOST_COMPARED]
     shared = []
     for tile, other in combinations(on_ground, 2):
+        # The same numbers are other places there.
+        if tile.system.differs_from(other.system):
+            continue
         # In meters, as tiles may have different units
         unit = tile.meters_per_unit or 1.0
         other_unit = other.meters_per_unit or 1.0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.far_points import FarPoints, split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.source import no_column
 from hf_any3d.data.inputs import ATTRIBUTES
@@ -226,6 +227,21 @@ class LocalFeaturesProcessor(PointCloudProcessor):
                 "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
             )
 
+    def split_far(self, cloud: PointCloudData, name: object = None) -> tuple[PointCloudData, FarPoints | None]:
+        """Return a scan of a place without the points that are far from all others, of which a warning tells.
+
+        Such points, as zeros beside coordinates of a map, would make each grid thousands of kilometers wide. Objects,
+        which have no scale of their own, are returned whole.
+
+        Args:
+            cloud: The scan.
+            name: Its name in the warning.
+
+        Returns:
+            The cloud, and what was left out; None if nothing was.
+        """
+        return split_far_points(cloud, name) if self.unit == "meters" else (cloud, None)
+
     def describe(self, cloud: PointCloudData, up_axis: str | None = None, marks: int = 0) -> DescribedScan:
         """Look at a whole scan: its unit, its ground, and the spread of what was measured.
 
@@ -292,6 +308,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if cloud.is_mesh:
             # More samples than are returned, since surroundings are measured by them
             cloud = cloud.sample_surface(max(num_points, _SURFACE_POINTS), generator)
+        cloud, _ = self.split_far(cloud)
         self.check_measured(cloud)
         scan = self.describe(cloud)
         rows = resample_index(len(cloud), num_points, generator)

@@ -45,6 +45,8 @@ def test_as_many_as_asked_for_are_chosen_also_where_all_points_are_close():
 class Pipe:
     """A pipeline that is not sure in one half of a field."""
 
+    feature_extractor = SimpleNamespace(split_far=lambda cloud: (cloud, None))
+
     def label_with_features(self, cloud, drawn):
         count = len(cloud)
         margins = np.where(cloud.points[:, 0] < 50, 0.1, 0.9).astype(np.float32)
@@ -114,9 +116,6 @@ def test_answers_are_found_by_row_and_coordinates_and_a_changed_tile_is_an_error
         tile_of_each(answers, {tmp_path / "b.laz": tiles[tmp_path / "b.laz"]}, in_meters=True)
     path.write_text("tile,row,x,y,z,class\na.laz,seven,1,2,3,ground\n")
     with raises(ValueError, naming="line 2"):
-        read_answers(path)
-    path.write_bytes("tile,row,x,y,z,class\na.laz,1,1,2,3,Gebäude\n".encode("latin1"))
-    with raises(ValueError, naming="UTF-8"):
         read_answers(path)
     path.write_text("tile,row,x,y,class\n")
     with raises(ValueError, naming="no column 'z'"):

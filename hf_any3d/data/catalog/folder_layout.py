@@ -1,5 +1,6 @@
 """Find the point clouds of a folder with their splits and classes: from folder names and from metadata files."""
 
+import io
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from hf_any3d.data.files.companions import without_companions
 from hf_any3d.data.files.contents import instead_of_clouds
 from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
+from hf_any3d.data.small_tables import delimiter_of, lines_before_names, plain_name, read_text
 from hf_any3d.registry import PACKED
 from hf_any3d.utils.messages import listed
 
@@ -283,10 +285,25 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         return pa.concat_tables(tables, promote_options="permissive")
 
 
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read a table as spreadsheets save it; columns of numbers may have decimal commas."""
+    text = read_text(path)
+    delimiter = delimiter_of(text, {plain_name(FILE_NAME)})
+    # File names such as 007 are no numbers, whatever the case of the column's name.
+    rows = pd.read_csv(io.StringIO(text), sep=delimiter, skiprows=lines_before_names(text), dtype=str, index_col=False)
+    rows.columns = [FILE_NAME if plain_name(name) == plain_name(FILE_NAME) else name.strip() for name in rows.columns]
+    for name in rows.columns:
+        rows[name] = rows[name].str.strip()
+        are_numbers = rows[name].dropna().str.fullmatch(r"[+-]?\d+(,\d+)?")
+        if name != FILE_NAME and are_numbers.all():
+            rows[name] = rows[name].str.replace(",", ".")
+    # Once more, so that columns have the types that pandas finds
+    return pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype={FILE_NAME: str})
+
+
 def _read_rows(path: Path) -> pa.Table:
     if path.suffix == ".csv":
-        # File names such as 007 are no numbers.
-        rows = pd.read_csv(path, dtype={FILE_NAME: str})
+        rows = _read_table(path)
         return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:

@@ -147,6 +147,116 @@ def horizontal_part(text: str) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class CoordinateSystem:
+    """The system of the points of a file, to be compared with that of another one.
+
+    Attributes:
+        flat: System of x and y, well-known text or a name such as "EPSG:2154"; None if the file names none.
+        heights: Name of the system of heights, such as "EPSG:5720" or "NAVD88 height"; None without one.
+    """
+
+    flat: str | None = None
+    heights: str | None = None
+
+    def __str__(self) -> str:
+        """Return its name, with its number where it has one."""
+        flat = None if self.flat is None else name_of_system(self.flat)
+        return " with heights in ".join(name for name in (flat, self.heights) if name is not None)
+
+    def differs_from(self, other: CoordinateSystem) -> bool:
+        """Return whether two systems are known to be different; what one does not say is not compared."""
+        if self.flat is not None and other.flat is not None and _are_different(self.flat, other.flat):
+            return True
+        heights = (self.heights, other.heights)
+        if None in heights:
+            return False
+        # A number in one file and a name in the other may be the same system.
+        of_epsg = [name.startswith(_EPSG) for name in heights if name is not None]
+        return heights[0] != heights[1] and of_epsg[0] == of_epsg[1]
+
+
+_EPSG = "EPSG:"
+
+
+def heights_part(text: str) -> str | None:
+    """Return the name of the system of heights of a coordinate system in well-known text; None without one."""
+    waiting = list(_parse(text) or [])
+    while waiting:
+        node = waiting.pop(0)
+        if node.word in _VERTICAL:
+            number = _epsg_number(node)
+            return f"{_EPSG}{number}" if number is not None else str((node.values or ["unknown heights"])[0])
+        if node.word in _SYSTEMS | _AROUND:
+            waiting += node.nodes
+    return None
+
+
+def heights_of_keys(records: dict[int, bytes]) -> str | None:
+    """Return the name of the system of heights that the GeoTIFF keys name, such as "EPSG:5720"; None without one."""
+    number = _values_of_keys(records).get(_VERTICAL_SYSTEM)
+    return f"{_EPSG}{int(number)}" if number is not None and 0 < number < _USER_DEFINED else None
+
+
+def name_of_system(text: str) -> str:
+    """Return what a system in well-known text is called, with its number where it has one; other text as it is."""
+    nodes = _parse(text)
+    node = nodes[0] if nodes else None
+    if node is None or not node.word:
+        return text
+    number = _epsg_number(node)
+    name = str((node.values or ["unnamed"])[0])
+    return name if number is None else f"{_EPSG}{number} ({name})"
+
+
+def _are_different(first: str, second: str) -> bool:
+    """Return whether two systems of x and y, in text or by number, are known to be different."""
+    numbers = []
+    for text in (first, second):
+        nodes = _parse(text)
+        number = text.removeprefix(_EPSG)
+        if number.isdigit():
+            numbers.append(int(number))
+        else:
+            numbers.append(_epsg_number(nodes[0]) if nodes else None)
+    if None not in numbers:
+        return numbers[0] != numbers[1]
+    one = _facts_of(first, numbers[0])
+    other = _facts_of(second, numbers[1])
+    if one is None or other is None:
+        # Nothing but names, which each program writes in its own way
+        return False
+    return len(one) != len(other) or any(abs(a - b) > 1e-6 * max(1.0, abs(a)) for a, b in zip(one, other, strict=True))
+
+
+def _facts_of(text: str, number: int | None) -> list[float] | None:
+    """Return the numbers that define a projected system, in order: parameters, ellipsoid, unit; None of others.
+
+    Dialects differ in names and order, and in parameters that change nothing, 0 and 1.
+    """
+    if number is not None and text.startswith(_EPSG):
+        # Only UTM is numbered by a rule: of WGS 84, ETRS89 and NAD83.
+        for base, south in ((32600, False), (32700, True), (25800, False), (26900, False)):
+            if 1 <= number - base <= 60:
+                place = [6.0 * (number - base) - 183, 0.9996, 5e5, *([1e7] if south else [])]
+                return sorted([*(value for value in place if value), 6378137.0])
+        return None
+    nodes = _parse(text)
+    if not nodes or nodes[0].word not in _PROJECTED:
+        return None
+    found: list[float] = []
+    waiting = [nodes[0]]
+    while waiting:
+        node = waiting.pop()
+        if node.word == "PARAMETER":
+            found += [value for value in node.values[1:2] if isinstance(value, float) and value not in (0.0, 1.0)]
+        elif node.word in {"SPHEROID", "ELLIPSOID"}:
+            found += [value for value in node.values[1:2] if isinstance(value, float)]
+        else:
+            waiting += node.nodes
+    return sorted(found)
+
+
 def _units_of_node(node: _Node) -> Units | None:
     """Return the units of a system; None of a node that is none, such as a time."""
     if node.word in _AROUND:

@@ -14,7 +14,10 @@ import numpy as np
 from hf_any3d.data.files.attributes import further_column, usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.coordinate_systems import (
     UNKNOWN,
+    CoordinateSystem,
     Units,
+    heights_of_keys,
+    heights_part,
     horizontal_part,
     name_of_keys,
     units_of_keys,
@@ -615,21 +618,38 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
 
 
 def coordinate_system_of(path: str | os.PathLike) -> str | None:
-    """Return the system of x and y of a LAS or LAZ file: well-known text, or a name such as "EPSG:2154".
+    """Return the system of x and y of a LAS or LAZ file: well-known text, or a name such as "EPSG:2154"."""
+    return system_of(path).flat
 
-    Only its header and records are read. None if the file names no system, if its GeoTIFF keys define one of their
-    own, or if it is no such file.
+
+def system_of(path: str | os.PathLike) -> CoordinateSystem:
+    """Return the coordinate system of a LAS or LAZ file, of which only header and records are read.
+
+    It is empty if the file names no system, if its GeoTIFF keys define one of their own, or if it is no such file.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"LASF" or os.path.getsize(path) < HEADER_SIZE:
-            return None
+            return CoordinateSystem()
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             start, point_format = struct.unpack_from("<I4xB", data, 96)
             bodies = _projection_records(data, start)
-            text = horizontal_part(bodies.get(_WELL_KNOWN_TEXT, b"").decode("utf-8", "replace"))
-            name = name_of_keys(bodies)
-            found = (text, name) if _prefers_text(data, point_format & 63) else (name, text)
-    return found[0] or found[1]
+            text = bodies.get(_WELL_KNOWN_TEXT, b"").decode("utf-8", "replace")
+            by_text = CoordinateSystem(horizontal_part(text), heights_part(text))
+            by_keys = CoordinateSystem(name_of_keys(bodies), heights_of_keys(bodies))
+            found = (by_text, by_keys) if _prefers_text(data, point_format & 63) else (by_keys, by_text)
+    return found[0] if found[0].flat is not None else found[1]
+
+
+def has_no_points(path: str | os.PathLike) -> bool:
+    """Return whether a file is a LAS or LAZ whose header declares no points."""
+    with open(path, "rb") as file:
+        header = file.read(255)
+    if not header.startswith(b"LASF") or len(header) < HEADER_SIZE:
+        return False
+    (count,) = struct.unpack_from("<I", header, 107)
+    if header[25] >= 4 and len(header) >= 255:
+        count = max(count, int.from_bytes(header[247:255], "little"))
+    return count == 0
 
 
 def extra_dimensions_of(path: str | os.PathLike) -> list[str]:

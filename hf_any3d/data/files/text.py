@@ -378,6 +378,8 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
             matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))
             if matters and mismatch is None:
                 mismatch = f"{width} columns, but line {title.line} names {len(names)}"
+    if mismatch and not len(table):
+        raise NoPointsError("has no points")
     if mismatch:
         raise PointCloudError(mismatch)
     return None

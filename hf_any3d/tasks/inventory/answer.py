@@ -60,7 +60,12 @@ class InventoryAnswers(Answers):
         colors = np.vstack([[0.75, 0.75, 0.75], label_colors(max(1, int(numbers.max(initial=0))))])
         highest = sorted(result["things"], key=lambda thing: -thing.height)[:_NAMED]
         note = "; ".join(f"{thing.label} {thing.number}: {thing.height:.1f} m" for thing in highest)
-        points = result["points"] - result["points"].mean(axis=0)
+        points = result["points"]
+        if "far" in result:
+            # A page that has them shows nothing else.
+            points = points[~result["far"]]
+            numbers = numbers[~result["far"]]
+        points = points - points.mean(axis=0)
         return View([CloudView(points.astype(np.float32), colors[numbers])], note=note)
 
 

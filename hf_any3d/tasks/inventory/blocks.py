@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-_HALF = 1 << 31  # cells from the origin of the map along an axis, at most
+_HALF = 1 << 30  # cells from the origin of the map along an axis, at most: two numbers fit into 63 bits
 # The other four neighbors of a cell find it in turn.
 _NEIGHBORS = ((1, 0), (0, 1), (1, 1), (1, -1))
 _ROOF = 0.95

@@ -18,6 +18,7 @@ class PointCloudInventoryPipeline(InventorySteps, LocalFeaturesSegmentationPipel
     - `heights` (points,) float32, meters above the ground;
     - `numbers` (points,) int32, numbers of things from 1; 0 for none;
     - `scores` (points,) float32, how sure the thing of each point is; 0 for none;
+    - `far` (points,) bool, if some points are far from all others: they are noise without a height or a thing;
     - `things`, a list of `hf_any3d.tasks.inventory.things.Thing`, trees first.
 
     The model labels tiles, as `hf-any3d train` learns them; the one that comes with the package knows ground,

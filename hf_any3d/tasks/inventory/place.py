@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.modeling.local_features.ground_surface import GroundSurface
 from hf_any3d.modeling.local_features.map_index import MapIndex, PlacedPoints, blocks, bounds_of_all
 from hf_any3d.tasks.inventory.blocks import BlockCells
@@ -83,6 +85,12 @@ class Answer:
                 arrays[name] = np.lib.format.open_memmap(file, "w+", np.dtype(kind), (count,))
                 reserve_room(file)
         return cls(**arrays, factor=np.ones(3))
+
+    def with_far(self, far: FarPoints) -> Answer:
+        """Return the answer with the points that are far from the place: noise, without a height or a thing."""
+        classes = far.spread(self.classes, NOISE)
+        numbers = far.spread(self.numbers, 0)
+        return Answer(classes, far.spread(self.scores, 0.0), far.spread(self.heights, 0.0), numbers, self.factor)
 
 
 @dataclass(frozen=True)
@@ -284,6 +292,13 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
     units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
     return PointCloudData(**arrays, further=further or None, offset=cloud.offset, in_degrees=cloud.in_degrees, **units)
+
+
+def noise_of_file(cloud: PointCloudData) -> np.ndarray:
+    """Return which points (points,) a file calls noise, by the codes of LAS."""
+    if cloud.labels is None or cloud.label_codes is None:
+        return np.zeros(len(cloud), bool)
+    return np.isin(cloud.labels, FAMILIES["noise"])
 
 
 def are_crowns(classes: np.ndarray, heights: np.ndarray) -> np.ndarray:

@@ -18,7 +18,17 @@ from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
 from hf_any3d.processing.local_features import RETURNS, DescribedScan
-from hf_any3d.tasks.inventory.place import BUILDING, GROUND, NOISE, VEGETATION, Place, Seen, by_height, check_place
+from hf_any3d.tasks.inventory.place import (
+    BUILDING,
+    GROUND,
+    NOISE,
+    VEGETATION,
+    Place,
+    Seen,
+    by_height,
+    check_place,
+    noise_of_file,
+)
 from hf_any3d.tasks.segmentation.local_features_steps import LocalFeaturesSteps
 from hf_any3d.tasks.steps import refuse_unknown, return_free_memory, stem_of, without_none
 
@@ -77,8 +87,10 @@ class InventorySteps(LocalFeaturesSteps):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Find what stands in one cloud."""
-        cloud = self.open(inputs, forward_params["unit"])
+        whole = self.open(inputs, forward_params["unit"])
+        cloud, far = self.feature_extractor.split_far(whole, stem_of(inputs))
         seen = self.look(cloud, len(cloud), stem_of(inputs))
+        seen.classes[noise_of_file(cloud)] = NOISE
         place = Place([len(cloud)], **forward_params["asked"])
         place.add(0, seen)
         things = place.things()
@@ -86,8 +98,10 @@ class InventorySteps(LocalFeaturesSteps):
         scores = np.zeros(len(things) + 1, np.float32)
         for thing in things:
             scores[thing.number] = thing.score
-        return {
-            "points": cloud.points if cloud.offset is None else cloud.points + cloud.offset,
+        if far is not None:
+            answer = answer.with_far(far)
+        found = {
+            "points": whole.points if whole.offset is None else whole.points + whole.offset,
             "classes": answer.classes,
             "class_scores": answer.scores,
             "heights": answer.heights,
@@ -95,6 +109,7 @@ class InventorySteps(LocalFeaturesSteps):
             "scores": scores[answer.numbers],
             "things": things,
         }
+        return found if far is None else {**found, "far": far.is_far}
 
     def open(self, cloud: Any, unit: str | None = None, columns: Sequence[str] = ()) -> PointCloudData:
         """Read a cloud with what the model reads of it, and further columns by their names."""

@@ -93,8 +93,15 @@ class SegmentationAnswers(Answers):
         names = self.names
         # Labels of a mesh are those of samples, which are others than the vertices.
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
+        points = np.asarray(result["points"])
+        if "far" in result:
+            # A page that has them shows nothing else.
+            near = ~result["far"]
+            points = points[near]
+            labels = labels[near]
+            colors = None if colors is None else colors[near]
         return View(
-            [CloudView(np.asarray(result["points"]), colors=colors, labels=labels)],
+            [CloudView(points, colors=colors, labels=labels)],
             {"names": list(names), "label_name": "part"},
             [(part["label"], part["share"]) for part in self.value(result)],
             colors=dict(zip(names, self.palette, strict=True)),

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hf_any3d.data.blocks import bounds_of
+from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
@@ -79,6 +81,20 @@ class LabeledScan:
     heights: np.ndarray
     is_noise: np.ndarray
     in_meters: bool
+
+    def with_far(self, far: FarPoints) -> LabeledScan:
+        """Return the answers with the points that are far from all others: noise, at the place of the first one."""
+        return replace(
+            self,
+            labels=far.spread(self.labels, 0),
+            scores=far.spread(self.scores, 0.0),
+            margins=far.spread(self.margins, 0.0),
+            drawn=far.rows[self.drawn],
+            # Where they are, a page would show nothing else.
+            places=far.spread(self.places, self.places[0]),
+            heights=far.spread(self.heights, 0.0),
+            is_noise=far.spread(self.is_noise, True),
+        )
 
 
 class LocalFeaturesSteps(SegmentationSteps):
@@ -165,6 +181,12 @@ class LocalFeaturesSteps(SegmentationSteps):
         # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
         # At its place on the map and in its unit, or in the one that is given for it.
         whole = with_unit(scene.data, forward_params.get("unit"))
+        if scene.mesh is None:
+            near, far = self.feature_extractor.split_far(whole, scene.stem)
+            if far is not None:
+                part = self._drawn_part(near, preprocess_params.get("max_points"))
+                scene = replace(scene, data=near, part=part, bounds=bounds_of(near.points), far=far, whole=whole)
+                whole = near
         lengths = {"meters_per_unit": whole.meters_per_unit, "meters_per_height": whole.meters_per_height}
         cloud = replace(scene.part, **lengths, in_degrees=whole.in_degrees, offset=whole.offset)
         marks = 0

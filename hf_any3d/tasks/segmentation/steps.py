@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import bounds_of, split_into_blocks
+from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
@@ -21,6 +22,7 @@ from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
+from hf_any3d.registry import NOISE
 from hf_any3d.tasks.segmentation.labeled_copies import LabeledCopies, file_of, labels_of_mesh
 from hf_any3d.tasks.steps import (
     PROGRESS_FROM,
@@ -62,7 +64,8 @@ class _Scene:
 
     `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not. `bounds`
     (2, 3) are the lowest and highest coordinates of the cloud. `mesh` is the mesh on which the cloud was sampled, and
-    `copy` how labels are written into a copy of the `file`.
+    `copy` how labels are written into a copy of the `file`. Where points were left out of the `data` as they are `far`
+    from all others, `whole` is the cloud with them.
     """
 
     data: PointCloudData
@@ -76,6 +79,8 @@ class _Scene:
     mesh: PointCloudData | None = None
     file: str | None = None
     copy: LabeledCopies | None = None
+    far: FarPoints | None = None
+    whole: PointCloudData | None = None
 
 
 class _Merge:
@@ -251,17 +256,22 @@ class SegmentationSteps(PointCloudSteps):
             data = data.sample_surface(
                 dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
             )
-        part = data
-        if getattr(processor, "drawn_points", None) is not None and len(data) > processor.num_points:
-            # An object is scaled as a whole, so it is not cut into blocks.
-            max_points = min(max_points or processor.num_points, processor.num_points)
-        if max_points is not None and len(data) > max_points:
-            kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
-            # Points keep their order, and neighbors in the file stay near in memory.
-            part = part_of(data, np.sort(kept))
+        part = self._drawn_part(data, max_points)
         blocks = self._blocks_of(part, up_axis)  # (blocks, num_points) indices
         bounds = bounds_of(data.points)
         return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy)
+
+    def _drawn_part(self, data: PointCloudData, max_points: int | None) -> PointCloudData:
+        """Return the part of a cloud that the model labels."""
+        processor = self.feature_extractor
+        if getattr(processor, "drawn_points", None) is not None and len(data) > processor.num_points:
+            # An object is scaled as a whole, so it is not cut into blocks.
+            max_points = min(max_points or processor.num_points, processor.num_points)
+        if max_points is None or len(data) <= max_points:
+            return data
+        kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
+        # Points keep their order, and neighbors in the file stay near in memory.
+        return part_of(data, np.sort(kept))
 
     def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
         processor = self.feature_extractor
@@ -345,6 +355,8 @@ class SegmentationSteps(PointCloudSteps):
                 answer[name] = values if scene.part is data else values[nearest]
         if output_dir is not None:
             self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
+        if scene.far is not None and scene.whole is not None:
+            answer = _with_far_points(answer, scene.far, scene.whole, names)
         if scene.copy is not None and scene.file is not None:
             of_file = answer if scene.mesh is None else labels_of_mesh(scene.mesh, scene.data.points, answer)
             scene.copy.save(scene.file, of_file, names, self.model.config)
@@ -387,6 +399,30 @@ class SegmentationSteps(PointCloudSteps):
                 "with 'category'"
             )
         return int(category)
+
+
+def _with_far_points(
+    answer: dict[str, Any], far: FarPoints, whole: PointCloudData, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the answer for all points of a cloud, of which those far from all others are noise."""
+    segments = [{**part, "mask": far.spread(part["mask"], False)} for part in answer["segments"]]
+    found = {"points": whole.points if whole.offset is None else whole.points + whole.offset, "far": far.is_far}
+    if NOISE in names:
+        found["labels"] = far.spread(answer["labels"], names.index(NOISE))
+        found["scores"] = far.spread(answer["scores"], 1.0)
+        if all(part["label"] != NOISE for part in segments):
+            segments.append({"label": NOISE, "score": 1.0, "mask": np.zeros(len(far.is_far), bool)})
+        for part in segments:
+            if part["label"] == NOISE:
+                part["mask"] |= far.is_far
+    else:
+        # Each point has the number of a label. The score says that it means nothing, and no segment has it.
+        found["labels"] = far.spread(answer["labels"], 0)
+        found["scores"] = far.spread(answer["scores"], 0.0)
+        found["noise"] = far.spread(answer.get("noise", np.zeros(len(far.rows), bool)), True)
+    if "unknown" in answer:
+        found["unknown"] = far.spread(answer["unknown"], answer["unknown"].max())
+    return {**answer, **found, "segments": segments}
 
 
 def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:

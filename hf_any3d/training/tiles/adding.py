@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from hf_any3d.data.files import PointCloudData, file_errors, read_point_cloud
+from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES
+from hf_any3d.data.small_tables import plain_name
 from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
@@ -24,15 +29,25 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import argument
 from hf_any3d.training.few_scans.training import Learned
 from hf_any3d.training.requests import Request
-from hf_any3d.training.tiles.answers import Answers, codes_by_name, is_answers, read_answers, tile_of_each
-from hf_any3d.training.tiles.reading import look_at, places_of, tile_files
+from hf_any3d.training.tiles.answers import (
+    Answers,
+    codes_by_name,
+    is_answers,
+    one_for_each_point,
+    read_all_answers,
+    tile_of_each,
+)
+from hf_any3d.training.tiles.reading import look_at, places_of, refuse_without_points, tile_files, told
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.atomic_files import release_claims
+from hf_any3d.utils.markdown import inline
 from hf_any3d.utils.messages import counted
 
 LEAST_NEW = 10
 """Points of a class that the model does not have, below which its name is more likely mistyped."""
 _FOLDS, _LEAST_JUDGED = 5, 20
+_NEAR = 0.5
+"""Meters within which answered points are held out together: suggested ones are farther apart."""
 
 
 @dataclass
@@ -102,29 +117,26 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
     if not model.config.learned_rows:
         raise ValueError(f"--from {earlier}: the model has stored no learned points; train it anew on its tiles")
     with stopwatch.part("data"):
-        parts = [read_answers(path) for path in answer_files]
-        # Errors name the first file.
-        answers = Answers(
-            parts[0].path,
-            [name for part in parts for name in part.tiles],
-            np.concatenate([part.rows for part in parts]),
-            np.concatenate([part.places for part in parts]),
-            [name for part in parts for name in part.classes],
-        )
-        named = name_answers(answers, model.config)
-        # The same reader as that of suggestions, so that rows are counted alike.
-        tiles = {}
-        for path in tile_paths:
-            cloud = read_point_cloud(path, columns=processor.columns)
-            tiles[path] = with_unit(cloud, arguments.unit)
+        answers = read_all_answers(answer_files)
+        tiles = _read_tiles(tile_paths, processor, arguments.unit)
         tile_of = tile_of_each(answers, tiles, processor.unit == "meters")
+        named = name_answers(answers, model.config)
+        kept = one_for_each_point(answers, named.labels, named.names, [*tiles.values()], tile_of)
+        if len(kept) < len(answers):
+            again = len(answers) - len(kept)
+            told([f"answers: {again:,} of {len(answers):,} repeat others about the same points, and count once"])
+            answers = answers.part(kept)
+            tile_of = tile_of[kept]
+            # A new class may have had enough points by those.
+            named = name_answers(answers, model.config)
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("features"):
         added = _rows(answers, named, tiles, tile_of, processor)
     with stopwatch.part("estimate"):
         before = logits_of(model, added.features)[0].argmax(axis=1) == added.labels
         config = _config(model.config, named)
-        held_out = _right_when_held_out(model, added, config, processor, arguments.seed)
+        groups = _near_each_other(answers, tiles, tile_of, processor)
+        held_out = _right_when_held_out(model, added, config, processor, arguments.seed, groups)
     with stopwatch.part("training"):
         found = with_added(model, added, config, processor.may_miss, arguments.seed)
     counts = Counter(named.names[label] for label in named.labels)
@@ -147,6 +159,24 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
     return Learned(report, lines)
 
 
+def _read_tiles(
+    paths: Sequence[Path], processor: LocalFeaturesProcessor, unit: str | None
+) -> dict[Path, PointCloudData]:
+    """Read the tiles by the reader of suggestions, so that rows are counted alike; those without points are told."""
+    tiles = {}
+    empty: list[NoPointsError] = []
+    for path in paths:
+        try:
+            cloud = read_point_cloud(path, columns=processor.columns)
+        except NoPointsError as error:
+            told([f"{error}, and is left out"])
+            empty.append(error)
+            continue
+        tiles[path] = with_unit(cloud, unit)
+    refuse_without_points(paths, empty)
+    return tiles
+
+
 def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
     """Return the answers as numbers of classes: those of the model, whatever the case of letters, and new ones.
 
@@ -157,26 +187,29 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
     names = [id2label[number] for number in sorted(id2label)]
     codes = [int(code) for code in config.class_codes or range(len(names))]
     members = [list(map(int, own)) for own in config.learned_codes or [[code] for code in codes]]
-    of_name = {name.casefold(): number for number, name in enumerate(names)}
+    of_name = {plain_name(name): number for number, name in enumerate(names)}
     of_code = {code: number for number, own in enumerate(members) for code in own}
     # Of a model that joins low and high vegetation, both words are its class.
     for code, title in ASPRS_CLASSES.items():
         if code in of_code:
-            of_name.setdefault(title, of_code[code])
+            of_name.setdefault(plain_name(title), of_code[code])
     new: list[str] = []
     labels = np.empty(len(answers), np.int64)
     for place, said in enumerate(answers.classes):
         if isinstance(said, int):
-            number = of_code.get(said)
+            # A class may be called by a number.
+            number = of_name.get(str(said), of_code.get(said))
             title = ASPRS_CLASSES.get(said, f"class {said}")
         else:
-            number = of_name.get(said.casefold())
+            number = None
             title = said
+        if number is None:
+            number = of_name.get(plain_name(title))
         if number is None:
             number = len(names)
             names.append(title)
             new.append(title)
-            of_name[title.casefold()] = number
+            of_name[plain_name(title)] = number
             code = said if isinstance(said, int) else codes_by_name(names, codes)[title]
             codes.append(code)
             members.append([code])
@@ -186,9 +219,10 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
         count = int((labels == names.index(name)).sum())
         if count < LEAST_NEW:
             known = ", ".join(names[: len(id2label)])
+            first = int((labels == names.index(name)).argmax())
             raise ValueError(
-                f"{answers.path}: class {name!r} is new and has {counted(count, 'point')}; expected {LEAST_NEW} or "
-                f"more of it, or one of {known}"
+                f"{answers.place(first)}: class {name!r} is new and has {counted(count, 'point')}; expected "
+                f"{LEAST_NEW} or more of it, or one of {known}"
             )
     return Named(labels, names, codes, members, new)
 
@@ -211,23 +245,55 @@ def _rows(
     processor: LocalFeaturesProcessor,
 ) -> Rows:
     """Describe the points of the answers; tiles near each other are one place."""
-    facts = [look_at(path, cloud) for path, cloud in tiles.items()]
+    near = {}
+    for path, cloud in tiles.items():
+        near[path] = processor.split_far(cloud, path)
+    facts = [look_at(path, cloud) for path, (cloud, _) in near.items()]
     place_of_tile = places_of(facts)[0] if processor.unit == "meters" else np.arange(len(facts))
     features = np.empty((len(answers), len(processor.names())), np.float32)
-    for number, (path, cloud) in enumerate(tiles.items()):
+    for number, (path, (cloud, far)) in enumerate(near.items()):
         asked = np.flatnonzero(tile_of == number)
         if not len(asked):
             continue
+        rows = answers.rows
+        if far is not None:
+            if far.is_far[rows[asked]].any():
+                first = int(asked[far.is_far[rows[asked]].argmax()])
+                raise ValueError(
+                    f"{answers.place(first)}: row {rows[first]} of {path.name} is far from all other points of the "
+                    "tile; expected answers about others"
+                )
+            # Numbers among the points of the place
+            rows = np.cumsum(~far.is_far)[rows.clip(0, len(far.is_far) - 1)] - 1
         with file_errors(path):
             processor.check_measured(cloud)
             scan = processor.describe(cloud)
-        for inside, near in scan.parts(PART_POINTS, scan.reach):
-            own = asked[np.isin(answers.rows[asked], inside)]
+        for inside, around in scan.parts(PART_POINTS, scan.reach):
+            own = asked[np.isin(rows[asked], inside)]
             if len(own):
-                features[own] = scan.neighborhoods(near).features(np.searchsorted(near, answers.rows[own]))
+                features[own] = scan.neighborhoods(around).features(np.searchsorted(around, rows[own]))
     # Tiles without an answer are no places.
     places = np.unique(place_of_tile[tile_of], return_inverse=True)[1]
     return Rows(features, named.labels, tile_of, places, np.zeros_like(tile_of))
+
+
+def _near_each_other(
+    answers: Answers, tiles: Mapping[Path, PointCloudData], tile_of: np.ndarray, processor: LocalFeaturesProcessor
+) -> np.ndarray:
+    """Return the number of the group of each point, (points,): those next to each other would tell of each other."""
+    clouds = [*tiles.values()]
+    groups = np.arange(len(answers))
+    # Without a unit, such as that of objects, the same place alone is near.
+    reach = _NEAR if processor.unit == "meters" else 0.0
+    unit = next((cloud.meters_per_unit for cloud in clouds if cloud.meters_per_unit), 1.0)
+    if processor.unit != "meters":
+        # Objects all lie around the origin.
+        places = np.column_stack([answers.places, tile_of * 1e9])
+    else:
+        places = answers.places * unit
+    pairs = KDTree(places).query_pairs(reach, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (len(groups), len(groups)))
+    return connected_components(graph, directed=False)[1]
 
 
 def _right_when_held_out(
@@ -236,12 +302,16 @@ def _right_when_held_out(
     config: LocalFeaturesConfig,
     processor: LocalFeaturesProcessor,
     seed: int,
+    groups: np.ndarray,
 ) -> np.ndarray | None:
-    """Return which of the points (points,) are right when a fifth is held out in turn; None for few points."""
+    """Return which of the points (points,) are right when a fifth is held out in turn; None for few points.
+
+    Those of a group, by their numbers `groups` (points,), are held out together.
+    """
     count = len(added.labels)
-    if count < _LEAST_JUDGED:
+    if count < _LEAST_JUDGED or groups.max() + 1 < _FOLDS:
         return None
-    fold = np.random.default_rng(seed).permutation(count) % _FOLDS
+    fold = (np.random.default_rng(seed).permutation(int(groups.max()) + 1) % _FOLDS)[groups]
     is_right = np.zeros(count, bool)
     for number in range(_FOLDS):
         learned = added.part(fold != number)
@@ -269,12 +339,16 @@ def _save(
     if before is not None:
         for split, values in before.metrics.items():
             if "mean_iou" in values:
-                sure.append(f"Before points were added: mean IoU {100 * values['mean_iou']:.0f} %, on {split}.")
+                sure.append(
+                    f"Before points were added: mean IoU {100 * values['mean_iou']:.0f} %, on {inline(split)}."
+                )
     sure.append("Of the model as it is, no place was held out.")
     sure += ["", "### Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
     for entry in history:
-        classes = ", ".join(f"{name} {count}" for name, count in entry["classes"].items())
-        sure.append(f"| {entry['to']} | {entry['points']} | {', '.join(entry['tiles'])} | {classes} |")
+        # Names come from files, and could break the table.
+        classes = ", ".join(f"{inline(name)} {count}" for name, count in entry["classes"].items())
+        tiles = ", ".join(map(inline, entry["tiles"]))
+        sure.append(f"| {inline(entry['to'])} | {entry['points']} | {tiles} | {classes} |")
     trained, total = count_parameters(model)
     data: dict[str, Any] = {"name": earlier.name, "rows": {}, "hub_type": "custom"}
     if before is not None:

@@ -11,11 +11,12 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.label_words import NO_LABEL, renumbered
+from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES
 from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.training.tiles.confidence import TilesEstimate
-from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile, told
+from hf_any3d.training.tiles.reading import TileFacts, look_at, places_of, read_tile, refuse_without_points, told
 
 _MESH_POINTS = 20_000
 
@@ -75,6 +76,9 @@ def judge_tiles(
         unit_of_files: Unit of files that say none, such as "feet".
         label_field: Column that labels are read from; see `read_point_cloud`.
         columns: Further columns that the model reads.
+
+    Raises:
+        ValueError: No file has points; among others, those without are left out with a warning.
     """
     # The code of each class in files, and the class of each code that files may have.
     written = [int(code) for code in config.class_codes or range(len(_class_names(config)))]
@@ -85,9 +89,10 @@ def judge_tiles(
     judgment = TilesJudgment(names, LabelComparison())
     tiles: list[TileFacts] = []
     matrices: list[np.ndarray] = []
+    errors: list[NoPointsError] = []
     for path in files:
         try:
-            cloud = read_tile(path, label_field, unit=unit_of_files, columns=columns)
+            cloud = read_tile(path, label_field, unit=unit_of_files, columns=columns, is_place=unit == "meters")
             # Labels become codes of the classes that words name.
             if cloud.labels is not None and cloud.label_names is not None:
                 numbers = renumbered(cloud.labels, cloud.label_names, list(names.values()))
@@ -100,6 +105,10 @@ def judge_tiles(
             # Errors of the model are about this file, too, such as a missing color.
             with file_errors(path):
                 answers = label(cloud)
+        except NoPointsError as error:
+            told([f"{error}, and is left out"])
+            errors.append(error)
+            continue
         # A bad file does not end the others; the command counts it in its exit code.
         except PointCloudError as error:
             judgment.files.append({"file": str(path), "error": str(error)})
@@ -117,6 +126,7 @@ def judge_tiles(
         for (true, predicted), count in own.pairs.items():
             matrix[written.index(true), written.index(predicted)] += count
         matrices.append(matrix)
+    refuse_without_points(files, errors)
     if tiles:
         # Objects all lie around the origin, and are apart; tiles of one place stay together.
         places = places_of(tiles)[0] if unit == "meters" else np.arange(len(tiles))

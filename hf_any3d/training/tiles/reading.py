@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.data.far_points import split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import common_names, with_words
+from hf_any3d.data.files.point_cloud import _bounds, row_blocks
+from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.data.units import taken_for_meters, with_unit
 from hf_any3d.evaluation.labels import points_that_count
@@ -31,6 +34,8 @@ _LAS = (".las", ".laz")
 _MEASURED = {"intensity": "intensity", "rgb": "colors", "normals": "normals"}
 # What points have, as messages say it.
 _WORDS = {"returns": "returns", "intensity": "intensities", "rgb": "colors", "normals": "normals"}
+_DIGEST_STEP = 1e-5  # of the extent
+_MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 POINTS, FACES = "points", "faces"
 """What labels are of; vertices are points."""
 
@@ -54,6 +59,7 @@ class TileFacts:
         not_counted: Points that are withheld, or synthetic among measured ones; their codes are not among the others.
         left_out: Code of a class that is not learned -> points, or faces.
         words: Names of the codes, where the file has words for its classes.
+        digest: Checksum of the points: copies have the same.
     """
 
     path: Path
@@ -70,6 +76,7 @@ class TileFacts:
     not_counted: int = 0
     left_out: Counter[int] = field(default_factory=Counter)
     words: tuple[str, ...] | None = None
+    digest: str = ""
 
     @property
     def is_las(self) -> bool:
@@ -107,8 +114,11 @@ def read_tile(
     words: Sequence[str] | None = None,
     unit: str | None = None,
     columns: Sequence[str] = (),
+    is_place: bool = True,
 ) -> PointCloudData:
     """Read a tile without its invalid points; one of few points, without labels or without extent is an error.
+
+    Points that are far from all others of a place are left out with a warning.
 
     Args:
         path: Its file.
@@ -116,12 +126,15 @@ def read_tile(
         words: Classes of all files by their numbers, where files name them by words.
         unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
         columns: Further columns; see `read_point_cloud`.
+        is_place: Whether it may be a scan of a place; objects, whose size says nothing, are read whole.
     """
     cloud = read_point_cloud(path, on_invalid="drop", label_field=label_field, columns=columns)
     cloud = with_words(cloud, words, path)
     cloud = with_unit(cloud, unit)
     with file_errors(path):
         cloud.check_usable()
+    if is_place:
+        cloud, _ = split_far_points(cloud, path)
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
         raise PointCloudError(f"{path}: {what} labels; expected a class for each")
@@ -129,6 +142,13 @@ def read_tile(
     if not np.ptp(cloud.points, axis=0).any():
         raise PointCloudError(f"{path}: all {len(cloud)} points are equal; expected an object with an extent")
     return cloud
+
+
+def refuse_without_points(files: Sequence[Path], errors: Sequence[Exception]) -> None:
+    """Raise an error if no file has points, by the errors of reading them; a few empty tiles are left out."""
+    if len(errors) == len(files) and all(isinstance(error, NoPointsError) for error in errors):
+        where = files[0] if len(files) == 1 else f"{files[0].parent}: none of {len(files)} files"
+        raise ValueError(f"{where} has points" if len(files) > 1 else f"{where}: has no points")
 
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
@@ -162,7 +182,25 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         cloud.label_codes,
         int((~counts).sum()),
         words=cloud.label_names,
+        digest=digest_of(cloud.points),
     )
+
+
+def digest_of(points: np.ndarray) -> str:
+    """Return a checksum of points (points, 3) that does not depend on their order, place and size.
+
+    Formats split off offsets of their own, and have units of their own.
+    """
+    low, high = (ends.astype(np.float64) for ends in _bounds(points))
+    step = max(float((high - low).max()), float(np.finfo(np.float32).tiny)) * _DIGEST_STEP
+    total = np.uint64(0)
+    for rows in row_blocks(len(points)):
+        cells = np.rint((points[rows] - low) / step).astype(np.uint64)
+        mixed = (cells * _MIXERS).sum(axis=1, dtype=np.uint64)
+        mixed ^= mixed >> np.uint64(29)
+        # Of whole numbers that overflow, as hashes do
+        total += (mixed * _MIXERS[0]).sum(dtype=np.uint64)
+    return f"{len(points)}-{int(total):x}"
 
 
 def _counted(labels: np.ndarray | None) -> Counter[int]:
@@ -321,7 +359,10 @@ def usable_measures(
 
 
 def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
-    """Return the number of the place of each tile, and remarks: tiles that overlap or touch are of one place."""
+    """Return the number of the place of each tile, and remarks: tiles that overlap or touch are of one place.
+
+    So are copies, wherever they lie.
+    """
     place = np.arange(len(tiles))
     remarks = []
     for one in range(len(tiles)):
@@ -331,18 +372,45 @@ def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
             second = tiles[other].box
             # Along x and y; negative where the boxes overlap
             gaps = np.maximum(first[0] - second[1], second[0] - first[1])
-            if np.linalg.norm(gaps.clip(min=0)) > NEAR:
+            if np.linalg.norm(gaps.clip(min=0)) > NEAR and not _are_copies(tiles[one], tiles[other]):
                 continue
             # Joins the places of both, so that a chain of neighbors is one place.
             place[place == place[one]] = place[other]
-            # The share of the smaller box that is in the other one
-            sides = np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])
-            shared = np.prod(sides.clip(0))
-            smaller = min(np.prod(np.ptp(box, axis=0)) for box in (first, second))
-            if shared / max(smaller, 1e-12) > 0.05:
+            if _shared(tiles[one], tiles[other]) > _LEAST_SHARED:
                 names = f"{tiles[other].path.name} and {tiles[one].path.name}"
                 remarks.append(f"overlap: {names}; points in both are learned twice, and never judged by each other")
     return np.unique(place, return_inverse=True)[1], remarks
+
+
+def twins_of(tiles: Sequence[TileFacts], are_places: bool) -> tuple[np.ndarray, list[str]]:
+    """Return the number of the group of each tile, and remarks: copies, and tiles that share ground, are one group.
+
+    Tiles of a group must not judge each other.
+    """
+    group = np.arange(len(tiles))
+    remarks = []
+    for one in range(len(tiles)):
+        for other in range(one):
+            is_copy = _are_copies(tiles[one], tiles[other])
+            if is_copy:
+                remarks.append(f"copies: {tiles[other].path.name} and {tiles[one].path.name} have the same points")
+            if is_copy or (are_places and _shared(tiles[one], tiles[other]) > _LEAST_SHARED):
+                group[group == group[one]] = group[other]
+    return np.unique(group, return_inverse=True)[1], remarks
+
+
+def _are_copies(one: TileFacts, other: TileFacts) -> bool:
+    return one.digest != "" and one.digest == other.digest
+
+
+def _shared(one: TileFacts, other: TileFacts) -> float:
+    """Return the share of the smaller box of two tiles, seen from above, that is in the other one."""
+    sides = np.minimum(one.box[1], other.box[1]) - np.maximum(one.box[0], other.box[0])
+    smaller = min(np.prod(np.ptp(tile.box, axis=0)) for tile in (one, other))
+    return float(np.prod(sides.clip(0)) / max(smaller, 1e-12))
+
+
+_LEAST_SHARED = 0.05
 
 
 def told(remarks: Sequence[str]) -> None:

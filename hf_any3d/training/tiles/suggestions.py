@@ -56,6 +56,10 @@ def suggest_points(pipe: LocalFeaturesSteps, cloud: PointCloudData, count: int =
     Raises:
         ValueError: The cloud has too few points for so many suggestions.
     """
+    near, far = pipe.feature_extractor.split_far(cloud)
+    if far is not None:
+        found = suggest_points(pipe, near, count, seed)
+        return Suggestions(far.rows[found.rows], found.guesses, found.scores, found.scan.with_far(far))
     generator = np.random.default_rng(seed)
     usable = np.flatnonzero(points_that_count(cloud))
     drawn = np.sort(generator.permutation(usable)[:LOOKED_AT])

@@ -50,9 +50,11 @@ from hf_any3d.training.tiles.reading import (
     look_at,
     places_of,
     read_tile,
+    refuse_without_points,
     tile_files,
     told,
     told_codes,
+    twins_of,
     units_of,
     usable_measures,
     what_is_labeled,
@@ -176,6 +178,7 @@ class Examples:
     classes: Classes
     processor: LocalFeaturesProcessor
     labeled: np.ndarray  # (tiles, classes) labeled points of each, of meshes those drawn on the surface
+    twins: np.ndarray  # (tiles,) number of the group of each, whose tiles are copies or share ground
     labels_of: str = POINTS  # or of faces
 
     @property
@@ -202,8 +205,10 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
         remarks += more
         if processor.unit == "meters":
             remarks += units_of(tiles)
+        twins, of_twins = twins_of(tiles, processor.unit == "meters")
+        remarks += of_twins
         # All objects lie around the origin.
-        places, more = (np.arange(len(tiles)), []) if processor.unit == "diagonal" else places_of(tiles)
+        places, more = (twins, []) if processor.unit == "diagonal" else places_of(tiles)
         # All remarks at once, before the minutes that follow.
         told([*remarks, *more])
     with stopwatch.part("features"):
@@ -216,7 +221,7 @@ def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
             rows, labeled[number], more = rows_of(tile, number, place, classes, processor, arguments, labels_of)
             parts.append(rows)
             conditions += more
-        examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, labels_of)
+        examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled, twins, labels_of)
     values = {name: [of_copy[name] for of_copy in conditions] for name in conditions[0]}
     seen = {name: [min(found), max(found)] for name, found in values.items()} or None
     config = LocalFeaturesConfig(
@@ -257,7 +262,11 @@ def _look_at_all(
     for path in files:
         try:
             cloud = read_tile(
-                path, arguments.label_field, unit=arguments.unit_of_files, columns=arguments.features or ()
+                path,
+                arguments.label_field,
+                unit=arguments.unit_of_files,
+                columns=arguments.features or (),
+                is_place=arguments.unit != "diagonal",
             )
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
@@ -269,6 +278,7 @@ def _look_at_all(
                 # Degrees in place of meters would make every height a wall.
                 check_projected(cloud)
         found.append(look_at(path, cloud))
+    refuse_without_points(files, errors)
     if arguments.features and not found:
         # Most likely a name that no file has
         raise errors[0]
@@ -394,7 +404,14 @@ def rows_of(
     # What is wrong with the file was said when it was looked at.
     with warnings.catch_warnings(action="ignore"):
         columns = arguments.features or ()
-        cloud = read_tile(tile.path, arguments.label_field, tile.words, arguments.unit_of_files, columns)
+        cloud = read_tile(
+            tile.path,
+            arguments.label_field,
+            tile.words,
+            arguments.unit_of_files,
+            columns,
+            is_place=arguments.unit != "diagonal",
+        )
     generator = np.random.default_rng([arguments.seed, number])
     if cloud.is_mesh:
         if labels_of == POINTS:
@@ -512,8 +529,9 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
     """Judge by folds of whole places; tiles of one place alone are folds of their own. None for a single tile."""
     rows = examples.rows
     places = len(np.unique(rows.places))
-    # Tiles of one place show the same street, so that one of them tells too much about the next.
-    unit = rows.places if places > 1 else rows.tiles
+    # Tiles of one place show the same street, so that one of them tells too much about the next. Those that share
+    # ground would tell of the very same points.
+    unit = rows.places if places > 1 else examples.twins[rows.tiles]
     numbers = np.unique(unit)
     count = len(numbers)
     if count < 2:
@@ -541,7 +559,7 @@ def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArgu
         logits, standard = logits_of(model, held.features)
         for name, values in model.unknown_terms(torch.from_numpy(standard), torch.from_numpy(logits)).items():
             terms.setdefault(name, []).append(values.detach())
-        of_unit = np.searchsorted(numbers, held.places if places > 1 else held.tiles)
+        of_unit = np.searchsorted(numbers, held.places if places > 1 else examples.twins[held.tiles])
         # Half of the rows were drawn by class; weighted, the confusion is that of all points.
         drawn = np.zeros_like(examples.labeled)
         # (tiles, classes), the number of rows that were drawn of each

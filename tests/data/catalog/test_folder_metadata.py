@@ -204,3 +204,17 @@ def test_a_small_parquet_file_of_millions_of_rows_is_refused_before_it_is_read(t
     pa.parquet.write_table(pa.table({"file_name": column, "label": column}), tmp_path / "metadata.parquet")
     with raises(ValueError, naming="metadata.parquet"):
         load_point_dataset("folder", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_metadata_are_read_as_any_spreadsheet_saves_them(tmp_path, load, delimiter, encoding):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((20, 3)))
+    decimal = "." if delimiter == "," else ","
+    rows = [["File_Name", "label", "age"], ["a.npy", " Stühle", f"1{decimal}5"], ["b.npy", "cup ", "2"]]
+    text = "\r\n".join(delimiter.join(cells) for cells in rows) + "\r\n"
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    shapes = load(tmp_path)["train"]
+    names = shapes.features["label"].names
+    assert [names[label] for label in shapes["label"]] == ["Stühle", "cup"] and list(shapes["age"]) == [1.5, 2.0]

@@ -87,6 +87,11 @@ def test_things_have_consecutive_numbers_and_what_their_points_say(found):
 
 def test_houses_are_blocks(tile, found):
     blocks = [thing for thing in found["things"] if thing.label == "building"]
+    for block in blocks:
+        own = found["points"][found["numbers"] == block.number][:, :2]
+        # Walls lean out of their cells by less than the width of one.
+        for place in ([block.x, block.y], *block.outline):
+            assert (place > own.min(axis=0) - 1).all() and (place < own.max(axis=0) + 1).all()
     from scipy import ndimage
 
     cells = np.floor(tile.points[tile.classes == 6, :2]).astype(int)
