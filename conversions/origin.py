@@ -1,4 +1,4 @@
-"""What is known of a checkpoint beside its tensors: whether its authors published it, and what its owner states.
+"""Origin of a checkpoint: whether its authors published it, and what its owner states.
 
 A file in the layout of a released program may be anybody's. License, training data and class names of the authors are
 said of their own files alone: those that were fetched by their published names, and those whose checksum is known.
@@ -27,7 +27,7 @@ _CHECKSUMS = {file.sha256 for entry in PUBLISHED.values() for file in entry.file
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What is known of the files of a conversion.
+    """Facts about the files of a conversion beside their tensors.
 
     Attributes:
         is_published: Whether they were fetched by the name that their authors published them under.
