@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.registry import FORMATS, PACKED
-from hf_any3d.utils.messages import one_line
+from hf_any3d.utils.messages import one_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -173,9 +173,11 @@ def _files_of(path: str) -> Iterator[str]:
     count = 0
     names = sorted(system.find(inner))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
-        warnings.warn(f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}", stacklevel=2)
+        text = f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}"
+        warnings.warn(printable(text), stacklevel=2)
     if arrays := sorted(arrays_beside_points(names)):
-        warnings.warn(f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}", stacklevel=2)
+        text = f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}"
+        warnings.warn(printable(text), stacklevel=2)
         names = sorted({*names} - {*arrays})
     for name in without_companions(names):
         # By the path below the folder, as hidden folders above it do not count.

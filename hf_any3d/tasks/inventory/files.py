@@ -30,7 +30,7 @@ from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.tasks.inventory.trees import TreeChoice, choose_by
 from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
-from hf_any3d.utils.messages import listed
+from hf_any3d.utils.messages import listed, printable
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
 """Columns of copies: PDAL's name for heights, and the field's for numbers of things."""
@@ -225,7 +225,7 @@ def _tell_of_empty(paths: Sequence[str], empty: Sequence[str]) -> list[str]:
         names = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
         raise PointCloudFileError(f"{names}: has no points; expected a tile with points")
     for path in empty:
-        warnings.warn(f"{path}: has no points, and is left out", stacklevel=4)
+        warnings.warn(printable(f"{path}: has no points, and is left out"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 
@@ -248,9 +248,8 @@ def _one_system(paths: Sequence[str]) -> str | None:
             known.append((path, own))
     without = [path for path in paths if not str(system_of(path))]
     if known and without:
-        warnings.warn(
-            f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}", stacklevel=3
-        )
+        text = f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}"
+        warnings.warn(printable(text), stacklevel=3)
     return next((system.flat for _, system in known if system.flat is not None), None)
 
 
@@ -262,11 +261,9 @@ def _without_far(tiles: Sequence[_Tile]) -> list[_Tile]:
     is_far, gaps = far_groups(np.array([tile.count for tile in tiles]), boxes[:, 0], boxes[:, 1])
     for number in np.flatnonzero(is_far).tolist():
         tile = tiles[number]
-        warnings.warn(
-            f"{tile.path}: its {tile.count:,} points lie {distance_in_words(gaps[number])} away from all other tiles; "
-            "it is left out",
-            stacklevel=3,
-        )
+        away = distance_in_words(gaps[number])
+        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles; it is left out"
+        warnings.warn(printable(text), stacklevel=3)
     return [tile for tile, far in zip(tiles, is_far, strict=True) if not far]
 
 

@@ -24,7 +24,7 @@ from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProce
 from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.tasks.segmentation.steps import SegmentationSteps, _Merge
 from hf_any3d.tasks.steps import refuse_non_finite, return_free_memory, without_none
-from hf_any3d.utils.messages import counted
+from hf_any3d.utils.messages import counted, printable
 from hf_any3d.utils.worker_threads import in_threads
 
 PART_POINTS = 250_000
@@ -281,7 +281,7 @@ class LocalFeaturesSteps(SegmentationSteps):
         if found:
             name = "" if stem is None else f"{stem}: "
             what = "unlike the places that the model has learned, so its answers may be worse than estimated"
-            warnings.warn(f"{name}{what}: {'; '.join(found)}", stacklevel=2)
+            warnings.warn(printable(f"{name}{what}: {'; '.join(found)}"), stacklevel=2)
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         """Return the edge of the voxels over which answers are averaged; 0 where a scan is too sparse for that."""

@@ -39,6 +39,7 @@ from hf_any3d.training.few_scans.one_side import one_side
 from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.rows import class_names
 from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.messages import printable
 
 # Not pushed to the hub, as all files that start with an underscore.
 _STORE = "_features.safetensors"
@@ -117,7 +118,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     present = np.flatnonzero(counts)
     empty = [name for number, name in enumerate(names) if not counts[number]]
     if empty:
-        warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
+        warnings.warn(printable(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned"), stacklevel=2)
     digests = []
     clouds = []
     processor = PointCloudProcessor(num_points=SAMPLE)
@@ -170,7 +171,7 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
     for text in doubts:
         if not allow_doubts:
             raise ValueError(f"{origin}: {text}, or add --allow_doubts")
-        warnings.warn(f"{origin}: {text}", stacklevel=2)
+        warnings.warn(printable(f"{origin}: {text}"), stacklevel=2)
 
 
 def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:

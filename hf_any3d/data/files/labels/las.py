@@ -21,6 +21,7 @@ from hf_any3d.data.files import las
 from hf_any3d.data.files.labels.columns import Column, check_field
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.options import package
+from hf_any3d.utils.messages import printable
 
 _SINCE_14 = 6  # the first point format with 8 bits for the class
 _LAZ = 128  # added to the point format
@@ -464,19 +465,18 @@ class LasCopy:
             old = Path(self.name).with_suffix(".wdp").name
             new = Path(self.target).with_suffix(".wdp").name
             if old != new or Path(self.name).parent != Path(self.target).parent:
-                warnings.warn(f"{self.target}: its waveforms stay in {old}; copy that file as {new}", stacklevel=2)
+                text = f"{self.target}: its waveforms stay in {old}; copy that file as {new}"
+                warnings.warn(printable(text), stacklevel=2)
         if self.is_copc:
-            warnings.warn(
-                f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}", stacklevel=2
-            )
+            text = f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}"
+            warnings.warn(printable(text), stacklevel=2)
         added = [str(dimension.column.name) for dimension in self.dimensions if dimension.at >= self.size]
         if added and self.head[25] < 4:
             # Descriptions of extra bytes are part of the standard from 1.4 on.
-            warnings.warn(
-                f"{self.target}: {', '.join(added)}: extra bytes of LAS 1.{self.head[25]}, which PDAL reads only with "
-                "use_eb_vlr=true",
-                stacklevel=2,
+            text = (
+                f"{self.target}: {', '.join(added)}: extra bytes of LAS 1.{self.head[25]}, which PDAL reads only with"
             )
+            warnings.warn(printable(f"{text} use_eb_vlr=true"), stacklevel=2)
 
     def _check_written(self, output: BinaryIO, start: int, expected: int) -> None:
         """Decompress points with waveforms again, since lazrs loses bits of some of them."""
