@@ -695,7 +695,7 @@ def _colors_if_any(values: np.ndarray, source: Source) -> np.ndarray | None:
     colors = usable_colors(values, source)
     if colors is None or not len(colors) or colors.any():
         return colors
-    source.warn("colors are 0 everywhere and are left out")
+    source.leave_out(["colors"], "zero everywhere")
     return None
 
 

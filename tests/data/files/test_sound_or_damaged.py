@@ -186,5 +186,5 @@ BLACK = np.zeros((4, 3), np.uint8)
     ],
 )  # fmt: skip
 def test_colors_that_are_zero_everywhere_are_none_and_told_of(kind, data):
-    with pytest.warns(UserWarning, match="colors are 0 everywhere and are left out"):
+    with pytest.warns(UserWarning, match=r"left out: .* \(zero everywhere\)"):
         assert read_point_cloud(data, file_type=kind).colors is None
