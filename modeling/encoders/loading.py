@@ -12,6 +12,7 @@ from transformers.activations import QuickGELUActivation
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.encoders.model_classes import class_of_config
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
@@ -123,7 +124,7 @@ def open_encoder(
     family = find_family(config)
     # Weights unused: heads, other towers and further layers.
     with stored_settings(name_or_path), unused_weights_expected():
-        encoder, report = _class_of(family).from_pretrained(
+        encoder, report = _class_of(family, config).from_pretrained(
             name_or_path,
             config=config,
             key_mapping=dict(family.key_mapping) or None,
@@ -148,7 +149,7 @@ def open_encoder(
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Build an encoder with random weights, without the parts that are not needed to encode tokens."""
     family = find_family(config)
-    build = _class_of(family)
+    build = _class_of(family, config)
     encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
     return _without_unused(encoder, family)
 
@@ -193,8 +194,8 @@ class FusedQuickGELU(nn.Module):
         return kernels.quick_gelu(hidden_states)
 
 
-def _class_of(family: EncoderFamily) -> type:
-    return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
+def _class_of(family: EncoderFamily, config: PreTrainedConfig) -> type:
+    return class_of_config(config) if family.model_class is None else getattr(transformers, family.model_class)
 
 
 def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:

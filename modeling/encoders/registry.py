@@ -45,6 +45,7 @@ class EncoderFamily:
         one_precision: Whether to convert parameters that transformers keeps in full precision although the family's
             layers cannot add them to others.
         refuses: Returns the reason why an encoder with this config is not supported, or None.
+        config: Of a family that was discovered, the config by which it is found again.
     """
 
     name: str
@@ -65,6 +66,7 @@ class EncoderFamily:
     key_mapping: Mapping[str, str] = field(default_factory=dict)
     one_precision: bool = False
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
+    config: PreTrainedConfig | None = None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
         """Return the learned positions, even if accelerate offloaded or FSDP2 sharded them."""
@@ -92,13 +94,16 @@ class EncoderFamily:
 
     def __reduce__(self) -> tuple:
         # By name: fields may be lambdas, which cannot be pickled, and a copy should be the family itself.
-        return _registered, (self.model_types[0],)
+        return (_registered, (self.model_types[0],)) if self.config is None else (find_family, (self.config,))
 
 
 # By `model_type`: families, sub-configs of the towers of composite checkpoints, and reasons of refusals.
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
 _REFUSED: dict[str, str] = {}
+# By the settings of a config: families that were discovered, or reasons of refusals.
+_DISCOVERED: dict[str, EncoderFamily | str] = {}
+_RULES: list[Callable[[PreTrainedConfig], EncoderFamily]] = []
 
 
 def _registered(model_type: str) -> EncoderFamily:
@@ -143,19 +148,49 @@ def encoder_families() -> dict[str, EncoderFamily]:
     return dict(_FAMILIES)
 
 
+def register_rule(discover: Callable[[PreTrainedConfig], EncoderFamily]) -> None:
+    """Register what finds the family of an encoder that none is declared for, or raises `UnsupportedEncoder`."""
+    _RULES.append(discover)
+
+
 def find_family(config: PreTrainedConfig) -> EncoderFamily:
     """Return the family of an encoder config; raises `UnsupportedEncoder` if none supports it."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
-        reason = _REFUSED.get(config.model_type, "its layers and positions are unknown")
-        raise UnsupportedEncoder(
-            f"encoder of model_type '{config.model_type}' is not supported: {reason}; "
-            f"supported: {', '.join(sorted(_FAMILIES))} and, with tower=…, {', '.join(sorted(_COMPOSITES))}"
-        )
+        found = _REFUSED.get(config.model_type) or _discovered(config)
+        if isinstance(found, str):
+            raise UnsupportedEncoder(
+                f"encoder of model_type '{config.model_type}' is not supported: {found}; {_examples(config)}"
+            )
+        return found
     reason = family.refuses(config)
     if reason is not None:
         raise UnsupportedEncoder(f"this encoder of model_type '{config.model_type}' is not supported: {reason}")
     return family
+
+
+def _discovered(config: PreTrainedConfig) -> EncoderFamily | str:
+    """Return the family that the rule finds for a config, or the reason why there is none; kept by its settings."""
+    # What an encoder is named, and what its heads and weights are, does not matter.
+    settings = {name: value for name, value in config.to_dict().items() if name not in _WITHOUT_EFFECT}
+    key = f"{type(config).__name__} {sorted(settings.items(), key=str)}"
+    if key not in _DISCOVERED:
+        try:
+            _DISCOVERED[key] = _RULES[0](config)
+        except UnsupportedEncoder as error:
+            _DISCOVERED[key] = str(error)
+    return _DISCOVERED[key]
+
+
+_WITHOUT_EFFECT = {
+    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type", "transformers_version"),
+    *("quantization_config", "use_cache", "output_attentions", "output_hidden_states", "return_dict"),
+}
+
+
+def _examples(config: PreTrainedConfig) -> str:
+    """Name encoders that work, of the modality of one that does not."""
+    return "supported are, for example, bert, llama or qwen3"
 
 
 def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfig:
