@@ -10,6 +10,7 @@ together. An encoder that answers otherwise is refused with the reason.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d.modeling.encoders.fitted_rotation import FittedRotation
 from hf_any3d.modeling.encoders.layer_arguments import (
     MASK_FORMS,
     ArgumentReader,
@@ -29,7 +31,7 @@ from hf_any3d.modeling.encoders.layer_arguments import (
 )
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, TokenPlaces, hidden_of, image_grid
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
-from hf_any3d.modeling.encoders.skeleton import WORDS, OwnPass, Skeleton, Step, is_norm
+from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, OwnPass, Skeleton, Step, is_norm
 
 # Of the size of what is compared
 _TOLERANCE = 1e-4
@@ -107,6 +109,8 @@ class _Discovery:
         if first.tokens.ndim != 3:
             shape = tuple(first.tokens.shape)
             raise UnsupportedEncoder(f"its layers get tensors of shape {shape}, not a sequence of tokens for each input")
+        if first.tokens.shape[0] != BATCH:
+            raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
             output = hidden_of(call.output)
             shapes = {call.tokens.shape, output.shape if isinstance(output, torch.Tensor) else None}
@@ -115,6 +119,8 @@ class _Discovery:
         for call, following in zip(own.calls, own.calls[1:], strict=False):
             if not torch.equal(hidden_of(call.output), following.tokens):
                 raise UnsupportedEncoder("its tokens change between the layers")
+        if self.skeleton.modality == "text" and first.tokens.shape[1] != WORDS:
+            raise UnsupportedEncoder(f"its layers get {first.tokens.shape[1]} tokens for {WORDS} words")
         width = getattr(self.config, "hidden_size", None)
         if first.tokens.shape[-1] != width:
             raise UnsupportedEncoder(f"its layers have {first.tokens.shape[-1]} channels, its config hidden_size={width}")
@@ -179,12 +185,12 @@ class _Discovery:
         prefix = self.skeleton.prefix
         path = _joined(prefix, path)
         added_path = None if added is None else _joined(prefix, added[0])
+        # Some tables hold rows behind those of the longest text.
+        count = self._longest() if is_line else places
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
             weight = _tensor_at(encoder, path)
-            weight = weight.reshape(-1, weight.shape[-1])[first:]
-            if not is_line:
-                weight = weight[:places]
+            weight = weight.reshape(-1, weight.shape[-1])[first:][:count]
             if added_path is not None:
                 other = _tensor_at(encoder, added_path)
                 weight = weight + other.reshape(-1, other.shape[-1])[added[1]]
@@ -289,12 +295,14 @@ class _Discovery:
 
         return positions
 
-    def _longest_line(self) -> torch.Tensor:
+    def _longest(self) -> int | None:
+        """Return the length of the longest text, as far as the config says."""
         config = self.skeleton.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_source_positions", None)
+
+    def _longest_line(self) -> torch.Tensor:
         total = self.total
-        self.total = (
-            getattr(config, "max_position_embeddings", None) or getattr(config, "max_source_positions", None) or 512
-        )
+        self.total = self._longest() or 512
         try:
             return self._entering(erased=True)
         finally:
@@ -310,7 +318,7 @@ class _Discovery:
         if self.skeleton.modality != "text":
             return LayerArguments(self._plan(self.total), triangles=triangles)
         layers = self._plan(WORDS)
-        has_rotation = any(not isinstance(value, (int, str, float, type(None))) for one in layers for value in one.values())
+        has_rotation = any(isinstance(value, FittedRotation) for value in _leaves(layers))
         # Frequencies are sharper on a longer line, as far as the encoder reads.
         longest = getattr(skeleton.config, "max_position_embeddings", None) or 128
         if has_rotation and not depends_on_length and longest > WORDS:
@@ -342,8 +350,10 @@ class _Discovery:
     def _check(self, own: OwnPass, arguments: LayerArguments) -> None:
         look_both_ways([self.skeleton.layers[number] for number in self.skeleton.kinds], arguments.triangles)
         problem = None
-        for form in MASK_FORMS:
+        for form, arguments.lifts_rotations in itertools.product(MASK_FORMS, (False, True)):
             arguments.mask_form = form
+            if arguments.lifts_rotations and not _has_flat_rotation(arguments.layers):
+                continue
             try:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
@@ -447,7 +457,7 @@ class _Discovery:
         kinds = []
         if positions(self.skeleton.model).weight is not None:
             kinds.append("table")
-        if any(type(value).__name__ == "FittedRotation" for value in _leaves(arguments.layers)):
+        if any(isinstance(value, FittedRotation) for value in _leaves(arguments.layers)):
             kinds.append("rotary")
         return f"{' and '.join(kinds) or 'none'}, on a {shape}"
 
@@ -458,6 +468,10 @@ def _leaves(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [leaf for one in value for leaf in _leaves(one)]
     return [value]
+
+
+def _has_flat_rotation(layers: list[dict[str, Any]]) -> bool:
+    return any(isinstance(value, FittedRotation) and value.ndim == 2 for value in _leaves(layers))
 
 
 def _joined(prefix: str, path: str) -> str:
@@ -534,9 +548,10 @@ def find_branch(call: Any, width: int) -> str | None:
     best = None
     for name in dict.fromkeys(reversed(order)):
         made = ran[name].output
-        if made.shape != shape or not ran[name].has_weights or name == last_norm:
+        # Some layers run their feed-forward part on a list of all tokens.
+        if made.numel() != output.numel() or made.shape[-1] != width or not ran[name].has_weights or name == last_norm:
             continue
-        if torch.equal(made, output) or torch.equal(made, base):  # a container with the sum inside
+        if torch.equal(made.view(shape), output) or torch.equal(made.view(shape), base):  # a container with the sum inside
             continue
         if best is not None and not best.startswith(f"{name}."):
             if name.startswith(f"{best}."):
@@ -565,8 +580,8 @@ def _sum_of(call: Any, last_norm: str | None, changed: str | None = None, change
 
         def alter(module: nn.Module, args: tuple, output: Any) -> Any:
             if isinstance(output, (tuple, list)):
-                return type(output)([output[0] + change, *output[1:]])
-            return output + change
+                return type(output)([output[0] + change.view(output[0].shape), *output[1:]])
+            return output + change.view(output.shape)
 
         hooks.append(call.layer.get_submodule(changed).register_forward_hook(alter))
     try:

@@ -44,8 +44,11 @@ class FittedRotation:
     ndim: int
 
     @torch.no_grad()
-    def at(self, call: LayerPass) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return what layers get for tokens at the places of a pass, with the views combined."""
+    def at(self, call: LayerPass, lifted: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return what layers get for tokens at the places of a pass, with the views combined.
+
+        Tensors without an axis of the batch get one in front, and one for the heads behind it if `lifted`.
+        """
         entry = call.places.entry  # (batch, views, tokens, 1), or (…, 2) as (column, row)
         device = entry.device
         # Angles reach hundreds of radians, where half precision has steps of a radian or more.
@@ -65,9 +68,9 @@ class FittedRotation:
             cosine = torch.where(fixed, own[0], cosine)
             sine = torch.where(fixed, own[1], sine)
         if self.form == "complex":
-            return self._shaped(torch.complex(cosine, sine))
-        cosine = self._shaped(cosine.to(call.hidden_states.dtype))
-        sine = self._shaped(sine.to(call.hidden_states.dtype))
+            return self._shaped(torch.complex(cosine, sine), lifted)
+        cosine = self._shaped(cosine.to(call.hidden_states.dtype), lifted)
+        sine = self._shaped(sine.to(call.hidden_states.dtype), lifted)
         return (cosine, sine) if self.form == "pair" else torch.cat([sine, cosine], dim=-1)
 
     def _combine_views(self, angles: torch.Tensor, call: LayerPass) -> torch.Tensor:
@@ -92,10 +95,12 @@ class FittedRotation:
         owner = (self.owners % views).to(angles.device).expand(angles.shape[0], 1, angles.shape[2], -1)
         return angles.gather(1, owner)[:, 0]
 
-    def _shaped(self, values: torch.Tensor) -> torch.Tensor:
+    def _shaped(self, values: torch.Tensor, lifted: bool) -> torch.Tensor:
         """Bring `(batch, tokens, channels)` into the order of axes that the layers take."""
-        shape = [1] * max(self.ndim, 3)
-        axis = self.axis if self.ndim > 2 else 1
+        if self.ndim == 2:
+            return values.unsqueeze(1) if lifted else values
+        shape = [1] * self.ndim
+        axis = self.axis
         shape[0] = values.shape[0]
         shape[axis] = values.shape[1]
         shape[-1] = values.shape[2]

@@ -39,12 +39,14 @@ class LayerArguments:
         layers: For each layer what its arguments are: constants, rotations, `_Mask` or `_Order`.
         mask_form: One of `MASK_FORMS`.
         triangles: Names in a layer of square buffers that hide later tokens, and of modules with a flag that does.
+        lifts_rotations: Whether rotations without an axis of the batch get one of the heads beside it.
         plan: Makes `layers` for a line of another length; None if the length does not matter.
     """
 
     layers: list[dict[str, Any]]
     mask_form: str = "pairs"
     triangles: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    lifts_rotations: bool = False
     plan: Callable[[int], list[dict[str, Any]]] | None = None
     _planned: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -77,7 +79,7 @@ class LayerArguments:
     def _make(self, meaning: Any, call: LayerPass) -> Any:
         batch, tokens = call.hidden_states.shape[:2]
         if isinstance(meaning, FittedRotation):
-            return meaning.at(call)
+            return meaning.at(call, self.lifts_rotations)
         if isinstance(meaning, _Mask):
             if self.mask_form == "none":
                 return None
@@ -131,12 +133,15 @@ def find_triangles(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for layer in layers:
         for path, module in layer.named_modules():
             for name, buffer in module.named_buffers(recurse=False):
-                is_square = buffer.ndim >= 2 and buffer.shape[-1] == buffer.shape[-2] > 1
-                if buffer.dtype in (torch.bool, torch.uint8) and is_square:
+                if buffer.ndim >= 2 and buffer.shape[-1] == buffer.shape[-2] > 1 and _is_triangle(buffer):
                     buffers[f"{path}.{name}" if path else name] = None
             if getattr(module, "is_causal", None) is True:
                 flags[path] = None
     return tuple(buffers), tuple(flags)
+
+
+def _is_triangle(buffer: torch.Tensor) -> bool:
+    return buffer.dtype in (torch.bool, torch.uint8) or torch.equal(buffer, torch.ones_like(buffer).tril())
 
 
 class ArgumentReader:

@@ -13,7 +13,14 @@ from transformers.activations import QuickGELUActivation
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.encoders.model_classes import class_of_config
-from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
+from hf_any3d.modeling.encoders.registry import (
+    EncoderFamily,
+    UnsupportedEncoder,
+    composite_checkpoints,
+    find_family,
+    select_tower,
+    towers_of,
+)
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
 from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
@@ -117,11 +124,18 @@ def convert_encoder(encoder: PreTrainedModel, dtype: torch.dtype) -> None:
     encoder.config.dtype = dtype
 
 
+_HUB = {"subfolder", "revision", "token", "cache_dir", "local_files_only"}
+
+
 def open_encoder(
     name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load what encoding tokens needs of a checkpoint; also return the names of weights that it lacks."""
     family = find_family(config)
+    whole = AutoConfig.from_pretrained(name_or_path, **{key: loading[key] for key in _HUB.intersection(loading)})
+    is_tower = any(type(inner) is type(config) for inner in towers_of(whole).values())
+    if is_tower and whole.model_type not in composite_checkpoints():
+        return _open_tower(name_or_path, whole, config, dtype or torch.float32, **loading)
     # Weights unused: heads, other towers and further layers.
     with stored_settings(name_or_path), unused_weights_expected():
         encoder, report = _class_of(family, config).from_pretrained(
@@ -144,6 +158,43 @@ def open_encoder(
     # BEiT keeps the norm after its last layer in its pooler.
     missing = sorted(key for key in report["missing_keys"] if key.startswith(norms) or not key.startswith(unneeded))
     return _without_unused(encoder, family), missing
+
+
+def _open_tower(
+    name_or_path: str | os.PathLike, whole: PreTrainedConfig, config: PreTrainedConfig, dtype: torch.dtype, **loading: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Open a checkpoint of several towers as a whole and keep one: its files may name the weights otherwise."""
+    with stored_settings(name_or_path), unused_weights_expected():
+        model, report = AutoModel.from_pretrained(
+            name_or_path,
+            config=_with_tower(whole, config),
+            dtype=dtype,
+            attn_implementation=config._attn_implementation,
+            output_loading_info=True,
+            **loading,
+        )
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if path and isinstance(module, PreTrainedModel) and type(module.config) is type(config)
+    ]
+    if not paths:
+        raise UnsupportedEncoder(f"a {type(model).__name__} has no model for its {type(config).__name__}")
+    encoder = model.get_submodule(paths[0])
+    set_quantization(encoder, stored_quantized=getattr(whole, "quantization_config", None) is not None)
+    prefix = f"{paths[0]}."
+    missing = sorted(key.removeprefix(prefix) for key in report["missing_keys"] if key.startswith(prefix))
+    return _without_unused(encoder, find_family(config)), [key for key in missing if not key.startswith("pooler.")]
+
+
+def _with_tower(whole: PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of a composite checkpoint with another config of one tower, which may have fewer layers."""
+    whole = copy.deepcopy(whole)
+    for holder in (whole, getattr(whole, "thinker_config", None)):
+        for name, value in list(vars(holder).items()) if holder is not None else ():
+            if type(value) is type(config):
+                setattr(holder, name, copy.deepcopy(config))
+    return whole
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -203,4 +254,10 @@ def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrain
         # Removed from memory, and from what is saved.
         parent, _, name = path.rpartition(".")
         delattr(encoder.get_submodule(parent), name)
+    unneeded = tuple(f"{path}." for path in family.unused)
+    if unneeded:
+        # Nor can their weights be tied to others any more.
+        for ties in ("_tied_weights_keys", "all_tied_weights_keys"):
+            pairs = getattr(encoder, ties, None) or {}
+            setattr(encoder, ties, {one: other for one, other in pairs.items() if not one.startswith(unneeded)})
     return encoder

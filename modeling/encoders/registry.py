@@ -193,17 +193,45 @@ def _examples(config: PreTrainedConfig) -> str:
     return "supported are, for example, bert, llama or qwen3"
 
 
+def towers_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+    """Return the configs of the encoders that a composite checkpoint holds, by their modality."""
+    declared = _COMPOSITES.get(config.model_type)
+    if declared is not None:
+        return {tower: getattr(config, name) for tower, name in declared.items()}
+    found: dict[str, PreTrainedConfig] = {}
+    # Models of this library hold an encoder, too, but are none.
+    if config.model_type in _FAMILIES or type(config).__module__.startswith("hf_any3d."):
+        return found
+    for tower, names in _TOWER_CONFIGS.items():
+        # Some nest those that think beside those that talk.
+        for holder in (config, getattr(config, "thinker_config", None)):
+            for name in names:
+                inner = getattr(holder, name, None)
+                if isinstance(inner, PreTrainedConfig) and tower not in found:
+                    found[tower] = inner
+    return found
+
+
+_TOWER_CONFIGS = {
+    "text": ("text_config", "language_config", "llm_config"),
+    "vision": ("vision_config",),
+    "audio": ("audio_config", "speech_config", "encoder_config"),
+}
+
+
 def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfig:
     """Return the config of the tower to use: a sub-config for composite checkpoints, which need `tower`, or itself."""
-    towers = _COMPOSITES.get(config.model_type)
-    if towers is not None:
+    towers = towers_of(config)
+    if len(towers) == 1 and tower is None:
+        config = next(iter(towers.values()))
+    elif towers:
         if tower not in towers:
             raise UnsupportedEncoder(
                 f"a '{config.model_type}' checkpoint holds several encoders: tower={tower!r}, "
                 f"expected one of {', '.join(map(repr, towers))}"
             )
         # From here on, the tower is an encoder like any other.
-        config = getattr(config, towers[tower])
+        config = towers[tower]
     family = find_family(config)
     # An encoder of one tower needs no choice; a wrong one is refused rather than passed over.
     if tower not in (None, family.tower):

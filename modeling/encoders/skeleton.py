@@ -98,21 +98,24 @@ class Skeleton:
 
     def __init__(self, config: PreTrainedConfig):
         config = copy.deepcopy(config)
-        config._attn_implementation = "eager"
-        self.model = _build_without_weights(config)
-        self.prefix, self.part = encoder_half(self.model)
-        self.layers_path, self.layers = _largest_stack(self.part)
+        self._build(config)
         if max(_size(layer) for layer in self.layers) > _LARGE_LAYER and _narrow_feed_forward(config):
-            self.model = _build_without_weights(config)
-            self.prefix, self.part = encoder_half(self.model)
-            self.layers_path, self.layers = _largest_stack(self.part)
-        self.config = self.part.config
+            self._build(config)
+        self.config = getattr(self.part, "config", config)
         self.modality = modality_of(self.part)
-        self.words = self.part.get_input_embeddings() if self.modality == "text" else None
+        self.words = _word_embedding(self.part) if self.modality == "text" else None
         inside = {id(module) for layer in self.layers for module in layer.modules()}
         self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
         self.kinds = _first_of_each_kind(self.layers)
         self.randomize(0)
+
+    def _build(self, config: PreTrainedConfig) -> None:
+        try:
+            self.model = _build_without_weights(config)
+        except Exception as error:  # of another package that is missing, or of settings that do not fit
+            raise UnsupportedEncoder(f"its config builds no model ({_in_brief(error)})") from error
+        self.prefix, self.part = encoder_half(self.model)
+        self.layers_path, self.layers = _largest_stack(self.part)
 
     def randomize(self, seed: int) -> None:
         """Draw new weights for all modules that run."""
@@ -148,10 +151,10 @@ class Skeleton:
             except Exception as error:
                 errors.append(error)
         error = errors[0]
-        raise UnsupportedEncoder(
-            f"its own forward pass needs more than {_INPUT_WORDS[self.modality]} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:80]})"
-        ) from error
+        kind = _INPUT_WORDS[self.modality]
+        if "missing" in str(error) or "must" in str(error) or "NoneType" in str(error):
+            raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
+        raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
 
     def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool) -> OwnPass:
         names = {id(module): name for name, module in self.outside.items()}
@@ -241,6 +244,20 @@ class Skeleton:
 _INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
 
 
+def _in_brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
+
+
+def _word_embedding(part: PreTrainedModel) -> nn.Module:
+    try:
+        words = part.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        words = None
+    if not isinstance(getattr(words, "weight", None), torch.Tensor) or words.weight.ndim != 2:
+        raise UnsupportedEncoder("it reads neither words by a table of vectors, nor an image, nor a recording")
+    return words
+
+
 def _hand_on(tokens: torch.Tensor, form: Any) -> Any:
     if isinstance(form, (tuple, list)):
         return type(form)([tokens, *[None] * (len(form) - 1)])
@@ -261,9 +278,10 @@ def _replaced_forward(replaced: dict[nn.Module, Callable]) -> Iterator[None]:
 def _build_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
     # Also while another model is being opened, on the meta device and with initial values switched off. Buffers are
     # computed as always: rotary frequencies and sinusoids are not drawn.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), no_init_weights():
-        with init_empty_weights(include_buffers=False):
-            return build_from_config(copy.deepcopy(config)).eval()
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    with torch.device("cpu"), no_init_weights(), init_empty_weights(include_buffers=False):
+        return build_from_config(config).eval()
 
 
 def encoder_half(model: PreTrainedModel) -> tuple[str, PreTrainedModel]:
@@ -280,9 +298,11 @@ def modality_of(model: PreTrainedModel) -> str:
     """Return whether a model reads text, images or sound."""
     takes = inspect.signature(model.forward).parameters
     main = getattr(model, "main_input_name", "input_ids")
-    if main.startswith("pixel_values") or any(name.startswith("pixel_values") for name in takes):
+    if main == "input_ids" and ("input_ids" in takes or "inputs_embeds" in takes):
+        return "text"
+    if any(name.startswith("pixel_values") for name in (main, *takes)):
         return "vision"
-    if main in ("input_features", "input_values", "audio_values") or "input_features" in takes:
+    if any(name in ("input_features", "input_values") for name in (main, *takes)):
         return "audio"
     return "text"
 
@@ -356,7 +376,7 @@ def _draw_weights(module: nn.Module, generator: torch.Generator) -> None:
 def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[str, Any]]:
     """Return inputs of an encoder's own kind, in the forms that encoders take, to be tried in order."""
     takes = inspect.signature(part.forward).parameters
-    config = part.config
+    config = getattr(part, "config", None)
     common: dict[str, Any] = {}
     for name, value in (("use_cache", False), ("return_dict", True)):
         if name in takes:
@@ -372,7 +392,10 @@ def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[s
 
 def _plain_word(config: PreTrainedConfig) -> int:
     """Return the number of a word that is none of the special ones."""
-    special = {value for name, value in vars(config).items() if name.endswith("token_id")}
+    special: set[int] = set()
+    for name, value in vars(config).items() if config is not None else ():
+        if name.endswith("token_id") and value is not None:
+            special.update(value if isinstance(value, (tuple, list)) else (value,))
     return next(number for number in range(3, 10_000) if number not in special)
 
 
@@ -418,7 +441,8 @@ def _sound_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
         long = getattr(config, "max_length", None) or getattr(config, "num_frames", None) or frames
         spectrum = torch.randn(BATCH, long, bins, generator=generator)
         forms += [{"input_values": spectrum}, {"input_values": spectrum.transpose(1, 2).unsqueeze(1)}]
+    # Some need a mask, though nothing is hidden.
     for mask in ("input_features_mask", "attention_mask"):
-        if mask in takes and takes[mask].default is inspect.Parameter.empty:
-            forms = [form | {mask: torch.ones(BATCH, frames, dtype=torch.long)} for form in forms]
+        if mask in takes:
+            forms += [form | {mask: torch.ones(BATCH, frames, dtype=torch.long)} for form in forms]
     return forms

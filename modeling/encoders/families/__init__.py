@@ -22,7 +22,5 @@ refuse_encoders(
     "its attention is sparse along the order of the tokens, and a cloud has none",
 )
 refuse_encoders(("bloom", "mpt"), "its biases are defined for preceding tokens only")
-refuse_encoders(
-    ("gptj", "codegen", "cohere", "cohere2", "roformer"),
-    "it rotates adjacent channels; only rotations of the two halves of a head are supported",
-)
+refuse_encoders(("roformer",), "its rotations are a table among its weights, and are known at whole places alone")
+refuse_encoders(("mra", "yoso"), "its attention is an approximation along the order of the tokens, and a cloud has none")
