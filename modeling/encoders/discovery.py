@@ -443,12 +443,13 @@ class _Discovery:
         values = {}
         for name, value in theirs.arguments.items():
             low = name.lower()
-            is_ours = any(word in low for word in ("mask", "cache", "past_key", "is_causal", "output_"))
-            values[name] = inputs[name] if is_ours and name in inputs else value
-        for name, value in list(values.items()):
-            # A mask of the own length, as special tokens may stand elsewhere
-            if name != theirs.main and "mask" in name.lower() and isinstance(value, torch.Tensor):
-                values[name] = torch.zeros_like(value)
+            is_ours = any(word in low for word in ("cache", "past_key", "is_causal", "output_"))
+            if is_ours and name in inputs:
+                value = inputs[name]
+            elif "mask" in low:
+                # Whatever the form that is given to point tokens, the encoder's own one hides nothing here.
+                value = _hiding_nothing(value)
+            values[name] = value
         tokens = values.pop(theirs.main)
         return hidden_of(theirs.layer(tokens, **values))
 
@@ -460,6 +461,14 @@ class _Discovery:
         if any(isinstance(value, FittedRotation) for value in _leaves(arguments.layers)):
             kinds.append("rotary")
         return f"{' and '.join(kinds) or 'none'}, on a {shape}"
+
+
+def _hiding_nothing(mask: Any) -> Any:
+    if isinstance(mask, dict):
+        return {kind: _hiding_nothing(one) for kind, one in mask.items()}
+    if not isinstance(mask, torch.Tensor):
+        return mask
+    return torch.zeros_like(mask) if mask.is_floating_point() else torch.ones_like(mask)
 
 
 def _leaves(value: Any) -> list[Any]:
