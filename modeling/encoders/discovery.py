@@ -14,7 +14,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,17 +31,13 @@ from hf_any3d.modeling.encoders.layer_arguments import (
 )
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, TokenPlaces, hidden_of, image_grid
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
-from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, OwnPass, Skeleton, Step, is_norm
+from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm
 
 # Of the size of what is compared
 _TOLERANCE = 1e-4
 # Words in the names of modules that process tokens one after the other
-_IN_SEQUENCE = {
-    *("Mamba", "Mamba2", "Ssm", "SSM", "Rwkv", "LSTM", "Lstm", "Recurrent", "Delta", "Conv1D", "Lightning", "Rg"),
-    *("Mixer2", "RGLRU", "Rglru", "Kda", "Linear"),
-}
+_SEQUENTIAL = {"Mamba", "Mamba2", "Rwkv", "Lstm", "Rglru", "Recurrent", "Xlstm"}
 _SEQUENTIAL_PAIRS = {("Delta", "Net"), ("Short", "Conv"), ("Linear", "Attention"), ("Lightning", "Attention")}
-_SEQUENTIAL = {"Mamba", "Mamba2", "Rwkv", "Lstm", "Lrulayer", "Rglru", "Recurrent", "Xlstm"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -64,7 +60,8 @@ class _Discovery:
 
     def family(self) -> EncoderFamily:
         skeleton = self.skeleton
-        _refuse_order(skeleton.layers)
+        _refuse_order(skeleton)
+        skeleton.prepare()
         own = skeleton.run()
         self._check_tokens(own)
         self.width = own.calls[0].tokens.shape[-1]
@@ -74,8 +71,8 @@ class _Discovery:
         final_norm = self._find_final_norm(own)
         positions, class_token = self._find_positions()
         arguments = self._find_arguments()
-        branch = self._find_branch(own)
         self._check(own, arguments)
+        branch = self._find_branch(own, arguments)
         prefix = skeleton.prefix
         return EncoderFamily(
             name=f"{self.config.model_type} (by its forward pass)",
@@ -181,19 +178,19 @@ class _Discovery:
         source = self._find_rows(patches)
         if source is None:
             return self._computed_positions(patches), class_token
-        path, first, added = source
+        path, first, shared = source
         prefix = self.skeleton.prefix
         path = _joined(prefix, path)
-        added_path = None if added is None else _joined(prefix, added[0])
+        shared = [(times, _joined(prefix, other), row) for times, other, row in shared]
         # Some tables hold rows behind those of the longest text.
         count = self._longest() if is_line else places
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
             weight = _tensor_at(encoder, path)
             weight = weight.reshape(-1, weight.shape[-1])[first:][:count]
-            if added_path is not None:
-                other = _tensor_at(encoder, added_path)
-                weight = weight + other.reshape(-1, other.shape[-1])[added[1]]
+            for times, other, row in shared:
+                vectors = _tensor_at(encoder, other)
+                weight = weight + times * vectors.reshape(-1, vectors.shape[-1])[row]
             if is_line:
                 return PositionTable("line", weight, 1, len(weight))
             return PositionTable("plane", weight, rows, columns)
@@ -239,8 +236,8 @@ class _Discovery:
                 found[name] = tensor.reshape(-1, self.width)
         return found
 
-    def _find_rows(self, table: torch.Tensor) -> tuple[str, int, tuple[str, int] | None] | None:
-        """Return the tensor whose rows the positions are, the first row, and a row of another one added to all."""
+    def _find_rows(self, table: torch.Tensor) -> tuple[str, int, list[tuple[int, str, int]]] | None:
+        """Return the tensor whose rows the positions are, the first row, and rows of others added to all of them."""
         count = len(table)
         tables = self._tables()
         limit = _TOLERANCE * float(table.abs().max().clamp_min(1))
@@ -249,15 +246,20 @@ class _Discovery:
                 rest = table - rows[first : first + count]
                 if (rest - rest[:1]).abs().max() > limit:
                     continue
+                # In images and sound, what all tokens share is a trace of the embedding's bias.
                 if rest[0].abs().max() <= limit or self.skeleton.modality != "text":
-                    # In images and sound, what all tokens share is a trace of the embedding's bias.
-                    return name, first, None
-                for other, candidates in tables.items():
-                    near = (candidates[:64] - rest[0]).abs().amax(dim=-1) <= limit
-                    if near.any():
-                        return name, first, (other, int(near.nonzero()[0]))
-                return name, first, None
+                    return name, first, []
+                return name, first, self._find_sum(rest[0], tables)
         return None
+
+    def _find_sum(self, vector: torch.Tensor, tables: dict[str, torch.Tensor]) -> list[tuple[int, str, int]]:
+        """Return rows of tables, and how often each is taken, whose sum is a vector: types of words, empty boxes."""
+        rows = [(name, row) for name, values in tables.items() for row in range(min(len(values), 2))]
+        vectors = torch.stack([tables[name][row] for name, row in rows]).double()
+        times = torch.linalg.lstsq(vectors.T, vector.double().unsqueeze(1), driver="gelsd").solution[:, 0].round()
+        if (times @ vectors - vector).abs().max() > 1e-3 * vector.abs().max().clamp_min(1):
+            raise UnsupportedEncoder("what it adds to all words beside their positions is computed from learned tables")
+        return [(int(one), *rows[number]) for number, one in enumerate(times.tolist()) if one]
 
     def _find_class_token(self, table: torch.Tensor, special: int) -> Callable[[PreTrainedModel], torch.Tensor] | None:
         """Return what reads the vector of the class token, without its position."""
@@ -336,14 +338,29 @@ class _Discovery:
 
     # The branch whose output is added last
 
-    def _find_branch(self, own: OwnPass) -> str:
-        found = {find_branch(own.calls[number], self.width) for number in self.skeleton.kinds}
+    def _find_branch(self, own: OwnPass, arguments: LayerArguments) -> str:
+        """Return the branch of the layers, found on a few tokens."""
+        states = torch.randn(1, WORDS - 2, self.width, generator=torch.Generator().manual_seed(6))
+        call = self._call(states, self._some_places(states.shape[1]))
+        found = set()
+        for number, inputs in enumerate(arguments(call)):
+            if number in self.skeleton.kinds:
+                layer = self.skeleton.layers[number]
+                main = own.calls[number].main
+                found.add(find_branch(Call(layer, {main: states, **inputs}, main, None), self.width))
         if None in found:
             raise UnsupportedEncoder("no module's output is the last term that its layers add to the tokens")
         if len(found) > 1:
             names = ", ".join(sorted(str(name) for name in found))
             raise UnsupportedEncoder(f"its layers are of several kinds, which end with {names}")
         return str(found.pop())
+
+    def _some_places(self, count: int) -> TokenPlaces:
+        """Return random places of tokens, on the encoder's line or grid."""
+        axes = len(self.grid)
+        entry = torch.rand(1, 1, count, axes, generator=torch.Generator().manual_seed(4)) * (min(self.grid) - 1)
+        rows, columns = (1, count) if axes == 1 else self.grid
+        return TokenPlaces(entry, rows, columns)
 
     # What was found against the encoder's own pass
 
@@ -389,15 +406,13 @@ class _Discovery:
         generator = torch.Generator().manual_seed(4)
         count = WORDS - 2
         tokens = torch.randn(1, count, self.width, generator=generator)
-        axes = len(self.grid)
-        entry = torch.rand(1, 1, count, axes, generator=generator) * (min(self.grid) - 1)
         order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(count - 1, generator=generator)])
         changed = tokens.clone()
         changed[:, -1] += torch.randn(self.width, generator=generator)
         states = torch.cat([tokens, tokens[:, order], changed])
-        rows, columns = (1, count) if axes == 1 else self.grid
-        entry = torch.cat([entry, entry[:, :, order], entry])
-        call = self._call(states, TokenPlaces(entry, rows, columns))
+        places = self._some_places(count)
+        entry = places.entry
+        call = self._call(states, replace(places, entry=torch.cat([entry, entry[:, :, order], entry])))
         for number, inputs in enumerate(arguments(call)):
             if number not in self.skeleton.kinds:
                 continue
@@ -504,16 +519,19 @@ def _unused_parts(model: nn.Module, prefix: str) -> tuple[str, ...]:
     return tuple(unused)
 
 
-def _refuse_order(layers: Any) -> None:
+def _refuse_order(skeleton: Skeleton) -> None:
     """Refuse layers with modules whose result depends on the order of the tokens."""
-    for layer in layers:
+    # Of few words, such encoders attend to all.
+    if getattr(skeleton.config, "attention_type", None) == "block_sparse":
+        raise UnsupportedEncoder("its attention is sparse along the order of the tokens, and a cloud has none")
+    for layer in skeleton.layers:
         for module in layer.modules():
             kind = type(module).__name__
             if isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1:
                 raise UnsupportedEncoder("its layers convolve neighboring tokens, and tokens of a cloud have none")
-            words = re.findall(r"[A-Z][a-z0-9]*|[A-Z]+(?![a-z])", kind)
-            pairs = set(zip(words, words[1:], strict=False))
-            if _SEQUENTIAL.intersection(word.capitalize() for word in words) or _SEQUENTIAL_PAIRS & pairs:
+            # "GatedDeltaNet" is Gated, Delta, Net; "LSTM" is one word.
+            words = [word.capitalize() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", kind)]
+            if _SEQUENTIAL.intersection(words) or _SEQUENTIAL_PAIRS.intersection(zip(words, words[1:], strict=False)):
                 raise UnsupportedEncoder(f"its layers process tokens in sequence ({kind}), and a cloud has no order")
 
 
@@ -523,7 +541,7 @@ class _Ran:
     has_weights: bool
 
 
-def find_branch(call: Any, width: int) -> str | None:
+def find_branch(call: Call, width: int) -> str | None:
     """Return the path in a layer of the module whose output is added last, None if there is none.
 
     A change of its output changes the layer's sum by the same amount, or by one factor for each channel. The sum is
@@ -573,7 +591,7 @@ def find_branch(call: Any, width: int) -> str | None:
     return best
 
 
-def _run_layer(call: Any) -> torch.Tensor:
+def _run_layer(call: Call) -> torch.Tensor:
     arguments = {name: value for name, value in call.arguments.items() if name != call.main}
     return hidden_of(call.layer(call.tokens.clone(), **arguments))
 
@@ -601,7 +619,7 @@ def _sum_of(call: Any, last_norm: str | None, changed: str | None = None, change
     return sums[-1] if sums else output
 
 
-def _is_added_last(call: Any, last_norm: str | None, name: str, base: torch.Tensor) -> bool:
+def _is_added_last(call: Call, last_norm: str | None, name: str, base: torch.Tensor) -> bool:
     size = base.abs().max().clamp_min(1)
     change = size * torch.randn(base.shape, generator=torch.Generator().manual_seed(5))
     try:

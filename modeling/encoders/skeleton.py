@@ -29,9 +29,10 @@ BATCH = 2
 # A few words; a prime number, so that no other axis has this length by chance.
 WORDS = 13
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Above this number of parameters in a layer, its feed-forward part is built narrower.
+# Above this number of parameters in a layer, its feed-forward part is built narrower; of experts there are many.
 _LARGE_LAYER = 30_000_000
 _NARROW = 256
+_NARROW_EXPERT = 16
 
 
 @dataclass
@@ -92,6 +93,8 @@ class Skeleton:
     Args:
         config: Config of the encoder, or of an encoder-decoder, of which the encoder is taken.
 
+    `prepare` gives it weights; then it can run.
+
     Raises:
         UnsupportedEncoder: It has no list of layers.
     """
@@ -103,11 +106,23 @@ class Skeleton:
             self._build(config)
         self.config = getattr(self.part, "config", config)
         self.modality = modality_of(self.part)
+
+    def prepare(self) -> None:
+        """Give weights to what has to run.
+
+        Raises:
+            UnsupportedEncoder: It reads neither words, nor images, nor sound.
+        """
         self.words = _word_embedding(self.part) if self.modality == "text" else None
         inside = {id(module) for layer in self.layers for module in layer.modules()}
         self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
         self.kinds = _first_of_each_kind(self.layers)
+        generator = torch.Generator().manual_seed(0)
+        for number in self.kinds:
+            for module in self.layers[number].modules():
+                _draw_weights(module, generator)
         self.randomize(0)
+        self.model.eval()
 
     def _build(self, config: PreTrainedConfig) -> None:
         try:
@@ -118,17 +133,13 @@ class Skeleton:
         self.layers_path, self.layers = _largest_stack(self.part)
 
     def randomize(self, seed: int) -> None:
-        """Draw new weights for all modules that run."""
+        """Draw new weights outside of the layers."""
         generator = torch.Generator().manual_seed(seed)
         for module in self.outside.values():
             if module is self.words:
                 continue
             _draw_weights(module, generator)
         _draw_weights(self.part, generator)
-        for number in self.kinds:
-            for module in self.layers[number].modules():
-                _draw_weights(module, generator)
-        self.model.eval()
 
     @torch.no_grad()
     def run(
@@ -179,7 +190,7 @@ class Skeleton:
             hooks.append(layer.register_forward_hook(leave, with_kwargs=True))
         for module in self.outside.values():
             hooks.append(module.register_forward_hook(note, with_kwargs=True))
-        if erase_input:
+        if erase_input and self.words is None:
             hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
         try:
             with self._given_words(seed), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
@@ -334,10 +345,12 @@ def _size(module: nn.Module) -> int:
 def _narrow_feed_forward(config: PreTrainedConfig) -> bool:
     """Make the feed-forward parts of a config narrower, which no check depends on; return whether anything changed."""
     is_changed = False
+    has_experts = any("expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items())
     for name, value in list(vars(config).items()):
         is_width = any(word in name for word in ("intermediate", "ffn", "d_ff", "n_inner", "mlp_dim"))
-        if is_width and isinstance(value, int) and value > _NARROW:
-            setattr(config, name, _NARROW)
+        width = _NARROW_EXPERT if "moe" in name or "expert" in name or has_experts else _NARROW
+        if is_width and isinstance(value, int) and value > width:
+            setattr(config, name, width)
             is_changed = True
     return is_changed
 
