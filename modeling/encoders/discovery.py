@@ -365,7 +365,6 @@ class _Discovery:
     # What was found against the encoder's own pass
 
     def _check(self, own: OwnPass, arguments: LayerArguments) -> None:
-        look_both_ways([self.skeleton.layers[number] for number in self.skeleton.kinds], arguments.triangles)
         problem = None
         for form, arguments.lifts_rotations in itertools.product(MASK_FORMS, (False, True)):
             arguments.mask_form = form

@@ -57,7 +57,7 @@ class LayerArguments:
             raise ValueError(
                 f"attn_implementation={implementation!r} masks later tokens of this encoder; expected 'sdpa' or 'eager'"
             )
-        look_both_ways(call.layers, self.triangles)
+        look_both_ways(call.layers, self.triangles, call.hidden_states.shape[1])
         made: dict[int, Any] = {}
         for arguments in self._layers_for(call):
             values = {}
@@ -94,7 +94,7 @@ class LayerArguments:
         return meaning
 
 
-def look_both_ways(layers: Any, triangles: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+def look_both_ways(layers: Any, triangles: tuple[tuple[str, ...], tuple[str, ...]], tokens: int) -> None:
     """Let all tokens of layers attend to each other where a buffer or a flag hides later ones, in place."""
     buffers, flags = triangles
     if not buffers and not flags:
@@ -105,11 +105,23 @@ def look_both_ways(layers: Any, triangles: tuple[tuple[str, ...], tuple[str, ...
             owner, _, name = path.rpartition(".")
             module = _submodule(layer, owner)
             if module is not None and name in module._buffers:
-                module._buffers[name].fill_(1)
+                _fill(module, name, tokens)
         for path in flags:
             module = _submodule(layer, path)
             if module is not None:
                 module.is_causal = False
+
+
+def _fill(module: nn.Module, name: str, tokens: int) -> None:
+    buffer = module._buffers[name]
+    if buffer.shape[-1] >= tokens and buffer.stride(-1) == 0:  # replaced before
+        return
+    if buffer.shape[-1] >= tokens or name not in module._non_persistent_buffers_set:
+        buffer.fill_(1)
+        return
+    # A sequence longer than the encoder's longest text: ones for all pairs, which take no memory.
+    one = torch.ones([1] * buffer.ndim, dtype=buffer.dtype, device=buffer.device)
+    module._buffers[name] = one.expand(*buffer.shape[:-2], tokens, tokens)
 
 
 def _submodule(layer: nn.Module, path: str) -> nn.Module | None:

@@ -30,3 +30,16 @@ def build_from_config(config: PreTrainedConfig) -> PreTrainedModel:
     """Build a model without a head with random weights."""
     cls = class_of_config(config)
     return cls.from_config(config) if cls is AutoModel else cls._from_config(config)
+
+
+def main_input_of(config: PreTrainedConfig) -> str:
+    """Return the name of the main input of a config's model: "input_ids", "pixel_values", "input_features" …"""
+    try:
+        cls = class_of_config(config)
+        if cls is AutoModel:
+            cls = AutoModel._model_mapping[type(config)]
+    except (ValueError, ImportError):  # named by transformers, but not there
+        return "input_ids"
+    if isinstance(cls, (tuple, list)):
+        cls = cls[0]
+    return getattr(cls, "main_input_name", "input_ids")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d.modeling.encoders.model_classes import main_input_of
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs
 from hf_any3d.modeling.layers.direct_weights import is_sharded, onloaded
 
@@ -165,7 +166,9 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
         return found
     reason = family.refuses(config)
     if reason is not None:
-        raise UnsupportedEncoder(f"this encoder of model_type '{config.model_type}' is not supported: {reason}")
+        raise UnsupportedEncoder(
+            f"this encoder of model_type '{config.model_type}' is not supported: {reason}; {_examples(config)}"
+        )
     return family
 
 
@@ -189,8 +192,17 @@ _WITHOUT_EFFECT = {
 
 
 def _examples(config: PreTrainedConfig) -> str:
-    """Name encoders that work, of the modality of one that does not."""
-    return "supported are, for example, bert, llama or qwen3"
+    """Name three encoders that work, of the modality of one that does not."""
+    main = main_input_of(config)
+    tower = "vision" if main.startswith("pixel_values") else "text" if main == "input_ids" else "audio"
+    return f"supported {tower} encoders are, for example, {_EXAMPLES[tower]}"
+
+
+_EXAMPLES = {
+    "text": "bert, llama and qwen3",
+    "vision": "vit, dinov2 and clip_vision_model",
+    "audio": "whisper, wav2vec2 and audio-spectrogram-transformer",
+}
 
 
 def towers_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
