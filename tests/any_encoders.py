@@ -60,7 +60,13 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1, "position_embedding_type": "rotary"},
     "modernbert": {"cls_token_id": 0, "sep_token_id": 2},
     "vit_mae": {"mask_ratio": 0.0},
-    **dict.fromkeys(("ministral", "ministral3", "gpt_oss", "emu3_text_model"), _WITHOUT_SCALING),
+    "hunyuan_v1_moe": _WITHOUT_SCALING | {"moe_topk": [2, 2], "num_shared_expert": [1, 1]},
+    "nemotron": {"rope_parameters": {**_WITHOUT_SCALING["rope_parameters"], "partial_rotary_factor": 0.5}},
+    "emu3_text_model": _WITHOUT_SCALING,
+    "gpt_oss": _WITHOUT_SCALING,
+    "hunyuan_v1_dense": _WITHOUT_SCALING,
+    "ministral": _WITHOUT_SCALING,
+    "ministral3": _WITHOUT_SCALING,
 }
 
 
@@ -101,12 +107,12 @@ def small_config(model_type: str) -> PreTrainedConfig:
 def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConfig:
     for value, names in _SIZES.items():
         for name in names.split():
-            old = getattr(config, name, None)
+            old = _value(config, name)
             if name not in own and isinstance(old, int) and not isinstance(old, bool):
                 _set(config, name, value)
     for name in _OF_EACH_LAYER:
-        if name not in own and isinstance(getattr(config, name, None), list):
-            _set(config, name, getattr(config, name)[:2])
+        if name not in own and isinstance(_value(config, name), list):
+            _set(config, name, _value(config, name)[:2])
     if getattr(config, "stage_names", None):
         # A backbone's stages are its layers.
         config.stage_names = ["stem", "stage1", "stage2"]
@@ -115,6 +121,13 @@ def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConf
         if isinstance(inner, PreTrainedConfig):
             _made_small(inner, _OF_TYPE.get(inner.model_type, {}))
     return config
+
+
+def _value(config: PreTrainedConfig, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except ValueError:  # another value for each layer
+        return None
 
 
 def _set(config: PreTrainedConfig, name: str, value: Any) -> None:

@@ -27,7 +27,6 @@ from hf_any3d.modeling.encoders.layer_arguments import (
     ArgumentReader,
     LayerArguments,
     find_triangles,
-    look_both_ways,
 )
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, TokenPlaces, hidden_of, image_grid
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
@@ -105,7 +104,9 @@ class _Discovery:
             raise UnsupportedEncoder("its layers get no tokens as their first argument")
         if first.tokens.ndim != 3:
             shape = tuple(first.tokens.shape)
-            raise UnsupportedEncoder(f"its layers get tensors of shape {shape}, not a sequence of tokens for each input")
+            raise UnsupportedEncoder(
+                f"its layers get tensors of shape {shape}, not a sequence of tokens for each input"
+            )
         if first.tokens.shape[0] != BATCH:
             raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
@@ -120,7 +121,9 @@ class _Discovery:
             raise UnsupportedEncoder(f"its layers get {first.tokens.shape[1]} tokens for {WORDS} words")
         width = getattr(self.config, "hidden_size", None)
         if first.tokens.shape[-1] != width:
-            raise UnsupportedEncoder(f"its layers have {first.tokens.shape[-1]} channels, its config hidden_size={width}")
+            raise UnsupportedEncoder(
+                f"its layers have {first.tokens.shape[-1]} channels, its config hidden_size={width}"
+            )
 
     def _find_grid(self) -> tuple[int, ...]:
         """Return the number of places on the encoder's line, or rows and columns of its patches."""
@@ -258,7 +261,9 @@ class _Discovery:
         vectors = torch.stack([tables[name][row] for name, row in rows]).double()
         times = torch.linalg.lstsq(vectors.T, vector.double().unsqueeze(1), driver="gelsd").solution[:, 0].round()
         if (times @ vectors - vector).abs().max() > 1e-3 * vector.abs().max().clamp_min(1):
-            raise UnsupportedEncoder("what it adds to all words beside their positions is computed from learned tables")
+            raise UnsupportedEncoder(
+                "what it adds to all words beside their positions is computed from learned tables"
+            )
         return [(int(one), *rows[number]) for number, one in enumerate(times.tolist()) if one]
 
     def _find_class_token(self, table: torch.Tensor, special: int) -> Callable[[PreTrainedModel], torch.Tensor] | None:
@@ -375,7 +380,9 @@ class _Discovery:
             except UnsupportedEncoder:
                 raise
             except Exception as error:
-                problem = f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
+                problem = (
+                    f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
+                )
             if problem is None:
                 return
         raise UnsupportedEncoder(str(problem))
@@ -577,7 +584,9 @@ def find_branch(call: Call, width: int) -> str | None:
         # Some layers run their feed-forward part on a list of all tokens.
         if made.numel() != output.numel() or made.shape[-1] != width or not ran[name].has_weights or name == last_norm:
             continue
-        if torch.equal(made.view(shape), output) or torch.equal(made.view(shape), base):  # a container with the sum inside
+        if torch.equal(made.view(shape), output) or torch.equal(
+            made.view(shape), base
+        ):  # a container with the sum inside
             continue
         if best is not None and not best.startswith(f"{name}."):
             if name.startswith(f"{best}."):

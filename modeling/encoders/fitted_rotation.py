@@ -164,7 +164,7 @@ def _steps_along(table: torch.Tensor) -> torch.Tensor:
 
 
 def _numbered(frequencies: torch.Tensor) -> torch.Tensor:
-    """Number the channels' frequencies `(axes, channels)` without repetition; rows and columns share theirs."""
+    """Count frequencies `(axes, channels)` without repetition, those of rows and columns together: `(channels,)`."""
     numbers: list[int] = []
     known: list[float] = []
     for size in frequencies.abs().sum(dim=0).tolist():

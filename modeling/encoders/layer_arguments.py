@@ -55,7 +55,7 @@ class LayerArguments:
         implementation = call.encoder.config._attn_implementation or ""
         if "flash" in implementation and self.mask_form != "none":
             raise ValueError(
-                f"attn_implementation={implementation!r} masks later tokens of this encoder; expected 'sdpa' or 'eager'"
+                f"attn_implementation={implementation!r} masks later tokens here; expected 'sdpa' or 'eager'"
             )
         look_both_ways(call.layers, self.triangles, call.hidden_states.shape[1])
         made: dict[int, Any] = {}

@@ -161,7 +161,11 @@ def open_encoder(
 
 
 def _open_tower(
-    name_or_path: str | os.PathLike, whole: PreTrainedConfig, config: PreTrainedConfig, dtype: torch.dtype, **loading: Any
+    name_or_path: str | os.PathLike,
+    whole: PreTrainedConfig,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    **loading: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Open a checkpoint of several towers as a whole and keep one: its files may name the weights otherwise."""
     with stored_settings(name_or_path), unused_weights_expected():

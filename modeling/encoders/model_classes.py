@@ -17,7 +17,9 @@ def class_of_config(config: PreTrainedConfig) -> type:
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     classes = []
     for value in vars(module).values():
-        is_model = isinstance(value, type) and issubclass(value, PreTrainedModel) and value.__module__ == module.__name__
+        is_model = (
+            isinstance(value, type) and issubclass(value, PreTrainedModel) and value.__module__ == module.__name__
+        )
         if is_model and getattr(value, "config_class", None) is type(config):
             classes.append(value)
     bare = [cls for cls in classes if "For" not in cls.__name__ and "PreTrained" not in cls.__name__]
@@ -33,7 +35,7 @@ def build_from_config(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def main_input_of(config: PreTrainedConfig) -> str:
-    """Return the name of the main input of a config's model: "input_ids", "pixel_values", "input_features" …"""
+    """Return the name of the main input of a config's model, such as "input_ids" or "pixel_values"."""
     try:
         cls = class_of_config(config)
         if cls is AutoModel:

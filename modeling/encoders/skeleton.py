@@ -345,7 +345,9 @@ def _size(module: nn.Module) -> int:
 def _narrow_feed_forward(config: PreTrainedConfig) -> bool:
     """Make the feed-forward parts of a config narrower, which no check depends on; return whether anything changed."""
     is_changed = False
-    has_experts = any("expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items())
+    has_experts = any(
+        "expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items()
+    )
     for name, value in list(vars(config).items()):
         is_width = any(word in name for word in ("intermediate", "ffn", "d_ff", "n_inner", "mlp_dim"))
         width = _NARROW_EXPERT if "moe" in name or "expert" in name or has_experts else _NARROW

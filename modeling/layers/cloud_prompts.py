@@ -99,7 +99,7 @@ _FIELDS = {
 
 
 def fields_of(output: ModelOutput, kind: type[ModelOutput]) -> dict[str, Any]:
-    """Return the fields of a language model's output that are those of transformers' usual one; None if it has none."""
+    """Return the fields of a language model's output that are those of transformers' usual one, or None."""
     return {name: getattr(output, name, None) for name in _FIELDS[kind]}
 
 
@@ -201,6 +201,10 @@ class CloudGenerationMixin:
         if CACHE not in forward_keywords(type(self.language_model).forward):
             generation_config.use_cache = False
         return generation_config, model_kwargs
+
+    def _supports_default_dynamic_cache(self) -> bool:
+        """Return whether the language model takes transformers' usual cache: some have one of their own."""
+        return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
         self,

@@ -545,6 +545,10 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
 def check_word_vectors(language_model: PreTrainedModel, width: int) -> None:
     """Refuse a language model in whose word vectors' place tokens of clouds cannot stand."""
     name = language_model.config.model_type
+    if getattr(language_model.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise ValueError(f"text_config: layers of '{name}' read the ids of words, and tokens of a cloud have none")
+    if name == "git":
+        raise ValueError("text_config: 'git' reads an image in front of its words; expected a language model of words")
     words = language_model.get_input_embeddings().weight.shape[-1]
     if words != width:
         raise ValueError(f"text_config: word vectors of '{name}' have {words} channels; expected {width}")

@@ -23,4 +23,6 @@ refuse_encoders(
 )
 refuse_encoders(("bloom", "mpt"), "its biases are defined for preceding tokens only")
 refuse_encoders(("roformer",), "its rotations are a table among its weights, and are known at whole places alone")
-refuse_encoders(("mra", "yoso"), "its attention is an approximation along the order of the tokens, and a cloud has none")
+refuse_encoders(
+    ("mra", "yoso"), "its attention is an approximation along the order of the tokens, and a cloud has none"
+)
