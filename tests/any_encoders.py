@@ -105,6 +105,8 @@ def small_config(model_type: str) -> PreTrainedConfig:
 
 
 def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConfig:
+    if _value(config, "per_layer_config"):
+        config.per_layer_config = None
     for value, names in _SIZES.items():
         for name in names.split():
             old = _value(config, name)
@@ -126,7 +128,7 @@ def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConf
 def _value(config: PreTrainedConfig, name: str) -> Any:
     try:
         return getattr(config, name, None)
-    except ValueError:  # another value for each layer
+    except (RuntimeError, ValueError):  # another value for each layer
         return None
 
 

@@ -1,9 +1,9 @@
-"""What can be said of a checkpoint's encoders from its configuration alone."""
+"""Facts about a checkpoint's encoders from its configuration alone."""
 
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from hf_any3d.modeling.encoders.registry import UnsupportedEncoder, find_family, select_tower, towers_of
-from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
+from hf_any3d.modeling.hooks import hooks
 
 
 def encoder_facts(checkpoint: str, tower: str | None = None, revision: str | None = None) -> list[dict[str, str]]:
@@ -15,12 +15,14 @@ def encoder_facts(checkpoint: str, tower: str | None = None, revision: str | Non
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        EncoderUnavailableError: The configuration is neither on the hub nor in the cache.
+        OSError: The configuration is neither on the hub nor in the cache.
     """
     if checkpoint in CONFIG_MAPPING:
         config = CONFIG_MAPPING[checkpoint]()
     else:
-        config = AutoConfig.from_pretrained(resolve_encoder(checkpoint, revision).path)
+        loading = {} if revision is None else {"revision": revision}
+        hooks().check_name(checkpoint, loading)
+        config = AutoConfig.from_pretrained(checkpoint, **loading)
     towers: list[str | None] = list(towers_of(config)) or [None]
     if tower is not None:
         towers = [tower]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -61,7 +61,7 @@ class Step:
 
 @dataclass
 class OwnPass:
-    """What the encoder's own forward pass gives: calls of the layers, and modules that run before and after them."""
+    """Calls of the layers in the encoder's own forward pass, and modules that run before and after them."""
 
     calls: list[Call]
     before: list[Step]
@@ -291,8 +291,18 @@ def _build_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
     # computed as always: rotary frequencies and sinusoids are not drawn.
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"
-    with torch.device("cpu"), no_init_weights(), init_empty_weights(include_buffers=False):
-        return build_from_config(config).eval()
+
+    def forget(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if weight is None or weight.is_meta:
+            return None
+        return nn.Parameter(weight.to("meta"), requires_grad=False)
+
+    handle = register_module_parameter_registration_hook(forget)
+    try:
+        with torch.device("cpu"), no_init_weights():
+            return build_from_config(config).eval()
+    finally:
+        handle.remove()
 
 
 def encoder_half(model: PreTrainedModel) -> tuple[str, PreTrainedModel]:
