@@ -105,8 +105,8 @@ def small_config(model_type: str) -> PreTrainedConfig:
 
 
 def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConfig:
-    if _value(config, "per_layer_config"):
-        config.per_layer_config = None
+    if _value(config, "num_hidden_layers") is not None:
+        _set(config, "per_layer_config", None)
     for value, names in _SIZES.items():
         for name in names.split():
             old = _value(config, name)
