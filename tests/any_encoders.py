@@ -57,6 +57,7 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "siglip2_vision_model": {"num_patches": 25},
     "dpt": {"is_hybrid": False, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]},
     "mpnet": {"pad_token_id": 1},
+    "stablelm": {"num_attention_heads": 2, "num_key_value_heads": 2},
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1, "position_embedding_type": "rotary"},
     "modernbert": {"cls_token_id": 0, "sep_token_id": 2},
     "vit_mae": {"mask_ratio": 0.0},

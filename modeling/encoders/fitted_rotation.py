@@ -8,12 +8,13 @@ complex numbers, each channel is `scale * exp(i * (place * frequency + phase))`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from hf_any3d.modeling.encoders.positions import LayerPass
-from hf_any3d.modeling.encoders.rotary import combine_views
+from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 
 _TOLERANCE = 1e-4
@@ -44,11 +45,13 @@ class FittedRotation:
     ndim: int
 
     @torch.no_grad()
-    def at(self, call: LayerPass, lifted: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def at(self, call: LayerPass, lifted: bool = False) -> Any:
         """Return what layers get for tokens at the places of a pass, with the views combined.
 
         Tensors without an axis of the batch get one in front, and one for the heads behind it if `lifted`.
         """
+        if call.rotary_views == "split_heads" and call.places.entry.shape[1] > 1:
+            return self._at_each_head(call, lifted)
         entry = call.places.entry  # (batch, views, tokens, 1), or (…, 2) as (column, row)
         device = entry.device
         # Angles reach hundreds of radians, where half precision has steps of a radian or more.
@@ -73,17 +76,36 @@ class FittedRotation:
         sine = self._shaped(sine.to(call.hidden_states.dtype), lifted)
         return (cosine, sine) if self.form == "pair" else torch.cat([sine, cosine], dim=-1)
 
-    def _combine_views(self, angles: torch.Tensor, call: LayerPass) -> torch.Tensor:
-        """Combine angles `(batch, views, tokens, channels)` of the views."""
-        views = angles.shape[1]
-        rule = call.rotary_views
-        if rule == "split_heads" and views > 1:
+    def _at_each_head(self, call: LayerPass, lifted: bool) -> tuple[HeadRotation, HeadRotation]:
+        """Return a rotation for each key head, of which each has one of the views."""
+        if self.form != "pair" or self.ndim != 3:
             raise ValueError(
                 "rotary_views='split_heads': layers of this encoder take one rotation for all heads; expected "
                 "'split_frequencies', 'mean_angle' or 'first_view'"
             )
+        config = call.encoder.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        views = call.places.entry.shape[1]
+        if heads < views:
+            raise ValueError(
+                f"rotary_views='split_heads': the encoder has {heads} key heads for num_views={views}; use fewer "
+                "views, or another rule"
+            )
+        # A pass through one view after the other
+        pairs = []
+        for place in call.places.entry.split(1, dim=1):
+            one_view = replace(call, places=replace(call.places, entry=place), rotary_views="first_view")
+            pairs.append(self.at(one_view, lifted))
+        owners = [head % views for head in range(heads)]
+        cosine = torch.stack([pairs[owner][0] for owner in owners], dim=1)  # (batch, key heads, tokens, channels)
+        sine = torch.stack([pairs[owner][1] for owner in owners], dim=1)
+        return HeadRotation(cosine), HeadRotation(sine)
+
+    def _combine_views(self, angles: torch.Tensor, call: LayerPass) -> torch.Tensor:
+        """Combine angles `(batch, views, tokens, channels)` of the views."""
+        views = angles.shape[1]
+        rule = call.rotary_views
         if rule != "split_frequencies" or views == 1:
-            rule = "first_view" if rule == "split_heads" else rule
             return combine_views(angles.unsqueeze(3), rule, 1)[:, 0, :, 0] if views > 1 else angles[:, 0]
         count = int(self.owners.max()) + 1
         if count < views:

@@ -163,7 +163,7 @@ class Skeleton:
                 errors.append(error)
         error = errors[0]
         kind = _INPUT_WORDS[self.modality]
-        if "missing" in str(error) or "must" in str(error) or "NoneType" in str(error):
+        if "missing" in str(error) or "NoneType" in str(error):
             raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
         raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
 

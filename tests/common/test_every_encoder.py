@@ -1,15 +1,10 @@
-"""Any encoder of transformers is right or refused with a reason, as stored; those that are right learn shapes.
-
-With HF_ANY3D_ALL_ENCODERS=1, as `make test-versions` sets it, all types are tried; otherwise some of each structure.
-"""
-
-import os
+"""Any encoder of transformers is right or refused with a reason, as stored; those that are right learn shapes."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 
 from hf_any3d import (
     ActAutoencoder,
@@ -35,9 +30,11 @@ REFUSED = (
     *("convbert", "mamba", "moshi", "gemma4_text", "lilt", "hy_v4", "rembert", "yolos", "bloom", "xlnet", "fnet"),
     *("canine", "hiera", "t5gemma2"),
 )
-TYPES = text_vision_and_audio_types() if os.environ.get("HF_ANY3D_ALL_ENCODERS") else RIGHT + REFUSED
 # Layers that take their masks, and whose own pass takes one that hides nothing.
-LINES = ("granite", "cohere", "gptj", "mixtral", "falcon", "exaone4", "bart", "gpt_neo")
+LINES = (
+    *("granite", "cohere", "gptj", "mixtral", "falcon", "exaone4", "bart", "gpt_neo"),
+    *("gemma", "olmo2", "phi", "phi3", "starcoder2", "stablelm"),
+)
 
 
 def model_around(config: PreTrainedConfig, **settings) -> Any2PointForPointCloudClassification:
@@ -46,10 +43,8 @@ def model_around(config: PreTrainedConfig, **settings) -> Any2PointForPointCloud
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", text_vision_and_audio_types())
 def test_a_verdict_does_not_change_in_silence(model_type):
-    if model_type not in CONFIG_MAPPING:
-        pytest.skip(f"this release of transformers has no {model_type}")
     stored = stored_verdicts()
     for found in verdicts_on(model_type):
         assert found.verdict != "refused" or found.reason
