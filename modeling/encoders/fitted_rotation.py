@@ -8,7 +8,7 @@ complex numbers, each channel is `scale * exp(i * (place * frequency + phase))`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class FittedRotation:
         scale: Length of the rotated vectors.
         special: Cosines and sines of the encoder's own class token, `(2, channels)`; None if it has none.
         owners: Number of each channel's frequency, counted without repetition, `(channels,)`.
+        count: Frequencies without repetition.
         form: "pair" of cosines and sines, "complex" numbers, or "halves" of sines and cosines in one tensor.
         axis: Axis of the tokens in the encoder's own tensors.
         ndim: Number of axes of these.
@@ -40,9 +41,11 @@ class FittedRotation:
     scale: float
     special: torch.Tensor | None
     owners: torch.Tensor
+    count: int
     form: str
     axis: int
     ndim: int
+    _on_devices: dict[tuple[str, torch.device], torch.Tensor] = field(default_factory=dict, compare=False)
 
     @torch.no_grad()
     def at(self, call: LayerPass, lifted: bool = False) -> Any:
@@ -58,8 +61,8 @@ class FittedRotation:
         with autocast_disabled(device):
             coordinates = entry.float().flip(-1)
             # No matrix product, which TF32 would round
-            angles = (coordinates.unsqueeze(-1) * self.frequencies.to(device)).sum(dim=-2)
-            angles = self._combine_views(angles, call) + self.phase.to(device)  # (batch, tokens, channels)
+            angles = (coordinates.unsqueeze(-1) * self._on("frequencies", device)).sum(dim=-2)
+            angles = self._combine_views(angles, call) + self._on("phase", device)  # (batch, tokens, channels)
             cosine = angles.cos() * self.scale
             sine = angles.sin() * self.scale
         if self.special is not None:
@@ -67,7 +70,7 @@ class FittedRotation:
             # The class token, and tokens that adapters add, which have no place either
             fixed[: call.places.class_tokens] = True
             fixed[entry.shape[2] - call.places.added :] = True
-            own = self.special.to(device)
+            own = self._on("special", device)
             cosine = torch.where(fixed, own[0], cosine)
             sine = torch.where(fixed, own[1], sine)
         if self.form == "complex":
@@ -107,15 +110,22 @@ class FittedRotation:
         rule = call.rotary_views
         if rule != "split_frequencies" or views == 1:
             return combine_views(angles.unsqueeze(3), rule, 1)[:, 0, :, 0] if views > 1 else angles[:, 0]
-        count = int(self.owners.max()) + 1
-        if count < views:
+        if self.count < views:
             raise ValueError(
-                f"rotary_views={rule!r}: the encoder has {count} frequencies for num_views={views}; "
+                f"rotary_views={rule!r}: the encoder has {self.count} frequencies for num_views={views}; "
                 "use fewer views, or another rule"
             )
         # Channels of one frequency belong to one view; frequencies are dealt out in turn.
-        owner = (self.owners % views).to(angles.device).expand(angles.shape[0], 1, angles.shape[2], -1)
+        owner = (self._on("owners", angles.device) % views).expand(angles.shape[0], 1, angles.shape[2], -1)
         return angles.gather(1, owner)[:, 0]
+
+    def _on(self, name: str, device: torch.device) -> torch.Tensor:
+        """Return one of the tensors on a device, where it is sent once."""
+        if device.type == "cpu" or torch.compiler.is_compiling():
+            return getattr(self, name).to(device)
+        if (name, device) not in self._on_devices:
+            self._on_devices[name, device] = getattr(self, name).to(device)
+        return self._on_devices[name, device]
 
     def _shaped(self, values: torch.Tensor, lifted: bool) -> torch.Tensor:
         """Bring `(batch, tokens, channels)` into the order of axes that the layers take."""
@@ -165,8 +175,17 @@ def fit_rotation(
     fitted = torch.polar(torch.ones_like(table.real), coordinates @ frequencies + phase)
     if (fitted - table).abs().max() > _TOLERANCE:
         return None
+    owners = _numbered(frequencies)
     return FittedRotation(
-        frequencies.float(), phase.float(), float(scale), special, _numbered(frequencies), form, axis, cosine.ndim
+        frequencies=frequencies.float(),
+        phase=phase.float(),
+        scale=float(scale),
+        special=special,
+        owners=owners,
+        count=int(owners.max()) + 1,
+        form=form,
+        axis=axis,
+        ndim=cosine.ndim,
     )
 
 
