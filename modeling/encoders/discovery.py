@@ -120,6 +120,9 @@ class _Discovery:
         if self.skeleton.modality == "text" and first.tokens.shape[1] != WORDS:
             raise UnsupportedEncoder(f"its layers get {first.tokens.shape[1]} tokens for {WORDS} words")
         width = getattr(self.config, "hidden_size", None)
+        if width is None:
+            # A config that leaves it to the model which it wraps is told it.
+            width = self.config.hidden_size = first.tokens.shape[-1]
         if first.tokens.shape[-1] != width:
             raise UnsupportedEncoder(
                 f"its layers have {first.tokens.shape[-1]} channels, its config hidden_size={width}"
@@ -370,7 +373,8 @@ class _Discovery:
     # What was found against the encoder's own pass
 
     def _check(self, own: OwnPass, arguments: LayerArguments) -> None:
-        problem = None
+        """Find the forms of mask and rotations with which the layers answer as in the encoder's own pass."""
+        problems = []
         for form, arguments.lifts_rotations in itertools.product(MASK_FORMS, (False, True)):
             arguments.mask_form = form
             if arguments.lifts_rotations and not _has_flat_rotation(arguments.layers):
@@ -379,13 +383,15 @@ class _Discovery:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
                 raise
-            except Exception as error:
-                problem = (
-                    f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
-                )
+            except Exception as error:  # whatever a layer of an unknown encoder raises
+                misfit = f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
+                problems.append(misfit)
+                continue
             if problem is None:
                 return
-        raise UnsupportedEncoder(str(problem))
+            # An answer tells more than an error.
+            problems.insert(0, problem)
+        raise UnsupportedEncoder(problems[0])
 
     def _compare(self, own: OwnPass, arguments: LayerArguments) -> str | None:
         """Return what is wrong with the layers' outputs, or None."""

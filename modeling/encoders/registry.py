@@ -182,7 +182,11 @@ def _discovered(config: PreTrainedConfig) -> EncoderFamily | str:
             _DISCOVERED[key] = _RULES[0](config)
         except UnsupportedEncoder as error:
             _DISCOVERED[key] = str(error)
-    return _DISCOVERED[key]
+    found = _DISCOVERED[key]
+    if isinstance(found, EncoderFamily) and getattr(config, "hidden_size", None) is None:
+        # Of a wrapped model of another library, whose config leaves the width to it.
+        config.hidden_size = found.config.hidden_size
+    return found
 
 
 _WITHOUT_EFFECT = {

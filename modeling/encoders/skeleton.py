@@ -409,7 +409,7 @@ def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[s
     if modality == "text":
         forms = [{"input_ids": torch.full((BATCH, length), _plain_word(config))}]
     elif modality == "vision":
-        forms = _image_forms(config, takes)
+        forms = _image_forms(part, takes)
     else:
         forms = _sound_forms(config, takes)
     return [common | form for form in forms]
@@ -430,7 +430,18 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size[0], size[1]) if isinstance(size, (tuple, list)) else (size, size)
 
 
-def _image_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
+def _image_size(part: PreTrainedModel, patch: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of an encoder's images, a few patches if it takes any."""
+    size = getattr(part.config, "image_size", None)
+    for module in part.modules():
+        if size is None:
+            # Of models that transformers wraps, a module says it.
+            size = getattr(module, "img_size", None)
+    return _pair(size or (4 * patch[0], 4 * patch[1]))
+
+
+def _image_forms(part: PreTrainedModel, takes: Any) -> list[dict[str, Any]]:
+    config = part.config
     name = next((name for name in ("pixel_values", "pixel_values_videos") if name in takes), "pixel_values")
     channels = getattr(config, "num_channels", None) or getattr(config, "in_channels", None) or 3
     patch = _pair(getattr(config, "patch_size", None) or 16)
@@ -440,7 +451,7 @@ def _image_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
         pixels = torch.randn(BATCH, side * side, channels * patch[0] * patch[1], generator=generator)
         seen = torch.ones(BATCH, side * side, dtype=torch.long)
         return [{name: pixels, "pixel_attention_mask": seen, "spatial_shapes": torch.tensor([[side, side]] * BATCH)}]
-    size = _pair(getattr(config, "image_size", None) or (4 * patch[0], 4 * patch[1]))
+    size = _image_size(part, patch)
     image = torch.randn(BATCH, channels, *size, generator=generator)
     # One frame, for encoders of videos.
     forms = [{name: image}, {name: image.unsqueeze(1)}]
