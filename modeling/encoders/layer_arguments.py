@@ -145,15 +145,12 @@ def find_triangles(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for layer in layers:
         for path, module in layer.named_modules():
             for name, buffer in module.named_buffers(recurse=False):
-                if buffer.ndim >= 2 and buffer.shape[-1] == buffer.shape[-2] > 1 and _is_triangle(buffer):
+                is_square = buffer.ndim >= 2 and buffer.shape[-1] == buffer.shape[-2] > 1
+                if is_square and buffer.dtype in (torch.bool, torch.uint8):
                     buffers[f"{path}.{name}" if path else name] = None
             if getattr(module, "is_causal", None) is True:
                 flags[path] = None
     return tuple(buffers), tuple(flags)
-
-
-def _is_triangle(buffer: torch.Tensor) -> bool:
-    return buffer.dtype in (torch.bool, torch.uint8) or torch.equal(buffer, torch.ones_like(buffer).tril())
 
 
 class ArgumentReader:

@@ -24,11 +24,11 @@ SETTINGS = {"num_tokens": 16, "num_labels": 3, "tokenizer": "patch", "tokenizer_
 # norms around a branch; encoder halves; triangles as buffers; learned lines with rows that are left out; images.
 RIGHT = (
     *("granite", "cohere", "deepseek_v3", "gemma3_text", "mixtral", "gpt_oss", "falcon", "gptj", "exaone4"),
-    *("bart", "m2m_100", "gpt_neo", "openai-gpt", "layoutlm", "luke", "aimv2_vision_model", "pixio", "videomae"),
+    *("bart", "m2m_100", "gpt_neo", "layoutlm", "luke", "aimv2_vision_model", "pixio", "videomae"),
 )
 REFUSED = (
     *("convbert", "mamba", "moshi", "gemma4_text", "lilt", "hy_v4", "rembert", "yolos", "bloom", "xlnet", "fnet"),
-    *("canine", "hiera", "t5gemma2"),
+    *("canine", "hiera", "t5gemma2", "openai-gpt"),
 )
 # Layers that take their masks, and whose own pass takes one that hides nothing.
 LINES = (

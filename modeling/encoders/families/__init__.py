@@ -21,3 +21,5 @@ refuse_encoders(("roformer",), "its rotations are a table among its weights, and
 refuse_encoders(
     ("mra", "yoso"), "its attention is an approximation along the order of the tokens, and a cloud has none"
 )
+refuse_encoders(("xmod",), "its layers have a branch for each language, and a cloud has none")
+refuse_encoders(("t5gemma2",), "it reads words and images by one encoder, which is not one of words alone")
