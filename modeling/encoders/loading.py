@@ -53,7 +53,7 @@ def encoder_settings(
     """Return the config fields that describe an encoder, for arguments of `from_encoder_pretrained`.
 
     Raises:
-        UnsupportedEncoder: No family of encoders has this `model_type`, or the checkpoint lacks the tower.
+        UnsupportedEncoder: Its layers cannot read point tokens, or the checkpoint lacks the tower.
         EncoderUnavailableError: Its files are neither on the hub nor in the cache.
     """
     # Config and weights come from the same commit, even if the branch moves in between.
