@@ -25,6 +25,7 @@ SHOWN = ("datasets", "huggingface-hub", "numpy", "peft", "transformers", "trimes
 TESTS = (
     "chat/test_session.py",
     "cli/test_cli.py",
+    "common/test_every_encoder.py",
     "data/files/test_hdf5.py",
     "data/files/test_las.py",
     "data/files/test_meshes_beside_trimesh.py",

@@ -5,6 +5,7 @@ The pages are committed, so that they can be read without building the site; a t
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import sys
@@ -25,10 +26,28 @@ from hf_any3d.tasks.settings import settings_of
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
+ANY_ENCODERS = Path(__file__).with_name("any_encoders.csv")
+"""Records of `python -m tests.any_encoders`."""
 PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
 """Records of `python -m tests.published`."""
 
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
+_RULE = """## How an encoder is understood
+
+A copy of the encoder's structure with random weights runs on a few words, an image or a recording of its own kind, and
+is watched; it takes seconds at most, and no weights are downloaded for it.
+
+- The largest list of modules that are called once each, in order, with tokens `(batch, tokens, width)` are its layers.
+- What reaches them without any words is the table of positions: rows of one of its tensors.
+- Arguments that rotate are fitted: a frequency for each channel, along the line, or along rows and columns of patches.
+  So it does not matter whether halves or neighboring channels are rotated, or how they are scaled.
+- Masks hide nothing. Triangles in buffers are filled, and causal flags are cleared.
+- The module whose output is added last is the branch that guided adapters extend.
+
+Then the layers are compared with the copy's own pass at its own places, and tokens are exchanged together with their
+places: every output must be exchanged. What fails is refused, since an encoder must not answer otherwise than its own
+pass.
+"""
 _POSITIONS = """## Positions at continuous coordinates
 
 - **Tables** (words on a line, patches on a grid, sinusoids) are interpolated linearly and averaged over the views.
@@ -48,7 +67,7 @@ _POSITIONS = """## Positions at continuous coordinates
 
 ## What is tested
 
-For every encoder of the table, with small random weights:
+For every declared encoder, with small random weights, and for some of each other structure:
 
 - At integer coordinates, each layer has the same output as in the encoder's own forward pass.
 - All tokens attend to each other. Outputs depend on the coordinates, but not on the order of the tokens.
@@ -67,14 +86,43 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list
     return ["|" + "|".join(f" {cell} " if cell != "---" else cell for cell in row) + "|" for row in rows]
 
 
+def _any_encoders() -> list[str]:
+    """Return the section about all types of transformers, from the stored sweep."""
+    with ANY_ENCODERS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["verdict"] == "right" for row in rows)
+    lines = [f"Of {len(rows)} text, vision and audio encoders of transformers, made small, {right} work. With a newer"]
+    lines += ["release, or for a checkpoint of your own, ask: `hf-any3d encoder NAME`.", ""]
+    lines += markdown_table(
+        ("`model_type`", "tower", "works", "positions, or the reason"),
+        (
+            (
+                f"`{row['model_type']}`",
+                row["tower"] or "–",
+                {"right": "yes", "refused": "no"}.get(row["verdict"], "not tried"),
+                row["positions"] or row["reason"],
+            )
+            for row in rows
+        ),
+    )
+    return lines
+
+
 def encoders_page() -> str:
     """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
-    lines = ["# Encoders", "", "Any2Point encodes point clouds with the frozen layers of these pretrained encoders."]
-    lines += ["Tokens are projected into six views ([virtual projection](concepts/virtual_projection.md)). The table"]
-    lines += [
-        "lists the positions that each encoder has learned, and how they are evaluated at the tokens' continuous"
+    lines = [
+        "# Encoders",
+        "",
+        "Any2Point encodes point clouds with the frozen layers of pretrained encoders. Tokens are",
     ]
-    lines += ["coordinates in the views.", "", _NOTE, ""]
+    lines += [
+        "projected into six views ([virtual projection](concepts/virtual_projection.md)). An encoder is understood"
+    ]
+    lines += ["by its own forward pass, or, where that does not show everything, declared.", "", _NOTE, "", _RULE]
+    lines += _any_encoders()
+    lines += ["", "## Declared families", ""]
+    lines += ["The positions that each encoder has learned, and how they are evaluated at the tokens' continuous"]
+    lines += ["coordinates in the views:", ""]
     order = {"text": 0, "vision": 1, "audio": 2}
     families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
     lines += markdown_table(
@@ -88,7 +136,8 @@ def encoders_page() -> str:
     for model_type, towers in sorted(composite_checkpoints().items()):
         usable = [tower for tower in towers if f"{model_type}_{tower}_model" not in refused_encoders()]
         lines.append(f"- `{model_type}`: " + ", ".join(f'`tower="{tower}"`' for tower in usable))
-    lines += ["", _POSITIONS, "## Not supported", "", "`UnsupportedEncoder` is raised with the reason:", ""]
+    lines += ["- Any other: the encoders whose configs it holds, `text_config`, `vision_config`, `audio_config` …"]
+    lines += ["", _POSITIONS, "## Declared as not supported", "", "`UnsupportedEncoder` has the reason:", ""]
     reasons: dict[str, list[str]] = {}
     for model_type, reason in refused_encoders().items():
         reasons.setdefault(reason, []).append(f"`{model_type}`")

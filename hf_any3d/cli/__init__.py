@@ -22,6 +22,7 @@ from hf_any3d.cli.data_suggest import suggest
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
+from hf_any3d.cli.encoder import encoder
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
 from hf_any3d.cli.inputs import ShownWarnings
@@ -68,6 +69,7 @@ data.command("suggest", cls=ModelCommand)(suggest)
 app.add_typer(data, name="data", rich_help_panel=_LEARN)
 app.command(rich_help_panel=_LEARN)(show)
 app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)
+app.command(rich_help_panel=_SHARE)(encoder)
 app.command(rich_help_panel=_SHARE)(push)
 for command in (export, space, convert):
     app.command(cls=ModelCommand, rich_help_panel=_SHARE)(command)

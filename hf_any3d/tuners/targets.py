@@ -147,8 +147,9 @@ def encoder_module_pattern(
 ) -> str:
     """Return a regular expression of the modules in the encoder's layers, or some of them, that are `wanted`."""
     stack = layer_stack(model)
-    # Of the first layer: all layers of a stack are alike.
-    choice = "|".join(sorted(re.escape(name) for name, module in _bare_modules(stack.layers[0]) if wanted(module)))
+    # Of all layers: some encoders have experts in all but the first ones.
+    names = {name for layer in stack.layers for name, module in _bare_modules(layer) if wanted(module)}
+    choice = "|".join(sorted(map(re.escape, names)))
     return rf"{encoder_layer_pattern(model, numbers)}\.({choice})"
 
 

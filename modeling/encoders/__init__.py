@@ -1,6 +1,7 @@
 """Pretrained encoders that encode point tokens: supported families, their positions, loading and freezing."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
+from hf_any3d.modeling.encoders.discovery import discover
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
 from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
@@ -29,7 +30,10 @@ from hf_any3d.modeling.encoders.registry import (
     find_family,
     refused_encoders,
     register_family,
+    register_rule,
 )
+
+register_rule(discover)
 
 __all__ = [
     "ENCODER_DTYPES",
@@ -47,6 +51,7 @@ __all__ = [
     "build_encoder",
     "composite_checkpoints",
     "convolve_on_line",
+    "discover",
     "encoder_families",
     "encoder_settings",
     "find_family",
@@ -59,6 +64,7 @@ __all__ = [
     "refuse_adapter",
     "refused_encoders",
     "register_family",
+    "register_rule",
     "restore_part",
     "run_with_prefix",
     "settle_adapter",

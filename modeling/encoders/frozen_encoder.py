@@ -127,7 +127,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
     ) -> _Model:
         """Build an untrained model around a pretrained text, vision or audio encoder, which stays frozen.
 
-        An encoder whose family or tower is not supported raises an UnsupportedEncoder.
+        An encoder whose layers cannot read point tokens raises an UnsupportedEncoder.
 
         Args:
             encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
@@ -144,7 +144,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
 
         Raises:
             ValueError: Neither an encoder nor a config is given, or both.
-            UnsupportedEncoder: No family of encoders has this `model_type`; names those that have one.
+            UnsupportedEncoder: The layers of this encoder cannot read point tokens; says why, and names some that can.
             EncoderUnavailableError: The weights are neither in a directory of this name, nor can the hub be reached or
                 has the cache or a package them.
             OSError: The hub has no such repository.

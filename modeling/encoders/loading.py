@@ -12,7 +12,15 @@ from transformers.activations import QuickGELUActivation
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
+from hf_any3d.modeling.encoders.model_classes import class_of_config
+from hf_any3d.modeling.encoders.registry import (
+    EncoderFamily,
+    UnsupportedEncoder,
+    composite_checkpoints,
+    find_family,
+    select_tower,
+    towers_of,
+)
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
 from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
@@ -45,7 +53,7 @@ def encoder_settings(
     """Return the config fields that describe an encoder, for arguments of `from_encoder_pretrained`.
 
     Raises:
-        UnsupportedEncoder: No family of encoders has this `model_type`, or the checkpoint lacks the tower.
+        UnsupportedEncoder: Its layers cannot read point tokens, or the checkpoint lacks the tower.
         EncoderUnavailableError: Its files are neither on the hub nor in the cache.
     """
     # Config and weights come from the same commit, even if the branch moves in between.
@@ -116,14 +124,21 @@ def convert_encoder(encoder: PreTrainedModel, dtype: torch.dtype) -> None:
     encoder.config.dtype = dtype
 
 
+_HUB = {"subfolder", "revision", "token", "cache_dir", "local_files_only"}
+
+
 def open_encoder(
     name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load what encoding tokens needs of a checkpoint; also return the names of weights that it lacks."""
     family = find_family(config)
+    whole = AutoConfig.from_pretrained(name_or_path, **{key: loading[key] for key in _HUB.intersection(loading)})
+    is_tower = any(type(inner) is type(config) for inner in towers_of(whole).values())
+    if is_tower and whole.model_type not in composite_checkpoints():
+        return _open_tower(name_or_path, whole, config, dtype or torch.float32, **loading)
     # Weights unused: heads, other towers and further layers.
     with stored_settings(name_or_path), unused_weights_expected():
-        encoder, report = _class_of(family).from_pretrained(
+        encoder, report = _class_of(family, config).from_pretrained(
             name_or_path,
             config=config,
             key_mapping=dict(family.key_mapping) or None,
@@ -145,10 +160,51 @@ def open_encoder(
     return _without_unused(encoder, family), missing
 
 
+def _open_tower(
+    name_or_path: str | os.PathLike,
+    whole: PreTrainedConfig,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    **loading: Any,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Open a checkpoint of several towers as a whole and keep one: its files may name the weights otherwise."""
+    with stored_settings(name_or_path), unused_weights_expected():
+        model, report = AutoModel.from_pretrained(
+            name_or_path,
+            config=_with_tower(whole, config),
+            dtype=dtype,
+            attn_implementation=config._attn_implementation,
+            output_loading_info=True,
+            **loading,
+        )
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if path and isinstance(module, PreTrainedModel) and type(module.config) is type(config)
+    ]
+    if not paths:
+        raise UnsupportedEncoder(f"a {type(model).__name__} has no model for its {type(config).__name__}")
+    encoder = model.get_submodule(paths[0])
+    set_quantization(encoder, stored_quantized=getattr(whole, "quantization_config", None) is not None)
+    prefix = f"{paths[0]}."
+    missing = sorted(key.removeprefix(prefix) for key in report["missing_keys"] if key.startswith(prefix))
+    return _without_unused(encoder, find_family(config)), [key for key in missing if not key.startswith("pooler.")]
+
+
+def _with_tower(whole: PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of a composite checkpoint with another config of one tower, which may have fewer layers."""
+    whole = copy.deepcopy(whole)
+    for holder in (whole, getattr(whole, "thinker_config", None)):
+        for name, value in list(vars(holder).items()) if holder is not None else ():
+            if type(value) is type(config):
+                setattr(holder, name, copy.deepcopy(config))
+    return whole
+
+
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Build an encoder with random weights, without the parts that are not needed to encode tokens."""
     family = find_family(config)
-    build = _class_of(family)
+    build = _class_of(family, config)
     encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
     return _without_unused(encoder, family)
 
@@ -193,8 +249,8 @@ class FusedQuickGELU(nn.Module):
         return kernels.quick_gelu(hidden_states)
 
 
-def _class_of(family: EncoderFamily) -> type:
-    return AutoModel if family.model_class is None else getattr(transformers, family.model_class)
+def _class_of(family: EncoderFamily, config: PreTrainedConfig) -> type:
+    return class_of_config(config) if family.model_class is None else getattr(transformers, family.model_class)
 
 
 def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrainedModel:
@@ -202,4 +258,10 @@ def _without_unused(encoder: PreTrainedModel, family: EncoderFamily) -> PreTrain
         # Removed from memory, and from what is saved.
         parent, _, name = path.rpartition(".")
         delattr(encoder.get_submodule(parent), name)
+    unneeded = tuple(f"{path}." for path in family.unused)
+    if unneeded:
+        # Nor can their weights be tied to others any more.
+        for ties in ("_tied_weights_keys", "all_tied_weights_keys"):
+            pairs = getattr(encoder, ties, None) or {}
+            setattr(encoder, ties, {one: other for one, other in pairs.items() if not one.startswith(unneeded)})
     return encoder

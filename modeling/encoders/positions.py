@@ -19,13 +19,15 @@ class TokenPlaces:
 
     They are `(batch, views, 1 + tokens, 1)` on a line in [0, columns - 1], or `(batch, views, 1 + tokens, 2)` as
     (column, row) on a plane. A token without a position in space, such as the class token, is in the middle of every
-    view. Some encoders have separate biases for a class token, of which there are `class_tokens`, 1 or 0.
+    view. Some encoders have separate biases for a class token, of which there are `class_tokens`, 1 or 0. The last
+    `added` tokens are those of adapters, which have no position either.
     """
 
     entry: torch.Tensor
     rows: int
     columns: int
     class_tokens: int = 1
+    added: int = 0
 
     @classmethod
     def with_class_token(cls, entry: torch.Tensor, rows: int, columns: int) -> TokenPlaces:
@@ -41,7 +43,7 @@ class TokenPlaces:
             return self
         # That is where the class token is.
         middle = self.entry[:, :, :1].expand(-1, -1, count, -1)
-        return replace(self, entry=torch.cat([self.entry, middle], dim=2))
+        return replace(self, entry=torch.cat([self.entry, middle], dim=2), added=self.added + count)
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def bidirectional_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {"attention_mask": call.mask, "is_causal": False}
 
 
-def hidden_of(output: torch.Tensor | tuple) -> torch.Tensor:
+def hidden_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
     """Return the hidden states of a layer's output; some layers return attention weights too."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def convolve_on_line(

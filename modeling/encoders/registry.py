@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d.modeling.encoders.model_classes import main_input_of
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs
 from hf_any3d.modeling.layers.direct_weights import is_sharded, onloaded
 
@@ -45,6 +46,7 @@ class EncoderFamily:
         one_precision: Whether to convert parameters that transformers keeps in full precision although the family's
             layers cannot add them to others.
         refuses: Returns the reason why an encoder with this config is not supported, or None.
+        config: Of a family that was discovered, the config by which it is found again.
     """
 
     name: str
@@ -65,6 +67,7 @@ class EncoderFamily:
     key_mapping: Mapping[str, str] = field(default_factory=dict)
     one_precision: bool = False
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
+    config: PreTrainedConfig | None = None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
         """Return the learned positions, even if accelerate offloaded or FSDP2 sharded them."""
@@ -92,13 +95,16 @@ class EncoderFamily:
 
     def __reduce__(self) -> tuple:
         # By name: fields may be lambdas, which cannot be pickled, and a copy should be the family itself.
-        return _registered, (self.model_types[0],)
+        return (_registered, (self.model_types[0],)) if self.config is None else (find_family, (self.config,))
 
 
 # By `model_type`: families, sub-configs of the towers of composite checkpoints, and reasons of refusals.
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
 _REFUSED: dict[str, str] = {}
+# By the settings of a config: families that were discovered, or reasons of refusals.
+_DISCOVERED: dict[str, EncoderFamily | str] = {}
+_RULES: list[Callable[[PreTrainedConfig], EncoderFamily]] = []
 
 
 def _registered(model_type: str) -> EncoderFamily:
@@ -143,32 +149,105 @@ def encoder_families() -> dict[str, EncoderFamily]:
     return dict(_FAMILIES)
 
 
+def register_rule(discover: Callable[[PreTrainedConfig], EncoderFamily]) -> None:
+    """Register what finds the family of an encoder that none is declared for, or raises `UnsupportedEncoder`."""
+    _RULES.append(discover)
+
+
 def find_family(config: PreTrainedConfig) -> EncoderFamily:
     """Return the family of an encoder config; raises `UnsupportedEncoder` if none supports it."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
-        reason = _REFUSED.get(config.model_type, "its layers and positions are unknown")
-        raise UnsupportedEncoder(
-            f"encoder of model_type '{config.model_type}' is not supported: {reason}; "
-            f"supported: {', '.join(sorted(_FAMILIES))} and, with tower=…, {', '.join(sorted(_COMPOSITES))}"
-        )
+        found = _REFUSED.get(config.model_type) or _discovered(config)
+        if isinstance(found, str):
+            raise UnsupportedEncoder(
+                f"encoder of model_type '{config.model_type}' is not supported: {found}; {_examples(config)}"
+            )
+        return found
     reason = family.refuses(config)
     if reason is not None:
-        raise UnsupportedEncoder(f"this encoder of model_type '{config.model_type}' is not supported: {reason}")
+        raise UnsupportedEncoder(
+            f"this encoder of model_type '{config.model_type}' is not supported: {reason}; {_examples(config)}"
+        )
     return family
+
+
+def _discovered(config: PreTrainedConfig) -> EncoderFamily | str:
+    """Return the family that the rule finds for a config, or the reason why there is none; kept by its settings."""
+    # What an encoder is named, and what its heads and weights are, does not matter.
+    settings = {name: value for name, value in config.to_dict().items() if name not in _WITHOUT_EFFECT}
+    key = f"{type(config).__name__} {sorted(settings.items(), key=str)}"
+    if key not in _DISCOVERED:
+        try:
+            _DISCOVERED[key] = _RULES[0](config)
+        except UnsupportedEncoder as error:
+            _DISCOVERED[key] = str(error)
+    found = _DISCOVERED[key]
+    if isinstance(found, EncoderFamily) and getattr(config, "hidden_size", None) is None:
+        # Of a wrapped model of another library, whose config leaves the width to it.
+        config.hidden_size = found.config.hidden_size
+    return found
+
+
+_WITHOUT_EFFECT = {
+    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type", "transformers_version"),
+    *("quantization_config", "use_cache", "output_attentions", "output_hidden_states", "return_dict"),
+}
+
+
+def _examples(config: PreTrainedConfig) -> str:
+    """Name three encoders that work, of the modality of one that does not."""
+    main = main_input_of(config)
+    tower = "vision" if main.startswith("pixel_values") else "text" if main == "input_ids" else "audio"
+    return f"supported {tower} encoders are, for example, {_EXAMPLES[tower]}"
+
+
+_EXAMPLES = {
+    "text": "bert, llama and qwen3",
+    "vision": "vit, dinov2 and clip_vision_model",
+    "audio": "whisper, wav2vec2 and audio-spectrogram-transformer",
+}
+
+
+def towers_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+    """Return the configs of the encoders that a composite checkpoint holds, by their modality."""
+    declared = _COMPOSITES.get(config.model_type)
+    if declared is not None:
+        return {tower: getattr(config, name) for tower, name in declared.items()}
+    found: dict[str, PreTrainedConfig] = {}
+    # Models of this library hold an encoder, too, but are none.
+    if config.model_type in _FAMILIES or type(config).__module__.startswith("hf_any3d."):
+        return found
+    for tower, names in _TOWER_CONFIGS.items():
+        # Some nest those that think beside those that talk.
+        for holder in (config, getattr(config, "thinker_config", None)):
+            for name in names:
+                inner = getattr(holder, name, None)
+                if isinstance(inner, PreTrainedConfig) and tower not in found:
+                    found[tower] = inner
+    return found
+
+
+_TOWER_CONFIGS = {
+    "text": ("text_config", "language_config", "llm_config"),
+    "vision": ("vision_config",),
+    "audio": ("audio_config", "speech_config", "encoder_config"),
+}
 
 
 def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfig:
     """Return the config of the tower to use: a sub-config for composite checkpoints, which need `tower`, or itself."""
-    towers = _COMPOSITES.get(config.model_type)
-    if towers is not None:
+    towers = towers_of(config)
+    if len(towers) == 1 and tower is None:
+        config = next(iter(towers.values()))
+    elif towers:
         if tower not in towers:
             raise UnsupportedEncoder(
                 f"a '{config.model_type}' checkpoint holds several encoders: tower={tower!r}, "
                 f"expected one of {', '.join(map(repr, towers))}"
             )
         # From here on, the tower is an encoder like any other.
-        config = getattr(config, towers[tower])
+        config = towers[tower]
     family = find_family(config)
     # An encoder of one tower needs no choice; a wrong one is refused rather than passed over.
     if tower not in (None, family.tower):

@@ -13,7 +13,6 @@ real position. A token has one coordinate per view; these rules combine them int
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -106,14 +105,3 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             is_shared = pair[0].shape[1] == 1
             rotations[kind] = tuple(part.squeeze(1) if is_shared else HeadRotation(part) for part in pair)
         yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": rotations[kind]}
-
-
-def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Yield the same with a mask of zeros, for layers that ignore `is_causal=False`."""
-    implementation = call.encoder.config._attn_implementation
-    if "flash" in (implementation or ""):
-        raise ValueError(f"attn_implementation={implementation!r} masks later tokens; expected 'sdpa' or 'eager'")
-    tokens = call.hidden_states.shape[1]
-    # Any explicit mask keeps these layers from making a causal one.
-    mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask
-    yield from rotary_line_inputs(replace(call, mask=mask))

@@ -99,8 +99,8 @@ _FIELDS = {
 
 
 def fields_of(output: ModelOutput, kind: type[ModelOutput]) -> dict[str, Any]:
-    """Return the fields of a language model's output that are those of transformers' usual one."""
-    return {name: getattr(output, name) for name in _FIELDS[kind]}
+    """Return the fields of a language model's output that are those of transformers' usual one, or None."""
+    return {name: getattr(output, name, None) for name in _FIELDS[kind]}
 
 
 class Embedded(NamedTuple):
@@ -194,6 +194,17 @@ class CloudGenerationMixin:
     def language_model(self) -> PreTrainedModel:
         """The language model, with its head."""
         return self.base_model.language_model
+
+    def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Read the whole text in every step where the language model keeps no cache."""
+        generation_config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)
+        if CACHE not in forward_keywords(type(self.language_model).forward):
+            generation_config.use_cache = False
+        return generation_config, model_kwargs
+
+    def _supports_default_dynamic_cache(self) -> bool:
+        """Return whether the language model takes transformers' usual cache: some have one of their own."""
+        return self.language_model._supports_default_dynamic_cache()
 
     def prepare_inputs_for_generation(
         self,

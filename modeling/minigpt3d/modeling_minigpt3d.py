@@ -298,6 +298,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         if language_model is None:
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
+        check_word_vectors(language_model, self.bridge.projector.fc2.out_features)
         for lora, part in ((config.qformer_lora, self.bridge.qformer), (config.text_lora, self.language_model)):
             if lora is not None:
                 from peft import LoraConfig, inject_adapter_in_model  # takes a second
@@ -539,6 +540,18 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             point_features=embedded.point_features,
             router_logits=None if routing is None else routing.logits,
         )
+
+
+def check_word_vectors(language_model: PreTrainedModel, width: int) -> None:
+    """Refuse a language model in whose word vectors' place tokens of clouds cannot stand."""
+    name = language_model.config.model_type
+    if getattr(language_model.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise ValueError(f"text_config: layers of '{name}' read the ids of words, and tokens of a cloud have none")
+    if name == "git":
+        raise ValueError("text_config: 'git' reads an image in front of its words; expected a language model of words")
+    words = language_model.get_input_embeddings().weight.shape[-1]
+    if words != width:
+        raise ValueError(f"text_config: word vectors of '{name}' have {words} channels; expected {width}")
 
 
 def build_from_parts(

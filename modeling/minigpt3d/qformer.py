@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Blip2QFormerModel
+from transformers import Blip2QFormerModel, PreTrainedConfig
 
 from hf_any3d.modeling.layers.direct_weights import onloaded
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
@@ -133,6 +133,16 @@ class Projector(nn.Module):
         return self.fc2(self.fc1(tokens))
 
 
+def word_vector_width(config: PreTrainedConfig) -> int:
+    """Return the width of a language model's word vectors, which may be narrower than its layers (OPT-350m)."""
+    # Composite checkpoints, such as language models that see images, nest the language model's config.
+    text = config.get_text_config()
+    for name in ("word_embed_proj_dim", "input_embedding_size", "embedding_size"):
+        if getattr(text, name, None):
+            return getattr(text, name)
+    return text.hidden_size
+
+
 class Bridge(nn.Module):
     """All modules between the point encoder and the language model.
 
@@ -147,7 +157,8 @@ class Bridge(nn.Module):
         self.point_mlp = PointMlp(point_width, tuple(config.point_mlp_widths), qformer_config.encoder_hidden_size)
         self.experts = QueryExperts(config)
         self.qformer = Blip2QFormerModel._from_config(qformer_config) if qformer is None else qformer
-        self.projector = Projector(qformer_config.hidden_size, config.projector_width, config.text_config.hidden_size)
+        width = word_vector_width(config.text_config)
+        self.projector = Projector(qformer_config.hidden_size, config.projector_width, width)
 
     def forward(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Bridged:
         """Turn tokens of clouds `(clouds, 1 + groups, point width)`, the class token first, into the language model's.

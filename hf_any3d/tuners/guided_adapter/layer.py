@@ -205,7 +205,11 @@ class GuidedAdapterLayer(WrappedModule):
             hidden_states = tokens.transpose(0, 1) if geometry.batch_second else tokens
         return hidden_states, statistics
 
-    def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
+    def _add_bottlenecks(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        # Mixtures of experts return the scores of their router beside the branch.
+        if isinstance(output, tuple):
+            return self._add_bottlenecks(module, args, output[0]), *output[1:]
+        branch = output
         for name in self._running_adapters():
             branch = add_bottleneck(
                 branch,

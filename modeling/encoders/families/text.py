@@ -19,7 +19,7 @@ from hf_any3d.modeling.encoders.positions import (
     narrow_embeddings,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
-from hf_any3d.modeling.encoders.rotary import masked_rotary_line_inputs, rotary_line_inputs
+from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
 from hf_any3d.modeling.layers.direct_weights import onloaded
 
 _REACHED = "interpolated bias of each pair, mean over the views"
@@ -190,16 +190,8 @@ for name, model_type, layers, branch, positions, fields in (
     ("Mistral", "mistral", "layers", "mlp", free_line, _NORMED),
     ("Qwen2", "qwen2", "layers", "mlp", free_line, _NORMED),
     ("Qwen3", "qwen3", "layers", "mlp", free_line, _NORMED),
-    ("SmolLM3", "smollm3", "layers", "mlp", free_line, _NORMED),
-    ("StarCoder2", "starcoder2", "layers", "mlp", free_line, _NORMED),
-    ("StableLM", "stablelm", "layers", "mlp", free_line, _NORMED | {"layer_inputs": masked_rotary_line_inputs}),
-    ("Gemma", "gemma", "layers", "mlp", free_line, _NORMED),
-    # These normalize each branch again before they add it.
-    ("Gemma 2", "gemma2", "layers", "post_feedforward_layernorm", free_line, _NORMED),
+    # It normalizes each branch again before it adds it.
     ("Gemma 3 text", "gemma3_text", "layers", "post_feedforward_layernorm", free_line, _NORMED),
-    ("OLMo 2", "olmo2", "layers", "post_feedforward_layernorm", free_line, _NORMED),
-    ("Phi", "phi", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layernorm"}),
-    ("Phi-3", "phi3", "layers", "mlp", free_line, _NORMED),
     ("GPT-NeoX, Pythia", "gpt_neox", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layer_norm"}),
     ("BERT", "bert", "encoder.layer", "output.dense", _bert_positions, _BERT),
     ("ERNIE", "ernie", "encoder.layer", "output.dense", _bert_positions, _BERT),

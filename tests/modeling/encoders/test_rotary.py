@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
-from hf_any3d.modeling.encoders.rotary import combine_views, masked_rotary_line_inputs, rotary_line_inputs, rotation
+from hf_any3d.modeling.encoders.rotary import combine_views, rotary_line_inputs, rotation
 from tests.errors import raises
 
 VIEWS, TOKENS = 2, 4
@@ -70,29 +70,6 @@ def test_as_many_views_as_there_are_shares_are_allowed(rule, key_heads, frequenc
     assert combine_views(angles, rule, key_heads).shape == (2, 3 if rule == "split_heads" else 1, 5, 1, frequencies)
     with raises(ValueError, naming="num_views=4"):
         combine_views(torch.randn(2, 4, 5, 1, frequencies), rule, key_heads)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mask_of_zeros_keeps_layers_from_making_a_causal_one(dtype):
-    rotary = SimpleNamespace(inv_freq=FREQUENCIES)
-    for implementation in ("sdpa", None):
-        call = layer_pass("mean_angle", rotary, dtype, _attn_implementation=implementation)
-        for inputs, plain in zip(masked_rotary_line_inputs(call), rotary_line_inputs(call), strict=True):
-            mask = inputs.pop("attention_mask")
-            assert mask.shape == (1, 1, TOKENS, TOKENS) and mask.dtype == dtype and not mask.any()
-            assert list(inputs) == ["is_causal", "position_embeddings"] and inputs["is_causal"] is False
-            for one, other in zip(inputs["position_embeddings"], plain["position_embeddings"], strict=True):
-                assert torch.equal(one, other)
-    given = torch.ones(1, 1, 1, TOKENS)
-    call = LayerPass(call.encoder, call.layers, call.hidden_states, given, call.places, call.rotary_views)
-    assert all(inputs["attention_mask"] is given for inputs in masked_rotary_line_inputs(call))
-
-
-def test_flash_attention_without_a_mask_is_refused():
-    call = layer_pass("mean_angle", SimpleNamespace(inv_freq=FREQUENCIES), _attn_implementation="flash_attention_2")
-    with raises(ValueError, naming="attn_implementation='flash_attention_2'"):
-        next(iter(masked_rotary_line_inputs(call)))
-    assert len(list(rotary_line_inputs(call))) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,484 @@
+"""A copy of an encoder's structure with random weights, and what its own forward pass gives its layers.
+
+Discovery runs it to learn what a checkpoint of this structure needs. It holds no large weights: word vectors are given
+from outside, and of layers that are built alike only the first one gets weights; the others hand on their input.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hf_any3d.modeling.encoders.model_classes import build_from_config
+from hf_any3d.modeling.encoders.positions import hidden_of
+from hf_any3d.modeling.encoders.registry import UnsupportedEncoder
+
+# Two clouds, so that the axis of the batch can be told from others of length 1.
+BATCH = 2
+# A few words; a prime number, so that no other axis has this length by chance.
+WORDS = 13
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Above this number of parameters in a layer, its feed-forward part is built narrower; of experts there are many.
+_LARGE_LAYER = 30_000_000
+_NARROW = 256
+_NARROW_EXPERT = 16
+
+
+@dataclass
+class Call:
+    """One call of a layer: its arguments by name, the name of the tokens among them, and its output."""
+
+    layer: nn.Module
+    arguments: dict[str, Any]
+    main: str
+    output: Any
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """Tokens that the layer gets, `(batch, tokens, hidden)`."""
+        return self.arguments[self.main]
+
+
+@dataclass
+class Step:
+    """A module outside of the layers that has run: its path, first tensor and output."""
+
+    path: str
+    source: Any
+    output: Any
+
+
+@dataclass
+class OwnPass:
+    """Calls of the layers in the encoder's own forward pass, and modules that run before and after them."""
+
+    calls: list[Call]
+    before: list[Step]
+    after: list[Step]
+
+
+def bind_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name; positional ones without a name are left out."""
+    signature = inspect.signature(type(module).forward)
+    values = {}
+    for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            values.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            values[name] = value
+    return values
+
+
+def is_norm(module: nn.Module, width: int) -> bool:
+    """Return whether a module has nothing but one or two vectors of `width`, as norms have."""
+    weights = list(module.parameters(recurse=False))
+    return not list(module.children()) and 1 <= len(weights) <= 2 and all(w.shape == (width,) for w in weights)
+
+
+class Skeleton:
+    """Structure of the encoder of a config, ready to run.
+
+    Args:
+        config: Config of the encoder, or of an encoder-decoder, of which the encoder is taken.
+
+    `prepare` gives it weights; then it can run.
+
+    Raises:
+        UnsupportedEncoder: It has no list of layers.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        config = copy.deepcopy(config)
+        self._build(config)
+        if max(_size(layer) for layer in self.layers) > _LARGE_LAYER and _narrow_feed_forward(config):
+            self._build(config)
+        self.config = getattr(self.part, "config", config)
+        self.modality = modality_of(self.part)
+
+    def prepare(self) -> None:
+        """Give weights to what has to run.
+
+        Raises:
+            UnsupportedEncoder: It reads neither words, nor images, nor sound.
+        """
+        self.words = _word_embedding(self.part) if self.modality == "text" else None
+        inside = {id(module) for layer in self.layers for module in layer.modules()}
+        self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
+        self.kinds = _first_of_each_kind(self.layers)
+        generator = torch.Generator().manual_seed(0)
+        for number in self.kinds:
+            for module in self.layers[number].modules():
+                _draw_weights(module, generator)
+        self.randomize(0)
+        self.model.eval()
+
+    def _build(self, config: PreTrainedConfig) -> None:
+        try:
+            self.model = _build_without_weights(config)
+        except Exception as error:  # of another package that is missing, or of settings that do not fit
+            raise UnsupportedEncoder(f"its config builds no model ({_in_brief(error)})") from error
+        self.prefix, self.part = encoder_half(self.model)
+        self.layers_path, self.layers = _largest_stack(self.part)
+
+    def randomize(self, seed: int) -> None:
+        """Draw new weights outside of the layers."""
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.outside.values():
+            if module is self.words:
+                continue
+            _draw_weights(module, generator)
+        _draw_weights(self.part, generator)
+
+    @torch.no_grad()
+    def run(
+        self, length: int = WORDS, seed: int | None = 0, stubbed: bool = False, erase_input: bool = False
+    ) -> OwnPass:
+        """Run the encoder on input of its own kind.
+
+        Args:
+            length: Number of words, for text.
+            seed: Of the random word vectors; None for zeros.
+            stubbed: Whether all layers hand on their input.
+            erase_input: Whether patches or frames are zeros behind the convolution that embeds them.
+        """
+        errors = []
+        for values in own_inputs(self.part, self.modality, length):
+            try:
+                return self._run(values, seed, stubbed, erase_input)
+            except UnsupportedEncoder:
+                raise
+            except Exception as error:
+                errors.append(error)
+        error = errors[0]
+        kind = _INPUT_WORDS[self.modality]
+        if "missing" in str(error) or "NoneType" in str(error):
+            raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
+        raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
+
+    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool) -> OwnPass:
+        names = {id(module): name for name, module in self.outside.items()}
+        seen = OwnPass([], [], [])
+        hooks = []
+
+        def enter(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            arguments = bind_arguments(layer, args, kwargs)
+            main = next((name for name, value in arguments.items() if isinstance(value, torch.Tensor)), "")
+            seen.calls.append(Call(layer, arguments, main, None))
+
+        def leave(layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            call = next(call for call in reversed(seen.calls) if call.layer is layer)
+            call.output = output
+
+        def note(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            source = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+            (seen.after if seen.calls else seen.before).append(Step(names[id(module)], source, hidden_of(output)))
+
+        for layer in self.layers:
+            hooks.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.append(layer.register_forward_hook(leave, with_kwargs=True))
+        for module in self.outside.values():
+            hooks.append(module.register_forward_hook(note, with_kwargs=True))
+        if erase_input and self.words is None:
+            hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
+        try:
+            with self._given_words(seed), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
+                self.part(**values)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def _without_weights(self) -> list[int]:
+        return [number for number in range(len(self.layers)) if number not in self.kinds]
+
+    def _embedders(self) -> list[nn.Module]:
+        """Return what turns pixels or sound into tokens: convolutions, else the first linear layer."""
+        convolutions = [module for module in self.outside.values() if isinstance(module, _CONVOLUTIONS)]
+        if convolutions:
+            return convolutions if self.modality == "audio" else convolutions[:1]
+        return [module for module in self.outside.values() if isinstance(module, nn.Linear)][:1]
+
+    @contextmanager
+    def _given_words(self, seed: int | None) -> Iterator[None]:
+        """Let the word embedding return random vectors, or zeros, whatever the words are."""
+        if self.words is None:
+            yield
+            return
+        width = self.words.weight.shape[1]
+
+        def look_up(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if seed is None:
+                return torch.zeros(*ids.shape, width)
+            return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(seed))
+
+        with _replaced_forward({self.words: look_up}):
+            yield
+
+    @contextmanager
+    def _stubs(self, numbers: Any) -> Iterator[None]:
+        """Let layers hand on their input, in the form of the first layer's output."""
+        replaced: dict[nn.Module, Callable] = {}
+        form: list[Any] = []
+
+        def remember(layer: nn.Module, args: tuple, output: Any) -> None:
+            form.append(output)
+
+        hook = self.layers[0].register_forward_hook(remember)
+        for number in numbers:
+            replaced[self.layers[number]] = lambda *args, layer=self.layers[number], **kwargs: _hand_on(
+                next(v for v in bind_arguments(layer, args, kwargs).values() if isinstance(v, torch.Tensor)),
+                form[0] if form else self._output_form,
+            )
+        try:
+            with _replaced_forward(replaced):
+                yield
+        finally:
+            hook.remove()
+        if 0 not in numbers and form:
+            self._output_form = form[0]
+
+    _output_form: Any = None
+
+
+_INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
+
+
+def _in_brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
+
+
+def _word_embedding(part: PreTrainedModel) -> nn.Module:
+    try:
+        words = part.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        words = None
+    if not isinstance(getattr(words, "weight", None), torch.Tensor) or words.weight.ndim != 2:
+        raise UnsupportedEncoder("it reads neither words by a table of vectors, nor an image, nor a recording")
+    return words
+
+
+def _hand_on(tokens: torch.Tensor, form: Any) -> Any:
+    if isinstance(form, (tuple, list)):
+        return type(form)([tokens, *[None] * (len(form) - 1)])
+    return tokens
+
+
+@contextmanager
+def _replaced_forward(replaced: dict[nn.Module, Callable]) -> Iterator[None]:
+    for module, forward in replaced.items():
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in replaced:
+            del module.__dict__["forward"]
+
+
+def _build_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    # Also while another model is being opened, on the meta device and with initial values switched off. Buffers are
+    # computed as always: rotary frequencies and sinusoids are not drawn.
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+
+    def forget(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if weight is None or weight.is_meta:
+            return None
+        return nn.Parameter(weight.to("meta"), requires_grad=False)
+
+    handle = register_module_parameter_registration_hook(forget)
+    try:
+        with torch.device("cpu"), no_init_weights():
+            return build_from_config(config).eval()
+    finally:
+        handle.remove()
+
+
+def encoder_half(model: PreTrainedModel) -> tuple[str, PreTrainedModel]:
+    """Return the encoder of an encoder-decoder with its path, and any other model as it is."""
+    if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+        half = model.get_encoder()
+        for name, module in model.named_modules():
+            if name and module is half:
+                return name, half
+    return "", model
+
+
+def modality_of(model: PreTrainedModel) -> str:
+    """Return whether a model reads text, images or sound."""
+    takes = inspect.signature(model.forward).parameters
+    main = getattr(model, "main_input_name", "input_ids")
+    if main == "input_ids" and ("input_ids" in takes or "inputs_embeds" in takes):
+        return "text"
+    if any(name.startswith("pixel_values") for name in (main, *takes)):
+        return "vision"
+    if any(name in ("input_features", "input_values") for name in (main, *takes)):
+        return "audio"
+    return "text"
+
+
+def is_stack(module: nn.Module) -> bool:
+    """Return whether a module is a list of layers: a ModuleList, or a Sequential of modules alike with own parts."""
+    if isinstance(module, nn.ModuleList):
+        return len(module) > 0
+    if not isinstance(module, nn.Sequential) or len(module) < 2 or len({type(part) for part in module}) > 1:
+        return False
+    return any(True for _ in module[0].children())
+
+
+def _largest_stack(part: PreTrainedModel) -> tuple[str, Any]:
+    stacks: list[tuple[str, Any]] = []
+    for name, module in part.named_modules():
+        # Not those inside another one, such as experts.
+        if is_stack(module) and not any(name.startswith(f"{outer}.") for outer, _ in stacks):
+            stacks.append((name, module))
+    if not stacks:
+        raise UnsupportedEncoder("it has no list of layers with attention between tokens")
+    return max(stacks, key=lambda stack: _size(stack[1]))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _narrow_feed_forward(config: PreTrainedConfig) -> bool:
+    """Make the feed-forward parts of a config narrower, which no check depends on; return whether anything changed."""
+    is_changed = False
+    has_experts = any(
+        "expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items()
+    )
+    for name, value in list(vars(config).items()):
+        is_width = any(word in name for word in ("intermediate", "ffn", "d_ff", "n_inner", "mlp_dim"))
+        width = _NARROW_EXPERT if "moe" in name or "expert" in name or has_experts else _NARROW
+        if is_width and isinstance(value, int) and value > width:
+            setattr(config, name, width)
+            is_changed = True
+    return is_changed
+
+
+def _first_of_each_kind(layers: Any) -> list[int]:
+    """Return the numbers of the first layers of each kind: modules and settings in them, without their number."""
+    first: dict[Any, int] = {}
+    for number, layer in enumerate(layers):
+        parts = []
+        for name, module in layer.named_modules():
+            settings = []
+            for key, value in vars(module).items():
+                is_number = any(word in key for word in ("idx", "index", "layer_id", "layer_number"))
+                if isinstance(value, (bool, int, str, type(None))) and not key.startswith("_") and not is_number:
+                    settings.append((key, value))
+            shapes = tuple((key, tuple(weight.shape)) for key, weight in module.named_parameters(recurse=False))
+            parts.append((name, type(module), tuple(settings), shapes))
+        first.setdefault(tuple(parts), number)
+    return list(first.values())
+
+
+def _draw_weights(module: nn.Module, generator: torch.Generator) -> None:
+    for name, weight in list(module.named_parameters(recurse=False)):
+        if not weight.is_floating_point():
+            continue
+        if isinstance(module, nn.Embedding) and weight.shape[0] > 2**17:
+            # Rows of so large a table are equal: they cost no memory.
+            drawn = torch.randn(1, weight.shape[1], generator=generator).mul_(0.1).expand(weight.shape)
+        else:
+            drawn = torch.empty(weight.shape).uniform_(-0.2, 0.2, generator=generator)
+        if weight.ndim == 1 and name.endswith("weight"):
+            drawn = drawn + 1
+        module._parameters[name] = nn.Parameter(drawn, requires_grad=False)
+
+
+def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[str, Any]]:
+    """Return inputs of an encoder's own kind, in the forms that encoders take, to be tried in order."""
+    takes = inspect.signature(part.forward).parameters
+    config = getattr(part, "config", None)
+    common: dict[str, Any] = {}
+    for name, value in (("use_cache", False), ("return_dict", True)):
+        if name in takes:
+            common[name] = value
+    if modality == "text":
+        forms = [{"input_ids": torch.full((BATCH, length), _plain_word(config))}]
+    elif modality == "vision":
+        forms = _image_forms(part, takes)
+    else:
+        forms = _sound_forms(config, takes)
+    return [common | form for form in forms]
+
+
+def _plain_word(config: PreTrainedConfig) -> int:
+    """Return the number of a word that is none of the special ones."""
+    special: set[int] = set()
+    for name, value in vars(config).items() if config is not None else ():
+        if name.endswith("token_id") and value is not None:
+            special.update(value if isinstance(value, (tuple, list)) else (value,))
+    return next(number for number in range(3, 10_000) if number not in special)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    if isinstance(size, dict):
+        return size["height"], size["width"]
+    return (size[0], size[1]) if isinstance(size, (tuple, list)) else (size, size)
+
+
+def _image_size(part: PreTrainedModel, patch: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of an encoder's images, a few patches if it takes any."""
+    size = getattr(part.config, "image_size", None)
+    for module in part.modules():
+        if size is None:
+            # Of models that transformers wraps, a module says it.
+            size = getattr(module, "img_size", None)
+    return _pair(size or (4 * patch[0], 4 * patch[1]))
+
+
+def _image_forms(part: PreTrainedModel, takes: Any) -> list[dict[str, Any]]:
+    config = part.config
+    name = next((name for name in ("pixel_values", "pixel_values_videos") if name in takes), "pixel_values")
+    channels = getattr(config, "num_channels", None) or getattr(config, "in_channels", None) or 3
+    patch = _pair(getattr(config, "patch_size", None) or 16)
+    generator = torch.Generator().manual_seed(0)
+    if "spatial_shapes" in takes:
+        side = math.isqrt(getattr(config, "num_patches", 16))
+        pixels = torch.randn(BATCH, side * side, channels * patch[0] * patch[1], generator=generator)
+        seen = torch.ones(BATCH, side * side, dtype=torch.long)
+        return [{name: pixels, "pixel_attention_mask": seen, "spatial_shapes": torch.tensor([[side, side]] * BATCH)}]
+    size = _image_size(part, patch)
+    image = torch.randn(BATCH, channels, *size, generator=generator)
+    # One frame, for encoders of videos.
+    forms = [{name: image}, {name: image.unsqueeze(1)}]
+    if "noise" in takes:  # ViT-MAE leaves its patches in order only then
+        count = (size[0] // patch[0]) * (size[1] // patch[1])
+        forms = [form | {"noise": torch.arange(float(count)).expand(BATCH, -1)} for form in forms]
+    return forms
+
+
+def _sound_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
+    bins = 80
+    for name in ("num_mel_bins", "input_feat_per_channel", "n_mels", "feature_size"):
+        if getattr(config, name, None):
+            bins = getattr(config, name)
+            break
+    frames = 2 * (getattr(config, "max_source_positions", None) or 64)
+    generator = torch.Generator().manual_seed(0)
+    sound = torch.randn(BATCH, bins, frames, generator=generator)
+    if "input_features" in takes:
+        forms = [{"input_features": sound}, {"input_features": sound.transpose(1, 2)}]
+    else:
+        forms = [{"input_values": torch.randn(BATCH, 4000, generator=generator)}]
+        long = getattr(config, "max_length", None) or getattr(config, "num_frames", None) or frames
+        spectrum = torch.randn(BATCH, long, bins, generator=generator)
+        forms += [{"input_values": spectrum}, {"input_values": spectrum.transpose(1, 2).unsqueeze(1)}]
+    # Some need a mask, though nothing is hidden.
+    for mask in ("input_features_mask", "attention_mask"):
+        if mask in takes:
+            forms += [form | {mask: torch.ones(BATCH, frames, dtype=torch.long)} for form in forms]
+    return forms

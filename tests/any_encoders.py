@@ -1,0 +1,180 @@
+"""Small configs of any model type of transformers, and what the rule for encoders says about each.
+
+`python -m tests.any_encoders` asks about all text, vision and audio types and writes `docs/tools/any_encoders.csv`,
+from which the page of encoders is made and with which `tests/common/test_every_encoder.py` compares.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+from hf_any3d.modeling.encoders import UnsupportedEncoder, find_family
+from hf_any3d.modeling.encoders.registry import towers_of
+
+FILE = Path(__file__).parent.parent / "docs" / "tools" / "any_encoders.csv"
+HIDDEN = 48
+# By value, the names that configs have for it
+_SIZES: dict[Any, str] = {
+    HIDDEN: "hidden_size d_model n_embd dim embed_dim emb_dim embedding_size word_embed_proj_dim embedding_dim "
+    "input_embedding_size output_embedding_size intra_bottleneck_size true_hidden_size",
+    96: "intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim d_ff n_inner ffn_hidden_size mlp_dim hidden_dim",
+    2: "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers depth "
+    "num_decoder_layers num_experts_per_tok moe_k moe_topk index_n_heads",
+    4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads num_kv_heads "
+    "num_key_value_heads num_experts num_local_experts n_routed_experts moe_num_experts mamba_num_heads",
+    12: "head_dim d_kv rotary_dim qk_rope_head_dim v_head_dim attention_head_size query_pre_attn_scalar "
+    "global_head_dim swa_head_dim",
+    8: "qk_nope_head_dim patch_size relative_attention_num_buckets coordinate_size shape_size frequency_stride "
+    "time_stride hidden_size_per_layer_input num_conv_pos_embeddings attention_window",
+    20: "qk_head_dim",
+    16: "q_lora_rank kv_lora_rank moe_intermediate_size shared_expert_intermediate_size index_head_dim "
+    "expert_ffn_hidden_size num_mel_bins input_feat_per_channel n_mels conv_channels",
+    1: "n_group topk_group n_shared_experts moe_num_shared_experts num_frames tubelet_size num_hidden_groups "
+    "type_vocab_size bos_token_id",
+    0: "first_k_dense_replace pad_token_id num_register_tokens num_kv_shared_layers",
+    32: "max_relative_positions num_buckets",
+    33: "max_position_embeddings max_source_positions n_positions",
+    40: "image_size",
+    56: "max_length",
+    64: "vocab_size vocab_size_per_layer_input max_2d_position_embeddings",
+}
+_OF_EACH_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "moe_layers")
+_WITHOUT_SCALING = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+# Settings that belong together in another way
+_OF_TYPE: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"topk_method": "greedy", "n_group": None, "topk_group": None},
+    "falcon": {"alibi": False, "new_decoder_architecture": False, "multi_query": False},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+    "mobilebert": {"use_bottleneck": False, "trigram_input": False},
+    "siglip2_vision_model": {"num_patches": 25},
+    "dpt": {"is_hybrid": False, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]},
+    "mpnet": {"pad_token_id": 1},
+    "stablelm": {"num_attention_heads": 2, "num_key_value_heads": 2},
+    "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1, "position_embedding_type": "rotary"},
+    "modernbert": {"cls_token_id": 0, "sep_token_id": 2},
+    "vit_mae": {"mask_ratio": 0.0},
+    "hunyuan_v1_moe": _WITHOUT_SCALING | {"moe_topk": [2, 2], "num_shared_expert": [1, 1]},
+    "nemotron": {"rope_parameters": {**_WITHOUT_SCALING["rope_parameters"], "partial_rotary_factor": 0.5}},
+    "emu3_text_model": _WITHOUT_SCALING,
+    "gpt_oss": _WITHOUT_SCALING,
+    "hunyuan_v1_dense": _WITHOUT_SCALING,
+    "ministral": _WITHOUT_SCALING,
+    "ministral3": _WITHOUT_SCALING,
+}
+
+
+class Verdict(NamedTuple):
+    """What the rule says about the encoder, or one of the encoders, of a model type."""
+
+    model_type: str
+    tower: str
+    positions: str
+    verdict: str
+    reason: str
+
+
+def text_vision_and_audio_types() -> list[str]:
+    """Return the model types of transformers that read text, images or sound."""
+    tables = [
+        *("IMAGE", "IMAGE_CLASSIFICATION", "BACKBONE", "VIDEO_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
+        *("SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION", "TEXT_ENCODING"),
+        "SEQ_TO_SEQ_CAUSAL_LM",
+    ]
+    found: set[str] = set()
+    for table in tables:
+        found.update(getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES", {}))
+    return sorted(found.intersection(MODEL_MAPPING_NAMES))
+
+
+def small_config(model_type: str) -> PreTrainedConfig:
+    """Return the config of a small model of a type."""
+    own = _OF_TYPE.get(model_type, {})
+    cls = CONFIG_MAPPING[model_type]
+    try:
+        config = cls(**own)
+    except (TypeError, ValueError):
+        config = cls()
+    return _made_small(config, own)
+
+
+def _made_small(config: PreTrainedConfig, own: dict[str, Any]) -> PreTrainedConfig:
+    if _value(config, "num_hidden_layers") is not None:
+        _set(config, "per_layer_config", None)
+    for value, names in _SIZES.items():
+        for name in names.split():
+            old = _value(config, name)
+            if name not in own and isinstance(old, int) and not isinstance(old, bool):
+                _set(config, name, value)
+    for name in _OF_EACH_LAYER:
+        if name not in own and isinstance(_value(config, name), list):
+            _set(config, name, _value(config, name)[:2])
+    if getattr(config, "stage_names", None):
+        # A backbone's stages are its layers.
+        config.stage_names = ["stem", "stage1", "stage2"]
+        config.set_output_features_output_indices(None, None)
+    for inner in list(vars(config).values()):
+        if isinstance(inner, PreTrainedConfig):
+            _made_small(inner, _OF_TYPE.get(inner.model_type, {}))
+    return config
+
+
+def _value(config: PreTrainedConfig, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except (RuntimeError, ValueError):  # another value for each layer
+        return None
+
+
+def _set(config: PreTrainedConfig, name: str, value: Any) -> None:
+    try:
+        setattr(config, name, value)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):  # a property, or a value that is refused
+        pass
+
+
+def verdicts_on(model_type: str) -> Iterator[Verdict]:
+    """Yield what the rule says about each encoder of a model type, made small."""
+    try:
+        config = small_config(model_type)
+    except Exception as error:  # settings of another library's config
+        yield Verdict(model_type, "", "", "not built", type(error).__name__)
+        return
+    for tower, inner in (towers_of(config) or {"": config}).items():
+        try:
+            family = find_family(inner)
+        except UnsupportedEncoder as error:
+            reason = str(error).partition("not supported: ")[2].rpartition("; supported")[0]
+            # Errors of small settings differ between releases.
+            yield Verdict(model_type, tower, "", "refused", reason.partition(" (")[0])
+        else:
+            yield Verdict(model_type, tower or family.tower, family.kind, "right", "")
+
+
+def stored_verdicts() -> dict[tuple[str, str], Verdict]:
+    """Return the stored verdicts by model type and tower."""
+    with FILE.open(encoding="utf-8", newline="") as file:
+        rows = [Verdict(*row) for row in csv.reader(file)][1:]
+    return {(row.model_type, row.tower): row for row in rows}
+
+
+def sweep(model_types: Iterable[str]) -> list[Verdict]:
+    """Return the verdicts on all encoders of some model types."""
+    return [verdict for model_type in model_types for verdict in verdicts_on(model_type)]
+
+
+if __name__ == "__main__":
+    rows = sweep(text_vision_and_audio_types())
+    with FILE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Verdict._fields)
+        writer.writerows(rows)
+    count = sum(row.verdict == "right" for row in rows)
+    sys.stdout.write(f"{FILE}: {len(rows)} encoders, {count} right\n")
