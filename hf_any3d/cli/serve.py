@@ -12,6 +12,7 @@ import typer
 
 from hf_any3d.cli.common import Device, Template, listen, need_packages, open_any_model, option, packaged_classifier
 from hf_any3d.hub.models import find_model
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS
 from hf_any3d.utils.messages import print_line, printable
 
 
@@ -43,6 +44,7 @@ def serve(
         list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
     template: Template = None,
+    estimate_normals: Annotated[bool, typer.Option("--estimate-normals", help=ESTIMATE_NORMALS)] = False,
     device: Device = None,
 ) -> None:
     """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
@@ -75,6 +77,11 @@ def serve(
     from hf_any3d.serving.tasks import SERVED
 
     task, pipe = open_any_model(model, device, template, SERVED)
+    if estimate_normals:
+        if getattr(pipe, "feature_extractor", None) is None:
+            raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
+        # Of all requests, also those that do not ask for it.
+        pipe.feature_extractor.with_estimated_normals()
     service = Service(name or Path(model).resolve().name, task, pipe, limits, answers, template)
     # The log has each request, and of other libraries warnings and errors.
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")

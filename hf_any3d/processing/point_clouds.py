@@ -147,8 +147,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.block_overlap = block_overlap
         # Without it, settings are stored as they were before normals were estimated.
         if estimate_normals:
-            self.estimate_normals = True
-            self._check_takes_normals()
+            self.with_estimated_normals()
         check_settings(self, self._choices)
         at_least(1, num_points=num_points, min_points=min_points)
         at_least(0, min_squared_norm=min_squared_norm)
@@ -282,11 +281,21 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             del stored["processor_class"]
         return super().from_dict(stored, **kwargs)
 
+    def with_estimated_normals(self) -> None:
+        """Estimate normals of all clouds that have none; this is saved."""
+        self._check_takes_normals()
+        self.estimate_normals = True
+
     def _check_takes_normals(self) -> None:
         if "normals" not in self.features:
             raise ValueError(
                 f"estimate_normals=True, but the features are {self.features}; expected 'normals' in them"
             )
+
+    def estimates(self, cloud: PointCloudData, estimate_normals: bool | None = None) -> bool:
+        """Return whether the normals of a cloud are estimated; `estimate_normals` is that of a call."""
+        is_asked = self.estimate_normals if estimate_normals is None else estimate_normals
+        return is_asked and cloud.normals is None and not cloud.is_mesh
 
     def read_whole(
         self, entry: Any, up_axis: str | None = None, estimate_normals: bool | None = None
@@ -303,7 +312,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if estimate_normals:
             self._check_takes_normals()
         cloud = to_cloud(entry, self.features, self.columns)
-        if not (self.estimate_normals if estimate_normals is None else estimate_normals):
+        if not self.estimates(cloud, estimate_normals):
             return cloud
         is_scene = self.scale is None or self.block_size is not None
         up = (up_axis or self.axes["xyz".index(self.up_axis)]) if is_scene else None

@@ -124,6 +124,9 @@ class Route:
         # Returned, not raised, since it is the answer of one cloud of a batch
         except ValueError as error:
             return Refused(400, str(error), param=str(error).partition(":")[0])
+        processor = getattr(self.pipe, "feature_extractor", None)
+        if processor is not None and processor.estimates(cloud, answers.arguments.get("estimate_normals")):
+            shown = {**shown, "normals": "estimated"}
         doubt = answers.doubt(cloud, result, again)
         return shown if doubt is None else {**shown, "doubt": str(doubt)}
 
