@@ -136,7 +136,6 @@ def _has_ceiling(points: np.ndarray, up: int) -> bool:
     return bool(has_floor and has_ceiling)
 
 
-
 def with_normals(cloud: PointCloudData, up_axis: str | None = None) -> PointCloudData:
     """Return a cloud with estimated normals, if it has neither normals nor faces, and warn of it.
 

@@ -137,6 +137,9 @@ class DataArguments:
         help="Channels per point: xyz, then any of rgb, normals, intensity, ring, "
         "return_number and number_of_returns.",
     )
+    estimate_normals: bool = argument(
+        False, help="With normals among the features: estimate those of clouds that have none, as the model then does."
+    )
     up_axis: str = argument("y", help="Axis that points up; rotations are about it.")
     augment: list[str] = argument(
         default_factory=list,
@@ -151,6 +154,9 @@ class DataArguments:
             raise ValueError("--validation_file and --test_file need --train_file")
         if self.train_file is not None and self.data_dir is not None:
             raise ValueError(f"--data_dir {self.data_dir} with --train_file; give only one of them")
+        if self.estimate_normals and "normals" not in (self.features or ()):
+            shown = " ".join(self.features or ["xyz"])
+            raise ValueError(f"--estimate_normals with --features {shown}; expected normals among them")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
         if not 0 <= self.validation_fraction < 1:
