@@ -106,7 +106,9 @@ def pipeline_arguments(kind: type, values: Mapping[str, Any], door: str) -> dict
     """
     arguments = {}
     for name, declared in settings_of(kind, door).items():
-        is_given = declared.is_named or values[name] != declared.default_at(door)
+        # Runs of before do not name settings that are new.
+        value = values.get(name, declared.default_at(door))
+        is_given = declared.is_named or value != declared.default_at(door)
         if declared.argument is not None and is_given:
-            arguments[declared.argument or name] = values[name]
+            arguments[declared.argument or name] = value
     return arguments

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.normals import estimate_normals, with_normals
+from tests.data.files.builders import e57, paged, ptx
 
 GENERATOR = np.random.default_rng(0)
 COUNT = 4000
@@ -107,6 +109,59 @@ def test_neighbors_that_span_no_plane_give_unit_normals_and_a_word(points, witho
     assert counted == without
     with pytest.warns(UserWarning, match="span no plane" if without else "estimated from 24 neighbors"):
         with_normals(PointCloudData(points.astype(np.float32)), up_axis)
+
+
+def sweep_around(scanner: np.ndarray) -> np.ndarray:
+    """Return points on the ground and on a wall behind, (points, 3), as a scanner sees them."""
+    ground = np.c_[GENERATOR.uniform(-4, 4, (300, 2)), np.full(300, -2.0)]
+    wall = np.c_[np.full(300, 6.0), GENERATOR.uniform(-5, 5, 300), GENERATOR.uniform(-2, 4, 300)]
+    return np.concatenate([ground, wall]) + scanner
+
+
+def of_e57(place: np.ndarray) -> PointCloudData:
+    # The builder writes whole numbers, so that all is a hundred times as large.
+    whole = (sweep_around(np.zeros(3)) * 100).astype(int)
+    logical = e57([(f"cartesian{axis}", -900, 900, whole[:, n]) for n, axis in enumerate("XYZ")], is_paged=False)
+    texts = "".join(
+        f'<{axis} type="Float">{value}</{axis}>' for axis, value in zip("xyz", place.tolist(), strict=True)
+    )
+    pose = f'<pose type="Structure"><translation type="Structure">{texts}</translation></pose>'.encode()
+    size = struct.unpack_from("<Q", logical, 32)[0] + len(pose)
+    logical = logical[:32] + struct.pack("<Q", size) + logical[40:].replace(b"<points", pose + b"<points")
+    return read_point_cloud(paged(logical), file_type="e57")
+
+
+def of_ptx(place: np.ndarray) -> PointCloudData:
+    transform = np.eye(4)
+    transform[3, :3] = place
+    local = np.c_[sweep_around(np.zeros(3)), np.full(600, 0.5)]
+    # Of a scan from elsewhere, all points are on the other side of the ground.
+    other = transform + [[0] * 4, [0] * 4, [0] * 4, [100, 0, -5, 0]]
+    mirrored = local * [1, 1, -1, 1]
+    return read_point_cloud(ptx((local, transform), (mirrored, other)), file_type="ptx")
+
+
+def of_kitti(_: np.ndarray) -> PointCloudData:
+    table = np.c_[sweep_around(np.zeros(3)), GENERATOR.random(600)]
+    return read_point_cloud(table.astype("<f4").tobytes(), file_type="kitti")
+
+
+@pytest.mark.parametrize("read", [of_e57, of_ptx, of_kitti])
+@pytest.mark.parametrize("place", [[0.0, 0, 0], [4.0, -2, 30], [500_000.0, 5_000_000.0, 200]], ids=str)
+def test_files_that_know_the_scanner_give_normals_towards_it(read, place):
+    cloud = read(np.array(place))
+    with pytest.warns(UserWarning, match="to the scanner"):
+        found = with_normals(cloud).normals
+    assert (found[:300, 2] > 0.99).mean() > 0.9, "the ground is below the scanner"
+    assert (found[300:600, 0] < -0.99).mean() > 0.9, "the wall is in front of it"
+    if read is of_ptx:
+        assert (found[600:900, 2] < -0.99).mean() > 0.9, "what is above another scanner"
+
+
+def test_an_empty_pose_beside_map_coordinates_is_no_scanner():
+    points = sweep_around(np.array([500_000.0, 5_000_000.0, 200]))
+    table = np.c_[points, np.full(600, 0.5)]
+    assert read_point_cloud(ptx((table, np.eye(4))), file_type="ptx").scanner is None
 
 
 def test_normals_and_faces_of_a_file_stay(tmp_path):

@@ -32,7 +32,9 @@ def write_scans(folder: Path) -> Path:
             points /= np.linalg.norm(points / size, axis=1, keepdims=True)
             write_point_cloud(folder / label / f"{number}.ply", PointCloudData(points.astype(np.float32)))
     # Of another scan, as twins with two labels are refused.
-    own = PointCloudData((2 * points[:, [1, 2, 0]] ** 3).astype(np.float32), normals=np.tile(np.float32([0, 0, 1]), (90, 1)))
+    own = PointCloudData(
+        (2 * points[:, [1, 2, 0]] ** 3).astype(np.float32), normals=np.tile(np.float32([0, 0, 1]), (90, 1))
+    )
     write_point_cloud(folder / "ball" / "own.ply", own)
     (folder / "stick" / "mesh.off").write_text("OFF\n4 2 0\n0 0 0\n1 0 0\n0 3 0\n0 0 1\n3 0 1 2\n3 0 1 3\n")
     return folder
