@@ -42,12 +42,12 @@ def local_planes(points: np.ndarray, neighbors: int = NEIGHBORS) -> tuple[np.nda
     # In pieces, as neighbors take many times the memory of the points.
     for start in range(0, len(points), _PIECE):
         piece = slice(start, start + _PIECE)
-        # As a list, so that a single neighbor has an axis of its own.
-        _, index = tree.query(points[piece], k=list(range(1, count + 1)))
-        near = points[index]  # (points, neighbors, 3)
+        _, index = tree.query(points[piece], k=count)
+        # A single neighbor has no axis of its own.
+        near = points[np.asarray(index).reshape(-1, count)]  # (points, neighbors, 3)
         near -= near.mean(axis=1, keepdims=True)
         # The normal of a plane through the neighbors is the direction of their least scatter.
-        values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))  # ascending
+        values, vectors = np.linalg.eigh(near.transpose(0, 2, 1) @ near)  # ascending
         normals[piece] = vectors[:, :, 0]
         spreads[piece] = values
     return normals, spreads

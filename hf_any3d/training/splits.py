@@ -78,7 +78,8 @@ def with_estimated_normals(splits: DatasetDict, processor: PointCloudProcessor) 
             features=Features({**rows.features, "normals": Array2D(shape, "float32")}),
             desc="Estimating normals",
         )
-        filled[split] = mapped.with_format(**rows.format | {"columns": None})
+        form: Any = rows.format
+        filled[split] = mapped.with_format(form["type"], **form["format_kwargs"])
     return filled
 
 
