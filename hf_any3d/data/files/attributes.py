@@ -281,7 +281,11 @@ def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str
     places = np.array(near)  # (scans, 3)
     if len(places) == len(scans):
         is_one = (places == places[0]).all()
-        joined["scanner"] = places[0] if is_one else places.repeat([len(scan["points"]) for scan in scans], axis=0)
+        joined["scanner"] = places[0]
+        if not is_one:
+            # In single precision, whose half meter on a map does not matter for the side of a surface.
+            counts = [len(scan["points"]) for scan in scans]
+            joined["scanner"] = places.astype(np.float32).repeat(counts, axis=0)
     return joined
 
 

@@ -95,8 +95,8 @@ class PointCloudData:
         further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
         in_degrees: True where the file says that x and y are longitude and latitude.
         label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
-        scanner: (3,) float64, where all points were measured from, in the coordinates of `points`, or (points, 3) if
-            scans from several places are joined; where the format of the file says it.
+        scanner: (3,) float64, where all points were measured from, in the coordinates of `points`, or (points, 3)
+            float32 if scans from several places are joined; where the format of the file says it.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -139,7 +139,7 @@ class PointCloudData:
         if shift is not None:
             self.offset = shift if self.offset is None else self.offset + shift
             if self.scanner is not None:
-                self.scanner = np.asarray(self.scanner) - shift
+                self.scanner = np.asarray(self.scanner) - shift.astype(self.scanner.dtype)
         count = len(self.points)
         if self.colors is not None:
             self.colors = _colors("colors", self.colors, count)
