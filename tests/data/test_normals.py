@@ -10,7 +10,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.normals import estimate_normals, with_normals
-from tests.data.files.builders import e57, paged, ptx
+from tests.data.files.builders import e57, paged, pcd, ptx
 
 GENERATOR = np.random.default_rng(0)
 COUNT = 4000
@@ -146,7 +146,15 @@ def of_kitti(_: np.ndarray) -> PointCloudData:
     return read_point_cloud(table.astype("<f4").tobytes(), file_type="kitti")
 
 
-@pytest.mark.parametrize("read", [of_e57, of_ptx, of_kitti])
+def of_pcd(place: np.ndarray) -> PointCloudData:
+    body = sweep_around(place).astype("<f8").tobytes()
+    view = f"{' '.join(map(str, place.tolist()))} 1 0 0 0"
+    # An image of a camera that has not moved.
+    sizes = {"WIDTH": "300", "HEIGHT": "2", "VIEWPOINT": view}
+    return read_point_cloud(pcd("x y z", "8 8 8", "F F F", body, 600, **sizes), file_type="pcd")
+
+
+@pytest.mark.parametrize("read", [of_e57, of_ptx, of_kitti, of_pcd])
 @pytest.mark.parametrize("place", [[0.0, 0, 0], [4.0, -2, 30], [500_000.0, 5_000_000.0, 200]], ids=str)
 def test_files_that_know_the_scanner_give_normals_towards_it(read, place):
     cloud = read(np.array(place))
