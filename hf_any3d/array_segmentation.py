@@ -53,6 +53,7 @@ def segment(
     up_axis: str | None = None,
     max_points: int | None = None,
     votes: bool = False,
+    estimate_normals: bool = False,
     device: Any = None,
 ) -> Segmentation:
     """Label every point of a cloud.
@@ -77,6 +78,7 @@ def segment(
         max_points: Label so many random points; the others get the label of the nearest one.
         votes: Segment in several views and fragments and vote, as the figures of Point Transformer V3 were measured;
             tens of times slower.
+        estimate_normals: Estimate `normals` that are not given, with a warning.
         device: Device of a model that is opened here; the fastest one by default.
 
     Returns:
@@ -104,6 +106,7 @@ def segment(
     # What the model reads and is missing here is an error of the pipeline.
     row = {name: values for name, values in row.items() if values is not None}
     given = {"category": category, "up_axis": up_axis, "max_points": max_points, "votes": votes or None}
+    given["estimate_normals"] = estimate_normals or None
     arguments = {name: value for name, value in given.items() if value is not None}
     takes_texts = "zero-shot" in pipe.task
     if labels is not None and not takes_texts:

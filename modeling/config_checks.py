@@ -182,9 +182,10 @@ def check_settings(
     numbers = sorted(map(int, getattr(config, "id2label", None) or ()))
     if numbers != list(range(len(numbers))):  # a class would be answered by the name of its neighbor
         raise ValueError(f"id2label has the numbers {numbers[:8]}; expected those from 0 to {len(numbers) - 1}")
-    # Of any model: fields that end so are lists of layers' widths.
-    widths = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
-    for name, (low, high) in {**COMMON_RANGES, **widths, **(ranges or {})}.items():
+    # Of any model: fields that end so are lists of layers' widths, and shares that are dropped. All would be nothing.
+    by_ending: dict[str, tuple[float, float]] = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
+    by_ending |= {name: (0, 0.99) for name in vars(config) if name.endswith("dropout")}
+    for name, (low, high) in {**COMMON_RANGES, **by_ending, **(ranges or {})}.items():
         # Not getattr: properties are computed from fields, and may fail for wrong ones.
         value = vars(config).get(name)
         if value is None:
@@ -209,20 +210,28 @@ def check_layers(name: str, layers: Collection[int], count: int) -> None:
         raise ValueError(f"{name}={list(layers or ())}; expected some layers, from 0 to {count - 1}")
 
 
-def check_numbers(low: float, high: float = math.inf, /, *, above: bool = False, **numbers: float | None) -> None:
-    """Check arguments that are numbers: from `low` to `high`, or with `above` larger than `low`.
+def check_numbers(
+    low: float, high: float = math.inf, /, *, above: bool = False, below: bool = False, **numbers: float | None
+) -> None:
+    """Check arguments that are numbers: from `low` to `high`, larger than `low` with `above`, smaller with `below`.
 
     A negative radius, a share in percent or NaN is no error to torch, and empties an answer or turns it round. None
     is an argument that is not given.
     """
     for name, number in numbers.items():
+        if number is None:
+            continue
         # Written so that NaN, which every comparison refuses, is refused here.
-        if number is None or (low < number <= high if above else low <= number <= high):
+        is_above = number > low if above else number >= low
+        is_below = number < high if below else number <= high
+        if is_above and is_below:
             continue
         expected = f"above {low:,}" if above else f"at least {low:,}"
-        raise ValueError(
-            f"{name}={number!r:.80}; expected {expected}" + ("" if high == math.inf else f" and at most {high:,}")
-        )
+        if high < math.inf:
+            expected += f" and below {high:,}" if below else f" and at most {high:,}"
+        elif below:
+            expected += " and finite"
+        raise ValueError(f"{name}={number!r:.80}; expected {expected}")
 
 
 def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, Any], method: str) -> None:

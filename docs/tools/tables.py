@@ -243,7 +243,8 @@ same.
 _LEFT_OUT = """## What a cloud has no place for
 
 A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, and an offset. It has an
-up axis and a unit if the format states them. Whatever else a file has is left out, with a warning that names it:
+up axis, a unit and the place of the scanner if the format states them. Whatever else a file has is left out, with a
+warning that names it:
 
 - fields, properties and columns of other names, and arrays of an archive;
 - extra dimensions of LAS that are not [asked for](label_your_laz.md#2-train-on-tiles-with-classes), near infrared

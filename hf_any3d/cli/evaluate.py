@@ -201,7 +201,12 @@ def evaluate(
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
         from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
-        from hf_any3d.training.evaluated_rows import evaluated_rows, evaluation_arguments, first_rows
+        from hf_any3d.training.evaluated_rows import (
+            evaluated_rows,
+            evaluation_arguments,
+            first_rows,
+            with_normals_of_model,
+        )
         from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
         data_arguments, protocol = evaluation_arguments(model, arguments, file)
@@ -214,7 +219,7 @@ def evaluate(
         split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
         if name is not None:
             warn_if_learned(model, name)
-        rows = first_rows(rows, max_samples)
+        rows = with_normals_of_model(first_rows(rows, max_samples), model, data_arguments)
         settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
         # Next to the model's card, which gets a section of robustness; models of the hub have no folder here.

@@ -66,7 +66,8 @@ def predict(
     if labels is not None and asked.votes is not None:
         raise ValueError(f"--votes {asked.votes} with --labels; expected a model with labels of its own")
     if labels is not None:
-        words = _ZeroShotOptions(labels=labels, text_features=text_features, top_k=asked.top_k, up_axis=asked.up_axis)
+        shared = {name: getattr(asked, name) for name in ("top_k", "up_axis", "estimate_normals")}
+        words = _ZeroShotOptions(labels=labels, text_features=text_features, **shared)
         zero_shot(files, words, options, runs, model, output, batch_size, device)
         return
     ask(CLASSIFICATION.name, files, model, asked.values(), options, runs, output, batch_size, device)

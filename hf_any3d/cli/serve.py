@@ -22,6 +22,7 @@ from hf_any3d.cli.common import (
     packaged_classifier,
 )
 from hf_any3d.hub.models import find_model
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS
 from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import print_line, printable
 
@@ -55,6 +56,7 @@ def serve(
     ] = None,
     allowed_host: AllowedHost = None,
     template: Template = None,
+    estimate_normals: Annotated[bool, typer.Option("--estimate-normals", help=ESTIMATE_NORMALS)] = False,
     device: Device = None,
 ) -> None:
     """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
@@ -88,6 +90,11 @@ def serve(
     from hf_any3d.serving.tasks import SERVED
 
     task, pipe = open_any_model(model, device, template, SERVED)
+    if estimate_normals:
+        if getattr(pipe, "feature_extractor", None) is None:
+            raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
+        # Of all requests, also those that do not ask for it.
+        pipe.feature_extractor.with_estimated_normals()
     service = Service(name or Path(model).resolve().name, task, pipe, limits, answers, template)
     # The log has each request, and of other libraries warnings and errors.
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")

@@ -247,12 +247,14 @@ class CloudColumns:
         columns: columns besides the points: "normals", "colors" (0 to 255), "intensity", "ring" and "labels", which
             every file must have, and "offset", which `points` are relative to.
         seed: seed of the points that are drawn.
+        may_lack_normals: whether normals that a file lacks are 0, and no error.
     """
 
     num_points: int | None = None
     mesh_points: int = 2048
     columns: Sequence[str] = ()
     seed: int = 0
+    may_lack_normals: bool = False
 
     def __post_init__(self):
         for name in self.columns:
@@ -310,8 +312,11 @@ class CloudColumns:
             if name == "offset":
                 row[name] = np.zeros(3) if values is None else values
                 continue
+            if values is None and name == "normals" and self.may_lack_normals:
+                values = np.zeros_like(cloud.points)
             if values is None:
-                raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
+                hint = "; a training estimates them with --estimate-normals" if name == "normals" else ""
+                raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file{hint}")
             if name == "colors":
                 # Colors are in [0, 1] in `PointCloudData`, and stored in a quarter of the space.
                 values = (values * 255).round()

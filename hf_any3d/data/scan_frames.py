@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hf_any3d.data.normals import local_planes
 from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import means_of_cells
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
@@ -141,8 +142,6 @@ def find_frame(
 
 def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the means of voxels, their normals, and which are on planes."""
-    from scipy.spatial import KDTree
-
     low, high = np.percentile(points, [1, 99], axis=0)
     # Points far outside, as scanners see through windows and in mirrors, would make the voxels too large.
     points = points[((points >= low - (high - low)) & (points <= high + (high - low))).all(axis=1)]
@@ -151,12 +150,8 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     (points,) = means_of_cells(cells, points)
     if len(points) <= _NEIGHBORS:
         return points, np.zeros_like(points), np.zeros(len(points), dtype=bool)
-    _, index = KDTree(points).query(points, k=_NEIGHBORS)
-    near = points[index] - points[index].mean(axis=1, keepdims=True)  # (points, neighbors, 3)
-    # The normal of a plane through the neighbors is the direction of their least scatter.
-    values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))  # ascending
-    flat = values[:, 0] <= _FLATNESS * values[:, 1]
-    return points, vectors[:, :, 0], flat
+    normals, spreads = local_planes(points, _NEIGHBORS)
+    return points, normals, spreads[:, 0] <= _FLATNESS * spreads[:, 1]
 
 
 def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:

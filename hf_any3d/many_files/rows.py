@@ -268,6 +268,7 @@ def classify(
     top_k: int = 1,
     votes: int | None = None,
     up_axis: str | None = None,
+    estimate_normals: bool = False,
     batch_size: int = 8,
     column: str = "predictions",
     keep_points: bool = False,
@@ -280,6 +281,7 @@ def classify(
         top_k: Number of labels.
         votes: Answer by the mean of this many slightly stretched copies of each cloud.
         up_axis: Axis that points up in the files; by default nothing is turned.
+        estimate_normals: Estimate normals of clouds that have none, for models that read them.
         batch_size: Clouds that a process runs at a time.
         column: Name of the column.
         keep_points: Keep the columns of points too.
@@ -292,6 +294,7 @@ def classify(
 
     name = default_model() if model is None else model
     named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    named |= {"estimate_normals": True} if estimate_normals else {}
     return ask(rows, CLASSIFICATION.name, name, **named, top_k=top_k, votes=votes, up_axis=up_axis)
 
 
@@ -301,6 +304,7 @@ def embed(
     *,
     feature: str = "pooled",
     up_axis: str | None = None,
+    estimate_normals: bool = False,
     batch_size: int = 8,
     column: str = "features",
     keep_points: bool = False,
@@ -311,6 +315,7 @@ def embed(
     `classify` describes the other arguments and the errors.
     """
     named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    named |= {"estimate_normals": True} if estimate_normals else {}
     return ask(rows, FEATURES.name, model, **named, feature=feature, up_axis=up_axis)
 
 
@@ -323,6 +328,7 @@ def detect(
     nms_iou: float = 0.25,
     top_k: int | None = None,
     up_axis: str | None = None,
+    estimate_normals: bool = False,
     batch_size: int = 8,
     column: str = "boxes",
     keep_points: bool = False,
@@ -338,6 +344,7 @@ def detect(
     if nms != "turned":
         settings["nms"] = nms
     named: dict[str, Any] = {"column": column, "batch_size": batch_size, "keep_points": keep_points}
+    named |= {"estimate_normals": True} if estimate_normals else {}
     return ask(rows, DETECTION.name, model, **named, **settings)
 
 

@@ -30,7 +30,7 @@ from hf_any3d.modeling.local_features.neighborhoods import (
     spacing_of,
 )
 from hf_any3d.modeling.local_features.sparse_boxes import bounds_of
-from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.processing.point_clouds import HOW_TO_ESTIMATE, PointCloudProcessor
 from hf_any3d.processing.voxels import nearest_rows
 
 RETURNS = ("return_number", "number_of_returns")
@@ -211,9 +211,10 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         fields = {name: getattr(cloud, ATTRIBUTES[name]) for name in needed}
         missing = [ATTRIBUTES[name] for name, values in fields.items() if values is None or not values.any()]
         if missing:
+            hint = f"; {HOW_TO_ESTIMATE}" if "normals" in missing else ""
             raise PointCloudError(
                 f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
-                "points that have them, or a model that was trained without"
+                f"points that have them, or a model that was trained without{hint}"
             )
         further = cloud.further or {}
         for name in self.columns:

@@ -11,6 +11,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
+from hf_any3d.data.normals import with_normals
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
@@ -23,6 +24,8 @@ _ZERO_IF_UNMEASURED = ("intensity", "return_number", "number_of_returns")
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
+HOW_TO_ESTIMATE = "--estimate-normals (estimate_normals=True) estimates normals from neighbors"
+"""What the refusal of a cloud without normals offers."""
 # Keys of saved files that are not arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
@@ -60,6 +63,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         default_rgb: the color, each value in [0, 1], of clouds without colors; None makes them an error.
         min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
             programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
+        estimate_normals: whether normals of clouds that have neither normals nor faces are estimated, see
+            `hf_any3d.data.normals.estimate_normals`, with a warning; otherwise such clouds are an error if `features`
+            have "normals". Clouds are scenes without a `scale` or with a `block_size`, else single objects.
         small_clouds: what becomes of clouds with fewer than `num_points` points: they are "repeated", or "masked":
             padded with zeros to the largest of the batch, and marked in `points_mask`, for models that take it.
 
@@ -90,6 +96,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         "up_axis": UP_AXES,
     }
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
+    estimate_normals = False
     # Names of further columns of files that are read; only some processors take any.
     columns: Sequence[str] = ()
 
@@ -110,6 +117,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         default_rgb: Sequence[float] | None = None,
         axes: str = "xyz",
         small_clouds: str = "repeated",
+        estimate_normals: bool = False,
         **kwargs: Any,
     ):
         # transformers' class would keep any argument, also one with a typing error.
@@ -137,6 +145,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size = block_size
         self.block_overlap = block_overlap
+        # Without it, settings are stored as they were before normals were estimated.
+        if estimate_normals:
+            self.with_estimated_normals()
         check_settings(self, self._choices)
         at_least(1, num_points=num_points, min_points=min_points)
         at_least(0, min_squared_norm=min_squared_norm)
@@ -151,6 +162,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         seed: int | Sequence[int] | None = None,
         up_axis: str | None = None,
         bounds: np.ndarray | None = None,
+        estimate_normals: bool | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes.
@@ -166,6 +178,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 nothing.
             bounds: (2, 3), lowest and highest coordinates of the room that the clouds are blocks of, for
                 `center="room"`; None for those of each cloud.
+            estimate_normals: instead of the processor's.
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
@@ -187,7 +200,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             seeds = [seeds] * len(entries)
         for number, (entry, cloud_seed) in enumerate(zip(entries, seeds, strict=True)):
             with errors_of_cloud(number, len(entries)):
-                cloud = self._open(entry, up_axis)
+                cloud = self._turned(self.read_whole(entry, up_axis, estimate_normals), up_axis)
                 rows.append(self._prepare(cloud, num_points, cloud_seed))
                 if self.center == "room":
                     # Bounds turn with the block that was cut from them.
@@ -268,15 +281,51 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             del stored["processor_class"]
         return super().from_dict(stored, **kwargs)
 
-    def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
-        """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
+    def with_estimated_normals(self) -> None:
+        """Estimate normals of all clouds that have none; this is saved."""
+        self._check_takes_normals()
+        self.estimate_normals = True
+
+    def _check_takes_normals(self) -> None:
+        if "normals" not in self.features:
+            raise ValueError(
+                f"estimate_normals=True (--estimate-normals), but the features are {self.features}; expected 'normals' in them"
+            )
+
+    def estimates(self, cloud: PointCloudData, estimate_normals: bool | None = None) -> bool:
+        """Return whether the normals of a cloud are estimated; `estimate_normals` is that of a call."""
+        is_asked = self.estimate_normals if estimate_normals is None else estimate_normals
+        return is_asked and cloud.normals is None and not cloud.is_mesh
+
+    def read_whole(
+        self, entry: Any, up_axis: str | None = None, estimate_normals: bool | None = None
+    ) -> PointCloudData:
+        """Read a cloud as it is, with estimated normals where that is asked for.
+
+        Pipelines cut clouds after it, as neighbors of a point may be in another part.
+
+        Args:
+            entry: A cloud, see `to_cloud`.
+            up_axis: The axis that points up in it; None for the processor's.
+            estimate_normals: Whether they are estimated if it has none; None for the processor's setting.
+        """
+        if estimate_normals:
+            self._check_takes_normals()
         cloud = to_cloud(entry, self.features, self.columns)
+        if not self.estimates(cloud, estimate_normals):
+            return cloud
+        is_scene = self.scale is None or self.block_size is not None
+        up = (up_axis or self.axes["xyz".index(self.up_axis)]) if is_scene else None
+        return with_normals(cloud, up)
+
+    def _turned(self, cloud: PointCloudData, up_axis: str | None) -> PointCloudData:
+        """Turn a cloud so that `up_axis` becomes the up axis of the processor."""
         if up_axis is None:
             return cloud
         points = self._turn(cloud.points, up_axis)
         normals = None if cloud.normals is None else self._turn(cloud.normals, up_axis)
         # The offset is along the axes of before.
-        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
+        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None, "scanner": None})
 
     def _turn(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
         if up_axis is None:
@@ -323,8 +372,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             if values is None and name == "rgb" and self.default_rgb is not None:
                 values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
             if values is None:
+                hint = f"; {HOW_TO_ESTIMATE}" if name == "normals" else ""
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
+                    f"{hint}"
                 )
             # Normals have axes like coordinates; colors have none.
             channels.append(self._reorder(values) if name == "normals" else values.reshape(len(cloud), -1))

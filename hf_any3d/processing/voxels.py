@@ -9,7 +9,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.processing.point_clouds import ATTRIBUTES, PointCloudProcessor, fill_up
+from hf_any3d.processing.point_clouds import ATTRIBUTES, HOW_TO_ESTIMATE, PointCloudProcessor, fill_up
 
 SURFACE_POINTS = 100_000
 """Points drawn on a mesh that is sampled on a grid."""
@@ -268,11 +268,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
         missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
         refused = [ATTRIBUTES[name] for name in missing if fillings[name] is None]
         if refused:
+            hint = f"; {HOW_TO_ESTIMATE}" if "normals" in refused else ""
             raise PointCloudError(
                 f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
                 "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
                 "default_rgb=(0, 0, 0) and needs_normals=False of the processor put zeros there, with which a model "
-                "that was not answers something else"
+                f"that was not answers something else{hint}"
             )
         if "normals" in missing:
             cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})

@@ -124,6 +124,9 @@ class Route:
         # Returned, not raised, since it is the answer of one cloud of a batch
         except ValueError as error:
             return Refused(400, str(error), param=str(error).partition(":")[0])
+        processor = getattr(self.pipe, "feature_extractor", None)
+        if processor is not None and processor.estimates(cloud, answers.arguments.get("estimate_normals")):
+            shown = {**shown, "normals": "estimated"}
         doubt = answers.doubt(cloud, result, again)
         return shown if doubt is None else {**shown, "doubt": str(doubt)}
 
@@ -138,9 +141,11 @@ def routes_of(task: str, pipe: Any) -> list[Route]:
     for other, record in TASKS.items():
         if record.route is not None and TASKS[task].command in record.also and record.takes(pipe.model):
             # The same model object, so that its weights are in memory once
-            also = record.pipeline_class()(
-                model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=other
-            )
+            kind = record.pipeline_class()
+            try:
+                also = kind(model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=other)
+            except ValueError:  # of an inventory, for instance, for a model of objects
+                continue
             routes.append(Route(record.route, other, also, SETTINGS_OF[record.route]))
     return routes
 

@@ -12,6 +12,9 @@ DOORS = ("command", "runs", "many_files", "service", "demo")
 """Where a task is asked, beside its pipeline: `hf-any3d TASK`, its runs over many files, `hf_any3d.many_files`, the
 service and the demo."""
 
+ESTIMATE_NORMALS = "Estimate normals of clouds that have none, for models that read them."
+"""Help of a setting that several tasks have."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -103,7 +106,9 @@ def pipeline_arguments(kind: type, values: Mapping[str, Any], door: str) -> dict
     """
     arguments = {}
     for name, declared in settings_of(kind, door).items():
-        is_given = declared.is_named or values[name] != declared.default_at(door)
+        # Runs of before do not name settings that are new.
+        value = values.get(name, declared.default_at(door))
+        is_given = declared.is_named or value != declared.default_at(door)
         if declared.argument is not None and is_given:
-            arguments[declared.argument or name] = values[name]
+            arguments[declared.argument or name] = value
     return arguments

@@ -77,14 +77,17 @@ class PointCloudSteps:
         # list() would call len(), which counts blocks if a cloud is processed in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
 
-    def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
+    def preprocess(
+        self, cloud: Any, up_axis: str | None = None, estimate_normals: bool | None = None
+    ) -> dict[str, Any]:
         """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
         stem = [stem_of(cloud)]  # a list, so that batches keep one name per cloud
         if self.of_objects:
             cloud = to_cloud(cloud, self.feature_extractor.features)
             if (reason := why_too_large(cloud, unwrapped(self.model).config)) is not None:
                 warnings.warn(reason, NoObjectWarning, stacklevel=2)
-        return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": stem}
+        settings = without_none(up_axis=up_axis, estimate_normals=estimate_normals)
+        return {**self.feature_extractor(cloud, **settings, return_tensors="pt"), "stem": stem}
 
     def name_of(self, stem: str | None) -> str:
         """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""

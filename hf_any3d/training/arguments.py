@@ -6,19 +6,60 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import inf
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
 
+
+class Range(NamedTuple):
+    """Numbers that a setting may have, see `check_numbers`."""
+
+    low: float = 0
+    high: float = inf
+    above: bool = False
+    below: bool = False
+
+
+_POSITIVE = Range(0, inf, above=True, below=True)
+_FINITE = Range(0, inf, below=True)
+_SHARE = Range(0, 1, below=True)
+_COUNT = Range(1)
+# Seeds of numpy have 32 bits.
+_SEED = Range(0, 2**32 - 1)
+RANGES: Mapping[str, Range] = {
+    # Of this library; its other numbers may not be negative.
+    **dict.fromkeys(("copies", "max_train_samples", "num_layers", "num_tokens", "tokenizer_neighbors"), _COUNT),
+    "folds": Range(2),
+    **dict.fromkeys(("strength", "f_score_threshold"), Range(0, above=True)),
+    "encoder_attention_dropout": _SHARE,
+    # Of transformers, which takes others: a negative rate, for instance, would climb the loss. Of those that are not
+    # here it refuses wrong ones itself, or they have an effect that is told by the documentation.
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _COUNT),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "dataloader_prefetch_factor"), _COUNT),
+    **dict.fromkeys(("save_total_limit", "ddp_timeout", "ddp_bucket_cap_mb"), _COUNT),
+    "max_steps": Range(-1),
+    "num_train_epochs": _FINITE,
+    "learning_rate": _POSITIVE,
+    "weight_decay": _FINITE,
+    # Without a limit, and with 0, which stands for none
+    "max_grad_norm": Range(0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
+    **dict.fromkeys(("adam_epsilon", "neftune_noise_alpha", "eval_delay"), _FINITE),
+    **dict.fromkeys(("warmup_steps", "logging_steps", "save_steps", "eval_steps"), _FINITE),
+    "dataloader_num_workers": Range(0),
+    **dict.fromkeys(("seed", "data_seed"), _SEED),
+}
+"""What numbers of a training may be; a value out of range would be computed with, or fail after minutes of work."""
 DECAY_RULES = ("trainer", "matrices", "all")
 CAPTURED = [name for name, kind in MODEL_TYPES.items() if kind.captures_steps]
 """Model types whose training steps `cuda_graphs` captures."""
@@ -96,6 +137,9 @@ class DataArguments:
         help="Channels per point: xyz, then any of rgb, normals, intensity, ring, "
         "return_number and number_of_returns.",
     )
+    estimate_normals: bool = argument(
+        False, help="With normals among the features: estimate those of clouds that have none, as the model then does."
+    )
     up_axis: str = argument("y", help="Axis that points up; rotations are about it.")
     augment: list[str] = argument(
         default_factory=list,
@@ -110,6 +154,9 @@ class DataArguments:
             raise ValueError("--validation_file and --test_file need --train_file")
         if self.train_file is not None and self.data_dir is not None:
             raise ValueError(f"--data_dir {self.data_dir} with --train_file; give only one of them")
+        if self.estimate_normals and "normals" not in (self.features or ()):
+            shown = " ".join(self.features or ["xyz"])
+            raise ValueError(f"--estimate_normals with --features {shown}; expected normals among them")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
         if not 0 <= self.validation_fraction < 1:
@@ -212,6 +259,10 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_ranges(self)
+        # Below 1 it is a share of all steps.
+        if self.warmup_steps > 1 and self.warmup_steps % 1:
+            raise ValueError(f"--warmup_steps={self.warmup_steps!r}; expected a number of steps, or a share below 1")
         # Processes that torchrun starts again would meet in a store that outlives them, which is its default: they
         # read the addresses of the first attempt there, and fail or wait without end.
         # Both variables are set by torchrun in the processes that it starts.
@@ -289,3 +340,14 @@ def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
         return dict(json.loads(value) if isinstance(value, str) else value or {})
     except (ValueError, TypeError) as error:
         raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}' ({error})") from None
+
+
+def check_ranges(arguments: Any) -> None:
+    """Check that numbers are within `RANGES`: the first -5 rows, for instance, would be all but the last five."""
+    of_transformers = {entry.name for entry in fields(TrainingArguments)}
+    for entry in fields(arguments):
+        value = getattr(arguments, entry.name)
+        allowed = RANGES.get(entry.name, None if entry.name in of_transformers else Range())
+        if allowed is not None and isinstance(value, (int, float)):
+            low, high, above, below = allowed
+            check_numbers(low, high, above=above, below=below, **{f"--{entry.name}": value})

@@ -257,7 +257,7 @@ class Detection(program.TrainingTask):
                 if wrong:
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         # Boxes are in the frame of the scene, in meters.
-        frame = {"center": False, "scale": None, "up_axis": "z"}
+        frame = {"center": False, "scale": None, "up_axis": "z", "estimate_normals": self.data.estimate_normals}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
 
     def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> DetectionTrainer:

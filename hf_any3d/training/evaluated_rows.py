@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.missing_rows import labeled_rows
@@ -14,12 +14,20 @@ from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
 from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import build_arguments
-from hf_any3d.training.splits import load_splits
+from hf_any3d.training.splits import load_splits, with_estimated_normals
 
 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:
     """Return so many rows at most."""
     return rows if count is None else rows.select(range(min(count, len(rows))))
+
+
+def with_normals_of_model(rows: Dataset, model: str, data: DataArguments) -> Dataset:
+    """Estimate the normals of rows that have none, if the processor of the model does."""
+    if not data.estimate_normals:
+        return rows
+    processor = PointCloudProcessor.from_pretrained(model)
+    return with_estimated_normals(DatasetDict({"evaluated": rows}), processor)["evaluated"]
 
 
 def evaluation_arguments(
@@ -34,7 +42,9 @@ def evaluation_arguments(
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
     # Of files only points are read unless more is asked for.
-    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
+    stored = PointCloudProcessor.get_feature_extractor_dict(model)[0]
+    data.features = list(stored.get("features", data.features))
+    data.estimate_normals = stored.get("estimate_normals", False)
     return data, protocol
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
-from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
@@ -186,6 +186,7 @@ class StageTrainingArguments(PointTrainingArguments):
         self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
         if self.step_cosine is not None:
             settings = {"epochs": 1, **self.step_cosine}
+            check_numbers(1, self.max_steps, epochs=settings["epochs"])
             # The schedule counts its steps within epochs of equal length.
             if self.max_steps % settings["epochs"]:
                 raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")

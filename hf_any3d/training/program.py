@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
+from hf_any3d.data.normals import NEIGHBORS
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import (
@@ -35,7 +36,7 @@ from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.requests import Request
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
-from hf_any3d.training.splits import divide, load_rows
+from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.utils.messages import error_lines
@@ -117,6 +118,7 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
     is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
     # A card is public: it names files, not the directories of this machine.
     name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
+    estimates = data.estimate_normals
     return {
         "name": name if is_named else Path(name).name,
         "files": files,
@@ -126,6 +128,7 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
         "validation": validation,
         "points": data.num_points,
         "features": data.features,
+        **({"normals": f"estimated from {NEIGHBORS} neighbors where a cloud has none"} if estimates else {}),
         "augmentation": data.augment,
         "on_hub": on_hub,
         "hub_type": data.dataset_name if is_named else "custom",
@@ -219,6 +222,8 @@ def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = task.divide(load_rows(task.data, task.points_are_labeled) if rows is None else rows)
     model, processor = task.build(splits)
+    with arguments.main_process_first(desc="estimating normals"):
+        splits = with_estimated_normals(splits, processor)
     # Before training, as loading the best adapter freezes some of them.
     parameters = count_parameters(model)
     trainer = task.build_trainer(model, splits, processor)

@@ -16,7 +16,7 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, argument, json_mapping
 from hf_any3d.training.rows import ProcessedDataset, training_rows
 
-FROM_DATA = ("num_points", "features", "up_axis")
+FROM_DATA = ("num_points", "features", "up_axis", "estimate_normals")
 """Settings of the processor that `DataArguments` has."""
 # Regular expressions of the trained parameters in the base model; the head, and the modules that the model trains with
 # it, are always trained.

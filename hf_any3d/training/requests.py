@@ -11,25 +11,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, cast, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
-from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.training.arguments import json_mapping
+from hf_any3d.training.arguments import check_ranges, json_mapping
 from hf_any3d.training.recipes import FILE_TYPES, merge, read_recipe
 
 logger = logging.getLogger(__name__)
 
 _NAMES_OF_TYPES = {bool: "True or False", int: "a number", float: "a number", list: "a list"}
-# Numbers that may not be 0; others may not be negative.
-_LEAST = {
-    "copies": 1,
-    "folds": 2,
-    "max_train_samples": 1,
-    "num_layers": 1,
-    "num_tokens": 1,
-    "tokenizer_neighbors": 1,
-}
-_POSITIVE = {"strength", "f_score_threshold"}
 
 
 def parse_arguments(
@@ -114,7 +103,7 @@ def build_arguments(
         _check_types(kind, values)
     built = HfArgumentParser(kinds).parse_dict(values)  # pyright: ignore[reportArgumentType] it declares a NewType
     for arguments in built:
-        _check_numbers(arguments)
+        check_ranges(arguments)
     return built
 
 
@@ -135,17 +124,6 @@ def _check_types(kind: type, values: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name} is {value!r:.80}; expected {_NAMES_OF_TYPES[bool]}")
 
 
-def _check_numbers(arguments: Any) -> None:
-    """Check that numbers are not negative or NaN: the first -5 rows, for instance, would be all but the last five."""
-    # Fields of transformers' TrainingArguments are not checked: of some, such as max_steps, -1 stands for none.
-    own = {entry.name for entry in fields(arguments)} - {entry.name for entry in fields(TrainingArguments)}
-    for name in sorted(own):
-        value = getattr(arguments, name)
-        if isinstance(value, (int, float)):
-            least = _LEAST.get(name, 0)
-            check_numbers(0 if name in _POSITIVE else least, above=name in _POSITIVE, **{f"--{name}": value})
-
-
 class Request:
     """Request of a training: a dataclass whose fields are dataclasses of arguments."""
 
@@ -155,7 +133,7 @@ class Request:
             arguments = getattr(self, entry.name, None)
             if is_dataclass(arguments) and not isinstance(arguments, type):
                 _check_types(type(arguments), vars(arguments))
-                _check_numbers(arguments)
+                check_ranges(arguments)
 
     @classmethod
     def argument_classes(cls) -> tuple[type, ...]:

@@ -28,7 +28,7 @@ from hf_any3d.data.transforms import (
     RandomUpAxis,
     build_transform,
 )
-from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.processing.point_clouds import HOW_TO_ESTIMATE, PointCloudProcessor
 
 READ_TOGETHER = 32
 """Streamed rows that are decoded and prepared together."""
@@ -178,7 +178,8 @@ def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
     columns = [cloud.points, *(getattr(cloud, ATTRIBUTES[name]) for name in features[1:])]
     missing = [name for name, column in zip(features, columns, strict=True) if column is None]
     if missing:
-        raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} require")
+        hint = f"; {HOW_TO_ESTIMATE}" if "normals" in missing else ""
+        raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} require{hint}")
     return np.concatenate([column.reshape(len(cloud), -1) for column in columns], axis=1, dtype=np.float32)
 
 

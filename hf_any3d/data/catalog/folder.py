@@ -218,6 +218,7 @@ def load(
     as_files: bool = False,
     streaming: bool = False,
     label_field: str | None = None,
+    may_lack_normals: bool = False,
     **options: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read a folder of clouds.
@@ -248,6 +249,7 @@ def load(
         streaming: read files when their rows are read, and store nothing on disk.
         label_field: name of the column, property, field, array or extra dimension that `labels` are read from; by
             default a usual name, see `read_point_cloud`.
+        may_lack_normals: take files without normals, whose `normals` are then 0.
         options: `cache_dir`, `keep_in_memory` and `num_proc` of `datasets.Dataset.from_generator`; not for `as_files`
             and `streaming`, which write no cache.
 
@@ -260,7 +262,7 @@ def load(
     if data_dir is None:
         raise ValueError("data_dir is None; expected the folder with the clouds")
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
-    converter = CloudColumns(num_points, mesh_points, columns, seed)
+    converter = CloudColumns(num_points, mesh_points, columns, seed, may_lack_normals)
     opens_files = converter != CloudColumns() or skip
     # Options that would have no effect
     if as_files and opens_files:

@@ -118,6 +118,8 @@ _MOST_COUNTED = 31
 # Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
 # while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
 _BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
+# Meters from a scanner that no laser reaches.
+_FARTHEST = 1e4
 # Largest intensities of scans that differ by a larger factor are hardly of one scale.
 _OTHER_SCALE = 4.0
 
@@ -418,6 +420,17 @@ def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}; they are left out")
+    # Clouds that are no scans of one place have an empty pose, far from their map coordinates.
+    scanners = [(scan["scanner"], scan["points"][0]) for scan in scans if "scanner" in scan]
+    near = [scanner for scanner, point in scanners if np.abs(point - scanner).max() < _FARTHEST]
+    places = np.array(near)  # (scans, 3)
+    if len(places) == len(scans):
+        is_one = (places == places[0]).all()
+        joined["scanner"] = places[0]
+        if not is_one:
+            # In single precision, whose half meter on a map does not matter for the side of a surface.
+            counts = [len(scan["points"]) for scan in scans]
+            joined["scanner"] = places.astype(np.float32).repeat(counts, axis=0)
     return joined
 
 

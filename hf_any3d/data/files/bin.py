@@ -56,7 +56,9 @@ def read(source: Source) -> PointCloudData:
     table = np.frombuffer(data, "<f4").reshape(-1, width)  # (points, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
-    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
+    # Sweeps are measured from the origin of their coordinates.
+    place = {"scanner": np.zeros(3), "up_axis": "z", "meters_per_unit": 1.0}
+    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, **place)
 
 
 def _doubt(table: np.ndarray) -> str | None:

@@ -167,6 +167,9 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     cloud = _without_invalid(cloud, values, source)
     if not len(cloud["points"]):
         return None
+    # A scan without a pose may be of several places, or moved. Angles and distances are measured from the scanner.
+    if kind is _SPHERICAL or _child(scan, "pose") is not None:
+        cloud["scanner"] = translation
     if "intensity" in cloud:
         # The least and the largest intensity that are stated; None if they are not, or not kept.
         cloud["intensity_limits"] = None

@@ -47,7 +47,13 @@ def read(source: Source) -> PointCloudData:
         if measured.any() and not measured.all():
             source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
             columns = {name: column[measured] for name, column in columns.items()}
-    return PointCloudData(**by_name(columns, source))
+    cloud = by_name(columns, source)
+    if has_moved and np.isfinite([float(value) for value in viewpoint]).all():
+        cloud["scanner"] = np.array([float(value) for value in viewpoint[:3]])
+    elif height > 1:
+        # An image is seen from the origin of its camera.
+        cloud["scanner"] = np.zeros(3)
+    return PointCloudData(**cloud)
 
 
 def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:

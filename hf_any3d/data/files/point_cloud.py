@@ -32,7 +32,16 @@ MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 FIELDS = ("colors", "normals", "labels", "faces", "face_colors", "face_labels", *MEASURED)
 """Fields of a cloud that readers may be asked for, beside its points."""
 # Fields that are no arrays.
-_OF_FILES = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names", "further")
+_OF_FILES = (
+    "up_axis",
+    "meters_per_unit",
+    "meters_per_height",
+    "in_degrees",
+    "label_codes",
+    "label_names",
+    "further",
+    "scanner",
+)
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
 _LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
 
@@ -86,6 +95,8 @@ class PointCloudData:
         further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
         in_degrees: True where the file says that x and y are longitude and latitude.
         label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
+        scanner: (3,) float64, where all points were measured from, in the coordinates of `points`, or (points, 3)
+            float32 if scans from several places are joined; where the format of the file says it.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -115,6 +126,7 @@ class PointCloudData:
     further: Mapping[str, np.ndarray] | None = None
     in_degrees: bool | None = None
     label_names: tuple[str, ...] | None = None
+    scanner: np.ndarray | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -126,6 +138,8 @@ class PointCloudData:
         self.points, shift = _coordinates(self.points, step, self.offset)
         if shift is not None:
             self.offset = shift if self.offset is None else self.offset + shift
+            if self.scanner is not None:
+                self.scanner = np.asarray(self.scanner) - shift.astype(self.scanner.dtype)
         count = len(self.points)
         if self.colors is not None:
             self.colors = _colors("colors", self.colors, count)
@@ -195,6 +209,8 @@ class PointCloudData:
                 setattr(self, name, np.asarray(values)[valid])
         if self.further is not None:
             self.further = {name: values[valid] for name, values in self.further.items()}
+        if self.scanner is not None and self.scanner.ndim == 2:
+            self.scanner = self.scanner[valid]
         if self.faces is not None and len(self.faces):
             # Checked here, as their numbers index `valid`.
             faces = _faces(self.faces, len(points))

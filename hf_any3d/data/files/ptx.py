@@ -80,7 +80,7 @@ def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) 
     points = table[:, :3]
     if not np.array_equal(transform, np.eye(4)):  # which keeps the decimals by which the step is told
         points = points @ transform[:3, :3] + transform[3, :3]
-    scan: dict[str, Any] = {"points": points}
+    scan: dict[str, Any] = {"points": points, "scanner": transform[3, :3]}
     intensity = usable_numbers(table[:, 3], "intensities", source)
     if intensity is not None:
         scan["intensity"] = intensity

@@ -157,7 +157,8 @@ def read_rgbd(
         down = ((row + 0.5) * high / height).astype(int)
         colors = picture[down, across].astype(np.float32) / 255  # (points, 3)
     with file_errors(depth):
-        return PointCloudData(np.stack([x, y, z], axis=1), colors)
+        # Seen from the camera, which is the origin.
+        return PointCloudData(np.stack([x, y, z], axis=1), colors, scanner=np.zeros(3))
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:

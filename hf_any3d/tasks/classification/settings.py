@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 AT_ONCE = "the page answers at once, and this takes several times as long"
 
@@ -37,3 +37,4 @@ class ClassificationSettings:
         },
     )
     up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

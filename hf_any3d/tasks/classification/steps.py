@@ -32,6 +32,7 @@ class ClassificationSteps(PointCloudSteps):
         function_to_apply: Any = None,
         unknown: bool | None = None,
         one_sided: bool | None = None,
+        estimate_normals: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         if function_to_apply is not None:
@@ -41,9 +42,10 @@ class ClassificationSteps(PointCloudSteps):
         after = without_none(function_to_apply=function_to_apply, unknown=unknown, one_sided=one_sided)
         if "top_k" in kwargs:  # None is the number of all labels
             after["top_k"] = kwargs.pop("top_k")
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided, estimate_normals")
         at_least(1, votes=votes, top_k=after.get("top_k"))
-        return without_none(up_axis=up_axis), without_none(votes=votes), after
+        before = without_none(up_axis=up_axis, estimate_normals=estimate_normals)
+        return before, without_none(votes=votes), after
 
     def _forward(self, model_inputs: dict[str, Any], votes: int = 1) -> dict[str, Any]:
         stem = model_inputs.pop("stem")

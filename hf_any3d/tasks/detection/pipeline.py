@@ -10,7 +10,6 @@ from transformers.pipelines.base import ChunkPipeline
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.processing.point_clouds import UP_AXES
@@ -83,19 +82,23 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         config = self.model.config
         return [config.id2label[number] for number in range(config.num_labels)]
 
-    def _sanitize_parameters(self, up_axis: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, up_axis: str | None = None, estimate_normals: bool | None = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
         rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
-        refuse_unknown(kwargs, ", ".join(("up_axis", *_RULES)))
+        refuse_unknown(kwargs, ", ".join(("up_axis", "estimate_normals", *_RULES)))
         if up_axis is not None:
             one_of("up_axis", up_axis, UP_AXES)
         DetectionRule(**rule)  # wrong settings are errors before anything is computed
         # One by one, so that a call keeps what it does not change of the pipeline's own.
-        return without_none(up_axis=up_axis), {}, rule
+        return without_none(up_axis=up_axis, estimate_normals=estimate_normals), {}, rule
 
-    def preprocess(self, cloud: Any, up_axis: str | None = None) -> Iterator[dict[str, Any]]:
+    def preprocess(
+        self, cloud: Any, up_axis: str | None = None, estimate_normals: bool | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Prepare a cloud, or the blocks of it: `points (1, points, channels)`."""
         processor = self.feature_extractor
-        data = to_cloud(cloud, processor.features)
+        data = processor.read_whole(cloud, up_axis, estimate_normals)
         if data.is_mesh:
             data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
         scan = Scan(data, stem_of(cloud), up_axis or processor.up_axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 _WRITES = "Of models that write layouts: "
 _BOXES = "rows have boxes; `hf-any3d detect --workers` writes layouts"
@@ -45,3 +45,4 @@ class DetectionSettings:
         None, _WRITES + "whether the frame of a scan is found, or which parts of it.", refused=_OWN
     )
     grammar: bool | None = setting(None, _WRITES + "whether answers are well-formed.", refused=_OWN)
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -26,8 +26,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     uses_head = False
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        before = without_none(up_axis=kwargs.pop("up_axis", None))
-        refuse_unknown(kwargs, "up_axis, progress")
+        before = without_none(**{name: kwargs.pop(name, None) for name in ("up_axis", "estimate_normals")})
+        refuse_unknown(kwargs, "up_axis, estimate_normals, progress")
         return before, {}, {}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:

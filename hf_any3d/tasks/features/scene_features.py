@@ -11,7 +11,6 @@ from numpy.lib.format import open_memmap
 from scipy.spatial import KDTree
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.voxels import PointTransformerV3Processor
@@ -58,7 +57,7 @@ def scene_features(
     block_size = processor.block_size if block_size is None else block_size
     if block_size is not None and processor.scale is not None:
         raise ValueError(f"the processor has scale={processor.scale!r}, which would differ from column to column")
-    data = to_cloud(cloud, processor.features)
+    data = processor.read_whole(cloud)
     if data.is_mesh:
         raise ValueError("cloud: a mesh has no points of its own; sample its surface first")
     # A copy, since the caller's keeps its own limit.

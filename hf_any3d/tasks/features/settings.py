@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,4 @@ class FeatureSettings:
         refused={"demo": "shapes are similar by the pooled feature, the one that models compare"},
     )
     up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_any3d.tasks.classification.settings import AT_ONCE
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,4 @@ class PartsByNameSettings:
         low=1,
         refused={"demo": "larger clouds are thinned anyway"},
     )
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

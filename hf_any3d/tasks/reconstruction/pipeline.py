@@ -54,12 +54,14 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         threshold: float | None = None,
         output_dir: str | os.PathLike | None = None,
         formats: Sequence[str] | str | None = None,
+        estimate_normals: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "threshold, output_dir, formats")
+        refuse_unknown(kwargs, "threshold, output_dir, formats, estimate_normals")
         formats = check_formats(formats, FILES + VIEWS)
         check_numbers(0, above=True, threshold=threshold)
-        return {}, {}, without_none(threshold=threshold, output_dir=output_dir, formats=formats)
+        before = without_none(estimate_normals=estimate_normals)
+        return before, {}, without_none(threshold=threshold, output_dir=output_dir, formats=formats)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         points = model_inputs["points"]

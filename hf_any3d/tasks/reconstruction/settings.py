@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 _NOT_SERVED = "autoencoders are looked at, by command and page, and have no route or rows"
 
@@ -22,4 +22,9 @@ class ReconstructionSettings:
             "service": _NOT_SERVED,
             "demo": "the page has one figure",
         },
+    )
+    estimate_normals: bool = setting(
+        False,
+        ESTIMATE_NORMALS,
+        refused={"runs": _NOT_SERVED, "many_files": _NOT_SERVED, "service": _NOT_SERVED},
     )

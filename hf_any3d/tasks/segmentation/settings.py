@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_any3d.tasks.classification.settings import AT_ONCE
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 _SHOWN = {"demo": "the page shows objects, whose points all have a part"}
 
@@ -44,3 +44,4 @@ class SegmentationSettings:
         "Learn once more from the points that the model is sure of, for models of tiles; slower.",
         refused={"demo": AT_ONCE},
     )
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

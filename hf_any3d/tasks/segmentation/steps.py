@@ -17,7 +17,7 @@ from hf_any3d.data.blocks import bounds_of, split_into_blocks
 from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
-from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
+from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
@@ -42,7 +42,7 @@ from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
 MESH_DENSITY = 4
 FORMATS = ("ply", "html")
 KNOWN_FORMATS = (*FORMATS, "obj")
-SHARED = ("up_axis", "max_points", "output_dir", "formats")
+SHARED = ("up_axis", "estimate_normals", "max_points", "output_dir", "formats")
 SHARED += ("write", "field", "classes", "write_scores", "write_unknown")
 """Arguments of a call that pipelines of all segmentation models have."""
 
@@ -161,6 +161,7 @@ class SegmentationSteps(PointCloudSteps):
         classes: Mapping[str, int] | str | None = None,
         write_scores: bool = False,
         write_unknown: bool = False,
+        estimate_normals: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, f"category, votes, {', '.join(SHARED)}")
@@ -175,11 +176,8 @@ class SegmentationSteps(PointCloudSteps):
             raise ValueError("field, classes, write_scores and write_unknown are of a labeled copy, but write is None")
         if write_unknown and not self.gives_unknown:
             raise ValueError("write_unknown=True: this model does not say how unlike its training a point is")
-        return (
-            without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes, copy=copy),
-            {},
-            after,
-        )
+        before = without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes, copy=copy)
+        return before | without_none(estimate_normals=estimate_normals), {}, after
 
     def preprocess(
         self,
@@ -189,9 +187,10 @@ class SegmentationSteps(PointCloudSteps):
         max_points: int | None = None,
         votes: bool = False,
         copy: LabeledCopies | None = None,
+        estimate_normals: bool | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
-        scene = self._cut(cloud, category, up_axis, max_points, votes, copy)
+        scene = self._cut(cloud, category, up_axis, max_points, votes, copy, estimate_normals)
         for position, index in enumerate(scene.blocks):
             is_last = position == len(scene.blocks) - 1
             # Only the last block carries the complete cloud.
@@ -240,6 +239,7 @@ class SegmentationSteps(PointCloudSteps):
         max_points: int | None = None,
         votes: bool = False,
         copy: LabeledCopies | None = None,
+        estimate_normals: bool | None = None,
     ) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
@@ -247,7 +247,7 @@ class SegmentationSteps(PointCloudSteps):
             copy.check(file_of(cloud), copy.names or self.label_names(), self.model.config)
         # A copy has all that a cloud cannot hold.
         with nullcontext() if copy is None else nothing_is_lost():
-            data = to_cloud(cloud, processor.features, processor.columns)
+            data = processor.read_whole(cloud, up_axis, estimate_normals)
         mesh = None
         if data.is_mesh:
             mesh = data
@@ -283,7 +283,7 @@ class SegmentationSteps(PointCloudSteps):
         block = part_of(scene.part, index)
         if scene.votes:
             # The whole part, of which the processor makes views and fragments later.
-            return {_PART: [self.feature_extractor._open(block, scene.up_axis)]}
+            return {_PART: [self.feature_extractor._turned(block, scene.up_axis)]}
         # A block alone does not know its place in the cloud.
         settings = {"up_axis": scene.up_axis, "bounds": scene.bounds}
         inputs = dict(self.feature_extractor(block, **settings, return_tensors="pt"))

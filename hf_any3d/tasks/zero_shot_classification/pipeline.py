@@ -84,8 +84,8 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
     ) -> tuple[dict, dict, dict]:
         # None means all labels and overrides the pipeline's number.
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
-        before = without_none(up_axis=kwargs.pop("up_axis", None))
-        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis")
+        before = without_none(**{name: kwargs.pop(name, None) for name in ("up_axis", "estimate_normals")})
+        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis, estimate_normals")
         at_least(1, **top_k)
         labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
         if text_embeds is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,4 @@ class ZeroShotClassificationSettings:
         refused={"demo": "the page shows all words"},
     )
     up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -29,7 +29,7 @@ from hf_any3d.training.few_scans.scans import (
     look_at,
 )
 from hf_any3d.training.protocol import build_processor
-from hf_any3d.training.splits import divide, load_rows
+from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 
 # What an earlier model, to which scans are added, has decided.
 _OF_EARLIER_DATA = ("num_points", "features", "up_axis")
@@ -92,6 +92,7 @@ def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
     is_axis_assumed = earlier is None and data.up_axis is None and known_up is None
     data.up_axis = data.up_axis or known_up or "y"
     processor = build_processor(data, {}) if earlier is None else earlier.processor
+    splits = with_estimated_normals(splits, processor)
     origin = data.train_file or data.data_dir or data.dataset_name
     scans = look_at(splits["train"], origin, data.group_column)
     together = scans if earlier is None else joined(earlier.scans, scans)[0]

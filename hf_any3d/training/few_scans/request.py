@@ -41,6 +41,7 @@ _DATA = {
     "group_column",
     "num_points",
     "features",
+    "estimate_normals",
     "up_axis",
     "max_train_samples",
     "max_eval_samples",
