@@ -185,6 +185,10 @@ def without_far_points(cloud: PointCloudData, far: FarPoints) -> PointCloudData:
         values = getattr(cloud, name)
         if values is not None:
             arrays[name] = values[rows]
+    if cloud.scanner is not None:
+        # In the coordinates of the file, as the points are here.
+        scanner = cloud.scanner if cloud.scanner.ndim == 1 else cloud.scanner[rows]
+        arrays["scanner"] = scanner if cloud.offset is None else scanner + cloud.offset
     if cloud.further is not None:
         arrays["further"] = {name: values[rows] for name, values in cloud.further.items()}
     return PointCloudData(exact, **arrays, **{name: getattr(cloud, name) for name in _OF_FILE})
