@@ -289,8 +289,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     def _check_takes_normals(self) -> None:
         if "normals" not in self.features:
             raise ValueError(
-                f"estimate_normals=True (--estimate-normals), but the features are {self.features}; expected 'normals' "
-                "in them"
+                f"estimate_normals=True (--estimate-normals), but the features are {self.features}; expected "
+                "'normals' in them"
             )
 
     def estimates(self, cloud: PointCloudData, estimate_normals: bool | None = None) -> bool:

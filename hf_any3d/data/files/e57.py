@@ -9,13 +9,13 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import (
     USABLE,
-    fields_of,
     join_scans,
     usable_colors,
     usable_normals,
     usable_numbers,
     with_stand_ins,
 )
+from hf_any3d.data.files.column_names import fields_of
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed

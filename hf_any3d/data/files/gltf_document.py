@@ -9,7 +9,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import wanted_fields
+from hf_any3d.data.files.column_names import wanted_fields
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import fields_of, is_label_name, usable_labels
+from hf_any3d.data.files.attributes import usable_labels
+from hf_any3d.data.files.column_names import fields_of, is_label_name
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.npy import LABELS, Archive, parse_array
 from hf_any3d.data.files.point_cloud import PointCloudData

@@ -12,18 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import (
-    IN_DEGREES,
-    USABLE,
-    by_name,
-    by_number,
-    fields_of,
-    left_out_points,
-    names_in_degrees,
-    names_of,
-    wanted_fields,
-    with_stand_ins,
-)
+from hf_any3d.data.files.attributes import USABLE, by_name, by_number, left_out_points, with_stand_ins
+from hf_any3d.data.files.column_names import IN_DEGREES, fields_of, names_in_degrees, names_of, wanted_fields
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source

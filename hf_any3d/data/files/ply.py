@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, by_name, fields_of, unused_names, wanted_fields
+from hf_any3d.data.files.attributes import USABLE, by_name, unused_names
+from hf_any3d.data.files.column_names import IN_DEGREES, fields_of, names_in_degrees, wanted_fields
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import PACKED, SPLAT_COLORS, opacities_of, opaque_splats, unpacked_splats
@@ -132,6 +133,9 @@ def element_of_points(elements: list[Element]) -> int:
     ]
     if not having:
         vertex = next((element for element in elements if element.name == "vertex"), Element("vertex", 0))
+        degrees = names_in_degrees(vertex.scalars)
+        if degrees:
+            raise PointCloudError(f"properties {' and '.join(degrees)} {IN_DEGREES}")
         raise PointCloudError(
             f"no element has the properties x, y, z; found {listed(vertex.scalars)} of {vertex.name}, and elements "
             f"{listed(element.name for element in elements)}"

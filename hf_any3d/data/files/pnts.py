@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, wanted_fields
+from hf_any3d.data.files.attributes import by_name
+from hf_any3d.data.files.column_names import wanted_fields
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source

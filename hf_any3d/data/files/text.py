@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import (
+from hf_any3d.data.files.attributes import by_name, by_number
+from hf_any3d.data.files.column_names import (
     IN_DEGREES,
     NAMES_OF_AXES,
-    by_name,
-    by_number,
     fields_of,
     names_in_degrees,
     plain_name,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.data.files.attributes import is_label_name
+from hf_any3d.data.files.column_names import is_label_name
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, check_projected

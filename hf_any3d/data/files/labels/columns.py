@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import fields_of, measured_words, plain_name
+from hf_any3d.data.files.column_names import fields_of, measured_words, plain_name
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, Source
 
 NO_LABEL = -1

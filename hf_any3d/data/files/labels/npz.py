@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from hf_any3d.data.files import npy
-from hf_any3d.data.files.attributes import by_number, fields_of
+from hf_any3d.data.files.attributes import by_number
+from hf_any3d.data.files.column_names import fields_of
 from hf_any3d.data.files.labels.columns import Column, QuietSource, check_field, check_word, finite_rows, is_same
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits

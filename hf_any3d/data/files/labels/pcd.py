@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import pcd
-from hf_any3d.data.files.attributes import fields_of
+from hf_any3d.data.files.column_names import fields_of
 from hf_any3d.data.files.labels.columns import Column, check_field, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import ArgumentError, PointCloudError
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers

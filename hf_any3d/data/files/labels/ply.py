@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import ply
-from hf_any3d.data.files.attributes import fields_of, plain_name
+from hf_any3d.data.files.column_names import fields_of, plain_name
 from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_field, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of

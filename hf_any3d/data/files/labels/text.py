@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import text
-from hf_any3d.data.files.attributes import by_name, by_number, fields_of, plain_name
+from hf_any3d.data.files.attributes import by_name, by_number
+from hf_any3d.data.files.column_names import fields_of, plain_name
 from hf_any3d.data.files.labels.columns import (
     Column,
     QuietSource,
