@@ -95,8 +95,10 @@ def name_labels(
         classes = names
     if classes is None:
         classes = [f"LABEL_{number}" for number in range(config.num_labels)]
-    config.id2label = dict(enumerate(classes))
-    config.label2id = {label: number for number, label in config.id2label.items()}
+    # A config without names has these.
+    if tuple(config.id2label.values()) != tuple(classes):
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {label: number for number, label in config.id2label.items()}
     return is_theirs
 
 

@@ -184,7 +184,11 @@ def check_settings(
         raise ValueError(f"id2label has the numbers {numbers[:8]}; expected those from 0 to {len(numbers) - 1}")
     # Of any model: fields that end so are lists of layers' widths, and shares that are dropped. All would be nothing.
     by_ending: dict[str, tuple[float, float]] = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
-    by_ending |= {name: (0, 0.99) for name in vars(config) if name.endswith("dropout")}
+    # Some dropouts are switched on or off.
+    dropouts = [
+        name for name, value in vars(config).items() if name.endswith("dropout") and not isinstance(value, bool)
+    ]
+    by_ending |= dict.fromkeys(dropouts, (0, 0.99))
     for name, (low, high) in {**COMMON_RANGES, **by_ending, **(ranges or {})}.items():
         # Not getattr: properties are computed from fields, and may fail for wrong ones.
         value = vars(config).get(name)

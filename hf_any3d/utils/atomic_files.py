@@ -231,11 +231,13 @@ def _unfinished(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
         yield unfinished
     except Exception as error:
         # Errors about other files, which the caller opens meanwhile, are not about writing this one.
-        is_of_disk = isinstance(error, OSError) and error.filename in (None, str(unfinished), os.fsencode(unfinished))
+        number = getattr(error, "errno", None)
+        names = (None, str(unfinished), os.fsencode(unfinished))
+        is_of_disk = isinstance(error, OSError) and number is not None and error.filename in names
         if is_of_disk or unfinished.name in str(error):
             raise _about(path, error, unfinished) from error
         # Libraries have many types of errors for a full disk, few of which name the file.
-        if not isinstance(error, OSError) and (found := _why_full(unfinished)) is not None:
+        if number is None and (found := _why_full(unfinished)) is not None:
             raise _about(path, found) from error
         raise
     finally:

@@ -57,9 +57,9 @@ def test_a_training_setting_out_of_range_is_refused_by_its_name(door, name, valu
         assert (done.code in (1, 2), done.err.count("\n")) == (True, 1), done.err
         assert named in done.err.replace("-", "_")
         assert list(tmp_path.iterdir()) == []
-        return
-    with raises(ValueError, naming=named):
-        PointTrainingArguments("run", **{name: value})
+    else:
+        with raises(ValueError, naming=named):
+            PointTrainingArguments("run", **{name: value})
 
 
 @pytest.mark.parametrize("kind", [DetectionTrainingArguments, DistillationTrainingArguments, StageTrainingArguments])

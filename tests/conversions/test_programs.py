@@ -74,7 +74,9 @@ def test_options_of_another_program_are_refused(tmp_path):
     torch.save(patchalign3d(), tmp_path / "file.pt")
     code, text = convert(tmp_path / "file.pt", "--output", tmp_path / "out", "--preset", "sonata", "--store-encoder")
     assert code == 1 and not (tmp_path / "out").exists()
-    expected = "--preset, --store-encoder: not for a file of PatchAlign3D; expected --group-size, --num-groups"
+    expected = (
+        "--preset, --store-encoder: not for a file of PatchAlign3D; expected --group-size, --license, --num-groups"
+    )
     assert expected in " ".join(text.split())
     code, text = convert(tmp_path / "file.pt")
     assert code == 1 and "file.pt: --output is missing; give the directory to create" in text

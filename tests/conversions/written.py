@@ -52,7 +52,7 @@ def _listed(value: Any) -> Any:
 def _own(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     own = {}
     for name, value in content.items():
-        is_place = name == "name_or_path" and str(value).startswith("/")
+        is_place = name == "name_or_path" and str(value).startswith((".", "/"))
         is_default = value == defaults.get(name, ...) and name not in ("model_type", "peft_type")
         if not (name in _PASSING or is_place or is_default):
             has_defaults = isinstance(value, dict) and "model_type" in value
