@@ -126,8 +126,9 @@ def test_repository_opens_equal_through_every_entry_point(make, hub, pushed_enco
 @MAKERS
 def test_pushed_files_contain_only_trained_parts(make, hub, tmp_path):
     name = f"me/small-{make.__name__.replace('_', '-')}"
-    random_encoder(tiny_config("bert", vocab_size=10_000)).save_pretrained(tmp_path)
-    model = make(str(tmp_path))
+    # An encoder that others find; the weights of one on this machine alone would be pushed, too.
+    random_encoder(tiny_config("bert", vocab_size=10_000)).push_to_hub("me/encoder-to-find")
+    model = make("me/encoder-to-find")
     model.push_to_hub(name)
     sizes = hub.files(name)
     encoder, trained = (

@@ -25,8 +25,10 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def untrusted(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "model")
-    return tmp_path / "model"
+    # At the same depth, as its files name the encoder relative to them.
+    model = tmp_path.with_name(f"{tmp_path.name}-model")
+    shutil.copytree(folder, model)
+    return model
 
 
 def changed(path: Path, **settings):

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -81,7 +82,8 @@ def score_layouts(
         Scores by class: "wall", "door", "window", and those of the objects in either layout.
     """
     check_thresholds(thresholds)
-    check_numbers(0, above=True, **{"smallest of thresholds": min(thresholds, default=None)})
+    smallest: dict[str, Any] = {"smallest of thresholds": min(thresholds, default=None)}
+    check_numbers(0, above=True, **smallest)
     check_lengths(predictions=predictions, truths=truths)
     scenes = [
         # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.

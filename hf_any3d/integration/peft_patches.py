@@ -379,10 +379,10 @@ def _open_adapter_repository_as_peft_model(
     adapter |= {"config": config, "revision": revision}
     try:
         name = os.fspath(pretrained_model_name_or_path)
-        refuse_folder_of_ours(name, hub.get("subfolder"))
         recorded = our_config(name, hub)
     except (OSError, TypeError):  # no name of a repository, which PEFT says in its own words
         return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
+    refuse_folder_of_ours(name, hub.get("subfolder"))
     if recorded is not None:
         check_name(name, hub)
     # Damaged files of others have the errors of PEFT.

@@ -168,7 +168,7 @@ class Parts:
         # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
             stored = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
-            paths = [names.get(path, path) for path in table["path"].to_pylist()]
+            paths = [names.get(path, path) for path in map(str, table["path"].to_pylist())]
             rows = list(zip(paths, table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
             kept = []

@@ -58,7 +58,8 @@ def with_estimated_normals(splits: DatasetDict, processor: PointCloudProcessor) 
 
     Rows of a stream, and those whose channels are one array, are left to the processor.
     """
-    if not processor.estimate_normals:
+    # Processors of rooms and voxels read clouds in other ways.
+    if not getattr(processor, "estimate_normals", False):
         return splits
     filled = type(splits)()
     for split, rows in splits.items():

@@ -100,7 +100,7 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "ours")
     assert type(model) is SpatialLMForConditionalGeneration and facts["parameters"] == model.num_parameters()
     assert model.generation_config.eos_token_id == [5, 6, released.tokenizer.eos_token_id]
-    assert not model.generation_config.do_sample and model.config.published["non_commercial"]
+    assert not model.generation_config.do_sample
     processor = AutoProcessor.from_pretrained(tmp_path / "ours")
     assert processor.lower_edge and processor.stride == 16 and processor.num_bins == 1280
     assert processor.system == ("You are a helpful assistant." if name == "qwen" else None)

@@ -57,7 +57,7 @@ TARGETS = [target for patch in PATCHES for target in patch.targets]
 
 
 def test_few_functions_are_wrapped_and_the_page_says_what_would_delete_each():
-    assert len(PATCHES) <= 10, TARGETS
+    assert len(PATCHES) <= 11, TARGETS
     page = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)` \|.{20,}\|.{20,}\|$", page, re.MULTILINE)
     # Patches are entered as libraries are imported.

@@ -167,7 +167,7 @@ def test_progress_is_shown_on_request_or_for_many_clouds(classify, capfd):
 
 
 def test_unknown_argument_is_refused_and_known_ones_listed(classify):
-    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, batch_size"
+    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, estimate_normals, batch_size"
     with pytest.raises(TypeError, match=f"arguments: topk; expected {known}"):
         classify(clouds(5)[0], topk=3)
     with raises(ValueError, naming="top_k"):

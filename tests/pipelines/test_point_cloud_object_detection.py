@@ -105,7 +105,7 @@ def test_clouds_of_different_sizes_are_masked(saved):
         ({"threshold": 2}, ValueError, "threshold=2; expected 0 to 1"),
         ({"nms": "3d"}, ValueError, "nms='3d'; expected one of"),
         ({"up_axis": "up"}, ValueError, "up_axis is 'up'; expected one of"),
-        ({"top": 3}, TypeError, "unknown arguments: top; expected up_axis, threshold"),
+        ({"top": 3}, TypeError, "unknown arguments: top; expected up_axis, estimate_normals, threshold"),
     ],
 )
 def test_wrong_arguments_are_named(detect, settings, error, match):

@@ -186,7 +186,7 @@ def test_missing_features_are_named():
     [
         (np.full((10, 3), np.nan), "cloud 1: points has NaN, infinite"),
         (np.full((10, 3), np.inf), "cloud 1: points has NaN, infinite"),
-        (np.zeros((0, 3)), "cloud 1: points has shape"),
+        (np.zeros((0, 3)), "cloud 1: has no points"),
         (np.ones((10, 3)) * 0.1, "cloud 1: all 10 points are equal; a cloud without extent cannot be scaled"),
         (cloud(2), "cloud 1: 2 points; expected at least 3"),
         (np.full((4, 3), "a"), "cloud 1: points"),

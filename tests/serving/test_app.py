@@ -142,7 +142,7 @@ def test_boxes_are_those_of_the_pipeline_and_settings_choose_among_them(client, 
     routes = service.get("/openapi.json").json()["paths"]
     body = routes["/v1/detect"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     writing = {"task", "labels", "align", "grammar"}
-    assert {"file", "threshold", "nms", "nms_iou", "top_k", "up_axis"} | writing == set(body)
+    assert {"file", "threshold", "nms", "nms_iou", "top_k", "up_axis", "estimate_normals"} | writing == set(body)
     assert 'hf_any3d_requests_total{route="/v1/detect",status="200"} 4.0' in service.get("/metrics").text
     wrong = {"threshold": "1.5", "nms": "odd", "nms_iou": "-1", "top_k": "0", "up_axis": "w", "labels": "chair"}
     wrong |= {"task": "layout", "align": "false", "grammar": "true"}

@@ -77,6 +77,5 @@ def test_a_name_that_is_not_utf8_is_escaped(name, outside):
     with open(path, "wb") as file:
         np.save(file, points())
     for options in ({}, {"as_files": True}, {"drop_labels": True}):
-        with pytest.raises(ValueError) as raised:
-            folder.load(outside.parent / "scans", **options)
-        str(raised.value).encode()
+        rows = folder.load(outside.parent / "scans", **options)["train"]
+        assert any("\\udc" in name for name in rows["file"][:])

@@ -141,7 +141,7 @@ def test_faces_of_an_off_have_colors_if_each_has_three_numbers(rows, colors):
 
 
 def test_lines_after_those_that_an_off_declares_are_left_out_with_a_warning():
-    with pytest.warns(UserWarning, match="11 bytes after the data that the header declares are left out"):
+    with pytest.warns(UserWarning, match="12 bytes after the data that the header declares are left out"):
         assert len(read("OFF\n" + OFF + "7 8 9\n1 2 3\n", "off").faces) == 2
 
 
