@@ -46,7 +46,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     located,
     state_places,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 
 if TYPE_CHECKING:
@@ -106,7 +106,11 @@ def opens_on_part(cls: type[_Model], holds: Contents, config: Any = None) -> boo
     if cls._adapted_part is None or not cls.has_adapted_part(config):
         return False
     recorded = config.part(cls._adapted_part)
-    if not recorded.is_elsewhere and not recorded.subfolder and _is_of_model(cls, holds):
+    # Models of earlier versions have the part in a folder of its name, without a record of it.
+    is_here = recorded.subfolder or any(
+        find_file(holds.name, f"{cls._adapted_part}/{entry}", holds.hub) for entry in WEIGHT_ENTRIES
+    )
+    if not recorded.is_elsewhere and not is_here and _is_of_model(cls, holds):
         return False
     # Only names are needed, and no memory.
     with stored_settings(holds.name), torch.device("meta"):
