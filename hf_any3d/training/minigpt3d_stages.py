@@ -186,7 +186,7 @@ class StageTrainingArguments(PointTrainingArguments):
         self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
         if self.step_cosine is not None:
             settings = {"epochs": 1, **self.step_cosine}
-            check_numbers(1, self.max_steps, epochs=settings["epochs"])
+            check_numbers(1, epochs=settings["epochs"])
             # The schedule counts its steps within epochs of equal length.
             if self.max_steps % settings["epochs"]:
                 raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")
