@@ -23,7 +23,7 @@ SETTINGS = {"num_tokens": 16, "num_labels": 3, "tokenizer": "patch", "tokenizer_
 # One of each structure: rotations of halves, of neighbors, of a part, of kinds of layers; experts; parallel branches;
 # norms around a branch; encoder halves; triangles as buffers; learned lines with rows that are left out; images.
 RIGHT = (
-    *("granite", "cohere", "deepseek_v3", "gemma3_text", "mixtral", "gpt_oss", "falcon", "gptj", "exaone4"),
+    *("granite", "cohere", "deepseek_v3", "gemma3_text", "mixtral", "gpt_oss", "falcon", "exaone4"),
     *("bart", "m2m_100", "gpt_neo", "layoutlm", "luke", "aimv2_vision_model", "pixio", "videomae"),
 )
 REFUSED = (
@@ -32,7 +32,7 @@ REFUSED = (
 )
 # Layers that take their masks, and whose own pass takes one that hides nothing.
 LINES = (
-    *("granite", "cohere", "gptj", "mixtral", "falcon", "exaone4", "bart", "gpt_neo"),
+    *("granite", "cohere", "mixtral", "falcon", "exaone4", "bart", "gpt_neo"),
     *("gemma", "olmo2", "phi", "phi3", "starcoder2", "stablelm"),
 )
 
