@@ -205,7 +205,7 @@ def with_options(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_points(inputs: Inputs) -> Inputs:
-    """Return several tiles without those whose LAS has no points, which a note names; none left is an error."""
+    """Leave out LAS tiles without points, with a note for each; raise a ValueError if none is left."""
     from hf_any3d.data.files.las import has_no_points
 
     empty = [
@@ -236,7 +236,7 @@ class ShownWarnings(RepeatedTexts):
         return self
 
     def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        """Print a warning, in the place of `warnings.showwarning`, unless one of another file said the same."""
+        """Print a warning unless an earlier one said the same of another file; replaces `warnings.showwarning`."""
         text = one_line(message)
         kinds = len(self.kinds)
         # Warnings about a file begin with its name.

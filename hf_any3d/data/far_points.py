@@ -116,7 +116,7 @@ def find_far_points(cloud: PointCloudData) -> FarPoints | None:
 
 
 def split_far_points(cloud: PointCloudData, name: object = None) -> tuple[PointCloudData, FarPoints | None]:
-    """Return a scan of a place without the points that are far from all others, of which a warning tells.
+    """Leave out the points of a scan that are far from all others, with a warning.
 
     Args:
         cloud: The scan.
@@ -134,12 +134,15 @@ def split_far_points(cloud: PointCloudData, name: object = None) -> tuple[PointC
 
 
 def far_groups(counts: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which groups of points are far from the places, (groups,), and their distances from the nearest place.
+    """Find the groups of points that are far from all places.
 
     Args:
         counts: (groups,) points of each.
         lows: (groups, axes) lowest coordinates of each, in meters.
         highs: (groups, axes) highest ones.
+
+    Returns:
+        Which groups are far, (groups,) bool, and the distance of each from the nearest place, (groups,) meters.
     """
     is_spot = (highs - lows).max(axis=1) <= _SPOT
     if is_spot.all():
@@ -170,7 +173,7 @@ def far_groups(counts: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple
 
 
 def without_far_points(cloud: PointCloudData, far: FarPoints) -> PointCloudData:
-    """Return the cloud that a file without its far points would be read as."""
+    """Return the cloud as if its file had no far points: offset and precision are those of the place alone."""
     rows = far.rows
     # From the coordinates of the file: of the place alone, offset and precision are others.
     exact = cloud.points[rows]

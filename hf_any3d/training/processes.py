@@ -86,7 +86,7 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
 
 
 class EvenlySplit(BatchSamplerShard):
-    """The batches of one process, of which the last ones of an epoch together have each row once.
+    """Batches of one process; in the last ones of an epoch, the processes together have each row once.
 
     Their sizes differ by one at most. Only if there are fewer rows than processes, some are repeated.
     """

@@ -47,7 +47,7 @@ def as_text(name: str) -> str:
 
 
 def as_name(text: str) -> str:
-    """Return the file name of which `as_text` made a text."""
+    """Return the file name that `as_text` has escaped."""
     return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escape: chr(int(escape[1], 16)), text)
 
 

@@ -623,7 +623,7 @@ def coordinate_system_of(path: str | os.PathLike) -> str | None:
 
 
 def system_of(path: str | os.PathLike) -> CoordinateSystem:
-    """Return the coordinate system of a LAS or LAZ file, of which only header and records are read.
+    """Return the coordinate system of a LAS or LAZ file; reads its header and records alone.
 
     It is empty if the file names no system, if its GeoTIFF keys define one of their own, or if it is no such file.
     """

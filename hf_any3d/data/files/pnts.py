@@ -1,4 +1,4 @@
-"""Point cloud tiles of 3D Tiles 1.0, .pnts: coordinates, colors, normals and what the batch table says of points."""
+"""Point cloud tiles of 3D Tiles 1.0 (.pnts): coordinates, colors, normals and properties of the batch table."""
 
 import json
 import struct

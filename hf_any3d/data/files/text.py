@@ -378,7 +378,7 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
             if matters and mismatch is None:
                 mismatch = f"{width} columns, but line {title.line} names {len(names)}"
     if mismatch and not len(table):
-        raise NoPointsError("has no points")
+        raise NoPointsError
     if mismatch:
         raise PointCloudError(mismatch)
     return None

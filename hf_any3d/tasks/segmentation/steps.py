@@ -404,7 +404,7 @@ class SegmentationSteps(PointCloudSteps):
 def _with_far_points(
     answer: dict[str, Any], far: FarPoints, whole: PointCloudData, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the answer for all points of a cloud, of which those far from all others are noise."""
+    """Answer for all points of a cloud; points far from all others are noise."""
     segments = [{**part, "mask": far.spread(part["mask"], False)} for part in answer["segments"]]
     found = {"points": whole.points if whole.offset is None else whole.points + whole.offset, "far": far.is_far}
     if NOISE in names:

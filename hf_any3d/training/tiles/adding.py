@@ -162,7 +162,7 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
 def _read_tiles(
     paths: Sequence[Path], processor: LocalFeaturesProcessor, unit: str | None
 ) -> dict[Path, PointCloudData]:
-    """Read the tiles by the reader of suggestions, so that rows are counted alike; those without points are told."""
+    """Read the tiles as suggestions do, so that row numbers agree; warn of tiles without points and skip them."""
     tiles = {}
     empty: list[NoPointsError] = []
     for path in paths:
