@@ -190,7 +190,9 @@ def test_a_model_of_tiles_learns_and_is_judged_as_without_far_points_and_empty_t
         figures[kind].append(json.loads(run("evaluate", model, place / kind, "--json").out)["metrics"])
     assert figures["far"] == figures["clean"]
     # Answers about far points are refused, and others are found by their rows in the file.
-    with open(folder / "asked_far.csv", newline="") as file:
+    asked = folder / "asked_to_answer.csv"
+    done("data", "suggest", folder / "far/new.las", "--points", 20, "--output", asked)
+    with open(asked, newline="") as file:
         table = [{**row, "class": row["guess"]} for row in csv.DictReader(file)][:15]
     write_answers(folder / "answers.csv", table)
     scene = default_model("point-cloud-inventory")
