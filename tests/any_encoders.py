@@ -61,6 +61,7 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1, "position_embedding_type": "rotary"},
     "modernbert": {"cls_token_id": 0, "sep_token_id": 2},
     "vit_mae": {"mask_ratio": 0.0},
+    "yolos": {"image_size": [40, 40]},
     "hunyuan_v1_moe": _WITHOUT_SCALING | {"moe_topk": [2, 2], "num_shared_expert": [1, 1]},
     "nemotron": {"rope_parameters": {**_WITHOUT_SCALING["rope_parameters"], "partial_rotary_factor": 0.5}},
     "emu3_text_model": _WITHOUT_SCALING,
