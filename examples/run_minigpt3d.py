@@ -10,8 +10,9 @@
         examples/run_minigpt3d.py recipe.yaml
 
 Stage 1 trains the layers from the point encoder to the Q-Former, stages 2 and 3 nearly everything, stage 4 the query
-experts. `outputs/start` has what the paper starts from, see docs/minigpt3d_checkpoints.md; --point_encoder, --qformer and
---language_model build a model from other parts, without image priors. A saved stage has the trained weights and the names of the pretrained parts. Next:
+experts. `outputs/start` has what the paper starts from, see docs/minigpt3d_checkpoints.md; --point_encoder, --qformer
+and --language_model build a model from other parts, without image priors. A saved stage has the trained weights and
+the names of the pretrained parts. Next:
 `hf-any3d chat out/stage4 chair.ply`.
 """
 

@@ -374,13 +374,13 @@ def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"| model | width 96, three blocks, {settings['points']} points in 32 patches of 16 |",
         f"| training | {settings['epochs']:g} epochs in batches of {BATCH} |",
         f"| learning rate | {RATE:g}; of full fine-tuning {FULL_RATE:g} |",
-        f"| ACT pretrained here | {ACT_STEPS[0]} and {ACT_STEPS[1]} steps on 433 shapes without labels; its autoencoder "
-        "has no transformer of another modality |",
+        f"| ACT pretrained here | {ACT_STEPS[0]} and {ACT_STEPS[1]} steps on 433 shapes without labels; its teacher "
+        "has no transformer |",
         f"| machine | {settings['machine']}, one thread |",
         "",
         "No start has seen these shapes, and nothing is selected on test shapes. Settings of the methods are their "
         "defaults. `linear` trains the head alone. Intervals (95 %) draw the shapes of each class anew. Differences "
-        "to the head alone are paired by shape; p is that of flipped signs, adjusted for the number of methods (Holm).",
+        "to the head alone are paired by shape; p is that of flipped signs, adjusted for their number (Holm).",
     ]
     for start in STARTS:
         found = {method: matrix(rows, start, method) for method in METHODS}

@@ -27,8 +27,8 @@ detailed descriptions and conversations in stages III and IV, both published wit
 and language model come from PointLLM, BLIP-2 and Phi-2, and the projection from the Q-Former to the language model \
 from TinyGPT-V."""
 _PART_LICENSES = """\
-BLIP-2 of LAVIS is under BSD-3-Clause and Phi-2 under MIT. TinyGPT-V's program is under BSD-3-Clause; no license of its \
-weights is known here. The license of PointLLM applies to the point encoder."""
+BLIP-2 of LAVIS is under BSD-3-Clause and Phi-2 under MIT. TinyGPT-V's program is under BSD-3-Clause; no license of \
+its weights is known here. The license of PointLLM applies to the point encoder."""
 _LICENSE = f"""\
 The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use and holds for whatever contains \
 their weights. {_PART_LICENSES}"""

@@ -63,9 +63,9 @@ def convert_minigpt3d(
         group_size: Points per patch; published: 32.
 
     Returns:
-        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `tensors`, by file how many are used and those
-        left out, by the first word of their names, `fresh`, the parts that no file has, and `named`, the directories
-        with the parts that are not stored.
+        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `tensors`, by file how many are used and
+        those left out, by the first word of their names, `fresh`, the parts that no file has, and `named`, the
+        directories with the parts that are not stored.
 
     Raises:
         ValueError: `dtype` is none of the three, or a file has tensors that do not fit; names them.

@@ -567,8 +567,8 @@ def build_from_parts(
     """Build a model from pretrained parts, with randomly initialized modules between them.
 
     Its LoRA, norms and projector have learned nothing from images (`config.image_priors`), other than those that the
-    paper's training starts from. Parts given by name are recorded in `config.parts`, with commit and checksum: the model is saved without them,
-    unless `store_parts()` is called.
+    paper's training starts from. Parts given by name are recorded in `config.parts`, with commit and checksum: the
+    model is saved without them, unless `store_parts()` is called.
 
     Args:
         point_encoder: A model that `AutoModel` loads, or its name or folder.
