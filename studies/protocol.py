@@ -73,7 +73,7 @@ class Shapes(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is trained, on what."""
+    """Settings of one run."""
 
     shapes: str
     start: str
