@@ -1,6 +1,6 @@
 """Frozen layer with a prompt made of the tokens, and the relation of each token to their mean."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -94,7 +94,9 @@ class APPTLayer(WrappedModule):
 
     def _related(self, name: str, hidden_states: torch.Tensor, special: int, count: int) -> torch.Tensor:
         """Relate each token to the mean of all of them, and add the table of positions, if there is one."""
-        weight, bias = _whole(self.appt_relation[name].weight), _whole(self.appt_relation[name].bias)
+        relation = cast(nn.Linear, self.appt_relation[name])
+        weight = _whole(relation.weight)
+        bias = _whole(relation.bias)
         patches = hidden_states[:, special:count].to(weight.dtype)
         own, to_mean = weight[0]
         patches = patches + own * patches + to_mean * (patches - patches.mean(dim=1, keepdim=True)) + bias
