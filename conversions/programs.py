@@ -179,6 +179,9 @@ def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a conversion returns as lines for people."""
     for file, stage in facts.get("stages", {}).items():
         yield f"{file}: {stage}"
+    for file, (used, left_out) in facts.get("tensors", {}).items():
+        others = ", ".join(f"{count} of {name}" for name, count in left_out.items())
+        yield f"{file}: {used} tensors used" + (f"; left out, not in the model: {others}" if others else "")
     if facts.get("fresh"):
         yield f"no file has {', '.join(facts['fresh'])}; they are initialized as training does"
     for part, directory in facts.get("named", {}).items():

@@ -1,6 +1,7 @@
 """Rename the tensors of an original checkpoint by a table of patterns, and read sizes from their shapes."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -23,6 +24,15 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
         many = tuple(ours + part for part in name) if isinstance(name, tuple) else name
         placed[f"{re.escape(theirs)}(?:{pattern})"] = ours + many if isinstance(many, str) else many
     return placed
+
+
+def count_left_out(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, int]:
+    """Count the tensors that `rename_tensors` leaves out, by the first word of their names."""
+    counts: Counter[str] = Counter()
+    for name in original:
+        if next((ours for pattern, ours in names.items() if re.match(pattern, name)), "unknown") is None:
+            counts[name.partition(".")[0]] += 1
+    return dict(counts)
 
 
 def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Train MiniGPT-3D: a language model learns to answer questions about point clouds, in four stages.
 
     python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage1.yaml --data_dir DATA \
-        --point_encoder ENCODER --qformer BLIP2 --language_model PHI --output_dir out/stage1
+        --model_name_or_path outputs/start --output_dir out/stage1
     python examples/run_minigpt3d.py examples/recipes/minigpt3d_stage2.yaml --data_dir DATA \
         --model_name_or_path out/stage1 --output_dir out/stage2
     python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
@@ -10,7 +10,9 @@
         examples/run_minigpt3d.py recipe.yaml
 
 Stage 1 trains the layers from the point encoder to the Q-Former, stages 2 and 3 nearly everything, stage 4 the query
-experts. A saved stage has the trained weights and the names of the pretrained parts. Next:
+experts. `outputs/start` has what the paper starts from, see docs/minigpt3d_checkpoints.md; --point_encoder, --qformer
+and --language_model build a model from other parts, without image priors. A saved stage has the trained weights and
+the names of the pretrained parts. Next:
 `hf-any3d chat out/stage4 chair.ply`.
 """
 
@@ -148,7 +150,12 @@ def main(argv: list[str] | None = None) -> RunReport:
         parameters=parameters,
         num_points=processor.feature_extractor.num_points,
         checkpoint=checkpoint,
-        start={"stage": start.stage, "model": start.model_name_or_path, "parts": model.config.parts},
+        start={
+            "stage": start.stage,
+            "model": start.model_name_or_path,
+            "parts": model.config.parts,
+            "image_priors": model.config.image_priors,
+        },
         schedules={
             "batch_size": {
                 kind: size * arguments.gradient_accumulation_steps * arguments.world_size

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import Blip2QFormerConfig
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed, read_checkpoint
-from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
+from hf_any3d.conversions.minigpt3d.names import MINIGPT3D, convert_minigpt3d_state_dict
 from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
-from hf_any3d.conversions.renaming import count_of
+from hf_any3d.conversions.renaming import count_left_out, count_of
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, stage_names
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
@@ -36,6 +36,7 @@ class StageFile:
         entries: Number of tensors in the file.
         trained: Trained tensors, under our names without LoRA's `base_layer`.
         encoder: Tensors of the frozen point encoder, under its own names.
+        left_out: Tensors that have no place in the model, by the first word of their names.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class StageFile:
     entries: int
     trained: dict[str, torch.Tensor]
     encoder: dict[str, torch.Tensor]
+    left_out: dict[str, int]
 
 
 def read_stage(path: str | os.PathLike) -> StageFile:
@@ -65,14 +67,11 @@ def read_stage(path: str | os.PathLike) -> StageFile:
         else:
             stage = 1
     encoder = {name.removeprefix(_ENCODER): state[name] for name in state if name not in trained}
-    return StageFile(Path(path), stage, len(original), trained, encoder)
+    return StageFile(Path(path), stage, len(original), trained, encoder, count_left_out(original, MINIGPT3D))
 
 
 def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGeneration) -> None:
-    """Check that a file has exactly the tensors that its stage trains, and a copy of the given encoder, if any.
-
-    The file that training starts from comes from another program, and may have more of the model's tensors.
-    """
+    """Check that a file has exactly the tensors that its stage trains, and a copy of the given encoder, if any."""
     if file.encoder:
         account(file.path, file.encoder, encoder.state)
     differ = []
@@ -89,12 +88,17 @@ def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGe
     # PEFT's names of wrapped layers, without its own part
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
-    # Of another program: what it has of the trained parts, and nothing is asked of the rest.
     if not file.stage:
-        parts = ("language_model.", "bridge.projector.")
-        expected = [name for name in expected if name.startswith(parts)]
-        expected += [name for name in file.trained if name in weights]
+        # TinyGPT-V's program saves what it has trained: LoRA, the weights of norms, and both projections.
+        expected = [name for name in expected if name.startswith(("language_model.", "bridge.projector."))]
     account(file.path, file.trained, {name: weights[name] for name in expected})
+    # A LoRA that has learned nothing is not the one of images.
+    unlearned = [name for name in expected if ".lora_B." in name and not file.trained[name].any()]
+    if unlearned and not file.stage:
+        raise ValueError(
+            f"{file.path}: {unlearned[0]} is 0, so no image has trained it; expected TinyGPT-V's weights after "
+            "its third stage"
+        )
 
 
 def initialize_untrained(
@@ -168,6 +172,8 @@ def assemble(
         raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)
     config.stage = stage or last.stage or None
+    # Files of later stages do not say what their training started from.
+    config.image_priors = True if any(file.stage == 0 for file in files) else None
     # Gigabytes of weights are only renamed on the way from file to file, so the model needs none of its own.
     with torch.device("meta"):
         model = MiniGPT3DForConditionalGeneration(config)

@@ -26,9 +26,14 @@ The authors trained on objects of Objaverse: about 660,000 brief descriptions in
 detailed descriptions and conversations in stages III and IV, both published with PointLLM. Point encoder, Q-Former \
 and language model come from PointLLM, BLIP-2 and Phi-2, and the projection from the Q-Former to the language model \
 from TinyGPT-V."""
-_LICENSE = """\
-The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use. The licenses of PointLLM's \
-encoder, BLIP-2, TinyGPT-V and Phi-2 apply to their parts."""
+_PART_LICENSES = """\
+BLIP-2 of LAVIS is under BSD-3-Clause and Phi-2 under MIT. TinyGPT-V's program is under BSD-3-Clause; no license of \
+its weights is known here. The license of PointLLM applies to the point encoder."""
+_LICENSE = f"""\
+The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use and holds for whatever contains \
+their weights. {_PART_LICENSES}"""
+_START_LICENSE = f"""\
+These are not MiniGPT-3D's weights, whose license (CC BY-NC-SA 4.0) forbids commercial use. {_PART_LICENSES}"""
 
 
 def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype: str) -> None:
@@ -84,9 +89,9 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             "Quality": "The converted model was not evaluated.",
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
             f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
-            "License": _LICENSE,
+            "License": _LICENSE if last else _START_LICENSE,
         },
         files=paths,
-        license=SYSTEM.weights_license.lower(),
+        license=SYSTEM.weights_license.lower() if last else "other",
         language="en",
     )

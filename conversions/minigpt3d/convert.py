@@ -63,8 +63,9 @@ def convert_minigpt3d(
         group_size: Points per patch; published: 32.
 
     Returns:
-        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `fresh`, the parts that no file has, and
-        `named`, the directories with the parts that are not stored.
+        Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `tensors`, by file how many are used and
+        those left out, by the first word of their names, `fresh`, the parts that no file has, and `named`, the
+        directories with the parts that are not stored.
 
     Raises:
         ValueError: `dtype` is none of the three, or a file has tensors that do not fit; names them.
@@ -104,6 +105,8 @@ def convert_minigpt3d(
         "parameters": model.num_parameters(),
         "bytes": stored_bytes(output),
         "stages": {os.fspath(file.path): STAGES[file.stage] for file in files},
+        "tensors": {os.fspath(part.source): (len(part.state), part.left_out) for part in parts}
+        | {os.fspath(file.path): (len(file.trained), file.left_out) for file in files},
         "fresh": list(assembly.fresh),
         "named": {part: recorded["name_or_path"] for part, recorded in (config.parts or {}).items()},
     }

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from hf_any3d.conversions.checkpoints import (
 )
 from hf_any3d.conversions.common_layers import student_sizes
 from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_minigpt3d_state_dict, convert_phi_state_dict
-from hf_any3d.conversions.renaming import count_of, heads_of, numbers_in, rename_tensors
+from hf_any3d.conversions.renaming import count_left_out, count_of, heads_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.act import ActConfig, ActModel
@@ -73,6 +73,7 @@ class Part:
         config: Its configuration.
         state: Its tensors, memory-mapped where possible.
         is_converted: Whether `from_pretrained` opens the source, so that a model can name it instead of storing it.
+        left_out: Tensors of the files that have no place in the part, by the first word of their names.
     """
 
     source: Path
@@ -81,6 +82,7 @@ class Part:
     config: PreTrainedConfig
     state: dict[str, torch.Tensor]
     is_converted: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path, dtype: torch.dtype) -> None:
         """Write a directory that `from_pretrained` opens."""
@@ -112,7 +114,8 @@ def read_qformer(file: str | os.PathLike) -> Part:
     """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`."""
     with errors_about(file):
         # Vision and language models of the file are left out by the table.
-        state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
+        original = read_checkpoint(file, ("model",))
+        state = rename_tensors(original, BLIP2)
         layer = "qformer.encoder.layer."
         width = state["qformer.layernorm.weight"].shape[0]
         crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
@@ -130,7 +133,8 @@ def read_qformer(file: str | os.PathLike) -> Part:
         # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.
         vision = {"hidden_size": qformer_config.encoder_hidden_size}
         config = Blip2Config(vision_config=vision, qformer_config=qformer_config.to_dict(), num_query_tokens=count)
-    return _make_part(file, [Path(file)], QueriesAndQFormer, config, state)
+    part = _make_part(file, [Path(file)], QueriesAndQFormer, config, state)
+    return replace(part, left_out=count_left_out(original, BLIP2))
 
 
 def read_language_model(directory: str | os.PathLike) -> Part:

@@ -164,7 +164,8 @@ class DryRun:
         for name in ("model_name_or_path", "point_encoder"):
             if program != CHAT and small.get(name):
                 small[name] = self.point_transformer()
-        if program == CHAT and small.get("point_encoder"):
+        if program == CHAT and small["stage"] == 1:
+            small.pop("model_name_or_path", None)
             small |= self.chat_parts()
         if program in (CHAT, QUESTIONS):
             small["data_dir"] = str(self.conversations())
@@ -302,7 +303,7 @@ def _chat(settings: Mapping[str, Any]) -> dict[str, Any]:
         "max_eval_samples": 0,
         "batch_sizes": [2] * len(settings["conversations"]),
     }
-    if "point_encoder" in settings:
+    if settings["stage"] == 1:
         qformer = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         small["model_config"] = {
             "point_mlp_widths": [24],

@@ -222,6 +222,8 @@ def write_published(result: Mapping[str, Any], folder: Path) -> None:
         if row["published"] is not None:
             published = f"{row['published']}" + (f" ± {deviation}" if deviation else "")
             difference = "" if plain is None else f"{plain['mean'] - row['published']:+.2f}"
+            if row.get("is_other_experiment"):
+                difference = "not compared: started without image priors"
         voted = _figure(row["voted"], "–")
         cells = [published, _figure(plain, _NOT_RUN), voted, difference, str(row["runs"])]
         body.append([row["row"], *[row["column"]] * has_columns, *cells])
@@ -294,6 +296,9 @@ def _add_runs(
         step = column.step or row.steps[-1].name
         reports = [run[step] for run in runs if step in run]
         line["runs"] = len(reports)
+        # A MiniGPT-3D from raw parts; the paper has no figure of it.
+        if any(report.start.get("image_priors") is False for run in runs for report in run.values()):
+            line["is_other_experiment"] = True
         for key, split in (("plain", column.split), ("voted", f"{column.split}_voting")):
             figures = [_measured(report, column, split) for report in reports]
             if figures and None not in figures:

@@ -249,6 +249,12 @@ def open_for_stage(
     if arguments.store_parts:
         model.store_parts()
     set_stage(model, arguments.stage, arguments.left_frozen)
+    if model.config.image_priors is False:
+        logger.warning(
+            "stage %d of a language model without image priors (TinyGPT-V's LoRA, norms and projector), which the "
+            "paper's training starts from: its results are of another experiment; see docs/minigpt3d_checkpoints.md",
+            arguments.stage,
+        )
     return model, processor
 
 

@@ -320,17 +320,10 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
         raise ValueError(f"the layers leave out {left_out[0]}, to which the tokens go that {names[first]} adds")
 
 
-def check_embeds_patches(model: nn.Module, method: str, in_blocks: bool = False) -> None:
-    """Check that a model embeds further patches of whole clouds for a method's adapters.
-
-    With `in_blocks`, its layers must also be blocks of a point transformer.
-    """
+def check_embeds_patches(model: nn.Module, method: str) -> None:
+    """Check that the point transformer of a model embeds further patches of whole clouds for a method's adapters."""
     # By a record of the model's type, not by its class.
-    able = {
-        name: kind
-        for name, kind in MODEL_TYPES.items()
-        if kind.embeds_further_patches and not (in_blocks and kind.has_frozen_encoder)
-    }
+    able = {name: kind for name, kind in MODEL_TYPES.items() if kind.embeds_further_patches}
     kind = type_of_model(type(encoder_owner(model)))
     # Pretraining with a teacher's features gives its encoder patches, not clouds.
     if kind not in able.values() or hasattr(type(model), "teacher_features"):

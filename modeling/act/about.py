@@ -30,7 +30,7 @@ RECORD = Record(
             steps={"point-cloud-classification": "classification.steps.ClassificationSteps"},
             is_point_encoder=True,
             captures_steps=True,
-            # Its `embed_patches` embeds other patches of a cloud, which PPT's and APPT's adapters read.
+            # Its `embed_patches` embeds other patches of a cloud, which PPT's adapters read.
             embeds_further_patches=True,
             exported_in=("features", "detector"),
             says="a point transformer",

@@ -206,7 +206,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
             # A segmentation model has no class token, but its config may be a classifier's.
             how = [name for name in how if name in ("max", "mean")]
             return pool(hidden_states, how or ["max"], class_tokens=0)
-        if not set(how) & PROMPT_POOLING:
+        if added is None and not set(how) & PROMPT_POOLING:
             return pool(hidden_states, how)
         if added is None:
             raise ValueError(

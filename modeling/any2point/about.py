@@ -17,8 +17,6 @@ RECORD = Record(
             has_frozen_encoder=True,
             has_parts=True,
             captures_steps=True,
-            # Its tokenizer embeds other patches of a cloud, which APPT's adapters read.
-            embeds_further_patches=True,
             exported=("Any2PointForPointCloudClassification",),
             exported_in=("features",),
             says="a frozen encoder of another modality",

@@ -24,7 +24,8 @@ _RANGES: Ranges = {
 _CHOICES = {
     "encoder_weights": ("pretrained", "random", "shuffled"),
     "encoder_dtype": (None, *ENCODER_DTYPES),
-    "tokenizer": ("point_pn", "patch"),
+    "tokenizer": ("point_pn", "point_pn_full", "patch"),
+    "height_axis": (None, 0, 1, 2),
     "tokenizer_weights": ("random", "generated_shapes"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
     "attention_axis": ("tokens", "batch"),
@@ -42,11 +43,17 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
 
     Args:
         num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centers as the next.
-        tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
+        height_axis: Axis, 0 to 2, along which the tokenizer gets the height above the lowest point of the cloud as one
+            more channel of every point, in the units of the input; None for no such channel.
+        tokenizer: "point_pn", the paper's, in stages; "point_pn_full", Point-PN's own form as in APPT, where a linear
+            layer opens each stage, encoded offsets also multiply features, and maximum plus mean pool the neighbors;
+            or "patch", a mini-PointNet in one step.
         tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
             `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
-            If it differs from the encoder's width, a linear layer follows. "patch": of the mini-PointNet; None for
+            If it differs from the encoder's width, a linear layer follows. "point_pn_full": of its last stage, a
+            multiple of all `tokenizer_expansions`; None for the encoder's. "patch": of the mini-PointNet; None for
             192.
+        tokenizer_expansions: "point_pn_full": by how much each stage widens the features.
         tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
             that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
             `in_channels=3`, a `token_scale`, and an encoder of width 384.
@@ -60,7 +67,9 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
         offset_eps: Added to that divisor.
         token_scale: Normalize every channel over all tokens, with this multiple of the standard deviation of the
             encoder's positions as initial gain; None for no norm.
-        pooling: Input of the head, in order: any of "max", "mean", "cls".
+        pooling: Input of the head, in order: any of "max", "mean", "cls", and "max_plus_mean", the sum of maximum and
+            mean over all tokens, class token and APPT's prompts included, or "max_plus_first_mean", which takes the
+            mean of the first cloud of a batch for all, as APPT's released program.
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether these hidden layers have a bias.
         head_dropout: Dropout after each of these hidden layers.
@@ -70,9 +79,11 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     """
 
     in_channels: int = 3
+    height_axis: int | None = None
     num_tokens: int = 128
     tokenizer: str = "point_pn"
     tokenizer_width: int | None = None
+    tokenizer_expansions: list[int] | tuple[int, ...] = (2, 2, 1)
     tokenizer_weights: str = "random"
     tokenizer_neighbors: int = 32
     tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
@@ -100,7 +111,12 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     @property
     def num_stages(self) -> int:
         """Stages of the tokenizer."""
-        return len(self.tokenizer_blocks) if self.tokenizer == "point_pn" else 1
+        return 1 if self.tokenizer == "patch" else len(self.tokenizer_blocks)
+
+    @property
+    def token_channels(self) -> int:
+        """Channels of a point that the tokenizer embeds, with those that it computes."""
+        return self.in_channels + (self.height_axis is not None)
 
     @property
     def min_points(self) -> int:
@@ -112,7 +128,10 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
         """Fields whose values make predictions depend on the other clouds of a batch."""
         # Attention over clouds, a line stretched over all, one divisor of all offsets: each ties clouds together.
         flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
-        return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name, None) == value]
+        found = [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name, None) == value]
+        if "max_plus_first_mean" in self.pooling:
+            found.append("pooling='max_plus_first_mean'")
+        return found
 
 
 class PointTokenizerConfig(TokenizerConfig):
@@ -142,7 +161,7 @@ class PointTokenizerConfig(TokenizerConfig):
         # All that both have, heads included.
         shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
         return cls(
-            **shared | {"pooling": tuple(how for how in config.pooling if how != "cls")},
+            **shared | {"pooling": tuple(how for how in config.pooling if how in ("max", "mean")) or ("max", "mean")},
             hidden_size=config.encoder_config.hidden_size,
             id2label=config.id2label,
             label2id=config.label2id,

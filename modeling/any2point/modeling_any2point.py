@@ -34,7 +34,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_index import PointIndexer, check_point_index
-from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PatchSizes, PointTokens
+from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PointTokens
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.config_checks import check_built
@@ -50,6 +50,7 @@ from hf_any3d.modeling.encoders import (
 from hf_any3d.modeling.layers.compilation import code_for
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
+    SEQUENCE_POOLING,
     ClassificationHead,
     ClassToken,
     HeadNorm,
@@ -58,7 +59,6 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.losses import classification_loss, point_loss
-from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import check_categories, checked_category, refuse_problem_type, restrict_to_parts
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import TextAlignment
@@ -241,7 +241,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.extent,
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
-            embed_patches=partial(self._embed_patches, points, positions),
             layers_run_again=self.gradient_checkpointing,
         )
         recorder = self.record_attentions() if return_attentions else None
@@ -249,11 +248,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
         precise = torch.is_grad_enabled() and not self.gradient_checkpointing
         with recorder or nullcontext(), full_precision_attention(self.encoder) if precise else nullcontext():
             states = [] if return_hidden else None
-            hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
+            hidden_states, added = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
         compiled = self._compiled_finish if self.training else None
         finish = code_for(compiled, Any2PointModel._finish, hidden_states)
-        hidden_states, pooled = finish(self, hidden_states)
+        hidden_states, pooled = finish(self, hidden_states, added)
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
             hidden_states,
@@ -302,29 +301,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
 
-    def _embed_patches(
-        self, points: torch.Tensor, positions: torch.Tensor, count: int, size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return other patches of the same clouds, around the first centers; see `Geometry.embed_patches`.
-
-        Both are `(batch, count, hidden)`: the input of the first layer, and positions to add before every layer.
-        """
-        # Sampling is greedy, so the centers are the first of those of the tokens. Norms have the statistics of the
-        # tokens: patches of another size would shift the running ones, and be normed otherwise in evaluation.
-        with evaluation_mode(self.point_tokenizer):
-            tokens = self.point_tokenizer(points, patches=PatchSizes(count, size)).tokens
-        # Behind the class token
-        positions = positions[:, 1 : 1 + count]
-        entering = self._layer_input(tokens, positions)
-        if self.config.position_injection == "input":
-            positions = torch.zeros_like(positions)
-        return entering, positions
-
-    def _finish(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply the final norm to the output of the layers, and pool the tokens."""
+    def _finish(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the final norm to the output of the layers, and pool the tokens, with those that adapters added."""
         # Trained parts run in their own precision, whatever that of the frozen encoder.
-        hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
-        return hidden_states, pool(hidden_states, self.config.pooling)
+        dtype = self.output_norm.weight.dtype
+        hidden_states = self.output_norm(hidden_states.to(dtype))
+        if added is not None:
+            added = self.output_norm(added.to(dtype))
+        return hidden_states, pool(hidden_states, self.config.pooling, prompts=added)
 
     def _run_layers(
         self,
@@ -333,8 +317,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
         geometry: Geometry,
         places: TokenPlaces,
         states: list[torch.Tensor] | None,
-    ) -> torch.Tensor:
-        """Run the layers on `(batch, 1 + tokens, hidden)`; appends the hidden states to `states`."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the layers on `(batch, 1 + tokens, hidden)`; appends the hidden states to `states`.
+
+        The second output are the tokens that adapters leave behind the last layer, for pooling of complete sequences.
+        """
         if geometry.batch_second:
             # The layers take their first axis for the batch: so attention is over the clouds, as in a released
             # program.
@@ -374,13 +361,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden_states = hidden_of(call(hidden_states))
             if states is not None:
                 made.append(hidden_states[:, :count])
+        added = None
+        if SEQUENCE_POOLING.intersection(self.config.pooling) and hidden_states.shape[1] > count:
+            added = hidden_states[:, count:]
         hidden_states = hidden_states[:, :count]
         if geometry.batch_second:
             hidden_states = hidden_states.transpose(0, 1)
             made = [state.transpose(0, 1) for state in made]
         if states is not None:
             states += made
-        return hidden_states
+        return hidden_states, added
 
     def _layer_inputs(self, hidden_states: torch.Tensor, places: TokenPlaces, extra: int) -> Iterator[dict[str, Any]]:
         """Return the arguments of the layers if `extra` tokens without a position follow the sequence."""

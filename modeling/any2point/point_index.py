@@ -42,7 +42,7 @@ class PointIndexer:
         config = self.config
         # As the forward pass, which computes places in full precision.
         xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32)).contiguous()
-        centers = sample_centers(xyz, config, config.num_tokens)
+        centers = sample_centers(xyz, config)
         positions = gather_points(xyz, centers)  # (batch, centers, 3)
         neighbors = [nearest(positions, xyz, config.tokenizer_neighbors)]
         for stage in range(1, config.num_stages):
@@ -57,11 +57,11 @@ class PointIndexer:
         }
 
 
-def sample_centers(xyz: Tensor, config: TokenizerConfig, num_tokens: int) -> Tensor:
+def sample_centers(xyz: Tensor, config: TokenizerConfig) -> Tensor:
     """Return the numbers `(batch, centers)` of the points of `(batch, points, 3)` that the first stage takes."""
     return farthest_point_sample(
         xyz,
-        num_tokens << (config.num_stages - 1),
+        config.num_tokens << (config.num_stages - 1),
         min_squared_norm=config.sampling_min_squared_norm,
         tie_rule=config.sampling_tie_rule,
     )

@@ -1,8 +1,9 @@
 """Tokenizers of point clouds: Point-PN's stages (the paper's), and a mini-PointNet in one step."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,13 +17,6 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
-
-
-class PatchSizes(NamedTuple):
-    """Numbers of tokens that a tokenizer makes, and of neighbors of each center."""
-
-    count: int
-    neighbors: int
 
 
 @dataclass
@@ -81,7 +75,7 @@ class Tokenizer(nn.Module):
         """
         name = self.config.tokenizer_weights
         if name != "random" and not next(self.parameters()).is_meta:
-            self.load_state_dict(read_weights(name, self.config.in_channels))
+            self.load_state_dict(read_weights(name, self.config.token_channels))
 
     @torch.no_grad()
     def scale_tokens(self, gain: float | torch.Tensor) -> None:
@@ -96,7 +90,6 @@ class Tokenizer(nn.Module):
         points: torch.Tensor,
         with_levels: bool,
         point_index: Mapping[str, Any] | None = None,
-        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize checked points `(batch, points, in_channels)`; `with_levels` requests `levels`."""
         raise NotImplementedError
@@ -106,20 +99,19 @@ class Tokenizer(nn.Module):
         points: torch.Tensor,
         with_levels: bool = False,
         point_index: Mapping[str, Any] | None = None,
-        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Check points `(batch, points, in_channels)`, xyz first, and tokenize them.
 
         `with_levels` requests `levels`; `point_index` has centers and neighbors, as `PointIndexer` computes them.
-        `patches` asks for other patches than the config's, by the same weights.
         """
         config = self.config
         check_channels(points, config.in_channels, config.min_points)
+        if config.height_axis is not None:
+            along = points[..., config.height_axis].unsqueeze(-1)
+            points = torch.cat([points, along - along.amin(dim=1, keepdim=True)], dim=-1)
         if point_index is not None:
             check_point_index(point_index, points[..., :3], config)
-        # A custom tokenizer may have no other patches.
-        sizes = {} if patches is None else {"patches": patches}
-        result = self.tokenize(points, with_levels, point_index, **sizes)
+        result = self.tokenize(points, with_levels, point_index)
         if self.token_norm is not None:
             result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
         return result
@@ -134,34 +126,41 @@ class PointTokenizer(Tokenizer):
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
+        widths = self.widths_of(config, hidden_size)
+        self.embed = nn.Linear(config.token_channels, widths[0], bias=False)
+        self.embed_norm = nn.BatchNorm1d(widths[0])
+        sizes = zip(widths[1:], config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
+        self.stages = nn.ModuleList()
+        for number, (width, blocks, bottleneck) in enumerate(sizes):
+            self.stages.append(self.stage_of(config, widths[number], width, blocks, bottleneck))
+        self.level_widths = tuple(widths[:-1])
+        self.project = nn.Identity() if widths[-1] == hidden_size else nn.Linear(widths[-1], hidden_size)
+
+    @staticmethod
+    def widths_of(config: TokenizerConfig, hidden_size: int) -> list[int]:
+        """Return the channels of the embedded points and of each stage, each of which doubles them."""
         stages = config.num_stages
         width = config.tokenizer_width
         if width is None:
             # The encoder's, if the sinusoid's channels divide it.
             width = hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
-        # Every stage doubles the channels, up to `width` in the last one.
-        self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
-        self.embed_norm = nn.BatchNorm1d(width >> stages)
-        sizes = zip(config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
-        self.stages = nn.ModuleList(
-            TokenizerStage(config, width >> (stages - 1 - stage), blocks, bottleneck)
-            for stage, (blocks, bottleneck) in enumerate(sizes)
-        )
-        self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
-        self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
+        return [width >> (stages - stage) for stage in range(stages + 1)]
+
+    @staticmethod
+    def stage_of(config: TokenizerConfig, before: int, width: int, blocks: int, bottleneck: int | None) -> nn.Module:
+        """Return a stage from features of width `before` to those of `width`."""
+        return TokenizerStage(config, width, blocks, bottleneck)
 
     def tokenize(
         self,
         points: torch.Tensor,
         with_levels: bool,
         point_index: Mapping[str, Any] | None = None,
-        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
-        sizes = patches or PatchSizes(self.config.num_tokens, self.config.tokenizer_neighbors)
         xyz = points[..., :3].contiguous()
         if point_index is None:
-            index = sample_centers(xyz, self.config, sizes.count)
+            index = sample_centers(xyz, self.config)
         else:
             index = point_index["centers"].long()
         count = index.shape[1]
@@ -175,7 +174,7 @@ class PointTokenizer(Tokenizer):
                 # The places of the first level are the input points.
                 levels.append(PointLevel(features, xyz if levels else None))
             if point_index is None:
-                neighbors = nearest(centers, xyz, sizes.neighbors)  # (batch, centers, k)
+                neighbors = nearest(centers, xyz, self.config.tokenizer_neighbors)  # (batch, centers, k)
             else:
                 neighbors = point_index["neighbors"][number]
             features = stage(xyz, features, centers, centers_index, neighbors)
@@ -184,7 +183,36 @@ class PointTokenizer(Tokenizer):
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(xyz.shape[0], -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
-        return PointTokens(tokens, xyz, index[:, : sizes.count], tuple(levels))
+        return PointTokens(tokens, xyz, index[:, : self.config.num_tokens], tuple(levels))
+
+
+class FullPointTokenizer(PointTokenizer):
+    """`PointTokenizer` in Point-PN's own form, of which Any2Point's is the light one (APPT's tokens)."""
+
+    @staticmethod
+    def widths_of(config: TokenizerConfig, hidden_size: int) -> list[int]:
+        """Return the channels of the embedded points and of each stage."""
+        width = config.tokenizer_width or hidden_size
+        if len(config.tokenizer_expansions) != config.num_stages:
+            raise ValueError(
+                f"tokenizer_expansions={list(config.tokenizer_expansions)}; expected {config.num_stages} numbers, one "
+                "for each stage of tokenizer_blocks"
+            )
+        divisor = math.prod(config.tokenizer_expansions)
+        if width % divisor:
+            raise ValueError(
+                f"tokenizer_expansions={list(config.tokenizer_expansions)}: {width} channels of the last stage are no "
+                f"multiple of {divisor}, the product"
+            )
+        widths = [width // divisor]
+        for factor in config.tokenizer_expansions:
+            widths.append(widths[-1] * factor)
+        return widths
+
+    @staticmethod
+    def stage_of(config: TokenizerConfig, before: int, width: int, blocks: int, bottleneck: int | None) -> nn.Module:
+        """Return a stage from features of width `before` to those of `width`."""
+        return FullTokenizerStage(config, before, width, blocks, bottleneck)
 
 
 class TokenizerStage(nn.Module):
@@ -225,6 +253,74 @@ class TokenizerStage(nn.Module):
         return kernels.pooled_blocks(neighborhoods, self.blocks).view(*centers.shape[:2], self.width)
 
 
+class FullTokenizerStage(nn.Module):
+    """A stage with a linear layer before the encoded offsets, and maximum plus mean over neighbors (Point-PN).
+
+    Convolutions, as in the released program, whose order of sums decides between nearly equal numbers.
+    """
+
+    def __init__(self, config: TokenizerConfig, before: int, width: int, blocks: int, bottleneck: int | None):
+        super().__init__()
+        if width % 6:
+            raise ValueError(
+                f"tokenizer_expansions={list(config.tokenizer_expansions)}: a stage has {width} channels; expected a "
+                "multiple of 6, for sines and cosines of three axes"
+            )
+        self.config = config
+        self.width = width
+        self.lift = nn.Conv1d(2 * before, width, kernel_size=1, bias=False)
+        self.lift_norm = nn.BatchNorm1d(width)
+        self.blocks = nn.ModuleList(_ConvolutionBlock(width, bottleneck or width // 2) for _ in range(blocks))
+
+    def forward(
+        self,
+        xyz: torch.Tensor,
+        features: torch.Tensor,
+        centers: torch.Tensor,
+        centers_index: torch.Tensor,
+        neighbors: torch.Tensor,
+    ) -> torch.Tensor:
+        """Map the features `(batch, points, before)` of a stage to `(batch, centers, width)` of the next."""
+        config = self.config
+        offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
+        offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
+        around = group(features, neighbors)  # (batch, centers, k, before)
+        own = gather_points(features, centers_index).unsqueeze(2).expand_as(around)
+        # A column for every neighbor of all centers: (batch, width, centers * k)
+        columns = self.lift(torch.cat([around, own], dim=-1).flatten(1, 2).transpose(1, 2))
+        columns = self.lift_norm(columns).relu()
+        encoded = self._encoded(offsets).to(columns.dtype).flatten(1, 2).transpose(1, 2)
+        columns = (columns + encoded) * encoded
+        for block in self.blocks:
+            columns = block(columns)
+        columns = columns.unflatten(2, neighbors.shape[1:])  # (batch, width, centers, k)
+        # Not amax, which shares the gradient among equal numbers; as released, one of them gets it.
+        return (columns.max(dim=-1).values + columns.mean(dim=-1)).transpose(1, 2)
+
+    def _encoded(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Encode offsets as `encode_offsets`, but divide by wavelengths: angles are so large that rounding shows."""
+        steps = torch.arange(self.width // 6, device=offsets.device, dtype=torch.float32)
+        wavelengths = self.config.tokenizer_alpha ** (steps / len(steps))
+        angles = (self.config.tokenizer_beta * offsets).unsqueeze(-1) / wavelengths
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class _ConvolutionBlock(nn.Module):
+    """Two convolutions of one place with batch norms and a residual sum."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.reduce = nn.Conv1d(width, hidden, kernel_size=1)
+        self.reduce_norm = nn.BatchNorm1d(hidden)
+        self.expand = nn.Conv1d(hidden, width, kernel_size=1)
+        self.expand_norm = nn.BatchNorm1d(width)
+
+    def forward(self, columns: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, width, places)` to the same."""
+        hidden = self.reduce_norm(self.reduce(columns)).relu()
+        return (self.expand_norm(self.expand(hidden)) + columns).relu()
+
+
 class ResidualBlock(nn.Module):
     """Two linear layers with batch norms and a residual sum, applied to every row separately."""
 
@@ -253,7 +349,7 @@ class PatchTokenizer(Tokenizer):
         super().__init__(config, hidden_size)
         width = config.tokenizer_width or 192
         self.level_widths = (width,)
-        self.local = PatchEncoder(config.in_channels, hidden_size, (width // 2, width, width), bias=False)
+        self.local = PatchEncoder(config.token_channels, hidden_size, (width // 2, width, width), bias=False)
         self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
 
     def tokenize(
@@ -261,15 +357,13 @@ class PatchTokenizer(Tokenizer):
         points: torch.Tensor,
         with_levels: bool,
         point_index: Mapping[str, Any] | None = None,
-        patches: PatchSizes | None = None,
     ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
-        sizes = patches or PatchSizes(self.config.num_tokens, self.config.tokenizer_neighbors)
         xyz = points[..., :3].contiguous()
         if point_index is None:
-            index = sample_centers(xyz, self.config, sizes.count)
+            index = sample_centers(xyz, self.config)
             centers = gather_points(xyz, index)  # (batch, tokens, 3)
-            near = nearest(centers, xyz, sizes.neighbors)  # (batch, tokens, k)
+            near = nearest(centers, xyz, self.config.tokenizer_neighbors)  # (batch, tokens, k)
         else:
             index = point_index["centers"].long()
             centers = gather_points(xyz, index)
@@ -287,7 +381,11 @@ class PatchTokenizer(Tokenizer):
         return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "point_pn": PointTokenizer,
+    "point_pn_full": FullPointTokenizer,
+    "patch": PatchTokenizer,
+}
 """By `config.tokenizer`."""
 
 

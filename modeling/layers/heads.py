@@ -10,6 +10,8 @@ from hf_any3d.modeling.config_checks import check_numbers
 
 PROMPT_POOLING = frozenset({"prompt_max", "prompt_mean"})
 """Poolings of the prompts that adapters leave behind the tokens."""
+SEQUENCE_POOLING = frozenset({"max_plus_mean", "max_plus_first_mean"})
+"""Poolings of the complete sequence: class token, point tokens and, if there are some, prompts."""
 HEAD_ACTIVATIONS = {
     "relu": torch.relu,
     "gelu": nn.functional.gelu,
@@ -110,13 +112,21 @@ def pool(
     """Pool the tokens `(batch, class_tokens + tokens, hidden)` of a cloud: `(batch, len(how) * hidden)`.
 
     `how` has any of "cls", "max" and "mean", the last two over point tokens only; with `prompts (batch, prompts,
-    hidden)`, tokens that adapters have added, also `PROMPT_POOLING`.
+    hidden)`, tokens that adapters have added, also `PROMPT_POOLING`. "max_plus_mean" adds up maximum and mean of all
+    tokens, class token and prompts included. "max_plus_first_mean" takes the mean of the first cloud of the batch for
+    all of them, as the released program of APPT does.
     """
+
+    def sequence() -> torch.Tensor:
+        return hidden_states if prompts is None else torch.cat([hidden_states, prompts], dim=1)
+
     # Functions, so that only the requested poolings are computed.
     pools = {
         "cls": lambda: hidden_states[:, 0],
         "max": lambda: hidden_states[:, class_tokens:].amax(dim=1),
         "mean": lambda: hidden_states[:, class_tokens:].mean(dim=1),
+        "max_plus_mean": lambda: sequence().amax(dim=1) + sequence().mean(dim=1),
+        "max_plus_first_mean": lambda: sequence().amax(dim=1) + sequence()[0].mean(dim=0),
     }
     if prompts is not None:
         pools |= {"prompt_max": lambda: prompts.amax(dim=1), "prompt_mean": lambda: prompts.mean(dim=1)}

@@ -53,6 +53,8 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         qformer_lora: The same for the Q-Former.
         initializer_range: Standard deviation of initial weights of the modules between the two models.
         stage: The last training stage of the model; None if not recorded.
+        image_priors: Whether LoRA, norms and projector started from weights that were trained on images (those of
+            TinyGPT-V, as published); None if not recorded.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
             released program by quirk; answers are then random.
     """
@@ -93,6 +95,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     qformer_lora: dict | None = None
     initializer_range: float = 0.02
     stage: int | None = None
+    image_priors: bool | None = None
     parts: dict | None = None
     qformer_lora_dropout_at_inference: bool = False
 

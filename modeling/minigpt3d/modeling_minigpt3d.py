@@ -566,8 +566,9 @@ def build_from_parts(
 ) -> MiniGPT3DForConditionalGeneration:
     """Build a model from pretrained parts, with randomly initialized modules between them.
 
-    Parts given by name are recorded in `config.parts`, with commit and checksum: the model is saved without them,
-    unless `store_parts()` is called.
+    Its LoRA, norms and projector have learned nothing from images (`config.image_priors`), other than those that the
+    paper's training starts from. Parts given by name are recorded in `config.parts`, with commit and checksum: the
+    model is saved without them, unless `store_parts()` is called.
 
     Args:
         point_encoder: A model that `AutoModel` loads, or its name or folder.
@@ -607,7 +608,7 @@ def build_from_parts(
     settings["parts"] = {part: recorded.to_dict() for part, recorded in named.items()} or None
     dtype = text_model.dtype if dtype is None else dtype
     model = MiniGPT3DForConditionalGeneration._assemble(
-        MiniGPT3DConfig(**settings | config), models, attention_of, dtype
+        MiniGPT3DConfig(**{"image_priors": False} | settings | config), models, attention_of, dtype
     )
     # Its end tokens are those of the language model.
     model.generation_config = text_model.generation_config

@@ -52,7 +52,7 @@ METHODS: dict[str, tuple[Callable[[nn.Module], PeftConfig] | None, dict[str, Any
     "`LoraConfig(r=8)` on all linear layers": (_lora, {}),
     "`PointGSTConfig()`": (lambda model: PointGSTConfig(modules_to_save=_SAVED), {}),
     "`PointGSTConfig.published()`": (lambda model: PointGSTConfig.published(modules_to_save=_SAVED), {}),
-    "`APPTConfig()`": (lambda model: APPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
+    "`APPTConfig()`": (lambda model: APPTConfig(modules_to_save=_SAVED), {"pooling": ("max_plus_mean",)}),
     "`IDPTConfig()`": (lambda model: IDPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
     "`DAPTConfig()`": (lambda model: DAPTConfig(modules_to_save=_SAVED), {"pooling": _ALL_POOLED}),
     "`PPTConfig.published(num_groups=128)`": (

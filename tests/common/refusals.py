@@ -28,12 +28,9 @@ from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
-from hf_any3d.modeling.openshape import OpenShapeConfig
-from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
-from hf_any3d.modeling.uni3d import Uni3DConfig
 
 
 @dataclass(frozen=True)
@@ -301,7 +298,6 @@ _ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not Ac
 
 
 # Their encoders read only the patches of the config.
-_OTHER_POINT_TRANSFORMERS = registered_classes(PatchAlign3DConfig, OpenShapeConfig, Uni3DConfig)
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
@@ -358,13 +354,6 @@ refuse(
     ),
     ValueError,
     "^PPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
-)
-refuse(
-    "adapt",
-    (*_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
-    ValueError,
-    "^APPT embeds further patches of each cloud, which the encoder of",
     "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
 )
 refuse(

@@ -52,7 +52,7 @@ _TINY: dict[str, Callable[..., PeftConfig]] = {
     "IDPT": functools.partial(IDPTConfig, prompt_layers=0, neighbors=3),
     "DAPT": functools.partial(DAPTConfig, r=4, init_weights=False),
     "PPT": functools.partial(PPTConfig, num_groups=4, group_size=6, r=8),
-    "APPT": functools.partial(APPTConfig, num_prompts=3, group_size=9, r=8, init_weights=False),
+    "APPT": functools.partial(APPTConfig, order_table=True),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from hf_any3d.conversions.minigpt3d.assembly import assemble, read_stage
 from hf_any3d.conversions.minigpt3d.parts import read_language_model, read_point_encoder, read_qformer
 from hf_any3d.modeling.minigpt3d import stage_names
-from tests.conversions.minigpt3d_originals import Originals
+from tests.conversions.minigpt3d_originals import FOLDER, Originals
 
 # From the widths of the case's language model to those of Phi-2.
 _PHI = {80: 2560, 240: 7680, 320: 10240, 20: 80, 136: 51200}
@@ -29,18 +29,18 @@ TRAINED = {1: 1_378_432, 3: 47_417_984, 4: 395_528}
 
 @cache
 def _stored(count, dtype):
-    return torch.zeros(count, dtype=dtype)
+    return torch.ones(count, dtype=dtype)
 
 
-def _zeros(shape, dtype=torch.float32):
-    """Zeros that share what is stored of them, as layers that are used several times do."""
+def _ones(shape, dtype=torch.float32):
+    """Ones that share what is stored of them, as layers that are used several times do."""
     count = prod(shape)
     # In sizes of powers of two, so that files of small tensors are small.
     return _stored(1 << (count - 1).bit_length(), dtype)[:count].view(shape)
 
 
 class Published(Originals):
-    """All files, with 12 layers in the Q-Former and 32 in the language model; all numbers are zeros."""
+    """All files, with 12 layers in the Q-Former and 32 in the language model; all numbers are ones."""
 
     def __init__(self):
         super().__init__(small=False)
@@ -53,13 +53,13 @@ class Published(Originals):
                 shape = [_PHI.get(size, size) for size in shape]
             elif name.startswith("llama_proj2."):
                 shape = [_PHI.get(size, size) for size in shape]
-            tensor = _zeros(shape, getattr(torch, dtype))
+            tensor = _ones(shape, getattr(torch, dtype))
             state |= dict.fromkeys(self.in_all_layers(name), tensor)
         return state
 
     @cached_property
     def blip2_queries(self):
-        return _zeros((1, 32, 768))
+        return _ones((1, 32, 768))
 
     def in_all_layers(self, name):
         """The published layers that a layer of the case represents."""
@@ -118,6 +118,24 @@ def test_files_of_stages_have_the_published_entries(files, stage):
     assert (file.stage, file.entries) == (stage, ENTRIES[stage])
     assert len(file.encoder) == 160
     assert sum(tensor.numel() for tensor in file.trained.values()) == TRAINED[stage]
+
+
+@pytest.mark.slow
+def test_the_first_stage_starts_from_exactly_the_image_priors(files, parts):
+    manifest = json.loads((FOLDER / "minigpt3d_start.json").read_text())
+    stored = torch.load(files / "0.pth", mmap=True)["model"]
+    shapes = {name: list(tensor.shape) for name, tensor in stored.items()}
+    assert shapes == manifest["tinygptv_stage3"]["tensors"] and len(shapes) == 261
+    start = read_stage(files / "0.pth")
+    whole = assemble(*parts, [start])
+    assert whole.model.config.image_priors
+    # Each of them, by identity: nothing else takes its place.
+    named = {name.replace(".base_layer.", "."): tensor for name, tensor in whole.state.items()}
+    assert len(start.trained) == 261 and all(named[name] is tensor for name, tensor in start.trained.items())
+    qformer = manifest["from_blip2"]["tensors"]
+    assert len(parts[1].state) == len(qformer) == 255
+    assert sorted(list(t.shape) for t in parts[1].state.values()) == sorted(map(list, qformer.values()))
+    assert parts[1].left_out == {"Qformer": 3, "ln_vision": 2, "t5_proj": 2}
 
 
 @pytest.mark.slow

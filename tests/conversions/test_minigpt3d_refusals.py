@@ -6,9 +6,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_minigpt3d
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
 from tests.conversions.minigpt3d_originals import Originals, options
 
@@ -75,17 +75,26 @@ def test_every_tensor_of_a_stage_is_accounted_for(given, tmp_path, change, messa
 
 
 @pytest.mark.slow
-def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, given, tmp_path):
+def test_a_file_of_the_starting_point_holds_what_images_have_trained(originals, given, tmp_path):
     del given["second_checkpoint"]
     content = originals.stage(0)
     bias = "llama_model.base_model.model.model.layers.0.input_layernorm.bias"
-    content["model"] |= {bias: torch.full_like(originals.state[bias], 7), "visual_encoder.cls_token": torch.ones(1)}
+    content["model"] |= {"Qformer.bert.embeddings.position_ids": torch.arange(512)[None]}
     torch.save(content, given["checkpoint"])
-    convert_minigpt3d(tmp_path / "in" / "out", **given)
-    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "in" / "out")
-    assert model.language_model.model.layers[0].input_layernorm.bias.eq(7).all()
-    changed(given["checkpoint"], lambda state: state.pop("llama_proj.bias"))
-    assert "missing: bridge.projector.fc1.bias" in refused(given, tmp_path)
+    facts = convert_minigpt3d(tmp_path / "in" / "out", **given)
+    layers = originals.manifest["constructor"]["llm"]["num_hidden_layers"]
+    assert facts["tensors"][str(given["checkpoint"])] == (8 * layers + 5, {"Qformer": 1})
+    assert MiniGPT3DConfig.from_pretrained(tmp_path / "in" / "out").image_priors
+    lora = bias.replace("input_layernorm.bias", "self_attn.dense.lora_B.default.weight")
+    for change, message in (
+        (lambda state: state.update({bias: originals.state[bias]}), "left over: language_model"),
+        (lambda state: state[lora].zero_(), "lora_B.default.weight is 0"),
+        (lambda state: state.update({lora.replace(".default", ""): state.pop(lora)}), "missing: language_model"),
+        (lambda state: state.pop("llama_proj.bias"), "missing: bridge.projector.fc1.bias"),
+    ):
+        torch.save(content, given["checkpoint"])
+        changed(given["checkpoint"], change)
+        assert message in refused(given, tmp_path)
 
 
 def test_stages_are_put_in_order_and_must_be_complete(given, tmp_path):

@@ -1,4 +1,4 @@
-"""APPT, a PEFT method for frozen encoders of any modality: prompts that the model's own point embedding makes."""
+"""APPT, a PEFT method for frozen encoders of any modality: prompts made of the tokens of a cloud."""
 
 from hf_any3d.tuners.appt.config import APPTConfig
 from hf_any3d.tuners.appt.layer import APPTLayer

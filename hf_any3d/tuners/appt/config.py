@@ -7,47 +7,38 @@ from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 @dataclass
 class APPTConfig(EncoderLayersConfig):
-    """Add prompts that the model's point embedding makes of larger patches (adaptive point-prompt tuning, APPT).
+    """Insert a prompt that is made of the tokens of a cloud anew before every layer (adaptive point-prompt tuning).
 
-    Tokens and prompts get a learned location, relative to all tokens of the cloud. Around an encoder of another
-    modality it takes the place of the encoder's positions: nothing is projected to a line or an image, but for
-    encoders that have positions inside their attention. Point transformers keep their pretrained positions.
+    For frozen encoders of any modality, and point transformers. The prompt is the maximum plus the mean of the tokens
+    that the first adapted layer reads. It is the same before each layer, and what earlier layers made of it stays, so
+    the sequence grows by one token per layer; behind the last layer the newest one is the prompt itself. Each token x
+    is replaced once by x + w (x) + v (x - mean of the tokens) + b, three trained numbers in all. Around an encoder of
+    another modality, this takes the place of its positions: nothing is projected into views, but for encoders with
+    positions inside their attention. Point transformers keep their pretrained positions; the prompt gets none.
 
-    Source: arXiv 2509.00374, as far as its abstract tells it. From there are: point embeddings by aggregation of local
-    geometry and linear layers, a permutation-invariant feature of their relative positions that is part of the point
-    tokens, a prompt generator that shares the weights of the point embedding and has none of its own, and prompts that
-    are concatenated to the input of the frozen model. Not from there but chosen here are all sizes, and:
+    By default tokenizer, class token, output norm and head are trained and saved with it. The tokens of the paper are
+    those of an Any2Point model with `tokenizer="point_pn_full"`, and a head reads the prompts with
+    `pooling=["max_plus_mean"]`.
 
-    - the point embedding: that of the model, an Any2Point tokenizer or the patch encoder of an ACT model;
-    - the patches of the prompts: those of `group_size` points around the first `num_prompts` centers of the tokens,
-      which farthest point sampling spreads over the cloud;
-    - the feature of token i with center c_i: max over j of relu(W (c_j - c_i) + b) of width `r`, in radii of the
-      cloud, and a linear layer, whose output is added once to the tokens and to the prompts;
-    - prompts enter at the first layer and pass through all others, unless `insertion` says otherwise.
+    Source: the released program of arXiv 2509.00374. Where it differs:
 
-    Prompts are normed with the running statistics of the tokens. By default tokenizer, class token, output norm and
-    head are trained and saved with it: the prompts share the trained tokenizer.
+    - it adds a trained table of positions by the order of sampling, by which results depend on the order of points:
+      `order_table=True`;
+    - it trains no class token: `APPTConfig.published()`;
+    - its mean over tokens is that of the first cloud of a batch, for all clouds: the model's
+      `pooling=["max_plus_first_mean"]`.
     """
 
     method = "APPT"
-    choices = {"insertion": ("first_layer", "every_layer")}  # noqa: RUF012
+    released = {  # noqa: RUF012
+        "order_table": True,
+        "modules_to_save": ["point_tokenizer", "output_norm", "classifier"],
+    }
 
-    num_prompts: int = field(default=8, metadata={"help": "Number of prompts, at most that of the tokens."})
-    group_size: int = field(
-        default=128, metadata={"help": "Points of the patch of a prompt; more than those of a token show more shape."}
-    )
-    r: int = field(default=64, metadata={"help": "Width of the feature of relative positions."})
-    insertion: str = field(
-        default="first_layer",
-        metadata={
-            "help": "Where prompts are concatenated to the tokens: before the 'first_layer' that is adapted, "
-            "from where they go on, or anew before 'every_layer'."
-        },
-    )
-    keep_positions: bool = field(
+    order_table: bool = field(
         default=False,
-        metadata={"help": "Whether the encoder's own positions at the places of the views are added to tokens too."},
-    )
-    init_weights: bool = field(
-        default=True, metadata={"help": "Initialize the location to zero; False for random values."}
+        metadata={
+            "help": "Whether to add a trained position to each token, by its number in the order of sampling. It "
+            "starts at zero, and makes results depend on the order of a cloud's points."
+        },
     )

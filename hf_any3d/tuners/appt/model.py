@@ -7,7 +7,7 @@ from torch import nn
 from hf_any3d.tuners.appt.config import APPTConfig
 from hf_any3d.tuners.appt.layer import APPTLayer
 from hf_any3d.tuners.targets import layer_stack
-from hf_any3d.tuners.tuners_utils import EncoderTuner, check_embeds_patches, check_later_layers
+from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers
 
 
 class APPTModel(EncoderTuner):
@@ -20,19 +20,28 @@ class APPTModel(EncoderTuner):
     attention_axes = ("tokens",)
 
     def check_layers(self, peft_config: APPTConfig, names: list[str], adapted: list[bool]) -> None:
-        """Check that the model embeds further patches, and that prompts have layers to go on to."""
-        check_embeds_patches(self.model, "APPT")
-        if peft_config.insertion == "first_layer":
-            check_later_layers(names, adapted, adapted.index(True) if True in adapted else len(names))
+        """Check that prompts have layers to go on to."""
+        check_later_layers(names, adapted, adapted.index(True) if True in adapted else len(names))
 
     def wrap(self, target: nn.Module) -> APPTLayer:
         """Wrap a frozen layer in one with prompts."""
         stack = layer_stack(self.model)
-        return APPTLayer(target, stack.stage_of(target).width, list(stack.layers).index(target))
+        layers = list(stack.layers)
+        number = layers.index(target)
+        return APPTLayer(target, stack.stage_of(target).width, number, number == len(layers) - 1)
 
     def adapter_settings(self, adapter_name: str, peft_config: APPTConfig, target: nn.Module) -> dict[str, Any]:
-        """Return the number of the adapter's first layer."""
+        """Return the number of the adapter's first layer, and the tokens of a cloud."""
         layers = list(layer_stack(self.model).layers)
         wrapped = [layer for layer in layers if isinstance(layer, APPTLayer) and adapter_name in layer.configs]
         # PEFT wraps the layers in their order.
-        return {"start": wrapped[0].number if wrapped else layers.index(target)}
+        start = wrapped[0].number if wrapped else layers.index(target)
+        return {"start": start, "tokens": _tokens_of(self.model)}
+
+
+def _tokens_of(model: nn.Module) -> int:
+    """Return the number of tokens of a cloud, class token excluded."""
+    # A detector passes on the layers of the point transformer inside it, which has the size.
+    owners = [part for part in model.modules() if getattr(type(part), "layer_stack", None) and part.layer_stack]
+    config: Any = owners[-1].config
+    return config.num_groups if hasattr(config, "num_groups") else config.num_tokens

@@ -19,7 +19,7 @@ class PPTModel(EncoderTuner):
 
     def check_layers(self, peft_config: PPTConfig, names: list[str], adapted: list[bool]) -> None:
         """Check that the model embeds patches of whole clouds, and that all blocks are adapted."""
-        check_embeds_patches(self.model, "PPT", in_blocks=True)
+        check_embeds_patches(self.model, "PPT")
         check_later_layers(names, adapted, 0)
 
     def wrap(self, target: nn.Module) -> PPTLayer:
