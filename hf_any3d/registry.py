@@ -62,6 +62,7 @@ RECORDS = {
         # layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
         "any2point",
         "act",
+        "pointgpt",
         "patchalign3d",
         "minigpt3d",
         "pointnet",

@@ -223,7 +223,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
                 f"pooling={how}: there are no prompts, as no adapter leaves tokens behind the last block; expected an "
                 "adapter such as IDPTConfig(), or some of 'cls', 'max', 'mean'"
             )
-        return pool(hidden_states, how, leading, prompts=self.norm(added))
+        return pool(hidden_states, how, leading, prompts=self.normed(added))
 
 
 class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
@@ -317,7 +317,7 @@ class ActSegmenter(ActPreTrainedModel):
         leading = len(base.leading_tokens)
         # All layers share the final norm.
         # (batch, groups, layers * hidden)
-        tokens = torch.cat([base.norm(layer)[:, leading:] for layer in output.layer_outputs], dim=-1)
+        tokens = torch.cat([base.normed(layer)[:, leading:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
@@ -332,7 +332,7 @@ class ActSegmenter(ActPreTrainedModel):
                     "keep_prompts=False), or 'tokens'"
                 )
             cloud_features = [
-                torch.cat([base.norm(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
+                torch.cat([base.normed(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
             ]
         if self._reads_leading_tokens:
             last = output.layer_outputs[layers.index(self.config.num_hidden_layers - 1)]

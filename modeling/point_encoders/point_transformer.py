@@ -53,12 +53,13 @@ class PointBlocks(nn.Module):
         outputs_of: Sequence[int] = (),
         geometry: Any = None,
         added: dict[int, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run all blocks on `(batch, tokens, hidden)`; positions have the same shape.
 
         The outputs of the blocks `outputs_of` are returned too, in this order. `geometry` is for adapters around
         blocks that take it; `added` gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters
-        leave behind its output.
+        leave behind its output. `attention_mask` is that of `PointAttention`.
         """
         kept = {}
         count = hidden_states.shape[1]
@@ -75,6 +76,8 @@ class PointBlocks(nn.Module):
                 hidden_states = prepare(hidden_states, geometry)
             # Only a guided adapter around a block takes the geometry of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            if attention_mask is not None:
+                guidance["attention_mask"] = attention_mask
             hidden_states = layer(hidden_states, own_positions, **guidance)
             if number in outputs_of:
                 kept[number] = hidden_states[:, :count]
@@ -109,6 +112,7 @@ class PointBlock(GradientCheckpointingLayer):
         positions: torch.Tensor | None = None,
         beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
         second_half: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run on `(batch, tokens, hidden)`; positions of the same shape are added first.
 
@@ -118,8 +122,7 @@ class PointBlock(GradientCheckpointingLayer):
         """
         if positions is not None:
             hidden_states = hidden_states + positions
-        # The second output, the attention weights, is read by a recorder around the module.
-        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        hidden_states = self.attend(hidden_states, attention_mask)
         normed = self.norm2(hidden_states)
         branch = self.mlp(normed)
         if second_half is not None:
@@ -127,12 +130,20 @@ class PointBlock(GradientCheckpointingLayer):
         output = hidden_states + self.drop_path(branch)
         return output if beside_mlp is None else output + beside_mlp(hidden_states)
 
+    def attend(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the first half of the block, norm and attention."""
+        # The second output, the attention weights, is read by a recorder around the module.
+        return hidden_states + self.drop_path(self.attention(self.norm1(hidden_states), attention_mask)[0])
+
 
 class PointAttention(nn.Module):
     """Multi-head attention between all tokens of a cloud, `(batch, tokens, hidden)` to the same.
 
     As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None without
     `attn_implementation="eager"`.
+
+    `attention_mask (tokens, tokens)` is added to the scores. Tokens that adapters have added behind those of the mask
+    are in no order: all others see them, and they see all others.
     """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int):
@@ -145,14 +156,21 @@ class PointAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend; see the class."""
         batch, tokens, width = hidden_states.shape
         # Query, key and value are stacked in one layer, in this order, as in Point-BERT's weights.
         heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        mixed, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        mask = None
+        if attention_mask is not None:
+            added = tokens - attention_mask.shape[-1]
+            mask = nn.functional.pad(attention_mask, (0, added, 0, added)).to(query.dtype)
+            mask = mask.expand(batch, 1, -1, -1)
+        mixed, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0, is_causal=False)
         return self.proj(mixed.reshape(batch, tokens, width)), weights
 
 

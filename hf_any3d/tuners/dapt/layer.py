@@ -143,7 +143,7 @@ class DAPTLayer(WrappedModule):
         is_once = any(self.configs[name].positions == "once" for name in names)
         positions = None if is_once and not self.is_first else args[0]
         # By position: re-entrant checkpoints take no keywords.
-        return self.base_layer(hidden_states, positions, None, partial(self._second_half, names))
+        return self.base_layer(hidden_states, positions, None, partial(self._second_half, names), **kwargs)
 
     def _second_half(
         self, names: list[str], normed: torch.Tensor, residual: torch.Tensor, branch: torch.Tensor
