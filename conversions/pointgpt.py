@@ -54,7 +54,7 @@ _DEEP_PATCH_ENCODER: Names = PATCH_ENCODER | {
     r"first_conv\.6\.": "widen.",
 }
 _GENERATOR: Names = {
-    **under("generator_blocks.layers.", "generator.blocks.layers.", _BLOCKS),
+    **under("generator_blocks.layers.", "generator.decoder.layers.", _BLOCKS),
     r"generator_blocks\.ln_f\.": "generator.norm.",
     r"generator_blocks\.increase_dim\.0\.": "generator.out.",
 }

@@ -142,7 +142,7 @@ class PointAttention(nn.Module):
     As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None without
     `attn_implementation="eager"`.
 
-    `attention_mask (tokens, tokens)` is added to the scores. Tokens that adapters have added behind those of the mask
+    `attention_mask (tokens, tokens)`, or with axes of clouds and heads before, is added to the scores. Tokens that adapters have added behind those of the mask
     are in no order: all others see them, and they see all others.
     """
 

@@ -36,7 +36,6 @@ class PointGPTConfig(PointTransformerConfig):
     """
 
     model_type = "pointgpt"
-    keys_to_ignore_at_inference = [*PointTransformerConfig.keys_to_ignore_at_inference, "hidden_columns"]
 
     patch_widths: list[int] | tuple[int, ...] = (128, 256, 512)
     qkv_bias: bool = True

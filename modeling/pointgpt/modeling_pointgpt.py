@@ -63,7 +63,7 @@ class PointGPTForPreTrainingOutput(ModelOutput):
         loss: Their Chamfer distance to the cloud's, the sum of "l1" and "l2"; None if not requested.
         predictions: `(batch, groups, group_size, 3)`, points of each patch relative to its center.
         centers: `(batch, groups, 3)`, in the order of the patches, in the units of the input.
-        hidden_columns: `(groups,)`, True for the positions that no other one sees.
+        hidden_columns: `(batch, groups)`, True for the positions that no other one sees.
         hidden_states: On request, the input of the first block and the output of each block, `(batch, groups,
             hidden)`, before any norm; the first is that of the start token, and the last patch enters nowhere.
         attentions: On request, the attention weights of the blocks.
@@ -89,7 +89,7 @@ def chain_of(centers: torch.Tensor) -> torch.Tensor:
     chain = [current]
     taken = distances.new_zeros(distances.shape[:2])
     for _ in range(centers.shape[1] - 1):
-        taken = taken.index_put((rows, current), taken.new_tensor(math.inf))
+        taken = taken.scatter(1, current.unsqueeze(1), math.inf)
         current = (distances[rows, current] + taken).argmin(dim=1)
         chain.append(current)
     return torch.stack(chain, dim=1)
@@ -118,13 +118,13 @@ class SinePositions(nn.Module):
 def causal_mask(length: int, like: torch.Tensor, hidden_columns: torch.Tensor | None = None) -> torch.Tensor:
     """Return what is added to scores of attention, `(length, length)`: a position sees itself and those before it.
 
-    Those of `hidden_columns (length,)` are seen by themselves alone.
+    Those of `hidden_columns (batch, length)` are seen by themselves alone; the mask is then `(batch, 1, length, length)`.
     """
     numbers = torch.arange(length, device=like.device)
     later = numbers.unsqueeze(0) > numbers.unsqueeze(1)
     if hidden_columns is not None:
-        later = later | (hidden_columns & (numbers.unsqueeze(0) != numbers.unsqueeze(1)))
-    return torch.zeros(length, length, device=like.device).masked_fill(later, torch.finfo(torch.float32).min)
+        later = later | (hidden_columns[:, None, None] & (numbers.unsqueeze(0) != numbers.unsqueeze(1)))
+    return torch.zeros(later.shape, device=like.device).masked_fill(later, torch.finfo(torch.float32).min)
 
 
 class PointGPTBlock(PointBlock):
@@ -142,7 +142,7 @@ class PatchGenerator(nn.Module):
     def __init__(self, config: PointGPTConfig):
         super().__init__()
         self.position_embed = SinePositions(config.hidden_size, config.position_temperature)
-        self.blocks = PointBlocks(config, config.decoder_num_hidden_layers, block=PointGPTBlock)
+        self.decoder = PointBlocks(config, config.decoder_num_hidden_layers, block=PointGPTBlock)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.out = nn.Linear(config.hidden_size, 3 * config.group_size)
 
@@ -153,7 +153,7 @@ class PatchGenerator(nn.Module):
         length = steps.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(steps.dtype).tiny)
         places = torch.cat([centers[:, :1], steps / length], dim=1)
         positions = self.position_embed(places).to(states.dtype)
-        hidden_states, _ = self.blocks(states, positions, attention_mask=mask)
+        hidden_states, _ = self.decoder(states, positions, attention_mask=mask)
         return self.out(self.norm(hidden_states)).unflatten(-1, (-1, 3))
 
 
@@ -419,7 +419,8 @@ class PointGPTForPreTraining(PointGPTPreTrainedModel):
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            hidden_columns: `(groups,)` booleans, True for the positions that no other one sees; drawn by default.
+            hidden_columns: `(batch, groups)` booleans, True for the positions that no other one sees; by default the
+                same are drawn for all clouds, as released.
             return_loss: Whether to compute the loss.
             output_hidden_states: Whether to return the hidden states; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
@@ -428,7 +429,7 @@ class PointGPTForPreTraining(PointGPTPreTrainedModel):
         patches = base.cut(points)
         centers = patches.centers
         if hidden_columns is None:
-            hidden_columns = self.draw_hidden_columns(centers.shape[1], centers.device)
+            hidden_columns = self.draw_hidden_columns(centers.shape[1], centers.device).expand(len(centers), -1)
         # All patches are encoded, and count in the statistics of its norms; the last is before no other.
         tokens = base.patch_encoder(patches.neighborhoods)[:, :-1]
         seen = centers[:, :-1]
@@ -443,7 +444,7 @@ class PointGPTForPreTraining(PointGPTPreTrainedModel):
         )
 
     def draw_hidden_columns(self, groups: int, device: torch.device) -> torch.Tensor:
-        """Draw the positions `(groups,)` that no other one sees, the same for all clouds of a batch."""
+        """Draw the positions `(groups,)` that no other one sees."""
         first = min(self.config.num_seen_columns, groups)
         count = int(self.config.mask_ratio * (groups - first))
         order = torch.rand(groups - first, device=device).argsort().argsort()

@@ -65,6 +65,13 @@ from hf_any3d.modeling.point_features import (
     PointFeaturesForPointCloudClassification as FeaturesHead,
     PointFeaturesModel,
 )
+from hf_any3d.modeling.pointgpt import (
+    PointGPTForPartSegmentation,
+    PointGPTForPointCloudClassification,
+    PointGPTForPreTraining,
+    PointGPTForSemanticSegmentation,
+    PointGPTModel,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -159,6 +166,10 @@ def _with_mask(rows: int, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(rows, 12, generator=generator).argsort(dim=1)
     return {"points": varied_clouds(rows, seed=seed), "mask": order < 6}
+
+
+def _with_hidden_columns(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, seed=seed), "hidden_columns": (torch.arange(12) == 10).repeat(rows, 1)}
 
 
 def _autoencoder(**settings: Any) -> ActAutoencoder:
@@ -357,6 +368,35 @@ _BUILDERS = (
         "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
         owns_encoder=True,
+    ),
+    Case(PointGPTModel, _act(PointGPTModel), _clouds(), None, "last_hidden_state"),
+    _classifier_case(
+        PointGPTForPointCloudClassification, _act(PointGPTForPointCloudClassification), _clouds(), _ACT_STILL
+    ),
+    Case(
+        PointGPTForSemanticSegmentation,
+        _act(PointGPTForSemanticSegmentation),
+        _clouds(),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPartSegmentation,
+        _act(PointGPTForPartSegmentation),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPreTraining,
+        _act(PointGPTForPreTraining),
+        _with_hidden_columns,
+        lambda rows: {},
+        "predictions",
     ),
     Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
     _classifier_case(

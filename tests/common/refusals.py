@@ -32,6 +32,7 @@ from hf_any3d.modeling.openshape import OpenShapeConfig
 from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
+from hf_any3d.modeling.pointgpt import PointGPTConfig, PointGPTForPreTraining
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 from hf_any3d.modeling.uni3d import Uni3DConfig
 
@@ -285,6 +286,8 @@ feature("prompt lookup", "draft tokens from the prompt")
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT", "APPT")
 # Methods whose tokens go on from layer to layer.
 _ADDS_TOKENS = ("IDPT", "DAPT", "APPT")
+# Methods by which a token sees others of its cloud, whatever the attention is.
+_MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
@@ -296,8 +299,12 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# Models that give whole clouds to ACT's point transformer.
-_ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
+# Models that give whole clouds to a point transformer that reads further patches of them.
+_ON_ACT = tuple(
+    kind
+    for kind in registered_classes(ActConfig, PointGPTConfig)
+    if kind not in (ActForPreTraining, PointGPTForPreTraining)
+)
 
 
 # Their encoders read only the patches of the config.
@@ -331,6 +338,13 @@ refuse(
 )
 refuse(
     "adapt",
+    _pairs(_MIX_TOKENS, (PointGPTForPreTraining,)),
+    ValueError,
+    "mixes the tokens of a cloud, so that PointGPTForPreTraining would see the patches that it predicts",
+    "a patch is predicted from those before it alone",
+)
+refuse(
+    "adapt",
     _pairs(_ON_TOKENS, (*_PTV3, *_SPATIALLM)),
     ValueError,
     "attention_axis='patches'",
@@ -351,7 +365,14 @@ refuse(
             [
                 kind
                 for kind in _ADAPTED
-                if kind not in (*_NO_POINT_TOKENS, *registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_ON_ACT)
+                if kind
+                not in (
+                    *_NO_POINT_TOKENS,
+                    *registered_classes(MiniGPT3DConfig),
+                    *_SPATIALLM,
+                    *_ON_ACT,
+                    PointGPTForPreTraining,
+                )
             ],
         ),
         f"PPT on {_ON_ENCODER}",

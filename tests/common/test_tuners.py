@@ -497,6 +497,7 @@ WITHOUT_EFFECT = {
     r"\.pooler\.dense$": "frozen encoders keep a pooler that is not used for point tokens",
     r"\.experts\.router\.": "without a load balancing loss the router has no gradient",
     r"autoencoder\.": "the teacher of pretraining computes targets without gradients",
+    r"generator\.": "PointGPT generates patches for a loss that its case lacks",
 }
 
 

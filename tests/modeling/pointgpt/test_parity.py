@@ -51,14 +51,14 @@ def run(case: StartCase, model: nn.Module) -> tuple[dict[str, Any], torch.Tensor
     if base.generator is not None:
         hooks += [
             base.generator.register_forward_hook(lambda module, args, out: found.update(generated=out)),
-            base.generator.blocks.register_forward_hook(
+            base.generator.decoder.register_forward_hook(
                 lambda module, args, out: found.update(position_relative=args[1])
             ),
         ]
     inputs: dict[str, Any] = {"points": case.points, "output_hidden_states": True}
     if case.kind == "pretrain":
-        hidden = torch.zeros(case.num_groups, dtype=torch.bool)
-        hidden[case.manifest["masked_columns"]] = True
+        hidden = torch.zeros(len(case.points), case.num_groups, dtype=torch.bool)
+        hidden[:, case.manifest["masked_columns"]] = True
         inputs["hidden_columns"] = hidden
     elif case.kind == "cls":
         inputs["labels"] = torch.tensor(case.manifest["labels"])
