@@ -99,7 +99,10 @@ def convert_pointgpt_state_dict(kind: str, original: Mapping[str, torch.Tensor])
         # A layer over channels of a point, then of tokens or the cloud, is the sum of two.
         columns = 3 if layer == "propagation." else len(converted["propagation.out.bias"])
         joined = converted.pop(f"{layer}joined.weight")
-        converted |= {f"{layer}from_points.weight": joined[:, :columns], f"{layer}{others}.weight": joined[:, columns:]}
+        converted |= {
+            f"{layer}from_points.weight": joined[:, :columns],
+            f"{layer}{others}.weight": joined[:, columns:],
+        }
     return converted
 
 

@@ -3,7 +3,6 @@
 import torch
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.pointgpt import PointGPTConfig
 
 SMALL = {

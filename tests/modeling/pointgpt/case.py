@@ -25,7 +25,9 @@ def weight(name: str, shape: list[int], dtype: str = "float32") -> torch.Tensor:
     if len(shape) < 2:
         return values
     factor = 20 / sqrt(prod(shape[1:]))
-    return values * factor * (2 if name.endswith(_MAPS_INPUT) else 1) * (5 if name.endswith("first_conv.0.weight") else 1)
+    return (
+        values * factor * (2 if name.endswith(_MAPS_INPUT) else 1) * (5 if name.endswith("first_conv.0.weight") else 1)
+    )
 
 
 class StartCase:

@@ -121,7 +121,9 @@ def test_a_classifier_starts_from_the_pretrained_file(opened):
     source = opened(pretrained)
     model = PointGPTForPointCloudClassification(opened(case).config).eval()
     model.load_state_dict(convert_pointgpt_state_dict("cls", case.original))
-    own = {name: t for name, t in model.pointgpt.state_dict().items() if name.startswith(("class_token", "class_norm"))}
+    own = {
+        name: t for name, t in model.pointgpt.state_dict().items() if name.startswith(("class_token", "class_norm"))
+    }
     model.pointgpt.load_state_dict(source.pointgpt.state_dict() | own)
     with torch.no_grad():
         found, _ = run(case, model)
