@@ -196,7 +196,7 @@ _JOINED = (
         "propagation.out.weight",
     ),
 )
-_VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
+_VECTORS = ("_token.token", "_token.position", "mask_token", "decoder_class_position")
 
 
 def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -211,6 +211,11 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
     for name in [name for name in renamed if ".deep_" in name]:
         first = name.replace(".deep_", ".")
         renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
+    return reshape_tensors(renamed, is_segmenter=kind in ("partseg", "semseg"))
+
+
+def reshape_tensors(renamed: _State, *, is_segmenter: bool) -> dict[str, torch.Tensor]:
+    """Turn tensors of the released programs under our names into those of our layers."""
     converted: dict[str, torch.Tensor] = {}
     for name, tensor in renamed.items():
         if name.endswith(_VECTORS):
@@ -222,7 +227,7 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
             converted[name] = as_linear(tensor)
         else:
             converted[name] = tensor
-    for joined, points, others, like in _JOINED if kind in ("partseg", "semseg") else ():
+    for joined, points, others, like in _JOINED if is_segmenter else ():
         # As many columns as the point has channels; the others are of tokens or of the cloud.
         columns = 3 if like is None else converted[like].shape[0]
         weight = converted.pop(joined)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -193,6 +193,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
 _CHOICES = {
     "head_activation": tuple(HEAD_ACTIVATIONS),
     "segmentation_pooling": ("tokens", "prompts"),
+}
+_STUDENT_CHOICES = {
     "mask_type": MASKS,
     "distillation_loss": DISTILLATION_LOSSES,
     "target_layer": ("graph_decoder", "teacher"),
@@ -200,10 +202,10 @@ _CHOICES = {
 }
 
 
-class ActConfig(
+class PointTransformerConfig(
     UnknownScoreConfigMixin, LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig
 ):
-    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
+    r"""Configuration that ACT's point transformer, others of its form, and their heads have in common.
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
     released programs.
@@ -243,39 +245,9 @@ class ActConfig(
     Args: Adapters
         parts: Source of the pretrained transformer, "base", that an adapter was trained with, see `PretrainedPart`.
             Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
-
-    Args: Pretraining
-        autoencoder_config: Config of the frozen autoencoder, the teacher.
-        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), or of voxels
-            (point_transformer_v3), if that is the student in place of ACT's transformer; None for the latter. An
-            encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
-        mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
-            teacher's features of each, without a decoder.
-        mask_type: "random" patches, or a "block" of neighbors.
-        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
-            then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
-        decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
-        distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
-        target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
-            point decoder, or the output of the "teacher" before it, as in the paper.
-        class_token_loss: Also predict hidden patches from an inner block's tokens and the class token, so that the
-            latter has to represent the full cloud.
-        class_token_layer: Number of that block, from 0.
-        feature_head_width: Width of two layers, never trained, that the released program applies to the class token
-            for linear probes; None probes the features that a head would read.
-        teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
-            unchanged.
-        noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
-            patch then vary.
-        teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
-            the released program does.
     """
 
-    model_type = "act3d"
-    sub_configs_defaults = {
-        "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
-        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
-    }
+    _parts: ClassVar[tuple[str, ...]] = ("base",)
 
     in_channels: int = 3
     num_groups: int = 64
@@ -315,6 +287,53 @@ class ActConfig(
     base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
+    def __post_init__(self, **kwargs: Any):
+        check_settings(self, _CHOICES)
+        super().__post_init__(**kwargs)
+        self.check_parts(self._parts)
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
+
+
+class ActConfig(PointTransformerConfig):
+    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320); see also `PointTransformerConfig`.
+
+    Args: Pretraining
+        autoencoder_config: Config of the frozen autoencoder, the teacher.
+        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), or of voxels
+            (point_transformer_v3), if that is the student in place of ACT's transformer; None for the latter. An
+            encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
+        mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
+            teacher's features of each, without a decoder.
+        mask_type: "random" patches, or a "block" of neighbors.
+        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
+            then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
+        decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
+        distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
+        target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
+            point decoder, or the output of the "teacher" before it, as in the paper.
+        class_token_loss: Also predict hidden patches from an inner block's tokens and the class token, so that the
+            latter has to represent the full cloud.
+        class_token_layer: Number of that block, from 0.
+        feature_head_width: Width of two layers, never trained, that the released program applies to the class token
+            for linear probes; None probes the features that a head would read.
+        teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
+            unchanged.
+        noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
+            patch then vary.
+        teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
+            the released program does.
+    """
+
+    model_type = "act3d"
+    sub_configs_defaults = {
+        "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
+        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
+    }
+
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None
     # As published: four of five patches are hidden.
@@ -335,14 +354,8 @@ class ActConfig(
     teacher_in_training_mode: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_settings(self, _CHOICES)
         # The second prediction is made from that token.
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
+        check_settings(self, _STUDENT_CHOICES)
         super().__post_init__(**kwargs)
-        self.check_parts(("base",))
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return max(self.num_groups, self.group_size)

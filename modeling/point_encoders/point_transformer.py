@@ -25,7 +25,8 @@ from hf_any3d.modeling.point_ops.geometry import GRIDS, Geometry, normalize_cent
 class PointBlocks(nn.Module):
     """Stack of blocks; positions are added before each of them.
 
-    Depth, heads and the drop path rate of the last block, which grows linearly from 0, are by default the config's.
+    Depth, heads and the drop path rate of the last block, which grows linearly from 0, are by default the config's;
+    `block` is the class of the blocks, `PointBlock` by default.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class PointBlocks(nn.Module):
         depth: int | None = None,
         num_heads: int | None = None,
         drop_path_rate: float | None = None,
+        block: Callable[[PreTrainedConfig, int, float], nn.Module] | None = None,
     ):
         super().__init__()
         depth = config.num_hidden_layers if depth is None else depth
@@ -42,7 +44,7 @@ class PointBlocks(nn.Module):
         # On the CPU, since transformers builds models on the meta device, where values cannot be read.
         self.layers = nn.ModuleList()
         for rate in torch.linspace(0, drop_path_rate, depth, device="cpu").tolist():
-            self.layers.append(PointBlock(config, num_heads, rate))
+            self.layers.append((block or PointBlock)(config, num_heads, rate))
 
     def forward(
         self,
@@ -106,20 +108,23 @@ class PointBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         positions: torch.Tensor | None = None,
         beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        second_half: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        second_half: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Run on `(batch, tokens, hidden)`; positions of the same shape are added first.
 
-        `beside_mlp` is a function of the tokens between attention and MLP, whose result is added to the output; the
-        result of `second_half`, of the same tokens, is the output in place of norm and MLP.
+        `beside_mlp` is a function of the tokens between attention and MLP, whose result is added to the output.
+        `second_half` is a function of the normed tokens, of those that the residual connection adds, and of the MLP's
+        output, whose result is the output of the block.
         """
         if positions is not None:
             hidden_states = hidden_states + positions
         # The second output, the attention weights, is read by a recorder around the module.
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        normed = self.norm2(hidden_states)
+        branch = self.mlp(normed)
         if second_half is not None:
-            return second_half(hidden_states)
-        output = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+            return second_half(normed, hidden_states, branch)
+        output = hidden_states + self.drop_path(branch)
         return output if beside_mlp is None else output + beside_mlp(hidden_states)
 
 
