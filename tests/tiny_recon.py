@@ -88,7 +88,7 @@ _HEADS = (
     (ReconForSemanticSegmentation, _clouds, _point_classes, "logits", "segmenter.head.out"),
     (ReconForPartSegmentation, _with_category, _parts, "logits", "segmenter.head.out"),
     (ReconForZeroShotPointCloudClassification, _with_texts, _classes_and_texts, "logits_per_point_cloud", None),
-    (ReconForPreTraining, _with_mask, _features, "predictions", "prediction_head"),
+    (ReconForPreTraining, _with_mask, _features, "predictions", None),
 )
 CASES = tuple(
     Case(model_class, functools.partial(tiny_recon, model_class), inputs, labels, answer, last, _STILL)

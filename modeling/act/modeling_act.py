@@ -472,6 +472,9 @@ class ActForPreTraining(ActPreTrainedModel):
         ```
     """
 
+    # By which methods know that it gives its encoder some patches, not clouds.
+    hides_patches = True
+
     def __init__(
         self, config: ActConfig, autoencoder: ActAutoencoder | None = None, student: PreTrainedModel | None = None
     ):

@@ -218,7 +218,7 @@ class ReconForZeroShotPointCloudClassification(AlignedTextsMixin, CloudsAndTexts
     def align(self, output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of clouds, and the scale of cosines."""
         features = self.project(output.last_hidden_state).float()
-        return nn.functional.normalize(features, dim=-1), features.new_tensor(1 / self.config.temperature)
+        return nn.functional.normalize(features, dim=-1), features.new_full((), 1 / self.config.temperature)
 
 
 @dataclass
@@ -277,6 +277,8 @@ class ReconForPreTraining(ReconPreTrainedModel):
         model(points=points, image_embeds=images, text_embeds=texts).mask.shape  # (2, 64)
         ```
     """
+
+    hides_patches = True
 
     def __init__(self, config: ReconConfig):
         super().__init__(config)

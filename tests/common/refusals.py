@@ -32,6 +32,7 @@ from hf_any3d.modeling.openshape import OpenShapeConfig
 from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
+from hf_any3d.modeling.recon import ReconConfig, ReconForPreTraining
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 from hf_any3d.modeling.uni3d import Uni3DConfig
 
@@ -296,8 +297,9 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# Models that give whole clouds to ACT's point transformer.
-_ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
+# Models that give whole clouds to ACT's point transformer, or to ReCon's.
+_PRETRAINING = (ActForPreTraining, ReconForPreTraining)
+_ON_ACT = tuple(kind for kind in registered_classes(ActConfig, ReconConfig) if kind not in _PRETRAINING)
 
 
 # Their encoders read only the patches of the config.
@@ -358,14 +360,14 @@ refuse(
     ),
     ValueError,
     "^PPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (*_pairs(("APPT",), (*_PRETRAINING, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
 )
 refuse(
     "open",
