@@ -102,6 +102,9 @@ RECORD = Record(
                 r"blocks\.prompt_all_mlp\.": {"method": "ppt"},
             },
         ),
+        # The same transformer under other names.
+        Program("Point-MAE", "convert_act"),
+        Program("Point-BERT", "convert_act"),
         # After the adapters, whose files hold the whole transformer too.
         Program("ACT", "convert_act", recognizer="act.names.kind_of"),
     ),
