@@ -22,10 +22,14 @@ RECORD = Record(
             "ActModel",
             {
                 "point-cloud-classification": ("ActForPointCloudClassification",),
-                "point-cloud-segmentation": ("ActForSemanticSegmentation", "ActForPartSegmentation"),
-                "pre-training": ("ActForPreTraining",),
+                "point-cloud-segmentation": (
+                    "ActForSemanticSegmentation",
+                    "ActForPartSegmentation",
+                    "PointBERTForPartSegmentation",
+                ),
+                "pre-training": ("ActForPreTraining", "PointMAEForPreTraining", "PointBERTForPreTraining"),
             },
-            part_heads=("ActForPartSegmentation",),
+            part_heads=("ActForPartSegmentation", "PointBERTForPartSegmentation"),
             network="network.ActClassifierNetwork",
             steps={"point-cloud-classification": "classification.steps.ClassificationSteps"},
             is_point_encoder=True,
