@@ -271,6 +271,9 @@ def build_act(
             feature_head_width=state["feature_head.0.weight"].shape[0],
             contrast_queue_size=state["queue"].shape[1],
             teacher_in_training_mode=True,
+            # The head of its classifiers, which training starts with.
+            head_widths=[256],
+            head_norm=False,
             **_student_settings(state, choices),
         )
     else:
