@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from hf_any3d.conversions.act.convert import RELEASED, Choices, student_settings, task_config
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER, reshape_tensors
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import BLOCKS, STUDENT
+from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.renaming import Names, count_of, rename_tensors, under
 from hf_any3d.conversions.saving import save_converted
 from hf_any3d.modeling.act import ActConfig, ActModel
@@ -28,13 +30,13 @@ from hf_any3d.modeling.recon import (
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 _ENCODER = "MAE_encoder."
-# Kind of checkpoint -> beginnings of names that only it has, what it is, and the class that it opens with.
-KINDS: Mapping[str, tuple[str | tuple[str, ...], str, type]] = {
-    "pretrain": (_ENCODER, "pretraining file", ReconForPreTraining),
-    "cls": ("cls_head_finetune.", "classifier", ReconForPointCloudClassification),
-    "partseg": ("label_conv.", "part segmentation model", ReconForPartSegmentation),
-    "zero_shot": (("text_proj.", "img_proj."), "zero-shot model", ReconForZeroShotPointCloudClassification),
-    "plain": ("", "transformer without a head", ReconModel),
+# By the kinds of `hf_any3d.conversions.point_starts`.
+_CLASSES = {
+    "pretrain": ReconForPreTraining,
+    "cls": ReconForPointCloudClassification,
+    "partseg": ReconForPartSegmentation,
+    "zero_shot": ReconForZeroShotPointCloudClassification,
+    "transformer": ReconModel,
 }
 _CONTRAST = r"(?P<layer>\d+)\.(?P<part>norm1|norm2|mlp)_contrast\."
 _QUERIES: Names = {
@@ -77,6 +79,7 @@ def convert_recon(
     checkpoint: str | os.PathLike,
     output: str | os.PathLike,
     *,
+    kind: str | None = None,
     plain_blocks: bool = False,
     num_groups: int | None = None,
     group_size: int | None = None,
@@ -89,6 +92,7 @@ def convert_recon(
     Args:
         checkpoint: The authors' file.
         output: Directory to create.
+        kind: "pretrain", "cls", "partseg", "zero_shot" or "transformer"; None for what its tensors show.
         plain_blocks: Open a pretraining file in the blocks of ACT and Point-MAE, without image and text queries, as
             the programs of PointGST, PPT and others do "on ReCon". It is another network than ReCon: residual
             connections add tokens before the norm. Their published figures start from it.
@@ -105,17 +109,21 @@ def convert_recon(
         ValueError: The checkpoint has tensors of no known part, or lacks some; names them.
     """
     original = read_checkpoint(checkpoint, ("base_model", "model_state_dict"))
-    kind = next(kind for kind, (mark, *_) in KINDS.items() if any(name.startswith(mark) for name in original))
-    _, described, model_class = KINDS[kind]
+    start = start_of(original)
+    if start is None or start.system != "ReCon" or start.kind not in _CLASSES or kind not in (None, start.kind):
+        found = "none that is known" if start is None else f"{start.described} of {start.system}"
+        raise ValueError(f"{os.fspath(checkpoint)}: taken for {found}; expected one of ReCon")
+    kind = start.kind
+    model_class: type[PreTrainedModel] = _CLASSES[kind]
     choices = Choices(num_groups, group_size, num_attention_heads, dataset, num_points)
     with errors_about(checkpoint):
         if plain_blocks and kind != "pretrain":
-            raise ValueError(f"plain_blocks=True with a {described}; expected a pretraining file")
+            raise ValueError(f"plain_blocks=True with {start.described}; expected a pretraining file")
         if dataset is not None and kind not in ("cls", "partseg"):
-            raise ValueError(f"dataset={dataset!r} with a {described}, which has no labels; expected None")
-    with _taken_for(checkpoint, described), errors_about(checkpoint):
+            raise ValueError(f"dataset={dataset!r} with {start.described}, which has no labels; expected None")
+    with _taken_for(checkpoint, start.described), errors_about(checkpoint):
         names = _names(kind, plain_blocks, original)
-        state = reshape_tensors(rename_tensors(original, names), is_segmenter=kind == "partseg")
+        state = reshape_tensors(kind, rename_tensors(original, names))
         processor = UNLABELED
         if kind in ("cls", "partseg"):
             config, trained_on = task_config(checkpoint, kind, state, choices, _CLASS_TOKEN, ReconConfig)
@@ -163,7 +171,7 @@ def _taken_for(checkpoint: str | os.PathLike, described: str) -> Iterator[None]:
         yield
     except ValueError as error:
         text = str(error).removeprefix(f"{os.fspath(checkpoint)}: ")
-        raise ValueError(f"{os.fspath(checkpoint)}: taken for a {described} of ReCon: {text}") from error
+        raise ValueError(f"{os.fspath(checkpoint)}: taken for {described} of ReCon: {text}") from error
 
 
 def _is_left_out(pattern: str, names: Names, original: Collection[str]) -> bool:
@@ -188,14 +196,13 @@ def _names(kind: str, plain_blocks: bool, original: Collection[str]) -> Names:
         deep = any(name.startswith("cls_head_finetune.1.") for name in original)
         return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
     if kind == "partseg":
-        # Without the ending by which ACT's program finds what to train.
-        return {**student, **{pattern.replace("_cls", ""): ours for pattern, ours in SEGMENTER.items()}}
+        return {**student, **SEGMENTER}
     return {**student, **(_PROJECTIONS if kind == "zero_shot" else {})}
 
 
 def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the settings that only some kinds of checkpoint have."""
-    if kind == "plain":
+    if kind == "transformer":
         # What the program gives a support vector machine.
         return {"pooling": ("queries", "max+mean")}
     # One that is missing is named when tensors are compared.
@@ -206,6 +213,8 @@ def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         width = max(sizes.values())
         sizes = {"image_width": width, "text_width": width}
     else:
+        # All patches, as released
+        sizes["encode_visible_only"] = False
         sizes["group_size"] = state["prediction_head.weight"].shape[0] // 3
         sizes["decoder_num_hidden_layers"] = count_of(state, r"decoder\.layers\.(\d+)\.")
         if "contrast_head.0.weight" in state:

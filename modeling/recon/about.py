@@ -57,11 +57,6 @@ RECORD = Record(
         )
     },
     programs=(
-        Program(
-            "ReCon",
-            "convert_recon",
-            {r"(MAE_encoder\.)?blocks\.blocks\.\d+\.\w+_contrast\.": {}, r"MAE_encoder\.img_token$": {}},
-        ),
+        Program("ReCon", "convert_recon"),
     ),
-    refused={r"Dis_encoder\.": "ReCon's ablation with two towers"},
 )

@@ -7,7 +7,6 @@ from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_encoders.text_templates import HYPOTHESIS_TEMPLATES
-from hf_any3d.modeling.point_ops.chamfer import NORMS
 
 
 class ReconConfig(PointTransformerConfig):
@@ -21,7 +20,10 @@ class ReconConfig(PointTransformerConfig):
         mask_ratio: Share of the patches that are hidden, below 1.
         mask_type: "random" patches, or a "block" of neighbors.
         decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
-        reconstruction_norm: "l2" or "l1", the Chamfer distance of hidden patches from their prediction.
+        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all;
+            hidden ones then count in the norms' batch statistics.
+        reconstruction_loss: Chamfer distance between the points of a hidden patch and those predicted, "chamfer_l2",
+            as released, or "chamfer_l1".
         image_width: Channels of the features of images, which the image query predicts; None for no such loss.
         text_width: The same of texts.
         contrast_widths: Widths of two layers on the class token, which tell clouds of one text from others; None for
@@ -52,7 +54,8 @@ class ReconConfig(PointTransformerConfig):
     decoder_num_hidden_layers: int = 4
     decoder_num_attention_heads: int | None = None
     decoder_drop_path_rate: float = 0.1
-    reconstruction_norm: str = "l2"
+    encode_visible_only: bool = True
+    reconstruction_loss: str = "chamfer_l2"
     image_width: int | None = 768
     text_width: int | None = 512
     contrast_widths: list[int] | tuple[int, int] | None = None
@@ -64,8 +67,7 @@ class ReconConfig(PointTransformerConfig):
     temperature: float = 0.07
 
     def __post_init__(self, **kwargs: Any):
+        choices = {"mask_type": MASKS, "reconstruction_loss": ("chamfer_l2", "chamfer_l1")}
         # Its blocks are made for the class token.
-        check_settings(
-            self, {"mask_type": MASKS, "reconstruction_norm": NORMS, "use_class_token": (True,)}
-        )
+        check_settings(self, {**choices, "use_class_token": (True,)}, {"contrast_temperature": (1e-6, 1e6)})
         super().__post_init__(**kwargs)

@@ -22,24 +22,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, initialization as init
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act import (
     ActForPartSegmentation,
     ActForPointCloudClassification,
     ActForSemanticSegmentation,
     ActModel,
     ActPreTrainedModel,
+    MaskedPatchesModel,
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedTextsMixin
-from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointBlocks, PointMlp
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointMlp
 from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin
 from hf_any3d.modeling.point_ops import chamfer_distance, gather_points
 from hf_any3d.modeling.recon.configuration_recon import ReconConfig
@@ -258,7 +258,7 @@ class ReconForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ReconForPreTraining(ReconPreTrainedModel):
+class ReconForPreTraining(ReconPreTrainedModel, MaskedPatchesModel):
     """Masked point modeling with features of images and texts, which frozen encoders have made of the same objects.
 
     Patches that are seen reconstruct the others; image and text query predict the features. Each loss is left out
@@ -278,19 +278,11 @@ class ReconForPreTraining(ReconPreTrainedModel):
         ```
     """
 
-    hides_patches = True
-
     def __init__(self, config: ReconConfig):
         super().__init__(config)
         width = config.hidden_size
         self.recon = ReconModel(config)
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
-        self.decoder = PointBlocks(
-            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
-        )
-        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.prediction_head = nn.Linear(width, 3 * config.group_size)
+        self.add_decoder(3 * config.group_size)
         self.image_projection = None if config.image_width is None else nn.Linear(width, config.image_width)
         self.text_projection = None if config.text_width is None else nn.Linear(width, config.text_width)
         self.contrast_head = None
@@ -315,12 +307,6 @@ class ReconForPreTraining(ReconPreTrainedModel):
         for module in self.recon.modules():
             if isinstance(module, QueryAttention):
                 module.stops_gradient = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            init.trunc_normal_(self.mask_token, std=self.config.initializer_range)
 
     @strict_forward
     def forward(
@@ -348,28 +334,19 @@ class ReconForPreTraining(ReconPreTrainedModel):
             output_attentions: The same for attention weights, which only eager attention returns.
         """
         patches = self.recon.cut(points)
-        num_masked = None
-        if mask is None:
-            # Known here, so that no accelerator has to count the mask.
-            num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
-            mask = MASKS[self.config.mask_type](patches.centers, num_masked)
-        visible, hidden = split_by_mask(mask, num_masked)
-        for name, index in (("that are seen", visible), ("that are hidden", hidden)):
-            if not index.shape[1]:
-                raise ValueError(f"mask: of {mask.shape[1]} patches there are none {name}; expected some")
-        # Hidden patches count in the norms' batch statistics, as released.
-        tokens = gather_points(self.recon.patch_encoder(patches.neighborhoods), visible)
-        seen = gather_points(patches.centers, visible)
-        encoded = self.recon.encode(tokens, seen, (), output_hidden_states, output_attentions)
+        mask, visible, hidden = self.choose_hidden(patches.centers, mask)
+        if not hidden.shape[1]:
+            raise ValueError(f"mask: hides none of {mask.shape[1]} patches; expected some to predict")
+        tokens = self.embed_visible(patches, visible)
+        centers = gather_points(patches.centers, visible)
+        encoded = self.recon.encode(tokens, centers, (), output_hidden_states, output_attentions)
         queries = encoded.last_hidden_state[:, :_QUERIES]
-        # The decoder sees patches only, the hidden ones last, and has positions of its own.
-        centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
-        positions = self.decoder_position_embed(in_precision_of(self.decoder_position_embed, centers))
-        masked = self.mask_token.to(queries.dtype).expand(*hidden.shape, -1)
-        decoded, _ = self.decoder(torch.cat([encoded.last_hidden_state[:, _QUERIES:], masked], dim=1), positions)
-        decoded = self.decoder_norm(decoded[:, -hidden.shape[1] :])
+        # The decoder sees patches only.
+        seen = encoded.last_hidden_state[:, _QUERIES:]
+        sequence, positions, _ = self.masked_sequence(seen, patches.centers, visible, hidden)
+        predictions = self.decode(sequence, positions, hidden.shape[1]).unflatten(-1, (-1, 3))
         output = ReconForPreTrainingOutput(
-            predictions=self.prediction_head(decoded).unflatten(-1, (-1, 3)),
+            predictions=predictions,
             mask=mask,
             centers=patches.centers,
             image_predictions=None if self.image_projection is None else self.image_projection(queries[:, 1]),
@@ -379,7 +356,7 @@ class ReconForPreTraining(ReconPreTrainedModel):
             attentions=encoded.attentions,
         )
         if return_loss:
-            targets = gather_points(patches.neighborhoods[..., :3].flatten(2), hidden).unflatten(-1, (-1, 3))
+            targets = patches.select(hidden).neighborhoods[..., :3]
             # In full precision even if the model is not
             with autocast_disabled(points.device):
                 self._add_losses(output, targets, image_embeds, text_embeds, labels)
@@ -393,7 +370,7 @@ class ReconForPreTraining(ReconPreTrainedModel):
         text_embeds: torch.Tensor | None,
         labels: torch.Tensor | None,
     ) -> None:
-        norm = self.config.reconstruction_norm
+        norm = self.config.reconstruction_loss.removeprefix("chamfer_")
         # Each patch is a cloud of its own.
         output.reconstruction_loss = chamfer_distance(
             output.predictions.float().flatten(0, 1), targets.float().flatten(0, 1), norm

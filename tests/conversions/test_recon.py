@@ -1,53 +1,104 @@
 """ReCon's files, converted and opened, against stored runs of the released programs, tensor by tensor."""
 
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModel
 
 from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
+from hf_any3d.conversions.programs import convert_files
 from hf_any3d.modeling.recon import ReconForPreTraining, ReconForZeroShotPointCloudClassification
-from tests.modeling.act.reference_case import FOLDER, without_chance
-from tests.modeling.start_case import StartCase, outputs_of, renames_of
+from tests.conversions.start_case import FOLDER, StartCase, filled
+from tests.modeling.act.reference_case import without_chance
+from tests.reference.fill import fill
 
 TOLERANCE = 1e-4
 CASES = sorted(path.stem for path in FOLDER.glob("start_recon_*.json"))
+Shapes = dict[str, tuple[list[int], str]]
+
+
+class ReconCase(StartCase):
+    """A stored run whose file may have other tensors, or tensors that hold the numbers of their names."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes and dtypes of the released state dict."""
+        return self.manifest["state_dict"]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What no tensor shows."""
+        settings = {**self.arguments, **self.arguments.get("fixed", {}), **self.arguments.get("transformer_config", {})}
+        names = {"num_groups": "num_group", "group_size": "group_size", "num_attention_heads": "num_heads"}
+        return {ours: settings[theirs] for ours, theirs in names.items()}
+
+    def features(self, key: str) -> torch.Tensor:
+        """Return features of a frozen encoder, which the case gives."""
+        return 20 * torch.from_numpy(fill(self.manifest[key]["name"], self.manifest[key]["shape"]))
+
+    def converted(self, folder: Path, shapes: Shapes | None = None, numbered: bool = False) -> Path:
+        """Convert the file of a released program with such tensors."""
+        folder.mkdir(exist_ok=True)
+        state = {}
+        for number, (name, (shape, dtype)) in enumerate((shapes or self.shapes).items()):
+            kind = getattr(torch, dtype)
+            state[name] = torch.full(shape, number, dtype=kind) if numbered else filled(name, shape, dtype)
+        convert_files([self.write(folder, state)], folder / "out", self.options)
+        return folder / "out"
+
+    def renames(self, opener: Any, folder: Path, shapes: Shapes | None = None) -> dict[str, list[str]]:
+        """Return our names of each released tensor."""
+        model = opener.from_pretrained(self.converted(folder, shapes, numbered=True))
+        released = list(shapes or self.shapes)
+        found: dict[str, list[str]] = {name: [] for name in released}
+        for name, tensor in model.state_dict().items():
+            assert tensor.min() == tensor.max(), f"{name} is made of several released tensors"
+            found[released[int(tensor.max())]].append(name)
+        return found
+
+    def wrong_norms(self, model: nn.Module, renames: dict[str, list[str]], key: str = "gradient_norms") -> dict:
+        """Return gradient norms that are not within 1 % of the stored ones: ours and those, by name."""
+        expected = self.manifest[key]
+        least = 1e-6 * max(norm for norm in expected.values() if norm is not None)
+        own = dict(model.named_parameters())
+        wrong = {}
+        for name, norm in expected.items():
+            gradients = [own[ours].grad for ours in renames[name] if own[ours].grad is not None]
+            found = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
+            if not abs(found - (norm or 0)) <= max(0.01 * (norm or 0), least):
+                wrong[name] = (found, norm)
+        return wrong
 
 
 def of_kind(kind: str) -> list[str]:
     return [name for name in CASES if f"_{kind}" in name]
 
 
-def options_of(case: StartCase) -> dict[str, int]:
-    """What no tensor shows."""
-    settings = {**case.arguments, **case.arguments.get("fixed", {}), **case.arguments.get("transformer_config", {})}
-    return {
-        "num_groups": settings["num_group"],
-        "group_size": settings["group_size"],
-        "num_attention_heads": settings["num_heads"],
-    }
+def outputs_of(model: nn.Module, *names: str) -> dict[str, torch.Tensor]:
+    """Keep the outputs of modules in a dictionary, which later calls of the model fill."""
+    seen: dict[str, torch.Tensor] = {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: seen.__setitem__(name, out))
+    return seen
 
 
-def assert_all_agree(case: StartCase, found: dict[str, torch.Tensor], *prefixes: str) -> None:
+def assert_all_agree(case: ReconCase, found: dict[str, torch.Tensor], *prefixes: str) -> None:
     stored = {key for key in case.expected if key.startswith(prefixes or "")}
     assert stored <= found.keys(), stored - found.keys()
     errors = {key: case.error(key, found[key]) for key in stored}
     assert {key: error for key, error in errors.items() if not error <= TOLERANCE} == {}
 
 
-def renames(case, opener, folder, shapes=None, **options):
-    folder.mkdir()
-    numbered = opener.from_pretrained(case.convert(folder, shapes, numbered=True, **options))
-    return renames_of(case.shapes if shapes is None else shapes, numbered)
-
-
 @pytest.mark.parametrize("name", of_kind("pretrain"))
 def test_pretraining_computes_the_stored_losses_and_gradients(name, tmp_path):
-    case = StartCase(name)
+    case = ReconCase(name)
     own = case.manifest["extra_state_dict_of_self_contrastive"]
     shapes = {**case.shapes, **own}
-    options = options_of(case)
-    groups = options["num_groups"]
+    groups = case.options["num_groups"]
     inputs = {
         "points": case.points,
         "mask": torch.zeros(len(case.points), groups, dtype=torch.bool).scatter_(
@@ -59,9 +110,8 @@ def test_pretraining_computes_the_stored_losses_and_gradients(name, tmp_path):
     texts = case.manifest["texts"]
     labels = torch.tensor([texts.index(text) for text in texts])
     # The released setting, and that with a fourth loss
-    model = ReconForPreTraining.from_pretrained(case.convert(tmp_path, **options))
-    (tmp_path / "four").mkdir()
-    four = ReconForPreTraining.from_pretrained(case.convert(tmp_path / "four", shapes, **options))
+    model = ReconForPreTraining.from_pretrained(case.converted(tmp_path))
+    four = ReconForPreTraining.from_pretrained(case.converted(tmp_path / "four", shapes))
     # Before a step changes the statistics of norms
     with torch.no_grad():
         found = {"eval.all_tokens": model.recon(case.points).last_hidden_state}
@@ -95,18 +145,17 @@ def test_pretraining_computes_the_stored_losses_and_gradients(name, tmp_path):
             if mode == "train.":
                 output.loss.backward()
     assert_all_agree(case, found)
-    originals = renames(case, ReconForPreTraining, tmp_path / "numbered", shapes, **options)
+    originals = case.renames(ReconForPreTraining, tmp_path / "numbered", shapes)
     released = {key: value for key, value in originals.items() if key not in own}
-    assert case.differing_norms(model, released) == {}
-    assert case.differing_norms(four, originals, "gradient_norms_with_smc") == {}
+    assert case.wrong_norms(model, released) == {}
+    assert case.wrong_norms(four, originals, "gradient_norms_with_smc") == {}
 
 
 @pytest.mark.parametrize("name", of_kind("cls"))
 def test_classifiers_compute_the_stored_logits_and_gradients(name, tmp_path):
-    case = StartCase(name)
-    options = options_of(case)
+    case = ReconCase(name)
     labels = torch.tensor(case.manifest["labels"])
-    model = AutoModelForPointCloudClassification.from_pretrained(case.convert(tmp_path, **options))
+    model = AutoModelForPointCloudClassification.from_pretrained(case.converted(tmp_path))
     found = {}
     for mode in ("eval.", "train."):
         if mode == "train.":
@@ -124,28 +173,25 @@ def test_classifiers_compute_the_stored_logits_and_gradients(name, tmp_path):
         found |= {mode + key: tensor for key, tensor in stages.items()}
     output.loss.backward()
     assert_all_agree(case, found, "eval.", "train.")
-    originals = renames(case, AutoModelForPointCloudClassification, tmp_path / "numbered", **options)
-    assert case.differing_norms(model, originals) == {}
+    originals = case.renames(AutoModelForPointCloudClassification, tmp_path / "numbered")
+    assert case.wrong_norms(model, originals) == {}
 
 
-def without_head(case: StartCase, extra: str | None) -> dict:
+def without_head(case: ReconCase, extra: str | None) -> dict:
     kept = {name: shape for name, shape in case.shapes.items() if not name.startswith("cls_head_finetune.")}
     return kept if extra is None else kept | case.manifest["extra_state_dict"][extra]
 
 
 @pytest.mark.parametrize("name", of_kind("cls"))
 def test_other_files_of_a_classifier_s_transformer_compute_what_is_stored(name, tmp_path):
-    case = StartCase(name)
-    options = options_of(case)
+    case = ReconCase(name)
     found = {}
     with torch.no_grad():
-        linear = case.convert(tmp_path, without_head(case, "linear"), **options)
+        linear = case.converted(tmp_path, without_head(case, "linear"))
         found["linear.logits"] = AutoModelForPointCloudClassification.from_pretrained(linear)(case.points).logits
-        (tmp_path / "plain").mkdir()
-        plain = case.convert(tmp_path / "plain", without_head(case, None), **options)
+            plain = case.converted(tmp_path / "plain", without_head(case, None))
         found["svm.feature"] = AutoModel.from_pretrained(plain)(case.points).pooler_output
-        (tmp_path / "texts").mkdir()
-        texts = case.convert(tmp_path / "texts", without_head(case, "zero_shot"), **options)
+            texts = case.converted(tmp_path / "texts", without_head(case, "zero_shot"))
         # The ratio of the case, which no tensor shows
         zero_shot = ReconForZeroShotPointCloudClassification.from_pretrained(texts, text_weight=0.15)
         queries = zero_shot.recon(case.points).last_hidden_state
@@ -155,11 +201,10 @@ def test_other_files_of_a_classifier_s_transformer_compute_what_is_stored(name, 
 
 @pytest.mark.parametrize("name", of_kind("cls"))
 def test_a_classifier_starts_from_pretraining(name, tmp_path):
-    case = StartCase(name)
-    started = StartCase(name.replace("_cls", "_pretrain"))
-    start = started.convert(tmp_path, **options_of(started))
-    (tmp_path / "head").mkdir()
-    head = AutoModelForPointCloudClassification.from_pretrained(case.convert(tmp_path / "head", **options_of(case)))
+    case = ReconCase(name)
+    started = ReconCase(name.replace("_cls", "_pretrain"))
+    start = started.converted(tmp_path)
+    head = AutoModelForPointCloudClassification.from_pretrained(case.converted(tmp_path / "head"))
     model = AutoModelForPointCloudClassification.from_pretrained(
         start, **{key: getattr(head.config, key) for key in ("num_labels", "head_widths")}
     )
@@ -173,8 +218,8 @@ def test_a_classifier_starts_from_pretraining(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", of_kind("partseg"))
 def test_part_segmentation_computes_what_is_stored(name, tmp_path):
-    case = StartCase(name)
-    model = AutoModelForPointCloudSegmentation.from_pretrained(case.convert(tmp_path, **options_of(case)))
+    case = ReconCase(name)
+    model = AutoModelForPointCloudSegmentation.from_pretrained(case.converted(tmp_path))
     inputs = {"points": case.points, "category": torch.tensor(case.manifest["categories"])}
     labels = case.expected["labels"].long()
     found = {}
@@ -188,5 +233,5 @@ def test_part_segmentation_computes_what_is_stored(name, tmp_path):
         found |= {f"{mode}log_probabilities": log_probabilities, f"{mode}loss": loss}
     loss.backward()
     assert_all_agree(case, found, "eval.", "train.")
-    originals = renames(case, AutoModelForPointCloudSegmentation, tmp_path / "numbered", **options_of(case))
-    assert case.differing_norms(model, originals) == {}
+    originals = case.renames(AutoModelForPointCloudSegmentation, tmp_path / "numbered")
+    assert case.wrong_norms(model, originals) == {}
