@@ -32,7 +32,11 @@ class ReconCase(StartCase):
     @property
     def options(self) -> dict[str, int]:
         """What no tensor shows."""
-        settings = {**self.arguments, **self.arguments.get("fixed", {}), **self.arguments.get("transformer_config", {})}
+        settings = {
+            **self.arguments,
+            **self.arguments.get("fixed", {}),
+            **self.arguments.get("transformer_config", {}),
+        }
         names = {"num_groups": "num_group", "group_size": "group_size", "num_attention_heads": "num_heads"}
         return {ours: settings[theirs] for ours, theirs in names.items()}
 
@@ -189,9 +193,9 @@ def test_other_files_of_a_classifier_s_transformer_compute_what_is_stored(name, 
     with torch.no_grad():
         linear = case.converted(tmp_path, without_head(case, "linear"))
         found["linear.logits"] = AutoModelForPointCloudClassification.from_pretrained(linear)(case.points).logits
-            plain = case.converted(tmp_path / "plain", without_head(case, None))
+        plain = case.converted(tmp_path / "plain", without_head(case, None))
         found["svm.feature"] = AutoModel.from_pretrained(plain)(case.points).pooler_output
-            texts = case.converted(tmp_path / "texts", without_head(case, "zero_shot"))
+        texts = case.converted(tmp_path / "texts", without_head(case, "zero_shot"))
         # The ratio of the case, which no tensor shows
         zero_shot = ReconForZeroShotPointCloudClassification.from_pretrained(texts, text_weight=0.15)
         queries = zero_shot.recon(case.points).last_hidden_state
