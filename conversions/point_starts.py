@@ -36,7 +36,7 @@ _POINTS = r"(label_conv|propagation_0|convs[123])\."
 
 TABLE = (
     PointStart("ReCon", "a student of two towers, an ablation", (r"Dis_encoder\.",), None),
-    PointStart("ReCon", "a pretraining file", (r"MAE_encoder\.img_token$",), "pretrain"),
+    PointStart("ReCon", "a pretraining file", (rf"MAE_encoder\.(img_token$|{_CONTRAST})",), "pretrain"),
     PointStart("Point-MAE", "a pretraining file", (r"MAE_encoder\.",), "point_mae"),
     PointStart("PointGPT", "a pretraining file", (r"GPT_Transformer\.",), "pretrain"),
     PointStart("PointGPT", "a classifier", (rf"blocks\.{_CLASSES}",), "cls"),

@@ -48,7 +48,8 @@ _BLOCKS: Names = {
     r"(?P<layer>\d+)\.mlp\.2\.": "{layer}.mlp.fc2.",
 }
 # With one layer more before the first maximum, in the larger sizes.
-_DEEP_PATCH_ENCODER: Names = PATCH_ENCODER | {
+_DEEP_PATCH_ENCODER: Names = {
+    **PATCH_ENCODER,
     r"first_conv\.3\.": "deepen.",
     r"first_conv\.4\.": "deepen_norm.",
     r"first_conv\.6\.": "widen.",
@@ -81,12 +82,11 @@ def convert_pointgpt_state_dict(kind: str, original: Mapping[str, torch.Tensor])
     is_deep = any(name.startswith("encoder.first_conv.6.") for name in state)
     encoder = under("encoder.", "patch_encoder.", _DEEP_PATCH_ENCODER if is_deep else PATCH_ENCODER)
     generator: Names = {r"generator_blocks\.": None} if kind == "partseg" else _GENERATOR
-    # Of its names this program appends nothing to those of the head.
-    head: Names = {pattern.replace("_cls", ""): ours for pattern, ours in SEGMENTER.items()}
+    head: Names = SEGMENTER
     if kind == "cls":
         is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in state)
         head = under("blocks.", "", LINEAR_HEAD if is_linear else DEEP_HEAD)
-    transformer = under("", "pointgpt.", encoder | _TRANSFORMER | generator)
+    transformer = under("", "pointgpt.", {**encoder, **_TRANSFORMER, **generator})
     renamed = rename_tensors(state, {**_UNREAD, **transformer, **({} if kind == "pretrain" else head)})
     converted = {name: as_linear(tensor) if name.endswith("weight") else tensor for name, tensor in renamed.items()}
     for name in ("class_token.token", "class_token.position", "start_token.position"):
@@ -248,7 +248,7 @@ def _config_of(
 def _sections(kind: str, config: PointGPTConfig, fresh: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return what a card says about the numbers."""
     computes = (
-        "The released program, with what its weights were trained with: all sines and cosines of an axis have the same "
+        "The released program, with what its weights were trained with: all sines and cosines of an axis have one "
         "frequency (`position_temperature=1.0`), the positions of start and class token are exchanged "
         "(`crossed_positions=True`), and points within 0.0316 of the origin are never sampled as centers, except for "
         "the first. As the class token sees nothing of a cloud, its feature is the same for all."
@@ -262,7 +262,7 @@ def _sections(kind: str, config: PointGPTConfig, fresh: Mapping[str, torch.Tenso
     if fresh:
         names = ", ".join(code(name.removeprefix("pointgpt.")) for name in fresh)
         sections["Drawn, not pretrained"] = (
-            f"Pretraining has none of {names}, so they were drawn as fine-tuning does, with a fixed seed, and are to be "
-            "trained. Features that contain the class token are not those of the authors."
+            f"Pretraining has none of {names}, so they were drawn as fine-tuning does, with a fixed seed, and are to "
+            "be trained. Features that contain the class token are not those of the authors."
         )
     return sections

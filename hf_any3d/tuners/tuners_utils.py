@@ -250,8 +250,8 @@ class EncoderTuner(BaseTuner):
             raise ValueError(f"layers of {model_name} get no positions of tokens, which {peft_config.method} needs")
         if self.mixes_tokens and getattr(type(self.model), "predicts_later_tokens", False):
             raise ValueError(
-                f"{peft_config.method} mixes the tokens of a cloud, so that {model_name} would see the patches that it "
-                "predicts; expected a method that changes each token alone, such as LoRA, BITFIT or SIDE_TUNING"
+                f"{peft_config.method} mixes the tokens of a cloud, so that {model_name} would see the patches that "
+                "it predicts; expected a method that changes each token alone, such as LoRA, BITFIT or SIDE_TUNING"
             )
         if stack.attention_axis not in self.attention_axes:
             raise ValueError(f"{peft_config.method} cannot adapt layers with attention_axis={stack.attention_axis!r}")
@@ -339,8 +339,8 @@ def check_embeds_patches(model: nn.Module, method: str, in_blocks: bool = False)
         if kind.embeds_further_patches and not (in_blocks and kind.has_frozen_encoder)
     }
     kind = type_of_model(type(encoder_owner(model)))
-    # Pretraining with a teacher's features gives its encoder patches, not clouds.
-    if kind not in able.values() or hasattr(type(model), "teacher_features"):
+    # Pretraining gives its encoder patches, not clouds.
+    if kind not in able.values() or getattr(type(model), "hides_patches", False):
         raise ValueError(
             f"{method} embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; "
             f"expected a model that gives whole clouds to {' or '.join(kind.base for kind in able.values())}"

@@ -118,7 +118,7 @@ class SinePositions(nn.Module):
 def causal_mask(length: int, like: torch.Tensor, hidden_columns: torch.Tensor | None = None) -> torch.Tensor:
     """Return what is added to scores of attention, `(length, length)`: a position sees itself and those before it.
 
-    Those of `hidden_columns (batch, length)` are seen by themselves alone; the mask is then `(batch, 1, length, length)`.
+    Those of `hidden_columns (batch, length)` are seen by themselves alone; it is then `(batch, 1, length, length)`.
     """
     numbers = torch.arange(length, device=like.device)
     later = numbers.unsqueeze(0) > numbers.unsqueeze(1)
@@ -147,7 +147,7 @@ class PatchGenerator(nn.Module):
         self.out = nn.Linear(config.hidden_size, 3 * config.group_size)
 
     def forward(self, states: torch.Tensor, centers: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Generate `(batch, groups, group_size, 3)`; state i, `(batch, groups, hidden)`, is of the patches before i."""
+        """Generate `(batch, groups, group_size, 3)`; state i of `(batch, groups, hidden)` is of patches before i."""
         steps = centers.diff(dim=1)
         # Centers may be equal where a cloud has few points: then there is no direction.
         length = steps.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(steps.dtype).tiny)

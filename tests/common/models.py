@@ -93,6 +93,7 @@ from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 from tests.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
+from tests.tiny_recon import CASES as RECON
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
@@ -398,6 +399,7 @@ _BUILDERS = (
         lambda rows: {},
         "predictions",
     ),
+    *RECON,
     Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
     _classifier_case(
         Any2PointForPointCloudClassification,

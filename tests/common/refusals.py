@@ -33,6 +33,7 @@ from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.pointgpt import PointGPTConfig, PointGPTForPreTraining
+from hf_any3d.modeling.recon import ReconConfig, ReconForPreTraining
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 from hf_any3d.modeling.uni3d import Uni3DConfig
 
@@ -300,10 +301,11 @@ _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
 # Models that give whole clouds to a point transformer that reads further patches of them.
+_PRETRAINING = (ActForPreTraining, ReconForPreTraining)
 _ON_ACT = tuple(
     kind
-    for kind in registered_classes(ActConfig, PointGPTConfig)
-    if kind not in (ActForPreTraining, PointGPTForPreTraining)
+    for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
+    if kind not in (*_PRETRAINING, PointGPTForPreTraining)
 )
 
 
@@ -338,13 +340,6 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_MIX_TOKENS, (PointGPTForPreTraining,)),
-    ValueError,
-    "mixes the tokens of a cloud, so that PointGPTForPreTraining would see the patches that it predicts",
-    "a patch is predicted from those before it alone",
-)
-refuse(
-    "adapt",
     _pairs(_ON_TOKENS, (*_PTV3, *_SPATIALLM)),
     ValueError,
     "attention_axis='patches'",
@@ -365,28 +360,28 @@ refuse(
             [
                 kind
                 for kind in _ADAPTED
-                if kind
-                not in (
-                    *_NO_POINT_TOKENS,
-                    *registered_classes(MiniGPT3DConfig),
-                    *_SPATIALLM,
-                    *_ON_ACT,
-                    PointGPTForPreTraining,
-                )
+                if kind not in (*_NO_POINT_TOKENS, *registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_ON_ACT)
             ],
         ),
         f"PPT on {_ON_ENCODER}",
     ),
     ValueError,
     "^PPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (*_pairs(("APPT",), (*_PRETRAINING, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
+)
+refuse(
+    "adapt",
+    _pairs(_MIX_TOKENS, (PointGPTForPreTraining,)),
+    ValueError,
+    "mixes the tokens of a cloud, so that PointGPTForPreTraining would see the patches that it predicts",
+    "a patch is predicted from those before it alone",
 )
 refuse(
     "open",
