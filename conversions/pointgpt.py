@@ -142,7 +142,7 @@ def convert_pointgpt(
         num_points: Points per cloud that the processor returns.
 
     Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`, and `fresh` tensors that the file lacks.
+        Facts by name: `output`, `model`, `parameters`, `bytes`, `fresh`, tensors of fine-tuning that were drawn.
 
     Raises:
         ValueError: The checkpoint has tensors of no known part, or lacks some; names them.
@@ -155,97 +155,94 @@ def convert_pointgpt(
     described = next(start.described for start in TABLE if (start.system, start.kind) == ("PointGPT", kind))
     # In front of what does not fit, as files of this form are many.
     with errors_about(f"{checkpoint}: taken for {described} of PointGPT"):
-        state = convert_pointgpt_state_dict(kind, original)
-        width = len(state["pointgpt.norm.weight"])
-        fresh = {} if kind == "partseg" else {n: t for n, t in fresh_tensors(width).items() if n not in state}
-        if fresh and kind == "cls":
-            raise ValueError(f"lacks {', '.join(fresh)}")
-        config, trained_on = _config_of(file, kind, original, state | fresh, num_groups, group_size, dataset)
-        config.num_attention_heads = heads_of(width, num_attention_heads)
+        given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
+        config, state, trained_on = read_pointgpt(file, kind, original, dataset, **given)
         settings = dict(trained_on.processor if trained_on else UNLABELED)
         settings |= {} if num_points is None else {"num_points": num_points}
+        drawn = [name for name in fresh_tensors(config.hidden_size) if kind == "pretrain"]
         facts = save_converted(
             output,
             KINDS[kind],
             config,
-            state | fresh,
+            state,
             PointCloudProcessor(**settings),
             {"PointGPT": file},
             f"clouds as {config.num_groups} patches of {config.group_size} points.",
-            _sections(kind, config, fresh),
+            _sections(kind, drawn),
         )
-    return facts | ({"fresh": [name.removeprefix("pointgpt.") for name in fresh]} if fresh else {})
+    return facts | {"fresh": [name.removeprefix("pointgpt.") for name in drawn]}
 
 
-def _config_of(
+def read_pointgpt(
     file: Path,
     kind: str,
     original: Mapping[str, torch.Tensor],
-    state: Mapping[str, torch.Tensor],
-    num_groups: int | None,
-    group_size: int | None,
-    dataset: str | None,
-) -> tuple[PointGPTConfig, TrainedOn | None]:
-    """Return the config of tensors, and the dataset whose labels their number or the user tells."""
+    dataset: str | None = None,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_attention_heads: int | None = None,
+) -> tuple[PointGPTConfig, dict[str, torch.Tensor], TrainedOn | None]:
+    """Return config and tensors of our model, and the dataset whose labels their number or the user tells.
+
+    The arguments are those of `convert_pointgpt`; tensors may be on "meta".
+    """
+    state = convert_pointgpt_state_dict(kind, original)
+    if kind == "pretrain":
+        state = fresh_tensors(len(state["pointgpt.norm.bias"])) | state
     sizes: dict[str, Any] = student_sizes(below(state, "pointgpt."))
+    sizes["num_attention_heads"] = heads_of(sizes["hidden_size"], num_attention_heads)
     layers = ("lift", "deepen", "widen", "join")
-    widths = [len(state[n]) for name in layers if (n := f"pointgpt.patch_encoder.{name}.weight") in state]
+    widths = [len(state[n]) for name in layers if (n := f"pointgpt.patch_encoder.{name}.bias") in state]
     prefix = _PREFIX if kind == "pretrain" else ""
-    out = original[f"{prefix}generator_blocks.increase_dim.0.bias"]
-    generator = rf"{prefix}generator_blocks\.layers\.(\d+)\."
     sizes |= {
         "patch_widths": widths,
-        "group_size": len(out) // 3,
-        "decoder_num_hidden_layers": count_of(original, generator),
+        "group_size": len(original[f"{prefix}generator_blocks.increase_dim.0.bias"]) // 3,
+        "decoder_num_hidden_layers": count_of(original, rf"{prefix}generator_blocks\.layers\.(\d+)\."),
         "sampling_min_squared_norm": 1e-3,
     }
     if group_size not in (None, sizes["group_size"]):
         raise ValueError(f"group_size={group_size}; its patches have {sizes['group_size']} points")
-    trained_on = None
-    if kind != "pretrain":
-        num_labels = len(state["classifier.out.bias" if kind == "cls" else "segmenter.head.out.bias"])
-        sizes["num_labels"] = num_labels
-        fitting = {name: one for name, one in DATASETS.items() if one.kind == kind}
+    if kind == "pretrain":
         if dataset is not None:
-            trained_on = fitting.get(one_of("dataset", dataset, [*fitting, NONE]))
-        else:
-            trained_on = next((one for one in fitting.values() if len(one.labels) == num_labels), None)
-        if num_groups is None and trained_on is None:
-            raise ValueError(
-                f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
-                "tensor shows, is not known; give --num-groups: 64 for 1,024 points, 128 for 2,048"
-            )
-    elif dataset is not None:
-        raise ValueError(f"dataset={dataset!r}: it has no labels; expected none")
+            raise ValueError(f"dataset={dataset!r}: it has no labels; expected none")
+        return PointGPTConfig(**sizes, num_groups=num_groups or _NUM_GROUPS), state, None
+    num_labels = len(state["classifier.out.bias" if kind == "cls" else "segmenter.head.out.bias"])
+    # Only data sets of the task; None stands for labels that are numbers only.
+    fitting = {name: one for name, one in DATASETS.items() if one.kind == kind}
+    if dataset is not None:
+        trained_on = fitting.get(one_of("dataset", dataset, [*fitting, NONE]))
+    else:
+        trained_on = next((one for one in fitting.values() if len(one.labels) == num_labels), None)
+    if num_groups is None and trained_on is None:
+        raise ValueError(
+            f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
+            "tensor shows, is not known; give --num-groups: 64 for 1,024 points, 128 for 2,048"
+        )
+    sizes |= {"num_labels": num_labels, "num_groups": num_groups or (trained_on.num_groups if trained_on else None)}
     if kind == "cls":
         hidden = sorted(numbers_in(state, r"classifier\.hidden\.(\d+)\."))
         sizes["head_widths"] = [len(state[f"classifier.hidden.{number}.bias"]) for number in hidden]
-    if kind == "partseg":
+    else:
         count, sizes["category_width"] = state["category_embedding.weight"].shape
-        depth = sizes["num_hidden_layers"]
         sizes |= {
             "propagation_widths": [len(state[f"propagation.{name}.bias"]) for name in ("from_points", "out")],
             "segmentation_head_widths": [len(state[f"segmenter.{n}.bias"]) for n in ("from_points", "head.hidden.0")],
-            "segmentation_head_dropout": (0.5, 0.0),
-            # The same in a transformer of 24 blocks.
-            "segmentation_layers": [layer for layer in (3, 7, 11) if layer < depth],
             # Tensors do not show which parts a category has, so every category may have all of them.
-            "category_parts": [list(range(sizes["num_labels"]))] * count,
+            "category_parts": [list(range(num_labels))] * count,
             "use_class_token": False,
             "drop_path_rate": 0.1,
         }
-    sizes["num_groups"] = num_groups or (trained_on.num_groups if trained_on else _NUM_GROUPS)
     config = PointGPTConfig(**sizes)
-    if kind != "pretrain":
-        labels = () if trained_on is None else trained_on.labels
-        is_named = name_labels(config, labels, [file], is_stated=dataset is not None)
-        if is_named and trained_on is not None and trained_on.categories:
-            config.category_names = list(trained_on.categories)
-            config.category_parts = [list(parts) for parts in trained_on.categories.values()]
-    return config, trained_on
+    labels = () if trained_on is None else trained_on.labels
+    is_named = name_labels(config, labels, [file], is_stated=dataset is not None)
+    if is_named and trained_on is not None and trained_on.categories:
+        config.category_names = list(trained_on.categories)
+        config.category_parts = [list(parts) for parts in trained_on.categories.values()]
+    return config, state, trained_on
 
 
-def _sections(kind: str, config: PointGPTConfig, fresh: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def _sections(kind: str, drawn: list[str]) -> dict[str, str]:
     """Return what a card says about the numbers."""
     computes = (
         "The released program, with what its weights were trained with: all sines and cosines of an axis have one "
@@ -254,13 +251,13 @@ def _sections(kind: str, config: PointGPTConfig, fresh: Mapping[str, torch.Tenso
         "the first. As the class token sees nothing of a cloud, its feature is the same for all."
     )
     left_out = "`blocks.increase_dim` and `generator_blocks.sos`"
-    if kind == "cls" and config.absolute_targets:
+    if kind == "cls":
         computes += " In training, generated patches are compared with absolute points (`absolute_targets=True`)."
     if kind == "partseg":
         left_out += ", and the generator, whose loss the program computes and drops"
     sections = {"What it computes": computes, "Left out": f"Nothing reads {left_out}."}
-    if fresh:
-        names = ", ".join(code(name.removeprefix("pointgpt.")) for name in fresh)
+    if drawn:
+        names = ", ".join(code(name.removeprefix("pointgpt.")) for name in drawn)
         sections["Drawn, not pretrained"] = (
             f"Pretraining has none of {names}, so they were drawn as fine-tuning does, with a fixed seed, and are to "
             "be trained. Features that contain the class token are not those of the authors."
