@@ -78,16 +78,17 @@ _NUM_GROUPS = 64
 
 def convert_pointgpt_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename and reshape the tensors of a checkpoint of a kind; what fine-tuning adds is not drawn."""
-    state = {name.removeprefix(_PREFIX): tensor for name, tensor in original.items()}
-    is_deep = any(name.startswith("encoder.first_conv.6.") for name in state)
+    prefix = _PREFIX if kind == "pretrain" else ""
+    is_deep = any(name.startswith(f"{prefix}encoder.first_conv.6.") for name in original)
     encoder = under("encoder.", "patch_encoder.", _DEEP_PATCH_ENCODER if is_deep else PATCH_ENCODER)
     generator: Names = {r"generator_blocks\.": None} if kind == "partseg" else _GENERATOR
     head: Names = SEGMENTER
     if kind == "cls":
-        is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in state)
+        is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in original)
         head = under("blocks.", "", LINEAR_HEAD if is_linear else DEEP_HEAD)
     transformer = under("", "pointgpt.", {**encoder, **_TRANSFORMER, **generator})
-    renamed = rename_tensors(state, {**_UNREAD, **transformer, **({} if kind == "pretrain" else head)})
+    table = {**_UNREAD, **transformer, **({} if kind == "pretrain" else head)}
+    renamed = rename_tensors(original, under(prefix, "", table))
     converted = {name: as_linear(tensor) if name.endswith("weight") else tensor for name, tensor in renamed.items()}
     for name in ("class_token.token", "class_token.position", "start_token.position"):
         if f"pointgpt.{name}" in converted:
