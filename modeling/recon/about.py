@@ -56,7 +56,5 @@ RECORD = Record(
             },
         )
     },
-    programs=(
-        Program("ReCon", "convert_recon"),
-    ),
+    programs=(Program("ReCon", "convert_recon"),),
 )
