@@ -296,6 +296,13 @@ class ActConfig(
         "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
     }
 
+    keys_to_ignore_at_inference = [
+        *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
+        "code_loss",
+        "mix_loss",
+        "contrast_loss",
+    ]
+
     in_channels: int = 3
     num_groups: int = 64
     group_size: int = 32

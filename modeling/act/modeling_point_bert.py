@@ -90,6 +90,10 @@ class MovingAverage(_MaskedTokens, nn.Module):
         super().__init__()
         self.add_student(config)
 
+    def forward(self, patches: Patches, mask: torch.Tensor) -> torch.Tensor:
+        """Return features of the class token, `(batch, features)`."""
+        return self.read(patches, mask)[1]
+
 
 class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrainedModel):
     """Masked point modeling: predict the codes of hidden patches, and tell clouds apart, also two mixed into one.
@@ -251,7 +255,7 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
                 self.update_average()
             if average_mask is None:
                 average_mask = self.draw_mask(patches.centers)
-            keys = nn.functional.normalize(self.average.read(patches, average_mask)[1].float(), dim=-1)
+            keys = nn.functional.normalize(self.average(patches, average_mask).float(), dim=-1)
         # In full precision even if the student is not.
         with autocast_disabled(device):
             output.code_loss = _hidden_cross_entropy(output.code_scores, output.codes, output.mask)
