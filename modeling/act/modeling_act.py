@@ -425,6 +425,8 @@ class MaskedPatchesModel(ActPreTrainedModel):
     A subclass has the student, `act`, and calls `add_decoder`.
     """
 
+    hides_patches = True
+
     def add_decoder(self, predicted_width: int) -> None:
         """Add a decoder with positions of its own, and a layer from its tokens to predictions of this width."""
         config = self.config

@@ -398,8 +398,7 @@ _BUILDERS = (
         _with_mask,
         lambda rows: {},
         "predictions",
-        # Its channels are three coordinates of each point.
-        None,
+        "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
     ),
     Case(
@@ -410,6 +409,7 @@ _BUILDERS = (
         "code_scores",
         "code_head",
         {"drop_path_rate": 0.0},
+        is_adapted=False,
     ),
     Case(
         PointBERTForPartSegmentation,
