@@ -97,16 +97,16 @@ SEGMENTER: Names = {
 # Point-BERT's own head for points.
 LEVELS_SEGMENTER: Names = {
     **_propagation("propagation_0", "propagation."),
-    **_propagation("propagation_1", "level_propagations.0."),
-    **_propagation("propagation_2", "level_propagations.1."),
-    r"dgcnn_pro_1\.layer1\.0\.": "graphs.0.layers.0.linear.",
-    r"dgcnn_pro_1\.layer1\.1\.": "graphs.0.layers.0.norm.",
-    r"dgcnn_pro_1\.layer2\.0\.": "graphs.0.layers.1.linear.",
-    r"dgcnn_pro_1\.layer2\.1\.": "graphs.0.layers.1.norm.",
-    r"dgcnn_pro_2\.layer1\.0\.": "graphs.1.layers.0.linear.",
-    r"dgcnn_pro_2\.layer1\.1\.": "graphs.1.layers.0.norm.",
-    r"dgcnn_pro_2\.layer2\.0\.": "graphs.1.layers.1.linear.",
-    r"dgcnn_pro_2\.layer2\.1\.": "graphs.1.layers.1.norm.",
+    **_propagation("propagation_1", "fine_propagation."),
+    **_propagation("propagation_2", "coarse_propagation."),
+    r"dgcnn_pro_1\.layer1\.0\.": "fine_graph.layers.0.linear.",
+    r"dgcnn_pro_1\.layer1\.1\.": "fine_graph.layers.0.norm.",
+    r"dgcnn_pro_1\.layer2\.0\.": "fine_graph.layers.1.linear.",
+    r"dgcnn_pro_1\.layer2\.1\.": "fine_graph.layers.1.norm.",
+    r"dgcnn_pro_2\.layer1\.0\.": "coarse_graph.layers.0.linear.",
+    r"dgcnn_pro_2\.layer1\.1\.": "coarse_graph.layers.0.norm.",
+    r"dgcnn_pro_2\.layer2\.0\.": "coarse_graph.layers.1.linear.",
+    r"dgcnn_pro_2\.layer2\.1\.": "coarse_graph.layers.1.norm.",
     r"conv1\.": "segmenter.hidden.0.",
     r"bn1\.": "segmenter.norms.0.",
     r"conv2\.": "segmenter.out.",
@@ -258,8 +258,8 @@ def kind_of(names: Collection[str]) -> dict[str, str] | None:
 _JOINED = (
     ("propagation.", "tokens"),
     ("segmenter.", "cloud"),
-    (r"level_propagations.0.", "tokens"),
-    (r"level_propagations.1.", "tokens"),
+    (r"fine_propagation.", "tokens"),
+    (r"coarse_propagation.", "tokens"),
 )
 _VECTORS = ("_token.token", "_token.position", "mask_token", "decoder_class_position")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_any3d.conversions.act.convert import RELEASED, Choices, student_settings, task_config
+from hf_any3d.conversions.act.convert import Choices, student_settings, task_config
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER, reshape_tensors
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
@@ -65,7 +65,7 @@ _LEFT_OUT = {
     "its frozen encoder of texts (text_encoder)": r"text_encoder\.",
     "the queries of image and text (img_token, img_pos, text_token, text_pos)": r"MAE_encoder\.(img|text)_",
     "the layers of the queries in its blocks (…_contrast)": r"MAE_encoder\.blocks\..*_contrast\.",
-    "the decoder (mask_token, decoder_pos_embed, MAE_decoder, increase_dim)": r"mask_token|decoder|MAE_dec|increase_dim",
+    "the decoder (mask_token, decoder_pos_embed, MAE_decoder, increase_dim)": r"mask_token|decoder|MAE_dec|increase",
     "the projections to features (img_proj, text_proj, cls_proj)": r"(img|text|cls)_proj\.",
 }
 _QUIRK = (

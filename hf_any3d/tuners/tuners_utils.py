@@ -339,7 +339,7 @@ def check_embeds_patches(model: nn.Module, method: str, in_blocks: bool = False)
         if kind.embeds_further_patches and not (in_blocks and kind.has_frozen_encoder)
     }
     kind = type_of_model(type(encoder_owner(model)))
-    # Pretraining gives its encoder patches, not clouds.
+    # Pretraining hides patches from the encoder, which further patches of the cloud would show.
     if kind not in able.values() or getattr(type(model), "hides_patches", False):
         raise ValueError(
             f"{method} embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; "

@@ -355,6 +355,13 @@ class ActConfig(PointTransformerConfig):
         "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
     }
 
+    keys_to_ignore_at_inference = [
+        *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
+        "code_loss",
+        "mix_loss",
+        "contrast_loss",
+    ]
+
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None
     # As published: four of five patches are hidden.

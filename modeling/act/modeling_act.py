@@ -296,10 +296,11 @@ class ActSegmenter(ActPreTrainedModel):
         token_width = len(layers) * config.hidden_size
         if self._reads_leading_tokens:
             condition_width += config.hidden_size
-            if config.num_hidden_layers - 1 not in layers:
+            last = config.num_hidden_layers - 1
+            if last not in layers:
                 raise ValueError(
-                    f"segmentation_layers={list(layers)}; expected the last block, {config.num_hidden_layers - 1}, among "
-                    "them: the head reads its queries"
+                    f"segmentation_layers={list(layers)}; expected the last block, {last}, among them: the head reads "
+                    "its queries"
                 )
         setattr(self, self.base_model_prefix, self.base_class()(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)

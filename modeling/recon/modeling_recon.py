@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -203,8 +202,8 @@ class ReconForZeroShotPointCloudClassification(AlignedTextsMixin, CloudsAndTexts
         super().__init__(config)
         if config.image_width is None or config.image_width != config.text_width:
             raise ValueError(
-                f"image_width={config.image_width} and text_width={config.text_width}; expected equal widths: images and "
-                "texts of one space, such as CLIP's"
+                f"image_width={config.image_width} and text_width={config.text_width}; expected equal widths: images "
+                "and texts of one space, such as CLIP's"
             )
         self.recon = ReconModel(config)
         self.image_projection = nn.Linear(config.hidden_size, config.image_width)

@@ -24,7 +24,13 @@ from hf_any3d.integration.auto import (
     AutoModelForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActConfig,
+    ActForPreTraining,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
+)
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
@@ -249,7 +255,7 @@ refuse(
 )
 refuse(
     "torch.export",
-    (ActForPreTraining,),
+    (ActForPreTraining, PointMAEForPreTraining),
     TypeError,
     "unhashable type: non-nested SymInt",
     "the number of hidden patches depends on the mask; the student is exported as ActModel",
@@ -293,6 +299,7 @@ _MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
 _NO_POINT_TOKENS = (
+    PointBERTForPreTraining,
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
@@ -300,12 +307,13 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
+# They hide patches from it.
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining, ReconForPreTraining)
 # Models that give whole clouds to a point transformer that reads further patches of them.
-_PRETRAINING = (ActForPreTraining, ReconForPreTraining)
 _ON_ACT = tuple(
     kind
     for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
-    if kind not in (*_PRETRAINING, PointGPTForPreTraining)
+    if kind not in (*_PRETRAINED, PointGPTForPreTraining)
 )
 
 
@@ -319,7 +327,14 @@ def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) ->
 
 refuse(
     "adapt",
-    _pairs(_OWN, _NO_POINT_TOKENS),
+    _pairs(_OWN, (PointBERTForPreTraining,)),
+    ValueError,
+    "averages the weights of its encoder",
+    "the moving average of the student would not follow adapters",
+)
+refuse(
+    "adapt",
+    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind is not PointBERTForPreTraining]),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
@@ -371,7 +386,7 @@ refuse(
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (*_PRETRAINING, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (*_pairs(("APPT",), (*_PRETRAINED, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
     "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",

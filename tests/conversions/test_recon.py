@@ -1,16 +1,20 @@
 """ReCon's files, converted and opened, against stored runs of the released programs, tensor by tensor."""
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
+from hf_any3d.conversions import convert_recon
 from hf_any3d.conversions.programs import convert_files
+from hf_any3d.modeling.act import ActModel
 from hf_any3d.modeling.recon import ReconForPreTraining, ReconForZeroShotPointCloudClassification
 from tests.conversions.start_case import FOLDER, StartCase, filled
 from tests.modeling.act.reference_case import without_chance
@@ -239,3 +243,95 @@ def test_part_segmentation_computes_what_is_stored(name, tmp_path):
     assert_all_agree(case, found, "eval.", "train.")
     originals = case.renames(AutoModelForPointCloudSegmentation, tmp_path / "numbered")
     assert case.wrong_norms(model, originals) == {}
+
+
+RELEASED = json.loads((FOLDER / "start_manifest_recon.json").read_text())
+# What the number of labels tells of a classifier, and the settings of pretraining
+GROUPS = {"classifier_15": 128, "part_segmentation": 128}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RELEASED)
+def test_files_of_the_released_sizes_open_with_every_tensor(name, tmp_path):
+    shapes = RELEASED[name]["tensors"]
+    state = {
+        f"module.{key}": torch.zeros(shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in shapes.items()
+    }
+    towers = {
+        "module.img_encoder.blocks.0.norm1.weight": torch.zeros(4),
+        "module.text_encoder.ln.bias": torch.zeros(4),
+    }
+    torch.save({"base_model": state | (towers if "pretrain" in name else {}), "epoch": 300}, tmp_path / "file.pth")
+    del state
+    facts = convert_files([tmp_path / "file.pth"], tmp_path / "out", {})
+    assert facts["parameters"] == RELEASED[name]["parameters"]
+    assert len(facts["left_out"]) == (2 if "pretrain" in name else 0)
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.num_groups, config.group_size) == (GROUPS.get(name, 64), 32)
+    assert (config.hidden_size, config.num_attention_heads) == (shapes_width(shapes), shapes_width(shapes) // 64)
+
+
+def shapes_width(shapes: Shapes) -> int:
+    return next(shape[-1] for key, (shape, _) in shapes.items() if key.endswith("cls_token"))
+
+
+def test_plain_blocks_are_those_of_act(tmp_path):
+    case = ReconCase(of_kind("pretrain")[0])
+    recon = AutoModel.from_pretrained(case.converted(tmp_path))
+    facts = convert_files([case.write(tmp_path)], tmp_path / "plain", case.options | {"plain_blocks": True})
+    assert [part.partition(" (")[0] for part in facts["left_out"]] == [
+        "the queries of image and text",
+        "the layers of the queries in its blocks",
+        "the decoder",
+        "the projections to features",
+    ]
+    plain = AutoModel.from_pretrained(tmp_path / "plain")
+    assert type(plain) is ActModel and "not ReCon" in (tmp_path / "plain" / "README.md").read_text()
+    theirs = recon.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in plain.state_dict().items())
+    with torch.no_grad():
+        ours, other = (model(case.points).last_hidden_state[:, -16:] for model in (recon, plain))
+    assert (ours - other).abs().max() > 0.5 * ours.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*of_kind("pretrain"), *of_kind("cls")])
+def test_a_file_with_one_tensor_more_or_less_is_refused_in_one_line(name, tmp_path):
+    case = ReconCase(name)
+    kind = "a pretraining file" if "pretrain" in name else "a classifier"
+    state = case.original
+    # Tensors are missing in turn, of blocks those of the first.
+    wrong: list[tuple[str, dict[str, torch.Tensor]]] = [
+        ("missing|lacks", {other: tensor for other, tensor in state.items() if other != key})
+        for key in state
+        if "blocks.1." not in key and not key.endswith("bias")
+    ]
+    wrong.append(("no known part: adapter.weight", {**state, "adapter.weight": torch.zeros(2)}))
+    wrong.append(("another shape", {**state, next(iter(state)): torch.zeros(1, 1, 7)}))
+    for problem, tensors in wrong:
+        with pytest.raises(ValueError) as caught:
+            convert_recon(case.write(tmp_path, tensors), tmp_path / "out", **case.options)
+        text = str(caught.value)
+        assert text.startswith(f"{tmp_path / f'{name}.pth'}: taken for {kind} of ReCon: ") and "\n" not in text
+        assert re.search(problem, text), text
+        assert not (tmp_path / "out").exists()
+
+
+def test_other_files_and_options_are_refused_by_name(tmp_path):
+    case = ReconCase(of_kind("pretrain")[0])
+    towers = case.write(tmp_path, {"Dis_encoder.norm.weight": torch.zeros(2)})
+    with pytest.raises(ValueError, match="two towers"):
+        convert_files([towers], tmp_path / "out", {})
+    no_contrast = {name: tensor for name, tensor in case.original.items() if "contrast" not in name}
+    other = case.write(
+        tmp_path, {name: t for name, t in no_contrast.items() if not name.startswith("MAE_encoder.img")}
+    )
+    with pytest.raises(ValueError, match="taken for a pretraining file of Point-MAE; expected one of ReCon"):
+        convert_recon(other, tmp_path / "out")
+    with pytest.raises(ValueError, match="dataset='modelnet40' with a pretraining file"):
+        convert_recon(case.write(tmp_path), tmp_path / "out", dataset="modelnet40")
+    classifier = ReconCase(of_kind("cls")[0])
+    with pytest.raises(ValueError, match="plain_blocks=True with a classifier; expected a pretraining file"):
+        convert_recon(classifier.write(tmp_path), tmp_path / "out", plain_blocks=True)
+    with pytest.raises(ValueError, match="5 labels are of no dataset.*give --num-groups"):
+        convert_recon(classifier.write(tmp_path), tmp_path / "out")
