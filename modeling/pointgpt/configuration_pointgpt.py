@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_any3d.modeling.act.configuration_act import PointTransformerConfig
 from hf_any3d.modeling.config_checks import check_settings
@@ -36,6 +36,11 @@ class PointGPTConfig(PointTransformerConfig):
     """
 
     model_type = "pointgpt"
+    # What has no row for each cloud, which Trainer would gather as predictions.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        *PointTransformerConfig.keys_to_ignore_at_inference,
+        "auxiliary_loss",
+    ]
 
     patch_widths: list[int] | tuple[int, ...] = (128, 256, 512)
     qkv_bias: bool = True

@@ -56,6 +56,17 @@ class PointGPTOutput(ActOutput):
 
 
 @dataclass
+class PointGPTClassifierOutput(PointCloudClassifierOutput):
+    """Output of a classifier that also generates patches.
+
+    Args:
+        auxiliary_loss: With labels or in training, the weighted loss of generated patches, which is part of the loss.
+    """
+
+    auxiliary_loss: torch.Tensor | None = None
+
+
+@dataclass
 class PointGPTForPreTrainingOutput(ModelOutput):
     """Generated patches.
 
@@ -327,20 +338,23 @@ class PointGPTForPointCloudClassification(PointGPTPreTrainedModel, ActForPointCl
     @strict_forward
     def forward(
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> PointCloudClassifierOutput:
+    ) -> PointGPTClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
 
         To the loss of the labels that of generated patches is added, `generation_loss_weight` times.
         """
         weight = self.config.generation_loss_weight
-        generates = labels is not None and weight > 0
+        # In training also without labels, which a Trainer keeps to itself to smooth them.
+        generates = weight > 0 and (labels is not None or self.training)
         output = self.base_model(points, return_generation_loss=generates, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
-        if loss is not None and generates:
-            loss = loss + weight * output.generation_loss
+        added = weight * output.generation_loss if generates else None
+        if loss is not None and added is not None:
+            loss = loss + added
         unknown = self.score_unknown(output.pooler_output, logits)
-        return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
+        states = output.hidden_states, output.attentions
+        return PointGPTClassifierOutput(loss, logits, *states, unknown, auxiliary_loss=added)
 
 
 class PointGPTForSemanticSegmentation(PointGPTPreTrainedModel, ActForSemanticSegmentation):
