@@ -24,6 +24,7 @@ from hf_any3d.conversions.pointnet import (
     convert_pointnet as convert_pointnet,
     convert_pointnet_back as convert_pointnet_back,
 )
+from hf_any3d.conversions.recon.convert import convert_recon as convert_recon
 from hf_any3d.conversions.spatiallm.convert import (
     convert_spatiallm as convert_spatiallm,
     convert_spatiallm_back as convert_spatiallm_back,

@@ -379,7 +379,11 @@ refuse(
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (*_PRETRAINED, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (
+        *_pairs(("APPT",), [kind for kind in _PRETRAINED if kind is not PointBERTForPreTraining]),
+        *_pairs(("APPT",), _OTHER_POINT_TRANSFORMERS),
+        f"APPT on {_ON_ENCODER}",
+    ),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
     "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
