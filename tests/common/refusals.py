@@ -295,8 +295,10 @@ _ADDS_TOKENS = ("IDPT", "DAPT", "APPT")
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
+# Models that hide patches from ACT's point transformer; the first has a teacher.
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining)
 _NO_POINT_TOKENS = (
-    PointBERTForPreTraining,
+    *_PRETRAINED[1:],
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
@@ -304,10 +306,10 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# They hide patches from it.
-_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining, ReconForPreTraining)
 # Models that give whole clouds to ACT's point transformer, or to ReCon's.
-_ON_ACT = tuple(kind for kind in registered_classes(ActConfig, ReconConfig) if kind not in _PRETRAINED)
+_ON_ACT = tuple(
+    kind for kind in registered_classes(ActConfig, ReconConfig) if kind not in (*_PRETRAINED, ReconForPreTraining)
+)
 
 
 # Their encoders read only the patches of the config.
@@ -320,14 +322,14 @@ def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) ->
 
 refuse(
     "adapt",
-    _pairs(_OWN, (PointBERTForPreTraining,)),
+    _pairs(_OWN, _PRETRAINED[1:]),
     ValueError,
-    "averages the weights of its encoder",
-    "the moving average of the student would not follow adapters",
+    "is pretrained in full",
+    "decoder and moving average are neither pretrained parts nor a head; adapters are for models that start from it",
 )
 refuse(
     "adapt",
-    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind is not PointBERTForPreTraining]),
+    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind not in _PRETRAINED]),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
@@ -380,8 +382,7 @@ refuse(
 refuse(
     "adapt",
     (
-        *_pairs(("APPT",), [kind for kind in _PRETRAINED if kind is not PointBERTForPreTraining]),
-        *_pairs(("APPT",), _OTHER_POINT_TRANSFORMERS),
+        *_pairs(("APPT",), (ActForPreTraining, ReconForPreTraining, *_OTHER_POINT_TRANSFORMERS)),
         f"APPT on {_ON_ENCODER}",
     ),
     ValueError,
