@@ -27,8 +27,9 @@ from hf_any3d.tuners import (
 )
 from tests.conversions.start_case import FOLDER, StartCase
 
-STARTS = ("start_mae_pretrain", "start_bert_pretrain")
-KINDS = (*STARTS, "start_mae_partseg", "start_bert_cls", "start_bert_partseg")
+STARTS = ("start_mae_pretrain", "start_bert_pretrain", "start_recon_pretrain")
+KINDS = (*STARTS, "start_mae_partseg", "start_bert_cls", "start_bert_partseg", "start_recon_cls")
+SYSTEMS = {"mae": "Point-MAE", "bert": "Point-BERT", "recon": "ReCon"}
 MANIFESTS = {
     (name, kind): spec
     for name in ("point_mae", "point_bert")
@@ -100,7 +101,7 @@ def damages(case: StartCase):
 def test_a_damaged_file_is_refused_in_one_line(name, tmp_path):
     """It says what the file is taken for, and what is wrong."""
     case = StartCase(name)
-    system = "Point-MAE" if "mae" in name else "Point-BERT"
+    system = SYSTEMS[name.split("_")[1]]
     tried = 0
     for _, state in damages(case):
         file = case.write(tmp_path, state)
@@ -132,9 +133,9 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_from_a_start(start, method):
     torch.manual_seed(0)
-    model = hf_any3d.ActForPointCloudClassification.from_pretrained(start, num_labels=3)
+    model = hf_any3d.AutoModelForPointCloudClassification.from_pretrained(start, num_labels=3)
     points = torch.rand(3, 64, 3) - 0.5
-    frozen = model.act.blocks.layers[0].mlp.fc1.weight
+    frozen = model.base_model.blocks.layers[0].mlp.fc1.weight
     frozen = frozen.detach().clone()
     adapted = get_peft_model(model, METHODS[method]())
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], 0.1)
@@ -149,14 +150,15 @@ def test_every_method_trains_from_a_start(start, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_class", ["ActForPartSegmentation", "ActForSemanticSegmentation", "ActModel"])
-def test_a_start_opens_for_other_tasks(start, model_class):
+@pytest.mark.parametrize("head", ["ForPartSegmentation", "ForSemanticSegmentation", "Model"])
+def test_a_start_opens_for_other_tasks(start, head):
     """Its transformer is the same in all of them."""
-    parts = {"category_parts": [[0, 1], [2]]} if model_class == "ActForPartSegmentation" else {}
+    pretrained = AutoModelForPreTraining.from_pretrained(start)
+    model_class = ("Recon" if pretrained.config.model_type == "recon" else "Act") + head
+    parts = {"category_parts": [[0, 1], [2]]} if head == "ForPartSegmentation" else {}
     sizes = {"segmentation_layers": [0, 1], "num_labels": 3}
     model = getattr(hf_any3d, model_class).from_pretrained(start, **sizes, **parts)
-    pretrained = AutoModelForPreTraining.from_pretrained(start)
-    ours, theirs = model.base_model.state_dict(), pretrained.act.state_dict()
+    ours, theirs = model.base_model.state_dict(), pretrained.base_model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -182,4 +184,5 @@ def test_pretraining_goes_on_with_own_clouds(start, tmp_path):
     assert report.start == {"model": str(start)} and report.metrics["validation"]["loss"] > 0
     before, after = (AutoModelForPreTraining.from_pretrained(folder) for folder in (start, tmp_path / "run"))
     assert type(after) is type(before)
-    assert not torch.equal(after.act.blocks.layers[0].mlp.fc1.weight, before.act.blocks.layers[0].mlp.fc1.weight)
+    ours, theirs = (model.base_model.blocks.layers[0].mlp.fc1.weight for model in (after, before))
+    assert not torch.equal(ours, theirs)

@@ -75,8 +75,8 @@ def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
     titles = (
         "ReCon, Any2Point, PointGST, IDPT, DAPT and PPT, Point-MAE, Point-BERT, ACT, PatchAlign3D, MiniGPT-3D, "
-        "PointNet, DGCNN, 3DETR, OpenShape, Find3D, Point Transformer V3, supervised, Point Transformer V3, SpatialLM, "
-        "Uni3D, ImageBind's audio encoder"
+        "PointNet, DGCNN, 3DETR, OpenShape, Find3D, Point Transformer V3, supervised, Point Transformer V3, "
+        "SpatialLM, Uni3D, ImageBind's audio encoder"
     )
     names = ", ".join(f"layer{number}.weight" for number in range(5))
     with pytest.raises(
