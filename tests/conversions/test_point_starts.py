@@ -118,11 +118,11 @@ def test_a_damaged_file_is_refused_in_one_line(name, tmp_path):
 METHODS = {
     "LORA": lambda: LoraConfig(r=2),
     "GUIDED_ADAPTER": GuidedAdapterConfig,
-    "IDPT": IDPTConfig,
+    "IDPT": lambda: IDPTConfig(neighbors=4),
     "DAPT": DAPTConfig,
     "PPT": PPTConfig,
     "POINTGST": PointGSTConfig,
-    "APPT": APPTConfig,
+    "APPT": lambda: APPTConfig(group_size=9),
     "SIDE_TUNING": SideTuningConfig,
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": PromptTokensConfig,
