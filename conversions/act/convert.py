@@ -63,6 +63,8 @@ _TASK_MODELS = {
 _TASKS = {"point_mae_partseg": "partseg", "point_bert_cls": "cls", "point_bert_partseg": "partseg"}
 # Point-BERT's classifiers have a patch for so many points, whatever the dataset, and these many points by default.
 _POINTS_PER_GROUP, _NUM_POINTS = 16, 1024
+# Of the published settings of Point-MAE and Point-BERT.
+_PUBLISHED_HEADS = 6
 # A class token that a file lacks is drawn with this seed.
 _SEED = 0
 # Settings that only the released programs use.
@@ -260,7 +262,7 @@ def build_act(
             decoder_num_hidden_layers=count_of(state, r"decoder\.layers\.(\d+)\."),
             mask_ratio=0.6,
             encode_visible_only=False,
-            **student_settings(state, choices),
+            **student_settings(state, choices, _PUBLISHED_HEADS),
         )
     elif kind == "point_bert":
         model_class = PointBERTForPreTraining
@@ -275,7 +277,7 @@ def build_act(
             # The head of its classifiers, which training starts with.
             head_widths=[256],
             head_norm=False,
-            **student_settings(state, choices),
+            **student_settings(state, choices, _PUBLISHED_HEADS),
         )
     else:
         model_class = _TASK_MODELS[kind]
@@ -428,10 +430,15 @@ def task_config(
     return config, dataset
 
 
-def student_settings(state: _State, choices: Choices) -> dict[str, Any]:
+def student_settings(state: _State, choices: Choices, published_heads: int | None = None) -> dict[str, Any]:
     """Return the settings that the tensors of a point transformer, below `act.`, and the choices imply."""
     config_kwargs = student_sizes(below(state, "act."))
-    heads = heads_of(config_kwargs["hidden_size"], choices.num_attention_heads)
+    width = config_kwargs["hidden_size"]
+    heads = choices.num_attention_heads
+    # A start of another width than the published one, with its number of heads.
+    if heads is None and published_heads and width % 64 and not width % published_heads:
+        heads = published_heads
+    heads = heads_of(width, heads)
     return config_kwargs | {"num_attention_heads": heads} | RELEASED
 
 

@@ -254,7 +254,7 @@ def kind_of(names: Collection[str]) -> dict[str, str] | None:
     return None
 
 
-# A layer over concatenated channels of points and of others: beginnings of the names of our two layers, and the others.
+# Layers over concatenated channels of points and of others: the beginning of the names of our two, and the others.
 _JOINED = (
     ("propagation.", "tokens"),
     ("segmenter.", "cloud"),
@@ -295,7 +295,7 @@ def reshape_tensors(kind: str, renamed: _State) -> dict[str, torch.Tensor]:
     for layer, others in _JOINED:
         if (weight := converted.pop(f"{layer}joined.weight", None)) is not None:
             columns = _point_columns(kind, layer, converted, weight)
-            # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated
+            # A linear layer over concatenated channels is the sum of two over the parts, which need not be joined
             # in memory.
             converted[f"{layer}from_points.weight"] = weight[:, :columns]
             converted[f"{layer}from_{others}.weight"] = weight[:, columns:]

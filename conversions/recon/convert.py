@@ -19,6 +19,7 @@ from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.renaming import Names, count_of, rename_tensors, under
 from hf_any3d.conversions.saving import save_converted
 from hf_any3d.modeling.act import ActConfig, ActModel
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.recon import (
     ReconConfig,
     ReconForPartSegmentation,
@@ -60,6 +61,8 @@ _DECODER: Names = {
 _CLASS_TOKEN = {"use_class_token": True}
 # Frozen encoders of images and texts, which the program saves too.
 _TOWERS: Names = {r"img_encoder\.": None, r"text_encoder\.": None}
+# The model whose texts clouds are compared with, by the width of its features.
+_CLIP, _CLIP_WIDTH = "openai/clip-vit-base-patch32", 512
 _LEFT_OUT = {
     "its frozen encoder of images (img_encoder)": r"img_encoder\.",
     "its frozen encoder of texts (text_encoder)": r"text_encoder\.",
@@ -212,6 +215,8 @@ def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         # Of one space
         width = max(sizes.values())
         sizes = {"image_width": width, "text_width": width}
+        if width == _CLIP_WIDTH:
+            sizes |= {"aligned_with": "CLIP ViT-B/32", "parts": {TEXT_TOWER: {"name_or_path": _CLIP}}}
     else:
         # All patches, as released
         sizes["encode_visible_only"] = False

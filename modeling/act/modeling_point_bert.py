@@ -121,8 +121,7 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
     """
 
     hides_patches = True
-    # Adapters are refused.
-    averages_weights = True
+    takes_adapters = False
     queue: torch.Tensor
     queue_place: torch.Tensor
 

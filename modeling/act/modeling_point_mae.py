@@ -32,6 +32,8 @@ class PointMAEForPreTraining(MaskedPatchesModel):
         ```
     """
 
+    takes_adapters = False
+
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.act = ActModel(config)
@@ -84,7 +86,7 @@ class PointMAEForPreTraining(MaskedPatchesModel):
 
     @torch.no_grad()
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Compute features of full clouds `(batch, 2 * hidden)` for a linear probe: maximum and mean of the patches."""
+        """Compute features `(batch, 2 * hidden)` of full clouds for a linear probe: maximum and mean of patches."""
         patches = self.act.cut(points)
         everything = torch.arange(patches.centers.shape[1], device=points.device).expand(len(points), -1)
         return pool(self._encode(patches, everything).last_hidden_state, ["max", "mean"], class_tokens=0)

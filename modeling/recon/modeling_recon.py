@@ -36,7 +36,7 @@ from hf_any3d.modeling.act.modeling_act import (
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
-from hf_any3d.modeling.layers.heads import ClassToken, HeadNorm, in_precision_of
+from hf_any3d.modeling.layers.heads import ClassToken, HeadNorm, in_precision_of, pool
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedTextsMixin
 from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointMlp
 from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin
@@ -360,6 +360,12 @@ class ReconForPreTraining(ReconPreTrainedModel, MaskedPatchesModel):
             with autocast_disabled(points.device):
                 self._add_losses(output, targets, image_embeds, text_embeds, labels)
         return output
+
+    @torch.no_grad()
+    def probe_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Compute features `(batch, 2 * hidden)` of full clouds for a linear probe, as the released program does."""
+        hidden_states = self.recon(points, return_dict=True).last_hidden_state
+        return pool(hidden_states, ["queries", "max+mean"], class_tokens=_QUERIES)
 
     def _add_losses(
         self,

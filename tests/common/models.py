@@ -170,7 +170,8 @@ def _point_mae(**settings: Any) -> PointMAEForPreTraining:
     torch.manual_seed(0)
     sizes = _PRETRAINING | {"num_hidden_layers": 2, "decoder_num_hidden_layers": 1, "mask_ratio": 0.5}
     model = PointMAEForPreTraining(ActConfig(**(sizes | settings)))
-    spread_weights(model)
+    for part in (model.act, model.decoder, model.prediction_head):
+        spread_weights(part)
     return model.eval()
 
 
@@ -442,6 +443,7 @@ _BUILDERS = (
         "predictions",
         "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
+        is_adapted=False,
     ),
     Case(
         PointBERTForPreTraining,
@@ -456,7 +458,7 @@ _BUILDERS = (
     Case(
         PointBERTForPartSegmentation,
         functools.partial(
-            _act(PointBERTForPartSegmentation), segmentation_layers=(0, 1, 2), segmentation_levels=(24, 16)
+            _act(PointBERTForPartSegmentation), segmentation_layers=(0, 1, 2), segmentation_levels=(32, 16)
         ),
         _with_category,
         _part_labels,

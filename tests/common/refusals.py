@@ -298,8 +298,10 @@ _MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
+# Models that hide patches from ACT's point transformer; the first has a teacher.
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining)
 _NO_POINT_TOKENS = (
-    PointBERTForPreTraining,
+    *_PRETRAINED[1:],
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
@@ -307,13 +309,11 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# They hide patches from it.
-_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining, ReconForPreTraining)
 # Models that give whole clouds to a point transformer that reads further patches of them.
 _ON_ACT = tuple(
     kind
     for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
-    if kind not in (*_PRETRAINED, PointGPTForPreTraining)
+    if kind not in (*_PRETRAINED, ReconForPreTraining, PointGPTForPreTraining)
 )
 
 
@@ -327,14 +327,14 @@ def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) ->
 
 refuse(
     "adapt",
-    _pairs(_OWN, (PointBERTForPreTraining,)),
+    _pairs(_OWN, _PRETRAINED[1:]),
     ValueError,
-    "averages the weights of its encoder",
-    "the moving average of the student would not follow adapters",
+    "is pretrained in full",
+    "decoder and moving average are neither pretrained parts nor a head; adapters are for models that start from it",
 )
 refuse(
     "adapt",
-    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind is not PointBERTForPreTraining]),
+    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind not in _PRETRAINED]),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
@@ -386,7 +386,10 @@ refuse(
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (*_PRETRAINED, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (
+        *_pairs(("APPT",), (ActForPreTraining, ReconForPreTraining, *_OTHER_POINT_TRANSFORMERS)),
+        f"APPT on {_ON_ENCODER}",
+    ),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
     "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
