@@ -50,7 +50,7 @@ TABLE = (
     PointStart("Point-BERT", "a pretraining file", (r"transformer_q\.",), "point_bert"),
     PointStart("Point-BERT", "a classifier", (_BLOCKS, rf"{_CLASSES}3\."), "point_bert_cls"),
     PointStart("Point-BERT", "a part segmentation model", (_BLOCKS, r"dgcnn_pro_[12]\."), "point_bert_partseg"),
-    PointStart("Point-MAE", "a part segmentation model", (_BLOCKS, _POINTS), "point_mae_partseg"),
+    PointStart("Point-MAE", "a part segmentation model", (_BLOCKS, _POINTS), "partseg"),
 )
 """The first row counts all of whose marks are found; classifiers of Point-MAE have the names of ACT's."""
 

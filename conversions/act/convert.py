@@ -55,12 +55,11 @@ _TASK_MODELS = {
     "cls": ActForPointCloudClassification,
     "partseg": ActForPartSegmentation,
     "semseg": ActForSemanticSegmentation,
-    "point_mae_partseg": ActForPartSegmentation,
     "point_bert_cls": ActForPointCloudClassification,
     "point_bert_partseg": PointBERTForPartSegmentation,
 }
-# Kinds of Point-MAE and Point-BERT -> those of ACT that are trained on the same datasets.
-_TASKS = {"point_mae_partseg": "partseg", "point_bert_cls": "cls", "point_bert_partseg": "partseg"}
+# Kinds of Point-BERT -> those of ACT that are trained on the same datasets.
+_TASKS = {"point_bert_cls": "cls", "point_bert_partseg": "partseg"}
 # Point-BERT's classifiers have a patch for so many points, whatever the dataset, and these many points by default.
 _POINTS_PER_GROUP, _NUM_POINTS = 16, 1024
 # Of the published settings of Point-MAE and Point-BERT.
@@ -149,8 +148,8 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 
     Args:
         checkpoint: The authors' file.
-        kind: "dvae", "pretrain", "cls", "partseg" or "semseg"; of Point-MAE "point_mae" or "point_mae_partseg"; of
-            Point-BERT "point_bert", "point_bert_cls" or "point_bert_partseg".
+        kind: "dvae", "pretrain", "cls", "partseg" or "semseg"; of Point-MAE "point_mae"; of Point-BERT
+            "point_bert", "point_bert_cls" or "point_bert_partseg".
         output: Directory to create.
         **choices: Fields of `Choices`.
 

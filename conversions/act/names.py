@@ -233,12 +233,11 @@ KINDS = {
         # In this order: a checkpoint of stage II holds a codebook too.
         Kind("pretrain", "a student of ACT with its frozen autoencoder (stage II)", "ACT_encoder."),
         Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
-        Kind("cls", "a classifier", "cls_head_finetune."),
-        Kind("partseg", "a part segmentation model", "label_conv_cls."),
+        Kind("cls", "a classifier of ACT or Point-MAE", "cls_head_finetune."),
+        Kind("partseg", "a part segmentation model of ACT or Point-MAE", "label_conv_cls."),
         Kind("semseg", "a semantic segmentation model", "convs3_cls."),
         # Relatives of ACT; `hf_any3d.conversions.point_starts` knows their marks.
         Kind("point_mae", "a pretraining file of Point-MAE", None),
-        Kind("point_mae_partseg", "a part segmentation model of Point-MAE", None),
         Kind("point_bert", "a pretraining file of Point-BERT", None),
         Kind("point_bert_cls", "a classifier of Point-BERT", None),
         Kind("point_bert_partseg", "a part segmentation model of Point-BERT", None),

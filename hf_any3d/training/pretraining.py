@@ -290,8 +290,8 @@ class StudentArguments:
     )
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder that is aligned with texts or reads voxels, from which training "
-        "starts; by default an untrained ACT student.",
+        help="Directory or hub name of an encoder from which training starts: a point transformer such as Point-MAE's, "
+        "or an encoder that is aligned with texts or reads voxels; by default an untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
     mask_type: str | None = argument(None, help="random masks single patches, block a region.")

@@ -74,7 +74,8 @@ RECORD = Record(
             "act.convert",
             title="ACT",
             takes={
-                "kind": "dvae, pretrain, cls, partseg or semseg",
+                "kind": "dvae, pretrain, cls, partseg, semseg, point_mae, point_bert, point_bert_cls or "
+                "point_bert_partseg",
                 "teacher": "the frozen teacher of stages I and II, to compare it and leave it out",
                 "store_encoder": "store a named teacher too",
                 **REVISION,

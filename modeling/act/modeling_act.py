@@ -58,6 +58,13 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 
+# Settings by which students share the patches of their teacher, and those of the transformer's weights.
+_PATCH_FIELDS = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
+_SIZES = (
+    *("patch_widths", "patch_pooled_width", "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio"),
+    *("qkv_bias", "layer_norm_eps", "use_class_token", "side_network"),
+)
+
 
 @dataclass
 class ActOutput(PointTransformerOutput):
@@ -640,9 +647,9 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
 
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
-            student: Directory or hub name of an encoder that is aligned with texts, or of voxels, from which training
-                starts, or the model itself; it gets as many patches as the autoencoder has. None for an untrained
-                `ActModel`.
+            student: Directory or hub name of an encoder from which training starts, or the model itself: an
+                `ActModel`, such as a start of Point-MAE, or an encoder that is aligned with texts, or of voxels; it
+                gets as many patches as the autoencoder has. None for an untrained `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
 
         Raises:
@@ -660,6 +667,12 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
                     settings.num_groups = teacher.num_groups
                 student = AutoModel.from_pretrained(student, config=settings)
             other = student.config
+            if isinstance(student, ActModel):
+                sizes = {name: getattr(other, name) for name in _SIZES}
+                sizes |= {name: getattr(teacher, name) for name in _PATCH_FIELDS}
+                model = cls(ActConfig(autoencoder_config=teacher, **sizes | config), autoencoder)
+                model.act.load_state_dict(student.state_dict())
+                return model.eval()
             names = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
             sizes: dict[str, Any] = {name: getattr(other, name) for name in names if hasattr(other, name)}
             if getattr(other, "flat_tokens", False):  # an encoder of voxels: patches only say what is hidden
@@ -669,8 +682,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
             config = {"student_config": other, **sizes, **config}
             return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
         # The student's patches are the teacher's, point by point.
-        patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
-        settings = {name: getattr(teacher, name) for name in patch_fields} | config
+        settings = {name: getattr(teacher, name) for name in _PATCH_FIELDS} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
     @strict_forward

@@ -106,7 +106,7 @@ def test_part_segmentation_agrees(tmp_path):
         ours = {"log_probabilities": output.logits.log_softmax(dim=-1), "loss": output.loss}
         check(case, mode, ours | {"propagated": seen["propagated"].transpose(1, 2)})
     output.loss.backward()
-    assert case.differing_norms(model, "point_mae_partseg") == {}
+    assert case.differing_norms(model, "partseg") == {}
 
 
 @pytest.mark.parametrize("name", ["start_mae_pretrain", "start_mae_partseg"])

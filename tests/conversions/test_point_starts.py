@@ -10,10 +10,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForPreTraining
 
 import hf_any3d
+from hf_any3d import PointBERTForPartSegmentation
 from hf_any3d.conversions.act import convert_act_state_dict
 from hf_any3d.conversions.act.convert import Choices, build_act
 from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.programs import convert_files, recognize
+from hf_any3d.training.models import PARTS, find_model_class
 from hf_any3d.tuners import (
     APPTConfig,
     BitFitConfig,
@@ -26,6 +28,8 @@ from hf_any3d.tuners import (
     SideTuningConfig,
 )
 from tests.conversions.start_case import FOLDER, StartCase
+from tests.tiny_act import tiny_act
+from tests.tiny_autoencoders import tiny_autoencoder
 
 STARTS = ("start_mae_pretrain", "start_bert_pretrain", "start_recon_pretrain")
 KINDS = (*STARTS, "start_mae_partseg", "start_bert_cls", "start_bert_partseg", "start_recon_cls")
@@ -122,7 +126,11 @@ METHODS = {
     "DAPT": DAPTConfig,
     "PPT": PPTConfig,
     "POINTGST": PointGSTConfig,
+<<<<<<< HEAD
     "APPT": lambda: APPTConfig(group_size=9),
+=======
+    "APPT": lambda: APPTConfig(group_size=8),
+>>>>>>> mae
     "SIDE_TUNING": SideTuningConfig,
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": PromptTokensConfig,
@@ -153,13 +161,35 @@ def test_every_method_trains_from_a_start(start, method):
 @pytest.mark.parametrize("head", ["ForPartSegmentation", "ForSemanticSegmentation", "Model"])
 def test_a_start_opens_for_other_tasks(start, head):
     """Its transformer is the same in all of them."""
+<<<<<<< HEAD
     pretrained = AutoModelForPreTraining.from_pretrained(start)
     model_class = ("Recon" if pretrained.config.model_type == "recon" else "Act") + head
     parts = {"category_parts": [[0, 1], [2]]} if head == "ForPartSegmentation" else {}
     sizes = {"segmentation_layers": [0, 1], "num_labels": 3}
+=======
+    parts = {"category_parts": [[0, 1], [2]]} if model_class == "ActForPartSegmentation" else {}
+    sizes = {"segmentation_layers": [0, 1], "num_labels": 3} if "Segmentation" in model_class else {}
+>>>>>>> mae
     model = getattr(hf_any3d, model_class).from_pretrained(start, **sizes, **parts)
     ours, theirs = model.base_model.state_dict(), pretrained.base_model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_student_of_act_starts_from_it(start):
+    teacher = tiny_autoencoder(None, num_groups=16, group_size=8)
+    model = hf_any3d.ActForPreTraining.from_autoencoder_pretrained(teacher, start)
+    pretrained = AutoModelForPreTraining.from_pretrained(start).act.state_dict()
+    assert all(torch.equal(tensor, pretrained[name]) for name, tensor in model.act.state_dict().items())
+    model.train()(torch.rand(2, 64, 3)).loss.backward()
+    assert model.act.blocks.layers[0].mlp.fc1.weight.grad.abs().max() > 0
+
+
+def test_a_saved_head_for_parts_is_trained_further(tmp_path):
+    """Of two classes for the parts of objects, the one of the saved model."""
+    model = tiny_act(PointBERTForPartSegmentation, segmentation_layers=(0, 1, 2), segmentation_levels=(24, 16))
+    model.save_pretrained(tmp_path)
+    assert find_model_class("act3d", PARTS, str(tmp_path)) is PointBERTForPartSegmentation
+    assert find_model_class("act3d", PARTS) is hf_any3d.ActForPartSegmentation
 
 
 @pytest.mark.slow

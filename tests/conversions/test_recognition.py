@@ -56,7 +56,7 @@ MARKS = {
     ("label_conv_cls.0.weight", "convs3_cls.weight"): ("act", "checkpoint", {"kind": "partseg"}),
     ("convs3_cls.weight",): ("act", "checkpoint", {"kind": "semseg"}),
     ("mask_token", "MAE_encoder.norm.weight"): ("act", "checkpoint", {"kind": "point_mae"}),
-    (f"{BLOCK}norm1.weight", "label_conv.0.weight"): ("act", "checkpoint", {"kind": "point_mae_partseg"}),
+    (f"{BLOCK}norm1.weight", "label_conv.0.weight"): ("act", "checkpoint", {"kind": "partseg"}),
     ("dvae.codebook", "transformer_q.norm.weight"): ("act", "checkpoint", {"kind": "point_bert"}),
     ("cls_head_finetune.3.weight", f"{BLOCK}norm1.weight"): ("act", "checkpoint", {"kind": "point_bert_cls"}),
     ("dgcnn_pro_1.layer1.0.weight", f"{BLOCK}norm1.weight"): ("act", "checkpoint", {"kind": "point_bert_partseg"}),
