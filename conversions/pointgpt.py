@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER
-from hf_any3d.conversions.checkpoints import errors_about, read_tensors
+from hf_any3d.conversions.checkpoints import account, errors_about, read_tensors
 from hf_any3d.conversions.common_layers import PATCH_ENCODER, below, student_sizes
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.point_starts import TABLE
@@ -31,6 +32,7 @@ from hf_any3d.modeling.pointgpt import (
     PointGPTForPointCloudClassification,
     PointGPTForPreTraining,
 )
+from hf_any3d.modeling.pointgpt.modeling_pointgpt import PatchGenerator
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.markdown import code
 
@@ -59,8 +61,12 @@ _GENERATOR: Names = {
     r"generator_blocks\.ln_f\.": "generator.norm.",
     r"generator_blocks\.increase_dim\.0\.": "generator.out.",
 }
-# What no program reads, and in segmentation the generator, whose loss that program computes and drops.
-_UNREAD: Names = dict.fromkeys((r"blocks\.increase_dim\.0\.", r"generator_blocks\.sos$"))
+# What no program reads; in segmentation also the generator, whose loss that program computes and drops.
+_UNREAD = "unread."
+_OF_NO_USE: Names = {
+    r"blocks\.increase_dim\.0\.": f"{_UNREAD}increase_dim.",
+    r"generator_blocks\.sos$": f"{_UNREAD}sos",
+}
 _TRANSFORMER: Names = {
     r"cls_token$": "class_token.token",
     r"cls_pos$": "class_token.position",
@@ -78,16 +84,25 @@ _NUM_GROUPS = 64
 
 def convert_pointgpt_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename and reshape the tensors of a checkpoint of a kind; what fine-tuning adds is not drawn."""
+    renamed = _renamed(kind, original)
+    return {name: tensor for name, tensor in renamed.items() if not name.startswith(_UNREAD)}
+
+
+def _renamed(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of our model, and those that nothing reads, so that both are accounted for."""
     prefix = _PREFIX if kind == "pretrain" else ""
     is_deep = any(name.startswith(f"{prefix}encoder.first_conv.6.") for name in original)
     encoder = under("encoder.", "patch_encoder.", _DEEP_PATCH_ENCODER if is_deep else PATCH_ENCODER)
-    generator: Names = {r"generator_blocks\.": None} if kind == "partseg" else _GENERATOR
     head: Names = SEGMENTER
     if kind == "cls":
         is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in original)
         head = under("blocks.", "", LINEAR_HEAD if is_linear else DEEP_HEAD)
-    transformer = under("", "pointgpt.", {**encoder, **_TRANSFORMER, **generator})
-    table = {**_UNREAD, **transformer, **({} if kind == "pretrain" else head)}
+    table = {
+        **_OF_NO_USE,
+        **under("", _UNREAD if kind == "partseg" else "pointgpt.", _GENERATOR),
+        **under("", "pointgpt.", {**encoder, **_TRANSFORMER}),
+        **({} if kind == "pretrain" else head),
+    }
     renamed = rename_tensors(original, under(prefix, "", table))
     converted = {name: as_linear(tensor) if name.endswith("weight") else tensor for name, tensor in renamed.items()}
     for name in ("class_token.token", "class_token.position", "start_token.position"):
@@ -154,10 +169,10 @@ def convert_pointgpt(
     file = Path(checkpoint)
     original = read_tensors(file, ("base_model", "model_state_dict"))
     described = next(start.described for start in TABLE if (start.system, start.kind) == ("PointGPT", kind))
-    # In front of what does not fit, as files of this form are many.
-    with errors_about(f"{checkpoint}: taken for {described} of PointGPT"):
-        given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
-        config, state, trained_on = read_pointgpt(file, kind, original, dataset, **given)
+    given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
+    try:
+        with errors_about(checkpoint):
+            config, state, trained_on = read_pointgpt(file, kind, original, dataset, **given)
         settings = dict(trained_on.processor if trained_on else UNLABELED)
         settings |= {} if num_points is None else {"num_points": num_points}
         drawn = [name for name in fresh_tensors(config.hidden_size) if kind == "pretrain"]
@@ -171,6 +186,10 @@ def convert_pointgpt(
             f"clouds as {config.num_groups} patches of {config.group_size} points.",
             _sections(kind, drawn),
         )
+    except ValueError as error:
+        # What it is taken for, as files of this form are many.
+        text = str(error).removeprefix(f"{checkpoint}: ")
+        raise ValueError(f"{checkpoint}: taken for {described} of PointGPT: {text}") from error
     return facts | {"fresh": [name.removeprefix("pointgpt.") for name in drawn]}
 
 
@@ -188,7 +207,8 @@ def read_pointgpt(
 
     The arguments are those of `convert_pointgpt`; tensors may be on "meta".
     """
-    state = convert_pointgpt_state_dict(kind, original)
+    renamed = _renamed(kind, original)
+    state = {name: tensor for name, tensor in renamed.items() if not name.startswith(_UNREAD)}
     if kind == "pretrain":
         state = fresh_tensors(len(state["pointgpt.norm.bias"])) | state
     sizes: dict[str, Any] = student_sizes(below(state, "pointgpt."))
@@ -207,7 +227,9 @@ def read_pointgpt(
     if kind == "pretrain":
         if dataset is not None:
             raise ValueError(f"dataset={dataset!r}: it has no labels; expected none")
-        return PointGPTConfig(**sizes, num_groups=num_groups or _NUM_GROUPS), state, None
+        config = PointGPTConfig(**sizes, num_groups=num_groups or _NUM_GROUPS)
+        _account_unread(file, kind, renamed, config)
+        return config, state, None
     num_labels = len(state["classifier.out.bias" if kind == "cls" else "segmenter.head.out.bias"])
     # Only data sets of the task; None stands for labels that are numbers only.
     fitting = {name: one for name, one in DATASETS.items() if one.kind == kind}
@@ -235,12 +257,25 @@ def read_pointgpt(
             "drop_path_rate": 0.1,
         }
     config = PointGPTConfig(**sizes)
+    _account_unread(file, kind, renamed, config)
     labels = () if trained_on is None else trained_on.labels
     is_named = name_labels(config, labels, [file], is_stated=dataset is not None)
     if is_named and trained_on is not None and trained_on.categories:
         config.category_names = list(trained_on.categories)
         config.category_parts = [list(parts) for parts in trained_on.categories.values()]
     return config, state, trained_on
+
+
+def _account_unread(file: Path, kind: str, renamed: Mapping[str, torch.Tensor], config: PointGPTConfig) -> None:
+    """Check that the tensors that nothing reads are those of the program, as a damaged file may lack some."""
+    with torch.device("meta"), no_init_weights():
+        out = torch.nn.Linear(config.hidden_size, 3 * config.group_size)
+        expected = {"sos": torch.empty(config.hidden_size)}
+        expected |= {f"increase_dim.{name}": tensor for name, tensor in out.state_dict().items()}
+        if kind == "partseg":
+            generator = PatchGenerator(config)
+            expected |= {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
+    account(file, below(renamed, _UNREAD), expected)
 
 
 def _sections(kind: str, drawn: list[str]) -> dict[str, str]:

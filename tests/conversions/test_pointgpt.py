@@ -207,6 +207,7 @@ WITHOUT = {
         "blocks.ln_f.bias",
         "generator_blocks.ln_f.weight",
         "encoder.first_conv.0.bias",
+        "blocks.increase_dim.0.bias",
         "sos_pos",
         "norm.weight",
     ),
@@ -216,7 +217,14 @@ WITHOUT = {
         "blocks.layers.1.attn.in_proj_weight",
         "blocks.cls_head_finetune.4.weight",
     ),
-    "partseg": ("norm.bias", "label_conv.0.weight", "propagation_0.mlp_convs.1.bias", "convs3.bias", "cls_pos"),
+    "partseg": (
+        "norm.bias",
+        "label_conv.0.weight",
+        "propagation_0.mlp_convs.1.bias",
+        "convs3.bias",
+        "generator_blocks.layers.0.mlp.0.bias",
+        "cls_pos",
+    ),
 }
 
 
