@@ -1,10 +1,13 @@
 """Train ACT's second stage: a point transformer learns to predict a frozen autoencoder's features of masked patches.
 
+With --model_name_or_path, a pretrained student is trained further in its own way: ACT's, Point-MAE's or Point-BERT's.
+
     python examples/run_act_pretraining.py --autoencoder out/autoencoder --output_dir out/pretrained \
         --num_train_epochs 20 --probe_every 5
     python examples/run_act_pretraining.py examples/recipes/act_pretraining_shapenet55.yaml --data_dir DATA \
         --autoencoder outputs/recipes/act_autoencoder_shapenet55
     python examples/run_act_pretraining.py --autoencoder out/autoencoder --student DIR_OF_A_UNI3D --features xyz rgb
+    python examples/run_act_pretraining.py --model_name_or_path point_mae --dataset_name folder --data_dir DATA
     python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
     accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
         examples/run_act_pretraining.py recipe.yaml
@@ -25,12 +28,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import DatasetDict
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.training import program
 from hf_any3d.training.pretraining import (
     DistillationTrainingArguments,
@@ -40,6 +42,7 @@ from hf_any3d.training.pretraining import (
     StudentArguments,
     UnlabeledRows,
     build_probe,
+    build_student,
     evaluate_pretraining,
     load_splits,
     pretraining_rows,
@@ -52,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_trainer(
-    model: ActForPreTraining,
+    model: PreTrainedModel,
     arguments: DistillationTrainingArguments,
     augment: Sequence[str],
     splits: DatasetDict,
@@ -69,9 +72,9 @@ def build_trainer(
     )
 
 
-def save_student(model: ActForPreTraining, processor: PointCloudProcessor, directory: Path) -> Path:
+def save_student(model: PreTrainedModel, processor: PointCloudProcessor, directory: Path) -> Path:
     """Save a student of another kind than ACT's alone, as a model of its own kind; returns the directory."""
-    model.act.save_pretrained(directory)
+    model.base_model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
 
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         splits, origin = load_splits(data)
     processor = build_processor(data, data.processor_config)
     probe = build_probe(probing, data, splits, processor, arguments.per_device_eval_batch_size)
-    model = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, student.student, **student.model_config)
+    model = build_student(student)
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data.augment, splits, processor)
     if probe is not None:
@@ -104,8 +107,16 @@ def main(argv: list[str] | None = None) -> RunReport:
         parameters=parameters,
         num_points=data.num_points,
         checkpoint=checkpoint,
-        encoder=encoder_facts(model.autoencoder.config),
-        start={"autoencoder": student.autoencoder} | ({"student": student.student} if student.student else {}),
+        encoder=encoder_facts(getattr(model.config, "autoencoder_config", None)),
+        start={
+            name: value
+            for name, value in (
+                ("autoencoder", student.autoencoder),
+                ("student", student.student),
+                ("model", student.model_name_or_path),
+            )
+            if value is not None
+        },
     )
     if student.student is not None and trainer.is_world_process_zero():
         name = save_student(model, processor, Path(arguments.output_dir) / "student")

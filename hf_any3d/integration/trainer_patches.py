@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import DEFAULT_CALLBACKS
+from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_any3d.integration.patches import Patch, apply_entered_patches, is_ours
 from hf_any3d.integration.peft_patches import PointCloudPeftModel
@@ -67,6 +68,7 @@ def _keep_the_objective(
         return original(self, model, inputs, *args, **kwargs)
     # Once in a training, by the first batch with labels.
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
+        self.label_smoother = _Smoother(self.label_smoother.epsilon, self.label_smoother.ignore_index)
         losses = _losses_without_smoothing(self, original, model, inputs)
         if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
             raise ValueError(
@@ -84,6 +86,19 @@ def _keep_the_objective(
     return computed
 
 
+class _Smoother(LabelSmoother):
+    """Smooths the labels alone, and keeps what a model adds to their loss."""
+
+    def __call__(self, model_output: Any, labels: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().__call__(model_output, labels, *args, **kwargs)
+        added = model_output.get("auxiliary_loss") if isinstance(model_output, dict) else None
+        if added is None:
+            return loss
+        # The share of this part in the mean over all of a larger batch, as that of the labels.
+        items = kwargs.get("num_items_in_batch")
+        return loss + (added if items is None else added * (labels != self.ignore_index).sum() / items)
+
+
 def _losses_without_smoothing(
     trainer: Any, compute_loss: Callable, model: torch.nn.Module, inputs: dict[str, Any]
 ) -> list[torch.Tensor]:
@@ -97,7 +112,10 @@ def _losses_without_smoothing(
             # Not 0: classes that a category excludes have an infinite share, which would go unnoticed.
             for other in (None, type(smoother)(epsilon=1e-6)):
                 trainer.label_smoother = other
-                losses.append(compute_loss(trainer, model, dict(inputs)).float())
+                loss, outputs = compute_loss(trainer, model, dict(inputs), return_outputs=True)
+                # What is added to the loss of the labels is kept in any case; see `_Smoother`.
+                added = outputs.get("auxiliary_loss") if isinstance(outputs, dict) else None
+                losses.append((loss if added is None else loss - added).float())
     except (AttributeError, KeyError):  # labels in lists, or no `logits`
         if not losses:
             raise

@@ -180,7 +180,7 @@ def build_model(
     `arguments.tuning` is set to "adapter".
     """
     assert arguments.model_type is not None and isinstance(arguments.model_config, dict)
-    model_class = find_model_class(arguments.model_type, task)
+    model_class = find_model_class(arguments.model_type, task, arguments.model_name_or_path)
     if arguments.encoder_weights == "none":
         return _build_without_encoder(task, arguments, adapter, labels, **config)
     if arguments.has_frozen_encoder:
@@ -283,11 +283,15 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
     return {"projection_dim": tower["text_width"], "parts": {"text_tower": part}}
 
 
-def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
-    """Return the registered model class of a model type and task."""
+def find_model_class(model_type: str, task: str, saved: str | None = None) -> type[PreTrainedModel]:
+    """Return the registered model class of a model type and task: of several that of a `saved` model, or the first."""
     kind = registry.MODEL_TYPES.get(model_type)
     if kind is not None:
-        for name in kind.heads.get(_REGISTERED[task], ()):
+        names = list(kind.heads.get(_REGISTERED[task], ()))
+        if saved is not None and len(names) > 1:
+            architectures = PreTrainedConfig.get_config_dict(saved)[0].get("architectures") or []
+            names.sort(key=lambda name: name not in architectures)
+        for name in names:
             # Models of parts and of scenes have classes of their own for the same task.
             if (name in kind.part_heads) == (task == PARTS):
                 return getattr(importlib.import_module("hf_any3d"), name)

@@ -10,9 +10,17 @@ import torch
 from datasets import Dataset, DatasetDict, NamedSplit
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
+from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig, ActForPreTraining
 from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.modeling.layers.modes import evaluation_mode
@@ -272,13 +280,18 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
 
 @dataclass
 class StudentArguments:
-    """The autoencoder that teaches, and the config of the student."""
+    """The autoencoder that teaches, and the config of the student; or the pretraining that is continued."""
 
-    autoencoder: str = argument(help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    autoencoder: str | None = argument(None, help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    model_name_or_path: str | None = argument(
+        None,
+        help="Directory or hub name of a pretrained student to train further in its own way, such as a converted "
+        "pretraining file of Point-MAE, Point-BERT or ReCon; in place of --autoencoder.",
+    )
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder that is aligned with texts or reads voxels, from which training "
-        "starts; by default an untrained ACT student.",
+        help="Directory or hub name of an encoder from which training starts: a point transformer such as Point-MAE's, "
+        "or an encoder that is aligned with texts or reads voxels; by default an untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
     mask_type: str | None = argument(None, help="random masks single patches, block a region.")
@@ -287,10 +300,30 @@ class StudentArguments:
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
+        if (self.autoencoder is None) == (self.model_name_or_path is None):
+            raise ValueError("--autoencoder and --model_name_or_path: expected one of them")
+        if self.student is not None and self.autoencoder is None:
+            raise ValueError(f"--student {self.student} with --model_name_or_path; expected one of them")
         # Short options win over the same settings in --model_config.
         for name in ("mask_ratio", "mask_type", "distillation_loss"):
             if getattr(self, name) is not None:
                 self.model_config[name] = getattr(self, name)
+
+
+def build_student(arguments: StudentArguments) -> PreTrainedModel:
+    """Build a student around a trained autoencoder, or open one that was pretrained before."""
+    assert isinstance(arguments.model_config, dict)
+    if arguments.autoencoder is not None:
+        return ActForPreTraining.from_autoencoder_pretrained(
+            arguments.autoencoder, arguments.student, **arguments.model_config
+        )
+    model = AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path, **arguments.model_config)
+    if not hasattr(model, "probe_features"):
+        raise ValueError(
+            f"--model_name_or_path {arguments.model_name_or_path}: a {type(model).__name__}; expected a model of the "
+            "pretraining of ACT, Point-MAE, Point-BERT or ReCon"
+        )
+    return model
 
 
 @dataclass

@@ -16,6 +16,11 @@ from hf_any3d.modeling.encoders import LayerStack
 
 def encoder_owner(model: nn.Module) -> nn.Module:
     """Return the module inside `model` that owns the pretrained layers."""
+    if not getattr(type(model), "takes_adapters", True):
+        raise ValueError(
+            f"{type(model).__name__} is pretrained in full: the directory of an adapter would lack the rest of it; "
+            "expected a model for a task that starts from it"
+        )
     for module in model.modules():
         # The class, not the module: adapters look up unknown attributes in the layer that they wrap.
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -57,6 +57,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
         group_size: Points per patch, including the center; a multiple of 4.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         hidden_size: Channels of a token and of the decoder's input.
+        patch_token_width: Channels of a patch's token before the graph convolutions; None for `hidden_size`.
+        decoder_width: Channels of the decoder's input; None for `hidden_size`.
         num_codes: Size of the codebook.
         graph_neighbors: Neighbors of a token in the graph convolutions, including itself.
         graph_input_width: Output channels of the first linear layer of a graph convolution.
@@ -121,6 +123,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     group_size: int = 32
     patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
     hidden_size: int = 384
+    patch_token_width: int | None = None
+    decoder_width: int | None = None
     num_codes: int = 8192
     graph_neighbors: int = 4
     graph_input_width: int = 128
@@ -193,17 +197,20 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
 _CHOICES = {
     "head_activation": tuple(HEAD_ACTIVATIONS),
     "segmentation_pooling": ("tokens", "prompts"),
+}
+_STUDENT_CHOICES = {
     "mask_type": MASKS,
     "distillation_loss": DISTILLATION_LOSSES,
+    "reconstruction_loss": ("chamfer_l2", "chamfer_l1"),
     "target_layer": ("graph_decoder", "teacher"),
     "teacher_dtype": (None, "float32", "bfloat16", "float16"),
 }
 
 
-class ActConfig(
+class PointTransformerConfig(
     UnknownScoreConfigMixin, LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig
 ):
-    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
+    r"""Configuration that ACT's point transformer, others of its form, and their heads have in common.
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
     released programs.
@@ -213,8 +220,8 @@ class ActConfig(
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the center.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
-        patch_pooled_width: Channels of a pooled patch before a final linear layer (MiniGPT-3D: 256); None without that
-            layer.
+        patch_pooled_width: Channels of a pooled patch before a final linear layer (Point-BERT, MiniGPT-3D: 256); None
+            without that layer.
         mlp_ratio: Hidden width of a block's MLP as a multiple of `hidden_size`.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         use_class_token: Whether a learned token precedes the patches; segmentation models have none.
@@ -227,6 +234,7 @@ class ActConfig(
             adapter leaves behind the last block "prompt_max", "prompt_mean".
         head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_bias: Whether hidden linear layers of the head have a bias.
+        head_norm: Whether hidden layers of the head have a batch norm; Point-BERT's has none.
         head_dropout: Dropout after each hidden layer of the head.
         head_activation: "relu", or "gelu" as in PPT, after each hidden layer of the head.
 
@@ -235,6 +243,8 @@ class ActConfig(
         segmentation_pooling: What the head reads of a cloud: maximum and mean of the "tokens", or the "prompts" that
             IDPT adds to these blocks, before and after them.
         propagation_widths: Channels of the two layers that propagate tokens to points.
+        segmentation_levels: Point-BERT's part segmentation: points of the two levels between patches and cloud, the
+            finer one first.
         category_width: Part segmentation: channels of the category embedding.
         category_parts: Part segmentation: for each category of objects, the labels of its parts.
         category_names: Part segmentation: names of the categories.
@@ -243,39 +253,9 @@ class ActConfig(
     Args: Adapters
         parts: Source of the pretrained transformer, "base", that an adapter was trained with, see `PretrainedPart`.
             Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
-
-    Args: Pretraining
-        autoencoder_config: Config of the frozen autoencoder, the teacher.
-        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), or of voxels
-            (point_transformer_v3), if that is the student in place of ACT's transformer; None for the latter. An
-            encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
-        mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
-            teacher's features of each, without a decoder.
-        mask_type: "random" patches, or a "block" of neighbors.
-        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
-            then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
-        decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
-        distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
-        target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
-            point decoder, or the output of the "teacher" before it, as in the paper.
-        class_token_loss: Also predict hidden patches from an inner block's tokens and the class token, so that the
-            latter has to represent the full cloud.
-        class_token_layer: Number of that block, from 0.
-        feature_head_width: Width of two layers, never trained, that the released program applies to the class token
-            for linear probes; None probes the features that a head would read.
-        teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
-            unchanged.
-        noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
-            patch then vary.
-        teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
-            the released program does.
     """
 
-    model_type = "act3d"
-    sub_configs_defaults = {
-        "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
-        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
-    }
+    _parts: ClassVar[tuple[str, ...]] = ("base",)
 
     in_channels: int = 3
     num_groups: int = 64
@@ -297,12 +277,14 @@ class ActConfig(
     pooling: list[str] | tuple[str, ...] = ("cls", "max")
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = True
+    head_norm: bool = True
     head_dropout: float = 0.5
     head_activation: str = "relu"
 
     segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     segmentation_pooling: str = "tokens"
     propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
+    segmentation_levels: list[int] | tuple[int, ...] = (512, 256)
     category_width: int = 64
     segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
@@ -314,6 +296,71 @@ class ActConfig(
     base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
     base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
+
+    def __post_init__(self, **kwargs: Any):
+        check_settings(self, _CHOICES)
+        super().__post_init__(**kwargs)
+        self.check_parts(self._parts)
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
+
+
+class ActConfig(PointTransformerConfig):
+    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320); see also `PointTransformerConfig`.
+
+    Args: Pretraining
+        autoencoder_config: Config of the frozen autoencoder, the teacher.
+        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), or of voxels
+            (point_transformer_v3), if that is the student in place of ACT's transformer; None for the latter. An
+            encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
+        mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
+            teacher's features of each, without a decoder.
+        mask_type: "random" patches, or a "block" of neighbors.
+        encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
+            then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
+        decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
+        distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
+        target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
+            point decoder, or the output of the "teacher" before it, as in the paper.
+        class_token_loss: Also predict hidden patches from an inner block's tokens and the class token, so that the
+            latter has to represent the full cloud.
+        class_token_layer: Number of that block, from 0.
+        feature_head_width: Width of two layers, never trained, that the released program applies to the class token
+            for linear probes; None probes the features that a head would read. In Point-BERT these layers are trained
+            to tell clouds apart.
+        teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
+            unchanged.
+        noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
+            patch then vary.
+        teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
+            the released program does.
+
+    Args: Pretraining of Point-MAE and Point-BERT
+        reconstruction_loss: Point-MAE: Chamfer distance between the points of a hidden patch and those predicted,
+            "chamfer_l2", as released, or "chamfer_l1".
+        mask_ratio_range: Point-BERT: smallest and largest share of a cloud's patches that are hidden, a block of
+            neighbors.
+        contrast_temperature: Point-BERT: temperature of the comparison with features of other clouds.
+        contrast_momentum: Point-BERT: share of its weights that the moving average of the student keeps in a step.
+        contrast_queue_size: Point-BERT: number of earlier clouds that a cloud is compared with.
+        contrast_whole_clouds: Point-BERT: compare clouds that are not mixed, too; off in the released settings.
+    """
+
+    model_type = "act3d"
+    sub_configs_defaults = {
+        "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
+        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
+    }
+
+    keys_to_ignore_at_inference = [
+        *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
+        "code_loss",
+        "mix_loss",
+        "contrast_loss",
+    ]
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None
@@ -334,15 +381,16 @@ class ActConfig(
     noisy_targets: bool = False
     teacher_in_training_mode: bool = False
 
+    reconstruction_loss: str = "chamfer_l2"
+    mask_ratio_range: list[float] | tuple[float, ...] = (0.25, 0.45)
+    contrast_temperature: float = 0.07
+    contrast_momentum: float = 0.999
+    contrast_queue_size: int = 16384
+    contrast_whole_clouds: bool = False
+
     def __post_init__(self, **kwargs: Any):
-        check_settings(self, _CHOICES)
         # The second prediction is made from that token.
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
+        check_settings(self, _STUDENT_CHOICES, {"contrast_temperature": (1e-6, 1e6), "contrast_momentum": SHARE})
         super().__post_init__(**kwargs)
-        self.check_parts(("base",))
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return max(self.num_groups, self.group_size)

@@ -49,7 +49,7 @@ from hf_any3d.modeling.layers.tasks import check_categories, checked_category, r
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches, group_patches, patches_around
-from hf_any3d.modeling.point_encoders.point_transformer import PointBlocks, PointHead, TokenPropagation
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointBlocks, PointHead, TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import (
     Encoded,
     PointTransformerMixin,
@@ -57,6 +57,13 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
     PretrainedBaseMixin,
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
+
+# Settings by which students share the patches of their teacher, and those of the transformer's weights.
+_PATCH_FIELDS = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
+_SIZES = (
+    *("patch_widths", "patch_pooled_width", "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio"),
+    *("qkv_bias", "layer_norm_eps", "use_class_token", "side_network"),
+)
 
 
 @dataclass
@@ -86,8 +93,8 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     _no_split_modules = ["PointBlock"]
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
-        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
-        r"^(mask_token|decoder_class_position)$",
+        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head|average)\.",
+        r"^(mask_token|decoder_class_position|code_head\..*|queue|queue_place)$",
     ]
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
 
@@ -100,7 +107,8 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     def config_of_base(cls, config: ActConfig) -> ActConfig:
         """Return a copy of a config without the autoencoder."""
         config = super().config_of_base(config)
-        config.autoencoder_config = None
+        if hasattr(config, "autoencoder_config"):
+            config.autoencoder_config = None
         return config
 
     @torch.no_grad()
@@ -119,12 +127,15 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     def config_to_store(self) -> ActConfig:
         """Return a copy of the config without the autoencoder, which only pretraining uses."""
         config = super().config_to_store()
-        config.autoencoder_config = None
+        if hasattr(config, "autoencoder_config"):
+            config.autoencoder_config = None
         return config
 
 
 class ActModel(PointTransformerMixin, ActPreTrainedModel):
     """Point transformer: patches, mini-PointNet, transformer blocks, final norm."""
+
+    _block: type[nn.Module] = PointBlock
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -136,7 +147,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         # All tokens pass this module before the first block; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
-        self.blocks = PointBlocks(config)
+        self.blocks = PointBlocks(config, block=self._block)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         # A small network beside the transformer, for training without a gradient through it; at first both count
         # alike.
@@ -196,24 +207,30 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
     def encode(self, tokens: torch.Tensor, centers: torch.Tensor, *requested: Any, **kwargs: Any) -> Encoded:
         """Run the transformer on all or some tokens `(batch, tokens, hidden)` of a cloud; see `run_blocks`."""
         positions = self.position_embed(in_precision_of(self.position_embed, centers))
-        if self.class_token is not None:
-            tokens, positions = self.class_token(tokens, positions)
+        for token in self.leading_tokens:
+            tokens, positions = token(tokens, positions)
         return self.run_blocks(tokens, positions, centers, *requested, **kwargs)
+
+    @property
+    def leading_tokens(self) -> Sequence[ClassToken]:
+        """Learned tokens before those of the patches, the last first."""
+        return [] if self.class_token is None else [self.class_token]
 
     def _pool(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         how = list(self.config.pooling)
-        if self.class_token is None:
+        leading = len(self.leading_tokens)
+        if not leading:
             # A segmentation model has no class token, but its config may be a classifier's.
             how = [name for name in how if name in ("max", "mean")]
             return pool(hidden_states, how or ["max"], class_tokens=0)
         if added is None and not set(how) & PROMPT_POOLING:
-            return pool(hidden_states, how)
+            return pool(hidden_states, how, leading)
         if added is None:
             raise ValueError(
                 f"pooling={how}: there are no prompts, as no adapter leaves tokens behind the last block; expected an "
                 "adapter such as IDPTConfig(), or some of 'cls', 'max', 'mean'"
             )
-        return pool(hidden_states, how, prompts=self.norm(added))
+        return pool(hidden_states, how, leading, prompts=self.normed(added))
 
 
 class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
@@ -232,7 +249,8 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
-        self.act = ActModel(config)
+        # Under the name of the base model, which is another one in subclasses.
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
             features,
@@ -241,6 +259,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
             bias=config.head_bias,
             dropout=config.head_dropout,
             activation=config.head_activation,
+            norm=config.head_norm,
         )
         self.unknown_score = UnknownScore.of_config(config, features)
         self.post_init()
@@ -260,7 +279,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
-        output = self.act(points, **kwargs, return_dict=True)
+        output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
         unknown = self.score_unknown(output.pooler_output, logits)
@@ -270,16 +289,27 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 class ActSegmenter(ActPreTrainedModel):
     """Base class of the segmentation models: the model without class token, propagation, and a head for each point."""
 
+    # Whether the model has learned tokens before the patches, whose maximum after the last block the head reads too.
+    _reads_leading_tokens = False
+
     def __init__(self, config: ActConfig, condition_width: int = 0):
         # Do not change the caller's config, which may be a classifier's or a pretrained model's.
         config = copy.deepcopy(config)
-        config.use_class_token = False
+        config.use_class_token = self._reads_leading_tokens
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
         check_layers("segmentation_layers", layers, config.num_hidden_layers)
         token_width = len(layers) * config.hidden_size
-        self.act = ActModel(config)
+        if self._reads_leading_tokens:
+            condition_width += config.hidden_size
+            last = config.num_hidden_layers - 1
+            if last not in layers:
+                raise ValueError(
+                    f"segmentation_layers={list(layers)}; expected the last block, {last}, among them: the head reads "
+                    "its queries"
+                )
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
 
@@ -290,17 +320,19 @@ class ActSegmenter(ActPreTrainedModel):
 
         `condition` `(batch, condition_width)` are additional features of each cloud; the others are as in `forward`.
         """
-        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
+        base = self.base_model
+        layers = list(self.config.segmentation_layers)
+        output = base(points, output_layers=layers, **kwargs, return_dict=True)
+        leading = len(base.leading_tokens)
         # All layers share the final norm.
         # (batch, groups, layers * hidden)
-        tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
+        tokens = torch.cat([base.normed(layer)[:, leading:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         if self.config.segmentation_pooling == "tokens":
             cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
         else:  # the prompts before and after the blocks
-            layers = list(self.config.segmentation_layers)
             added = output.added_tokens or ()
             if len(added) != len(layers) or any(prompts.shape[1] != 2 for prompts in added):
                 raise ValueError(
@@ -309,8 +341,12 @@ class ActSegmenter(ActPreTrainedModel):
                     "keep_prompts=False), or 'tokens'"
                 )
             cloud_features = [
-                torch.cat([self.act.norm(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
+                torch.cat([base.normed(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
             ]
+        if self._reads_leading_tokens:
+            last = output.layer_outputs[layers.index(self.config.num_hidden_layers - 1)]
+            # Before the norm, as released.
+            cloud_features.append(last[:, :leading].amax(dim=1))
         if condition is not None:
             cloud_features.append(condition)
         return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
@@ -418,7 +454,114 @@ class ActForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActForPreTraining(ActPreTrainedModel):
+class MaskedPatchesModel(ActPreTrainedModel):
+    """Base class of models that see some patches of a cloud, and predict the others by a decoder.
+
+    A subclass has the student, its base model, and calls `add_decoder`.
+    """
+
+    # By which methods know that it gives its encoder some patches, not clouds.
+    hides_patches = True
+
+    def add_decoder(self, predicted_width: int) -> None:
+        """Add a decoder with positions of its own, and a layer from its tokens to predictions of this width."""
+        config = self.config
+        width = config.hidden_size
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.decoder = PointBlocks(
+            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.prediction_head = nn.Linear(width, predicted_width)
+
+    def choose_hidden(
+        self, centers: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the mask, drawn by default, and the indices of visible and of hidden patches; see `split_by_mask`."""
+        num_masked = None
+        if mask is None:
+            # Known here, so that no accelerator has to count the mask.
+            num_masked = int(self.config.mask_ratio * centers.shape[1])
+            mask = MASKS[self.config.mask_type](centers, num_masked)
+        # By indices, not by the mask itself, whose number of rows an accelerator would have to wait for.
+        visible, hidden = split_by_mask(mask, num_masked)
+        if not visible.shape[1]:
+            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        return mask, visible, hidden
+
+    def embed_visible(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
+        """Return the tokens of visible patches, `(batch, visible, hidden)`."""
+        if self.config.encode_visible_only:
+            # Patches are flattened to rows, which `gather_points` selects.
+            rows = gather_points(patches.neighborhoods.flatten(2), visible)
+            return self.base_model.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+        return gather_points(self.base_model.patch_encoder(patches.neighborhoods), visible)
+
+    def decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
+        """Predict `(batch, num_masked, width)` for the hidden patches, the last in the sequence."""
+        # Only the predictions are normed, which as a norm of each token equals slicing afterwards.
+        hidden_states, _ = self.decoder(tokens, positions)
+        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
+
+    def masked_sequence(
+        self, encoded: torch.Tensor, centers: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return tokens of visible patches followed by mask tokens, their positions, and the mask tokens alone."""
+        # Visible patches first: `decode` returns the last of the sequence.
+        places = torch.cat([gather_points(centers, visible), gather_points(centers, hidden)], dim=1)
+        # The decoder has positions of its own, of visible and hidden centers.
+        positions = self.decoder_position_embed(places.to(encoded.dtype))
+        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+        return torch.cat([encoded, masks], dim=1), positions, masks
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MaskedPatchesModel):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+            # As in the released programs; this overrides the initialization of the decoder's layers.
+            for linear in module.decoder.modules():
+                if isinstance(linear, nn.Linear):
+                    init.xavier_uniform_(linear.weight)
+
+
+class FrozenAutoencoderMixin:
+    """For models of pretraining that learn from a frozen `autoencoder`."""
+
+    autoencoder: ActAutoencoder
+    config: ActConfig
+
+    def adopt_autoencoder(self, autoencoder: ActAutoencoder | None) -> None:
+        """Take an autoencoder, or build one by the config, which then describes it."""
+        self.autoencoder = ActAutoencoder(self.config.autoencoder_config) if autoencoder is None else autoencoder
+        # So that what is saved describes the teacher that is used.
+        self.config.autoencoder_config = self.autoencoder.config
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
+        super().train(mode)  # pyright: ignore[reportAttributeAccessIssue] a method of the model
+        # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
+        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
+        return self  # pyright: ignore[reportReturnType]
+
+    def _freeze_teacher(self) -> None:
+        self.autoencoder.requires_grad_(False)
+        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
+            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
+        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)  # pyright: ignore[reportAttributeAccessIssue]
+
+    _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        # First, as it loads the frozen encoder, which is in no checkpoint.
+        self.autoencoder._initialize_missing_keys(is_quantized)
+        super()._initialize_missing_keys(is_quantized)  # pyright: ignore[reportAttributeAccessIssue]
+        # Loading replaces parameters with new ones, which would be trained.
+        self._freeze_teacher()
+
+
+class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
     """Masked point modeling: `ActModel` sees some patches and predicts the teacher's features of the others.
 
     The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
@@ -470,20 +613,13 @@ class ActForPreTraining(ActPreTrainedModel):
             config.student_config = self.act.config
             self.act.config._attn_implementation = attention
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
-        self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
-        # So that what is saved describes the teacher that is used.
-        self.config.autoencoder_config = self.autoencoder.config
+        self.adopt_autoencoder(autoencoder)
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.decoder = PointBlocks(
-            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
-        )
-        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        through_graph = config.target_layer == "graph_decoder"
+        self.add_decoder((through_graph and teacher.decoder_width) or teacher.hidden_size)
         self.decoder_class_position = nn.Parameter(torch.zeros(width)) if config.class_token_loss else None
-        self.prediction_head = nn.Linear(width, teacher.hidden_size)
         self.feature_head = None
         if feature_width is not None:
             self.feature_head = nn.Sequential(
@@ -511,9 +647,9 @@ class ActForPreTraining(ActPreTrainedModel):
 
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
-            student: Directory or hub name of an encoder that is aligned with texts, or of voxels, from which training
-                starts, or the model itself; it gets as many patches as the autoencoder has. None for an untrained
-                `ActModel`.
+            student: Directory or hub name of an encoder from which training starts, or the model itself: an
+                `ActModel`, such as a start of Point-MAE, or an encoder that is aligned with texts, or of voxels; it
+                gets as many patches as the autoencoder has. None for an untrained `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
 
         Raises:
@@ -531,6 +667,12 @@ class ActForPreTraining(ActPreTrainedModel):
                     settings.num_groups = teacher.num_groups
                 student = AutoModel.from_pretrained(student, config=settings)
             other = student.config
+            if isinstance(student, ActModel):
+                sizes = {name: getattr(other, name) for name in _SIZES}
+                sizes |= {name: getattr(teacher, name) for name in _PATCH_FIELDS}
+                model = cls(ActConfig(autoencoder_config=teacher, **sizes | config), autoencoder)
+                model.act.load_state_dict(student.state_dict())
+                return model.eval()
             names = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
             sizes: dict[str, Any] = {name: getattr(other, name) for name in names if hasattr(other, name)}
             if getattr(other, "flat_tokens", False):  # an encoder of voxels: patches only say what is hidden
@@ -540,8 +682,7 @@ class ActForPreTraining(ActPreTrainedModel):
             config = {"student_config": other, **sizes, **config}
             return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
         # The student's patches are the teacher's, point by point.
-        patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
-        settings = {name: getattr(teacher, name) for name in patch_fields} | config
+        settings = {name: getattr(teacher, name) for name in _PATCH_FIELDS} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
     @strict_forward
@@ -566,15 +707,7 @@ class ActForPreTraining(ActPreTrainedModel):
             output_attentions: The same for the student's attention weights, which only eager attention returns.
         """
         patches = self.cut(points)
-        num_masked = None
-        if mask is None:
-            # Known here, so that no accelerator has to count the mask.
-            num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
-            mask = MASKS[self.config.mask_type](patches.centers, num_masked)
-        # By indices, not by the mask itself, whose number of rows an accelerator would have to wait for.
-        visible, hidden = split_by_mask(mask, num_masked)
-        if not visible.shape[1]:
-            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        mask, visible, hidden = self.choose_hidden(patches.centers, mask)
         targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
         requested = (output_hidden_states, output_attentions)
         if self._reads_voxels:
@@ -635,13 +768,6 @@ class ActForPreTraining(ActPreTrainedModel):
             return output.pooler_output
         return self.feature_head(output.last_hidden_state[:, 0])
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
-        super().train(mode)
-        # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
-        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
-        return self
-
     def _teacher_patches(self, points: torch.Tensor, patches: Patches) -> Patches:
         """Return the patches that the teacher reads: the student's own, or others around the same centers."""
         if self.config.student_config is None:
@@ -658,12 +784,7 @@ class ActForPreTraining(ActPreTrainedModel):
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         if self.config.student_config is not None:
             return self.act(None, shallow, *requested, patches=patches.select(visible), return_dict=True)
-        if self.config.encode_visible_only:
-            # Patches are flattened to rows, which `gather_points` selects.
-            rows = gather_points(patches.neighborhoods.flatten(2), visible)
-            tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
-        else:
-            tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+        tokens = self.embed_visible(patches, visible)
         return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
 
     def _encode_voxels(self, points: torch.Tensor, patches: Patches, *requested: bool | None) -> Encoded:
@@ -686,55 +807,23 @@ class ActForPreTraining(ActPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config
-        seen = gather_points(patches.centers, visible)
         encoded = student.last_hidden_state
         # Some students have a class token before the patches, others none.
-        leading = encoded.shape[1] - seen.shape[1]
+        leading = encoded.shape[1] - visible.shape[1]
         # Where nothing is hidden, there is nothing to decode.
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
-        # Visible patches first: `_decode` returns the last of the sequence.
-        centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
-        # The decoder has positions of its own, of visible and hidden centers.
-        positions = self.decoder_position_embed(centers.to(encoded.dtype))
-        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
-        predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
+        sequence, positions, masks = self.masked_sequence(encoded[:, leading:], patches.centers, visible, hidden)
+        predictions = self.decode(sequence, positions, hidden.shape[1])
         if not config.class_token_loss:
             return predictions, None
         # Information about the full cloud that the inner layer lacks has to come from the class token.
         sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, 1:], masks], dim=1)
         first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
-        return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
-
-    def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
-        """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
-        # Only the predictions are normed, which as a norm of each token equals slicing afterwards.
-        hidden_states, _ = self.decoder(tokens, positions)
-        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
-
-    def _freeze_teacher(self) -> None:
-        self.autoencoder.requires_grad_(False)
-        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
-            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
-        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
-
-    _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
-
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        # First, as it loads the frozen encoder, which is in no checkpoint.
-        self.autoencoder._initialize_missing_keys(is_quantized)
-        super()._initialize_missing_keys(is_quantized)
-        # Loading replaces parameters with new ones, which would be trained.
-        self._freeze_teacher()
+        return predictions, self.decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ActForPreTraining):
-            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
-            if module.decoder_class_position is not None:
-                init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
-            # As in the released program; this overrides the initialization of the decoder's layers.
-            for linear in module.decoder.modules():
-                if isinstance(linear, nn.Linear):
-                    init.xavier_uniform_(linear.weight)
+        if isinstance(module, ActForPreTraining) and module.decoder_class_position is not None:
+            init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)

@@ -52,7 +52,8 @@ class HeadNorm(nn.BatchNorm1d):
 class ClassificationHead(nn.Module):
     """Hidden layers of `widths` with batch norm, an activation and dropout, `(rows, features)` to `(rows, labels)`.
 
-    The norm cancels a bias of the hidden layers. There is one rate of dropout for all of them, or one for each.
+    The norm cancels a bias of the hidden layers; with `norm=False`, as in Point-BERT, there is none. There is one rate
+    of dropout for all of them, or one for each.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ClassificationHead(nn.Module):
         bias: bool = True,
         dropout: float | Sequence[float] = 0.0,
         activation: str = "relu",
+        norm: bool = True,
     ):
         super().__init__()
         rates = dropout if isinstance(dropout, Sequence) else [dropout] * len(widths)
@@ -72,7 +74,7 @@ class ClassificationHead(nn.Module):
         self.dropouts = nn.ModuleList()
         for width, rate in zip(widths, rates, strict=True):
             self.hidden.append(nn.Linear(features, width, bias=bias))
-            self.norms.append(HeadNorm(width))
+            self.norms.append(HeadNorm(width) if norm else nn.Identity())
             self.dropouts.append(nn.Dropout(rate))
             features = width
         # `features` is the width of the last hidden layer by now.
@@ -114,7 +116,8 @@ def pool(
     `how` has any of "cls", "max" and "mean", the last two over point tokens only; with `prompts (batch, prompts,
     hidden)`, tokens that adapters have added, also `PROMPT_POOLING`. "max_plus_mean" adds up maximum and mean of all
     tokens, class token and prompts included. "max_plus_first_mean" takes the mean of the first cloud of the batch for
-    all of them, as the released program of APPT does.
+    all of them, as the released program of APPT does. With three class tokens, ReCon's of class, image and text, there
+    are also "image", "text", "queries", the maximum of all three, and "max+mean", the sum over point tokens.
     """
 
     def sequence() -> torch.Tensor:
@@ -128,6 +131,13 @@ def pool(
         "max_plus_mean": lambda: sequence().amax(dim=1) + sequence().mean(dim=1),
         "max_plus_first_mean": lambda: sequence().amax(dim=1) + sequence()[0].mean(dim=0),
     }
+    if class_tokens == 3:
+        pools |= {
+            "image": lambda: hidden_states[:, 1],
+            "text": lambda: hidden_states[:, 2],
+            "queries": lambda: hidden_states[:, :3].amax(dim=1),
+            "max+mean": lambda: pools["max"]() + pools["mean"](),
+        }
     if prompts is not None:
         pools |= {"prompt_max": lambda: prompts.amax(dim=1), "prompt_mean": lambda: prompts.mean(dim=1)}
     return torch.cat([pools[name]() for name in how], dim=-1)

@@ -25,6 +25,9 @@ from hf_any3d.modeling.act import (
     ActForPreTraining,
     ActForSemanticSegmentation,
     ActModel,
+    PointBERTForPartSegmentation,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
 )
 from hf_any3d.modeling.any2point import (
     Any2PointForPartSegmentation,
@@ -65,6 +68,13 @@ from hf_any3d.modeling.point_features import (
     PointFeaturesForPointCloudClassification as FeaturesHead,
     PointFeaturesModel,
 )
+from hf_any3d.modeling.pointgpt import (
+    PointGPTForPartSegmentation,
+    PointGPTForPointCloudClassification,
+    PointGPTForPreTraining,
+    PointGPTForSemanticSegmentation,
+    PointGPTModel,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -86,6 +96,7 @@ from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 from tests.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
+from tests.tiny_recon import CASES as RECON
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
@@ -155,10 +166,46 @@ def _act_pretraining(**settings: Any) -> ActForPreTraining:
     return model.eval()
 
 
+def _point_mae(**settings: Any) -> PointMAEForPreTraining:
+    torch.manual_seed(0)
+    sizes = _PRETRAINING | {"num_hidden_layers": 2, "decoder_num_hidden_layers": 1, "mask_ratio": 0.5}
+    model = PointMAEForPreTraining(ActConfig(**(sizes | settings)))
+    for part in (model.act, model.decoder, model.prediction_head):
+        spread_weights(part)
+    return model.eval()
+
+
+def _point_bert(**settings: Any) -> PointBERTForPreTraining:
+    teacher = tiny_autoencoders.tiny_autoencoder(None, num_groups=12)
+    torch.manual_seed(0)
+    sizes = _PRETRAINING | {"num_hidden_layers": 2, "patch_pooled_width": 16, "contrast_queue_size": 12}
+    model = PointBERTForPreTraining(ActConfig(**(sizes | {"autoencoder_config": teacher.config} | settings)), teacher)
+    for part in (model.act, model.feature_head, model.code_head):
+        spread_weights(part)
+    return model.eval()
+
+
 def _with_mask(rows: int, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(rows, 12, generator=generator).argsort(dim=1)
     return {"points": varied_clouds(rows, seed=seed), "mask": order < 6}
+
+
+def _with_hidden_columns(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, seed=seed), "hidden_columns": (torch.arange(12) == 10).repeat(rows, 1)}
+
+
+def _with_draws(rows: int, seed: int) -> dict[str, Any]:
+    masked = _with_mask(rows, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    ratio = torch.rand(rows, generator=generator)
+    kept = torch.rand(rows, 12, generator=generator) < ratio.unsqueeze(1)
+    return masked | {
+        "mixed_mask": masked["mask"].flip(1),
+        "average_mask": masked["mask"].flip(0),
+        "mix_ratio": ratio,
+        "kept": kept,
+    }
 
 
 def _autoencoder(**settings: Any) -> ActAutoencoder:
@@ -357,6 +404,67 @@ _BUILDERS = (
         "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
         owns_encoder=True,
+    ),
+    Case(PointGPTModel, _act(PointGPTModel), _clouds(), None, "last_hidden_state"),
+    _classifier_case(
+        PointGPTForPointCloudClassification, _act(PointGPTForPointCloudClassification), _clouds(), _ACT_STILL
+    ),
+    Case(
+        PointGPTForSemanticSegmentation,
+        _act(PointGPTForSemanticSegmentation),
+        _clouds(),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPartSegmentation,
+        _act(PointGPTForPartSegmentation),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPreTraining,
+        _act(PointGPTForPreTraining),
+        _with_hidden_columns,
+        lambda rows: {},
+        "predictions",
+    ),
+    *RECON,
+    Case(
+        PointMAEForPreTraining,
+        _point_mae,
+        _with_mask,
+        lambda rows: {},
+        "predictions",
+        "prediction_head",
+        {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
+        is_adapted=False,
+    ),
+    Case(
+        PointBERTForPreTraining,
+        _point_bert,
+        _with_draws,
+        lambda rows: {},
+        "code_scores",
+        "code_head",
+        {"drop_path_rate": 0.0},
+        is_adapted=False,
+    ),
+    Case(
+        PointBERTForPartSegmentation,
+        functools.partial(
+            _act(PointBERTForPartSegmentation), segmentation_layers=(0, 1, 2), segmentation_levels=(32, 16)
+        ),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.out",
+        {"drop_path_rate": 0.0},
     ),
     Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
     _classifier_case(

@@ -24,12 +24,20 @@ from hf_any3d.integration.auto import (
     AutoModelForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActConfig,
+    ActForPreTraining,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
+)
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
+from hf_any3d.modeling.pointgpt import PointGPTConfig, PointGPTForPreTraining
+from hf_any3d.modeling.recon import ReconConfig, ReconForPreTraining
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 
 
@@ -244,7 +252,7 @@ refuse(
 )
 refuse(
     "torch.export",
-    (ActForPreTraining,),
+    (ActForPreTraining, PointMAEForPreTraining),
     TypeError,
     "unhashable type: non-nested SymInt",
     "the number of hidden patches depends on the mask; the student is exported as ActModel",
@@ -282,10 +290,15 @@ feature("prompt lookup", "draft tokens from the prompt")
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT", "APPT")
 # Methods whose tokens go on from layer to layer.
 _ADDS_TOKENS = ("IDPT", "DAPT", "APPT")
+# Methods by which a token sees others of its cloud, whatever the attention is.
+_MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
+# Models that hide patches from ACT's point transformer; the first has a teacher.
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining)
 _NO_POINT_TOKENS = (
+    *_PRETRAINED[1:],
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
@@ -293,8 +306,12 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# Models that give whole clouds to ACT's point transformer.
-_ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
+# Models that give whole clouds to a point transformer that reads further patches of them.
+_ON_ACT = tuple(
+    kind
+    for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
+    if kind not in (*_PRETRAINED, ReconForPreTraining, PointGPTForPreTraining)
+)
 
 
 # Their encoders read only the patches of the config.
@@ -306,7 +323,14 @@ def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) ->
 
 refuse(
     "adapt",
-    _pairs(_OWN, _NO_POINT_TOKENS),
+    _pairs(_OWN, _PRETRAINED[1:]),
+    ValueError,
+    "is pretrained in full",
+    "decoder and moving average are neither pretrained parts nor a head; adapters are for models that start from it",
+)
+refuse(
+    "adapt",
+    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind not in _PRETRAINED]),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
@@ -354,7 +378,14 @@ refuse(
     ),
     ValueError,
     "^PPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
+)
+refuse(
+    "adapt",
+    _pairs(_MIX_TOKENS, (PointGPTForPreTraining,)),
+    ValueError,
+    "mixes the tokens of a cloud, so that PointGPTForPreTraining would see the patches that it predicts",
+    "a patch is predicted from those before it alone",
 )
 refuse(
     "open",

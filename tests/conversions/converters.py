@@ -24,8 +24,10 @@ from hf_any3d.conversions import (
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
+    convert_pointgpt,
     convert_pointnet,
     convert_ptv3,
+    convert_recon,
     convert_spatiallm,
     convert_uni3d,
 )
@@ -35,7 +37,9 @@ from tests.conversions.act_originals import Original
 from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
+from tests.conversions.pointgpt_case import ENTRIES as POINTGPT, small_file as pointgpt
 from tests.conversions.spatiallm_originals import Released
+from tests.conversions.start_case import StartCase
 from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
 from tests.conversions.test_dgcnn_pointnet import released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
@@ -86,6 +90,22 @@ def _act(case: str) -> Converter:
     kind = Original(case).kind
     state = "model_state_dict" if kind in ("partseg", "semseg") else "base_model"
     return Converter(lambda: Original(case).content(), state, convert, convert_act)
+
+
+def _pointgpt(kind: str) -> Converter:
+    def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+        return convert_pointgpt(checkpoint, output, kind)
+
+    return Converter(lambda: pointgpt(kind), POINTGPT[kind], convert, convert_pointgpt)
+
+
+def _recon(kind: str) -> Converter:
+    def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+        return convert_recon(checkpoint, output, num_groups=16, group_size=8)
+
+    return Converter(
+        lambda: {"base_model": StartCase(f"start_recon_{kind}").original}, "base_model", convert, convert_recon
+    )
 
 
 def _imagebind(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
@@ -187,6 +207,9 @@ CONVERTERS = {
         lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output),
         convert_patchalign3d,
     ),
+    "pointgpt-pretrain": _pointgpt("pretrain"),
+    "pointgpt-cls": _pointgpt("cls"),
+    "pointgpt-partseg": _pointgpt("partseg"),
     "pointnet": Converter(
         lambda: {"model": released("real_pointnet_modelnet40")},
         "model",
@@ -210,6 +233,8 @@ CONVERTERS = {
         convert_find3d,
         _prepare_find3d,
     ),
+    "recon-pretrain": _recon("pretrain"),
+    "recon-cls": _recon("cls"),
     "spatiallm": Converter(
         lambda: {"model": Released("qwen").state},
         "model",
