@@ -164,7 +164,8 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
     """
     chosen = Choices(**choices)
     facts: dict[str, Any] = {}
-    one_of("kind", kind, KINDS)
+    with errors_about(checkpoint):
+        one_of("kind", kind, KINDS)
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint, _KEYS)
         teacher = teacher_of(original)

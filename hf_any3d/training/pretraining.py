@@ -290,7 +290,7 @@ class StudentArguments:
     )
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder from which training starts: a point transformer such as Point-MAE's, "
+        help="Directory or hub name of an encoder that training starts from: a point transformer such as Point-MAE's, "
         "or an encoder that is aligned with texts or reads voxels; by default an untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")

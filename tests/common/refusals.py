@@ -314,9 +314,6 @@ _ON_ACT = tuple(
 )
 
 
-# Their encoders read only the patches of the config.
-
-
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
     return tuple(f"{method} on {model.__name__}" for method in methods for model in models)
 
