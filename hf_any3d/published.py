@@ -4,7 +4,7 @@ Converted models are kept in a cache:
 
     <owner>--<name>/revisions/<revision>/<size>.json    commit, and checksum of the file there
     <owner>--<name>/<checksum>/                         the converted model
-    <owner>--<name>/files/<checksum>/                   the authors' file of a git repository; others: the hub's cache
+    <owner>--<name>/files/<checksum>/                   an authors' file that is not on the hub; others: the hub's cache
     local/<checksum>/                                   the same, of files given by their paths
     <owner>--<name>/license.json                        that the license was shown and, if necessary, accepted
 
@@ -37,10 +37,10 @@ from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import (
     borrowed_part,
     download,
-    download_from_git,
+    download_from,
     fetch_part,
     find_version,
-    place_in_git,
+    kept_file,
 )
 from hf_any3d.hub.licenses import check_license, license_text, show_license
 from hf_any3d.hub.names import similar_path
@@ -48,6 +48,7 @@ from hf_any3d.hub.published_table import (
     PUBLISHED,
     RECORD,
     SIZE_MARK,
+    address_of,
     download_of,
     find_published,
     terms_of,
@@ -125,13 +126,13 @@ def open_published(
 
 
 def keep_download(name: str, directory: Path) -> None:
-    """Look in a directory for a published file of a git repository, by its checksum, and keep a copy as if fetched."""
+    """Look in a directory for a published file that is not on the hub, by its checksum, and keep it as if fetched."""
     repository, size, published = find_published(name)
     file = published.files[size]
     for path in directory.iterdir():
         if path.is_file() and file_digest(path) == file.sha256:
             # Where a download is looked for before it is fetched.
-            _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
+            kept = kept_file(file, _cache(None) / repository.replace("/", "--"))
             with atomic_write(kept) as unfinished:
                 shutil.copyfile(path, unfinished)
 
@@ -236,7 +237,8 @@ def _from_hub(
     folder = _cache(cache_dir) / repository.replace("/", "--")
     with _exclusively(folder):
         check_license(repository, system, folder, accept_license)
-        version = find_version(repository, size, file, revision, folder, hub)
+        address = address_of(repository, published, file)
+        version = find_version(repository, size, file, revision, folder, hub, address)
         # A head or another part may change while the file does not.
         of_parts = f"-{version.commit[:12]}" if file.parts else ""
         directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
@@ -247,8 +249,8 @@ def _from_hub(
             # Borrowed parts are cut out of other files, and exist only until the model is converted.
             with ExitStack() as stack:
                 try:
-                    if file.commit is not None:
-                        original = download_from_git(repository, file, folder, hub)
+                    if address is not None:
+                        original = download_from(address, repository, file, version.checksum, folder, hub)
                     else:
                         original = download(repository, file.path, version, hub_cache, hub)
                     parts = {}

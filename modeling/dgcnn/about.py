@@ -2,6 +2,7 @@
 
 from hf_any3d.modeling.records import (
     CLASSES,
+    GIT_FILES,
     LICENSE,
     Converter,
     Method,
@@ -43,11 +44,15 @@ RECORD = Record(
         ),
     },
     converters={
-        "convert_dgcnn": Converter("dgcnn", title="DGCNN", takes={**CLASSES, **LICENSE}),
+        "convert_dgcnn": Converter(
+            "dgcnn",
+            title="DGCNN",
+            takes={"num_neighbors": "neighbors of a point in each graph", **CLASSES, **LICENSE},
+        ),
         "convert_dgcnn_back": Converter("dgcnn"),
     },
-    # The last layer of the network for rooms
-    programs=(Program("DGCNN", "convert_dgcnn", {r"conv9\.weight$": {}}),),
+    # The last layer of the network for rooms, and a convolution on points before the head of the classifier
+    programs=(Program("DGCNN", "convert_dgcnn", {r"conv9\.weight$": {}, r"conv5\.1\.running_mean$": {}}),),
     directories={"dgcnn": Program("DGCNN", "convert_dgcnn_back")},
     published={
         "antao97/dgcnn.pytorch": Published(
@@ -61,6 +66,7 @@ RECORD = Record(
                     sha256="ac72b13e1cdf0e73dac356aa77a429dcd08516fb81950356e2746a7d3e58fc6e",
                 )
             },
+            address=GIT_FILES,
         ),
     },
 )
