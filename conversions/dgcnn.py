@@ -114,7 +114,9 @@ def _convert_classifier(
         check_finite(original)
         # The norms of its head are stored once, those of its convolutions twice.
         of_head = tuple(f"{norm}." for norm in _SHAPE_HEAD.values())
-        state = {name: tensor for name, tensor in original.items() if not name.startswith("bn") or name.startswith(of_head)}
+        state = {
+            name: tensor for name, tensor in original.items() if not name.startswith("bn") or name.startswith(of_head)
+        }
         _split(state, _SHAPE_LAYERS)
         for number, (linear, norm) in enumerate(_SHAPE_HEAD.items()):
             state[f"classifier.hidden.{number}.weight"] = state.pop(f"{linear}.weight")

@@ -80,8 +80,7 @@ _GRAPH: Names = {
 _DVAE: Names = {
     r"codebook$": "codebook",
     **under("encoder.", "encoder.", _TOKENS),
-    **under("dgcnn_1.", "dgcnn_1.", _GRAPH),
-    **under("dgcnn_2.", "dgcnn_2.", _GRAPH),
+    **{rf"(?P<graph>\w+_[12])\.{pattern}": f"{{graph}}.{name}" for pattern, name in _GRAPH.items()},
     **_layers(r"decoder\.mlp", "decoder.mlp", 2),
     **_layers(r"decoder\.final_conv", "decoder.final_conv", 3),
 }
@@ -163,8 +162,8 @@ def _rename_ptv3(state: _State) -> dict[str, torch.Tensor]:
     return rename_tensors(renamed, _PTV3)
 
 
-def _rename_dgcnn(state: _State) -> dict[str, torch.Tensor]:
-    """Rename a DGCNN.
+def _rename_edge_convolutions(state: _State) -> dict[str, torch.Tensor]:
+    """Rename a network of edge convolutions.
 
     Its layers have biases before their norms, which become part of the norms' means, and the first layer of an edge
     reads `[point ; neighbor - point]`, where the authors' reads the two the other way round.
@@ -201,7 +200,7 @@ def _rename_dgcnn(state: _State) -> dict[str, torch.Tensor]:
 _LAYOUTS: Mapping[tuple[str, ...], Names | Callable[[_State], dict[str, torch.Tensor]]] = {
     (r"encoder\.blocks\.\d+\.blocks\.\d+\.cpe_conv\.", "decoder"): _rename_ptv3,
     (r"pre_encoder\.sa\.convs\.",): _DETR3D,
-    (r"encoder\.blocks\.\d+\.conv\.nn\.lins\.", r"proj\.lins\."): _rename_dgcnn,
+    (r"encoder\.blocks\.\d+\.conv\.nn\.lins\.", r"proj\.lins\."): _rename_edge_convolutions,
     (r"codebook$", r"decoder\.mlp\.lins\."): _DVAE,
     (r"MAE_encoder\.encoder\.local_mlp\.lins\.",): _POINT_MAE,
     (r"generator_blocks\.", r"head\.lins\."): _POINT_GPT_CLASSIFIER,

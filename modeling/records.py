@@ -262,6 +262,37 @@ class Published:
     address: str | None = None
 
 
+def copy_of(
+    system: System,
+    commit: str,
+    reported: str,
+    config: Mapping[str, Any],
+    *,
+    model_class: str | None = None,
+    **options: Any,
+) -> Published:
+    """Return what a repository of torch-pointcloud holds: a copy of one file of the authors, as safetensors.
+
+    Args:
+        system: That of the authors.
+        commit: Of the repository.
+        reported: What the file reaches, as torch-pointcloud measured it.
+        config: As in `PublishedFile`.
+        model_class: As in `PublishedFile`.
+        **options: As in `PublishedFile`.
+    """
+    file = PublishedFile(
+        "model.safetensors",
+        config,
+        "a copy by torch-pointcloud",
+        options=options,
+        model_class=model_class,
+        commit=commit,
+        reported=f"{reported} as measured by torch-pointcloud" if reported else "",
+    )
+    return Published(system, {None: file})
+
+
 @dataclass(frozen=True)
 class Record:
     """All that the rest of the package knows of the models in a folder.

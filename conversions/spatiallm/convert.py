@@ -14,8 +14,8 @@ from hf_any3d.conversions.checkpoints import (
     check_vocabulary,
     errors_about,
     open_tokenizer,
-    read_json,
     read_checkpoint,
+    read_json,
     read_weights,
 )
 from hf_any3d.conversions.origin import record_terms
