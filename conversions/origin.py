@@ -60,6 +60,11 @@ def is_stated(argument: str, value: Any) -> bool:
     return value is not None and argument not in _ORIGIN.get().recognized
 
 
+def stated_classes() -> tuple[str, ...] | None:
+    """Return the names of classes that the owner of the files states; None if they state none."""
+    return _ORIGIN.get().classes
+
+
 def are_published(files: Iterable[Path]) -> bool:
     """Return whether files are those that their authors published."""
     if _ORIGIN.get().is_published:

@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 
 from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
 from hf_any3d.conversions.origin import UNKNOWN, known_origin
+from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.modeling.records import Converter, Program
 from hf_any3d.registry import RECORDS
 
@@ -76,6 +77,14 @@ def recognize(path: str | os.PathLike) -> Recognized:
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
             raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
+    # Relatives of ACT, whose names it shares.
+    if start := start_of(state.keys()):
+        owner = next((program for program in PROGRAMS if program.title == start.system), None)
+        if owner is None or start.kind is None:
+            raise ValueError(
+                f"{path}: {start.described} of {start.system}, which has no class here; it cannot be converted"
+            )
+        return Recognized(path, owner, {"kind": start.kind})
     for program in PROGRAMS:
         settings = settings_of(program, state.keys())
         has_entry = program.entry is None or program.entry in read_entries(path)

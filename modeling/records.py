@@ -152,7 +152,8 @@ class Program:
         title: Its name, for messages.
         convert: Public function of `hf_any3d.conversions`.
         marks: Regular expression with which the name of some tensor begins -> arguments of `convert` that it shows.
-            The first that is found counts; without one of them a file is another program's.
+            The first that is found counts; without one of them a file is another program's. Without any, files are
+            those that `hf_any3d.conversions.point_starts` finds under the title.
         recognizer: In place of marks, module and function below `hf_any3d.conversions`, from the names of the tensors
             to those arguments, or None for another program's.
         role: Argument of `convert` that takes the file.

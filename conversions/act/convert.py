@@ -14,7 +14,7 @@ from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as siz
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
-from hf_any3d.conversions.origin import name_labels
+from hf_any3d.conversions.origin import name_labels, stated_classes
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, write_card
 from hf_any3d.data.options import one_of
@@ -27,6 +27,9 @@ from hf_any3d.modeling.act import (
     ActForPointCloudClassification,
     ActForPreTraining,
     ActForSemanticSegmentation,
+    PointBERTForPartSegmentation,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
 )
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
 from hf_any3d.modeling.file_stamps import file_digest
@@ -51,7 +54,16 @@ _TASK_MODELS = {
     "cls": ActForPointCloudClassification,
     "partseg": ActForPartSegmentation,
     "semseg": ActForSemanticSegmentation,
+    "point_mae_partseg": ActForPartSegmentation,
+    "point_bert_cls": ActForPointCloudClassification,
+    "point_bert_partseg": PointBERTForPartSegmentation,
 }
+# Kinds of Point-MAE and Point-BERT -> those of ACT that are trained on the same datasets.
+_TASKS = {"point_mae_partseg": "partseg", "point_bert_cls": "cls", "point_bert_partseg": "partseg"}
+# Point-BERT's classifiers have a patch for so many points, whatever the dataset, and these many points by default.
+_POINTS_PER_GROUP, _NUM_POINTS = 16, 1024
+# A class token that a file lacks is drawn with this seed.
+_SEED = 0
 # Settings that only the released programs use.
 _ACT_QUIRKS = (
     "sampling_min_squared_norm noise_in_eval attention_axis teacher_dropout detach_teacher position_injection "
@@ -62,6 +74,8 @@ _ACT_WHAT = {
     "pretrain": "A point transformer pretrained to predict a frozen teacher's features of masked patches.",
     "cls": "Classifies 3D point clouds: {labels}.",
     "partseg": "Segments 3D point clouds of objects into parts: {labels}.",
+    "point_mae": "A point transformer pretrained to predict the points of masked patches.",
+    "point_bert": "A point transformer pretrained to predict discrete codes of masked patches.",
     "semseg": "Segments 3D point clouds of rooms into objects: {labels}.",
 }
 
@@ -132,12 +146,14 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 
     Args:
         checkpoint: The authors' file.
-        kind: "dvae", "pretrain", "cls", "partseg" or "semseg".
+        kind: "dvae", "pretrain", "cls", "partseg" or "semseg"; of Point-MAE "point_mae" or "point_mae_partseg"; of
+            Point-BERT "point_bert", "point_bert_cls" or "point_bert_partseg".
         output: Directory to create.
         **choices: Fields of `Choices`.
 
     Returns:
-        Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`.
+        Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`, and what was drawn as `fresh`, or left out
+        as `left_out`.
 
     Raises:
         ValueError: The checkpoint has tensors of no known part, or lacks some; names them.
@@ -145,22 +161,61 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
         FileNotFoundError: There is no such checkpoint.
     """
     chosen = Choices(**choices)
+    facts: dict[str, Any] = {}
+    one_of("kind", kind, KINDS)
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint, _KEYS)
         teacher = teacher_of(original)
-        with errors_about(checkpoint):
+        with errors_about(_taken_for(checkpoint, kind)):
             state = convert_act_state_dict(kind, original)
+            if kind == "point_mae":
+                state |= _drawn_class_token(state)
+                facts["fresh"] = ["the class token and its position"]
+            if kind == "point_bert_cls" and (cut := _without_spare_rows(state, chosen)):
+                facts["left_out"] = [f"{cut} rows of the last layer, which are of no class"]
             # Sizes and settings first; no weight is copied before all tensors are accounted for.
             model, trained_on = build_act(checkpoint, kind, state, teacher, chosen)
         fill_act(model, state, teacher_is_stored=chosen.teacher is None)
         model.save_pretrained(directory)
         processor = dict(trained_on.processor if trained_on else UNLABELED)
-        if chosen.num_points is not None:
-            processor["num_points"] = chosen.num_points
+        if chosen.num_points is not None or kind == "point_bert_cls":
+            processor["num_points"] = chosen.num_points or _NUM_POINTS
         PointCloudProcessor(**processor).save_pretrained(directory)
-        write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher)
+        write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher, facts)
     kept = None if teacher is None else os.fspath(chosen.teacher or "kept in the directory")
-    return facts_of(output, model) | {"teacher": kept}
+    return facts_of(output, model) | {"teacher": kept} | facts
+
+
+def _taken_for(checkpoint: str | os.PathLike, kind: str) -> str:
+    """Return the beginning of errors about a file, whose tensors may be those of another kind."""
+    return f"{os.fspath(checkpoint)}: taken for {KINDS[kind].described}"
+
+
+def _drawn_class_token(state: _State) -> dict[str, torch.Tensor]:
+    """Draw the class token and its position, which Point-MAE adds after its pretraining."""
+    generator = torch.Generator().manual_seed(_SEED)
+    width = state["act.norm.weight"].shape[0]
+    drawn = {}
+    for name in ("act.class_token.token", "act.class_token.position"):
+        drawn[name] = torch.nn.init.trunc_normal_(torch.empty(width), std=0.02, generator=generator)
+    return drawn
+
+
+def _without_spare_rows(state: dict[str, torch.Tensor], choices: Choices) -> int:
+    """Cut a head of Point-BERT to the classes that are stated, and return how many rows that are.
+
+    All its released classifiers have 40 rows; with fewer classes, as of ScanObjectNN, the others were never trained on
+    a cloud.
+    """
+    classes = stated_classes()
+    if classes is None and choices.dataset in DATASETS:
+        classes = DATASETS[choices.dataset].labels
+    rows = state["classifier.out.weight"].shape[0]
+    if classes is None or len(classes) >= rows:
+        return 0
+    for name in ("classifier.out.weight", "classifier.out.bias"):
+        state[name] = state[name][: len(classes)]
+    return rows - len(classes)
 
 
 def build_act(
@@ -172,18 +227,19 @@ def build_act(
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
     """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
+    source = _taken_for(checkpoint, kind)
     dataset = None
     encoder = None
     model_class: Any
     config: Any
     if kind == "dvae":
         model_class = ActAutoencoder
-        config, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
+        config, encoder = _autoencoder_config(source, state, teacher, choices)
     elif kind == "pretrain":
         model_class = ActForPreTraining
         tensors = below(state, _AUTOENCODER)
         # A checkpoint of pretraining holds the whole autoencoder, whose patches are the student's too.
-        autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
+        autoencoder, encoder = _autoencoder_config(source, tensors, teacher, choices)
         config = ActConfig(
             autoencoder_config=autoencoder,
             num_groups=autoencoder.num_groups,
@@ -194,6 +250,32 @@ def build_act(
             **_student_settings(state, choices),
             **_RELEASED_PRETRAINING,
         )
+    elif kind == "point_mae":
+        model_class = PointMAEForPreTraining
+        config = ActConfig(
+            num_groups=choices.num_groups or _NUM_GROUPS,
+            # Three coordinates for each point of a patch.
+            group_size=state["prediction_head.weight"].shape[0] // 3,
+            decoder_num_hidden_layers=count_of(state, r"decoder\.layers\.(\d+)\."),
+            mask_ratio=0.6,
+            encode_visible_only=False,
+            **_student_settings(state, choices),
+        )
+    elif kind == "point_bert":
+        model_class = PointBERTForPreTraining
+        autoencoder, _ = _autoencoder_config(source, below(state, _AUTOENCODER), None, choices)
+        config = ActConfig(
+            autoencoder_config=autoencoder,
+            num_groups=autoencoder.num_groups,
+            group_size=autoencoder.group_size,
+            feature_head_width=state["feature_head.0.weight"].shape[0],
+            contrast_queue_size=state["queue"].shape[1],
+            teacher_in_training_mode=True,
+            # The head of its classifiers, which training starts with.
+            head_widths=[256],
+            head_norm=False,
+            **_student_settings(state, choices),
+        )
     else:
         model_class = _TASK_MODELS[kind]
         config, dataset = _task_config(checkpoint, kind, state, choices, settings or {})
@@ -202,7 +284,7 @@ def build_act(
         expected = model_class(config).state_dict()
     # The embeddings of a teacher are in our model, but in no file: point tokens do not pass them.
     unused = set(_unused_names(expected))
-    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unused})
+    account(source, state, {name: tensor for name, tensor in expected.items() if name not in unused})
     with no_init_weights():
         # All weights are replaced afterwards, except for those of a named teacher, which is passed initialized.
         if kind == "pretrain":
@@ -272,20 +354,33 @@ def _named_teacher(
 def _task_config(
     checkpoint: str | os.PathLike, kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
-    num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
+    task = _TASKS.get(kind, kind)
+    is_bert = kind in ("point_bert_cls", "point_bert_partseg")
+    last = (
+        "classifier.out.weight"
+        if task == "cls"
+        else "segmenter.out.weight"
+        if is_bert
+        else "segmenter.head.out.weight"
+    )
+    num_labels = state[last].shape[0]
     # Only data sets of the task that the checkpoint was trained for; None stands for labels that are numbers only.
-    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == task}
     if choices.dataset is not None:
         # Labels of another number than the checkpoint's would not fit its head.
         dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
+    elif kind == "point_bert_cls":
+        # Its heads have 40 rows for any number of classes.
+        dataset = None
     else:
         # Numbers of classes are different in all of them.
         dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
-    if kind == "cls":
+    head_widths: dict[str, Any] = {}
+    if task == "cls":
         layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
         names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
-        head_widths = {"head_widths": [state[name].shape[0] for name in names]}
-    else:
+        head_widths = {"head_widths": [state[name].shape[0] for name in names], "head_norm": not is_bert}
+    elif not is_bert:
         # As many layers as the released programs have; others are found when names are compared.
         propagation = ("propagation.from_points.weight", "propagation.out.weight")
         head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
@@ -296,6 +391,8 @@ def _task_config(
     config_kwargs = _student_settings(state, choices) | head_widths
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
+    elif kind == "point_bert_cls":
+        config_kwargs["num_groups"] = (choices.num_points or _NUM_POINTS) // _POINTS_PER_GROUP
     elif dataset is not None:
         config_kwargs["num_groups"] = dataset.num_groups
     else:
@@ -307,8 +404,12 @@ def _task_config(
     if choices.group_size is not None:
         config_kwargs["group_size"] = choices.group_size
     config_kwargs["num_labels"] = num_labels
-    if kind == "partseg":
-        count, config_kwargs["category_width"] = state["category_embedding.weight"].shape
+    if task == "partseg":
+        if is_bert:
+            # One channel for each category beside the coordinates.
+            count = state["propagation.from_points.weight"].shape[1] - 3
+        else:
+            count, config_kwargs["category_width"] = state["category_embedding.weight"].shape
         # Tensors do not show which parts a category has, so every category may have all of them.
         config_kwargs["category_parts"] = [list(range(num_labels))] * count
     config = ActConfig(**config_kwargs, **further)
@@ -355,6 +456,7 @@ def write_act_card(
     model: PreTrainedModel,
     trained_on: TrainedOn | None,
     teacher: str | os.PathLike | None,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write the card of a converted ACT checkpoint."""
     config = model.config
@@ -369,10 +471,10 @@ def write_act_card(
     elif trained_on is None:
         labels += ", whose names are not known"
     if trained_on is not None:
-        if trained_on.reported:
+        if trained_on.reported and kind == "cls":
             reported = (
-                f"Of their checkpoints for {inline(trained_on.title)} the authors report {trained_on.reported}, of "
-                "the best epoch on the test set. "
+                f"Of their checkpoints for {inline(trained_on.title)} the authors of ACT report "
+                f"{trained_on.reported}, of the best epoch on the test set. "
             )
         if trained_on.remark:
             remarks.append(trained_on.remark)
@@ -380,10 +482,19 @@ def write_act_card(
     teacher_text = ""
     if autoencoder is not None:
         configs.append(autoencoder.config)
+    if autoencoder is not None and kind != "point_bert":
         teacher_text = _teacher_text(autoencoder)
         remarks += _code_remarks(autoencoder)
+    if kind == "point_mae":
+        remarks.append(
+            "Point-MAE is pretrained without a class token: token and position here were drawn with a fixed seed, and "
+            "are there to be trained with a head. Features that contain them are not Point-MAE's; "
+            "`use_class_token=False` opens the model without them."
+        )
     quirks = [quirk for some in configs for quirk in _quirks_of(some)]
     left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
+    if facts.get("left_out"):
+        left_out = f"; left out are {facts['left_out'][0]}"
     compared = ""
     if teacher is not None:
         compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
@@ -405,7 +516,7 @@ def write_act_card(
             f"attention heads cannot be read from a checkpoint; unless given, they are the published ones.{compared}",
         },
         files=[checkpoint],
-        intro=_ACT_WHAT[kind].format(labels=labels),
+        intro=_ACT_WHAT[_TASKS.get(kind, kind)].format(labels=labels),
         base_model=on_hub,
     )
 

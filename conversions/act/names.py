@@ -23,9 +23,13 @@ _State = Mapping[str, torch.Tensor]
 def autoencoder_sizes(state: _State) -> dict[str, Any]:
     """Return the settings of `ActAutoencoderConfig`, without the numbers of patches and graph neighbors."""
     layers = count_of(state, r"graph_encoder\.layers\.(\d+)\.")
+    token_width = state["patch_encoder.out.weight"].shape[0]
+    decoder_width = state["decoder.coarse.0.weight"].shape[1]
     sizes = {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
         "hidden_size": state["codebook.weight"].shape[1],
+        "patch_token_width": token_width if token_width != state["codebook.weight"].shape[1] else None,
+        "decoder_width": decoder_width if decoder_width != state["codebook.weight"].shape[1] else None,
         "num_codes": state["codebook.weight"].shape[0],
         "graph_input_width": state["graph_encoder.input.weight"].shape[0],
         "graph_widths": [state[f"graph_encoder.layers.{number}.norm.weight"].shape[0] for number in range(layers)],
@@ -60,23 +64,53 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
 # A linear head has layer 0 alone; see `_names`.
 LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
 DEEP_HEAD: Names = under("cls_head_finetune.", "classifier.", HEAD)
+# Of classifiers of Point-BERT: one hidden layer without a norm.
+PLAIN_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.hidden.0.", r"cls_head_finetune\.3\.": "classifier.out."}
+
+
+def _propagation(theirs: str, ours: str) -> dict[str, str]:
+    """Return the names of layers that propagate features to points."""
+    return {
+        rf"{theirs}\.mlp_convs\.0\.weight$": f"{ours}joined.weight",
+        rf"{theirs}\.mlp_convs\.0\.": f"{ours}from_points.",
+        rf"{theirs}\.mlp_bns\.0\.": f"{ours}mixed_norm.",
+        rf"{theirs}\.mlp_convs\.1\.": f"{ours}out.",
+        rf"{theirs}\.mlp_bns\.1\.": f"{ours}out_norm.",
+    }
+
+
 # A `joined` weight holds the columns of two of our layers; see `convert_act_state_dict`.
+# ACT appends `_cls` to names that its relatives have without, in order to train them by name.
 SEGMENTER: Names = {
-    r"label_conv_cls\.0\.": "category_embedding.",
-    r"label_conv_cls\.1\.": "category_norm.",
-    r"propagation_0_cls\.mlp_convs\.0\.weight$": "propagation.joined.weight",
-    r"propagation_0_cls\.mlp_convs\.0\.": "propagation.from_points.",
-    r"propagation_0_cls\.mlp_bns\.0\.": "propagation.mixed_norm.",
-    r"propagation_0_cls\.mlp_convs\.1\.": "propagation.out.",
-    r"propagation_0_cls\.mlp_bns\.1\.": "propagation.out_norm.",
-    r"convs1_cls\.weight$": "segmenter.joined.weight",
-    r"convs1_cls\.": "segmenter.from_points.",
-    r"bns1_cls\.": "segmenter.norm.",
-    r"convs2_cls\.": "segmenter.head.hidden.0.",
-    r"bns2_cls\.": "segmenter.head.norms.0.",
-    r"convs3_cls\.": "segmenter.head.out.",
+    r"label_conv(_cls)?\.0\.": "category_embedding.",
+    r"label_conv(_cls)?\.1\.": "category_norm.",
+    **_propagation("propagation_0(_cls)?", "propagation."),
+    r"convs1(_cls)?\.weight$": "segmenter.joined.weight",
+    r"convs1(_cls)?\.": "segmenter.from_points.",
+    r"bns1(_cls)?\.": "segmenter.norm.",
+    r"convs2(_cls)?\.": "segmenter.head.hidden.0.",
+    r"bns2(_cls)?\.": "segmenter.head.norms.0.",
+    r"convs3(_cls)?\.": "segmenter.head.out.",
 }
 
+
+# Point-BERT's own head for points.
+LEVELS_SEGMENTER: Names = {
+    **_propagation("propagation_0", "propagation."),
+    **_propagation("propagation_1", "level_propagations.0."),
+    **_propagation("propagation_2", "level_propagations.1."),
+    r"dgcnn_pro_1\.layer1\.0\.": "graphs.0.layers.0.linear.",
+    r"dgcnn_pro_1\.layer1\.1\.": "graphs.0.layers.0.norm.",
+    r"dgcnn_pro_1\.layer2\.0\.": "graphs.0.layers.1.linear.",
+    r"dgcnn_pro_1\.layer2\.1\.": "graphs.0.layers.1.norm.",
+    r"dgcnn_pro_2\.layer1\.0\.": "graphs.1.layers.0.linear.",
+    r"dgcnn_pro_2\.layer1\.1\.": "graphs.1.layers.0.norm.",
+    r"dgcnn_pro_2\.layer2\.0\.": "graphs.1.layers.1.linear.",
+    r"dgcnn_pro_2\.layer2\.1\.": "graphs.1.layers.1.norm.",
+    r"conv1\.": "segmenter.hidden.0.",
+    r"bn1\.": "segmenter.norms.0.",
+    r"conv2\.": "segmenter.out.",
+}
 
 _GRAPH: Names = {
     r"input_trans\.": "input.",
@@ -149,6 +183,35 @@ PRETRAINING: Names = {
 }
 
 
+POINT_MAE: Names = {
+    **under("MAE_encoder.", "act.", STUDENT),
+    r"mask_token$": "mask_token",
+    r"decoder_pos_embed\.": "decoder_position_embed.",
+    **under("MAE_decoder.blocks.", "decoder.layers.", BLOCKS),
+    r"MAE_decoder\.norm\.": "decoder_norm.",
+    r"increase_dim\.0\.": "prediction_head.",
+}
+
+
+def _masked_student(theirs: str, ours: str) -> dict[str, str | tuple[str, ...] | None]:
+    """Return the names of Point-BERT's student, or of its moving average."""
+    return {
+        rf"{theirs}mask_token$": f"{ours}mask_token",
+        rf"{theirs}lm_head\.": f"{ours}code_head.",
+        rf"{theirs}cls_head\.": f"{ours}feature_head.",
+        **under(theirs, f"{ours}act.", STUDENT),
+    }
+
+
+POINT_BERT: Names = {
+    **_masked_student("transformer_q.", ""),
+    **_masked_student("transformer_k.", "average."),
+    **under("dvae.", "autoencoder.", AUTOENCODER),
+    r"queue$": "queue",
+    r"queue_ptr$": "queue_place",
+}
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of checkpoint.
@@ -156,23 +219,29 @@ class Kind:
     Args:
         name: What the command line calls it.
         described: What it is, for messages.
-        mark: Prefix of a name that identifies the kind; the first match in `KINDS` counts.
+        mark: Prefix of a name that identifies the kind; the first match in `KINDS` counts. None if one is not enough.
     """
 
     name: str
     described: str
-    mark: str
+    mark: str | None
 
 
 KINDS = {
     kind.name: kind
     for kind in (
         # In this order: a checkpoint of stage II holds a codebook too.
-        Kind("pretrain", "a student with its frozen autoencoder (stage II)", "ACT_encoder."),
+        Kind("pretrain", "a student of ACT with its frozen autoencoder (stage II)", "ACT_encoder."),
         Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
         Kind("cls", "a classifier", "cls_head_finetune."),
         Kind("partseg", "a part segmentation model", "label_conv_cls."),
         Kind("semseg", "a semantic segmentation model", "convs3_cls."),
+        # Relatives of ACT; `hf_any3d.conversions.point_starts` knows their marks.
+        Kind("point_mae", "a pretraining file of Point-MAE", None),
+        Kind("point_mae_partseg", "a part segmentation model of Point-MAE", None),
+        Kind("point_bert", "a pretraining file of Point-BERT", None),
+        Kind("point_bert_cls", "a classifier of Point-BERT", None),
+        Kind("point_bert_partseg", "a part segmentation model of Point-BERT", None),
     )
 }
 
@@ -180,21 +249,17 @@ KINDS = {
 def kind_of(names: Collection[str]) -> dict[str, str] | None:
     """Return the argument `kind` of checkpoints with tensors of these names; None if they are not ACT's."""
     for kind in KINDS.values():
-        if any(name.startswith(kind.mark) for name in names):
+        if kind.mark is not None and any(name.startswith(kind.mark) for name in names):
             return {"kind": kind.name}
     return None
 
 
-# A layer over concatenated point and other channels, our two layers, and the tensor whose rows are the point channels;
-# without one these are xyz.
+# A layer over concatenated channels of points and of others: beginnings of the names of our two layers, and the others.
 _JOINED = (
-    ("propagation.joined.weight", "propagation.from_points.weight", "propagation.from_tokens.weight", None),
-    (
-        "segmenter.joined.weight",
-        "segmenter.from_points.weight",
-        "segmenter.from_cloud.weight",
-        "propagation.out.weight",
-    ),
+    ("propagation.", "tokens"),
+    ("segmenter.", "cloud"),
+    (r"level_propagations.0.", "tokens"),
+    (r"level_propagations.1.", "tokens"),
 )
 _VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
 
@@ -222,14 +287,24 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
             converted[name] = as_linear(tensor)
         else:
             converted[name] = tensor
-    for joined, points, others, like in _JOINED if kind in ("partseg", "semseg") else ():
-        # As many columns as the point has channels; the others are of tokens or of the cloud.
-        columns = 3 if like is None else converted[like].shape[0]
-        weight = converted.pop(joined)
-        # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
-        # memory.
-        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
+    for layer, others in _JOINED:
+        if (weight := converted.pop(f"{layer}joined.weight", None)) is not None:
+            columns = _point_columns(kind, layer, converted, weight)
+            # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated
+            # in memory.
+            converted[f"{layer}from_points.weight"] = weight[:, :columns]
+            converted[f"{layer}from_{others}.weight"] = weight[:, columns:]
     return converted
+
+
+def _point_columns(kind: str, layer: str, state: _State, joined: torch.Tensor) -> int:
+    """Return how many columns of a joined layer are of a point, which come before those of tokens or of the cloud."""
+    if layer == "segmenter.":
+        return state["propagation.out.weight"].shape[0]
+    if kind == "point_bert_partseg":
+        # All but those of a token: xyz, for all points also the category.
+        return joined.shape[1] - state["act.norm.weight"].shape[0]
+    return 3
 
 
 def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
@@ -242,12 +317,17 @@ def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
     return next((kind for kind, table in TEACHERS.items() if fits(names, table)), None)
 
 
+_TABLES = {"dvae": AUTOENCODER, "pretrain": PRETRAINING, "point_mae": POINT_MAE, "point_bert": POINT_BERT}
+
+
 def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
-    if kind == "dvae":
-        return AUTOENCODER
-    if kind == "pretrain":
-        return PRETRAINING
+    if kind in _TABLES:
+        return _TABLES[kind]
     student = under("", "act.", STUDENT)
+    if kind == "point_bert_cls":
+        return {**student, **PLAIN_HEAD}
+    if kind == "point_bert_partseg":
+        return {**student, **LEVELS_SEGMENTER}
     if kind == "cls":
         # Linear probes have a head of a single layer under the same name.
         deep = any(name.startswith("cls_head_finetune.1.") for name in state)

@@ -70,7 +70,7 @@ QFORMER: Names = {
     r"bert\.encoder\.": "encoder.",
 }
 MINIGPT3D: Names = {
-    **under("point_encoder.", "point_encoder.", {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}),
+    **under("point_encoder.", "point_encoder.", STUDENT),
     r"point_2_Qformer_proj\.0\.": "bridge.point_mlp.layers.0.",
     r"point_2_Qformer_proj\.2\.": "bridge.point_mlp.layers.1.",
     r"point_2_Qformer_proj\.4\.": "bridge.point_mlp.layers.2.",

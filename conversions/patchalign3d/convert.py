@@ -29,7 +29,7 @@ _TOWERS = {
 _IMAGE_FEATURES = 768
 _PROCESSOR: dict[str, Any] = {"num_points": 2048}
 # Point-BERT's encoder, with a layer between pooled patch and token.
-NAMES: Names = {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}
+NAMES: Names = STUDENT
 PROJECTION_NAMES: Names = {r"proj\.": "projection."}
 _CONVOLUTIONS = tuple(f"patch_encoder.{name}.weight" for name in ("lift", "widen", "join", "out"))
 

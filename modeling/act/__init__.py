@@ -19,5 +19,11 @@ _MODULES = {
         "ActPreTrainedModel",
     ),
     "modeling_act_autoencoder": ("ActAutoencoder", "ActAutoencoderOutput"),
+    "modeling_point_bert": (
+        "PointBERTForPartSegmentation",
+        "PointBERTForPreTraining",
+        "PointBERTForPreTrainingOutput",
+    ),
+    "modeling_point_mae": ("PointMAEForPreTraining",),
 }
 __all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)

@@ -15,6 +15,10 @@ from hf_any3d.modeling.records import (
     Record,
 )
 
+_READS = "A point transformer of {config.num_hidden_layers} blocks reads patches of points"
+_POINT_MAE = Method("Point-MAE", "2203.06604", ("point_mae",), _READS)
+_POINT_BERT = Method("Point-BERT", "2111.14819", ("point_bert",), _READS)
+
 RECORD = Record(
     model_types={
         "act3d": ModelType(
@@ -22,10 +26,14 @@ RECORD = Record(
             "ActModel",
             {
                 "point-cloud-classification": ("ActForPointCloudClassification",),
-                "point-cloud-segmentation": ("ActForSemanticSegmentation", "ActForPartSegmentation"),
-                "pre-training": ("ActForPreTraining",),
+                "point-cloud-segmentation": (
+                    "ActForSemanticSegmentation",
+                    "ActForPartSegmentation",
+                    "PointBERTForPartSegmentation",
+                ),
+                "pre-training": ("ActForPreTraining", "PointMAEForPreTraining", "PointBERTForPreTraining"),
             },
-            part_heads=("ActForPartSegmentation",),
+            part_heads=("ActForPartSegmentation", "PointBERTForPartSegmentation"),
             network="network.ActClassifierNetwork",
             steps={"point-cloud-classification": "classification.steps.ClassificationSteps"},
             is_point_encoder=True,
@@ -38,9 +46,16 @@ RECORD = Record(
                 "ACT",
                 "2212.08320",
                 ("act",),
-                "A point transformer of {config.num_hidden_layers} blocks reads patches of points",
+                _READS,
             ),
-            cards={"ActForPreTraining": "distilled student"},
+            methods={
+                "PointMAEForPreTraining": _POINT_MAE,
+                "PointBERTForPreTraining": _POINT_BERT,
+                "PointBERTForPartSegmentation": _POINT_BERT,
+            },
+            cards=dict.fromkeys(
+                ("ActForPreTraining", "PointMAEForPreTraining", "PointBERTForPreTraining"), "distilled student"
+            ),
             composition="student",
         ),
         "act3d_autoencoder": ModelType(
@@ -102,6 +117,9 @@ RECORD = Record(
                 r"blocks\.prompt_all_mlp\.": {"method": "ppt"},
             },
         ),
+        # The same transformer under other names.
+        Program("Point-MAE", "convert_act"),
+        Program("Point-BERT", "convert_act"),
         # After the adapters, whose files hold the whole transformer too.
         Program("ACT", "convert_act", recognizer="act.names.kind_of"),
     ),

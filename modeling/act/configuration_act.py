@@ -57,6 +57,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
         group_size: Points per patch, including the center; a multiple of 4.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         hidden_size: Channels of a token and of the decoder's input.
+        patch_token_width: Channels of a patch's token before the graph convolutions; None for `hidden_size`.
+        decoder_width: Channels of the decoder's input; None for `hidden_size`.
         num_codes: Size of the codebook.
         graph_neighbors: Neighbors of a token in the graph convolutions, including itself.
         graph_input_width: Output channels of the first linear layer of a graph convolution.
@@ -121,6 +123,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     group_size: int = 32
     patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
     hidden_size: int = 384
+    patch_token_width: int | None = None
+    decoder_width: int | None = None
     num_codes: int = 8192
     graph_neighbors: int = 4
     graph_input_width: int = 128
@@ -195,6 +199,7 @@ _CHOICES = {
     "segmentation_pooling": ("tokens", "prompts"),
     "mask_type": MASKS,
     "distillation_loss": DISTILLATION_LOSSES,
+    "reconstruction_loss": ("chamfer_l2", "chamfer_l1"),
     "target_layer": ("graph_decoder", "teacher"),
     "teacher_dtype": (None, "float32", "bfloat16", "float16"),
 }
@@ -213,8 +218,8 @@ class ActConfig(
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the center.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
-        patch_pooled_width: Channels of a pooled patch before a final linear layer (MiniGPT-3D: 256); None without that
-            layer.
+        patch_pooled_width: Channels of a pooled patch before a final linear layer (Point-BERT, MiniGPT-3D: 256); None
+            without that layer.
         mlp_ratio: Hidden width of a block's MLP as a multiple of `hidden_size`.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         use_class_token: Whether a learned token precedes the patches; segmentation models have none.
@@ -227,6 +232,7 @@ class ActConfig(
             adapter leaves behind the last block "prompt_max", "prompt_mean".
         head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_bias: Whether hidden linear layers of the head have a bias.
+        head_norm: Whether hidden layers of the head have a batch norm; Point-BERT's has none.
         head_dropout: Dropout after each hidden layer of the head.
         head_activation: "relu", or "gelu" as in PPT, after each hidden layer of the head.
 
@@ -235,6 +241,8 @@ class ActConfig(
         segmentation_pooling: What the head reads of a cloud: maximum and mean of the "tokens", or the "prompts" that
             IDPT adds to these blocks, before and after them.
         propagation_widths: Channels of the two layers that propagate tokens to points.
+        segmentation_levels: Point-BERT's part segmentation: points of the two levels between patches and cloud, the
+            finer one first.
         category_width: Part segmentation: channels of the category embedding.
         category_parts: Part segmentation: for each category of objects, the labels of its parts.
         category_names: Part segmentation: names of the categories.
@@ -262,13 +270,24 @@ class ActConfig(
             latter has to represent the full cloud.
         class_token_layer: Number of that block, from 0.
         feature_head_width: Width of two layers, never trained, that the released program applies to the class token
-            for linear probes; None probes the features that a head would read.
+            for linear probes; None probes the features that a head would read. In Point-BERT these layers are trained
+            to tell clouds apart.
         teacher_dtype: Dtype of the autoencoder's frozen encoder, "float32", "bfloat16" or "float16"; None leaves it
             unchanged.
         noisy_targets: Select the teacher's codes with Gumbel noise, as the released program does; the targets of a
             patch then vary.
         teacher_in_training_mode: Run the frozen autoencoder with batch statistics, which drift, and prompt dropout, as
             the released program does.
+
+    Args: Pretraining of Point-MAE and Point-BERT
+        reconstruction_loss: Point-MAE: Chamfer distance between the points of a hidden patch and those predicted,
+            "chamfer_l2", as released, or "chamfer_l1".
+        mask_ratio_range: Point-BERT: smallest and largest share of a cloud's patches that are hidden, a block of
+            neighbors.
+        contrast_temperature: Point-BERT: temperature of the comparison with features of other clouds.
+        contrast_momentum: Point-BERT: share of its weights that the moving average of the student keeps in a step.
+        contrast_queue_size: Point-BERT: number of earlier clouds that a cloud is compared with.
+        contrast_whole_clouds: Point-BERT: compare clouds that are not mixed, too; off in the released settings.
     """
 
     model_type = "act3d"
@@ -276,6 +295,13 @@ class ActConfig(
         "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
         "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
     }
+
+    keys_to_ignore_at_inference = [
+        *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
+        "code_loss",
+        "mix_loss",
+        "contrast_loss",
+    ]
 
     in_channels: int = 3
     num_groups: int = 64
@@ -297,12 +323,14 @@ class ActConfig(
     pooling: list[str] | tuple[str, ...] = ("cls", "max")
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = True
+    head_norm: bool = True
     head_dropout: float = 0.5
     head_activation: str = "relu"
 
     segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     segmentation_pooling: str = "tokens"
     propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
+    segmentation_levels: list[int] | tuple[int, ...] = (512, 256)
     category_width: int = 64
     segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
@@ -334,8 +362,15 @@ class ActConfig(
     noisy_targets: bool = False
     teacher_in_training_mode: bool = False
 
+    reconstruction_loss: str = "chamfer_l2"
+    mask_ratio_range: list[float] | tuple[float, ...] = (0.25, 0.45)
+    contrast_temperature: float = 0.07
+    contrast_momentum: float = 0.999
+    contrast_queue_size: int = 16384
+    contrast_whole_clouds: bool = False
+
     def __post_init__(self, **kwargs: Any):
-        check_settings(self, _CHOICES)
+        check_settings(self, _CHOICES, {"contrast_temperature": (1e-6, 1e6), "contrast_momentum": SHARE})
         # The second prediction is made from that token.
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")

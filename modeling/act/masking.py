@@ -14,13 +14,14 @@ def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generat
 
 def block_mask(
     centers: torch.Tensor,
-    num_masked: int,
+    num_masked: int | torch.Tensor,
     generator: torch.Generator | None = None,
     seed_groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Hide one connected region of each cloud, the `num_masked` patches nearest to one of them, as `random_mask` does.
 
-    `seed_groups (batch,)` are the patches in the middle of each region; None draws them uniformly.
+    `num_masked` is one number, or one for each cloud, `(batch,)`. `seed_groups (batch,)` are the patches in the middle
+    of each region; None draws them uniformly.
     """
     batch, groups, _ = centers.shape
     if seed_groups is None:
@@ -28,7 +29,11 @@ def block_mask(
     seeds = centers[torch.arange(batch, device=centers.device), seed_groups].unsqueeze(1)  # (batch, 1, 3)
     squared = (centers - seeds).square().sum(dim=-1)  # (batch, groups)
     # Stable: of equally near patches, those with lower numbers are hidden.
-    return _mask_of(squared.argsort(dim=1, stable=True)[:, :num_masked], squared.shape)
+    order = squared.argsort(dim=1, stable=True)
+    if isinstance(num_masked, torch.Tensor):
+        # The place of each patch in that order.
+        return order.argsort(dim=1) < num_masked.unsqueeze(1)
+    return _mask_of(order[:, :num_masked], squared.shape)
 
 
 # To add a kind of mask, write a function and register it here.

@@ -86,8 +86,8 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     _no_split_modules = ["PointBlock"]
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
-        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
-        r"^(mask_token|decoder_class_position)$",
+        r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head|average)\.",
+        r"^(mask_token|decoder_class_position|code_head\..*|queue|queue_place)$",
     ]
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
 
@@ -241,6 +241,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
             bias=config.head_bias,
             dropout=config.head_dropout,
             activation=config.head_activation,
+            norm=config.head_norm,
         )
         self.unknown_score = UnknownScore.of_config(config, features)
         self.post_init()
@@ -418,7 +419,111 @@ class ActForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActForPreTraining(ActPreTrainedModel):
+class MaskedPatchesModel(ActPreTrainedModel):
+    """Base class of models that see some patches of a cloud, and predict the others by a decoder.
+
+    A subclass has the student, `act`, and calls `add_decoder`.
+    """
+
+    def add_decoder(self, predicted_width: int) -> None:
+        """Add a decoder with positions of its own, and a layer from its tokens to predictions of this width."""
+        config = self.config
+        width = config.hidden_size
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.decoder = PointBlocks(
+            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.prediction_head = nn.Linear(width, predicted_width)
+
+    def choose_hidden(
+        self, centers: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the mask, drawn by default, and the indices of visible and of hidden patches; see `split_by_mask`."""
+        num_masked = None
+        if mask is None:
+            # Known here, so that no accelerator has to count the mask.
+            num_masked = int(self.config.mask_ratio * centers.shape[1])
+            mask = MASKS[self.config.mask_type](centers, num_masked)
+        # By indices, not by the mask itself, whose number of rows an accelerator would have to wait for.
+        visible, hidden = split_by_mask(mask, num_masked)
+        if not visible.shape[1]:
+            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        return mask, visible, hidden
+
+    def embed_visible(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
+        """Return the tokens of visible patches, `(batch, visible, hidden)`."""
+        if self.config.encode_visible_only:
+            # Patches are flattened to rows, which `gather_points` selects.
+            rows = gather_points(patches.neighborhoods.flatten(2), visible)
+            return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+        return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+
+    def decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
+        """Predict `(batch, num_masked, width)` for the hidden patches, the last in the sequence."""
+        # Only the predictions are normed, which as a norm of each token equals slicing afterwards.
+        hidden_states, _ = self.decoder(tokens, positions)
+        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
+
+    def masked_sequence(
+        self, encoded: torch.Tensor, centers: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return tokens of visible patches followed by mask tokens, their positions, and the mask tokens alone."""
+        # Visible patches first: `decode` returns the last of the sequence.
+        places = torch.cat([gather_points(centers, visible), gather_points(centers, hidden)], dim=1)
+        # The decoder has positions of its own, of visible and hidden centers.
+        positions = self.decoder_position_embed(places.to(encoded.dtype))
+        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+        return torch.cat([encoded, masks], dim=1), positions, masks
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MaskedPatchesModel):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+            # As in the released programs; this overrides the initialization of the decoder's layers.
+            for linear in module.decoder.modules():
+                if isinstance(linear, nn.Linear):
+                    init.xavier_uniform_(linear.weight)
+
+
+class FrozenAutoencoderMixin:
+    """For models of pretraining that learn from a frozen `autoencoder`."""
+
+    autoencoder: ActAutoencoder
+    config: ActConfig
+
+    def adopt_autoencoder(self, autoencoder: ActAutoencoder | None) -> None:
+        """Take an autoencoder, or build one by the config, which then describes it."""
+        self.autoencoder = ActAutoencoder(self.config.autoencoder_config) if autoencoder is None else autoencoder
+        # So that what is saved describes the teacher that is used.
+        self.config.autoencoder_config = self.autoencoder.config
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
+        super().train(mode)  # pyright: ignore[reportAttributeAccessIssue] a method of the model
+        # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
+        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
+        return self  # pyright: ignore[reportReturnType]
+
+    def _freeze_teacher(self) -> None:
+        self.autoencoder.requires_grad_(False)
+        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
+            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
+        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)  # pyright: ignore[reportAttributeAccessIssue]
+
+    _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        # First, as it loads the frozen encoder, which is in no checkpoint.
+        self.autoencoder._initialize_missing_keys(is_quantized)
+        super()._initialize_missing_keys(is_quantized)  # pyright: ignore[reportAttributeAccessIssue]
+        # Loading replaces parameters with new ones, which would be trained.
+        self._freeze_teacher()
+
+
+class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
     """Masked point modeling: `ActModel` sees some patches and predicts the teacher's features of the others.
 
     The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
@@ -470,20 +575,13 @@ class ActForPreTraining(ActPreTrainedModel):
             config.student_config = self.act.config
             self.act.config._attn_implementation = attention
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
-        self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
-        # So that what is saved describes the teacher that is used.
-        self.config.autoencoder_config = self.autoencoder.config
+        self.adopt_autoencoder(autoencoder)
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.decoder = PointBlocks(
-            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
-        )
-        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        through_graph = config.target_layer == "graph_decoder"
+        self.add_decoder((through_graph and teacher.decoder_width) or teacher.hidden_size)
         self.decoder_class_position = nn.Parameter(torch.zeros(width)) if config.class_token_loss else None
-        self.prediction_head = nn.Linear(width, teacher.hidden_size)
         self.feature_head = None
         if feature_width is not None:
             self.feature_head = nn.Sequential(
@@ -566,15 +664,7 @@ class ActForPreTraining(ActPreTrainedModel):
             output_attentions: The same for the student's attention weights, which only eager attention returns.
         """
         patches = self.cut(points)
-        num_masked = None
-        if mask is None:
-            # Known here, so that no accelerator has to count the mask.
-            num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
-            mask = MASKS[self.config.mask_type](patches.centers, num_masked)
-        # By indices, not by the mask itself, whose number of rows an accelerator would have to wait for.
-        visible, hidden = split_by_mask(mask, num_masked)
-        if not visible.shape[1]:
-            raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
+        mask, visible, hidden = self.choose_hidden(patches.centers, mask)
         targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
         requested = (output_hidden_states, output_attentions)
         if self._reads_voxels:
@@ -635,13 +725,6 @@ class ActForPreTraining(ActPreTrainedModel):
             return output.pooler_output
         return self.feature_head(output.last_hidden_state[:, 0])
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode of the student; the teacher stays in eval mode unless the config enables training mode."""
-        super().train(mode)
-        # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
-        self.autoencoder.train(mode and self.config.teacher_in_training_mode)
-        return self
-
     def _teacher_patches(self, points: torch.Tensor, patches: Patches) -> Patches:
         """Return the patches that the teacher reads: the student's own, or others around the same centers."""
         if self.config.student_config is None:
@@ -658,12 +741,7 @@ class ActForPreTraining(ActPreTrainedModel):
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         if self.config.student_config is not None:
             return self.act(None, shallow, *requested, patches=patches.select(visible), return_dict=True)
-        if self.config.encode_visible_only:
-            # Patches are flattened to rows, which `gather_points` selects.
-            rows = gather_points(patches.neighborhoods.flatten(2), visible)
-            tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
-        else:
-            tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+        tokens = self.embed_visible(patches, visible)
         return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
 
     def _encode_voxels(self, points: torch.Tensor, patches: Patches, *requested: bool | None) -> Encoded:
@@ -686,55 +764,23 @@ class ActForPreTraining(ActPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config
-        seen = gather_points(patches.centers, visible)
         encoded = student.last_hidden_state
         # Some students have a class token before the patches, others none.
-        leading = encoded.shape[1] - seen.shape[1]
+        leading = encoded.shape[1] - visible.shape[1]
         # Where nothing is hidden, there is nothing to decode.
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
-        # Visible patches first: `_decode` returns the last of the sequence.
-        centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
-        # The decoder has positions of its own, of visible and hidden centers.
-        positions = self.decoder_position_embed(centers.to(encoded.dtype))
-        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
-        predictions = self._decode(torch.cat([encoded[:, leading:], masks], dim=1), positions, hidden.shape[1])
+        sequence, positions, masks = self.masked_sequence(encoded[:, leading:], patches.centers, visible, hidden)
+        predictions = self.decode(sequence, positions, hidden.shape[1])
         if not config.class_token_loss:
             return predictions, None
         # Information about the full cloud that the inner layer lacks has to come from the class token.
         sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, 1:], masks], dim=1)
         first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
-        return predictions, self._decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
-
-    def _decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
-        """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
-        # Only the predictions are normed, which as a norm of each token equals slicing afterwards.
-        hidden_states, _ = self.decoder(tokens, positions)
-        return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
-
-    def _freeze_teacher(self) -> None:
-        self.autoencoder.requires_grad_(False)
-        if self.config.teacher_dtype is not None and self.autoencoder.encoder is not None:
-            self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
-        self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
-
-    _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
-
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        # First, as it loads the frozen encoder, which is in no checkpoint.
-        self.autoencoder._initialize_missing_keys(is_quantized)
-        super()._initialize_missing_keys(is_quantized)
-        # Loading replaces parameters with new ones, which would be trained.
-        self._freeze_teacher()
+        return predictions, self.decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ActForPreTraining):
-            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
-            if module.decoder_class_position is not None:
-                init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
-            # As in the released program; this overrides the initialization of the decoder's layers.
-            for linear in module.decoder.modules():
-                if isinstance(linear, nn.Linear):
-                    init.xavier_uniform_(linear.weight)
+        if isinstance(module, ActForPreTraining) and module.decoder_class_position is not None:
+            init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)

@@ -91,10 +91,12 @@ class EdgeLayer(nn.Module):
         self.linear = nn.Linear(2 * in_channels, out_channels, bias=False)
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
-    def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`."""
+    def forward(
+        self, tokens: torch.Tensor, neighbors: torch.Tensor, others: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map tokens to `(batch, tokens, out_channels)`; neighbors are among `others`, by default the tokens."""
         if not is_unmodified(self.linear, self.norm):
-            ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
+            ends = group(tokens if others is None else others, neighbors)  # (batch, tokens, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
             edges = torch.cat([ends - starts, starts], dim=-1)
             # Quantized layers take at most three axes.
@@ -102,20 +104,25 @@ class EdgeLayer(nn.Module):
             return _normed(edges, self.norm).amax(dim=2)
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
-        terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
+        weight = self.linear.weight.view(-1, tokens.shape[-1])
+        terms = nn.functional.linear(tokens, weight)
+        other_terms = terms if others is None else nn.functional.linear(others, weight)
         # The rows of all edges would be an eighth of the saved bytes of a training step.
-        return recomputed(self.largest_of_edges, terms, neighbors)
+        return recomputed(self.largest_of_edges, terms, neighbors, other_terms)
 
-    def largest_of_edges(self, terms: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+    def largest_of_edges(
+        self, terms: torch.Tensor, neighbors: torch.Tensor, other_terms: torch.Tensor
+    ) -> torch.Tensor:
         """Return the maximum over a token's edges `(batch, tokens, out_channels)` after norm and activation.
 
         `terms` `(batch, tokens, 2 * out_channels)` has a pair (a, b) for every channel: an edge from a token to one of
-        its `neighbors` `(batch, tokens, k)` is `a[neighbor] - a[token] + b[token]`.
+        its `neighbors` `(batch, tokens, k)`, whose pairs are `other_terms`, is `a[neighbor] - a[token] + b[token]`.
         """
         # Statistics of differences: half precision would round them.
         wide = torch.promote_types(terms.dtype, torch.float32)
         given, own = terms.to(wide).unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, out_channels)
-        edges = group(given, neighbors) + (own - given).unsqueeze(2)  # (batch, tokens, k, out_channels)
+        ends = other_terms.to(wide).unflatten(-1, (-1, 2))[..., 0]  # (batch, others, out_channels)
+        edges = group(ends, neighbors) + (own - given).unsqueeze(2)  # (batch, tokens, k, out_channels)
         weight = self.norm.weight.to(wide)
         bias = self.norm.bias.to(wide)
         normed = nn.functional.group_norm(edges.movedim(-1, 1), NUM_GROUPS, weight, bias, self.norm.eps)
@@ -459,10 +466,12 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         width = config.hidden_size
         graph = (config.graph_input_width, config.graph_widths)
         self.gradient_checkpointing = False
-        self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
+        token_width = config.patch_token_width or width
+        decoder_width = config.decoder_width or width
+        self.patch_encoder = PatchEncoder(config.in_channels, token_width, config.patch_widths)
         # With a projection, the graph convolution gives the scores of all codes at once, as published.
         is_projected = config.code_scores == "projection"
-        self.graph_encoder = GraphConvolution(width, config.num_codes if is_projected else width, *graph)
+        self.graph_encoder = GraphConvolution(token_width, config.num_codes if is_projected else width, *graph)
         code_width = config.code_width or width
         # The graph convolution ends with a leaky ReLU, which leaves half of the directions almost unused.
         self.code_in = None if is_projected else nn.Linear(width, code_width)
@@ -495,8 +504,8 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
             self.teacher_out = nn.Linear(teacher_width, width)
         elif encoder is not None:
             raise ValueError("encoder: given, but config.encoder_config is None; expected a config of this encoder")
-        self.graph_decoder = GraphConvolution(width, width, *graph)
-        self.decoder = FoldingDecoder(width, config.group_size, config.coarse_width, config.folding_width)
+        self.graph_decoder = GraphConvolution(width, decoder_width, *graph)
+        self.decoder = FoldingDecoder(decoder_width, config.group_size, config.coarse_width, config.folding_width)
         self.post_init()
 
     @classmethod

@@ -83,7 +83,7 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
         {
             *("in_channels", "num_groups", "group_size", "patch_widths", "patch_pooled_width", "hidden_size"),
             *("num_hidden_layers", "num_attention_heads", "mlp_ratio", "qkv_bias", "layer_norm_eps", "pooling"),
-            *("sampling_min_squared_norm", "head_widths", "head_bias", "head_activation"),
+            *("sampling_min_squared_norm", "head_widths", "head_bias", "head_activation", "head_norm"),
             *inspect.get_annotations(UnknownScoreConfigMixin),
         }
     )
@@ -95,7 +95,12 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
         self.act = _Encoder(config)
         features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
-            features, config.num_labels, config.head_widths, bias=config.head_bias, activation=config.head_activation
+            features,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            activation=config.head_activation,
+            norm=config.head_norm,
         )
         self.unknown_score = UnknownScore.of_config(config, features)
 

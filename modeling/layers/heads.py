@@ -50,7 +50,8 @@ class HeadNorm(nn.BatchNorm1d):
 class ClassificationHead(nn.Module):
     """Hidden layers of `widths` with batch norm, an activation and dropout, `(rows, features)` to `(rows, labels)`.
 
-    The norm cancels a bias of the hidden layers. There is one rate of dropout for all of them, or one for each.
+    The norm cancels a bias of the hidden layers; with `norm=False`, as in Point-BERT, there is none. There is one rate
+    of dropout for all of them, or one for each.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ClassificationHead(nn.Module):
         bias: bool = True,
         dropout: float | Sequence[float] = 0.0,
         activation: str = "relu",
+        norm: bool = True,
     ):
         super().__init__()
         rates = dropout if isinstance(dropout, Sequence) else [dropout] * len(widths)
@@ -70,7 +72,7 @@ class ClassificationHead(nn.Module):
         self.dropouts = nn.ModuleList()
         for width, rate in zip(widths, rates, strict=True):
             self.hidden.append(nn.Linear(features, width, bias=bias))
-            self.norms.append(HeadNorm(width))
+            self.norms.append(HeadNorm(width) if norm else nn.Identity())
             self.dropouts.append(nn.Dropout(rate))
             features = width
         # `features` is the width of the last hidden layer by now.

@@ -242,13 +242,13 @@ class TokenPropagation(nn.Module):
     """Propagate token features to points: interpolation, point coordinates, two layers (PointNet++, Sec. 3.4).
 
     The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
-    to the tokens before interpolation, which is equivalent and cheaper.
+    to the tokens before interpolation, which is equivalent and cheaper. `point_width` is that of the points' features.
     """
 
-    def __init__(self, token_width: int, widths: tuple[int, int]):
+    def __init__(self, token_width: int, widths: Sequence[int], point_width: int = 3):
         super().__init__()
         mixed, out = widths
-        self.from_points = nn.Linear(3, mixed)
+        self.from_points = nn.Linear(point_width, mixed)
         # Interpolation weights sum to 1, so a layer before interpolation equals one after it. `from_points` has the
         # bias.
         self.from_tokens = nn.Linear(token_width, mixed, bias=False)
@@ -256,14 +256,17 @@ class TokenPropagation(nn.Module):
         self.out = nn.Linear(mixed, out)
         self.out_norm = HeadNorm(out)
 
-    def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute features of every point `(batch, points, 3)`: `(batch, points, widths[1])`.
 
-        Tokens `(batch, groups, token_width)` are at `centers (batch, groups, 3)`.
+        Tokens `(batch, groups, token_width)` are at `centers (batch, groups, 3)`. `features (batch, points,
+        point_width)` of the points are by default their coordinates.
         """
         tokens = self.from_tokens(in_precision_of(self, tokens))
         near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
-        mixed = near + self.from_points(xyz.to(near.dtype))
+        mixed = near + self.from_points((xyz if features is None else features).to(near.dtype))
         rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)
         return torch.relu(self.out_norm(self.out(rows))).unflatten(0, xyz.shape[:2])
 

@@ -25,6 +25,9 @@ from hf_any3d.modeling.act import (
     ActForPreTraining,
     ActForSemanticSegmentation,
     ActModel,
+    PointBERTForPartSegmentation,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
 )
 from hf_any3d.modeling.any2point import (
     Any2PointForPartSegmentation,
@@ -155,10 +158,41 @@ def _act_pretraining(**settings: Any) -> ActForPreTraining:
     return model.eval()
 
 
+def _point_mae(**settings: Any) -> PointMAEForPreTraining:
+    torch.manual_seed(0)
+    sizes = _PRETRAINING | {"num_hidden_layers": 2, "decoder_num_hidden_layers": 1, "mask_ratio": 0.5}
+    model = PointMAEForPreTraining(ActConfig(**(sizes | settings)))
+    spread_weights(model)
+    return model.eval()
+
+
+def _point_bert(**settings: Any) -> PointBERTForPreTraining:
+    teacher = tiny_autoencoders.tiny_autoencoder(None, num_groups=12)
+    torch.manual_seed(0)
+    sizes = _PRETRAINING | {"num_hidden_layers": 2, "patch_pooled_width": 16, "contrast_queue_size": 12}
+    model = PointBERTForPreTraining(ActConfig(**(sizes | {"autoencoder_config": teacher.config} | settings)), teacher)
+    for part in (model.act, model.feature_head, model.code_head):
+        spread_weights(part)
+    return model.eval()
+
+
 def _with_mask(rows: int, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(rows, 12, generator=generator).argsort(dim=1)
     return {"points": varied_clouds(rows, seed=seed), "mask": order < 6}
+
+
+def _with_draws(rows: int, seed: int) -> dict[str, Any]:
+    masked = _with_mask(rows, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    ratio = torch.rand(rows, generator=generator)
+    kept = torch.rand(rows, 12, generator=generator) < ratio.unsqueeze(1)
+    return masked | {
+        "mixed_mask": masked["mask"].flip(1),
+        "average_mask": masked["mask"].flip(0),
+        "mix_ratio": ratio,
+        "kept": kept,
+    }
 
 
 def _autoencoder(**settings: Any) -> ActAutoencoder:
@@ -357,6 +391,36 @@ _BUILDERS = (
         "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
         owns_encoder=True,
+    ),
+    Case(
+        PointMAEForPreTraining,
+        _point_mae,
+        _with_mask,
+        lambda rows: {},
+        "predictions",
+        # Its channels are three coordinates of each point.
+        None,
+        {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
+    ),
+    Case(
+        PointBERTForPreTraining,
+        _point_bert,
+        _with_draws,
+        lambda rows: {},
+        "code_scores",
+        "code_head",
+        {"drop_path_rate": 0.0},
+    ),
+    Case(
+        PointBERTForPartSegmentation,
+        functools.partial(
+            _act(PointBERTForPartSegmentation), segmentation_layers=(0, 1, 2), segmentation_levels=(24, 16)
+        ),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.out",
+        {"drop_path_rate": 0.0},
     ),
     Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
     _classifier_case(

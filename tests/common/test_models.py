@@ -456,7 +456,8 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
     model.enable_input_require_grads()
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
     assert case.answer_of(model(**case.batch())).requires_grad
-    assert seen == [True]
+    # A student of Point-BERT reads mixed clouds, too.
+    assert set(seen) == {True}
     model.disable_input_require_grads()
     assert not case.answer_of(model(**case.batch())).requires_grad
 

@@ -49,6 +49,11 @@ MARKS = {
     ("cls_head_finetune.0.weight", "encoder.first_conv.0.weight"): ("act", "checkpoint", {"kind": "cls"}),
     ("label_conv_cls.0.weight", "convs3_cls.weight"): ("act", "checkpoint", {"kind": "partseg"}),
     ("convs3_cls.weight",): ("act", "checkpoint", {"kind": "semseg"}),
+    ("mask_token", "MAE_encoder.norm.weight"): ("act", "checkpoint", {"kind": "point_mae"}),
+    (f"{BLOCK}norm1.weight", "label_conv.0.weight"): ("act", "checkpoint", {"kind": "point_mae_partseg"}),
+    ("dvae.codebook", "transformer_q.norm.weight"): ("act", "checkpoint", {"kind": "point_bert"}),
+    ("cls_head_finetune.3.weight", f"{BLOCK}norm1.weight"): ("act", "checkpoint", {"kind": "point_bert_cls"}),
+    ("dgcnn_pro_1.layer1.0.weight", f"{BLOCK}norm1.weight"): ("act", "checkpoint", {"kind": "point_bert_partseg"}),
 }
 
 
@@ -69,8 +74,8 @@ def test_names_of_tensors_tell_conversion_role_and_settings(names, tmp_path):
 def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
     titles = (
-        "Any2Point, PointGST, IDPT, DAPT and PPT, ACT, PatchAlign3D, MiniGPT-3D, PointNet, DGCNN, 3DETR, OpenShape, "
-        "Find3D, Point Transformer V3, supervised, Point Transformer V3, SpatialLM, Uni3D, ImageBind's audio encoder"
+        "Any2Point, PointGST, IDPT, DAPT and PPT, Point-MAE, Point-BERT, ACT, PatchAlign3D, MiniGPT-3D, PointNet, DGCNN, "
+        "3DETR, OpenShape, Find3D, Point Transformer V3, supervised, Point Transformer V3, SpatialLM, Uni3D, ImageBind's audio encoder"
     )
     names = ", ".join(f"layer{number}.weight" for number in range(5))
     with pytest.raises(
