@@ -62,7 +62,7 @@ _PLAIN = [
 def read_checkpoint(
     path: str | os.PathLike, keys: tuple[str, ...] = ("model", "base_model")
 ) -> dict[str, torch.Tensor]:
-    """Read the state dict in a file of safetensors or of `torch.save`, unpickling nothing but tensors and plain values.
+    """Read the state dict in a file of safetensors or `torch.save`, unpickling nothing but tensors and plain values.
 
     In the latter it may be under one of `keys`, or bare. Tensors are on the CPU, under the names of the authors'
     program: without the prefix `module.` of data-parallel training, and without torch-pointcloud's names.

@@ -152,6 +152,13 @@ def authors_names(state: _State) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
+def _rename_point_mae_parts(state: _State) -> dict[str, torch.Tensor]:
+    """Rename a Point-MAE for parts, which reads `[tokens ; xyz]` of each point, where the authors' reads xyz first."""
+    joined = "propagation_0.mlp.lins.0.weight"
+    weight = state[joined]
+    return rename_tensors({**state, joined: torch.cat((weight[:, -3:], weight[:, :-3]), dim=1)}, _POINT_MAE_PARTS)
+
+
 def _rename_ptv3(state: _State) -> dict[str, torch.Tensor]:
     """Rename a Point Transformer V3, whose decoder the authors number from the finest stage."""
     decoder = re.compile(r"decoder\.blocks\.(\d+)\.")
@@ -207,6 +214,6 @@ _LAYOUTS: Mapping[tuple[str, ...], Names | Callable[[_State], dict[str, torch.Te
     (r"generator_blocks\.", r"encoder\.local_mlp\.lins\."): _POINT_GPT,
     (r"encoder\.reduce_dim\.", r"head\.lins\."): _POINT_BERT_CLASSIFIER,
     (r"reduce_dim\.", r"encoder\.local_mlp\.lins\."): _POINT_BERT,
-    (r"norm_f\.", r"label_conv\.lins\."): _POINT_MAE_PARTS,
+    (r"norm_f\.", r"label_conv\.lins\."): _rename_point_mae_parts,
     (r"norm_f\.", r"encoder\.local_mlp\.lins\.", r"head\.lins\."): _POINT_MAE_CLASSIFIER,
 }

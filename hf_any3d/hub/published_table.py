@@ -36,7 +36,7 @@ def download_of(path: os.PathLike) -> str:
     """
     name = os.path.basename(path)
     for repository, published in PUBLISHED.items():
-        for size, file in published.files.items():
+        for file in published.files.values():
             if published.address is not None and os.path.basename(file.path) == name:
                 return f"; the authors have it at {address_of(repository, published, file)}"
     return ""

@@ -21,7 +21,7 @@ SYSTEM = System(
     model_class="DgcnnForSemanticSegmentation",
     code_license="MIT",
     weights_license="MIT",
-    license_source="the repository, which the weights are part of; S3DIS is for non-commercial, ModelNet40 for academic research",
+    license_source="the repository, which the weights are part of; S3DIS and ModelNet40 are for research alone",
     page="https://github.com/antao97/dgcnn.pytorch",
 )
 
