@@ -183,7 +183,7 @@ def _find(
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
         # Convert a file in the layout of the authors, unless the cache has it converted.
-        system = _system_of(path)
+        system, settings = _system_of(path)
         folder = _cache(cache_dir) / "local"
         with _exclusively(folder):
             # Their terms are those of their own files; a file with their layout may be anybody's.
@@ -191,7 +191,7 @@ def _find(
                 check_license(system.title, system, folder / system.title, accept_license)
             directory = folder / f"{file_digest(path)}-{_LAYOUT}"
             if not _is_whole(directory):
-                _convert(path, directory, system, None, None, {"file": path.name}, {})
+                _convert(path, directory, system, None, None, {"file": path.name}, settings)
             if are_published([path]):
                 show_license(system.title, system, folder / system.title)
         return _Converted(directory)
@@ -204,9 +204,10 @@ def _find(
     raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
 
 
-def _system_of(path: Path) -> System:
-    """Return the published system that a file belongs to; its conversion has to need no other file."""
-    program = recognize(path).program
+def _system_of(path: Path) -> tuple[System, Mapping[str, Any]]:
+    """Return the published system that a file belongs to, whose conversion needs no other file, and its settings."""
+    recognized = recognize(path)
+    program = recognized.program
     systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
     if systems:
         # Of systems with the same conversion, the one of this title; otherwise the first in the table.
@@ -214,7 +215,7 @@ def _system_of(path: Path) -> System:
         files = [file for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()]
         # A file with parts does not make a model alone, and a path names no second one.
         if not all(file.parts for file in files):
-            return system
+            return system, recognized.settings
     raise ValueError(
         f"{path}: a file of {program.title}, which opens by a published name, or after a conversion: hf-any3d convert "
         f"{path} … --output DIR"
@@ -297,14 +298,15 @@ def _convert(
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
         source = {**record, "sha256": file_digest(original)}
-        _record(unfinished / title, source, system if is_theirs else None)
+        reported = published.files[size].reported if published is not None else ""
+        _record(unfinished / title, source, system if is_theirs else None, reported)
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
         shutil.rmtree(directory, ignore_errors=True)  # a damaged one
         os.replace(unfinished / title, directory)
 
 
-def _record(directory: Path, source: Mapping[str, Any], system: System | None) -> None:
-    """Add the source to the config of a converted model, and the licenses of a published one to config and card."""
+def _record(directory: Path, source: Mapping[str, Any], system: System | None, reported: str) -> None:
+    """Add the source to the config of a converted model, and license and figures of a published one to its card."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     # In the config, since models that are trained from these weights keep their terms.
     config[RECORD] = {**source, **(terms_of(system) if system is not None else {})}
@@ -316,7 +318,8 @@ def _record(directory: Path, source: Mapping[str, Any], system: System | None) -
         card.data["license"] = system.weights_license.lower()
     # Text is added above the signature, which is then made anew for the complete card.
     text = str(card).partition("\n<!-- Written by hf_any3d")[0]
-    write_text(directory / CARD, sign_card(f"{text}\n\n## Terms\n\n{license_text(system)}"))
+    figures = f"\n\n## Reported of these weights\n\n{reported}; not evaluated here." if reported else ""
+    write_text(directory / CARD, sign_card(f"{text}{figures}\n\n## Terms\n\n{license_text(system)}"))
 
 
 # The cache.
