@@ -27,7 +27,7 @@ SYSTEM = System(
     license_source="the repository; nothing else is said of the weights, and the data sets have terms of their own",
 )
 # Of the encoder whose attention is limited to balls.
-_MASKED = {"attention_radii": [0.16, 0.64, 1.44]}
+_MASKED = {"attention_radii": [0.4**2, 0.8**2, 1.2**2]}
 
 RECORD = Record(
     model_types={
