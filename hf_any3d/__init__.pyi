@@ -28,6 +28,9 @@ from hf_any3d.modeling.act import (
     ActForPreTraining as ActForPreTraining,
     ActForSemanticSegmentation as ActForSemanticSegmentation,
     ActModel as ActModel,
+    PointBERTForPartSegmentation as PointBERTForPartSegmentation,
+    PointBERTForPreTraining as PointBERTForPreTraining,
+    PointMAEForPreTraining as PointMAEForPreTraining,
 )
 from hf_any3d.modeling.any2point import (
     Any2PointConfig as Any2PointConfig,

@@ -4,7 +4,7 @@ Converted models are kept in a cache:
 
     <owner>--<name>/revisions/<revision>/<size>.json    commit, and checksum of the file there
     <owner>--<name>/<checksum>/                         the converted model
-    <owner>--<name>/files/<checksum>/                   the authors' file, if it is not on the hub; others: the hub's cache
+    <owner>--<name>/files/<checksum>/                   the authors' file, if it is not on the hub
     local/<checksum>/                                   the same, of files given by their paths
     <owner>--<name>/license.json                        that the license was shown and, if necessary, accepted
 

@@ -285,11 +285,10 @@ def copy_of(
     file = PublishedFile(
         "model.safetensors",
         config,
-        "a copy by torch-pointcloud",
         options=options,
         model_class=model_class,
         commit=commit,
-        reported=f"{reported} as measured by torch-pointcloud" if reported else "",
+        reported=f"{reported}, measured by torch-pointcloud" if reported else "",
     )
     return Published(system, {None: file})
 

@@ -19,3 +19,9 @@ from hf_any3d.modeling.act.modeling_act_autoencoder import (
     ActAutoencoder as ActAutoencoder,
     ActAutoencoderOutput as ActAutoencoderOutput,
 )
+from hf_any3d.modeling.act.modeling_point_bert import (
+    PointBERTForPartSegmentation as PointBERTForPartSegmentation,
+    PointBERTForPreTraining as PointBERTForPreTraining,
+    PointBERTForPreTrainingOutput as PointBERTForPreTrainingOutput,
+)
+from hf_any3d.modeling.act.modeling_point_mae import PointMAEForPreTraining as PointMAEForPreTraining
