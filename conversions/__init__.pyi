@@ -20,10 +20,12 @@ from hf_any3d.conversions.point_transformer_v3.convert import (
     convert_ptv3_back as convert_ptv3_back,
 )
 from hf_any3d.conversions.point_transformer_v3.find3d import convert_find3d as convert_find3d
+from hf_any3d.conversions.pointgpt import convert_pointgpt as convert_pointgpt
 from hf_any3d.conversions.pointnet import (
     convert_pointnet as convert_pointnet,
     convert_pointnet_back as convert_pointnet_back,
 )
+from hf_any3d.conversions.recon.convert import convert_recon as convert_recon
 from hf_any3d.conversions.spatiallm.convert import (
     convert_spatiallm as convert_spatiallm,
     convert_spatiallm_back as convert_spatiallm_back,

@@ -31,17 +31,18 @@ class PointStart:
 _BLOCKS = r"blocks\.blocks\.\d+\."
 _CONTRAST = rf"{_BLOCKS}attn_contrast\."
 _CLASSES = r"cls_head_finetune\."
+_CAUSAL = r"(generator_)?blocks\.(layers\.\d+\.ln_[12]\.|ln_f\.|sos$)"
 # Any part of the head for points, as a damaged file may lack some.
 _POINTS = r"(label_conv|propagation_0|convs[123])\."
 
 TABLE = (
     PointStart("ReCon", "a student of two towers, an ablation", (r"Dis_encoder\.",), None),
-    PointStart("ReCon", "a pretraining file", (r"MAE_encoder\.img_token$",), "pretrain"),
+    PointStart("ReCon", "a pretraining file", (rf"MAE_encoder\.(img_token$|{_CONTRAST})",), "pretrain"),
     PointStart("Point-MAE", "a pretraining file", (r"MAE_encoder\.",), "point_mae"),
     PointStart("PointGPT", "a pretraining file", (r"GPT_Transformer\.",), "pretrain"),
     PointStart("PointGPT", "a classifier", (rf"blocks\.{_CLASSES}",), "cls"),
-    PointStart("PointGPT", "a part segmentation model", (r"generator_blocks\.", _POINTS), "partseg"),
-    PointStart("PointGPT", "a transformer without a head", (r"generator_blocks\.",), None),
+    PointStart("PointGPT", "a part segmentation model", (_CAUSAL, _POINTS), "partseg"),
+    PointStart("PointGPT", "a transformer without a head", (_CAUSAL,), None),
     PointStart("ReCon", "a classifier", (_CONTRAST, _CLASSES), "cls"),
     PointStart("ReCon", "a part segmentation model", (_CONTRAST, _POINTS), "partseg"),
     PointStart("ReCon", "a model for names of classes", (_CONTRAST, r"(img|text)_proj\."), "zero_shot"),

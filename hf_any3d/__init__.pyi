@@ -92,6 +92,14 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForZeroShotPointCloudSegmentation as PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model as PointTransformerV3Model,
 )
+from hf_any3d.modeling.pointgpt import (
+    PointGPTConfig as PointGPTConfig,
+    PointGPTForPartSegmentation as PointGPTForPartSegmentation,
+    PointGPTForPointCloudClassification as PointGPTForPointCloudClassification,
+    PointGPTForPreTraining as PointGPTForPreTraining,
+    PointGPTForSemanticSegmentation as PointGPTForSemanticSegmentation,
+    PointGPTModel as PointGPTModel,
+)
 from hf_any3d.modeling.pointnet import (
     PointNet2Config as PointNet2Config,
     PointNet2ForPointCloudClassification as PointNet2ForPointCloudClassification,
@@ -99,6 +107,15 @@ from hf_any3d.modeling.pointnet import (
     PointNetConfig as PointNetConfig,
     PointNetForPointCloudClassification as PointNetForPointCloudClassification,
     PointNetModel as PointNetModel,
+)
+from hf_any3d.modeling.recon import (
+    ReconConfig as ReconConfig,
+    ReconForPartSegmentation as ReconForPartSegmentation,
+    ReconForPointCloudClassification as ReconForPointCloudClassification,
+    ReconForPreTraining as ReconForPreTraining,
+    ReconForSemanticSegmentation as ReconForSemanticSegmentation,
+    ReconForZeroShotPointCloudClassification as ReconForZeroShotPointCloudClassification,
+    ReconModel as ReconModel,
 )
 from hf_any3d.modeling.spatiallm import (
     SpatialLMConfig as SpatialLMConfig,

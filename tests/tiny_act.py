@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.act import ActConfig
+from hf_any3d.modeling.pointgpt import PointGPTConfig
 
 SMALL = {
     "num_groups": 12,
@@ -26,7 +26,11 @@ def tiny_act(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
     torch.manual_seed(0)
     if "Part" in model_class.__name__:
         changes = PARTS | changes
-    model = model_class(ActConfig(**(SMALL | {"num_labels": 3} | changes)))
+    sizes = SMALL | {"num_labels": 3}
+    if issubclass(model_class.config_class, PointGPTConfig):
+        # The loss of a classifier is that of its labels here, by which the common suites judge it.
+        sizes |= {"decoder_num_hidden_layers": 1, "generation_loss_weight": 0.0}
+    model = model_class(model_class.config_class(**(sizes | changes)))
     for name, tensor in model.state_dict().items():
         if "norm" in name and tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) + 0.5)

@@ -31,6 +31,7 @@ from hf_any3d.modeling.act import (
     PointBERTForPreTraining,
     PointMAEForPreTraining,
 )
+from hf_any3d.modeling.act.configuration_act import PointTransformerConfig
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -42,7 +43,7 @@ _State = Mapping[str, torch.Tensor]
 _KEYS = ("base_model", "model_state_dict")
 _AUTOENCODER = "autoencoder."
 _NUM_GROUPS = 64
-_RELEASED = {"sampling_min_squared_norm": 1e-3}
+RELEASED = {"sampling_min_squared_norm": 1e-3}
 _RELEASED_PRETRAINING: dict[str, Any] = {
     "noisy_targets": True,
     "teacher_in_training_mode": True,
@@ -247,7 +248,7 @@ def build_act(
             decoder_num_hidden_layers=count_of(state, r"decoder\.layers\.(\d+)\."),
             class_token_loss="decoder_class_position" in state,
             feature_head_width=state["feature_head.0.weight"].shape[0],
-            **_student_settings(state, choices),
+            **student_settings(state, choices),
             **_RELEASED_PRETRAINING,
         )
     elif kind == "point_mae":
@@ -259,7 +260,7 @@ def build_act(
             decoder_num_hidden_layers=count_of(state, r"decoder\.layers\.(\d+)\."),
             mask_ratio=0.6,
             encode_visible_only=False,
-            **_student_settings(state, choices),
+            **student_settings(state, choices),
         )
     elif kind == "point_bert":
         model_class = PointBERTForPreTraining
@@ -274,11 +275,11 @@ def build_act(
             # The head of its classifiers, which training starts with.
             head_widths=[256],
             head_norm=False,
-            **_student_settings(state, choices),
+            **student_settings(state, choices),
         )
     else:
         model_class = _TASK_MODELS[kind]
-        config, dataset = _task_config(checkpoint, kind, state, choices, settings or {})
+        config, dataset = task_config(checkpoint, kind, state, choices, settings or {})
     # Without memory, as sizes that a file implies can be anything.
     with torch.device("meta"), no_init_weights():
         expected = model_class(config).state_dict()
@@ -298,7 +299,7 @@ def _autoencoder_config(
     frozen = below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
     # What the released program computes, in evaluation too: noise on the codes' scores.
-    config_kwargs: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
+    config_kwargs: dict[str, Any] = shapes | RELEASED | {"noise_in_eval": True}
     config_kwargs["group_size"] = choices.group_size or shapes["group_size"]
     # No tensor depends on the number of patches.
     config_kwargs["num_groups"] = choices.num_groups or _NUM_GROUPS
@@ -351,9 +352,15 @@ def _named_teacher(
     return config_kwargs, encoder
 
 
-def _task_config(
-    checkpoint: str | os.PathLike, kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
-) -> tuple[ActConfig, TrainedOn | None]:
+def task_config(
+    checkpoint: str | os.PathLike,
+    kind: str,
+    state: _State,
+    choices: Choices,
+    further: Mapping[str, Any],
+    config_class: type[PointTransformerConfig] = ActConfig,
+) -> tuple[Any, TrainedOn | None]:
+    """Return the config of a classifier or segmentation model, with `further` settings, and its dataset."""
     task = _TASKS.get(kind, kind)
     is_bert = kind in ("point_bert_cls", "point_bert_partseg")
     last = (
@@ -388,7 +395,7 @@ def _task_config(
             "propagation_widths": [state[name].shape[0] for name in propagation],
             "segmentation_head_widths": [state[name].shape[0] for name in head],
         }
-    config_kwargs = _student_settings(state, choices) | head_widths
+    config_kwargs = student_settings(state, choices) | head_widths
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
     elif kind == "point_bert_cls":
@@ -412,7 +419,7 @@ def _task_config(
             count, config_kwargs["category_width"] = state["category_embedding.weight"].shape
         # Tensors do not show which parts a category has, so every category may have all of them.
         config_kwargs["category_parts"] = [list(range(num_labels))] * count
-    config = ActConfig(**config_kwargs, **further)
+    config = config_class(**config_kwargs | dict(further))
     labels = () if dataset is None else dataset.labels
     is_named = name_labels(config, labels, [Path(checkpoint)], is_stated=choices.dataset is not None)
     if is_named and dataset is not None and dataset.categories:
@@ -421,10 +428,11 @@ def _task_config(
     return config, dataset
 
 
-def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
+def student_settings(state: _State, choices: Choices) -> dict[str, Any]:
+    """Return the settings that the tensors of a point transformer, below `act.`, and the choices imply."""
     config_kwargs = student_sizes(below(state, "act."))
     heads = heads_of(config_kwargs["hidden_size"], choices.num_attention_heads)
-    return config_kwargs | {"num_attention_heads": heads} | _RELEASED
+    return config_kwargs | {"num_attention_heads": heads} | RELEASED
 
 
 def _unused_names(names: Iterable[str]) -> list[str]:

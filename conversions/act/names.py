@@ -97,16 +97,16 @@ SEGMENTER: Names = {
 # Point-BERT's own head for points.
 LEVELS_SEGMENTER: Names = {
     **_propagation("propagation_0", "propagation."),
-    **_propagation("propagation_1", "level_propagations.0."),
-    **_propagation("propagation_2", "level_propagations.1."),
-    r"dgcnn_pro_1\.layer1\.0\.": "graphs.0.layers.0.linear.",
-    r"dgcnn_pro_1\.layer1\.1\.": "graphs.0.layers.0.norm.",
-    r"dgcnn_pro_1\.layer2\.0\.": "graphs.0.layers.1.linear.",
-    r"dgcnn_pro_1\.layer2\.1\.": "graphs.0.layers.1.norm.",
-    r"dgcnn_pro_2\.layer1\.0\.": "graphs.1.layers.0.linear.",
-    r"dgcnn_pro_2\.layer1\.1\.": "graphs.1.layers.0.norm.",
-    r"dgcnn_pro_2\.layer2\.0\.": "graphs.1.layers.1.linear.",
-    r"dgcnn_pro_2\.layer2\.1\.": "graphs.1.layers.1.norm.",
+    **_propagation("propagation_1", "fine_propagation."),
+    **_propagation("propagation_2", "coarse_propagation."),
+    r"dgcnn_pro_1\.layer1\.0\.": "fine_graph.layers.0.linear.",
+    r"dgcnn_pro_1\.layer1\.1\.": "fine_graph.layers.0.norm.",
+    r"dgcnn_pro_1\.layer2\.0\.": "fine_graph.layers.1.linear.",
+    r"dgcnn_pro_1\.layer2\.1\.": "fine_graph.layers.1.norm.",
+    r"dgcnn_pro_2\.layer1\.0\.": "coarse_graph.layers.0.linear.",
+    r"dgcnn_pro_2\.layer1\.1\.": "coarse_graph.layers.0.norm.",
+    r"dgcnn_pro_2\.layer2\.0\.": "coarse_graph.layers.1.linear.",
+    r"dgcnn_pro_2\.layer2\.1\.": "coarse_graph.layers.1.norm.",
     r"conv1\.": "segmenter.hidden.0.",
     r"bn1\.": "segmenter.norms.0.",
     r"conv2\.": "segmenter.out.",
@@ -258,10 +258,10 @@ def kind_of(names: Collection[str]) -> dict[str, str] | None:
 _JOINED = (
     ("propagation.", "tokens"),
     ("segmenter.", "cloud"),
-    (r"level_propagations.0.", "tokens"),
-    (r"level_propagations.1.", "tokens"),
+    (r"fine_propagation.", "tokens"),
+    (r"coarse_propagation.", "tokens"),
 )
-_VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_class_position")
+_VECTORS = ("_token.token", "_token.position", "mask_token", "decoder_class_position")
 
 
 def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -276,6 +276,11 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
     for name in [name for name in renamed if ".deep_" in name]:
         first = name.replace(".deep_", ".")
         renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
+    return reshape_tensors(kind, renamed)
+
+
+def reshape_tensors(kind: str, renamed: _State) -> dict[str, torch.Tensor]:
+    """Turn tensors of the released programs under our names into those of our layers."""
     converted: dict[str, torch.Tensor] = {}
     for name, tensor in renamed.items():
         if name.endswith(_VECTORS):

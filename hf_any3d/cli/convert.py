@@ -54,6 +54,7 @@ def convert(
         Path | None, output_option("Directory to create; published checkpoints go to the cache.")
     ] = None,
     variant: Annotated[str | None, option(_help("variant"))] = None,
+    plain_blocks: Annotated[bool, typer.Option("--plain-blocks", help=_help("plain_blocks"))] = False,
     kind: Annotated[str | None, option(_help("kind"))] = None,
     base: Annotated[str | None, option(_help("base"))] = None,
     encoder: Annotated[str | None, option(_help("encoder"))] = None,

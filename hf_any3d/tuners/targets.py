@@ -16,6 +16,11 @@ from hf_any3d.modeling.encoders import LayerStack
 
 def encoder_owner(model: nn.Module) -> nn.Module:
     """Return the module inside `model` that owns the pretrained layers."""
+    if getattr(type(model), "averages_weights", False):
+        raise ValueError(
+            f"{type(model).__name__} averages the weights of its encoder, which adapters would not change; expected a "
+            "model for a task that starts from it"
+        )
     for module in model.modules():
         # The class, not the module: adapters look up unknown attributes in the layer that they wrap.
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:

@@ -202,6 +202,8 @@ class EncoderTuner(BaseTuner):
     """Whether PEFT can tell by the tensors of a stored adapter which layers it adapts; else only by its config."""
     needs_positions: ClassVar[bool] = False
     """Whether the layers must get the positions of tokens."""
+    mixes_tokens: ClassVar[bool] = False
+    """Whether adapters let a token see others, beside what the attention of the layers lets it see."""
     attention_axes: ClassVar[tuple[str, ...]] = ("tokens", "batch", "patches")
     """What may attend to each other in the layers, see `LayerStack`."""
 
@@ -246,6 +248,11 @@ class EncoderTuner(BaseTuner):
             )
         if self.needs_positions and not stack.views:
             raise ValueError(f"layers of {model_name} get no positions of tokens, which {peft_config.method} needs")
+        if self.mixes_tokens and getattr(type(self.model), "predicts_later_tokens", False):
+            raise ValueError(
+                f"{peft_config.method} mixes the tokens of a cloud, so that {model_name} would see the patches that "
+                "it predicts; expected a method that changes each token alone, such as LoRA, BITFIT or SIDE_TUNING"
+            )
         if stack.attention_axis not in self.attention_axes:
             raise ValueError(f"{peft_config.method} cannot adapt layers with attention_axis={stack.attention_axis!r}")
         if peft_config.target_modules is None:
@@ -332,8 +339,8 @@ def check_embeds_patches(model: nn.Module, method: str, in_blocks: bool = False)
         if kind.embeds_further_patches and not (in_blocks and kind.has_frozen_encoder)
     }
     kind = type_of_model(type(encoder_owner(model)))
-    # Pretraining with a teacher's features gives its encoder patches, not clouds.
-    if kind not in able.values() or hasattr(type(model), "teacher_features"):
+    # Pretraining hides patches from the encoder, which further patches of the cloud would show.
+    if kind not in able.values() or getattr(type(model), "hides_patches", False):
         raise ValueError(
             f"{method} embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; "
             f"expected a model that gives whole clouds to {' or '.join(kind.base for kind in able.values())}"

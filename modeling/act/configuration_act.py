@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -197,6 +197,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
 _CHOICES = {
     "head_activation": tuple(HEAD_ACTIVATIONS),
     "segmentation_pooling": ("tokens", "prompts"),
+}
+_STUDENT_CHOICES = {
     "mask_type": MASKS,
     "distillation_loss": DISTILLATION_LOSSES,
     "reconstruction_loss": ("chamfer_l2", "chamfer_l1"),
@@ -205,10 +207,10 @@ _CHOICES = {
 }
 
 
-class ActConfig(
+class PointTransformerConfig(
     UnknownScoreConfigMixin, LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig
 ):
-    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
+    r"""Configuration that ACT's point transformer, others of its form, and their heads have in common.
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
     released programs.
@@ -251,6 +253,63 @@ class ActConfig(
     Args: Adapters
         parts: Source of the pretrained transformer, "base", that an adapter was trained with, see `PretrainedPart`.
             Its fields are also properties: `base_name_or_path`, `base_revision`, `base_checksum`.
+    """
+
+    _parts: ClassVar[tuple[str, ...]] = ("base",)
+
+    in_channels: int = 3
+    num_groups: int = 64
+    group_size: int = 32
+    patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
+    patch_pooled_width: int | None = None
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    layer_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.1
+    initializer_range: float = 0.02
+    sampling_min_squared_norm: float | None = None
+    use_class_token: bool = True
+    side_network: bool = False
+
+    pooling: list[str] | tuple[str, ...] = ("cls", "max")
+    head_widths: list[int] | tuple[int, ...] = (256, 256)
+    head_bias: bool = True
+    head_norm: bool = True
+    head_dropout: float = 0.5
+    head_activation: str = "relu"
+
+    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    segmentation_pooling: str = "tokens"
+    propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
+    segmentation_levels: list[int] | tuple[int, ...] = (512, 256)
+    category_width: int = 64
+    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
+    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
+    category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
+    category_names: list[str] | tuple[str, ...] | None = None
+    restrict_to_category_parts: bool = False
+
+    parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
+
+    def __post_init__(self, **kwargs: Any):
+        check_settings(self, _CHOICES)
+        super().__post_init__(**kwargs)
+        self.check_parts(self._parts)
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
+
+
+class ActConfig(PointTransformerConfig):
+    r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320); see also `PointTransformerConfig`.
 
     Args: Pretraining
         autoencoder_config: Config of the frozen autoencoder, the teacher.
@@ -303,46 +362,6 @@ class ActConfig(
         "contrast_loss",
     ]
 
-    in_channels: int = 3
-    num_groups: int = 64
-    group_size: int = 32
-    patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
-    patch_pooled_width: int | None = None
-    hidden_size: int = 384
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 6
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = False
-    layer_norm_eps: float = 1e-5
-    drop_path_rate: float = 0.1
-    initializer_range: float = 0.02
-    sampling_min_squared_norm: float | None = None
-    use_class_token: bool = True
-    side_network: bool = False
-
-    pooling: list[str] | tuple[str, ...] = ("cls", "max")
-    head_widths: list[int] | tuple[int, ...] = (256, 256)
-    head_bias: bool = True
-    head_norm: bool = True
-    head_dropout: float = 0.5
-    head_activation: str = "relu"
-
-    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
-    segmentation_pooling: str = "tokens"
-    propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
-    segmentation_levels: list[int] | tuple[int, ...] = (512, 256)
-    category_width: int = 64
-    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
-    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
-    category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
-    category_names: list[str] | tuple[str, ...] | None = None
-    restrict_to_category_parts: bool = False
-
-    parts: dict[str, Any] | None = None
-    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
-    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
-    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
-
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None
     # As published: four of five patches are hidden.
@@ -370,14 +389,8 @@ class ActConfig(
     contrast_whole_clouds: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_settings(self, _CHOICES, {"contrast_temperature": (1e-6, 1e6), "contrast_momentum": SHARE})
         # The second prediction is made from that token.
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
+        check_settings(self, _STUDENT_CHOICES, {"contrast_temperature": (1e-6, 1e6), "contrast_momentum": SHARE})
         super().__post_init__(**kwargs)
-        self.check_parts(("base",))
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return max(self.num_groups, self.group_size)

@@ -49,7 +49,7 @@ from hf_any3d.modeling.layers.tasks import check_categories, checked_category, r
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder, Patches, cut_patches, group_patches, patches_around
-from hf_any3d.modeling.point_encoders.point_transformer import PointBlocks, PointHead, TokenPropagation
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointBlocks, PointHead, TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import (
     Encoded,
     PointTransformerMixin,
@@ -100,7 +100,8 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     def config_of_base(cls, config: ActConfig) -> ActConfig:
         """Return a copy of a config without the autoencoder."""
         config = super().config_of_base(config)
-        config.autoencoder_config = None
+        if hasattr(config, "autoencoder_config"):
+            config.autoencoder_config = None
         return config
 
     @torch.no_grad()
@@ -119,12 +120,15 @@ class ActPreTrainedModel(PretrainedBaseMixin, PointTokensMixin, PreTrainedModel)
     def config_to_store(self) -> ActConfig:
         """Return a copy of the config without the autoencoder, which only pretraining uses."""
         config = super().config_to_store()
-        config.autoencoder_config = None
+        if hasattr(config, "autoencoder_config"):
+            config.autoencoder_config = None
         return config
 
 
 class ActModel(PointTransformerMixin, ActPreTrainedModel):
     """Point transformer: patches, mini-PointNet, transformer blocks, final norm."""
+
+    _block: type[nn.Module] = PointBlock
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -136,7 +140,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         # All tokens pass this module before the first block; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
-        self.blocks = PointBlocks(config)
+        self.blocks = PointBlocks(config, block=self._block)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         # A small network beside the transformer, for training without a gradient through it; at first both count
         # alike.
@@ -196,24 +200,30 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
     def encode(self, tokens: torch.Tensor, centers: torch.Tensor, *requested: Any, **kwargs: Any) -> Encoded:
         """Run the transformer on all or some tokens `(batch, tokens, hidden)` of a cloud; see `run_blocks`."""
         positions = self.position_embed(in_precision_of(self.position_embed, centers))
-        if self.class_token is not None:
-            tokens, positions = self.class_token(tokens, positions)
+        for token in self.leading_tokens:
+            tokens, positions = token(tokens, positions)
         return self.run_blocks(tokens, positions, centers, *requested, **kwargs)
+
+    @property
+    def leading_tokens(self) -> Sequence[ClassToken]:
+        """Learned tokens before those of the patches, the last first."""
+        return [] if self.class_token is None else [self.class_token]
 
     def _pool(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         how = list(self.config.pooling)
-        if self.class_token is None:
+        leading = len(self.leading_tokens)
+        if not leading:
             # A segmentation model has no class token, but its config may be a classifier's.
             how = [name for name in how if name in ("max", "mean")]
             return pool(hidden_states, how or ["max"], class_tokens=0)
         if not set(how) & PROMPT_POOLING:
-            return pool(hidden_states, how)
+            return pool(hidden_states, how, leading)
         if added is None:
             raise ValueError(
                 f"pooling={how}: there are no prompts, as no adapter leaves tokens behind the last block; expected an "
                 "adapter such as IDPTConfig(), or some of 'cls', 'max', 'mean'"
             )
-        return pool(hidden_states, how, prompts=self.norm(added))
+        return pool(hidden_states, how, leading, prompts=self.normed(added))
 
 
 class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
@@ -232,7 +242,8 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
-        self.act = ActModel(config)
+        # Under the name of the base model, which is another one in subclasses.
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
             features,
@@ -261,7 +272,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
-        output = self.act(points, **kwargs, return_dict=True)
+        output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
         unknown = self.score_unknown(output.pooler_output, logits)
@@ -271,16 +282,27 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 class ActSegmenter(ActPreTrainedModel):
     """Base class of the segmentation models: the model without class token, propagation, and a head for each point."""
 
+    # Whether the model has learned tokens before the patches, whose maximum after the last block the head reads too.
+    _reads_leading_tokens = False
+
     def __init__(self, config: ActConfig, condition_width: int = 0):
         # Do not change the caller's config, which may be a classifier's or a pretrained model's.
         config = copy.deepcopy(config)
-        config.use_class_token = False
+        config.use_class_token = self._reads_leading_tokens
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
         check_layers("segmentation_layers", layers, config.num_hidden_layers)
         token_width = len(layers) * config.hidden_size
-        self.act = ActModel(config)
+        if self._reads_leading_tokens:
+            condition_width += config.hidden_size
+            last = config.num_hidden_layers - 1
+            if last not in layers:
+                raise ValueError(
+                    f"segmentation_layers={list(layers)}; expected the last block, {last}, among them: the head reads "
+                    "its queries"
+                )
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
 
@@ -291,17 +313,19 @@ class ActSegmenter(ActPreTrainedModel):
 
         `condition` `(batch, condition_width)` are additional features of each cloud; the others are as in `forward`.
         """
-        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
+        base = self.base_model
+        layers = list(self.config.segmentation_layers)
+        output = base(points, output_layers=layers, **kwargs, return_dict=True)
+        leading = len(base.leading_tokens)
         # All layers share the final norm.
         # (batch, groups, layers * hidden)
-        tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
+        tokens = torch.cat([base.normed(layer)[:, leading:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         if self.config.segmentation_pooling == "tokens":
             cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
         else:  # the prompts before and after the blocks
-            layers = list(self.config.segmentation_layers)
             added = output.added_tokens or ()
             if len(added) != len(layers) or any(prompts.shape[1] != 2 for prompts in added):
                 raise ValueError(
@@ -310,8 +334,12 @@ class ActSegmenter(ActPreTrainedModel):
                     "keep_prompts=False), or 'tokens'"
                 )
             cloud_features = [
-                torch.cat([self.act.norm(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
+                torch.cat([base.normed(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
             ]
+        if self._reads_leading_tokens:
+            last = output.layer_outputs[layers.index(self.config.num_hidden_layers - 1)]
+            # Before the norm, as released.
+            cloud_features.append(last[:, :leading].amax(dim=1))
         if condition is not None:
             cloud_features.append(condition)
         return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
@@ -422,8 +450,11 @@ class ActForPreTrainingOutput(ModelOutput):
 class MaskedPatchesModel(ActPreTrainedModel):
     """Base class of models that see some patches of a cloud, and predict the others by a decoder.
 
-    A subclass has the student, `act`, and calls `add_decoder`.
+    A subclass has the student, its base model, and calls `add_decoder`.
     """
+
+    # By which methods know that it gives its encoder some patches, not clouds.
+    hides_patches = True
 
     def add_decoder(self, predicted_width: int) -> None:
         """Add a decoder with positions of its own, and a layer from its tokens to predictions of this width."""
@@ -457,8 +488,8 @@ class MaskedPatchesModel(ActPreTrainedModel):
         if self.config.encode_visible_only:
             # Patches are flattened to rows, which `gather_points` selects.
             rows = gather_points(patches.neighborhoods.flatten(2), visible)
-            return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
-        return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
+            return self.base_model.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+        return gather_points(self.base_model.patch_encoder(patches.neighborhoods), visible)
 
     def decode(self, tokens: torch.Tensor, positions: torch.Tensor, num_masked: int) -> torch.Tensor:
         """Predict `(batch, num_masked, width)` for the hidden patches, the last in the sequence."""

@@ -120,6 +120,9 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
         ```
     """
 
+    hides_patches = True
+    # Adapters are refused.
+    averages_weights = True
     queue: torch.Tensor
     queue_place: torch.Tensor
 
@@ -203,8 +206,6 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
         """Move the average by a step towards the student's parameters; running statistics follow their own batches."""
         own = dict(self.named_parameters())
         for name, parameter in self.average.named_parameters():
-            if name not in own:
-                raise ValueError(f"{name}: has an adapter, which the moving average lacks; expected none")
             parameter.lerp_(own[name].to(parameter.dtype), 1 - self.config.contrast_momentum)
 
     @torch.no_grad()
@@ -352,9 +353,10 @@ class PointBERTForPartSegmentation(ActPreTrainedModel):
         width = config.hidden_size
         widths = (4 * width, width)
         self.act = ActModel(config)
-        # Of the fine and of the coarse level.
-        self.level_propagations = nn.ModuleList(TokenPropagation(width, widths) for _ in range(2))
-        self.graphs = nn.ModuleList(GraphStep(width) for _ in range(2))
+        self.fine_propagation = TokenPropagation(width, widths)
+        self.coarse_propagation = TokenPropagation(width, widths)
+        self.fine_graph = GraphStep(width)
+        self.coarse_graph = GraphStep(width)
         self.propagation = TokenPropagation(width, widths, config.num_categories + 3)
         self.segmenter = ClassificationHead(width, config.num_labels, [_HEAD_WIDTH], dropout=0.5)
         self.post_init()
@@ -381,10 +383,10 @@ class PointBERTForPartSegmentation(ActPreTrainedModel):
         centers = output.centers
         xyz = in_full_precision(points[..., :3], centers.dtype)
         fine, coarse = (self._level(xyz, count) for count in config.segmentation_levels)
-        fine_features = self.level_propagations[0](fine, centers, shallow)
-        coarse_features = self.level_propagations[1](coarse, centers, middle)
-        coarse_features = self.graphs[1](coarse, coarse_features, centers, deep)
-        fine_features = self.graphs[0](fine, fine_features, coarse, coarse_features)
+        coarse_features = self.coarse_propagation(coarse, centers, middle)
+        coarse_features = self.coarse_graph(coarse, coarse_features, centers, deep)
+        fine_features = self.fine_propagation(fine, centers, shallow)
+        fine_features = self.fine_graph(fine, fine_features, coarse, coarse_features)
         one_hot = nn.functional.one_hot(category, config.num_categories).to(xyz.dtype)
         own = torch.cat([one_hot.unsqueeze(1).expand(-1, xyz.shape[1], -1), xyz], dim=-1)
         features = self.propagation(xyz, fine, fine_features, own)  # (batch, points, hidden)

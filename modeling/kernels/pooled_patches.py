@@ -41,6 +41,7 @@ class MiniPointNet(Protocol):
 
     lift: nn.Linear
     lift_norm: nn.BatchNorm1d
+    deepen: nn.Linear | None
     widen: nn.Linear
     join: nn.Linear
     join_norm: nn.BatchNorm1d
@@ -67,6 +68,9 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
 
     Patches may not need a gradient.
     """
+    # The fused form has no layer between the first two.
+    if layers.deepen is not None:
+        return False
     # A single row has no variance.
     if patches.requires_grad or patches[..., 0].numel() < 2 or not is_unmodified(layers.widen, layers.out):
         return False

@@ -112,7 +112,8 @@ def pool(
     """Pool the tokens `(batch, class_tokens + tokens, hidden)` of a cloud: `(batch, len(how) * hidden)`.
 
     `how` has any of "cls", "max" and "mean", the last two over point tokens only; with `prompts (batch, prompts,
-    hidden)`, tokens that adapters have added, also `PROMPT_POOLING`.
+    hidden)`, tokens that adapters have added, also `PROMPT_POOLING`; with three class tokens, ReCon's of class, image
+    and text, also "image", "text", "queries", the maximum of all three, and "max+mean", the sum.
     """
     # Functions, so that only the requested poolings are computed.
     pools = {
@@ -120,6 +121,13 @@ def pool(
         "max": lambda: hidden_states[:, class_tokens:].amax(dim=1),
         "mean": lambda: hidden_states[:, class_tokens:].mean(dim=1),
     }
+    if class_tokens == 3:
+        pools |= {
+            "image": lambda: hidden_states[:, 1],
+            "text": lambda: hidden_states[:, 2],
+            "queries": lambda: hidden_states[:, :3].amax(dim=1),
+            "max+mean": lambda: pools["max"]() + pools["mean"](),
+        }
     if prompts is not None:
         pools |= {"prompt_max": lambda: prompts.amax(dim=1), "prompt_mean": lambda: prompts.mean(dim=1)}
     return torch.cat([pools[name]() for name in how], dim=-1)

@@ -25,7 +25,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     Args: Models
         point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens,
-            width)` with a class token first: act3d (the default), openshape, patchalign3d, uni3d; or one of voxels,
+            width)` with a class token first: act3d (the default), recon, openshape, patchalign3d, uni3d; or one of voxels,
             point_transformer_v3, whose mean is in the place of the class token.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.

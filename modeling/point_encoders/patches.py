@@ -78,8 +78,9 @@ class PatchEncoder(nn.Module):
     """Two shared layers, a maximum that is concatenated to every point, two shared layers, a maximum.
 
     Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`. `hidden_widths` are the output
-    channels of the first three layers; `bias` is of layers before a norm, which cancels it. With `pooled_width`, the
-    last maximum has so many channels, and a final layer maps them to `width`.
+    channels of the first three layers, or of four with a third layer before the first maximum (PointGPT's larger
+    sizes); `bias` is of layers before a norm, which cancels it. With `pooled_width`, the last maximum has so many
+    channels, and a final layer maps them to `width`.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -93,10 +94,12 @@ class PatchEncoder(nn.Module):
         pooled_width: int | None = None,
     ):
         super().__init__()
-        lifted, own, joined = hidden_widths
+        lifted, *between, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
-        self.widen = nn.Linear(lifted, own)
+        self.deepen = nn.Linear(lifted, between[0], bias=bias) if between else None
+        self.deepen_norm = nn.BatchNorm1d(between[0]) if between else None
+        self.widen = nn.Linear(between[0] if between else lifted, own)
         self.join = nn.Linear(2 * own, joined, bias=bias)
         self.join_norm = nn.BatchNorm1d(joined)
         self.out = nn.Linear(joined, width if pooled_width is None else pooled_width)
@@ -111,7 +114,10 @@ class PatchEncoder(nn.Module):
         batch, groups, k, channels = neighborhoods.shape
         rows = in_precision_of(self, neighborhoods.reshape(-1, channels))  # (batch * groups * k, channels)
         # The same two layers for every point of every patch.
-        rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
+        rows = self.lift_norm(self.lift(rows)).relu_()
+        if self.deepen is not None and self.deepen_norm is not None:
+            rows = self.deepen_norm(self.deepen(rows)).relu_()
+        rows = self.widen(rows)
         patch_max = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
         # An adapter or a quantized layer must be called on the concatenation that it was made for.
         if not is_unmodified(self.join):

@@ -25,7 +25,8 @@ from hf_any3d.modeling.point_ops.geometry import GRIDS, Geometry, normalize_cent
 class PointBlocks(nn.Module):
     """Stack of blocks; positions are added before each of them.
 
-    Depth, heads and the drop path rate of the last block, which grows linearly from 0, are by default the config's.
+    Depth, heads and the drop path rate of the last block, which grows linearly from 0, are by default the config's;
+    `block` is the class of the blocks, `PointBlock` by default.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class PointBlocks(nn.Module):
         depth: int | None = None,
         num_heads: int | None = None,
         drop_path_rate: float | None = None,
+        block: Callable[[PreTrainedConfig, int, float], nn.Module] | None = None,
     ):
         super().__init__()
         depth = config.num_hidden_layers if depth is None else depth
@@ -42,7 +44,7 @@ class PointBlocks(nn.Module):
         # On the CPU, since transformers builds models on the meta device, where values cannot be read.
         self.layers = nn.ModuleList()
         for rate in torch.linspace(0, drop_path_rate, depth, device="cpu").tolist():
-            self.layers.append(PointBlock(config, num_heads, rate))
+            self.layers.append((block or PointBlock)(config, num_heads, rate))
 
     def forward(
         self,
@@ -51,12 +53,13 @@ class PointBlocks(nn.Module):
         outputs_of: Sequence[int] = (),
         geometry: Any = None,
         added: dict[int, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run all blocks on `(batch, tokens, hidden)`; positions have the same shape.
 
         The outputs of the blocks `outputs_of` are returned too, in this order. `geometry` is for adapters around
         blocks that take it; `added` gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters
-        leave behind its output.
+        leave behind its output. `attention_mask` is that of `PointAttention`.
         """
         kept = {}
         count = hidden_states.shape[1]
@@ -73,6 +76,8 @@ class PointBlocks(nn.Module):
                 hidden_states = prepare(hidden_states, geometry)
             # Only a guided adapter around a block takes the geometry of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            if attention_mask is not None:
+                guidance["attention_mask"] = attention_mask
             hidden_states = layer(hidden_states, own_positions, **guidance)
             if number in outputs_of:
                 kept[number] = hidden_states[:, :count]
@@ -106,21 +111,29 @@ class PointBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         positions: torch.Tensor | None = None,
         beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        second_half: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        second_half: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run on `(batch, tokens, hidden)`; positions of the same shape are added first.
 
-        `beside_mlp` is a function of the tokens between attention and MLP, whose result is added to the output; the
-        result of `second_half`, of the same tokens, is the output in place of norm and MLP.
+        `beside_mlp` is a function of the tokens between attention and MLP, whose result is added to the output.
+        `second_half` is a function of the normed tokens, of those that the residual connection adds, and of the MLP's
+        output, whose result is the output of the block.
         """
         if positions is not None:
             hidden_states = hidden_states + positions
-        # The second output, the attention weights, is read by a recorder around the module.
-        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        hidden_states = self.attend(hidden_states, attention_mask)
+        normed = self.norm2(hidden_states)
+        branch = self.mlp(normed)
         if second_half is not None:
-            return second_half(hidden_states)
-        output = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+            return second_half(normed, hidden_states, branch)
+        output = hidden_states + self.drop_path(branch)
         return output if beside_mlp is None else output + beside_mlp(hidden_states)
+
+    def attend(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the first half of the block, norm and attention."""
+        # The second output, the attention weights, is read by a recorder around the module.
+        return hidden_states + self.drop_path(self.attention(self.norm1(hidden_states), attention_mask)[0])
 
 
 class PointAttention(nn.Module):
@@ -128,6 +141,9 @@ class PointAttention(nn.Module):
 
     As in transformers, the weights `(batch, heads, tokens, tokens)` are the second output, None without
     `attn_implementation="eager"`.
+
+    `attention_mask (tokens, tokens)`, or with axes of clouds and heads before, is added to the scores. Tokens that
+    adapters have added behind those of the mask are in no order: all others see them, and they see all others.
     """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int):
@@ -140,14 +156,21 @@ class PointAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend; see the class."""
         batch, tokens, width = hidden_states.shape
         # Query, key and value are stacked in one layer, in this order, as in Point-BERT's weights.
         heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        mixed, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        mask = None
+        if attention_mask is not None:
+            added = tokens - attention_mask.shape[-1]
+            mask = nn.functional.pad(attention_mask, (0, added, 0, added)).to(query.dtype)
+            mask = mask.expand(batch, 1, -1, -1)
+        mixed, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0, is_causal=False)
         return self.proj(mixed.reshape(batch, tokens, width)), weights
 
 

@@ -257,6 +257,8 @@ class PointTransformerMixin(AdaptedBaseMixin):
 
     blocks: PointBlocks
     norm: torch.nn.Module
+    final_norm = "norm"
+    """Name of the norm after the last block."""
 
     @property
     def layer_stack(self) -> LayerStack:
@@ -269,8 +271,12 @@ class PointTransformerMixin(AdaptedBaseMixin):
             views=GRIDS,
             is_open=True,
             pretrained=tuple(self._modules),
-            final_norm="norm",
+            final_norm=self.final_norm,
         )
+
+    def normed(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Norm tokens `(…, hidden)` behind any block as those behind the last one."""
+        return self.get_submodule(self.final_norm)(hidden_states)
 
     def run_blocks(
         self,
@@ -281,11 +287,13 @@ class PointTransformerMixin(AdaptedBaseMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> Encoded:
         """Run the blocks and the final norm on tokens `(batch, tokens, hidden)`.
 
         Positions of the same shape are added before every block; `centers (batch, groups, 3)` are those of the tokens
         behind a class token. `embed_patches` embeds other patches of the clouds, for adapters that read them.
+        `attention_mask (tokens, tokens)` is added to the scores of the attention.
         """
         config = self.config
         layers = self.blocks.layers
@@ -306,8 +314,9 @@ class PointTransformerMixin(AdaptedBaseMixin):
         requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
         added: dict[int, torch.Tensor] = {}
         with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added)
+            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added, attention_mask)
             attentions = recorder.weights if recorder is not None else None
         count = len(output_layers)
         states = (tokens, *outputs[count:]) if return_hidden else None
-        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions, added)
+        normed = self.get_submodule(self.final_norm)(hidden_states)
+        return Encoded(normed, outputs[:count], states, attentions, added)

@@ -94,13 +94,20 @@ class TextFeaturesMixin:
 
 
 class CloudsAndTextsMixin(TextFeaturesMixin):
-    """For models with an `alignment`, which turns pooled features into unit vectors and has the scale of cosines."""
+    """For models with an `alignment`, which turns pooled features into unit vectors and has the scale of cosines.
+
+    Others define `align`.
+    """
 
     input_modalities = ("point_cloud", "text")
 
     def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
         """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
+        return self.align(self.base_model(points, return_dict=True))[0]
+
+    def align(self, output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, text_width)` of the base model's output, and the scale of cosines."""
+        return self.alignment(output.pooler_output)
 
     @strict_forward
     def forward(
@@ -119,7 +126,7 @@ class CloudsAndTextsMixin(TextFeaturesMixin):
         with_loss = labels is not None if return_loss is None else return_loss
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, with_loss)
         output = self.base_model(points, **kwargs, return_dict=True)
-        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
+        point_embeds, scale = self.align(output)  # (clouds, text_width)
         logits = loss = None
         if text_embeds is not None:
             # Given features may have any length, so they are normalized like those that are computed here.

@@ -114,14 +114,20 @@ def settle(model: PreTrainedModel, case: Case) -> None:
                 parameter.div_(spread)
         return
     layer = model.get_submodule(case.last_layer)
-    answer = case.answer_of(model(**case.batch(12, 11)))
+
+    def answer_of_layer() -> torch.Tensor:
+        answer = case.answer_of(model(**case.batch(12, 11)))
+        # Outputs may be several points, whose coordinates are the layer's channels.
+        return answer.flatten(-2) if answer.shape[-2:].numel() == len(layer.weight) else answer
+
+    answer = answer_of_layer()
     if layer.bias is not None:
         layer.bias.zero_()
-        answer = case.answer_of(model(**case.batch(12, 11)))
+        answer = answer_of_layer()
         answer = answer - answer.mean(dim=tuple(range(answer.ndim - 1)), keepdim=True)
     layer.weight.div_(answer.std())
     if layer.bias is not None:
-        made = case.answer_of(model(**case.batch(12, 11)))
+        made = answer_of_layer()
         layer.bias.sub_(made.mean(dim=tuple(range(made.ndim - 1)))[: len(layer.bias)])
 
 

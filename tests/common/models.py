@@ -68,6 +68,13 @@ from hf_any3d.modeling.point_features import (
     PointFeaturesForPointCloudClassification as FeaturesHead,
     PointFeaturesModel,
 )
+from hf_any3d.modeling.pointgpt import (
+    PointGPTForPartSegmentation,
+    PointGPTForPointCloudClassification,
+    PointGPTForPreTraining,
+    PointGPTForSemanticSegmentation,
+    PointGPTModel,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -89,6 +96,7 @@ from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 from tests.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
+from tests.tiny_recon import CASES as RECON
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
@@ -180,6 +188,10 @@ def _with_mask(rows: int, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(rows, 12, generator=generator).argsort(dim=1)
     return {"points": varied_clouds(rows, seed=seed), "mask": order < 6}
+
+
+def _with_hidden_columns(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, seed=seed), "hidden_columns": (torch.arange(12) == 10).repeat(rows, 1)}
 
 
 def _with_draws(rows: int, seed: int) -> dict[str, Any]:
@@ -392,14 +404,43 @@ _BUILDERS = (
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
         owns_encoder=True,
     ),
+    Case(PointGPTModel, _act(PointGPTModel), _clouds(), None, "last_hidden_state"),
+    _classifier_case(
+        PointGPTForPointCloudClassification, _act(PointGPTForPointCloudClassification), _clouds(), _ACT_STILL
+    ),
+    Case(
+        PointGPTForSemanticSegmentation,
+        _act(PointGPTForSemanticSegmentation),
+        _clouds(),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPartSegmentation,
+        _act(PointGPTForPartSegmentation),
+        _with_category,
+        _part_labels,
+        "logits",
+        "segmenter.head.out",
+        _ACT_STILL,
+    ),
+    Case(
+        PointGPTForPreTraining,
+        _act(PointGPTForPreTraining),
+        _with_hidden_columns,
+        lambda rows: {},
+        "predictions",
+    ),
+    *RECON,
     Case(
         PointMAEForPreTraining,
         _point_mae,
         _with_mask,
         lambda rows: {},
         "predictions",
-        # Its channels are three coordinates of each point.
-        None,
+        "prediction_head",
         {"drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0},
     ),
     Case(
@@ -410,6 +451,7 @@ _BUILDERS = (
         "code_scores",
         "code_head",
         {"drop_path_rate": 0.0},
+        is_adapted=False,
     ),
     Case(
         PointBERTForPartSegmentation,

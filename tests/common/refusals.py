@@ -24,7 +24,13 @@ from hf_any3d.integration.auto import (
     AutoModelForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActConfig,
+    ActForPreTraining,
+    PointBERTForPreTraining,
+    PointMAEForPreTraining,
+)
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
@@ -32,6 +38,8 @@ from hf_any3d.modeling.openshape import OpenShapeConfig
 from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
+from hf_any3d.modeling.pointgpt import PointGPTConfig, PointGPTForPreTraining
+from hf_any3d.modeling.recon import ReconConfig, ReconForPreTraining
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 from hf_any3d.modeling.uni3d import Uni3DConfig
 
@@ -247,7 +255,7 @@ refuse(
 )
 refuse(
     "torch.export",
-    (ActForPreTraining,),
+    (ActForPreTraining, PointMAEForPreTraining),
     TypeError,
     "unhashable type: non-nested SymInt",
     "the number of hidden patches depends on the mask; the student is exported as ActModel",
@@ -285,10 +293,13 @@ feature("prompt lookup", "draft tokens from the prompt")
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT", "APPT")
 # Methods whose tokens go on from layer to layer.
 _ADDS_TOKENS = ("IDPT", "DAPT", "APPT")
+# Methods by which a token sees others of its cloud, whatever the attention is.
+_MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
 _NO_POINT_TOKENS = (
+    PointBERTForPreTraining,
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
@@ -296,8 +307,14 @@ _NO_POINT_TOKENS = (
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
-# Models that give whole clouds to ACT's point transformer.
-_ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
+# They hide patches from it.
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining, ReconForPreTraining)
+# Models that give whole clouds to a point transformer that reads further patches of them.
+_ON_ACT = tuple(
+    kind
+    for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
+    if kind not in (*_PRETRAINED, PointGPTForPreTraining)
+)
 
 
 # Their encoders read only the patches of the config.
@@ -310,7 +327,14 @@ def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) ->
 
 refuse(
     "adapt",
-    _pairs(_OWN, _NO_POINT_TOKENS),
+    _pairs(_OWN, (PointBERTForPreTraining,)),
+    ValueError,
+    "averages the weights of its encoder",
+    "the moving average of the student would not follow adapters",
+)
+refuse(
+    "adapt",
+    _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind is not PointBERTForPreTraining]),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
@@ -358,14 +382,21 @@ refuse(
     ),
     ValueError,
     "^PPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
 )
 refuse(
     "adapt",
-    (*_pairs(("APPT",), (ActForPreTraining, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
+    (*_pairs(("APPT",), (*_PRETRAINED, *_OTHER_POINT_TRANSFORMERS)), f"APPT on {_ON_ENCODER}"),
     ValueError,
     "^APPT embeds further patches of each cloud, which the encoder of",
-    "of point transformers, only ACT's reads other patches than the config's, and only of whole clouds",
+    "of point transformers, only ACT's and ReCon's read other patches than the config's, and only of whole clouds",
+)
+refuse(
+    "adapt",
+    _pairs(_MIX_TOKENS, (PointGPTForPreTraining,)),
+    ValueError,
+    "mixes the tokens of a cloud, so that PointGPTForPreTraining would see the patches that it predicts",
+    "a patch is predicted from those before it alone",
 )
 refuse(
     "open",

@@ -1,5 +1,7 @@
 """Gradients of every registered model class, with and without activation checkpointing."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -114,7 +116,11 @@ def test_every_trained_tensor_gets_a_gradient(case):
     assert found.keys() == trained - unused_of(case)
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
     still = {name for name, gradient in found.items() if not gradient.any()}
-    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case) | _OF_ZEROS}, still
+    still -= {name for name in found if name.endswith("bias") or name in unused_of(case) | _OF_ZEROS}
+    if case.name == "ReconForZeroShotPointCloudClassification":
+        # Texts are compared with two queries, which read the patches before these pass the last block.
+        still = {name for name in still if not re.search(r"class_token|\.2\.(attention|mlp|norm2)\.", name)}
+    assert not still
 
 
 def unused_of(case: Case) -> set[str]:

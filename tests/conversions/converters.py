@@ -24,6 +24,7 @@ from hf_any3d.conversions import (
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
+    convert_pointgpt,
     convert_pointnet,
     convert_ptv3,
     convert_spatiallm,
@@ -35,6 +36,7 @@ from tests.conversions.act_originals import Original
 from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
+from tests.conversions.pointgpt_case import ENTRIES as POINTGPT, small_file as pointgpt
 from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
 from tests.conversions.test_dgcnn_pointnet import released
@@ -86,6 +88,13 @@ def _act(case: str) -> Converter:
     kind = Original(case).kind
     state = "model_state_dict" if kind in ("partseg", "semseg") else "base_model"
     return Converter(lambda: Original(case).content(), state, convert, convert_act)
+
+
+def _pointgpt(kind: str) -> Converter:
+    def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+        return convert_pointgpt(checkpoint, output, kind)
+
+    return Converter(lambda: pointgpt(kind), POINTGPT[kind], convert, convert_pointgpt)
 
 
 def _imagebind(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
@@ -187,6 +196,9 @@ CONVERTERS = {
         lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output),
         convert_patchalign3d,
     ),
+    "pointgpt-pretrain": _pointgpt("pretrain"),
+    "pointgpt-cls": _pointgpt("cls"),
+    "pointgpt-partseg": _pointgpt("partseg"),
     "pointnet": Converter(
         lambda: {"model": released("real_pointnet_modelnet40")},
         "model",

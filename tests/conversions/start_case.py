@@ -79,16 +79,21 @@ class StartCase:
         assert ours.shape == expected.shape, f"{key}: {tuple(ours.shape)}; expected {tuple(expected.shape)}"
         return ((ours.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
-    def differing_norms(self, model: nn.Module, kind: str) -> dict[str, tuple[float, float]]:
-        """Gradient norms that are not within 1 % of the stored ones: ours and those, by name."""
+    @staticmethod
+    def renamed(kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rename tensors as the conversion does."""
         from hf_any3d.conversions.act import convert_act_state_dict
 
+        return convert_act_state_dict(kind, state)
+
+    def differing_norms(self, model: nn.Module, kind: str) -> dict[str, tuple[float, float]]:
+        """Gradient norms that are not within 1 % of the stored ones: ours and those, by name."""
         # Each tensor filled with its number, so that our tensors tell what they are made of.
         names = list(self.manifest["gradient_norms"])
         numbers = {name: torch.full_like(self.original[name], float(n)) for n, name in enumerate(names)}
         own = dict(model.named_parameters())
         squares = dict.fromkeys(names, 0.0)
-        for ours, number in convert_act_state_dict(kind, numbers).items():
+        for ours, number in self.renamed(kind, numbers).items():
             gradient = own[ours].grad
             if gradient is not None:
                 squares[names[int(number.flatten()[0])]] += gradient.double().square().sum().item()

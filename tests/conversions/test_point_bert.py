@@ -146,10 +146,10 @@ def test_part_segmentation_agrees(tmp_path):
     model = PointBERTForPartSegmentation.from_pretrained(case.convert(tmp_path))
     seen = {}
     parts = {
-        "level1": model.level_propagations[0],
-        "level2": model.level_propagations[1],
-        "graph1": model.graphs[0],
-        "graph2": model.graphs[1],
+        "level1": model.fine_propagation,
+        "level2": model.coarse_propagation,
+        "graph1": model.fine_graph,
+        "graph2": model.coarse_graph,
         "propagated": model.propagation,
     }
     for name, module in parts.items():

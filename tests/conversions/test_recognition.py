@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from hf_any3d.conversions.programs import plan, recognize
+from hf_any3d.conversions.programs import PROGRAMS, plan, recognize
 from tests.errors import raises
 
 ANY2POINT = "patch_embed.EncP.raw_point_embed.net.0.weight"
@@ -26,6 +26,12 @@ MARKS = {
     ("sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
     ("ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
     ("pc_encoder.ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
+    ("GPT_Transformer.norm.weight", "GPT_Transformer.encoder.first_conv.0.weight"): (
+        *("pointgpt", "checkpoint"),
+        {"kind": "pretrain"},
+    ),
+    ("cls_token", "blocks.cls_head_finetune.0.weight"): ("pointgpt", "checkpoint", {"kind": "cls"}),
+    ("label_conv.0.weight", "generator_blocks.sos"): ("pointgpt", "checkpoint", {"kind": "partseg"}),
     ("point_backbone.input_proj.weight", "model.norm.weight"): ("spatiallm", "checkpoint", {}),
     ("point_encoder.visual.blocks.0.norm1.weight",): ("uni3d", "checkpoint", {}),
     ("extractor.embedding.stem.conv.weight",): ("find3d", "checkpoint", {}),
@@ -73,10 +79,7 @@ def test_names_of_tensors_tell_conversion_role_and_settings(names, tmp_path):
 
 def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
-    titles = (
-        "Any2Point, PointGST, IDPT, DAPT and PPT, Point-MAE, Point-BERT, ACT, PatchAlign3D, MiniGPT-3D, PointNet, DGCNN, "
-        "3DETR, OpenShape, Find3D, Point Transformer V3, supervised, Point Transformer V3, SpatialLM, Uni3D, ImageBind's audio encoder"
-    )
+    titles = ", ".join(dict.fromkeys(program.title for program in PROGRAMS))
     names = ", ".join(f"layer{number}.weight" for number in range(5))
     with pytest.raises(
         ValueError, match=f"^{re.escape(f'{file}: its tensors are those of none of {titles}: {names}')}$"

@@ -15,6 +15,7 @@ class APPTModel(EncoderTuner):
 
     prefix = "appt_"
     tuner_layer_cls = APPTLayer
+    mixes_tokens = True
     layers_have_tensors = False
     needs_positions = True
     attention_axes = ("tokens",)

@@ -143,16 +143,17 @@ class DAPTLayer(WrappedModule):
         is_once = any(self.configs[name].positions == "once" for name in names)
         positions = None if is_once and not self.is_first else args[0]
         # By position: re-entrant checkpoints take no keywords.
-        return self.base_layer(hidden_states, positions, None, partial(self._second_half, names))
+        return self.base_layer(hidden_states, positions, None, partial(self._second_half, names), **kwargs)
 
-    def _second_half(self, names: list[str], hidden_states: torch.Tensor) -> torch.Tensor:
-        """Run norm and MLP of a block, with the adapters beside the MLP."""
+    def _second_half(
+        self, names: list[str], normed: torch.Tensor, residual: torch.Tensor, branch: torch.Tensor
+    ) -> torch.Tensor:
+        """Add the adapters to the output of a block's MLP."""
         block: Any = self.base_layer
-        normed = block.norm2(hidden_states)
         changes = [self.nested[name]["dapt_adapter"](normed) for name in names]
         # One drop path for both, as released.
-        branch = torch.stack([block.mlp(normed), *changes]).sum(dim=0)
-        return self._with_prompts(names, hidden_states + block.drop_path(branch), changes)
+        branch = torch.stack([branch, *changes]).sum(dim=0)
+        return self._with_prompts(names, residual + block.drop_path(branch), changes)
 
     def _with_prompts(self, names: list[str], output: torch.Tensor, changes: list[torch.Tensor]) -> torch.Tensor:
         # (batch, 1, hidden): the mean over all tokens, prompts included

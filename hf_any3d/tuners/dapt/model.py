@@ -15,6 +15,7 @@ class DAPTModel(EncoderTuner):
 
     prefix = "dapt_"
     tuner_layer_cls = DAPTLayer
+    mixes_tokens = True
     needs_positions = True
     attention_axes = ("tokens",)
 

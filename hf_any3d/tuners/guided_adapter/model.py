@@ -15,6 +15,7 @@ class GuidedAdapterModel(EncoderTuner):
 
     prefix = "guided_adapter_"
     tuner_layer_cls = GuidedAdapterLayer
+    mixes_tokens = True
     needs_positions = True
 
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:

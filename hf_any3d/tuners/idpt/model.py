@@ -15,6 +15,7 @@ class IDPTModel(EncoderTuner):
 
     prefix = "idpt_"
     tuner_layer_cls = IDPTLayer
+    mixes_tokens = True
     layers_have_tensors = False
     needs_positions = True
     attention_axes = ("tokens",)

@@ -12,6 +12,7 @@ class PointGSTModel(EncoderTuner):
 
     prefix = "pointgst_"
     tuner_layer_cls = PointGSTLayer
+    mixes_tokens = True
     needs_positions = True
     # Graphs of all tokens of a cloud, of which there are thousands where patches of them attend.
     attention_axes = ("tokens", "batch")

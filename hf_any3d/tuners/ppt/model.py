@@ -15,6 +15,7 @@ class PPTModel(EncoderTuner):
 
     prefix = "ppt_"
     tuner_layer_cls = PPTLayer
+    mixes_tokens = True
     layers_have_tensors = False
 
     def check_layers(self, peft_config: PPTConfig, names: list[str], adapted: list[bool]) -> None:

@@ -1,0 +1,266 @@
+"""Convert released PointGPT checkpoints: pretraining and post-pretraining, classifiers, part segmentation."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
+from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER
+from hf_any3d.conversions.checkpoints import errors_about, read_tensors
+from hf_any3d.conversions.common_layers import PATCH_ENCODER, below, student_sizes
+from hf_any3d.conversions.origin import name_labels
+from hf_any3d.conversions.point_starts import TABLE
+from hf_any3d.conversions.renaming import (
+    Names,
+    as_linear,
+    as_vector,
+    count_of,
+    heads_of,
+    numbers_in,
+    rename_tensors,
+    under,
+)
+from hf_any3d.conversions.saving import save_converted
+from hf_any3d.data.options import one_of
+from hf_any3d.modeling.pointgpt import (
+    PointGPTConfig,
+    PointGPTForPartSegmentation,
+    PointGPTForPointCloudClassification,
+    PointGPTForPreTraining,
+)
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.markdown import code
+
+KINDS = {
+    "pretrain": PointGPTForPreTraining,
+    "cls": PointGPTForPointCloudClassification,
+    "partseg": PointGPTForPartSegmentation,
+}
+_PREFIX = "GPT_Transformer."
+_BLOCKS: Names = {
+    r"(?P<layer>\d+)\.ln_(?P<norm>[12])\.": "{layer}.norm{norm}.",
+    r"(?P<layer>\d+)\.attn\.in_proj_": "{layer}.attention.qkv.",
+    r"(?P<layer>\d+)\.attn\.out_proj\.": "{layer}.attention.proj.",
+    r"(?P<layer>\d+)\.mlp\.0\.": "{layer}.mlp.fc1.",
+    r"(?P<layer>\d+)\.mlp\.2\.": "{layer}.mlp.fc2.",
+}
+# With one layer more before the first maximum, in the larger sizes.
+_DEEP_PATCH_ENCODER: Names = {
+    **PATCH_ENCODER,
+    r"first_conv\.3\.": "deepen.",
+    r"first_conv\.4\.": "deepen_norm.",
+    r"first_conv\.6\.": "widen.",
+}
+_GENERATOR: Names = {
+    **under("generator_blocks.layers.", "generator.decoder.layers.", _BLOCKS),
+    r"generator_blocks\.ln_f\.": "generator.norm.",
+    r"generator_blocks\.increase_dim\.0\.": "generator.out.",
+}
+# What no program reads, and in segmentation the generator, whose loss that program computes and drops.
+_UNREAD: Names = dict.fromkeys((r"blocks\.increase_dim\.0\.", r"generator_blocks\.sos$"))
+_TRANSFORMER: Names = {
+    r"cls_token$": "class_token.token",
+    r"cls_pos$": "class_token.position",
+    r"blocks\.sos$": "start_token.token",
+    r"sos_pos$": "start_token.position",
+    **under("blocks.layers.", "blocks.layers.", _BLOCKS),
+    r"blocks\.ln_f\.": "norm.",
+    r"norm\.": "token_norm.",
+    r"blocks\.cls_norm\.": "class_norm.",
+}
+_POINT_COLUMNS = (("propagation.", "from_tokens"), ("segmenter.", "from_cloud"))
+_SPREAD = 0.02
+_NUM_GROUPS = 64
+
+
+def convert_pointgpt_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename and reshape the tensors of a checkpoint of a kind; what fine-tuning adds is not drawn."""
+    prefix = _PREFIX if kind == "pretrain" else ""
+    is_deep = any(name.startswith(f"{prefix}encoder.first_conv.6.") for name in original)
+    encoder = under("encoder.", "patch_encoder.", _DEEP_PATCH_ENCODER if is_deep else PATCH_ENCODER)
+    generator: Names = {r"generator_blocks\.": None} if kind == "partseg" else _GENERATOR
+    head: Names = SEGMENTER
+    if kind == "cls":
+        is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in original)
+        head = under("blocks.", "", LINEAR_HEAD if is_linear else DEEP_HEAD)
+    transformer = under("", "pointgpt.", {**encoder, **_TRANSFORMER, **generator})
+    table = {**_UNREAD, **transformer, **({} if kind == "pretrain" else head)}
+    renamed = rename_tensors(original, under(prefix, "", table))
+    converted = {name: as_linear(tensor) if name.endswith("weight") else tensor for name, tensor in renamed.items()}
+    for name in ("class_token.token", "class_token.position", "start_token.position"):
+        if f"pointgpt.{name}" in converted:
+            converted[f"pointgpt.{name}"] = as_vector(converted[f"pointgpt.{name}"])
+    if "category_embedding.weight" in converted:
+        # A linear layer over one-hot categories becomes an embedding.
+        converted["category_embedding.weight"] = converted["category_embedding.weight"].T
+    for layer, others in _POINT_COLUMNS if kind == "partseg" else ():
+        # A layer over channels of a point, then of tokens or the cloud, is the sum of two.
+        columns = 3 if layer == "propagation." else len(converted["propagation.out.bias"])
+        joined = converted.pop(f"{layer}joined.weight")
+        converted |= {
+            f"{layer}from_points.weight": joined[:, :columns],
+            f"{layer}{others}.weight": joined[:, columns:],
+        }
+    return converted
+
+
+def fresh_tensors(width: int) -> dict[str, torch.Tensor]:
+    """Draw what fine-tuning adds to a pretrained transformer, as the program does, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    token, position = torch.nn.init.trunc_normal_(torch.empty(2, width), std=_SPREAD, generator=generator)
+    return {
+        "pointgpt.class_token.token": token,
+        "pointgpt.class_token.position": position,
+        "pointgpt.class_norm.weight": torch.ones(width),
+        "pointgpt.class_norm.bias": torch.zeros(width),
+    }
+
+
+def convert_pointgpt(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    kind: str,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_attention_heads: int | None = None,
+    dataset: str | None = None,
+    num_points: int | None = None,
+) -> dict[str, Any]:
+    """Convert a checkpoint of PointGPT-S, -B or -L.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+        kind: "pretrain", "cls" (a post-pretraining is one of 87 classes) or "partseg".
+        num_groups: Patches per cloud, which no tensor shows; None for the published number.
+        group_size: Points per patch, which the file shows; another number is refused.
+        num_attention_heads: Heads of each block; by default one for 64 channels.
+        dataset: Dataset that names the labels, or "none"; by default their number tells.
+        num_points: Points per cloud that the processor returns.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`, `fresh`, tensors of fine-tuning that were drawn.
+
+    Raises:
+        ValueError: The checkpoint has tensors of no known part, or lacks some; names them.
+        FileExistsError: `output` is there and not empty.
+        FileNotFoundError: There is no such checkpoint.
+    """
+    one_of("kind", kind, KINDS)
+    file = Path(checkpoint)
+    original = read_tensors(file, ("base_model", "model_state_dict"))
+    described = next(start.described for start in TABLE if (start.system, start.kind) == ("PointGPT", kind))
+    # In front of what does not fit, as files of this form are many.
+    with errors_about(f"{checkpoint}: taken for {described} of PointGPT"):
+        given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
+        config, state, trained_on = read_pointgpt(file, kind, original, dataset, **given)
+        settings = dict(trained_on.processor if trained_on else UNLABELED)
+        settings |= {} if num_points is None else {"num_points": num_points}
+        drawn = [name for name in fresh_tensors(config.hidden_size) if kind == "pretrain"]
+        facts = save_converted(
+            output,
+            KINDS[kind],
+            config,
+            state,
+            PointCloudProcessor(**settings),
+            {"PointGPT": file},
+            f"clouds as {config.num_groups} patches of {config.group_size} points.",
+            _sections(kind, drawn),
+        )
+    return facts | {"fresh": [name.removeprefix("pointgpt.") for name in drawn]}
+
+
+def read_pointgpt(
+    file: Path,
+    kind: str,
+    original: Mapping[str, torch.Tensor],
+    dataset: str | None = None,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_attention_heads: int | None = None,
+) -> tuple[PointGPTConfig, dict[str, torch.Tensor], TrainedOn | None]:
+    """Return config and tensors of our model, and the dataset whose labels their number or the user tells.
+
+    The arguments are those of `convert_pointgpt`; tensors may be on "meta".
+    """
+    state = convert_pointgpt_state_dict(kind, original)
+    if kind == "pretrain":
+        state = fresh_tensors(len(state["pointgpt.norm.bias"])) | state
+    sizes: dict[str, Any] = student_sizes(below(state, "pointgpt."))
+    sizes["num_attention_heads"] = heads_of(sizes["hidden_size"], num_attention_heads)
+    layers = ("lift", "deepen", "widen", "join")
+    widths = [len(state[n]) for name in layers if (n := f"pointgpt.patch_encoder.{name}.bias") in state]
+    prefix = _PREFIX if kind == "pretrain" else ""
+    sizes |= {
+        "patch_widths": widths,
+        "group_size": len(original[f"{prefix}generator_blocks.increase_dim.0.bias"]) // 3,
+        "decoder_num_hidden_layers": count_of(original, rf"{prefix}generator_blocks\.layers\.(\d+)\."),
+        "sampling_min_squared_norm": 1e-3,
+    }
+    if group_size not in (None, sizes["group_size"]):
+        raise ValueError(f"group_size={group_size}; its patches have {sizes['group_size']} points")
+    if kind == "pretrain":
+        if dataset is not None:
+            raise ValueError(f"dataset={dataset!r}: it has no labels; expected none")
+        return PointGPTConfig(**sizes, num_groups=num_groups or _NUM_GROUPS), state, None
+    num_labels = len(state["classifier.out.bias" if kind == "cls" else "segmenter.head.out.bias"])
+    # Only data sets of the task; None stands for labels that are numbers only.
+    fitting = {name: one for name, one in DATASETS.items() if one.kind == kind}
+    if dataset is not None:
+        trained_on = fitting.get(one_of("dataset", dataset, [*fitting, NONE]))
+    else:
+        trained_on = next((one for one in fitting.values() if len(one.labels) == num_labels), None)
+    if num_groups is None and trained_on is None:
+        raise ValueError(
+            f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
+            "tensor shows, is not known; give --num-groups: 64 for 1,024 points, 128 for 2,048"
+        )
+    sizes |= {"num_labels": num_labels, "num_groups": num_groups or (trained_on.num_groups if trained_on else None)}
+    if kind == "cls":
+        hidden = sorted(numbers_in(state, r"classifier\.hidden\.(\d+)\."))
+        sizes["head_widths"] = [len(state[f"classifier.hidden.{number}.bias"]) for number in hidden]
+    else:
+        count, sizes["category_width"] = state["category_embedding.weight"].shape
+        sizes |= {
+            "propagation_widths": [len(state[f"propagation.{name}.bias"]) for name in ("from_points", "out")],
+            "segmentation_head_widths": [len(state[f"segmenter.{n}.bias"]) for n in ("from_points", "head.hidden.0")],
+            # Tensors do not show which parts a category has, so every category may have all of them.
+            "category_parts": [list(range(num_labels))] * count,
+            "use_class_token": False,
+            "drop_path_rate": 0.1,
+        }
+    config = PointGPTConfig(**sizes)
+    labels = () if trained_on is None else trained_on.labels
+    is_named = name_labels(config, labels, [file], is_stated=dataset is not None)
+    if is_named and trained_on is not None and trained_on.categories:
+        config.category_names = list(trained_on.categories)
+        config.category_parts = [list(parts) for parts in trained_on.categories.values()]
+    return config, state, trained_on
+
+
+def _sections(kind: str, drawn: list[str]) -> dict[str, str]:
+    """Return what a card says about the numbers."""
+    computes = (
+        "The released program, with what its weights were trained with: all sines and cosines of an axis have one "
+        "frequency (`position_temperature=1.0`), the positions of start and class token are exchanged "
+        "(`crossed_positions=True`), and points within 0.0316 of the origin are never sampled as centers, except for "
+        "the first. As the class token sees nothing of a cloud, its feature is the same for all."
+    )
+    left_out = "`blocks.increase_dim` and `generator_blocks.sos`"
+    if kind == "cls":
+        computes += " In training, generated patches are compared with absolute points (`absolute_targets=True`)."
+    if kind == "partseg":
+        left_out += ", and the generator, whose loss the program computes and drops"
+    sections = {"What it computes": computes, "Left out": f"Nothing reads {left_out}."}
+    if drawn:
+        names = ", ".join(code(name.removeprefix("pointgpt.")) for name in drawn)
+        sections["Drawn, not pretrained"] = (
+            f"Pretraining has none of {names}, so they were drawn as fine-tuning does, with a fixed seed, and are to "
+            "be trained. Features that contain the class token are not those of the authors."
+        )
+    return sections

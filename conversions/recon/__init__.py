@@ -1,0 +1,1 @@
+"""Convert ReCon's checkpoints: its tensors under our names, and directories that open."""

@@ -1,0 +1,60 @@
+"""ReCon as the rest of the package knows it; see `hf_any3d.modeling.records`."""
+
+from hf_any3d.modeling.records import (
+    CLASSES,
+    DATASET,
+    HEADS,
+    LICENSE,
+    PATCHES,
+    POINTS,
+    Converter,
+    Method,
+    ModelType,
+    Program,
+    Record,
+)
+
+RECORD = Record(
+    model_types={
+        "recon": ModelType(
+            "ReconConfig",
+            "ReconModel",
+            {
+                "point-cloud-classification": ("ReconForPointCloudClassification",),
+                "point-cloud-segmentation": ("ReconForSemanticSegmentation", "ReconForPartSegmentation"),
+                "zero-shot-point-cloud-classification": ("ReconForZeroShotPointCloudClassification",),
+                "pre-training": ("ReconForPreTraining",),
+            },
+            part_heads=("ReconForPartSegmentation",),
+            is_point_encoder=True,
+            embeds_further_patches=True,
+            exported_in=("features", "detector"),
+            says="a point transformer with queries of image and text",
+            method=Method(
+                "ReCon",
+                "2302.02318",
+                ("recon",),
+                "A point transformer of {config.num_hidden_layers} blocks reads patches of points, and three queries "
+                "read the patches",
+            ),
+            cards={"ReconForPreTraining": "distilled student"},
+        ),
+    },
+    converters={
+        "convert_recon": Converter(
+            "recon.convert",
+            title="ReCon",
+            takes={
+                "plain_blocks": "open a pretraining file in ACT's blocks and without image and text queries, as "
+                "published adapters on ReCon do: another network, whose features differ",
+                **CLASSES,
+                **LICENSE,
+                **DATASET,
+                **PATCHES,
+                **HEADS,
+                **POINTS,
+            },
+        )
+    },
+    programs=(Program("ReCon", "convert_recon"),),
+)
