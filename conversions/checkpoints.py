@@ -62,11 +62,19 @@ _PLAIN = [
 def read_checkpoint(
     path: str | os.PathLike, keys: tuple[str, ...] = ("model", "base_model")
 ) -> dict[str, torch.Tensor]:
-    """Read the state dict in a file that `torch.save` wrote, unpickling nothing but tensors and plain values.
+    """Read the state dict in a file of safetensors or `torch.save`, unpickling nothing but tensors and plain values.
 
-    It may be under one of `keys`, or bare. Tensors are on the CPU, without the prefix `module.` of data-parallel
-    training in their names.
+    In the latter it may be under one of `keys`, or bare. Tensors are on the CPU, under the names of the authors'
+    program: without the prefix `module.` of data-parallel training, and without torch-pointcloud's names.
     """
+    # Its tables are made by `renaming`, which imports this module.
+    from hf_any3d.conversions.torch_pointcloud import authors_names
+
+    if Path(path).suffix == ".safetensors":
+        with errors_about(path):
+            state = load_file(path)
+            check_names(state)
+            return authors_names(state)
     content = _load(path)
     state = content
     if isinstance(content, Mapping):
@@ -82,7 +90,9 @@ def read_checkpoint(
 
 
 def read_entries(path: str | os.PathLike) -> list[str]:
-    """Read the keys of a file that `torch.save` wrote, such as those beside its state dict."""
+    """Read the keys of a file that `torch.save` wrote, such as those beside its state dict; safetensors have none."""
+    if Path(path).suffix == ".safetensors":
+        return []
     # Only the keys are wanted, so that tensors need no memory.
     content = _load(path, "meta")
     return [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
@@ -106,23 +116,13 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
             files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        tensors = read_tensors(file)
+        tensors = read_checkpoint(file)
         # Which of them counts would depend on the order of the files.
         twice = sorted(state.keys() & tensors.keys())
         if twice:
             raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
         state |= tensors
     return state, files
-
-
-def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) -> dict[str, torch.Tensor]:
-    """Read the state dict of a file that `torch.save`, see `read_checkpoint`, or safetensors wrote."""
-    if file.suffix != ".safetensors":
-        return read_checkpoint(file, keys)
-    with errors_about(file):
-        state = load_file(file)
-        check_names(state)
-        return state
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER
-from hf_any3d.conversions.checkpoints import account, errors_about, read_tensors
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import PATCH_ENCODER, below, student_sizes
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.point_starts import TABLE
@@ -167,7 +167,7 @@ def convert_pointgpt(
     """
     one_of("kind", kind, KINDS)
     file = Path(checkpoint)
-    original = read_tensors(file, ("base_model", "model_state_dict"))
+    original = read_checkpoint(file, ("base_model", "model_state_dict"))
     described = next(start.described for start in TABLE if (start.system, start.kind) == ("PointGPT", kind))
     given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
     try:

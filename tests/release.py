@@ -33,6 +33,7 @@ from studies.speed.light_import import closure
 from tests.conversions.aligned_originals import openshape_flat, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.hub import LocalHub
+from tests.tiny_encoders import saved_encoder
 from tests.tiny_text_towers import saved_text_tower, tiny_clip_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,11 +165,12 @@ def named_models(folder: Path) -> Iterator[str]:
     folder.mkdir()
     hub = LocalHub()
     try:
-        tower = Path(saved_text_tower("bert"))
-        encoder = {
-            path.relative_to(tower).as_posix(): path.read_bytes() for path in tower.rglob("*") if path.is_file()
-        }
-        hub.commit("sentence-transformers/all-MiniLM-L6-v2", encoder)
+        for name, saved in (
+            ("sentence-transformers/all-MiniLM-L6-v2", saved_text_tower("bert")),
+            ("facebook/dinov2-small", saved_encoder("dinov2")),
+        ):
+            files = (path for path in Path(saved).rglob("*") if path.is_file())
+            hub.commit(name, {path.relative_to(saved).as_posix(): path.read_bytes() for path in files})
         for name, file, tensors in (
             ("OpenShape/openshape-pointbert-vitb32-rgb", "model.pt", openshape_flat("vitb32")),
             ("patchalign3d/patchalign3d-encoder", "patchalign3d.pt", patchalign3d()),

@@ -14,7 +14,7 @@ from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as siz
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
-from hf_any3d.conversions.origin import name_labels, stated_classes
+from hf_any3d.conversions.origin import are_published, name_labels, stated_classes
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, write_card
 from hf_any3d.data.options import one_of
@@ -486,7 +486,8 @@ def write_act_card(
     elif trained_on is None:
         labels += ", whose names are not known"
     if trained_on is not None:
-        if trained_on.reported and kind == "cls":
+        # Files with a published name are of other authors, whose figures stand below.
+        if trained_on.reported and kind == "cls" and not are_published([checkpoint]):
             reported = (
                 f"Of their checkpoints for {inline(trained_on.title)} the authors of ACT report "
                 f"{trained_on.reported}, of the best epoch on the test set. "

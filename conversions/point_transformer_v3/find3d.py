@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.conversions.checkpoints import errors_about, read_json, read_tensors
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_json
 from hf_any3d.conversions.origin import record_terms
 from hf_any3d.conversions.point_transformer_v3.names import EXTRACTOR, convert_supervised_state_dict, supervised_fields
 from hf_any3d.conversions.point_transformer_v3.supervised import VARIANTS, sizes_of
@@ -48,7 +48,7 @@ def convert_find3d(
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
     path = Path(checkpoint)
-    original = read_tensors(path, ("model_state_dict",))
+    original = read_checkpoint(path, ("model_state_dict",))
     with errors_about(checkpoint):
         sizes = sizes_of(original, EXTRACTOR)
         settings = VARIANTS["base"]

@@ -14,8 +14,8 @@ from hf_any3d.conversions.checkpoints import (
     check_vocabulary,
     errors_about,
     open_tokenizer,
+    read_checkpoint,
     read_json,
-    read_tensors,
     read_weights,
 )
 from hf_any3d.conversions.origin import record_terms
@@ -83,7 +83,7 @@ def convert_spatiallm(
     path = Path(checkpoint)
     # Config and tokenizer lie beside the weights.
     folder = path if path.is_dir() else path.parent
-    original, files = read_weights(path) if path.is_dir() else (read_tensors(path), [path])
+    original, files = read_weights(path) if path.is_dir() else (read_checkpoint(path), [path])
     published = read_json(folder / CONFIG_NAME)
     with errors_about(folder / CONFIG_NAME):
         config = spatiallm_config(published)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from examples.repeat.published_tables import NOT_STATED, PublishedTable, find_examples, published_tables
+from examples.repeat.published_tables import PublishedTable, find_examples, published_tables
 
 Markdown = Callable[[Iterable[str], Iterable[Iterable[str]]], list[str]]
 
@@ -24,9 +24,8 @@ The first command begins by naming everything that is missing, in a line each: d
 judges. The second one needs none of that: it runs every step with tiny random models on embedded or generated data, in
 seconds. [Recipes](recipes.md#published-tables) describes options and results.
 
-**Figures are the authors' own; none was repeated here.** Rows without a figure have a recipe, but their figure could
-not be read in the authors' repositories. Numbers of tables are given where those repositories state them. Figures that
-only draw a method have no name."""
+**Figures are the authors' own; none was repeated here.** Each row
+starts where the paper's did; for an ablation that has no row, change the settings of a recipe."""
 
 
 def published_tables_page(note: str, markdown: Markdown) -> str:
@@ -52,7 +51,7 @@ def _rows(table: PublishedTable) -> str:
     """Return the rows in a line, each with its figures."""
     if not table.columns:
         return f"pictures: {'; '.join(table.rows)}"
-    stated, others = [], []
+    stated = []
     for name, row in table.rows.items():
         figures = [
             f"{figure}" if len(table.columns) == 1 else f"{title} {figure}"
@@ -60,11 +59,5 @@ def _rows(table: PublishedTable) -> str:
             if figure is not None
         ]
         deviation = f" ± {row.deviation}" if row.deviation else ""
-        if figures:
-            stated.append(f"{name}: {', '.join(figures)}{deviation}")
-        else:
-            others.append(name)
-    text = "; ".join(stated)
-    if others:
-        text += f"{'. ' if text else ''}{NOT_STATED.capitalize()}: {'; '.join(others)}"
-    return text
+        stated.append(f"{name}: {', '.join(figures)}{deviation}")
+    return "; ".join(stated)

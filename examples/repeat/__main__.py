@@ -166,18 +166,12 @@ def _list_tables(tables: dict, as_json: bool) -> None:
         print_json({name: asdict(table) for name, table in tables.items()})
         return
     for name, table in tables.items():
-        print_line(f"{name}: {table.paper}, {table.place}: {table.data}; {table.source}")
+        print_line(f"{name}: {', '.join(filter(None, (table.paper, table.place)))}: {table.data}; {table.source}")
         for row, facts in table.rows.items():
             deviation = f" ± {facts.deviation}" if facts.deviation else ""
-            figures = ", ".join(_published(figure) for figure in facts.published.values())
+            figures = ", ".join("–" if figure is None else str(figure) for figure in facts.published.values())
             steps = ", ".join(step.recipe or step.program for step in facts.steps)
             print_line(f"  {row:<16} {figures}{deviation}   {steps}")
-
-
-def _published(figure: float | None) -> str:
-    from examples.repeat.published_tables import NOT_STATED
-
-    return NOT_STATED if figure is None else str(figure)
 
 
 def _parse_seeds(text: str) -> list[int]:

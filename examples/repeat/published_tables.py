@@ -19,7 +19,6 @@ PROGRAM = "run_point_cloud_classification.py"
 CHAT, QUESTIONS, PICTURES = "run_minigpt3d.py", "table_questions", "table_pictures"
 TRAINING = "training"
 """Name of the step of rows that have one."""
-NOT_STATED = "not stated here"
 # Endings of metrics that are shares, shown in percent.
 SHARES = ("accuracy", "iou", "miou", "f_score", "_25", "_50")
 
@@ -75,7 +74,7 @@ class PublishedRow:
 
     Args:
         steps: Programs to run, each after the one before.
-        published: Published figure of each column, None where it could not be verified.
+        published: Published figure of each column, None where the authors state none; a row has at least one.
         deviation: Published standard deviation.
         way: Classes of a few-shot fold.
         shot: Training clouds per class of a few-shot fold.
@@ -97,7 +96,7 @@ class PublishedTable:
     Args:
         name: Its name in commands.
         paper: Name and number of the paper.
-        place: Where it is in the paper.
+        place: Where it is in the paper, "" if that is not known.
         data: What it is measured on.
         source: How the authors measured, and where their figures come from.
         columns: Figures of a row.
@@ -152,7 +151,7 @@ def _table(name: str, facts: Mapping[str, Any], papers: Mapping[str, str]) -> Pu
     return PublishedTable(
         name=name,
         paper=papers[facts["paper"]],
-        place=facts.get("place", f"number {NOT_STATED}"),
+        place=facts.get("place", ""),
         data=facts["data"],
         source=facts["source"],
         columns=columns,

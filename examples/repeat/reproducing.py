@@ -13,7 +13,6 @@ from typing import Any
 
 from examples.repeat.dry_runs import DryRun
 from examples.repeat.published_tables import (
-    NOT_STATED,
     PROGRAM,
     Column,
     PublishedRow,
@@ -218,7 +217,7 @@ def write_published(result: Mapping[str, Any], folder: Path) -> None:
     body = []
     for row in result["rows"]:
         plain, deviation = row["plain"], row["published_deviation"]
-        published, difference = NOT_STATED, ""
+        published, difference = "–", ""
         if row["published"] is not None:
             published = f"{row['published']}" + (f" ± {deviation}" if deviation else "")
             difference = "" if plain is None else f"{plain['mean'] - row['published']:+.2f}"
@@ -246,8 +245,9 @@ def _note(result: Mapping[str, Any]) -> str:
     if settings["dry_run"]:
         here = "a dry run, with tiny random models and embedded or generated data: its figures mean nothing."
     note = f" {result['note']}" if result["note"] else ""
+    place = f", {result['place']}" if result["place"] else ""
     return (
-        f"{result['paper']}, {result['place']}; {result['data']}. Shares in percent. Published: {result['source']}; "
+        f"{result['paper']}{place}; {result['data']}. Shares in percent. Published: {result['source']}; "
         f"the authors' own figures, without voting unless they say otherwise.{note} Here: {here}"
     )
 

@@ -31,8 +31,6 @@ from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.modeling.records import BorrowedPart, PublishedFile
 from hf_any3d.utils.atomic_files import folder_beside, read_json_object, write_json
 
-GIT_FILES = "https://raw.githubusercontent.com"
-"""Where the files of git repositories are, by repository, commit and path."""
 _TIMEOUT_SECONDS = 10.0
 # Forms of weights, the first of which that a folder has is fetched.
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -48,19 +46,33 @@ class Version:
 
 
 def find_version(
-    repository: str, size: str | None, file: PublishedFile, revision: str | None, folder: Path, hub: Mapping[str, Any]
+    repository: str,
+    size: str | None,
+    file: PublishedFile,
+    revision: str | None,
+    folder: Path,
+    hub: Mapping[str, Any],
+    address: str | None = None,
 ) -> Version:
-    """Ask the hub for commit and checksum of a file; without a network, return what it answered before."""
-    # A file whose commit and checksum the package knows needs no answer of the hub.
-    if file.commit is not None and file.sha256 is not None:
-        if revision not in (None, "main", file.commit):
-            raise ValueError(
-                f"{repository}: revision={revision!r}; expected {file.commit}, at which its file is known"
-            )
-        return Version(file.commit, file.sha256)
-    revision = revision or "main"
+    """Ask the hub for commit and checksum of a file; without a network, return what it answered before.
+
+    A file with an address is fetched, unless its checksum is known, from the package or from the first time.
+    """
     # By the size, as a repository may hold several checkpoints.
     answers = _Answers(folder / "revisions", f"{size or 'model'}.json")
+    if address is not None:
+        commit = file.commit or "published"
+        if revision not in (None, "main", commit):
+            raise ValueError(f"{repository}: revision={revision!r}; expected {commit}, at which its file is known")
+        if file.sha256 is not None:
+            return Version(commit, file.sha256)
+        cached = answers.read(commit)
+        if cached is None:
+            fetched = download_from(address, repository, file, None, folder, hub)
+            cached = Version(commit, file_digest(fetched))
+            answers.write(commit, cached)
+        return cached
+    revision = revision or file.commit or "main"
     cached = answers.read(revision)
     if cached is not None and cached.commit == revision:  # nothing that could have changed
         return cached
@@ -130,28 +142,31 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
     return file
 
 
-def place_in_git(repository: str, file: PublishedFile, folder: Path) -> tuple[str, Path]:
-    """Return the address of a file in a git repository, and where it is kept in the folder of its repository."""
-    url = f"{GIT_FILES}/{repository}/{file.commit}/{file.path}"
-    return url, folder / "files" / str(file.sha256) / Path(file.path).name
+def kept_file(file: PublishedFile, folder: Path) -> Path:
+    """Return where a file with an address is kept in the folder of its repository."""
+    return folder / "files" / str(file.sha256 or file.commit) / Path(file.path).name
 
 
-def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: Mapping[str, Any]) -> Path:
-    """Fetch a file of a git repository, once, and compare its checksum."""
-    url, path = place_in_git(repository, file, folder)
+def download_from(
+    address: str, repository: str, file: PublishedFile, checksum: str | None, folder: Path, hub: Mapping[str, Any]
+) -> Path:
+    """Fetch a file from its address, once, and compare its SHA-256, if that is known."""
+    path = kept_file(file, folder)
     # A file that is there may be damaged, so it is compared too.
-    if path.is_file() and file_digest(path) == file.sha256:
+    if path.is_file() and file_digest(path) == checksum:
         return path
     reason = offline_reason(hub.get("local_files_only"))
     if reason is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # It removes a file with another checksum.
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=file.sha256, progress=False)
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=checksum, progress=False)
             return path
         except (OSError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}"
-    raise OSError(f"{repository}: {url} is not on this machine, and {reason}; download it and give the file's path")
+    raise OSError(
+        f"{repository}: {address} is not on this machine, and {reason}; download it and give the file's path"
+    )
 
 
 def fetch_part(repository: str, part: str, commit: str, cache_dir: Path | None, hub: Mapping[str, Any]) -> Path:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hf_any3d.modeling.records import Published, System
+from hf_any3d.modeling.records import Published, PublishedFile, System
 from hf_any3d.registry import RECORDS, TASKS, task_of_class
 
 SIZE_MARK = ":"
@@ -21,14 +21,25 @@ PUBLISHED: dict[str, Published] = {
 }
 """Name of the repository, on the hub or on GitHub -> what is published there."""
 
-ELSEWHERE = {name: folder for record in RECORDS.values() for name, folder in record.elsewhere.items()}
-"""Files of authors that are on no hub -> the folder on their server; `hf-any3d convert` converts them."""
+
+def address_of(repository: str, published: Published, file: PublishedFile) -> str | None:
+    """Return the address of a file that is not on the hub; None for others."""
+    if published.address is None:
+        return None
+    return published.address.format(repository=repository, commit=file.commit, path=file.path)
 
 
 def download_of(path: os.PathLike) -> str:
-    """Return where the authors' file of this name is, as the end of a message; "" for others."""
+    """Return which published name has the authors' file of this name, as the end of a message; "" for others.
+
+    Files that are on the hub have names that many files have, such as `model.pt`.
+    """
     name = os.path.basename(path)
-    return f"; the authors have it at {ELSEWHERE[name]}/{name}" if name in ELSEWHERE else ""
+    for repository, published in PUBLISHED.items():
+        for file in published.files.values():
+            if published.address is not None and os.path.basename(file.path) == name:
+                return f"; the authors have it at {address_of(repository, published, file)}"
+    return ""
 
 
 def terms_of(system: System) -> dict[str, Any]:

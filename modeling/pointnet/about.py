@@ -2,6 +2,7 @@
 
 from hf_any3d.modeling.records import (
     CLASSES,
+    GIT_FILES,
     LICENSE,
     Converter,
     Method,
@@ -72,6 +73,7 @@ RECORD = Record(
                     sha256="4ab8d57bbea77e06bfebd64bc11343ed01621977fb0c5353e3bcd55e943710db",
                 )
             },
+            address=GIT_FILES,
         ),
     },
 )

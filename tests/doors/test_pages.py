@@ -25,6 +25,7 @@ pytestmark = pytest.mark.timeout(2000)
 # Repositories that the hub's stand-in has; `me` is who pushes.
 NAMED = (
     "sentence-transformers/all-MiniLM-L6-v2",
+    "facebook/dinov2-small",
     "OpenShape/openshape-pointbert-vitb32-rgb",
     "patchalign3d/patchalign3d-encoder",
     "YuanTang96/MiniGPT-3D",

@@ -10,6 +10,7 @@ from examples.repeat import __main__ as repeat
 from examples.repeat.published_tables import find_examples, published_tables
 from examples.repeat.reproducing import Plan, setting_words
 from examples.repeat.table_questions import QuestionArguments
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig
@@ -70,6 +71,16 @@ def test_recipes_exist_and_their_comments_state_the_same_figures():
             text = (EXAMPLES / "recipes" / f"{row.steps[0].recipe}.yaml").read_text(encoding="utf-8")
             assert re.findall(r"The authors report ([\d.]+) %", text) == [str(figure)], row.steps[0].recipe
             assert str(figure) in page and (row.deviation is None or f"± {row.deviation}" in page)
+
+
+def test_every_row_has_a_published_figure_and_starts_where_the_paper_does():
+    for name, table in TABLES.items():
+        for title, row in table.rows.items():
+            # Without columns, rows are pictures.
+            assert not table.columns or any(figure is not None for figure in row.published.values()), (name, title)
+            start = Plan(EXAMPLES, EXAMPLES).settings_of(row.steps[-1]).get("model_name_or_path", "")
+            if "Point-MAE" in table.source:
+                assert start == "Pang-Yatian/Point-MAE:pretrain" and is_published(start), (name, title)
 
 
 def test_programs_know_the_settings_of_every_row():

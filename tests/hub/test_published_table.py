@@ -19,9 +19,13 @@ from tests.errors import raises
         (
             "Pointcept/Utonia",
             None,
-            "^Pointcept/Utonia: no size is given; expected one of base, scannet, as size=… or ",
+            "^Pointcept/Utonia: no size is given; expected one of tiny, small, base, scannet, as size=… or ",
         ),
-        ("Pointcept/Utonia:x", None, "Utonia: size='x'; expected one of base, scannet, .*: Pointcept/Utonia:base$"),
+        (
+            "Pointcept/Utonia:x",
+            None,
+            "Utonia: size='x'; expected one of tiny, small, base, scannet, .*: Pointcept/Utonia:tiny$",
+        ),
         ("ziqima/find3d-checkpt0:x", None, "find3d-checkpt0: size='x'; the repository has a single checkpoint, leave"),
     ],
 )

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hf_any3d import AutoModelForPointCloudClassification
-from hf_any3d.hub import downloads
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.published import _OPENED, open_published
@@ -30,8 +29,9 @@ def in_git(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     torch.save(released("real_pointnet_modelnet40"), path)
     known = dataclasses.replace(file, sha256=file_digest(path))
-    monkeypatch.setitem(PUBLISHED, REPOSITORY, dataclasses.replace(published, files={"modelnet40": known}))
-    monkeypatch.setattr(downloads, "GIT_FILES", (tmp_path / "git").as_uri())
+    address = published.address.replace("https://raw.githubusercontent.com", (tmp_path / "git").as_uri())
+    entry = dataclasses.replace(published, files={"modelnet40": known}, address=address)
+    monkeypatch.setitem(PUBLISHED, REPOSITORY, entry)
     yield path
     forget(REPOSITORY)
 
