@@ -21,14 +21,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.fitted_rotation import FittedRotation
+from hf_any3d.modeling.encoders.fitted_rotation import BATCH_FORMS, FittedRotation
 from hf_any3d.modeling.encoders.layer_arguments import (
     MASK_FORMS,
     ArgumentReader,
     LayerArguments,
     find_triangles,
 )
-from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, TokenPlaces, hidden_of, image_grid
+from hf_any3d.modeling.encoders.positions import (
+    LayerPass,
+    PositionTable,
+    TokenPlaces,
+    hidden_of,
+    image_grid,
+    tensor_at,
+)
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
 from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm
 
@@ -192,10 +199,10 @@ class _Discovery:
         count = self._longest() if is_line else places
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
-            weight = _tensor_at(encoder, path)
+            weight = tensor_at(encoder, path)
             weight = weight.reshape(-1, weight.shape[-1])[first:][:count]
             for times, other, row in shared:
-                vectors = _tensor_at(encoder, other)
+                vectors = tensor_at(encoder, other)
                 weight = weight + times * vectors.reshape(-1, vectors.shape[-1])[row]
             if is_line:
                 return PositionTable("line", weight, 1, len(weight))
@@ -203,9 +210,9 @@ class _Discovery:
 
         return positions, class_token
 
-    def _entering(self, erased: bool, seed: int | None = None) -> torch.Tensor:
+    def _entering(self, erased: bool, seed: int | None = None, alike: bool = False) -> torch.Tensor:
         """Return what reaches the norm before the first layer, or that layer, `(tokens, hidden)`."""
-        seen = self.skeleton.run(length=self.total, seed=seed, stubbed=True, erase_input=erased)
+        seen = self.skeleton.run(length=self.total, seed=seed, stubbed=True, erase_input=erased, alike=alike)
         if self.input_norm is None:
             return seen.calls[0].tokens[0]
         return next(step for step in reversed(seen.before) if step.path == self.input_norm).source[0]
@@ -214,21 +221,15 @@ class _Discovery:
         """Refuse embeddings that norm or project words together with their positions."""
         if self.skeleton.modality != "text":
             return
-        entered = self._entering(False, seed=1) - self._entering(False, seed=2)
-        words = []
-        width = self.skeleton.words.weight.shape[1]
-        for seed in (1, 2):
-            generator = torch.Generator().manual_seed(seed)
-            words.append(torch.randn(2, self.total, width, generator=generator)[0])
-        difference = words[0] - words[1]
-        if width == self.width:
-            factor = (entered * difference).sum() / (difference * difference).sum()
-            if (entered - factor * difference).abs().max() <= _TOLERANCE * entered.abs().max().clamp_min(1):
-                return
-        raise UnsupportedEncoder(
-            f"its words have {width} channels and are normed or projected together with their positions to the "
-            f"{self.width} of its layers"
-        )
+        # What one word has more than another must be the same at all places.
+        entered = self._entering(False, seed=1, alike=True)
+        change = entered - self._entering(False, seed=2, alike=True)
+        if (change - change[:1]).abs().max() > _TOLERANCE * entered.abs().max().clamp_min(1):
+            width = self.skeleton.words.weight.shape[1]
+            raise UnsupportedEncoder(
+                f"its words have {width} channels and are normed or projected together with their positions to the "
+                f"{self.width} of its layers"
+            )
 
     def _tables(self) -> dict[str, torch.Tensor]:
         """Return tensors outside of the layers whose rows have the width of tokens."""
@@ -255,18 +256,17 @@ class _Discovery:
                 # In images and sound, what all tokens share is a trace of the embedding's bias.
                 if rest[0].abs().max() <= limit or self.skeleton.modality != "text":
                     return name, first, []
-                return name, first, self._find_sum(rest[0], tables)
+                shared = self._find_sum(rest[0], tables)
+                return None if shared is None else (name, first, shared)
         return None
 
-    def _find_sum(self, vector: torch.Tensor, tables: dict[str, torch.Tensor]) -> list[tuple[int, str, int]]:
+    def _find_sum(self, vector: torch.Tensor, tables: dict[str, torch.Tensor]) -> list[tuple[int, str, int]] | None:
         """Return rows of tables, and how often each is taken, whose sum is a vector: types of words, empty boxes."""
         rows = [(name, row) for name, values in tables.items() for row in range(min(len(values), 2))]
         vectors = torch.stack([tables[name][row] for name, row in rows]).double()
         times = torch.linalg.lstsq(vectors.T, vector.double().unsqueeze(1), driver="gelsd").solution[:, 0].round()
         if (times @ vectors - vector).abs().max() > 1e-3 * vector.abs().max().clamp_min(1):
-            raise UnsupportedEncoder(
-                "what it adds to all words beside their positions is computed from learned tables"
-            )
+            return None
         return [(int(one), *rows[number]) for number, one in enumerate(times.tolist()) if one]
 
     def _find_class_token(self, table: torch.Tensor, special: int) -> Callable[[PreTrainedModel], torch.Tensor] | None:
@@ -279,7 +279,7 @@ class _Discovery:
             for shift in shifts:
                 if (table[0] - shift - vector).abs().max() <= limit:
                     path = _joined(self.skeleton.prefix, name)
-                    return lambda encoder: _tensor_at(encoder, path).flatten()
+                    return lambda encoder: tensor_at(encoder, path).flatten()
         return None
 
     def _computed_positions(self, table: torch.Tensor) -> Callable[[PreTrainedModel], PositionTable]:
@@ -290,7 +290,7 @@ class _Discovery:
         self.skeleton.randomize(0)
         shift = (table - other)[:1]
         if (table - other - shift).abs().max() > _TOLERANCE * table.abs().max().clamp_min(1):
-            raise UnsupportedEncoder("its positions are computed from several learned tables")
+            return self._positions_by_running()
         rows, columns = (1, len(table)) if len(self.grid) == 1 else self.grid
         if len(self.grid) == 1:
             table = self._longest_line()
@@ -305,6 +305,35 @@ class _Discovery:
 
         return positions
 
+    def _positions_by_running(self) -> Callable[[PreTrainedModel], PositionTable]:
+        """Return positions that the encoder's own embeddings compute from several of its learned tables."""
+        skeleton = self.skeleton
+        if len(self.grid) > 1:
+            raise UnsupportedEncoder("its positions are computed from several learned tables")
+        outside = [
+            (module, name, _joined(skeleton.prefix, _joined(path, name)))
+            for path, module in skeleton.outside.items()
+            for name in module._parameters
+            if module is not skeleton.words and module._parameters[name] is not None
+        ]
+        kept: dict[Any, PositionTable] = {}
+
+        def positions(encoder: PreTrainedModel) -> PositionTable:
+            if torch.compiler.is_compiling() and kept:
+                return next(iter(kept.values()))
+            weights = [tensor_at(encoder, path) for _, _, path in outside]
+            key = tuple((weight.data_ptr(), weight._version) for weight in weights)
+            if key not in kept:
+                for (module, name, _), weight in zip(outside, weights, strict=True):
+                    module._parameters[name] = nn.Parameter(weight.detach().float().cpu(), requires_grad=False)
+                with torch.no_grad(), torch.device("cpu"):
+                    table = self._longest_line().to(weights[0])
+                kept.clear()
+                kept[key] = PositionTable("line", table, 1, len(table))
+            return kept[key]
+
+        return positions
+
     def _longest(self) -> int | None:
         """Return the length of the longest text, as far as the config says."""
         config = self.skeleton.config
@@ -312,11 +341,17 @@ class _Discovery:
 
     def _longest_line(self) -> torch.Tensor:
         total = self.total
-        self.total = self._longest() or 512
+        longest = self._longest() or 512
         try:
-            return self._entering(erased=True)
+            # Some tables begin with rows that no text reads.
+            for self.total in range(longest, max(longest - 8, WORDS), -1):
+                try:
+                    return self._entering(erased=True)
+                except UnsupportedEncoder:
+                    continue
         finally:
             self.total = total
+        raise UnsupportedEncoder(f"its own forward pass fails on {longest} words, as many as its config allows")
 
     # Arguments of the layers
 
@@ -342,7 +377,18 @@ class _Discovery:
         self.skeleton.randomize(0)
         total = first.calls[0].tokens.shape[1]
         grid = self.grid if self.skeleton.modality == "vision" else (total,)
-        return ArgumentReader(grid, total).read(first.calls, other.calls)
+        return ArgumentReader(grid, total, self._small_weights()).read(first.calls, other.calls)
+
+    def _small_weights(self) -> dict[str, torch.Tensor]:
+        """Return weights outside of the layers that may be the angles of a class token, by their names."""
+        prefix = self.skeleton.prefix
+        inside = f"{self.skeleton.layers_path}."
+        weights = self.skeleton.part.named_parameters()
+        return {
+            _joined(prefix, name): weight.flatten()
+            for name, weight in weights
+            if not name.startswith(inside) and weight.numel() <= self.width
+        }
 
     # The branch whose output is added last
 
@@ -375,10 +421,8 @@ class _Discovery:
     def _check(self, own: OwnPass, arguments: LayerArguments) -> None:
         """Find the forms of mask and rotations with which the layers answer as in the encoder's own pass."""
         problems = []
-        for form, arguments.lifts_rotations in itertools.product(MASK_FORMS, (False, True)):
-            arguments.mask_form = form
-            if arguments.lifts_rotations and not _has_flat_rotation(arguments.layers):
-                continue
+        batch_forms = BATCH_FORMS if _has_flat_rotation(arguments.layers) else BATCH_FORMS[:1]
+        for arguments.mask_form, arguments.batch_form in itertools.product(MASK_FORMS, batch_forms):
             try:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
@@ -512,11 +556,6 @@ def _has_flat_rotation(layers: list[dict[str, Any]]) -> bool:
 
 def _joined(prefix: str, path: str) -> str:
     return f"{prefix}.{path}" if prefix and path else prefix or path
-
-
-def _tensor_at(encoder: nn.Module, path: str) -> torch.Tensor:
-    owner, _, name = path.rpartition(".")
-    return getattr(encoder.get_submodule(owner), name)
 
 
 def _unused_parts(model: nn.Module, prefix: str) -> tuple[str, ...]:

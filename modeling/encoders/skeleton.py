@@ -84,7 +84,9 @@ def bind_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> di
 def is_norm(module: nn.Module, width: int) -> bool:
     """Return whether a module has nothing but one or two vectors of `width`, as norms have."""
     weights = list(module.parameters(recurse=False))
-    return not list(module.children()) and 1 <= len(weights) <= 2 and all(w.shape == (width,) for w in weights)
+    # Parts without weights, such as a rounding of the result, may be inside.
+    has_parts = any(True for part in module.children() for _ in part.parameters())
+    return not has_parts and 1 <= len(weights) <= 2 and all(w.shape == (width,) for w in weights)
 
 
 class Skeleton:
@@ -114,6 +116,10 @@ class Skeleton:
             UnsupportedEncoder: It reads neither words, nor images, nor sound.
         """
         self.words = _word_embedding(self.part) if self.modality == "text" else None
+        if self.words is not None:
+            # All words alike cost no memory; `run` gives their vectors.
+            zeros = torch.zeros(1, self.words.weight.shape[1]).expand(self.words.weight.shape)
+            self.words._parameters["weight"] = nn.Parameter(zeros, requires_grad=False)
         inside = {id(module) for layer in self.layers for module in layer.modules()}
         self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
         self.kinds = _first_of_each_kind(self.layers)
@@ -143,7 +149,12 @@ class Skeleton:
 
     @torch.no_grad()
     def run(
-        self, length: int = WORDS, seed: int | None = 0, stubbed: bool = False, erase_input: bool = False
+        self,
+        length: int = WORDS,
+        seed: int | None = 0,
+        stubbed: bool = False,
+        erase_input: bool = False,
+        alike: bool = False,
     ) -> OwnPass:
         """Run the encoder on input of its own kind.
 
@@ -152,11 +163,12 @@ class Skeleton:
             seed: Of the random word vectors; None for zeros.
             stubbed: Whether all layers hand on their input.
             erase_input: Whether patches or frames are zeros behind the convolution that embeds them.
+            alike: Whether all words of a text have one vector.
         """
         errors = []
         for values in own_inputs(self.part, self.modality, length):
             try:
-                return self._run(values, seed, stubbed, erase_input)
+                return self._run(values, seed, stubbed, erase_input, alike)
             except UnsupportedEncoder:
                 raise
             except Exception as error:
@@ -167,7 +179,9 @@ class Skeleton:
             raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
         raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
 
-    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool) -> OwnPass:
+    def _run(
+        self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool
+    ) -> OwnPass:
         names = {id(module): name for name, module in self.outside.items()}
         seen = OwnPass([], [], [])
         hooks = []
@@ -193,7 +207,7 @@ class Skeleton:
         if erase_input and self.words is None:
             hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
         try:
-            with self._given_words(seed), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
+            with self._given_words(seed, alike), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
                 self.part(**values)
         finally:
             for hook in hooks:
@@ -211,20 +225,26 @@ class Skeleton:
         return [module for module in self.outside.values() if isinstance(module, nn.Linear)][:1]
 
     @contextmanager
-    def _given_words(self, seed: int | None) -> Iterator[None]:
+    def _given_words(self, seed: int | None, alike: bool) -> Iterator[None]:
         """Let the word embedding return random vectors, or zeros, whatever the words are."""
         if self.words is None:
             yield
             return
-        width = self.words.weight.shape[1]
 
-        def look_up(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if seed is None:
-                return torch.zeros(*ids.shape, width)
-            return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(seed))
+        def give(module: nn.Module, args: tuple, output: Any) -> Any:
+            # Some embeddings return more than the vectors.
+            shape = hidden_of(output).shape
+            given = torch.zeros(shape)
+            if seed is not None:
+                drawn = torch.randn(*shape[:-2], 1 if alike else shape[-2], shape[-1], generator=_seeded(seed))
+                given = given + drawn
+            return type(output)([given, *output[1:]]) if isinstance(output, (tuple, list)) else given
 
-        with _replaced_forward({self.words: look_up}):
+        hook = self.words.register_forward_hook(give)
+        try:
             yield
+        finally:
+            hook.remove()
 
     @contextmanager
     def _stubs(self, numbers: Any) -> Iterator[None]:
@@ -250,6 +270,10 @@ class Skeleton:
             self._output_form = form[0]
 
     _output_form: Any = None
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 _INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
@@ -329,12 +353,13 @@ def modality_of(model: PreTrainedModel) -> str:
 
 
 def is_stack(module: nn.Module) -> bool:
-    """Return whether a module is a list of layers: a ModuleList, or a Sequential of modules alike with own parts."""
-    if isinstance(module, nn.ModuleList):
-        return len(module) > 0
-    if not isinstance(module, nn.Sequential) or len(module) < 2 or len({type(part) for part in module}) > 1:
-        return False
-    return any(True for _ in module[0].children())
+    """Return whether a module is a list of layers with parts: a ModuleList, or a Sequential of modules alike."""
+    if isinstance(module, nn.Sequential):
+        is_list = len(module) > 1 and len({type(part) for part in module}) == 1
+    else:
+        is_list = isinstance(module, nn.ModuleList) and len(module) > 0
+    # Tables and single matrices are no layers.
+    return is_list and any(True for _ in module[0].children())
 
 
 def _largest_stack(part: PreTrainedModel) -> tuple[str, Any]:
