@@ -10,6 +10,7 @@ together. An encoder that answers otherwise is refused with the reason.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
@@ -79,6 +80,7 @@ class _Discovery:
         arguments = self._find_arguments()
         self._check(own, arguments)
         branch = self._find_branch(own, arguments)
+        self._check_stored_config()
         prefix = skeleton.prefix
         return EncoderFamily(
             name=f"{self.config.model_type} (by its forward pass)",
@@ -97,6 +99,20 @@ class _Discovery:
             config=self.config,
         )
 
+    def _check_stored_config(self) -> None:
+        """Refuse a config that describes another model, or none, when it is read from a saved one."""
+        stored = self.config.to_dict()
+        try:
+            again = type(self.config).from_dict(copy.deepcopy(stored))
+        except Exception as error:
+            cause = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+            raise UnsupportedEncoder(f"its config cannot be read from a saved model: {cause}") from error
+        found = again.to_dict()
+        changed = [name for name, value in stored.items() if found.get(name) != value]
+        if changed and Skeleton(again).shapes() != Skeleton(self.config).shapes():
+            names = ", ".join(changed)
+            raise UnsupportedEncoder(f"its config has other {names} when it is read from a saved model")
+
     # Layers and tokens
 
     def _check_tokens(self, own: OwnPass) -> None:
@@ -109,11 +125,10 @@ class _Discovery:
         first = own.calls[0]
         if not first.main or not first.tokens.is_floating_point():
             raise UnsupportedEncoder("its layers get no tokens as their first argument")
+        if first.tokens.ndim != 3 and self.skeleton.modality == "text":
+            raise UnsupportedEncoder("its layers get several streams of numbers for each token")
         if first.tokens.ndim != 3:
-            shape = tuple(first.tokens.shape)
-            raise UnsupportedEncoder(
-                f"its layers get tensors of shape {shape}, not a sequence of tokens for each input"
-            )
+            raise UnsupportedEncoder("its layers get a grid of pixels, and tokens of a cloud form no grid")
         if first.tokens.shape[0] != BATCH:
             raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
@@ -427,9 +442,8 @@ class _Discovery:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
                 raise
-            except Exception as error:  # whatever a layer of an unknown encoder raises
-                misfit = f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
-                problems.append(misfit)
+            except Exception:  # whatever a layer of an unknown encoder raises
+                problems.append("its layers refuse the arguments made for points")
                 continue
             if problem is None:
                 return

@@ -16,6 +16,7 @@ import torch
 from hf_any3d.modeling.encoders.positions import LayerPass, tensor_at
 from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.direct_weights import onloaded
 
 _TOLERANCE = 1e-4
 BATCH_FORMS = ("batch", "heads", "given")
@@ -96,7 +97,8 @@ class FittedRotation:
         return (cosine, sine) if self.form == "pair" else torch.cat([sine, cosine], dim=-1)
 
     def _learned_special(self, call: LayerPass) -> torch.Tensor:
-        angles = tensor_at(call.encoder, self.special_path).flatten().float()
+        with onloaded(call.encoder.get_submodule(self.special_path.rpartition(".")[0])):
+            angles = tensor_at(call.encoder, self.special_path).flatten().float()
         angles = angles.repeat(self.special.shape[-1] // len(angles))
         return torch.stack([angles.cos(), angles.sin()]) * self.scale
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,11 +131,19 @@ class Skeleton:
         self.randomize(0)
         self.model.eval()
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the model's weights by their names."""
+        return {name: weight.shape for name, weight in self.model.named_parameters()}
+
     def _build(self, config: PreTrainedConfig) -> None:
         try:
             self.model = _build_without_weights(config)
-        except Exception as error:  # of another package that is missing, or of settings that do not fit
-            raise UnsupportedEncoder(f"its config builds no model ({_in_brief(error)})") from error
+        except ImportError as error:
+            package = re.search(r"requires the (\S+) library", str(error))
+            missing = package[1] if package else error.name
+            raise UnsupportedEncoder(f"it needs the package {missing}, which is not installed") from error
+        except Exception as error:  # of settings that do not fit
+            raise UnsupportedEncoder("the settings of its config do not fit together, and build no model") from error
         self.prefix, self.part = encoder_half(self.model)
         self.layers_path, self.layers = _largest_stack(self.part)
 
@@ -173,11 +182,12 @@ class Skeleton:
                 raise
             except Exception as error:
                 errors.append(error)
-        error = errors[0]
         kind = _INPUT_WORDS[self.modality]
-        if "missing" in str(error) or "NoneType" in str(error):
-            raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
-        raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
+        for error in errors:
+            missing = re.findall(r"'(\w+)'", str(error).partition("missing")[2])
+            if isinstance(error, TypeError) and missing:
+                raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {kind}") from error
+        raise UnsupportedEncoder(f"its own forward pass fails on {kind} alone") from errors[0]
 
     def _run(
         self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool
@@ -279,17 +289,16 @@ def _seeded(seed: int) -> torch.Generator:
 _INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
 
 
-def _in_brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
-
-
 def _word_embedding(part: PreTrainedModel) -> nn.Module:
     try:
         words = part.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         words = None
     if not isinstance(getattr(words, "weight", None), torch.Tensor) or words.weight.ndim != 2:
-        raise UnsupportedEncoder("it reads neither words by a table of vectors, nor an image, nor a recording")
+        takes = list(inspect.signature(part.forward).parameters)
+        if "input_ids" in takes:
+            raise UnsupportedEncoder("it names no table of word vectors, of which its tokens would be made")
+        raise UnsupportedEncoder(f"its forward pass takes {takes[0]}, neither words, nor an image, nor a recording")
     return words
 
 
