@@ -250,8 +250,8 @@ class TeacherPass:
         if self.config.use_input_norm:
             norm = self.family.norm_of(self.encoder, self.family.input_norm)
             if norm is not None:
-                tokens = hidden_of(norm(tokens))
-                front = hidden_of(norm(front)) if front.shape[1] else front
+                tokens = norm(tokens)
+                front = norm(front) if front.shape[1] else front
         layers = self.family.layers_of(self.encoder)
         # Sequences begin with prompts: (batch, prompts + tokens, hidden)
         sequence = nn.functional.pad(tokens, (0, 0, front.shape[1], 0))
@@ -287,7 +287,7 @@ class TeacherPass:
                 if states is not None:
                     states.append(tokens)
         final_norm = self.family.norm_of(self.encoder, self.family.final_norm) if self.config.use_final_norm else None
-        return tokens if final_norm is None else hidden_of(final_norm(tokens))
+        return tokens if final_norm is None else final_norm(tokens)
 
     def _prompts_of(self, number: int, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the prompts of a layer and their positions, `(1 or batch, prompts, hidden)` each."""

@@ -300,8 +300,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if not self.config.use_input_norm:
             return hidden_states
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
-        # Some norms return more than the states.
-        return hidden_states if norm is None else hidden_of(norm(hidden_states))
+        return hidden_states if norm is None else norm(hidden_states)
 
     def _embed_patches(
         self, points: torch.Tensor, positions: torch.Tensor, count: int, size: int
@@ -324,7 +323,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
     def _finish(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the final norm to the output of the layers, and pool the tokens."""
         # Trained parts run in their own precision, whatever that of the frozen encoder.
-        hidden_states = hidden_of(self.output_norm(hidden_states.to(self.output_norm.weight.dtype)))
+        hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         return hidden_states, pool(hidden_states, self.config.pooling)
 
     def _run_layers(

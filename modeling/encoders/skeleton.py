@@ -85,9 +85,7 @@ def bind_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> di
 def is_norm(module: nn.Module, width: int) -> bool:
     """Return whether a module has nothing but one or two vectors of `width`, as norms have."""
     weights = list(module.parameters(recurse=False))
-    # Parts without weights, such as a rounding of the result, may be inside.
-    has_parts = any(True for part in module.children() for _ in part.parameters())
-    return not has_parts and 1 <= len(weights) <= 2 and all(w.shape == (width,) for w in weights)
+    return not list(module.children()) and 1 <= len(weights) <= 2 and all(w.shape == (width,) for w in weights)
 
 
 class Skeleton:
