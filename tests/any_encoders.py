@@ -30,7 +30,7 @@ _SIZES: dict[Any, str] = {
     "num_decoder_layers num_experts_per_tok moe_k moe_topk index_n_heads",
     4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads num_kv_heads "
     "num_key_value_heads num_experts num_local_experts n_routed_experts moe_num_experts mamba_num_heads",
-    12: "head_dim d_kv rotary_dim qk_rope_head_dim v_head_dim attention_head_size query_pre_attn_scalar "
+    12: "head_dim d_head d_kv rotary_dim qk_rope_head_dim v_head_dim attention_head_size query_pre_attn_scalar "
     "global_head_dim swa_head_dim",
     8: "qk_nope_head_dim patch_size relative_attention_num_buckets coordinate_size shape_size frequency_stride "
     "time_stride hidden_size_per_layer_input num_conv_pos_embeddings attention_window",
@@ -44,14 +44,23 @@ _SIZES: dict[Any, str] = {
     33: "max_position_embeddings max_source_positions n_positions",
     40: "image_size",
     56: "max_length",
-    64: "vocab_size vocab_size_per_layer_input max_2d_position_embeddings",
+    64: "vocab_size decoder_vocab_size vocab_size_per_layer_input max_2d_position_embeddings",
 }
 _OFTEN_NONE = ("head_dim", "n_shared_experts", "num_key_value_heads", "num_experts_per_tok")
-_OF_EACH_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "moe_layers")
+_OF_EACH_LAYER = (
+    "layer_types",
+    "mlp_layer_types",
+    "layers_block_type",
+    "no_rope_layers",
+    "moe_layers",
+    *("num_attention_heads_per_layer", "activation_sparsity_pattern", "intermediate_size"),
+)
 _WITHOUT_SCALING = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
 # Settings that belong together in another way
 _OF_TYPE: dict[str, dict[str, Any]] = {
+    "zaya": {"num_experts_per_tok": 1},
+    "dory": {"num_hidden_layers": 2, "n_input_layers": 1, "n_recurrent_layers": 0, "n_output_layers": 1},
     "big_bird": {"attention_type": "original_full"},
     "deberta": _RELATIVE,
     "deberta-v2": _RELATIVE | {"position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},

@@ -58,6 +58,30 @@ def discover(config: PreTrainedConfig) -> EncoderFamily:
         return _Discovery(config).family()
 
 
+def attends_to_later_words(config: PreTrainedConfig) -> bool:
+    """Return whether layers of a language model let words attend to later ones; False if it cannot be watched."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        try:
+            skeleton = Skeleton(config)
+            skeleton.prepare()
+            calls = skeleton.run().calls
+            return any(_feels_the_last(call) for call in calls if call.layer in skeleton.drawn)
+        except Exception:  # whatever a model raises that needs more than words
+            return False
+
+
+def _feels_the_last(call: Call) -> bool:
+    """Return whether a layer's first token feels a change of its last one."""
+    arguments = {name: value for name, value in call.arguments.items() if name != call.main}
+    axis = 1 if call.tokens.shape[0] == BATCH else 0
+    changed = call.tokens.clone()
+    # Not by one number, which norms would take away again.
+    changed.select(axis, -1).add_(torch.randn(changed.shape[-1], generator=torch.Generator().manual_seed(7)))
+    first, other = (hidden_of(call.layer(tokens, **arguments)) for tokens in (call.tokens.clone(), changed))
+    difference = (first - other).select(axis, 0).abs().max()
+    return bool(difference > _TOLERANCE * first.abs().max())
+
+
 class _Discovery:
     """One discovery, step by step."""
 

@@ -154,6 +154,11 @@ class Skeleton:
             _draw_weights(module, generator)
         _draw_weights(self.part, generator)
 
+    @property
+    def drawn(self) -> set[nn.Module]:
+        """The layers with weights: the first of each kind."""
+        return {self.layers[number] for number in self.kinds}
+
     @torch.no_grad()
     def run(
         self,
@@ -187,9 +192,7 @@ class Skeleton:
                 raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {kind}") from error
         raise UnsupportedEncoder(f"its own forward pass fails on {kind} alone") from errors[0]
 
-    def _run(
-        self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool
-    ) -> OwnPass:
+    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool) -> OwnPass:
         names = {id(module): name for name, module in self.outside.items()}
         seen = OwnPass([], [], [])
         hooks = []
@@ -215,7 +218,10 @@ class Skeleton:
         if erase_input and self.words is None:
             hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
         try:
-            with self._given_words(seed, alike), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
+            with (
+                self._given_words(seed, alike),
+                self._stubs(range(len(self.layers)) if stubbed else self._without_weights()),
+            ):
                 self.part(**values)
         finally:
             for hook in hooks:
