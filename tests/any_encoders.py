@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder, find_family
+from hf_any3d.modeling.encoders.model_classes import build_from_config
 from hf_any3d.modeling.encoders.registry import towers_of
 
 FILE = Path(__file__).parent.parent / "docs" / "tools" / "any_encoders.csv"
@@ -59,6 +61,7 @@ _WITHOUT_SCALING = {"rope_parameters": {"rope_type": "default", "rope_theta": 10
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
 # Settings that belong together in another way
 _OF_TYPE: dict[str, dict[str, Any]] = {
+    "mlcd_vision_model": {"num_attention_heads": 2, "num_key_value_groups": 1},
     "zaya": {"num_experts_per_tok": 1},
     "dory": {"num_hidden_layers": 2, "n_input_layers": 1, "n_recurrent_layers": 0, "n_output_layers": 1},
     "big_bird": {"attention_type": "original_full"},
@@ -173,7 +176,8 @@ def verdicts_on(model_type: str) -> Iterator[Verdict]:
         verdict = _verdict(model_type, tower, inner)
         if verdict.reason.startswith(_MISFITS):
             # Small settings that do not fit together: two layers of the type's own sizes.
-            verdict = _verdict(model_type, tower, _shortened(type(inner)()))
+            own = _shortened(type(inner)())
+            verdict = _verdict(model_type, tower, own) if _is_moderate(own) else verdict
         yield verdict
 
 
@@ -188,6 +192,15 @@ def _verdict(model_type: str, tower: str, config: PreTrainedConfig) -> Verdict:
         # What is in parentheses differs between releases.
         return Verdict(model_type, tower, "", "refused", reason.partition(" (")[0])
     return Verdict(model_type, tower or family.tower, family.kind, "right", "")
+
+
+def _is_moderate(config: PreTrainedConfig) -> bool:
+    """Whether a model fits into a test: at most 2 billion weights, of which most are not made."""
+    try:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in build_from_config(config).parameters()) < 2e9
+    except Exception:  # builds no model
+        return True
 
 
 def _shortened(config: PreTrainedConfig) -> PreTrainedConfig:

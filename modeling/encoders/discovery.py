@@ -361,6 +361,9 @@ class _Discovery:
             if torch.compiler.is_compiling() and kept:
                 return next(iter(kept.values()))
             weights = [tensor_at(encoder, path) for _, _, path in outside]
+            if any(weight.is_meta for weight in weights):
+                # Offloaded; the family asks again when they are there.
+                return PositionTable("line", torch.empty(1, self.width, device="meta"), 1, 1)
             key = tuple((weight.data_ptr(), weight._version) for weight in weights)
             if key not in kept:
                 for (module, name, _), weight in zip(outside, weights, strict=True):

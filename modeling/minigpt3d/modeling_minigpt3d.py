@@ -554,8 +554,11 @@ def check_word_vectors(language_model: PreTrainedModel, width: int) -> None:
     if "shared_kv_states" in inspect.signature(language_model.forward).parameters:
         raise ValueError(f"text_config: '{name}' drafts words for another model, whose keys and values it reads")
     text = language_model.config.get_text_config(decoder=True)
-    if not getattr(text, "is_decoder", False) and attends_to_later_words(text):
-        expected = "is_decoder=True" if hasattr(text, "is_decoder") else "a causal language model"
+    # The name of the setting by which a type looks back alone, if it has one
+    setting = next((name for name in ("is_decoder", "causal") if hasattr(text, name)), None)
+    is_causal = setting is not None and getattr(text, setting)
+    if not is_causal and (setting == "causal" or attends_to_later_words(text)):
+        expected = "a causal language model" if setting is None else f"{setting}=True"
         raise ValueError(
             f"text_config: words of '{name}' attend to later ones, so that its answers would depend on the cache; "
             f"expected {expected}"
