@@ -73,6 +73,7 @@ _OWN_SIZES = {
     "t5": _T5,
     "mt5": _T5,
     "umt5": _T5,
+    "switch_transformers": _T5 | {"num_sparse_encoder_layers": 0, "num_sparse_decoder_layers": 0},
     "mpnet": _TEXT,
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA | {"position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},

@@ -10,6 +10,7 @@ together. An encoder that answers otherwise is refused with the reason.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
@@ -21,14 +22,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.fitted_rotation import FittedRotation
+from hf_any3d.modeling.encoders.fitted_rotation import BATCH_FORMS, FittedRotation
 from hf_any3d.modeling.encoders.layer_arguments import (
     MASK_FORMS,
     ArgumentReader,
     LayerArguments,
     find_triangles,
 )
-from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, TokenPlaces, hidden_of, image_grid
+from hf_any3d.modeling.encoders.positions import (
+    LayerPass,
+    PositionTable,
+    TokenPlaces,
+    hidden_of,
+    image_grid,
+    tensor_at,
+)
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
 from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm
 
@@ -48,6 +56,30 @@ def discover(config: PreTrainedConfig) -> EncoderFamily:
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         return _Discovery(config).family()
+
+
+def attends_to_later_words(config: PreTrainedConfig) -> bool:
+    """Return whether layers of a language model let words attend to later ones; False if it cannot be watched."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        try:
+            skeleton = Skeleton(config)
+            skeleton.prepare()
+            calls = skeleton.run().calls
+            return any(_feels_the_last(call) for call in calls if call.layer in skeleton.drawn)
+        except Exception:  # whatever a model raises that needs more than words
+            return False
+
+
+def _feels_the_last(call: Call) -> bool:
+    """Return whether a layer's first token feels a change of its last one."""
+    arguments = {name: value for name, value in call.arguments.items() if name != call.main}
+    axis = 1 if call.tokens.shape[0] == BATCH else 0
+    changed = call.tokens.clone()
+    # Not by one number, which norms would take away again.
+    changed.select(axis, -1).add_(torch.randn(changed.shape[-1], generator=torch.Generator().manual_seed(7)))
+    first, other = (hidden_of(call.layer(tokens, **arguments)) for tokens in (call.tokens.clone(), changed))
+    difference = (first - other).select(axis, 0).abs().max()
+    return bool(difference > _TOLERANCE * first.abs().max())
 
 
 class _Discovery:
@@ -72,6 +104,7 @@ class _Discovery:
         arguments = self._find_arguments()
         self._check(own, arguments)
         branch = self._find_branch(own, arguments)
+        self._check_stored_config()
         prefix = skeleton.prefix
         return EncoderFamily(
             name=f"{self.config.model_type} (by its forward pass)",
@@ -90,6 +123,20 @@ class _Discovery:
             config=self.config,
         )
 
+    def _check_stored_config(self) -> None:
+        """Refuse a config that describes another model, or none, when it is read from a saved one."""
+        stored = self.config.to_dict()
+        try:
+            again = type(self.config).from_dict(copy.deepcopy(stored))
+        except Exception as error:
+            cause = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+            raise UnsupportedEncoder(f"its config cannot be read from a saved model: {cause}") from error
+        found = again.to_dict()
+        changed = [name for name, value in stored.items() if found.get(name) != value]
+        if changed and Skeleton(again).shapes() != Skeleton(self.config).shapes():
+            names = ", ".join(changed)
+            raise UnsupportedEncoder(f"its config has other {names} when it is read from a saved model")
+
     # Layers and tokens
 
     def _check_tokens(self, own: OwnPass) -> None:
@@ -102,11 +149,10 @@ class _Discovery:
         first = own.calls[0]
         if not first.main or not first.tokens.is_floating_point():
             raise UnsupportedEncoder("its layers get no tokens as their first argument")
+        if first.tokens.ndim != 3 and self.skeleton.modality == "text":
+            raise UnsupportedEncoder("its layers get several streams of numbers for each token")
         if first.tokens.ndim != 3:
-            shape = tuple(first.tokens.shape)
-            raise UnsupportedEncoder(
-                f"its layers get tensors of shape {shape}, not a sequence of tokens for each input"
-            )
+            raise UnsupportedEncoder("its layers get a grid of pixels, and tokens of a cloud form no grid")
         if first.tokens.shape[0] != BATCH:
             raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
@@ -192,10 +238,10 @@ class _Discovery:
         count = self._longest() if is_line else places
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
-            weight = _tensor_at(encoder, path)
+            weight = tensor_at(encoder, path)
             weight = weight.reshape(-1, weight.shape[-1])[first:][:count]
             for times, other, row in shared:
-                vectors = _tensor_at(encoder, other)
+                vectors = tensor_at(encoder, other)
                 weight = weight + times * vectors.reshape(-1, vectors.shape[-1])[row]
             if is_line:
                 return PositionTable("line", weight, 1, len(weight))
@@ -203,9 +249,9 @@ class _Discovery:
 
         return positions, class_token
 
-    def _entering(self, erased: bool, seed: int | None = None) -> torch.Tensor:
+    def _entering(self, erased: bool, seed: int | None = None, alike: bool = False) -> torch.Tensor:
         """Return what reaches the norm before the first layer, or that layer, `(tokens, hidden)`."""
-        seen = self.skeleton.run(length=self.total, seed=seed, stubbed=True, erase_input=erased)
+        seen = self.skeleton.run(length=self.total, seed=seed, stubbed=True, erase_input=erased, alike=alike)
         if self.input_norm is None:
             return seen.calls[0].tokens[0]
         return next(step for step in reversed(seen.before) if step.path == self.input_norm).source[0]
@@ -214,21 +260,15 @@ class _Discovery:
         """Refuse embeddings that norm or project words together with their positions."""
         if self.skeleton.modality != "text":
             return
-        entered = self._entering(False, seed=1) - self._entering(False, seed=2)
-        words = []
-        width = self.skeleton.words.weight.shape[1]
-        for seed in (1, 2):
-            generator = torch.Generator().manual_seed(seed)
-            words.append(torch.randn(2, self.total, width, generator=generator)[0])
-        difference = words[0] - words[1]
-        if width == self.width:
-            factor = (entered * difference).sum() / (difference * difference).sum()
-            if (entered - factor * difference).abs().max() <= _TOLERANCE * entered.abs().max().clamp_min(1):
-                return
-        raise UnsupportedEncoder(
-            f"its words have {width} channels and are normed or projected together with their positions to the "
-            f"{self.width} of its layers"
-        )
+        # What one word has more than another must be the same at all places.
+        entered = self._entering(False, seed=1, alike=True)
+        change = entered - self._entering(False, seed=2, alike=True)
+        if (change - change[:1]).abs().max() > _TOLERANCE * entered.abs().max().clamp_min(1):
+            width = self.skeleton.words.weight.shape[1]
+            raise UnsupportedEncoder(
+                f"its words have {width} channels and are normed or projected together with their positions to the "
+                f"{self.width} of its layers"
+            )
 
     def _tables(self) -> dict[str, torch.Tensor]:
         """Return tensors outside of the layers whose rows have the width of tokens."""
@@ -255,18 +295,17 @@ class _Discovery:
                 # In images and sound, what all tokens share is a trace of the embedding's bias.
                 if rest[0].abs().max() <= limit or self.skeleton.modality != "text":
                     return name, first, []
-                return name, first, self._find_sum(rest[0], tables)
+                shared = self._find_sum(rest[0], tables)
+                return None if shared is None else (name, first, shared)
         return None
 
-    def _find_sum(self, vector: torch.Tensor, tables: dict[str, torch.Tensor]) -> list[tuple[int, str, int]]:
+    def _find_sum(self, vector: torch.Tensor, tables: dict[str, torch.Tensor]) -> list[tuple[int, str, int]] | None:
         """Return rows of tables, and how often each is taken, whose sum is a vector: types of words, empty boxes."""
         rows = [(name, row) for name, values in tables.items() for row in range(min(len(values), 2))]
         vectors = torch.stack([tables[name][row] for name, row in rows]).double()
         times = torch.linalg.lstsq(vectors.T, vector.double().unsqueeze(1), driver="gelsd").solution[:, 0].round()
         if (times @ vectors - vector).abs().max() > 1e-3 * vector.abs().max().clamp_min(1):
-            raise UnsupportedEncoder(
-                "what it adds to all words beside their positions is computed from learned tables"
-            )
+            return None
         return [(int(one), *rows[number]) for number, one in enumerate(times.tolist()) if one]
 
     def _find_class_token(self, table: torch.Tensor, special: int) -> Callable[[PreTrainedModel], torch.Tensor] | None:
@@ -279,7 +318,7 @@ class _Discovery:
             for shift in shifts:
                 if (table[0] - shift - vector).abs().max() <= limit:
                     path = _joined(self.skeleton.prefix, name)
-                    return lambda encoder: _tensor_at(encoder, path).flatten()
+                    return lambda encoder: tensor_at(encoder, path).flatten()
         return None
 
     def _computed_positions(self, table: torch.Tensor) -> Callable[[PreTrainedModel], PositionTable]:
@@ -290,7 +329,7 @@ class _Discovery:
         self.skeleton.randomize(0)
         shift = (table - other)[:1]
         if (table - other - shift).abs().max() > _TOLERANCE * table.abs().max().clamp_min(1):
-            raise UnsupportedEncoder("its positions are computed from several learned tables")
+            return self._positions_by_running()
         rows, columns = (1, len(table)) if len(self.grid) == 1 else self.grid
         if len(self.grid) == 1:
             table = self._longest_line()
@@ -305,6 +344,38 @@ class _Discovery:
 
         return positions
 
+    def _positions_by_running(self) -> Callable[[PreTrainedModel], PositionTable]:
+        """Return positions that the encoder's own embeddings compute from several of its learned tables."""
+        skeleton = self.skeleton
+        if len(self.grid) > 1:
+            raise UnsupportedEncoder("its positions are computed from several learned tables")
+        outside = [
+            (module, name, _joined(skeleton.prefix, _joined(path, name)))
+            for path, module in skeleton.outside.items()
+            for name in module._parameters
+            if module is not skeleton.words and module._parameters[name] is not None
+        ]
+        kept: dict[Any, PositionTable] = {}
+
+        def positions(encoder: PreTrainedModel) -> PositionTable:
+            if torch.compiler.is_compiling() and kept:
+                return next(iter(kept.values()))
+            weights = [tensor_at(encoder, path) for _, _, path in outside]
+            if any(weight.is_meta for weight in weights):
+                # Offloaded; the family asks again when they are there.
+                return PositionTable("line", torch.empty(1, self.width, device="meta"), 1, 1)
+            key = tuple((weight.data_ptr(), weight._version) for weight in weights)
+            if key not in kept:
+                for (module, name, _), weight in zip(outside, weights, strict=True):
+                    module._parameters[name] = nn.Parameter(weight.detach().float().cpu(), requires_grad=False)
+                with torch.no_grad(), torch.device("cpu"):
+                    table = self._longest_line().to(weights[0])
+                kept.clear()
+                kept[key] = PositionTable("line", table, 1, len(table))
+            return kept[key]
+
+        return positions
+
     def _longest(self) -> int | None:
         """Return the length of the longest text, as far as the config says."""
         config = self.skeleton.config
@@ -312,11 +383,17 @@ class _Discovery:
 
     def _longest_line(self) -> torch.Tensor:
         total = self.total
-        self.total = self._longest() or 512
+        longest = self._longest() or 512
         try:
-            return self._entering(erased=True)
+            # Some tables begin with rows that no text reads.
+            for self.total in range(longest, max(longest - 8, WORDS), -1):
+                try:
+                    return self._entering(erased=True)
+                except UnsupportedEncoder:
+                    continue
         finally:
             self.total = total
+        raise UnsupportedEncoder(f"its own forward pass fails on {longest} words, as many as its config allows")
 
     # Arguments of the layers
 
@@ -342,7 +419,18 @@ class _Discovery:
         self.skeleton.randomize(0)
         total = first.calls[0].tokens.shape[1]
         grid = self.grid if self.skeleton.modality == "vision" else (total,)
-        return ArgumentReader(grid, total).read(first.calls, other.calls)
+        return ArgumentReader(grid, total, self._small_weights()).read(first.calls, other.calls)
+
+    def _small_weights(self) -> dict[str, torch.Tensor]:
+        """Return weights outside of the layers that may be the angles of a class token, by their names."""
+        prefix = self.skeleton.prefix
+        inside = f"{self.skeleton.layers_path}."
+        weights = self.skeleton.part.named_parameters()
+        return {
+            _joined(prefix, name): weight.flatten()
+            for name, weight in weights
+            if not name.startswith(inside) and weight.numel() <= self.width
+        }
 
     # The branch whose output is added last
 
@@ -375,17 +463,14 @@ class _Discovery:
     def _check(self, own: OwnPass, arguments: LayerArguments) -> None:
         """Find the forms of mask and rotations with which the layers answer as in the encoder's own pass."""
         problems = []
-        for form, arguments.lifts_rotations in itertools.product(MASK_FORMS, (False, True)):
-            arguments.mask_form = form
-            if arguments.lifts_rotations and not _has_flat_rotation(arguments.layers):
-                continue
+        batch_forms = BATCH_FORMS if _has_flat_rotation(arguments.layers) else BATCH_FORMS[:1]
+        for arguments.mask_form, arguments.batch_form in itertools.product(MASK_FORMS, batch_forms):
             try:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
                 raise
-            except Exception as error:  # whatever a layer of an unknown encoder raises
-                misfit = f"its layers refuse the arguments made for points ({type(error).__name__}: {str(error)[:80]})"
-                problems.append(misfit)
+            except Exception:  # whatever a layer of an unknown encoder raises
+                problems.append("its layers refuse the arguments made for points")
                 continue
             if problem is None:
                 return
@@ -512,11 +597,6 @@ def _has_flat_rotation(layers: list[dict[str, Any]]) -> bool:
 
 def _joined(prefix: str, path: str) -> str:
     return f"{prefix}.{path}" if prefix and path else prefix or path
-
-
-def _tensor_at(encoder: nn.Module, path: str) -> torch.Tensor:
-    owner, _, name = path.rpartition(".")
-    return getattr(encoder.get_submodule(owner), name)
 
 
 def _unused_parts(model: nn.Module, prefix: str) -> tuple[str, ...]:

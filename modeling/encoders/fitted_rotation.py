@@ -13,11 +13,26 @@ from typing import Any
 
 import torch
 
-from hf_any3d.modeling.encoders.positions import LayerPass
+from hf_any3d.modeling.encoders.positions import LayerPass, tensor_at
 from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.direct_weights import onloaded
 
 _TOLERANCE = 1e-4
+BATCH_FORMS = ("batch", "heads", "given")
+"""Forms of the axis of the batch, where an encoder's own rotations have none: it is the first axis, or followed by one
+of the heads, or given where layers add an axis of their own."""
+
+
+class BatchedRotation:
+    """Cosines or sines `(batch, tokens, channels)`, for layers that add the axis of the batch themselves."""
+
+    def __init__(self, values: torch.Tensor):
+        self.values = values
+
+    def unsqueeze(self, dim: int) -> torch.Tensor:
+        """Return the values: the axis of the batch exists already."""
+        return self.values
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class FittedRotation:
         phase: Radians at the first place, `(channels,)`.
         scale: Length of the rotated vectors.
         special: Cosines and sines of the encoder's own class token, `(2, channels)`; None if it has none.
+        special_path: Name of the encoder's weight whose values are the class token's angles, instead of `special`.
         owners: Number of each channel's frequency, counted without repetition, `(channels,)`.
         count: Frequencies without repetition.
         form: "pair" of cosines and sines, "complex" numbers, or "halves" of sines and cosines in one tensor.
@@ -45,16 +61,17 @@ class FittedRotation:
     form: str
     axis: int
     ndim: int
+    special_path: str | None = None
     _on_devices: dict[tuple[str, torch.device], torch.Tensor] = field(default_factory=dict, compare=False)
 
     @torch.no_grad()
-    def at(self, call: LayerPass, lifted: bool = False) -> Any:
+    def at(self, call: LayerPass, batch_form: str = "batch") -> Any:
         """Return what layers get for tokens at the places of a pass, with the views combined.
 
-        Tensors without an axis of the batch get one in front, and one for the heads behind it if `lifted`.
+        Tensors without an axis of the batch get one in the `batch_form` that the layers take, of `BATCH_FORMS`.
         """
         if call.rotary_views == "split_heads" and call.places.entry.shape[1] > 1:
-            return self._at_each_head(call, lifted)
+            return self._at_each_head(call, batch_form)
         entry = call.places.entry  # (batch, views, tokens, 1), or (…, 2) as (column, row)
         device = entry.device
         # Angles reach hundreds of radians, where half precision has steps of a radian or more.
@@ -70,16 +87,22 @@ class FittedRotation:
             # The class token, and tokens that adapters add, which have no place either
             fixed[: call.places.class_tokens] = True
             fixed[entry.shape[2] - call.places.added :] = True
-            own = self._on("special", device)
+            own = self._on("special", device) if self.special_path is None else self._learned_special(call)
             cosine = torch.where(fixed, own[0], cosine)
             sine = torch.where(fixed, own[1], sine)
         if self.form == "complex":
-            return self._shaped(torch.complex(cosine, sine), lifted)
-        cosine = self._shaped(cosine.to(call.hidden_states.dtype), lifted)
-        sine = self._shaped(sine.to(call.hidden_states.dtype), lifted)
+            return self._shaped(torch.complex(cosine, sine), batch_form)
+        cosine = self._shaped(cosine.to(call.hidden_states.dtype), batch_form)
+        sine = self._shaped(sine.to(call.hidden_states.dtype), batch_form)
         return (cosine, sine) if self.form == "pair" else torch.cat([sine, cosine], dim=-1)
 
-    def _at_each_head(self, call: LayerPass, lifted: bool) -> tuple[HeadRotation, HeadRotation]:
+    def _learned_special(self, call: LayerPass) -> torch.Tensor:
+        with onloaded(call.encoder.get_submodule(self.special_path.rpartition(".")[0])):
+            angles = tensor_at(call.encoder, self.special_path).flatten().float()
+        angles = angles.repeat(self.special.shape[-1] // len(angles))
+        return torch.stack([angles.cos(), angles.sin()]) * self.scale
+
+    def _at_each_head(self, call: LayerPass, batch_form: str) -> tuple[HeadRotation, HeadRotation]:
         """Return a rotation for each key head, of which each has one of the views."""
         if self.form != "pair" or self.ndim != 3:
             raise ValueError(
@@ -98,7 +121,7 @@ class FittedRotation:
         pairs = []
         for place in call.places.entry.split(1, dim=1):
             one_view = replace(call, places=replace(call.places, entry=place), rotary_views="first_view")
-            pairs.append(self.at(one_view, lifted))
+            pairs.append(self.at(one_view, batch_form))
         owners = [head % views for head in range(heads)]
         cosine = torch.stack([pairs[owner][0] for owner in owners], dim=1)  # (batch, key heads, tokens, channels)
         sine = torch.stack([pairs[owner][1] for owner in owners], dim=1)
@@ -127,10 +150,12 @@ class FittedRotation:
             self._on_devices[name, device] = getattr(self, name).to(device)
         return self._on_devices[name, device]
 
-    def _shaped(self, values: torch.Tensor, lifted: bool) -> torch.Tensor:
+    def _shaped(self, values: torch.Tensor, batch_form: str) -> Any:
         """Bring `(batch, tokens, channels)` into the order of axes that the layers take."""
         if self.ndim == 2:
-            return values.unsqueeze(1) if lifted else values
+            if batch_form == "given":
+                return BatchedRotation(values)
+            return values.unsqueeze(1) if batch_form == "heads" else values
         shape = [1] * self.ndim
         axis = self.axis
         shape[0] = values.shape[0]

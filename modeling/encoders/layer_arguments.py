@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,14 +39,14 @@ class LayerArguments:
         layers: For each layer what its arguments are: constants, rotations, `_Mask` or `_Order`.
         mask_form: One of `MASK_FORMS`.
         triangles: Names in a layer of square buffers that hide later tokens, and of modules with a flag that does.
-        lifts_rotations: Whether rotations without an axis of the batch get one of the heads beside it.
+        batch_form: One of `BATCH_FORMS`, for rotations without an axis of the batch.
         plan: Makes `layers` for a line of another length; None if the length does not matter.
     """
 
     layers: list[dict[str, Any]]
     mask_form: str = "pairs"
     triangles: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    lifts_rotations: bool = False
+    batch_form: str = "batch"
     plan: Callable[[int], list[dict[str, Any]]] | None = None
     _planned: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class LayerArguments:
     def _make(self, meaning: Any, call: LayerPass) -> Any:
         batch, tokens = call.hidden_states.shape[:2]
         if isinstance(meaning, FittedRotation):
-            return meaning.at(call, self.lifts_rotations)
+            return meaning.at(call, self.batch_form)
         if isinstance(meaning, _Mask):
             if self.mask_form == "none":
                 return None
@@ -159,11 +159,13 @@ class ArgumentReader:
     Args:
         grid: `(places,)` of a line, or `(rows, columns)`.
         total: Number of the encoder's own tokens, special ones included.
+        weights: Weights of the first run that may be the angles by which a class token is rotated, by their names.
     """
 
-    def __init__(self, grid: tuple[int, ...], total: int):
+    def __init__(self, grid: tuple[int, ...], total: int, weights: dict[str, torch.Tensor]):
         self.grid = grid
         self.total = total
+        self.weights = weights
         self.mask = _Mask()
         self.order = _Order()
         self.rotations: dict[int, Any] = {}
@@ -216,8 +218,32 @@ class ArgumentReader:
             fitted = fit_rotation(*value, self.grid, self.total, "pair")
         if fitted is None:
             raise UnsupportedEncoder(f"argument {name!r} of its layers is no rotation by an angle linear in the place")
-        self._refuse_learned(name, value[0], other[0])
+        fitted = self._with_learned_special(fitted, name, value[0], other[0])
         self.rotations[id(value[0])] = fitted
+        return fitted
+
+    def _with_learned_special(
+        self, fitted: FittedRotation, name: str, value: torch.Tensor, other: Any
+    ) -> FittedRotation:
+        """Return a rotation that takes the class token's angles from the encoder's weights, if they are learned."""
+        special = self.total - math.prod(self.grid)
+        is_alike = isinstance(other, torch.Tensor) and other.shape == value.shape
+        if special != 1 or fitted.special is None or not is_alike or value.shape[fitted.axis] != self.total:
+            self._refuse_learned(name, value, other)
+            return fitted
+        self._refuse_learned(
+            name, value.narrow(fitted.axis, 1, self.total - 1), other.narrow(fitted.axis, 1, self.total - 1)
+        )
+        if torch.equal(value, other):
+            return fitted
+        channels = fitted.special.shape[-1]
+        for path, angles in self.weights.items():
+            if channels % len(angles) == 0:
+                angles = angles.float().repeat(channels // len(angles))
+                made = torch.stack([angles.cos(), angles.sin()]) * fitted.scale
+                if (made - fitted.special).abs().max() < 1e-4:
+                    return replace(fitted, special_path=path)
+        self._refuse_learned(name, value, other)
         return fitted
 
     def _tensor_meaning(self, name: str, value: torch.Tensor, other: Any) -> Any:

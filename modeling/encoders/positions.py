@@ -73,6 +73,12 @@ def hidden_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
+def tensor_at(encoder: nn.Module, path: str) -> torch.Tensor:
+    """Return a weight or buffer of an encoder by its name."""
+    owner, _, name = path.rpartition(".")
+    return getattr(encoder.get_submodule(owner), name)
+
+
 def convolve_on_line(
     tokens: torch.Tensor, places: TokenPlaces, convolution: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:

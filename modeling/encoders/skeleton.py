@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,10 @@ class Skeleton:
             UnsupportedEncoder: It reads neither words, nor images, nor sound.
         """
         self.words = _word_embedding(self.part) if self.modality == "text" else None
+        if self.words is not None:
+            # All words alike cost no memory; `run` gives their vectors.
+            zeros = torch.zeros(1, self.words.weight.shape[1]).expand(self.words.weight.shape)
+            self.words._parameters["weight"] = nn.Parameter(zeros, requires_grad=False)
         inside = {id(module) for layer in self.layers for module in layer.modules()}
         self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
         self.kinds = _first_of_each_kind(self.layers)
@@ -124,11 +129,19 @@ class Skeleton:
         self.randomize(0)
         self.model.eval()
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the model's weights by their names."""
+        return {name: weight.shape for name, weight in self.model.named_parameters()}
+
     def _build(self, config: PreTrainedConfig) -> None:
         try:
             self.model = _build_without_weights(config)
-        except Exception as error:  # of another package that is missing, or of settings that do not fit
-            raise UnsupportedEncoder(f"its config builds no model ({_in_brief(error)})") from error
+        except ImportError as error:
+            package = re.search(r"requires the (\S+) library", str(error))
+            missing = package[1] if package else error.name
+            raise UnsupportedEncoder(f"it needs the package {missing}, which is not installed") from error
+        except Exception as error:  # of settings that do not fit
+            raise UnsupportedEncoder("the settings of its config do not fit together, and build no model") from error
         self.prefix, self.part = encoder_half(self.model)
         self.layers_path, self.layers = _largest_stack(self.part)
 
@@ -141,9 +154,19 @@ class Skeleton:
             _draw_weights(module, generator)
         _draw_weights(self.part, generator)
 
+    @property
+    def drawn(self) -> set[nn.Module]:
+        """The layers with weights: the first of each kind."""
+        return {self.layers[number] for number in self.kinds}
+
     @torch.no_grad()
     def run(
-        self, length: int = WORDS, seed: int | None = 0, stubbed: bool = False, erase_input: bool = False
+        self,
+        length: int = WORDS,
+        seed: int | None = 0,
+        stubbed: bool = False,
+        erase_input: bool = False,
+        alike: bool = False,
     ) -> OwnPass:
         """Run the encoder on input of its own kind.
 
@@ -152,22 +175,24 @@ class Skeleton:
             seed: Of the random word vectors; None for zeros.
             stubbed: Whether all layers hand on their input.
             erase_input: Whether patches or frames are zeros behind the convolution that embeds them.
+            alike: Whether all words of a text have one vector.
         """
         errors = []
         for values in own_inputs(self.part, self.modality, length):
             try:
-                return self._run(values, seed, stubbed, erase_input)
+                return self._run(values, seed, stubbed, erase_input, alike)
             except UnsupportedEncoder:
                 raise
             except Exception as error:
                 errors.append(error)
-        error = errors[0]
         kind = _INPUT_WORDS[self.modality]
-        if "missing" in str(error) or "NoneType" in str(error):
-            raise UnsupportedEncoder(f"its own forward pass needs more than {kind} ({_in_brief(error)})") from error
-        raise UnsupportedEncoder(f"its own forward pass fails on {kind} ({_in_brief(error)})") from error
+        for error in errors:
+            missing = re.findall(r"'(\w+)'", str(error).partition("missing")[2])
+            if isinstance(error, TypeError) and missing:
+                raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {kind}") from error
+        raise UnsupportedEncoder(f"its own forward pass fails on {kind} alone") from errors[0]
 
-    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool) -> OwnPass:
+    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool) -> OwnPass:
         names = {id(module): name for name, module in self.outside.items()}
         seen = OwnPass([], [], [])
         hooks = []
@@ -193,7 +218,10 @@ class Skeleton:
         if erase_input and self.words is None:
             hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
         try:
-            with self._given_words(seed), self._stubs(range(len(self.layers)) if stubbed else self._without_weights()):
+            with (
+                self._given_words(seed, alike),
+                self._stubs(range(len(self.layers)) if stubbed else self._without_weights()),
+            ):
                 self.part(**values)
         finally:
             for hook in hooks:
@@ -211,20 +239,26 @@ class Skeleton:
         return [module for module in self.outside.values() if isinstance(module, nn.Linear)][:1]
 
     @contextmanager
-    def _given_words(self, seed: int | None) -> Iterator[None]:
+    def _given_words(self, seed: int | None, alike: bool) -> Iterator[None]:
         """Let the word embedding return random vectors, or zeros, whatever the words are."""
         if self.words is None:
             yield
             return
-        width = self.words.weight.shape[1]
 
-        def look_up(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if seed is None:
-                return torch.zeros(*ids.shape, width)
-            return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(seed))
+        def give(module: nn.Module, args: tuple, output: Any) -> Any:
+            # Some embeddings return more than the vectors.
+            shape = hidden_of(output).shape
+            given = torch.zeros(shape)
+            if seed is not None:
+                drawn = torch.randn(*shape[:-2], 1 if alike else shape[-2], shape[-1], generator=_seeded(seed))
+                given = given + drawn
+            return type(output)([given, *output[1:]]) if isinstance(output, (tuple, list)) else given
 
-        with _replaced_forward({self.words: look_up}):
+        hook = self.words.register_forward_hook(give)
+        try:
             yield
+        finally:
+            hook.remove()
 
     @contextmanager
     def _stubs(self, numbers: Any) -> Iterator[None]:
@@ -252,11 +286,11 @@ class Skeleton:
     _output_form: Any = None
 
 
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 _INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
-
-
-def _in_brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
 
 
 def _word_embedding(part: PreTrainedModel) -> nn.Module:
@@ -265,7 +299,10 @@ def _word_embedding(part: PreTrainedModel) -> nn.Module:
     except (AttributeError, NotImplementedError):
         words = None
     if not isinstance(getattr(words, "weight", None), torch.Tensor) or words.weight.ndim != 2:
-        raise UnsupportedEncoder("it reads neither words by a table of vectors, nor an image, nor a recording")
+        takes = list(inspect.signature(part.forward).parameters)
+        if "input_ids" in takes:
+            raise UnsupportedEncoder("it names no table of word vectors, of which its tokens would be made")
+        raise UnsupportedEncoder(f"its forward pass takes {takes[0]}, neither words, nor an image, nor a recording")
     return words
 
 
@@ -329,12 +366,13 @@ def modality_of(model: PreTrainedModel) -> str:
 
 
 def is_stack(module: nn.Module) -> bool:
-    """Return whether a module is a list of layers: a ModuleList, or a Sequential of modules alike with own parts."""
-    if isinstance(module, nn.ModuleList):
-        return len(module) > 0
-    if not isinstance(module, nn.Sequential) or len(module) < 2 or len({type(part) for part in module}) > 1:
-        return False
-    return any(True for _ in module[0].children())
+    """Return whether a module is a list of layers with parts: a ModuleList, or a Sequential of modules alike."""
+    if isinstance(module, nn.Sequential):
+        is_list = len(module) > 1 and len({type(part) for part in module}) == 1
+    else:
+        is_list = isinstance(module, nn.ModuleList) and len(module) > 0
+    # Tables and single matrices are no layers.
+    return is_list and any(True for _ in module[0].children())
 
 
 def _largest_stack(part: PreTrainedModel) -> tuple[str, Any]:

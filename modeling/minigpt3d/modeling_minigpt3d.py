@@ -13,6 +13,7 @@ input_ids with placeholders ─► word embeddings ─► placeholders filled wi
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from hf_any3d.modeling.encoders.discovery import attends_to_later_words
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
     CloudLanguageModelMixin,
@@ -549,6 +551,18 @@ def check_word_vectors(language_model: PreTrainedModel, width: int) -> None:
         raise ValueError(f"text_config: layers of '{name}' read the ids of words, and tokens of a cloud have none")
     if name == "git":
         raise ValueError("text_config: 'git' reads an image in front of its words; expected a language model of words")
+    if "shared_kv_states" in inspect.signature(language_model.forward).parameters:
+        raise ValueError(f"text_config: '{name}' drafts words for another model, whose keys and values it reads")
+    text = language_model.config.get_text_config(decoder=True)
+    # The name of the setting by which a type looks back alone, if it has one
+    setting = next((name for name in ("is_decoder", "causal") if hasattr(text, name)), None)
+    is_causal = setting is not None and getattr(text, setting)
+    if not is_causal and (setting == "causal" or attends_to_later_words(text)):
+        expected = "a causal language model" if setting is None else f"{setting}=True"
+        raise ValueError(
+            f"text_config: words of '{name}' attend to later ones, so that its answers would depend on the cache; "
+            f"expected {expected}"
+        )
     words = language_model.get_input_embeddings().weight.shape[-1]
     if words != width:
         raise ValueError(f"text_config: word vectors of '{name}' have {words} channels; expected {width}")

@@ -1,9 +1,13 @@
 """Any encoder of transformers is right or refused with a reason, as stored; those that are right learn shapes."""
 
+import accelerate
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoModel, PreTrainedConfig
 
 from hf_any3d import (
@@ -25,6 +29,7 @@ SETTINGS = {"num_tokens": 16, "num_labels": 3, "tokenizer": "patch", "tokenizer_
 RIGHT = (
     *("granite", "cohere", "deepseek_v3", "gemma3_text", "mixtral", "gpt_oss", "falcon", "exaone4"),
     *("bart", "m2m_100", "gpt_neo", "layoutlm", "luke", "aimv2_vision_model", "pixio", "videomae"),
+    *("markuplm", "roc_bert", "big_bird", "mlcd_vision_model", "switch_transformers"),
 )
 REFUSED = (
     *("convbert", "mamba", "moshi", "gemma4_text", "lilt", "hy_v4", "rembert", "yolos", "bloom", "xlnet", "fnet"),
@@ -35,6 +40,23 @@ LINES = (
     *("granite", "cohere", "mixtral", "falcon", "exaone4", "bart", "gpt_neo"),
     *("gemma", "olmo2", "phi", "phi3", "starcoder2", "stablelm"),
 )
+
+
+# Rotations; positions that its own embeddings compute; a class token's learned rotation
+PLACES = ("granite", "markuplm", "mlcd_vision_model")
+# What reasons say, beside names of settings and arguments: how an encoder differs from tokens that attend to each other.
+TRUE_REASONS = (
+    "convolve", "no attention between tokens", "in sequence", "stages merge", "form no grid", "sparse along the order",
+    "approximation along the order", "order of the tokens", "hide tokens from each other", "preceding tokens only",
+    "shared or skipped", "share weights", "for each word beside", "for each text beside", "for each pair of words",
+    "streams of numbers", "projected together with their positions", "tokens change between the layers",
+    "Fourier transform", "a branch for each language", "words and images by one encoder", "table of word vectors",
+    "neither words, nor an image", "known at whole places alone", "another axis", "tokens for 13 words",
+    "learned weights or words", "needs the package", "its forward pass needs", "settings of its config do not fit",
+    "its own forward pass fails", "its config has other", "its config cannot be read", "runs parallel", "channels, its",
+    "answer otherwise at its own places",
+)  # fmt: skip
+INTERNALS = ("Error", "Tensor", "tensor(", "meta", "nn.", "dtype", "None", "size mismatch", "argument must")
 
 
 def model_around(config: PreTrainedConfig, **settings) -> Any2PointForPointCloudClassification:
@@ -58,6 +80,12 @@ def test_the_stored_list_has_the_sample():
     stored = {model_type: row.verdict for (model_type, _), row in stored_verdicts().items()}
     assert {stored[model_type] for model_type in RIGHT} == {"right"}
     assert {stored[model_type] for model_type in REFUSED} == {"refused"}
+
+
+def test_every_refusal_says_what_stands_against_it_and_nothing_of_libraries():
+    reasons = {row.reason for row in stored_verdicts().values() if row.verdict == "refused"}
+    assert [reason for reason in reasons if not any(true in reason for true in TRUE_REASONS)] == []
+    assert [reason for reason in reasons if any(word in reason for word in INTERNALS)] == []
 
 
 @pytest.mark.slow
@@ -108,6 +136,56 @@ def test_half_precision_is_near_full_precision(model_type, dtype):
         expected = full.any2point(clouds()).last_hidden_state
         found = half.any2point(clouds()).last_hidden_state.float()
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.98
+
+
+def offloaded(model, to):
+    accelerate.cpu_offload(model.any2point.encoder, execution_device="cpu")
+    return model
+
+
+def on_disk(model, to):
+    accelerate.disk_offload(model.any2point.encoder, to, execution_device="cpu")
+    return model
+
+
+def sharded(model, to):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.any2point.layer_stack.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def compiled(model, to):
+    return torch.compile(model, backend="eager", fullgraph=True)
+
+
+def exported(model, to):
+    model(clouds())
+    return torch.export.export(model, (clouds(),), strict=False).module()
+
+
+def quantized(model, to):
+    quantize_(model.any2point.encoder, Int8WeightOnlyConfig())
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", [offloaded, on_disk, sharded, compiled, exported, quantized])
+@pytest.mark.parametrize("model_type", PLACES)
+@torch.no_grad()
+def test_it_answers_alike_wherever_its_weights_are_and_however_it_runs(model_type, way, tmp_path):
+    model = model_around(small_config(model_type))
+    expected = model(clouds()).logits
+    try:
+        found = way(model, tmp_path)(clouds()).logits
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    # Rounded to 8 bits, weights differ by half a percent.
+    allowed = 0.1 if way is quantized else 1e-5
+    assert (found - expected).abs().max() <= allowed * expected.abs().max()
 
 
 def layer_outputs(layers: nn.ModuleList, run, given: torch.Tensor | None = None):

@@ -13,7 +13,7 @@ refuse_encoders(
 )
 refuse_encoders(("fnet",), "it mixes tokens by a Fourier transform along their order, and a cloud has none")
 refuse_encoders(
-    ("longformer", "big_bird", "led", "reformer"),
+    ("longformer", "led", "reformer"),
     "its attention is sparse along the order of the tokens, and a cloud has none",
 )
 refuse_encoders(("bloom", "mpt"), "its biases are defined for preceding tokens only")

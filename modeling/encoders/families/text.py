@@ -162,6 +162,14 @@ for name, model_type, layers, branch, positions, fields in (
         _T5 | {"layer_inputs": _umt5_inputs, "model_class": "UMT5EncoderModel"},
     ),
     (
+        "Switch Transformers encoder",
+        "switch_transformers",
+        "encoder.block",
+        "layer.1.mlp",
+        free_line,
+        _T5 | {"layer_inputs": _t5_inputs, "model_class": "SwitchTransformersEncoderModel"},
+    ),
+    (
         "MPNet",
         "mpnet",
         "encoder.layer",

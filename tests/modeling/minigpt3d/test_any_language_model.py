@@ -23,7 +23,10 @@ def model_around(model_type: str, **changes) -> MiniGPT3DForConditionalGeneratio
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "changes"),
-    [("opt", NARROW), ("gemma3", {}), ("mixtral", {}), ("openai-gpt", {}), ("minimax", {}), ("mamba", {})],
+    [
+        *[("opt", NARROW), ("gemma3", {}), ("mixtral", {}), ("openai-gpt", {}), ("minimax", {}), ("mamba", {})],
+        *[("bert", {"is_decoder": True}), ("marian", {}), ("falcon_h1", {})],
+    ],
 )
 def test_the_projector_learns_and_a_cache_changes_no_answer(model_type, changes):
     model = model_around(model_type, **changes)
@@ -37,8 +40,17 @@ def test_the_projector_learns_and_a_cache_changes_no_answer(model_type, changes)
 
 
 @pytest.mark.parametrize(
-    ("model_type", "reason"), [("gemma4_text", "read the ids of words"), ("git", "reads an image")]
+    ("model_type", "reason"),
+    [
+        *[("gemma4_text", "read the ids of words"), ("git", "reads an image")],
+        *[
+            ("xlm-roberta-xl", "expected is_decoder=True"),
+            ("xlm", "expected causal=True"),
+            ("xlnet", "attend to later"),
+        ],
+        ("gemma4_unified_assistant", "drafts words for another model"),
+    ],
 )
-def test_language_models_that_need_words_or_images_are_refused(model_type, reason):
+def test_language_models_that_cannot_chat_about_clouds_are_refused(model_type, reason):
     with raises(ValueError, naming=reason):
         model_around(model_type)
