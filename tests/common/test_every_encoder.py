@@ -44,7 +44,7 @@ LINES = (
 
 # Rotations; positions that its own embeddings compute; a class token's learned rotation
 PLACES = ("granite", "markuplm", "mlcd_vision_model")
-# What reasons say, beside names of settings and arguments: how an encoder differs from tokens that attend to each other.
+# How an encoder differs from tokens that attend to each other, or the setting, argument or package that is in the way
 TRUE_REASONS = (
     "convolve", "no attention between tokens", "in sequence", "stages merge", "form no grid", "sparse along the order",
     "approximation along the order", "order of the tokens", "hide tokens from each other", "preceding tokens only",
@@ -53,8 +53,8 @@ TRUE_REASONS = (
     "Fourier transform", "a branch for each language", "words and images by one encoder", "table of word vectors",
     "neither words, nor an image", "known at whole places alone", "another axis", "tokens for 13 words",
     "learned weights or words", "needs the package", "its forward pass needs", "settings of its config do not fit",
-    "its own forward pass fails", "its config has other", "its config cannot be read", "runs parallel", "channels, its",
-    "answer otherwise at its own places",
+    "its own forward pass fails", "its config has other", "its config cannot be read", "runs parallel",
+    "channels, its", "answer otherwise at its own places",
 )  # fmt: skip
 INTERNALS = ("Error", "Tensor", "tensor(", "meta", "nn.", "dtype", "None", "size mismatch", "argument must")
 
