@@ -47,7 +47,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 from hf_any3d.modeling.pretrained_parts.contents import Contents, adapter_folder, contents_of
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
-from hf_any3d.modeling.pretrained_parts.record import located, pushing
+from hf_any3d.modeling.pretrained_parts.record import including_parts, located
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 
@@ -83,9 +83,13 @@ class PointCloudPeftModel(PeftModel):
         save_embedding_layers: str | bool = "auto",
         is_main_process: bool = True,
         *args: Any,
+        include_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
+
+        Weights below the adapter that have no public name are stored, too; with `include_encoder` all of them.
+        """
         model = cast(PreTrainedModel, self.get_base_model())
         # Adapters whose model was not loaded from a repository name the encoder as their base. Without a name it is
         # None, or an empty text before PEFT 0.21.
@@ -110,13 +114,14 @@ class PointCloudPeftModel(PeftModel):
             missing = left_out_modules(self, name) if opens_from_adapter(type(model), model.config) else []
             # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
             folder = save_directory if name == "default" else f"{save_directory}/{name}"
-            save_with_adapter(model, folder, missing)
+            with including_parts(include_encoder):
+                save_with_adapter(model, folder, missing)
         # Again: saving may have found that a pretrained part has changed, and stored it.
         self._write_cards(save_directory, names)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Push as PEFT does, with the weights of a pretrained part that is in a directory of this machine."""
-        with pushing():
+    def push_to_hub(self, *args: Any, include_encoder: bool = False, **kwargs: Any) -> Any:
+        """Push as PEFT does; `include_encoder` stores all weights below the adapter, too."""
+        with including_parts(include_encoder):
             return super().push_to_hub(*args, **kwargs)
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """Changes to Trainer, as in `hf_any3d.integration.patches`: this module is imported when `transformers.trainer` is."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from transformers.trainer import DEFAULT_CALLBACKS
 
 from hf_any3d.integration.patches import Patch, apply_entered_patches, is_ours
 from hf_any3d.integration.peft_patches import PointCloudPeftModel
-from hf_any3d.modeling.pretrained_parts.record import pushing
 
 
 def apply_trainer_patches() -> None:
@@ -44,16 +42,6 @@ class BestAdaptersCallback(TrainerCallback):
             return
         for name in model.peft_config:
             model.load_adapter(state.best_model_checkpoint, name)
-
-
-@Patch(
-    ("transformers.trainer:Trainer.push_to_hub",),
-    "uploads the folder of a run as it is, also where a model finds its encoder on this machine alone",
-)
-def _push_with_parts(original: Callable, self: Any, *args: Any, **kwargs: Any) -> Any:
-    # A push saves the model first, now with the weights of such parts.
-    with pushing() if is_ours(self.model) else contextlib.nullcontext():
-        return original(self, *args, **kwargs)
 
 
 @Patch(
