@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines
-from hf_any3d.hub.names import check_name, code_references
+from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
@@ -89,7 +89,7 @@ def register() -> None:
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
-    set_hooks(Hooks(check_name, find_weights, code_references, write_card, complete_adapter))
+    set_hooks(Hooks(check_name, find_weights, write_card, complete_adapter))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
         # transformers has AutoModel itself.

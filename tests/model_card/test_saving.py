@@ -56,8 +56,7 @@ def check(card: ModelCard, task: str = "point-cloud-classification", base_model:
     """Check what every card of this package contains."""
     data = card.data
     is_adapter = "PeftModel" in card.text
-    library = "peft" if is_adapter else "transformers"
-    assert (data.library_name, data.pipeline_tag, data.get("base_model")) == (library, task, base_model)
+    assert (data.library_name, data.pipeline_tag, data.get("base_model")) == ("hf_any3d", task, base_model)
     assert (f"base_model:adapter:{base_model}" in data.tags) == (is_adapter and base_model is not None)
     assert {"hf_any3d", "point-cloud"} <= set(data.tags)
     assert "import hf_any3d" in card.text and "pip install hf-any3d" in card.text and EMPTY not in card.text
@@ -184,7 +183,7 @@ def test_every_registered_model_is_saved_and_pushed_with_its_card(case, hub, tmp
         model.push_to_hub(name)
         cards.append(ModelCard.load(name))
     for card in cards:
-        assert "hf_any3d" in card.data.tags and card.data.library_name == "transformers"
+        assert "hf_any3d" in card.data.tags and card.data.library_name == "hf_any3d"
         assert EMPTY not in card.text and "pip install hf-any3d" in card.text
 
 
