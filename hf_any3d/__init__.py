@@ -9,8 +9,8 @@ import sys
 from pathlib import Path as _Path
 from typing import Any
 
+from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
 from hf_any3d.utils.messages import without_remarks as _without_remarks
-from hf_any3d.utils.threads import share_processors as _share_processors
 from hf_any3d.version import __version__ as __version__
 
 _models = _Path(__file__).parent / "modeling"
@@ -19,10 +19,6 @@ if not _models.is_dir():
         f"{_models} is not a link to a folder: this checkout was made without symbolic links; run `git config "
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
-
-# Before torch is loaded, which reads these settings once.
-_share_processors()
-from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
 # Module -> its public names, without those of models and their processors. Type checkers read all of them in
 # `__init__.pyi`, which `python -m docs.tools.stubs` writes.

@@ -40,12 +40,16 @@ class Hooks:
             adapter was saved; the directory; the repository that the directory is about to be pushed to, or None.
         complete_adapter: Return the config of a new adapter with the modules that it leaves open. Given: the model,
             and the config.
+        task_of: Return the task of the pipeline for a config.
+        build: Called before a model is built.
     """
 
     check_name: Callable[[Any, Mapping[str, Any]], None] = lambda *_: None
     find_weights: Callable[[str, str | None], tuple[Path, str | None]] = _no_weights
     describe: Callable[[Any, str | os.PathLike, str | None], None] = lambda *_: None
     complete_adapter: Callable[[Any, Any], Any] = lambda _, config: config
+    task_of: Callable[[PreTrainedConfig], str | None] = lambda _: None
+    build: Callable[[], None] = lambda: None
 
 
 # What sets the hooks, by its name: this package imports nothing around it.
@@ -67,6 +71,21 @@ def hooks() -> Hooks:
     return _hooks or Hooks()
 
 
+class _Task(dict):
+    """The task of a config, as `pipeline(model=…)` reads it; no task whose code is in the repository."""
+
+    def __contains__(self, task: object) -> bool:
+        return False
+
+
+class _TaskOfConfig:
+    """Attribute `custom_pipelines` of a config, where `pipeline` looks for a task before it asks the hub."""
+
+    def __get__(self, config: PreTrainedConfig | None, owner: type) -> _Task:
+        task = None if config is None else hooks().task_of(config)
+        return _Task() if task is None else _Task({task: {}})
+
+
 class LibrarySettingsMixin:
     """For configs and processors: names are checked, and the docstring of a config names all its fields."""
 
@@ -74,6 +93,7 @@ class LibrarySettingsMixin:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, PreTrainedConfig):
             name_fields(cls)
+            cls.custom_pipelines = _TaskOfConfig()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:

@@ -7,17 +7,14 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import DEFAULT_CALLBACKS
 
-from hf_any3d.integration.patches import Patch, apply_entered_patches, is_ours
+from hf_any3d.integration.patches import Patch, apply_patches_of, is_ours
 from hf_any3d.integration.peft_patches import PointCloudPeftModel
 
 
 def apply_trainer_patches() -> None:
-    """Apply the patch of Trainer, and give every Trainer the callback that acts on our adapters alone."""
-    apply_entered_patches()
-    if BestAdaptersCallback not in DEFAULT_CALLBACKS:
-        DEFAULT_CALLBACKS.append(BestAdaptersCallback)  # pyright: ignore[reportArgumentType]
+    """Apply the patch of Trainer."""
+    apply_patches_of(__name__)
 
 
 class BestAdaptersCallback(TrainerCallback):
@@ -46,13 +43,16 @@ class BestAdaptersCallback(TrainerCallback):
 
 @Patch(
     ("transformers.trainer:Trainer.compute_loss",),
-    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, does not say that nothing is trained, "
+    "and has no callback for the best weights of adapters with names of their own",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
     if not is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
         return original(self, model, inputs, *args, **kwargs)
+    if not any(isinstance(callback, BestAdaptersCallback) for callback in self.callback_handler.callbacks):
+        self.add_callback(BestAdaptersCallback)
     # Once in a training, by the first batch with labels.
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
         losses = _losses_without_smoothing(self, original, model, inputs)

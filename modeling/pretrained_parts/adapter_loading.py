@@ -333,6 +333,8 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
         _save_with_part(model, directory)
     else:
         _save_on_base(model, directory, left_out)
+    # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
+    _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
     leave_out_directories(file)
 
 
@@ -357,7 +359,7 @@ def _save_on_base(model: _Model, directory: str | os.PathLike, left_out: Collect
             stacklevel=5,
         )
         model.save_without_adapters(Path(directory, BASE_FOLDER))
-        _write_base(file, f"./{BASE_FOLDER}", None)
+        _change_settings(file, base_model_name_or_path=f"./{BASE_FOLDER}", revision=None)
     model.config_to_store().save_pretrained(directory)
 
 
@@ -392,11 +394,9 @@ def _stated_base(file: Path) -> str | None:
     return settings.get("base_model_name_or_path") or None
 
 
-def _write_base(file: Path, base: str | None, revision: str | None) -> None:
-    """Write the base model that an adapter's file names."""
+def _change_settings(file: Path, **changes: Any) -> None:
     if file.is_file():
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        settings |= {"base_model_name_or_path": base, "revision": revision}
+        settings = json.loads(file.read_text(encoding="utf-8")) | changes
         file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
@@ -411,7 +411,7 @@ def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
             config.base_model_name_or_path = source.name_or_path
             config.revision = source.revision
     if is_earlier(_stated_base(file)):
-        _write_base(file, source.name_or_path, source.revision)
+        _change_settings(file, base_model_name_or_path=source.name_or_path, revision=source.revision)
 
 
 def _add_adapter(

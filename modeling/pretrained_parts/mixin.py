@@ -1,16 +1,19 @@
 """Open and save models: under names that are checked, with or without their pretrained parts, or as adapters."""
 
 import copy
+import functools
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.peft import PeftAdapterMixin
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
@@ -58,7 +61,31 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 )
 
 
-class LibraryModelMixin:
+def _asks_for_our_peft(name: str) -> Callable:
+    """Return a copy of a method of transformers for models with adapters that asks for the PEFT of this package.
+
+    transformers 5.24 asks for 0.22, which is not released, with the same code as 5.23.
+    """
+    method = getattr(PeftAdapterMixin, name)
+    names = {**method.__globals__, "MIN_PEFT_VERSION": "0.20.0"}
+    copied = FunctionType(method.__code__, names, name, method.__defaults__, method.__closure__)
+    copied.__kwdefaults__ = method.__kwdefaults__
+    return functools.update_wrapper(copied, method)
+
+
+class _PeftMethods:
+    """The methods of transformers for adapters, with the PEFT that this package asks for."""
+
+    set_adapter = _asks_for_our_peft("set_adapter")
+    disable_adapters = _asks_for_our_peft("disable_adapters")
+    enable_adapters = _asks_for_our_peft("enable_adapters")
+    active_adapters = _asks_for_our_peft("active_adapters")
+    get_adapter_state_dict = _asks_for_our_peft("get_adapter_state_dict")
+    delete_adapter = _asks_for_our_peft("delete_adapter")
+    add_adapter = _asks_for_our_peft("add_adapter")
+
+
+class LibraryModelMixin(_PeftMethods):
     """For all `PreTrainedModel` classes, as a base class before it: how models are opened and saved.
 
     - Names are checked before anything is opened, and saved models are described.
@@ -87,6 +114,11 @@ class LibraryModelMixin:
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` applies to the full model, or only to its pretrained weights.
     _has_single_dtype: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Tell the package around the models that one is built, also where it is copied or unpickled."""
+        hooks().build()
+        return super().__new__(cls)
 
     @classmethod
     def from_pretrained(

@@ -70,11 +70,10 @@ def including_parts(include: bool) -> Iterator[None]:
 
 
 def tell_stored(name: str, source: str | None) -> None:
-    """Warn that a part is stored because it has no public name."""
-    where = "has no public name" if source is None else f"came from the directory {source}"
+    """Warn that a part is stored because only this machine has its source."""
     warnings.warn(
-        f"the {name} {where}, which nobody else can open, so its weights are stored with the model; a {name} that is "
-        "given by its name on the hub is stored as a reference",
+        f"the {name} came from the directory {source}, which nobody else can open, so its weights are stored with the "
+        "model; of one that was opened by its name on the hub, the name is stored",
         stacklevel=4,
     )
 
