@@ -10,7 +10,6 @@ from pathlib import Path as _Path
 from typing import Any
 
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
-from hf_any3d.utils.messages import without_remarks as _without_remarks
 from hf_any3d.version import __version__ as __version__
 
 _models = _Path(__file__).parent / "modeling"
@@ -88,5 +87,4 @@ _ONLY_MODELS = not all(map(_is_installed, ("peft", "scipy")))
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
 if "hf_any3d_command" not in sys.modules and not _ONLY_MODELS:
-    with _without_remarks():
-        importlib.import_module(f"{__name__}.integration.registration").register()
+    importlib.import_module(f"{__name__}.integration.registration").register()

@@ -167,7 +167,9 @@ def _open_published_checkpoints(
 def _place_of_processor(folder: Any, filenames: list[str]) -> Path | None:
     """Return the folder above that of one of our adapters, if it has a processor that was asked for; else None."""
     # Processors are saved once, above the folders of adapters with names of their own.
-    if not _PROCESSOR_FILES.issuperset(filenames) or not is_our_adapter(Path(folder, ADAPTER_CONFIG_NAME)):
+    if not _PROCESSOR_FILES.issuperset(filenames) or not isinstance(folder, (str, os.PathLike)):
+        return None
+    if not is_our_adapter(Path(folder, ADAPTER_CONFIG_NAME)):
         return None
     above = Path(folder).parent
     return above if any((above / name).is_file() for name in filenames) else None

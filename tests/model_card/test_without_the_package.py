@@ -42,6 +42,8 @@ except Exception as error:
 assert "hf_any3d" not in sys.modules
 open(sys.argv[1], "w").write(json.dumps(results))
 """
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A complete model and an adapter, each with its processor."""
