@@ -110,3 +110,12 @@ class LibrarySettingsMixin:
         settings.pop("auto_map", None)
         with stored_settings(kwargs.get("name_or_path")):  # that of an auto class
             return super().from_dict(settings, **kwargs)
+
+
+class LibraryModelHook:
+    """For model classes: the package around them is told when one is built, also where it is copied or unpickled."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Build an empty model."""
+        hooks().build()
+        return super().__new__(cls)

@@ -118,8 +118,8 @@ def apply_patches_of(module: str) -> None:
 
 def is_ours(model: Any) -> bool:
     """Tell whether a model is one of ours, with adapters or without."""
-    # Those with adapters are no LibraryModelMixin, but their classes are made in `peft_patches`.
-    return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.integration.")
+    # A subclass of a user counts, too; those with adapters have classes that are made in `peft_patches`.
+    return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
 @Patch(

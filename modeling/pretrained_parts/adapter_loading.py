@@ -336,6 +336,7 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
     # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
     _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
     leave_out_directories(file)
+    model.save_beside(directory)
 
 
 def _save_on_base(model: _Model, directory: str | os.PathLike, left_out: Collection[str]) -> None:
@@ -371,13 +372,7 @@ def _save_with_part(model: _Model, directory: str | os.PathLike) -> None:
     if not source.is_elsewhere or source.is_to_store:
         if source.is_elsewhere and is_directory(str(source.name_or_path)):
             tell_stored(name.replace("_", " "), source.name_or_path)
-        if not is_quantized(part):
-            state = own_state(part)
-        elif source.is_elsewhere:
-            # Quantized weights are not those that were recorded, which the directory still has.
-            state = own_state(model.open_part(copy.deepcopy(model.config), {}))
-        else:
-            raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
+        state = _state_as_recorded(model, source)
         model.save_part(state, Path(directory) / name)
         source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
     config = model.config_to_store()
@@ -387,6 +382,31 @@ def _save_with_part(model: _Model, directory: str | os.PathLike) -> None:
     config.save_pretrained(directory)
     if model._bases_are_parts and source.is_elsewhere:
         _name_base(model, source, Path(directory, ADAPTER_CONFIG_NAME))
+
+
+def _state_as_recorded(model: _Model, source: PretrainedPart) -> dict[str, torch.Tensor]:
+    """Return the weights of the pretrained part, as they were recorded if they are quantized or rounded here."""
+    part = model.adapted_part
+    here = None if is_quantized(part) else own_state(part)
+    if source.is_elsewhere:
+        if here is not None and part.dtype == model.stored_dtype(model.config):
+            return here
+        config = model.config_to_store()
+        config.set_part(model._adapted_part, source)
+        return own_state(model.open_part(config, {}))
+    if here is not None and source.checksum in (None, tensors_checksum(here)):
+        return here
+    # Stored with the model that was opened.
+    if model.name_or_path and source.checksum is not None:
+        with suppress(OSError, ValueError, RuntimeError):
+            state = own_state(type(model).from_pretrained(model.name_or_path).adapted_part)
+            if tensors_checksum(state) == source.checksum:
+                return state
+    if here is None:
+        raise ValueError(
+            f"the quantized {model._adapted_part} has weights of no repository; expected full weights to store"
+        )
+    return here
 
 
 def _stated_base(file: Path) -> str | None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.peft import PeftAdapterMixin
 
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.hooks import hooks
+from hf_any3d.modeling.hooks import LibraryModelHook, hooks
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
@@ -85,7 +85,7 @@ class _PeftMethods:
     add_adapter = _asks_for_our_peft("add_adapter")
 
 
-class LibraryModelMixin(_PeftMethods):
+class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     """For all `PreTrainedModel` classes, as a base class before it: how models are opened and saved.
 
     - Names are checked before anything is opened, and saved models are described.
@@ -114,11 +114,6 @@ class LibraryModelMixin(_PeftMethods):
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` applies to the full model, or only to its pretrained weights.
     _has_single_dtype: ClassVar[bool] = False
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Tell the package around the models that one is built, also where it is copied or unpickled."""
-        hooks().build()
-        return super().__new__(cls)
 
     @classmethod
     def from_pretrained(
@@ -195,7 +190,11 @@ class LibraryModelMixin(_PeftMethods):
                     self._keys_to_ignore_on_save = self.names_stored_elsewhere()
                     super().save_pretrained(save_directory, **kwargs)
         if is_main_process:
+            self.save_beside(save_directory)
             hooks().describe(self, save_directory, None)
+
+    def save_beside(self, directory: str | os.PathLike) -> None:
+        """Store what belongs to the model and is none of its weights, with a full model and with an adapter."""
 
     def save_without_adapters(self, directory: str | os.PathLike) -> None:
         """Save the full model below its adapters, in a directory of its own."""
@@ -212,6 +211,7 @@ class LibraryModelMixin(_PeftMethods):
             try:
                 # In the names of the model: adapters that were loaded left rules behind that would rename all weights.
                 super().save_pretrained(directory, state_dict=state, save_original_format=False)
+                self.save_beside(directory)
             finally:
                 self._hf_peft_config_loaded = has_adapters
 
