@@ -35,6 +35,7 @@ from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded
 from hf_any3d.modeling.pretrained_parts.tensors import (
     CHECKSUM_PREFIX,
+    changed_since_loading,
     differing,
     own_state,
     remember_weights,
@@ -340,9 +341,13 @@ class FrozenEncoderMixin(LibraryModelMixin):
         theirs = config.part("encoder")
         if not theirs.is_elsewhere:
             checksum = self.checksum_in_memory(self.stored_dtype(config))
+            if checksum == theirs.checksum:
+                return checksum
             # In another precision, those of the source are compared, of the part alone as they are stored.
-            if checksum is None and ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
+            if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
                 checksum = tensors_checksum(own_state(load_encoder(self.config)))
+            elif torch.finfo(self.adapted_part.dtype).bits < 32 and not changed_since_loading(self.adapted_part):
+                checksum = ours.checksum
             return checksum
         if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
             if ours.checksum is None:
