@@ -1,4 +1,4 @@
-"""Opening adapters by `AutoPeftModel`, as in `hf_any3d.integration.patches`: imported when PEFT is.
+"""Changes to how `AutoPeftModel` opens adapters, as in `hf_any3d.integration.patches`: imported when PEFT is.
 
 Apart from the other changes to PEFT, since this one is there from the import on, as it sees names.
 """

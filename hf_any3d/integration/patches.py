@@ -1,4 +1,4 @@
-"""What this package changes in other libraries beyond what they offer for it, each with its reason.
+"""Changes to other libraries, beyond what they offer for it, each with its reason.
 
 Models, processors, pipelines, PEFT methods and the column of clouds are registered by public functions, in
 `hf_any3d.integration.registration`. What has no public function is here and in `peft_patches`, `trainer_patches` and
