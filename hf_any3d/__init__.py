@@ -12,12 +12,10 @@ from typing import Any
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
 from hf_any3d.version import __version__ as __version__
 
-_models = _Path(__file__).parent / "modeling"
-if not _models.is_dir():
-    raise ImportError(
-        f"{_models} is not a link to a folder: this checkout was made without symbolic links; run `git config "
-        "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
-    )
+_folder = _Path(__file__).parent
+if not (_folder / "modeling").is_dir():
+    # In a checkout, `modeling` and `conversions` are beside the package; a wheel has them inside.
+    __path__.append(str(_folder.parent))
 
 # Module -> its public names, without those of models and their processors. Type checkers read all of them in
 # `__init__.pyi`, which `python -m docs.tools.stubs` writes.
