@@ -9,13 +9,13 @@ import sys
 from pathlib import Path as _Path
 from typing import Any
 
-from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
 from hf_any3d.version import __version__ as __version__
 
 _folder = _Path(__file__).parent
 if not (_folder / "modeling").is_dir():
     # In a checkout, `modeling` and `conversions` are beside the package; a wheel has them inside.
     __path__.append(str(_folder.parent))
+from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
 # Module -> its public names, without those of models and their processors. Type checkers read all of them in
 # `__init__.pyi`, which `python -m docs.tools.stubs` writes.
